@@ -1,0 +1,5 @@
+"""Makes `python -m slurm_adapter` the same as the console script."""
+
+from slurm_adapter.cli import main
+
+main()
