@@ -1,0 +1,1 @@
+"""Ways to talk to Slurm: its commands, or a fake for tests and for trying things out."""

@@ -1,0 +1,1 @@
+"""Ways to run a command on the cluster: here, or over SSH."""

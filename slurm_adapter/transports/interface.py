@@ -1,0 +1,102 @@
+"""The transport's port: run one command on the cluster, with bytes in and bytes out.
+
+It is a command with standard input, and not a file copy protocol, because most files belong to a job's user: they are
+written through `sudo -n -u USER`, which SFTP cannot do. A transport decides *where* a command runs; as *whom* is part
+of the command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from slurm_adapter.errors import AdapterError, TryAgain, Unknown
+
+MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One program to run on the cluster."""
+
+    argv: tuple[str, ...]
+    """The program and its arguments; never shell text."""
+    stdin: bytes = b""
+    """Written to the program, then its standard input is closed."""
+    user: str | None = None
+    """The account it runs as, by `sudo -n -u`; None is the adapter's own account on the cluster."""
+    timeout: float = 60.0
+    """Seconds until the caller stops waiting. What runs on the cluster may outlive it: see `CommandTimeout`."""
+    output_limit: int = 256 * MEBIBYTE
+    """The most bytes that stdout and stderr together may have."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no command line can carry (execve(2): a NUL byte ends an argument)."""
+        for word in (*self.argv, self.user or ""):
+            if "\0" in word:
+                raise ValueError(f"an argument of {self.argv[0]!r} holds a NUL byte")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The whole command line, the change of account included."""
+        return self.argv if self.user is None else ("sudo", "-n", "-u", self.user, "--", *self.argv)
+
+    def __str__(self) -> str:
+        """The command as a log shows it: program and account, no arguments (they may hold a user's data)."""
+        return self.argv[0] + (f" as {self.user}" if self.user else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command that ran to its end left behind."""
+
+    status: int
+    """The exit status; 128 + N where signal N ended it."""
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """stdout as text; bytes that are no UTF-8 are replaced, never an error (job names may hold anything)."""
+        return self.stdout.decode(errors="replace")
+
+    @property
+    def complaint(self) -> str:
+        """stderr as text, without surrounding white space."""
+        return self.stderr.decode(errors="replace").strip()
+
+
+class TransportError(AdapterError):
+    """The base of a transport's own failures."""
+
+
+class NotConnected(TransportError, TryAgain):
+    """The command was certainly not started: no connection, a refused key, no such program to start it with."""
+
+
+class ConnectionLost(TransportError, Unknown):
+    """The connection broke after the command was handed over: it may have run, wholly or in part."""
+
+
+class CommandTimeout(TransportError, Unknown):
+    """The command did not end in time: it may still run, or have run."""
+
+
+class TooMuchOutput(TransportError, Unknown):
+    """The command wrote more than its limit, and was given up."""
+
+
+class Transport(Protocol):
+    """Runs commands on the cluster."""
+
+    def run(self, command: Command) -> Result:
+        """Run a command to its end.
+
+        Safe to call from several threads. Raises `NotConnected` where the command certainly did not start, and
+        `ConnectionLost`, `CommandTimeout` or `TooMuchOutput` where it may have run.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what is held (a connection); a later `run` opens it anew."""
+        ...
