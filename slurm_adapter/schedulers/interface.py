@@ -1,0 +1,139 @@
+"""The scheduler's port: hand jobs in, take them back, see what became of them.
+
+Everything is in bulk, because a cluster is asked once for all jobs and never once per job. What may happen to a
+submission is a closed set of types (`Outcome`): a lost answer is one of them, and not an exception, so that nobody can
+forget it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from slurm_adapter.directives import Directive
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One job to hand in. Its folder and script are in place already."""
+
+    token: str
+    """The job's name and comment in Slurm, by which a lost job is found again."""
+    user: str
+    """The account that runs it."""
+    folder: str
+    """The job's folder; `job.sbatch` is in it."""
+    directives: tuple[Directive, ...]
+    """What the script's `#SBATCH` lines say, as data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Slurm has the job."""
+
+    slurm_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Slurm refused the job, for good; `words` are its own."""
+
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotStarted:
+    """Nothing was handed to Slurm, which is out of reach or busy; the same job may be handed in again."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class InDoubt:
+    """sbatch was started and its answer was lost: Slurm may have the job, or may still get it."""
+
+    why: str
+
+
+Outcome = Accepted | Rejected | NotStarted | InDoubt
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What Slurm says of one job, or of one task or component of it."""
+
+    slurm_id: int
+    """The job's id; for a task of an array the id of the array."""
+    task: str | None
+    """The array's index (`3`), a range of pending ones (`4-9`), or the component of a heterogeneous job (`+1`)."""
+    name: str
+    """The job's name: for one of ours, its token."""
+    user: str
+    state: str
+    """Slurm's own word in long form and upper case, without decoration: `CANCELLED`, never `CANCELLED by 1000`."""
+    reason: str = ""
+    """Why it waits or ended, in Slurm's words; empty for `None`."""
+    nodes: tuple[str, ...] = ()
+    """Of the running or last run, in the order of ranks."""
+    restarts: int = 0
+    """How often Slurm started it again."""
+    exit_code: int | None = None
+    """Of a job that ended, 0 to 255; None where it is not known."""
+    signal: int | None = None
+    """That ended it, where one did."""
+    submitted: int | None = None
+    """Seconds since the epoch, as are the next two. A requeue sets it anew."""
+    started: int | None = None
+    ended: int | None = None
+    """Slurm predicts it for a job that still runs."""
+    time_limit: int | None = None
+    """Seconds; None for unlimited or not known."""
+    cancelled_by: str | None = None
+    """The account or uid that cancelled it, where accounting tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One answer about the queue."""
+
+    observations: tuple[Observation, ...]
+    sees_others: bool
+    """Whether this account is proven to see other users' jobs (PrivateData in slurm.conf(5)).
+
+    Where it is false, a job's absence from the listing says nothing.
+    """
+
+
+class Scheduler(Protocol):
+    """Talks to one Slurm cluster.
+
+    Every method but `submit` raises `TryAgain` (nothing was done) or `Unknown` (the answer was lost, or cannot be
+    read) and then says nothing about any job.
+    """
+
+    def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        """Hand jobs in, each at most once; an outcome for each, in their order. Raises nothing of its own."""
+        ...
+
+    def cancel(self, jobs: Mapping[int, str]) -> None:
+        """Cancel jobs, given by id and the account that owns each. Unknown and finished ones are no error."""
+        ...
+
+    def queue(self, users: Sequence[str]) -> Listing:
+        """All jobs of these accounts that the controller still knows, ended ones included (squeue(1))."""
+        ...
+
+    def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
+        """What accounting says of these jobs (sacct(1)), the last run of each; None at a site without accounting."""
+        ...
+
+    def nodes(self) -> Mapping[str, str]:
+        """Every node's name and its NodeAddr, which is an address or a name (scontrol(1))."""
+        ...
+
+    def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        """What these names resolve to on the cluster, in one command; a name that does not resolve is left out."""
+        ...
