@@ -120,13 +120,15 @@ class Jobs(_Table):
     """A job's folder on the shared file system. Its parent belongs to the job's user."""
     default_time: Annotated[int, Field(gt=0)] = 3600
     """The time limit, in seconds, of a job that names none. In the file: "HH:MM:SS"."""
+    lost_after: Annotated[int, Field(gt=0)] = 3600
+    """Seconds after which a job that a healthy controller knows nothing of is given up. In the file: "HH:MM:SS"."""
     srun: tuple[str, ...] = ("srun",)
     """What `srun()` in an application's template expands to."""
     system_load: str = ""
     """Shell text for `{- systemLoad -}` in an application's template."""
     system_unload: str = ""
 
-    _read_time = field_validator("default_time", mode="before")(_duration)
+    _read_times = field_validator("default_time", "lost_after", mode="before")(_duration)
 
     @field_validator("folder")
     @classmethod

@@ -1,0 +1,235 @@
+"""Jobs' folders on the cluster, seen through a transport: made, looked into, closed and removed under the job's user.
+
+Each operation is one command for all jobs of one account. What differs from job to job travels on standard input, so
+that neither the number of jobs nor their names meet a limit of the command line.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slurm_adapter.errors import Unknown
+from slurm_adapter.transports.interface import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from slurm_adapter.translation import File
+    from slurm_adapter.transports.interface import Result, Transport
+
+CLOSED = "closed"
+"""What `owner` names once a job is final: nothing runs in its folder again."""
+CANCELLED = "cancelled"
+"""What `owner` names where a job was cancelled before anything ran: nothing will."""
+
+_MAKE = r"""
+umask 077
+here=$(mktemp -d /tmp/ucloud.XXXXXX) || exit 1
+trap 'rm -rf "$here"' EXIT
+tar -x -f - -C "$here" || exit 1
+while IFS='	' read -r number token folder; do
+    if ! why=$(mkdir -m 700 -- "$folder" 2>&1); then
+        if [ ! -O "$folder" ] || [ "$(cat -- "$folder/node/token" 2>/dev/null)" != "$token" ]; then
+            printf '%s\t%s\n' "$number" "${why:-exists}" | head -n 1
+            continue
+        fi
+    fi
+    if why=$(cp -R -p -- "$here/$number/." "$folder/" 2>&1); then
+        printf '%s\tmade\n' "$number"
+    else
+        printf '%s\t%s\n' "$number" "$why" | head -n 1
+    fi
+done <"$here/list"
+"""
+
+_LOOK = r"""
+number=0
+while IFS= read -r folder; do
+    if [ -d "$folder/" ] && cd -P -- "$folder" 2>/dev/null; then
+        printf '%s folder\n' "$number"
+        owner=$(readlink owner) && printf '%s owner %s\n' "$number" "$owner"
+        for record in exit.json exit-*.json; do
+            [ -f "$record" ] && printf '%s exit %s\n' "$number" "$(head -c 4096 -- "$record" | tr '\n' ' ')"
+        done
+    else
+        printf '%s missing\n' "$number"
+    fi
+    number=$((number + 1))
+done
+printf 'end\n'
+"""
+
+_FENCE = r"""
+while IFS='	' read -r target folder; do
+    ln -sn -- "$target" "$folder/owner" 2>/dev/null
+    printf '%s\n' "$(readlink -- "$folder/owner")"
+done
+"""
+
+_CLOSE = r"""
+while IFS= read -r folder; do
+    [ -d "$folder" ] || continue
+    rm -f -- "$folder/.closed"
+    ln -sn closed "$folder/.closed" && mv -fT -- "$folder/.closed" "$folder/owner"
+done
+"""
+
+_REMOVE = r"""
+while IFS='	' read -r token folder; do
+    [ "$(cat -- "$folder/node/token" 2>/dev/null)" = "$token" ] && rm -rf -- "$folder"
+done
+true
+"""
+
+_VIEWS = r"""
+umask 077
+here=$(mktemp -d /tmp/ucloud.XXXXXX) || exit 1
+trap 'rm -rf "$here"' EXIT
+tar -x -f - -C "$here" || exit 1
+while IFS='	' read -r number folder; do
+    [ -d "$folder" ] || continue
+    cp -- "$here/$number" "$folder/.hosts" && mv -fT -- "$folder/.hosts" "$folder/hosts" || exit 1
+done <"$here/list"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NewFolder:
+    """A folder to make."""
+
+    path: str
+    token: str
+    files: Mapping[str, File]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """What a job's own script says of its end."""
+
+    slurm_id: int
+    restarts: int
+    task: str | None
+    exit_code: int
+    ended: float
+    reason: str | None
+    """Why the script gave up before it started the application."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What stands in a job's folder."""
+
+    exists: bool
+    owner: str | None = None
+    """What the fence names: a Slurm id, `closed`, `cancelled`; None where it was not made yet."""
+    exits: tuple[ExitRecord, ...] = ()
+
+
+def make(transport: Transport, user: str, folders: Sequence[NewFolder]) -> list[str | None]:
+    """Make these folders, mode 700, with their files; for each why it could not be made, or None.
+
+    A folder that exists is refused unless it is this very job's, from an attempt that was cut short.
+    """
+    listed = "".join(f"{number}\t{new.token}\t{new.path}\n" for number, new in enumerate(folders))
+    files = {"list": (listed.encode(), 0o600)}
+    for number, new in enumerate(folders):
+        files[f"{number}/node/token"] = (f"{new.token}\n".encode(), 0o600)
+        files |= {f"{number}/{name}": (file.content, file.mode) for name, file in new.files.items()}
+    result = _run(transport, user, _MAKE, archive(files), f"make {len(folders)} job folders")
+    answers = dict(line.split("\t", 1) for line in result.text.splitlines() if "\t" in line)
+    return [
+        None if (answer := answers.get(str(number), result.complaint or "no answer")) == "made" else answer
+        for number in range(len(folders))
+    ]
+
+
+def look(transport: Transport, user: str, folders: Sequence[str]) -> list[Inside]:
+    """What stands in these folders. Raises `Unknown` where the answer is not whole."""
+    result = _run(transport, user, _LOOK, _lines(folders), f"look into {len(folders)} job folders")
+    lines = result.text.splitlines()
+    if not lines or lines[-1] != "end":
+        raise Unknown(f"looking into {len(folders)} job folders as {user} gave half an answer: {result.complaint}")
+    found: list[Inside | None] = [None] * len(folders)
+    for line in lines[:-1]:
+        number, kind, *rest = line.split(" ", 2)
+        known = found[int(number)] or Inside(exists=kind != "missing")
+        if kind == "owner":
+            known = Inside(True, rest[0], known.exits)
+        elif kind == "exit" and (record := read_exit(rest[0])) is not None:
+            known = Inside(True, known.owner, (*known.exits, record))
+        found[int(number)] = known
+    return [inside or Inside(exists=False) for inside in found]
+
+
+def fence(transport: Transport, user: str, targets: Mapping[str, str]) -> list[str]:
+    """Make `owner` name a target in each of these folders, where it names nothing yet; what it names then.
+
+    Empty where it could be neither made nor read.
+    """
+    stdin = "".join(f"{target}\t{folder}\n" for folder, target in targets.items()).encode()
+    lines = _run(transport, user, _FENCE, stdin, f"fence {len(targets)} jobs").text.splitlines()
+    if len(lines) != len(targets):
+        raise Unknown(f"fencing {len(targets)} jobs as {user} gave {len(lines)} answers")
+    return lines
+
+
+def close(transport: Transport, user: str, folders: Sequence[str]) -> None:
+    """Make `owner` name `closed`, whatever it named: these jobs are final."""
+    _run(transport, user, _CLOSE, _lines(folders), f"close {len(folders)} job folders")
+
+
+def remove(transport: Transport, user: str, folders: Mapping[str, str]) -> None:
+    """Remove these folders, given with their tokens; one that is another job's stays."""
+    stdin = "".join(f"{token}\t{folder}\n" for folder, token in folders.items()).encode()
+    _run(transport, user, _REMOVE, stdin, f"remove {len(folders)} job folders")
+
+
+def write_views(transport: Transport, user: str, views: Mapping[str, str]) -> None:
+    """Write a hosts file into each of these folders, mode 0600, by rename."""
+    listed = "".join(f"{number}\t{folder}\n" for number, folder in enumerate(views))
+    files = {"list": (listed.encode(), 0o600)}
+    files |= {str(number): (text.encode(), 0o600) for number, text in enumerate(views.values())}
+    _run(transport, user, _VIEWS, archive(files), f"write {len(views)} hosts files")
+
+
+def read_exit(text: str) -> ExitRecord | None:
+    """An exit record's JSON. None for anything else: a user can write into his job's folder what he likes."""
+    try:
+        data = json.loads(text)
+        task, reason = data["task"], data["reason"]
+        return ExitRecord(
+            slurm_id=int(data["slurm_id"]),
+            restarts=int(data["restart"]),
+            task=None if task is None else str(task),
+            exit_code=int(data["exit_code"]) & 0xFF,
+            ended=float(data["ended_at"]),
+            reason=None if reason is None else " ".join(str(reason).split())[:500],
+        )
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+
+
+def archive(files: Mapping[str, tuple[bytes, int]]) -> bytes:
+    """A tar archive of these files, given by name with content and mode; the same files give the same bytes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, (content, mode) in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(content), mode
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _lines(folders: Sequence[str]) -> bytes:
+    return "".join(f"{folder}\n" for folder in folders).encode()
+
+
+def _run(transport: Transport, user: str, script: str, stdin: bytes, what: str) -> Result:
+    result = transport.run(Command(("/bin/sh", "-c", script), stdin=stdin, user=user))
+    if result.status != 0:
+        raise Unknown(f"could not {what} as {user}: exit {result.status}: {result.complaint or 'no reason given'}")
+    return result

@@ -1,0 +1,401 @@
+"""What is done with jobs: handed in, handed over to Slurm, cancelled. Every shell ends here.
+
+A submission that a crash or a lost answer cannot double:
+
+1. everything that can be refused is refused, before anything is remembered;
+2. the claim: the job, its key and all that Slurm is to be given are in the database, on disk;
+3. the job's folder and its hosts file are made;
+4. the claim is taken, on disk: from here on sbatch may have run;
+5. sbatch, with the job's token for name and comment, then its answer is recorded.
+
+Whoever finds a claim that was left behind goes on from the stage where it stands. Between 4 and 5 only
+`slurm_adapter.plan` decides whether there is a second sbatch; and if a job comes up twice after all, the fence in its
+script lets one of them run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from slurm_adapter import bundle, folders, hosts, peerfiles
+from slurm_adapter.drives import check_paths_command, read_path_check
+from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, Refused, TryAgain, Unknown
+from slurm_adapter.plan import make_groups
+from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
+from slurm_adapter.specification import PeerValue
+from slurm_adapter.states import JobState
+from slurm_adapter.store import STANDALONE, Peer, Record, Stage
+from slurm_adapter.translation import translate
+from slurm_adapter.transports.interface import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from slurm_adapter.drives import DrivePath
+    from slurm_adapter.site import Site
+    from slurm_adapter.specification import JobSpecification, Owner
+    from slurm_adapter.translation import Translation
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One job to hand in."""
+
+    specification: JobSpecification
+    key: str | None = None
+    """By which it is recognised when it is handed in again; without one, twice is two jobs."""
+
+
+def render(site: Site, owner: Owner, specification: JobSpecification) -> str:
+    """The script that would be submitted, with id 0. Needs no cluster, and touches nothing."""
+    return _translate(site, owner, specification, job_id="0", token="render-0", after=()).script
+
+
+def submit(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record]:
+    """Hand in jobs of one owner; they are claimed all or none.
+
+    Raises `InvalidInput` before anything is remembered or written, `TryAgain` where Slurm is out of reach (nothing is
+    remembered), and `Refused` with Slurm's own words where it does not take a job that was handed in alone. In a bulk
+    such a job ends as FAILURE with these words, and the others run.
+    """
+    known = [site.store.find_key(STANDALONE, owner.created_by, owner.project, item.key) for item in items]
+    if all(known):
+        return site.store.claim(
+            [(_again(record, item), b"") for record, item in zip(known, items, strict=True) if record]
+        )
+    account = site.account_of(owner)
+    nodes = _ask_for_nodes(site)
+    peers = _find_peers(site, owner, items, nodes)
+    ids = site.store.reserve_ids(len(items), site.config.first_id)
+    claims: list[tuple[Record, bytes]] = []
+    paths: list[DrivePath] = []
+    for number, (item, id_, named) in enumerate(zip(items, ids, peers, strict=True)):
+        token = f"{site.store.instance}-{STANDALONE}-{id_}"
+        after = [record.slurm_id for _, record in named if record.slurm_id is not None]
+        with _naming(number, items):
+            translation = _translate(site, owner, item.specification, job_id=id_, token=token, after=after)
+        paths += translation.paths
+        record = _new_record(site, owner, item, id_, token, account, translation, tuple(peer for peer, _ in named))
+        claims.append((record, bundle.pack(translation)))
+    if paths:
+        read_path_check(paths, site.transport.run(check_paths_command(paths, account)).stdout)
+    records = site.store.claim(claims)
+    fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.id == claim.id]
+    refusals = hand_over(site, fresh, new=True)
+    if len(items) == 1 and refusals:
+        raise next(iter(refusals.values()))
+    now = site.store.find([record.id for record in records])
+    if lost := [record.id for record in records if record.id not in now]:
+        raise TryAgain(f"{refusals[lost[0]]} (nothing was submitted)")
+    return [now[record.id] for record in records]
+
+
+def hand_over(site: Site, records: Sequence[Record], *, new: bool = False) -> dict[str, AdapterError]:
+    """Give claimed jobs to Slurm: folders, hosts files, then sbatch; why not, for those that were refused, by id.
+
+    `new`: the caller has just claimed them and waits for the answer, so that what came to nothing is forgotten again
+    instead of being tried by the next pass.
+    """
+    ready = [record for record in records if _peers_are_there(site, record)]
+    if not ready:
+        return {}
+    bundles = {id_: bundle.unpack(content) for id_, content in site.store.bundles([r.id for r in ready]).items()}
+    ready = [record for record in ready if record.id in bundles]
+    failures: dict[str, AdapterError] = {}
+    try:
+        ready = _make_folders(site, ready, bundles, failures)
+        if any(record.peers for record in ready):
+            publish_hosts(site)
+    except AdapterError as error:
+        failures |= {record.id: error for record in ready}
+        ready = []
+    taken = site.store.take([record.id for record in ready], site.clock())
+    outcomes = site.scheduler.submit(
+        [Submission(record.token, record.account, record.folder, bundles[record.id].directives) for record in taken]
+    )
+    changes: list[tuple[Record, dict[str, Any]]] = []
+    for record, outcome in zip(taken, outcomes, strict=True):
+        match outcome:
+            case Accepted(slurm_id):
+                status = f"Your job has been submitted to the queue (Slurm ID: {slurm_id})"
+                changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": slurm_id, "status": status}))
+            case Rejected(words):
+                failures[record.id] = Refused(f"Slurm refused job {record.id}: {words}")
+            case NotStarted(why):
+                failures[record.id] = TryAgain(f"job {record.id} could not be handed to Slurm: {why}")
+            case InDoubt(why):
+                status = "Your job was handed to Slurm, whose answer was lost; it is being looked for"
+                changes.append((record, {"status": f"{status} ({why})"}))
+    changes += _settle_failures(site, records, failures, new=new)
+    site.store.change(changes, site.clock())
+    return failures
+
+
+def publish_hosts(site: Site) -> None:
+    """Bring the hosts files on the shared file system up to what is remembered."""
+    active = site.store.active()
+    named = {peer.job_id for record in active for peer in record.peers}
+    known = {**site.store.find(named), **{record.id: record for record in active}}
+    write_hosts(site, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known))
+
+
+def write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts.Group]) -> None:
+    """Make the hosts files hold these mappings, and nothing of jobs that are not `live`; write only what changed."""
+    consumers = {record.id: record for record in live if record.peers or site.config.peers.always}
+    views = dict.fromkeys(consumers, "") | {
+        id_: hosts.view(group for group in groups if group.consumer == id_)
+        for id_ in {group.consumer for group in groups if group.hostname is not None} & set(consumers)
+    }
+    if site.config.peers.private:
+        _write_private(site, {id_: (consumers[id_], text) for id_, text in views.items()})
+        return
+    seen = peerfiles.read(site.transport, site.peers_folder)
+    change = peerfiles.plan_change(seen, views, hosts.shared_block(groups))
+    peerfiles.write(site.transport, site.peers_folder, seen, change)
+
+
+def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
+    """Ask for the end of jobs. One that has ended is no error; `NotFound` for an unknown one, and then nothing is done.
+
+    A claim that was never handed over ends at once. One whose answer was lost is fenced first, so that a job which
+    comes up later runs nothing.
+    """
+    records = [site.store.get(id_) for id_ in dict.fromkeys(ids)]
+    now = site.clock()
+    text = "Your job was cancelled"
+    ending = {"stage": Stage.ENDED, "state": JobState.SUCCESS, "status": text, "ended": now, "cancelled": now}
+    changes: list[tuple[Record, dict[str, Any]]] = []
+    taken = {record.id for record in site.store.take([r.id for r in records if r.stage is Stage.CLAIMED], now)}
+    for user, owned in by_account(records):
+        doubtful = {r.folder: r for r in owned if r.stage is Stage.SUBMITTING and r.id not in taken}
+        changes += [(record, ending) for record in owned if record.id in taken]
+        if doubtful:
+            names = folders.fence(site.transport, user, dict.fromkeys(doubtful, folders.CANCELLED))
+            for record, owner in zip(doubtful.values(), names, strict=True):
+                if owner == folders.CANCELLED:
+                    changes.append((record, ending))
+                elif owner.isdecimal():
+                    changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": int(owner)}))
+                else:
+                    raise Unknown(f"job {record.id} could not be fenced in {record.folder}; try again")
+        changes += [(record, {"cancelled": now}) for record in owned if record.stage is Stage.SUBMITTED]
+    changed = {record.id: record for record in site.store.change(changes, now)}
+    submitted = [record for record in changed.values() if record.stage is Stage.SUBMITTED]
+    if submitted:
+        site.store.change([(record, {"cancelled": now}) for record in submitted], now)
+        site.scheduler.cancel(_own_slurm_jobs(site, submitted))
+    return [site.store.get(record.id) for record in records]
+
+
+def _own_slurm_jobs(site: Site, records: Sequence[Record]) -> dict[int, str]:
+    """Those Slurm jobs of these records that still bear their token: ids come round again, and may be a stranger's."""
+    tokens = {record.slurm_id: record for record in records}
+    listing = site.scheduler.queue(sorted({record.account for record in records}))
+    found: dict[int, str] = {}
+    for row in listing.observations:
+        record = tokens.get(row.slurm_id)
+        if record is not None and row.name == record.token:
+            found[row.slurm_id] = record.account
+    return found
+
+
+def _ask_for_nodes(site: Site) -> Mapping[str, str]:
+    """All nodes; the question shows, too, that the controller answers."""
+    try:
+        return site.scheduler.nodes()
+    except Unknown as error:
+        raise TryAgain(f"Slurm does not answer, so nothing was submitted: {error}") from error
+
+
+def _find_peers(
+    site: Site, owner: Owner, items: Sequence[Item], nodes: Mapping[str, str]
+) -> list[list[tuple[Peer, Record]]]:
+    """Every job's peers with their records, once each may be named by this owner, under this name."""
+    declared = [list(_declared_peers(item.specification)) for item in items]
+    records = site.store.find({value.job_id for each in declared for _, value in each})
+    system = _system_names(site) if any(declared) else ()
+    found = []
+    for number, each in enumerate(declared):
+        with _naming(number, items):
+            for place, value in each:
+                _check_peer(records.get(value.job_id), value.job_id, owner, place)
+            names = hosts.check_hostnames(
+                [(value.hostname, records[value.job_id].replicas, f"{place}.hostname") for place, value in each],
+                nodes={*nodes, *nodes.values()},
+                reserved=(*site.config.peers.reserved, *system),
+            )
+            found.append(
+                [
+                    (Peer(name, value.job_id), records[value.job_id])
+                    for name, (_, value) in zip(names, each, strict=True)
+                ]
+            )
+    return found
+
+
+def _declared_peers(specification: JobSpecification) -> Iterator[tuple[str, PeerValue]]:
+    for name, value in specification.parameters.items():
+        if isinstance(value, PeerValue):
+            yield f"parameters.{name}", value
+    for number, value in enumerate(specification.resources):
+        if isinstance(value, PeerValue):
+            yield f"resources[{number}]", value
+
+
+def _check_peer(record: Record | None, id_: str, owner: Owner, place: str) -> None:
+    """One may name jobs of one's own workspace that have not ended. What is not one's own is not told from unknown."""
+    if record is None or not _same_workspace(record, owner):
+        raise InvalidInput(
+            f"{place}.jobId: {id_!r}: there is no such job in this workspace; name one of your running jobs"
+        )
+    if record.stage is Stage.ENDED:
+        raise InvalidInput(
+            f"{place}.jobId: {id_!r}: this job has ended ({record.state}); name a job that runs or waits"
+        )
+    if record.array:
+        raise InvalidInput(f"{place}.jobId: {id_!r}: this job is an array, whose tasks have no one address")
+
+
+def _same_workspace(record: Record, owner: Owner) -> bool:
+    if owner.project is not None:
+        return record.project == owner.project
+    return record.project is None and record.owner == owner.created_by
+
+
+def _system_names(site: Site) -> tuple[str, ...]:
+    """Every name in the cluster's own hosts file: a job that took one could lead another service's users astray."""
+    result = site.transport.run(Command(("cat", "/etc/hosts")))
+    lines = (line.split("#", 1)[0].split() for line in result.text.splitlines())
+    return tuple(name for words in lines for name in words[1:])
+
+
+def _translate(
+    site: Site, owner: Owner, specification: JobSpecification, *, job_id: str, token: str, after: Sequence[int]
+) -> Translation:
+    account = site.account_of(owner)
+    wanted = specification.application
+    return translate(
+        specification,
+        site.catalogue.find(wanted.name, wanted.version),
+        site.config,
+        owner,
+        job_id=job_id,
+        token=token,
+        folder=site.config.jobs.folder.replace("{user}", account).replace("{id}", job_id),
+        after=after,
+    )
+
+
+def _new_record(
+    site: Site,
+    owner: Owner,
+    item: Item,
+    id_: str,
+    token: str,
+    account: str,
+    translation: Translation,
+    peers: tuple[Peer, ...],
+) -> Record:
+    specification = item.specification
+    return Record(
+        id=id_,
+        origin=STANDALONE,
+        key=item.key,
+        token=token,
+        owner=owner.created_by,
+        project=owner.project,
+        account=account,
+        folder=site.config.jobs.folder.replace("{user}", account).replace("{id}", id_),
+        application=f"{specification.application.name} {specification.application.version}",
+        specification=specification.model_dump_json(by_alias=False),
+        labels=json.dumps(translation.labels, sort_keys=True),
+        replicas=translation.replicas,
+        time_limit=translation.seconds,
+        array=any(directive.name == "array" for directive in translation.directives),
+        created=site.clock(),
+        peers=peers,
+    )
+
+
+def _again(record: Record, item: Item) -> Record:
+    """The same submission once more, for the store to compare with what it knows."""
+    return replace(record, specification=item.specification.model_dump_json(by_alias=False))
+
+
+@contextmanager
+def _naming(number: int, items: Sequence[object]) -> Iterator[None]:
+    """Say which item of a bulk an error is about."""
+    try:
+        yield
+    except InvalidInput as error:
+        if len(items) == 1:
+            raise
+        raise InvalidInput("\n".join(f"items[{number}].{line}" for line in str(error).splitlines())) from error
+
+
+def _peers_are_there(site: Site, record: Record) -> bool:
+    """Whether Slurm has every peer of a job, so that it may wait for them there."""
+    known = site.store.find(peer.job_id for peer in record.peers)
+    return all((peer := known.get(named.job_id)) is not None and peer.slurm_id is not None for named in record.peers)
+
+
+def _make_folders(
+    site: Site, records: Sequence[Record], bundles: Mapping[str, bundle.Bundle], failures: dict[str, AdapterError]
+) -> list[Record]:
+    """Make these jobs' folders; those whose folder stands."""
+    made = []
+    for user, owned in by_account(records):
+        new = [folders.NewFolder(r.folder, r.token, bundles[r.id].files) for r in owned]
+        for record, why in zip(owned, folders.make(site.transport, user, new), strict=True):
+            if why is None:
+                made.append(record)
+            else:
+                failures[record.id] = InvalidConfig(
+                    f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}; "
+                    "jobs.folder must name a folder whose parent belongs to that account"
+                )
+    return made
+
+
+def _settle_failures(
+    site: Site, records: Sequence[Record], failures: Mapping[str, AdapterError], *, new: bool
+) -> list[tuple[Record, dict[str, Any]]]:
+    """What becomes of claims that came to nothing: forgotten where the caller is told, else tried again or ended."""
+    forget_all = new and (len(records) == 1 or len(failures) == len(records))
+    changes: list[tuple[Record, dict[str, Any]]] = []
+    failed = [record for record in records if record.id in failures]
+    if forget_all and failed:
+        for user, owned in by_account(failed):
+            folders.remove(site.transport, user, {record.folder: record.token for record in owned})
+        site.store.forget(record.id for record in failed)
+        return []
+    for record in failed:
+        error = failures[record.id]
+        if isinstance(error, Refused | InvalidConfig):
+            values = {"stage": Stage.ENDED, "state": JobState.FAILURE, "status": str(error), "ended": site.clock()}
+        else:
+            values = {"stage": Stage.CLAIMED, "status": "Your job waits until it can be handed to Slurm"}
+        changes.append((record, values))
+    return changes
+
+
+def _write_private(site: Site, views: Mapping[str, tuple[Record, str]]) -> None:
+    """Write views into their jobs' folders, under each job's account, where they changed."""
+    digests = {id_: hashlib.sha256(text.encode()).hexdigest() for id_, (_, text) in views.items()}
+    changed = [record for id_, (record, _) in views.items() if record.view != digests[id_]]
+    for user, owned in by_account(changed):
+        folders.write_views(site.transport, user, {record.folder: views[record.id][1] for record in owned})
+    site.store.change([(record, {"view": digests[record.id]}) for record in changed], site.clock())
+
+
+def by_account(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """Records grouped by the account that runs them: a command runs as one account."""
+    grouped: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        grouped[record.account].append(record)
+    yield from sorted(grouped.items())

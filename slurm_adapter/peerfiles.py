@@ -1,0 +1,124 @@
+"""The hosts files on the shared file system: the shared one, and a view for each job that has peers.
+
+`<shared>/peers` and all in it belong to the adapter's own account on the cluster, folder 0755, files 0644: job users
+read and never write there. What is new is written beside the old, flushed, and renamed over it: a reader sees the whole
+old file or the whole new one, and a writer that is killed, or meets a full disk, leaves the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from slurm_adapter import hosts
+from slurm_adapter.errors import TryAgain, Unknown
+from slurm_adapter.folders import archive
+from slurm_adapter.transports.interface import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from slurm_adapter.transports.interface import Transport
+
+_READ = r"""
+umask 022
+[ -d "$1" ] || mkdir -m 755 -- "$1" || exit 1
+cd -P -- "$1" || exit 1
+[ -O . ] || { echo "$1 does not belong to this account" >&2; exit 1; }
+for name in [0-9]*; do
+    [ -f "$name" ] && sha256sum -- "$name"
+done
+printf 'hosts\n'
+[ ! -e hosts ] || cat hosts
+"""
+
+_WRITE = r"""
+umask 022
+cd -P -- "$1" || exit 1
+rm -rf .new.*
+new=.new.$$
+mkdir -m 755 "$new" && tar -x -f - -C "$new" || { rm -rf "$new"; exit 1; }
+if [ -f "$new/hosts" ]; then
+    now=$(if [ -e hosts ]; then cat hosts; fi | sha256sum)
+    [ "${now%% *}" = "$2" ] || { rm -rf "$new"; echo "changed meanwhile" >&2; exit 75; }
+fi
+sync "$new"/* 2>/dev/null
+for file in "$new"/*; do
+    [ ! -f "$file" ] || [ "${file##*/}" = remove ] || mv -f -- "$file" ./ || { rm -rf "$new"; exit 1; }
+done
+[ ! -f "$new/remove" ] || while IFS= read -r name; do rm -f -- "$name"; done <"$new/remove"
+rm -rf "$new"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFiles:
+    """What stands in `<shared>/peers`."""
+
+    shared: bytes = b""
+    """The shared file, whole."""
+    views: Mapping[str, str] = field(default_factory=dict)
+    """The SHA-256 of each view, by the job's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFilesChange:
+    """What is to be written there."""
+
+    shared: bytes | None
+    """The whole new shared file; None where it stays."""
+    views: Mapping[str, bytes]
+    removed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return self.shared is not None or bool(self.views or self.removed)
+
+
+def plan_change(current: PeerFiles, views: Mapping[str, str], block: str) -> PeerFilesChange:
+    """What makes the files hold these views, and this block in the shared file. Pure."""
+    shared = hosts.replace_block(current.shared, block)
+    wanted = {job_id: text.encode() for job_id, text in views.items()}
+    return PeerFilesChange(
+        shared=None if shared == current.shared else shared,
+        views={
+            job_id: text
+            for job_id, text in wanted.items()
+            if current.views.get(job_id) != hashlib.sha256(text).hexdigest()
+        },
+        removed=tuple(sorted(set(current.views) - set(wanted))),
+    )
+
+
+def read(transport: Transport, folder: str) -> PeerFiles:
+    """Read `folder`, and make it where there is none. Raises `Unknown` where it cannot be read."""
+    result = transport.run(Command(("/bin/sh", "-c", _READ, "sh", folder)))
+    listed, mark, shared = result.stdout.partition(b"hosts\n") if result.status == 0 else (b"", b"", b"")
+    if not mark:
+        raise Unknown(f"could not read {folder} on the cluster: {result.complaint or f'exit {result.status}'}")
+    rows = [line.split(None, 1) for line in listed.decode().splitlines()]
+    return PeerFiles(shared, {name: digest for digest, name in rows})
+
+
+def write(transport: Transport, folder: str, seen: PeerFiles, change: PeerFilesChange) -> None:
+    """Write a change that was planned on what was `seen`.
+
+    Raises `TryAgain` where somebody else wrote the shared file meanwhile, and `Unknown` where writing failed; the old
+    files are whole then.
+    """
+    if not change:
+        return
+    files = {job_id: (text, 0o644) for job_id, text in change.views.items()}
+    if change.shared is not None:
+        files["hosts"] = (change.shared, 0o644)
+    if change.removed:
+        files["remove"] = ("".join(f"{name}\n" for name in change.removed).encode(), 0o644)
+    digest = hashlib.sha256(seen.shared).hexdigest()
+    result = transport.run(Command(("/bin/sh", "-c", _WRITE, "sh", folder, digest), stdin=archive(files)))
+    if result.status == 75:
+        raise TryAgain(
+            f"{folder}/hosts was changed by somebody else while it was being written; the next pass writes it"
+        )
+    if result.status != 0:
+        raise Unknown(f"could not write {folder} on the cluster: {result.complaint or f'exit {result.status}'}")

@@ -1,0 +1,365 @@
+"""What a pass decides: records and evidence in, changes out. Nothing here asks, waits or writes.
+
+The rules, each of which another program has paid for:
+
+* Absent is not finished, and an error is not an answer: without evidence nothing changes.
+* Evidence, best first: Slurm's queue, its accounting, the exit record of the job's own script for this very run.
+* The Slurm job of a job is the one that its folder's `owner` names, whatever id is remembered: a second job made by a
+  lost answer runs nothing, and its end says nothing.
+* A final state stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from slurm_adapter import hosts
+from slurm_adapter.folders import ExitRecord, Inside
+from slurm_adapter.schedulers.interface import Observation
+from slurm_adapter.states import JobState, Verdict, translate
+from slurm_adapter.store import Record, Stage
+
+SBATCH_SECONDS = 155
+"""After this time an sbatch that was started is certainly dead: it runs under `timeout -k 5 150`."""
+
+ACCOUNTING_SECONDS = 60
+"""How long accounting may lag behind the queue before the queue's word is taken alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that a pass has learned."""
+
+    now: float
+    records: tuple[Record, ...]
+    """Every job that has not ended."""
+    peers: Mapping[str, Record]
+    """The jobs that they name as peers, by id; ended ones too."""
+    rows: Mapping[str, tuple[Observation, ...]] | None
+    """What the queue says, by token; None where it could not be asked."""
+    silence_counts: bool
+    """A job that is not in the queue's answer is not in the queue: this account sees everybody's jobs."""
+    history: Mapping[int, tuple[Observation, ...]] | None = field(default_factory=dict)
+    """What accounting says of the jobs that it was asked about, by Slurm id; None where it could not be asked."""
+    accounting: bool = True
+    """Whether the site has accounting at all."""
+    inside: Mapping[str, Inside] = field(default_factory=dict)
+    """What stands in the folders of the jobs that were looked at, by job id."""
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of nodes, by name."""
+    states: Mapping[str, JobState] = field(default_factory=lambda: MappingProxyType({}))
+    """The site's own table."""
+    message_timeout: int = 10
+    lost_after: int = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done."""
+
+    changes: tuple[tuple[Record, dict[str, Any]], ...]
+    submit: tuple[Record, ...]
+    """Claims whose turn has come."""
+    fence: Mapping[str, int]
+    """The Slurm id that a job's `owner` is to name, by job id, before the others are cancelled."""
+    cancel: tuple[tuple[Record, int], ...]
+    """Slurm jobs to cancel: those that are not, or no longer, the job's own."""
+    groups: tuple[hosts.Group, ...]
+    """The mappings of all live jobs, once the changes are made."""
+    problems: tuple[str, ...]
+    """What could not be learned."""
+
+
+def live_row(row: Observation) -> bool:
+    """Whether Slurm still has something to do with this job: it waits, runs, or is being put away."""
+    state = translate(row).state
+    return state is not None and not state.final
+
+
+def needs_look(record: Record, rows: tuple[Observation, ...] | None) -> bool:
+    """Whether a job's folder has to be looked into: it has ended or vanished, or Slurm has several jobs for it."""
+    if rows is None or record.stage is Stage.CLAIMED:
+        return False
+    ids = {row.slurm_id for row in rows}
+    return not any(live_row(row) for row in rows) or len(ids) > 1 or (record.slurm_id or next(iter(ids))) not in ids
+
+
+def needs_history(record: Record, rows: tuple[Observation, ...] | None) -> bool:
+    """Whether accounting has to be asked: the queue has forgotten a job, or does not tell who cancelled it."""
+    if rows is None or record.slurm_id is None:
+        return False
+    own = [row for row in rows if row.slurm_id == record.slurm_id]
+    cancelled = any(row.state == "CANCELLED" for row in own) and record.cancelled is None
+    return not own or (cancelled and not any(live_row(row) for row in own))
+
+
+def make_plan(evidence: Evidence) -> Plan:
+    """Decide. Pure: the same evidence gives the same plan."""
+    changes: list[tuple[Record, dict[str, Any]]] = []
+    submit: list[Record] = []
+    fence: dict[str, int] = {}
+    cancel: list[tuple[Record, int]] = []
+    problems: list[str] = []
+    after: dict[str, Record] = dict(evidence.peers)
+    for record in evidence.records:
+        judge = _JUDGES[record.stage]
+        values = judge(record, evidence, problems)
+        if values.pop("submit", False):
+            submit.append(replace(record, **values))
+        rows = (evidence.rows or {}).get(record.token, ())
+        kept = values.get("slurm_id", record.slurm_id)
+        strangers = {row.slurm_id for row in rows if row.slurm_id != kept and live_row(row)}
+        if strangers and kept is not None:
+            fence[record.id] = kept
+            cancel += [(record, slurm_id) for slurm_id in sorted(strangers)]
+        new = replace(record, **values)
+        after[record.id] = new
+        if new != record:
+            changes.append((record, values))
+    return Plan(
+        changes=tuple(changes),
+        submit=tuple(submit),
+        fence=fence,
+        cancel=tuple(cancel),
+        groups=make_groups(after),
+        problems=tuple(problems),
+    )
+
+
+def make_groups(records: Mapping[str, Record]) -> tuple[hosts.Group, ...]:
+    """The mappings of these jobs: every live job's own names, and each consumer's peers that have nodes."""
+    ordered = sorted(records.values(), key=lambda record: (len(record.id), record.id))
+    groups = [_group(record, record, None) for record in ordered if _reachable(record)]
+    for consumer in ordered:
+        if consumer.stage is not Stage.ENDED:
+            groups += [
+                _group(consumer, records[peer.job_id], peer.hostname)
+                for peer in consumer.peers
+                if peer.job_id in records and _reachable(records[peer.job_id])
+            ]
+    return tuple(groups)
+
+
+def _reachable(record: Record) -> bool:
+    return record.state in {JobState.RUNNING, JobState.SUSPENDED} and bool(record.addresses)
+
+
+def _group(consumer: Record, peer: Record, hostname: str | None) -> hosts.Group:
+    return hosts.Group(
+        consumer=consumer.id,
+        peer=peer.id,
+        hostname=hostname,
+        run=peer.run,
+        exit_path=f"{peer.folder}/exit.json",
+        addresses=peer.addresses,
+    )
+
+
+def _judge_claimed(record: Record, evidence: Evidence, _: list[str]) -> dict[str, Any]:
+    """A claim goes to Slurm once all its peers are there, and ends with the first that will never be."""
+    for peer in record.peers:
+        known = evidence.peers.get(peer.job_id)
+        if known is None or known.stage is Stage.ENDED:
+            return _end(
+                evidence.now,
+                JobState.FAILURE,
+                f"peer {peer.job_id} ({peer.hostname}) ended before this job could start",
+            )
+    waiting = [peer for peer in record.peers if evidence.peers[peer.job_id].slurm_id is None]
+    if waiting:
+        named = ", ".join(f"{peer.job_id} ({peer.hostname})" for peer in waiting)
+        return {"status": f"Your job waits until Slurm has its peer {named}"}
+    return {"submit": True} if evidence.rows is not None else {}
+
+
+def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -> dict[str, Any]:
+    """An answer was lost: adopt the job that is found, and hand it in again only once there can be none."""
+    if evidence.rows is None:
+        return {"missing_since": None}
+    rows = evidence.rows.get(record.token, ())
+    inside = evidence.inside.get(record.id)
+    found = _named(inside) or min((row.slurm_id for row in rows), default=None)
+    if found is not None:
+        adopted = replace(record, stage=Stage.SUBMITTED, slurm_id=found)
+        return {
+            "stage": Stage.SUBMITTED,
+            "slurm_id": found,
+            "missing_since": None,
+            **_judge_submitted(adopted, evidence, problems),
+        }
+    if record.handed_over is None or evidence.now < record.handed_over + SBATCH_SECONDS:
+        return {}
+    if not evidence.silence_counts or inside is None:
+        return {"missing_since": None}
+    since = record.missing_since if record.missing_since is not None else evidence.now
+    if evidence.now - since >= 2 * evidence.message_timeout + 120:
+        return {"stage": Stage.CLAIMED, "missing_since": None, "submit": True}
+    return {"missing_since": since}
+
+
+def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) -> dict[str, Any]:
+    """What became of a job that Slurm has."""
+    if evidence.rows is None:
+        return {"missing_since": None}
+    rows = evidence.rows.get(record.token, ())
+    inside = evidence.inside.get(record.id)
+    ids = {row.slurm_id for row in rows}
+    kept = _named(inside) or (record.slurm_id if record.slurm_id in ids or not ids else min(ids))
+    values: dict[str, Any] = {} if kept == record.slurm_id else {"slurm_id": kept, "restarts": 0}
+    record = replace(record, **values)
+    own = tuple(row for row in rows if row.slurm_id == kept)
+    if any(live_row(row) for row in own):
+        return values | {"missing_since": None} | _alive(record, own, evidence, problems)
+    if any(translate(row, evidence.states).state is None for row in own):
+        words = ", ".join(sorted({row.state for row in own}))
+        problems.append(f"job {record.id}: Slurm says {words} of job {kept}, which tells nothing; nothing was changed")
+        return values
+    if inside is None:
+        problems.append(f"job {record.id}: its folder {record.folder} could not be looked into")
+        return values
+    ended = own or _ended_rows(record, evidence)
+    if ended:
+        return values | _ended(record, ended, inside, evidence, problems)
+    if (exits := _exits(record, inside)) and not (record.array and evidence.history is None):
+        return values | _end_by_record(record, exits, evidence)
+    return values | _missing(record, evidence, problems)
+
+
+def _named(inside: Inside | None) -> int | None:
+    """The Slurm job that a folder's fence names."""
+    owner = inside.owner if inside else None
+    return int(owner) if owner is not None and owner.isascii() and owner.isdecimal() else None
+
+
+def _alive(record: Record, rows: tuple[Observation, ...], evidence: Evidence, problems: list[str]) -> dict[str, Any]:
+    """A job that waits or runs. An array runs while any of its tasks does."""
+    verdicts = [(row, translate(row, evidence.states)) for row in rows if live_row(row)]
+    order = [JobState.RUNNING, JobState.SUSPENDED, JobState.IN_QUEUE]
+    row, verdict = min(verdicts, key=lambda pair: order.index(pair[1].state) if pair[1].state in order else 9)
+    if verdict.state is None or verdict.state.final:  # a site's table may say so of a state that lasts
+        return {}
+    values: dict[str, Any] = {"state": verdict.state, "restarts": row.restarts}
+    if verdict.state is not record.state or verdict.state is JobState.IN_QUEUE:
+        values["status"] = verdict.text
+    if verdict.state is JobState.IN_QUEUE:
+        return values | {"nodes": (), "addresses": (), "started": None}
+    if row.started is not None:
+        values["started"] = float(row.started)
+    if row.nodes:
+        values["nodes"] = row.nodes
+        if row.nodes != record.nodes or len(record.addresses) != len(row.nodes):
+            found = tuple(evidence.addresses.get(node, ()) for node in row.nodes)
+            if all(found):
+                values["addresses"] = found
+            else:
+                lost = ", ".join(node for node, each in zip(row.nodes, found, strict=True) if not each)
+                problems.append(f"job {record.id}: no usable address of {lost} is known; see peers.address")
+                values |= {"addresses": (), "nodes": record.nodes}
+    return values
+
+
+def _ended_rows(record: Record, evidence: Evidence) -> tuple[Observation, ...]:
+    """What accounting says of a job that the queue has forgotten; nothing where it lags behind."""
+    rows = (evidence.history or {}).get(record.slurm_id or -1, ())
+    verdicts = [translate(row, evidence.states).state for row in rows]
+    return rows if rows and all(state is not None and state.final for state in verdicts) else ()
+
+
+def _ended(
+    record: Record, rows: tuple[Observation, ...], inside: Inside, evidence: Evidence, problems: list[str]
+) -> dict[str, Any]:
+    """Slurm says that it ended. The exit record adds why its script gave up, where it did."""
+    last = max((row.ended or 0 for row in rows), default=0)
+    verdicts: list[Verdict] = []
+    for row in rows:
+        seen = row
+        if row.state == "CANCELLED" and row.cancelled_by is None and record.cancelled is None and evidence.accounting:
+            told = [
+                other.cancelled_by
+                for other in (evidence.history or {}).get(row.slurm_id, ())
+                if other.task == row.task and other.cancelled_by is not None
+            ]
+            if not told and evidence.now < last + ACCOUNTING_SECONDS:
+                if evidence.history is None:
+                    problems.append(f"job {record.id}: accounting could not be asked who cancelled it")
+                return {}
+            seen = replace(row, cancelled_by=told[0] if told else None)
+        verdicts.append(translate(seen, evidence.states, we_cancelled=record.cancelled is not None))
+    exits = _exits(record, inside)
+    worst = next((verdict for verdict in verdicts if verdict.state is not JobState.SUCCESS), verdicts[0])
+    text = worst.text
+    if record.array and (failed := sum(verdict.state is not JobState.SUCCESS for verdict in verdicts)):
+        text = f"{failed} of {len(verdicts)} tasks: {text}"
+    state = worst.state or JobState.FAILURE
+    reason = next((exit_.reason for exit_ in exits if exit_.reason), None)
+    if reason is not None and state is JobState.FAILURE:
+        text = f"Your job could not start: {reason}"
+    elif state is JobState.SUCCESS and record.array and any(exit_.exit_code for exit_ in exits):
+        state, text = JobState.FAILURE, "Your job failed: a task of it ended with an exit code that is not 0"
+    codes = [row.exit_code for row in rows if row.exit_code is not None]
+    values = _end(float(last) or evidence.now, state, text)
+    return values | {"exit_code": max(codes, default=None), "restarts": max(row.restarts for row in rows)}
+
+
+def _exits(record: Record, inside: Inside) -> list[ExitRecord]:
+    """The exit records of this job's run; those of an earlier run say nothing."""
+    own = [exit_ for exit_ in inside.exits if exit_.slurm_id == record.slurm_id and exit_.restarts >= record.restarts]
+    if record.array:
+        return [exit_ for exit_ in own if exit_.task is not None]
+    return sorted((exit_ for exit_ in own if exit_.task is None), key=lambda exit_: -exit_.restarts)[:1]
+
+
+def _end_by_record(record: Record, exits: list[ExitRecord], evidence: Evidence) -> dict[str, Any]:
+    """Slurm has forgotten the job, and its own script tells how it ended."""
+    if evidence.accounting and evidence.history is None:
+        return {}
+    ended = max(exit_.ended for exit_ in exits)
+    worst = max(exits, key=lambda exit_: (exit_.exit_code != 0, exit_.ended))
+    if worst.reason is not None:
+        state, text = JobState.FAILURE, f"Your job could not start: {worst.reason}"
+    elif worst.exit_code == 0:
+        state, text = JobState.SUCCESS, "Your job ended with exit code 0"
+    elif record.cancelled is not None:
+        state, text = JobState.SUCCESS, "Your job was cancelled"
+    elif record.started is not None and ended >= record.started + record.time_limit:
+        state, text = JobState.EXPIRED, "Your job reached its time limit"
+    else:
+        state, text = JobState.FAILURE, f"Your job failed with exit code {worst.exit_code}"
+    return _end(ended, state, text) | {"exit_code": worst.exit_code}
+
+
+def _missing(record: Record, evidence: Evidence, problems: list[str]) -> dict[str, Any]:
+    """Nobody knows anything. Only long and healthy silence makes it lost."""
+    if not evidence.silence_counts or (evidence.accounting and evidence.history is None):
+        problems.append(
+            f"job {record.id}: Slurm job {record.slurm_id} is not listed, and "
+            + ("accounting cannot be asked" if evidence.silence_counts else "this account may not see others' jobs")
+            + "; nothing was changed"
+        )
+        return {"missing_since": None}
+    since = record.missing_since if record.missing_since is not None else evidence.now
+    if evidence.now - since < evidence.lost_after:
+        return {"missing_since": since}
+    if record.cancelled is not None:
+        return _end(evidence.now, JobState.SUCCESS, "Your job was cancelled")
+    return _end(
+        evidence.now,
+        JobState.FAILURE,
+        f"Your job was lost: Slurm no longer knows its job {record.slurm_id}, nor how it ended",
+    )
+
+
+def _end(when: float, state: JobState, text: str) -> dict[str, Any]:
+    return {"stage": Stage.ENDED, "state": state, "status": text, "ended": when, "missing_since": None}
+
+
+_JUDGES = MappingProxyType(
+    {
+        Stage.CLAIMED: _judge_claimed,
+        Stage.SUBMITTING: _judge_submitting,
+        Stage.SUBMITTED: _judge_submitted,
+    }
+)

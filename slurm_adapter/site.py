@@ -1,0 +1,127 @@
+"""The one place where concrete parts are put together: the configuration decides which ones.
+
+What costs time (the database, paramiko, a connection) is made when it is first used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+from slurm_adapter.config import ACCOUNT_NAME
+from slurm_adapter.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from slurm_adapter.catalogue import Catalogue
+    from slurm_adapter.config import Config
+    from slurm_adapter.schedulers.interface import Scheduler
+    from slurm_adapter.specification import Owner
+    from slurm_adapter.store import Store
+    from slurm_adapter.transports.interface import Transport
+
+
+class Site:
+    """A cluster, and what is remembered of its jobs."""
+
+    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+        self.config = config
+        self.clock = clock
+
+    @cached_property
+    def store(self) -> Store:
+        """The database, opened."""
+        from slurm_adapter.store import Store  # noqa: PLC0415  # commands that need no database do not load it
+
+        return Store(self.config.state)
+
+    @cached_property
+    def transport(self) -> Transport:
+        """The way to the cluster."""
+        cluster = self.config.cluster
+        if cluster.ssh is None:
+            from slurm_adapter.transports.local import LocalTransport  # noqa: PLC0415  # as above
+
+            return LocalTransport(cluster.prefix)
+        from slurm_adapter.transports.ssh import SshTransport  # noqa: PLC0415  # paramiko takes time to load
+        from slurm_adapter.transports.ssh_config import SshSettings  # noqa: PLC0415  # as above
+
+        return SshTransport(
+            SshSettings(
+                host=cluster.ssh.host,
+                user=cluster.ssh.user,
+                port=cluster.ssh.port,
+                key_files=(cluster.ssh.key,) if cluster.ssh.key else (),
+                known_hosts=cluster.ssh.known_hosts,
+                config_file=cluster.ssh.config,
+            )
+        )
+
+    @cached_property
+    def scheduler(self) -> Scheduler:
+        """The way to Slurm."""
+        from slurm_adapter.schedulers.command_line import CommandLineScheduler  # noqa: PLC0415  # as above
+
+        return CommandLineScheduler(self.transport, self.config.cluster.path, self.config.cluster.slurm_conf)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The applications of jobs that do not bring their own."""
+        from slurm_adapter.catalogue import open_catalogue  # noqa: PLC0415  # YAML takes time to load
+
+        return open_catalogue(self.config)
+
+    @property
+    def peers_folder(self) -> str:
+        """Where the hosts files are on the shared file system."""
+        return f"{self.config.shared}/peers"
+
+    def account_of(self, owner: Owner) -> str:
+        """The account of the cluster that runs this owner's jobs. Raises `InvalidInput` where there is none."""
+        identity = self.config.identity
+        if identity.service_user is not None:
+            return identity.service_user
+        account = identity.users.get(owner.created_by)
+        if account is None and identity.pattern is not None:
+            account = identity.pattern.replace("{user}", owner.created_by)
+        if account is None:
+            raise InvalidInput(
+                f"user {owner.created_by!r} has no account on this cluster; the site lists users in [identity.users]"
+            )
+        if not ACCOUNT_NAME.fullmatch(account) or account == "root":
+            raise InvalidInput(f"user {owner.created_by!r} would run as {account!r}, which is not an account for jobs")
+        return account
+
+    @contextmanager
+    def only_one_pass(self) -> Iterator[bool]:
+        """Hold the lock of `sync`: true where this process has it. It goes with the process, however that ends."""
+        self.config.state.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(self.config.state / "sync.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Give back what was opened."""
+        for name in ("store", "transport"):
+            if name in self.__dict__:
+                getattr(self, name).close()
+
+    def __enter__(self) -> Self:
+        """Give everything back at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See `close`."""
+        self.close()

@@ -1,0 +1,473 @@
+"""What the adapter must remember: one SQLite file on a local disk.
+
+Every change is one transaction, flushed to the disk before the call returns (`synchronous=FULL`), because a claim that
+is lost is a job that runs twice. A network file system is refused: SQLite's locks are not kept there
+(https://www.sqlite.org/faq.html, question 5), and WAL needs shared memory.
+
+A job moves through four stages:
+
+    claimed      it has an id; nothing was handed to Slurm
+    submitting   sbatch may have been started; its answer has not been recorded
+    submitted    its Slurm id is known
+    ended        its state is final, for good
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
+
+from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, TryAgain
+from slurm_adapter.states import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+STANDALONE = "local"
+"""The origin of jobs that do not come from UCloud."""
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "afs", "fuse.sshfs"}
+)
+
+
+class StoreError(AdapterError):
+    """The database cannot be read or written; nothing was changed."""
+
+
+class Stage(StrEnum):
+    """How far a job has come; see the module."""
+
+    CLAIMED = "claimed"
+    SUBMITTING = "submitting"
+    SUBMITTED = "submitted"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another job that a job names."""
+
+    hostname: str
+    """What the job calls it, in lower case."""
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One job as it is remembered."""
+
+    id: str
+    origin: str
+    """The provider's id for UCloud's jobs, `local` for others."""
+    key: str | None
+    """By which the same submission is recognised when it comes again."""
+    token: str
+    """The job's name and comment in Slurm; unique over all sites and stores."""
+    owner: str
+    """The UCloud user."""
+    project: str | None
+    account: str
+    """The account on the cluster that runs it."""
+    folder: str
+    application: str
+    """`name version`."""
+    specification: str
+    """The JobSpecification as JSON."""
+    labels: str
+    """UCloud's labels as JSON."""
+    replicas: int
+    time_limit: int
+    """Seconds."""
+    array: bool
+    created: float
+    """Seconds since the epoch, as are all times here."""
+    stage: Stage = Stage.CLAIMED
+    state: JobState = JobState.IN_QUEUE
+    status: str = ""
+    """What the user was last told."""
+    slurm_id: int | None = None
+    restarts: int = 0
+    nodes: tuple[str, ...] = ()
+    """Of the present run, or of the last, in the order of ranks."""
+    addresses: tuple[tuple[str, ...], ...] = ()
+    """Of each rank."""
+    handed_over: float | None = None
+    """When sbatch was last started."""
+    missing_since: float | None = None
+    """Since when every pass has had a healthy controller say that it knows nothing of the job."""
+    cancelled: float | None = None
+    """When its end was asked for through the adapter."""
+    started: float | None = None
+    ended: float | None = None
+    exit_code: int | None = None
+    view: str | None = None
+    """The SHA-256 of the view last written into the job's folder, where views are private."""
+    peers: tuple[Peer, ...] = ()
+
+    @property
+    def run(self) -> str:
+        """Names one run of the job: Slurm's id and how often it was started again."""
+        return f"{self.slurm_id}.{self.restarts}"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One thing that UCloud and the user are told of a job."""
+
+    number: int
+    job_id: str
+    time: float
+    state: JobState | None
+    status: str
+    delivered: float | None
+
+
+_COLUMNS = tuple(field.name for field in fields(Record) if field.name != "peers")
+
+_MIGRATIONS: tuple[tuple[str, str], ...] = (
+    (
+        "jobs, peers and updates",
+        """
+        CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+        CREATE TABLE jobs (
+            id TEXT PRIMARY KEY, origin TEXT NOT NULL, key TEXT, token TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL, project TEXT, account TEXT NOT NULL, folder TEXT NOT NULL,
+            application TEXT NOT NULL, specification TEXT NOT NULL, labels TEXT NOT NULL,
+            replicas INTEGER NOT NULL, time_limit INTEGER NOT NULL, array INTEGER NOT NULL, created REAL NOT NULL,
+            stage TEXT NOT NULL, state TEXT NOT NULL, status TEXT NOT NULL, slurm_id INTEGER,
+            restarts INTEGER NOT NULL, nodes TEXT NOT NULL, addresses TEXT NOT NULL, handed_over REAL,
+            missing_since REAL, cancelled REAL, started REAL, ended REAL, exit_code INTEGER, view TEXT
+        ) STRICT;
+        CREATE UNIQUE INDEX jobs_by_key ON jobs (origin, owner, coalesce(project, ''), key) WHERE key IS NOT NULL;
+        CREATE INDEX jobs_by_stage ON jobs (stage) WHERE stage <> 'ended';
+        CREATE TABLE bundles (
+            job_id TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE, content BLOB NOT NULL
+        ) STRICT;
+        CREATE TABLE peers (
+            consumer TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, hostname TEXT NOT NULL, job_id TEXT NOT NULL,
+            position INTEGER NOT NULL, PRIMARY KEY (consumer, hostname)
+        ) STRICT;
+        CREATE TABLE updates (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+            time REAL NOT NULL, state TEXT, status TEXT NOT NULL, delivered REAL
+        ) STRICT;
+        CREATE INDEX updates_by_job ON updates (job_id);
+        """,
+    ),
+)
+"""What made the tables what they are, in order; the file's `user_version` counts those that ran."""
+
+
+class Store:
+    """The jobs of one adapter. Cheap to open; one connection, for one thread at a time.
+
+    Every method raises `StoreError` where the file cannot be read or written, and then nothing was changed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the store in `folder`, and make it where there is none.
+
+        Raises `InvalidConfig` where the folder belongs to somebody else or lies on a network file system.
+        """
+        _check_folder(folder)
+        path = folder / "jobs.sqlite"
+        with _told(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            os.close(descriptor)
+            self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+        self._path = path
+        try:
+            with _told(path):
+                self._connection.row_factory = sqlite3.Row
+                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                    self._connection.execute(f"PRAGMA {pragma}")
+                self._migrate()
+                self.instance = self._fact("instance", secrets.token_hex(4))
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        """Close it at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See `close`."""
+        self.close()
+
+    def reserve_ids(self, count: int, first: int) -> list[str]:
+        """`count` new ids, from `first` upwards, never used before or again."""
+        with self._transaction() as connection:
+            row = connection.execute("SELECT value FROM facts WHERE name = 'next_id'").fetchone()
+            start = max(first, int(row["value"]) if row else first)
+            connection.execute("INSERT OR REPLACE INTO facts VALUES ('next_id', ?)", (str(start + count),))
+        return [str(number) for number in range(start, start + count)]
+
+    def claim(self, claims: Sequence[tuple[Record, bytes]]) -> list[Record]:
+        """Remember new jobs with what is to be handed to Slurm, all or none.
+
+        For one whose key is known already, the record that has it is in the result instead. Raises `InvalidInput`
+        where a known key comes with another specification.
+        """
+        with self._transaction() as connection:
+            return [self._claim(connection, record, bundle) for record, bundle in claims]
+
+    def _claim(self, connection: sqlite3.Connection, record: Record, bundle: bytes) -> Record:
+        if (known := self.find_key(record.origin, record.owner, record.project, record.key)) is not None:
+            if known.specification != record.specification:
+                raise InvalidInput(
+                    f"the key {record.key!r} belongs to job {known.id}, whose specification is another one; "
+                    "use a new key for a new job"
+                )
+            return known
+        marks = ", ".join("?" * len(_COLUMNS))
+        connection.execute(f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})", _values(record))  # noqa: S608  # our own names
+        connection.executemany(
+            "INSERT INTO peers VALUES (?, ?, ?, ?)",
+            [(record.id, peer.hostname, peer.job_id, position) for position, peer in enumerate(record.peers)],
+        )
+        connection.execute("INSERT INTO bundles VALUES (?, ?)", (record.id, bundle))
+        return record
+
+    def bundles(self, ids: Iterable[str]) -> dict[str, bytes]:
+        """What is to be handed to Slurm for these jobs; kept until Slurm has it."""
+        with _told(self._path):
+            rows = self._connection.execute(
+                "SELECT * FROM bundles WHERE job_id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),)
+            ).fetchall()
+        return {row["job_id"]: row["content"] for row in rows}
+
+    def take(self, ids: Iterable[str], now: float) -> list[Record]:
+        """Move those of these jobs that are still only claimed to stage `submitting`, before sbatch is started.
+
+        What another process has taken meanwhile is not in the result: exactly one of them hands a job over.
+        """
+        with self._transaction() as connection:
+            taken = [record for record in self._select_in("id", ids) if record.stage is Stage.CLAIMED]
+            connection.executemany(
+                "UPDATE jobs SET stage = 'submitting', handed_over = ?, missing_since = NULL WHERE id = ?",
+                [(now, record.id) for record in taken],
+            )
+        return [replace(record, stage=Stage.SUBMITTING, handed_over=now, missing_since=None) for record in taken]
+
+    def find_key(self, origin: str, owner: str, project: str | None, key: str | None) -> Record | None:
+        """The job that was handed in with this key."""
+        if key is None:
+            return None
+        found = self._select("origin = ? AND owner = ? AND project IS ? AND key = ?", (origin, owner, project, key))
+        return found[0] if found else None
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Remove claims that came to nothing."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM jobs WHERE id = ?", [(id_,) for id_ in ids])
+
+    def change(self, changes: Iterable[tuple[Record, dict[str, Any]]], now: float) -> list[Record]:
+        """Change records, all or none, and note what users are to be told: a change of state or of status.
+
+        A final state stays: changes to a job that has ended are left out of the result.
+        """
+        changed: list[Record] = []
+        with self._transaction() as connection:
+            for record, values in changes:
+                old = self._one(record.id)
+                if old is None or old.stage is Stage.ENDED:
+                    continue
+                new = replace(old, **values)
+                names = [name for name in _COLUMNS if getattr(new, name) != getattr(old, name)]
+                if names:
+                    row = dict(zip(_COLUMNS, _values(new), strict=True))
+                    sets = ", ".join(f"{name} = ?" for name in names)
+                    connection.execute(f"UPDATE jobs SET {sets} WHERE id = ?", [*(row[n] for n in names), new.id])  # noqa: S608  # our own names
+                if new.stage in {Stage.SUBMITTED, Stage.ENDED} and old.stage not in {Stage.SUBMITTED, Stage.ENDED}:
+                    connection.execute("DELETE FROM bundles WHERE job_id = ?", (new.id,))
+                if new.state is not old.state or new.status != old.status:
+                    state = new.state if new.state is not old.state else None
+                    connection.execute(
+                        "INSERT INTO updates (job_id, time, state, status) VALUES (?, ?, ?, ?)",
+                        (new.id, now, state, new.status),
+                    )
+                changed.append(new)
+        return changed
+
+    def get(self, id_: str) -> Record:
+        """One job. Raises `NotFound`."""
+        record = self._one(id_)
+        if record is None:
+            raise NotFound(f"there is no job {id_}; `slurm-adapter jobs --all` lists those that are known")
+        return record
+
+    def find(self, ids: Iterable[str]) -> dict[str, Record]:
+        """Those of these jobs that are known, by id."""
+        return {record.id: record for record in self._select_in("id", ids)}
+
+    def with_tokens(self, tokens: Iterable[str]) -> list[Record]:
+        """Those of these tokens' jobs that are known."""
+        return self._select_in("token", tokens)
+
+    def active(self) -> list[Record]:
+        """Every job that has not ended, oldest first."""
+        return self._select("stage <> 'ended'", ())
+
+    def all(self, limit: int) -> list[Record]:
+        """The newest `limit` jobs, oldest first."""
+        newest = "rowid IN (SELECT rowid FROM jobs ORDER BY created DESC, rowid DESC LIMIT ?)"
+        return self._select(newest, (limit,))
+
+    def updates(self, id_: str) -> list[Update]:
+        """What was to be told of a job, in order."""
+        with _told(self._path):
+            rows = self._connection.execute("SELECT * FROM updates WHERE job_id = ? ORDER BY number", (id_,)).fetchall()
+        return [
+            Update(
+                row["number"],
+                row["job_id"],
+                row["time"],
+                JobState(row["state"]) if row["state"] else None,
+                row["status"],
+                row["delivered"],
+            )
+            for row in rows
+        ]
+
+    def fact(self, name: str) -> str | None:
+        """Something remembered under a name, such as an outage that was told already."""
+        with _told(self._path):
+            row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return str(row["value"]) if row else None
+
+    def set_fact(self, name: str, value: str | None) -> None:
+        """Remember something, or forget it."""
+        with self._transaction() as connection:
+            if value is None:
+                connection.execute("DELETE FROM facts WHERE name = ?", (name,))
+            else:
+                connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def _fact(self, name: str, value: str) -> str:
+        with self._transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, value))
+            return str(connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()["value"])
+
+    def _one(self, id_: str) -> Record | None:
+        found = self._select("id = ?", (id_,))
+        return found[0] if found else None
+
+    def _select_in(self, column: str, values: Iterable[str]) -> list[Record]:
+        """One query however many values: SQLite takes them as one JSON array."""
+        return self._select(f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(values)),))
+
+    def _select(self, condition: str, values: Sequence[object]) -> list[Record]:
+        with _told(self._path):
+            query = f"SELECT * FROM jobs WHERE {condition} ORDER BY created, rowid"  # noqa: S608  # our own conditions
+            rows = self._connection.execute(query, values).fetchall()
+            peers: dict[str, list[Peer]] = {}
+            if rows:
+                ids = json.dumps([row["id"] for row in rows])
+                for row in self._connection.execute(
+                    "SELECT * FROM peers WHERE consumer IN (SELECT value FROM json_each(?)) ORDER BY position", (ids,)
+                ):
+                    peers.setdefault(row["consumer"], []).append(Peer(row["hostname"], row["job_id"]))
+        return [_record(row, tuple(peers.get(row["id"], ()))) for row in rows]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing; the write lock is taken at once, so that what is read stays true until it is written."""
+        with _told(self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def _migrate(self) -> None:
+        done = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if done > len(_MIGRATIONS):
+            raise InvalidConfig(f"{self._path} was written by a newer slurm-adapter; upgrade this one")
+        for number in range(done, len(_MIGRATIONS)):
+            with self._transaction() as connection:
+                if connection.execute("PRAGMA user_version").fetchone()[0] > number:
+                    continue  # another process was faster
+                for statement in filter(str.strip, _MIGRATIONS[number][1].split(";")):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number + 1}")
+
+
+def _values(record: Record) -> list[object]:
+    """A record as SQLite takes it."""
+    plain: list[object] = []
+    for name in _COLUMNS:
+        value = getattr(record, name)
+        if isinstance(value, tuple):
+            value = json.dumps(value)
+        plain.append(int(value) if isinstance(value, bool) else value)
+    return plain
+
+
+def _record(row: sqlite3.Row, peers: tuple[Peer, ...]) -> Record:
+    values: dict[str, Any] = {name: row[name] for name in _COLUMNS}
+    values["array"] = bool(values["array"])
+    values["stage"] = Stage(values["stage"])
+    values["state"] = JobState(values["state"])
+    values["nodes"] = tuple(json.loads(values["nodes"]))
+    values["addresses"] = tuple(tuple(rank) for rank in json.loads(values["addresses"]))
+    return Record(**values, peers=peers)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """SQLite's and the system's errors, as this program's own."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise TryAgain(f"{path}: another process holds the database; try again") from error
+        raise StoreError(f"{path}: {error}; is the disk full, or read-only?") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{path}: {error}; restore it from a backup (README, operation)") from error
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        owner = folder.stat().st_uid
+    except OSError as error:
+        raise InvalidConfig(
+            f"state = {folder}: {error.strerror}; make it for the adapter's account, mode 700"
+        ) from error
+    if owner != os.geteuid():
+        raise InvalidConfig(
+            f"state = {folder} belongs to uid {owner}, and this is uid {os.geteuid()}; "
+            "run the adapter as the account that owns it"
+        )
+    if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
+        raise InvalidConfig(f"state = {folder} is on {kind}, a network file system; use a local disk")
+
+
+def _file_system(folder: Path) -> str:
+    """The type of the mount that holds `folder` (proc(5), mountinfo); the longest mount point wins, then the last."""
+    best, kind = -1, ""
+    resolved = folder.resolve()
+    with closing(open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape")) as mounts:  # noqa: PTH123  # procfs
+        for line in mounts:
+            left, _, right = line.partition(" - ")
+            point = left.split(" ")[4].encode().decode("unicode_escape")
+            if resolved.is_relative_to(point) and len(point) >= best:
+                best, kind = len(point), right.split(" ")[0]
+    return kind

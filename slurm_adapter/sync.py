@@ -1,0 +1,232 @@
+"""One pass: gather, plan, apply.
+
+Gathering asks Slurm once for all jobs, and looks into folders only of jobs that have ended, vanished or doubled.
+Planning is `slurm_adapter.plan`. Applying writes the database first, in one transaction, and then what can be made anew
+from it.
+A pass with nothing to do asks nobody anything.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from slurm_adapter import folders, hosts
+from slurm_adapter.errors import AdapterError
+from slurm_adapter.jobs import by_account, hand_over, publish_hosts
+from slurm_adapter.plan import Evidence, Plan, live_row, make_plan, needs_history, needs_look
+from slurm_adapter.states import JobState, translate
+from slurm_adapter.store import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from slurm_adapter.schedulers.interface import Listing, Observation
+    from slurm_adapter.site import Site
+    from slurm_adapter.store import Record
+
+UNWRITTEN = "hosts files are not up to date"
+"""The fact that says so: a pass that could not write them leaves it to the next, jobs or no jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a pass did, or with `--dry-run` would have done."""
+
+    changed: tuple[tuple[Record, Record], ...] = ()
+    """Records before and after."""
+    submitted: tuple[str, ...] = ()
+    cancelled: tuple[tuple[str, int], ...] = ()
+    """Jobs whose surplus Slurm jobs were cancelled, and these."""
+    problems: tuple[str, ...] = ()
+    """What could not be learned or done; the pass was incomplete."""
+
+
+@dataclass(slots=True)
+class _Gathered:
+    evidence: Evidence
+    strays: tuple[tuple[Record, int], ...] = ()
+    """Slurm jobs of jobs that have ended: somebody requeued them, or they came up late."""
+    problems: list[str] = field(default_factory=list)
+
+
+def sync(site: Site, *, dry_run: bool = False) -> Report:
+    """One reconciliation pass. The caller holds the lock (`Site.only_one_pass`).
+
+    What cannot be asked or written is in the report's problems, and the rest is done all the same. Raises only what
+    the database raises.
+    """
+    records = tuple(site.store.active())
+    unwritten = site.store.fact(UNWRITTEN) is not None
+    if not records and not unwritten:
+        return Report()
+    gathered = _gather(site, records)
+    plan = make_plan(gathered.evidence)
+    problems = [*gathered.problems, *plan.problems]
+    if dry_run:
+        changed = tuple((record, replace(record, **values)) for record, values in plan.changes)
+        return Report(changed, tuple(record.id for record in plan.submit), (), tuple(problems))
+    return _apply(site, plan, gathered, problems, unwritten=unwritten)
+
+
+def _gather(site: Site, records: tuple[Record, ...]) -> _Gathered:
+    problems: list[str] = []
+    listing: Listing | None = None
+    if records:
+        with _noting(problems, "list Slurm's jobs"):
+            listing = site.scheduler.queue(sorted({record.account for record in records}))
+    rows = _by_token(listing) if listing is not None else {}
+    inside: dict[str, folders.Inside] = {}
+    history: dict[int, tuple[Observation, ...]] | None = {}
+    accounting = True
+    addresses: dict[str, tuple[str, ...]] = {}
+    if listing is not None:
+        rows_of = {record.id: rows.get(record.token, ()) for record in records}
+        inside = _look(site, [r for r in records if needs_look(r, rows_of[r.id])], problems)
+        asked = [r.slurm_id for r in records if r.slurm_id is not None and needs_history(r, rows_of[r.id])]
+        if asked:
+            history = None
+            with _noting(problems, "ask Slurm's accounting"):
+                told = site.scheduler.history(asked)
+                accounting = told is not None
+                history = _by_id(told or ())
+        wanted = {node for r in records for row in rows_of[r.id] if live_row(row) for node in _new_nodes(r, row)}
+        if wanted:
+            with _noting(problems, "learn the nodes' addresses"):
+                addresses = find_addresses(site, wanted)
+    evidence = Evidence(
+        now=site.clock(),
+        records=records,
+        peers=site.store.find({peer.job_id for record in records for peer in record.peers}),
+        rows=rows if listing is not None else None,
+        silence_counts=listing is not None and listing.sees_others,
+        history=history,
+        accounting=accounting,
+        inside=inside,
+        addresses=addresses,
+        states=site.config.states,
+        message_timeout=site.config.cluster.message_timeout,
+        lost_after=site.config.jobs.lost_after,
+    )
+    return _Gathered(evidence, _strays(site, rows, {record.token for record in records}), problems)
+
+
+def find_addresses(site: Site, nodes: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Addresses of nodes that other nodes can use: NodeAddr, or what the site's pattern resolves to."""
+    pattern = site.config.peers.address
+    if pattern is not None:
+        names = {node: pattern.replace("{node}", node) for node in nodes}
+    else:
+        known = site.scheduler.nodes()
+        names = {node: known[node] for node in nodes if node in known}
+    plain = {node: hosts.usable([name]) for node, name in names.items()}
+    unresolved = sorted({names[node] for node, found in plain.items() if not found})
+    resolved = site.scheduler.addresses(unresolved) if unresolved else {}
+    return {node: found or hosts.usable(resolved.get(names[node], ())) for node, found in plain.items()}
+
+
+def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str], *, unwritten: bool) -> Report:
+    old = {record.id: record for record in gathered.evidence.records}
+    if plan.changes:
+        site.store.set_fact(UNWRITTEN, "yes")
+    changed = site.store.change(plan.changes, site.clock())
+    _close(site, [record for record in changed if record.stage is Stage.ENDED], problems)
+    cancelled = _cancel_surplus(site, plan, gathered, problems)
+    if plan.changes or unwritten:
+        with _noting(problems, "write the hosts files"):
+            publish_hosts(site)
+            site.store.set_fact(UNWRITTEN, None)
+    claimed = [
+        record for record in site.store.find(r.id for r in plan.submit).values() if record.stage is Stage.CLAIMED
+    ]
+    failures = hand_over(site, claimed)
+    problems += [str(error) for error in failures.values()]
+    return Report(
+        changed=tuple((old[record.id], record) for record in changed),
+        submitted=tuple(record.id for record in claimed if record.id not in failures),
+        cancelled=cancelled,
+        problems=tuple(problems),
+    )
+
+
+def _close(site: Site, ended: list[Record], problems: list[str]) -> None:
+    """Fence the folders of jobs that have ended, so that a requeue by their owner runs nothing."""
+    for user, owned in by_account(ended):
+        with _noting(problems, f"close the folders of jobs that ended, as {user}"):
+            folders.close(site.transport, user, [record.folder for record in owned])
+
+
+def _cancel_surplus(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> tuple[tuple[str, int], ...]:
+    """Cancel Slurm jobs that no job owns: second ones, once the fence names another; and those of ended jobs."""
+    surplus = list(gathered.strays)
+    targets = {record.id: record for record, _ in plan.cancel}
+    kept: dict[str, str] = {}
+    for user, owned in by_account(targets.values()):
+        with _noting(problems, f"fence jobs as {user}"):
+            fenced = folders.fence(
+                site.transport, user, {record.folder: str(plan.fence[record.id]) for record in owned}
+            )
+            kept |= {record.id: owner for record, owner in zip(owned, fenced, strict=True)}
+    surplus += [(record, id_) for record, id_ in plan.cancel if kept.get(record.id) not in {None, "", str(id_)}]
+    if surplus:
+        with _noting(problems, "cancel surplus Slurm jobs"):
+            site.scheduler.cancel({id_: record.account for record, id_ in surplus})
+            return tuple((record.id, id_) for record, id_ in surplus)
+    return ()
+
+
+def _look(site: Site, records: list[Record], problems: list[str]) -> dict[str, folders.Inside]:
+    """What stands in these jobs' folders, one command for each account."""
+    found: dict[str, folders.Inside] = {}
+    for user, owned in by_account(records):
+        with _noting(problems, f"look into job folders as {user}"):
+            inside = folders.look(site.transport, user, [record.folder for record in owned])
+            found |= {record.id: each for record, each in zip(owned, inside, strict=True)}
+    return found
+
+
+def _strays(site: Site, rows: dict[str, tuple[Observation, ...]], active: set[str]) -> tuple[tuple[Record, int], ...]:
+    """Slurm jobs that wait or run for jobs of ours that have ended."""
+    prefix = f"{site.store.instance}-"
+    alive = {
+        token: ids
+        for token, observed in rows.items()
+        if token.startswith(prefix)
+        and token not in active
+        and (ids := {row.slurm_id for row in observed if live_row(row)})
+    }
+    if not alive:
+        return ()
+    return tuple((record, id_) for record in site.store.with_tokens(alive) for id_ in sorted(alive[record.token]))
+
+
+def _new_nodes(record: Record, row: Observation) -> tuple[str, ...]:
+    """Nodes whose addresses are not remembered for this job."""
+    if translate(row).state is JobState.IN_QUEUE or (row.nodes == record.nodes and record.addresses):
+        return ()
+    return row.nodes
+
+
+def _by_token(listing: Listing) -> dict[str, tuple[Observation, ...]]:
+    grouped: dict[str, list[Observation]] = defaultdict(list)
+    for row in listing.observations:
+        grouped[row.name].append(row)
+    return {token: tuple(rows) for token, rows in grouped.items()}
+
+
+def _by_id(observations: Iterable[Observation]) -> dict[int, tuple[Observation, ...]]:
+    grouped: dict[int, list[Observation]] = defaultdict(list)
+    for row in observations:
+        grouped[row.slurm_id].append(row)
+    return {slurm_id: tuple(rows) for slurm_id, rows in grouped.items()}
+
+
+@contextmanager
+def _noting(problems: list[str], what: str) -> Iterator[None]:
+    """Turn a failure into a problem of the pass, and go on."""
+    try:
+        yield
+    except AdapterError as error:
+        problems.append(f"could not {what}: {error}")
