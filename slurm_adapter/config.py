@@ -171,9 +171,9 @@ class Machine(_Table):
 class Drive(_Table):
     """A UCloud drive on this cluster."""
 
-    id: str = Field(pattern=r"^[^/\0\n]+$")
+    id: str = Field(pattern=r"^[^/\x00\n]+$")
     """The first component of a UCloud path."""
-    path: str = Field(pattern=r"^/[^\0\n]*$")
+    path: str = Field(pattern=r"^/[^\x00\n]*$")
     """The drive's folder on the cluster."""
     users: tuple[str, ...] = ()
     """UCloud users who may use it."""
@@ -210,7 +210,7 @@ class Config(_Table):
     """The provider's id in UCloud."""
     state: Path
     """The adapter's own folder on a local disk: database and locks."""
-    shared: str = Field(pattern=r"^/[^\0\n]*[^/\0\n]$")
+    shared: str = Field(pattern=r"^/[^\x00\n]*[^/\x00\n]$")
     """The adapter's folder on the cluster's shared file system; `peers/` is in it."""
     first_id: int = Field(default=1, ge=1)
     """The first id of jobs that do not come from UCloud."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from slurm_adapter.specification import Owner
     from slurm_adapter.store import Store
     from slurm_adapter.transports.interface import Transport
+    from slurm_adapter.transports.ssh_config import SshSettings
 
 
 class Site:
@@ -36,43 +37,50 @@ class Site:
     @cached_property
     def store(self) -> Store:
         """The database, opened."""
-        from slurm_adapter.store import Store  # noqa: PLC0415  # commands that need no database do not load it
+        from slurm_adapter.store import Store
 
         return Store(self.config.state)
 
     @cached_property
     def transport(self) -> Transport:
         """The way to the cluster."""
-        cluster = self.config.cluster
-        if cluster.ssh is None:
-            from slurm_adapter.transports.local import LocalTransport  # noqa: PLC0415  # as above
+        settings = self.ssh_settings
+        if settings is None:
+            from slurm_adapter.transports.local import LocalTransport
 
-            return LocalTransport(cluster.prefix)
-        from slurm_adapter.transports.ssh import SshTransport  # noqa: PLC0415  # paramiko takes time to load
-        from slurm_adapter.transports.ssh_config import SshSettings  # noqa: PLC0415  # as above
+            return LocalTransport(self.config.cluster.prefix)
+        from slurm_adapter.transports.ssh import SshTransport
 
-        return SshTransport(
-            SshSettings(
-                host=cluster.ssh.host,
-                user=cluster.ssh.user,
-                port=cluster.ssh.port,
-                key_files=(cluster.ssh.key,) if cluster.ssh.key else (),
-                known_hosts=cluster.ssh.known_hosts,
-                config_file=cluster.ssh.config,
-            )
+        return SshTransport(settings)
+
+    @property
+    def ssh_settings(self) -> SshSettings | None:
+        """How to log in to the cluster; None for the local transport."""
+        ssh = self.config.cluster.ssh
+        if ssh is None:
+            return None
+        from slurm_adapter.transports.ssh_config import SshSettings
+
+        return SshSettings(
+            host=ssh.host,
+            user=ssh.user,
+            port=ssh.port,
+            key_files=(ssh.key,) if ssh.key else (),
+            known_hosts=ssh.known_hosts,
+            config_file=ssh.config,
         )
 
     @cached_property
     def scheduler(self) -> Scheduler:
         """The way to Slurm."""
-        from slurm_adapter.schedulers.command_line import CommandLineScheduler  # noqa: PLC0415  # as above
+        from slurm_adapter.schedulers.command_line import CommandLineScheduler
 
         return CommandLineScheduler(self.transport, self.config.cluster.path, self.config.cluster.slurm_conf)
 
     @cached_property
     def catalogue(self) -> Catalogue:
         """The applications of jobs that do not bring their own."""
-        from slurm_adapter.catalogue import open_catalogue  # noqa: PLC0415  # YAML takes time to load
+        from slurm_adapter.catalogue import open_catalogue
 
         return open_catalogue(self.config)
 

@@ -57,12 +57,12 @@ class Result:
 
     @property
     def text(self) -> str:
-        """stdout as text; bytes that are no UTF-8 are replaced, never an error (job names may hold anything)."""
+        """Stdout as text; bytes that are no UTF-8 are replaced, never an error (job names may hold anything)."""
         return self.stdout.decode(errors="replace")
 
     @property
     def complaint(self) -> str:
-        """stderr as text, without surrounding white space."""
+        """Stderr as text, without surrounding white space."""
         return self.stderr.decode(errors="replace").strip()
 
 
@@ -90,7 +90,7 @@ class Transport(Protocol):
     """Runs commands on the cluster."""
 
     def run(self, command: Command) -> Result:
-        """Run a command to its end.
+        """Run a command to its end, in the directory `/`, in the locale C.UTF-8 and without the adapter's environment.
 
         Safe to call from several threads. Raises `NotConnected` where the command certainly did not start, and
         `ConnectionLost`, `CommandTimeout` or `TooMuchOutput` where it may have run.

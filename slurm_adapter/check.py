@@ -1,0 +1,268 @@
+"""What stands between a configuration and a working site, each with its mend.
+
+The checks go from the near to the far, and stop where nothing behind can be right: an unreachable cluster says nothing
+about its partitions.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from slurm_adapter import peerfiles
+from slurm_adapter.config import parse_duration
+from slurm_adapter.errors import AdapterError
+from slurm_adapter.script import read_node_files
+from slurm_adapter.sync import find_addresses
+from slurm_adapter.transports.interface import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from slurm_adapter.config import Machine
+    from slurm_adapter.site import Site
+
+
+class Level(Enum):
+    """How much a finding matters."""
+
+    GOOD = "ok"
+    NOTE = "note"
+    WARNING = "warning"
+    PROBLEM = "problem"
+    """Jobs will fail, or be told falsely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Level
+    text: str
+
+
+_FOLDER = r"""
+parent=$1
+[ -d "$parent/" ] || { echo "does not exist"; exit; }
+cd -P -- "$parent" 2>/dev/null || { echo "cannot be entered"; exit; }
+[ -O . ] || { echo "does not belong to this account"; exit; }
+[ -w . ] || { echo "cannot be written"; exit; }
+case $(stat -c %A .) in ????????w?) echo "can be written by everybody"; exit ;; esac
+echo good
+"""
+
+_METHODS = r"""
+works() { "$@" >/dev/null 2>&1 && printf '%s ' "$name"; }
+name=unshare works unshare -Um --map-current-user --keep-caps setpriv --inh-caps=-all --ambient-caps=-all true
+name=bwrap works bwrap --unshare-user --cap-add ALL --dev-bind / / true
+for library in /lib*/libnss_wrapper.so /usr/lib*/libnss_wrapper.so /usr/lib/*/libnss_wrapper.so; do
+    [ ! -e "$library" ] || { printf 'nss_wrapper '; break; }
+done
+"""
+
+
+def check_site(site: Site) -> Iterator[Finding]:
+    """Look at everything that a job of this site will need."""
+    yield from _here(site)
+    try:
+        identity = site.transport.run(Command(("id", "-un"))).text.strip()
+        nodes = site.scheduler.nodes()
+    except AdapterError as error:
+        yield Finding(Level.PROBLEM, f"the cluster cannot be asked: {error}")
+        return
+    where = f"over SSH as {identity}" if site.config.cluster.ssh else f"as {identity}"
+    yield Finding(Level.GOOD, f"Slurm answers {where}: {len(nodes)} nodes")
+    if identity == "root":
+        yield Finding(
+            Level.WARNING, "the adapter is root on the cluster; give it an account of its own, with sudo rules"
+        )
+    yield from _noted(_evidence(site))
+    yield from _noted(_partitions(site))
+    accounts = sorted(_accounts(site))
+    yield from _noted(_identities(site, identity, accounts))
+    yield from _noted(_shared(site))
+    yield from _noted(_drives(site, accounts))
+    yield from _noted(_peers(site, nodes, accounts))
+
+
+def _here(site: Site) -> Iterator[Finding]:
+    """What can be seen without the cluster."""
+    try:
+        known = site.store.all(1)
+        yield Finding(Level.GOOD, f"the state in {site.config.state} can be used" + ("" if known else "; no jobs yet"))
+    except AdapterError as error:
+        yield Finding(Level.PROBLEM, str(error))
+    if os.geteuid() == 0:
+        yield Finding(
+            Level.WARNING, "this program runs as root, and needs no such right; run it as the adapter's account"
+        )
+    try:
+        read_node_files()
+        found = site.catalogue.applications
+        yield Finding(Level.GOOD, f"{len(found)} applications: {', '.join(map(str, found))}")
+        yield from (Finding(Level.PROBLEM, text) for text in site.catalogue.problems.values())
+    except AdapterError as error:
+        yield Finding(Level.PROBLEM, str(error))
+    if (settings := site.ssh_settings) is not None:
+        from slurm_adapter.transports.ssh_config import ignored_options  # noqa: PLC0415  # paramiko, for SSH only
+
+        try:
+            for option in ignored_options(settings):
+                yield Finding(Level.WARNING, f"{option} of the SSH configuration has no effect here")
+        except AdapterError as error:
+            yield Finding(Level.PROBLEM, str(error))
+
+
+def _noted(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """A check that cannot be made is a problem, and the next one is made all the same."""
+    try:
+        yield from findings
+    except AdapterError as error:
+        yield Finding(Level.PROBLEM, str(error))
+
+
+def _evidence(site: Site) -> Iterator[Finding]:
+    """Whether this account can know what becomes of jobs."""
+    if site.scheduler.queue([]).sees_others:
+        yield Finding(Level.GOOD, "the adapter's account sees the jobs of others")
+    else:
+        yield Finding(
+            Level.WARNING,
+            "PrivateData hides others' jobs from the adapter's account, so that a missing job is never given up; "
+            "make the account an operator (sacctmgr modify user NAME set adminlevel=operator)",
+        )
+    if site.scheduler.history([1]) is None:
+        yield Finding(Level.NOTE, "no accounting: endings come from the queue and from the jobs' own exit records")
+    else:
+        yield Finding(Level.GOOD, "accounting answers")
+
+
+def _partitions(site: Site) -> Iterator[Finding]:
+    """The machine table against the partitions."""
+    path = f"PATH={site.config.cluster.path}"
+    conf = [f"SLURM_CONF={site.config.cluster.slurm_conf}"] if site.config.cluster.slurm_conf else []
+    argv = ("/usr/bin/env", "-i", path, *conf, "scontrol", "-a", "-o", "show", "partition")
+    result = site.transport.run(Command(argv))
+    rows = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in result.text.splitlines()]
+    partitions = {row["PartitionName"]: row for row in rows if "PartitionName" in row}
+    if not partitions:
+        yield Finding(Level.PROBLEM, f"scontrol shows no partitions: {result.complaint}")
+    for category, products in site.config.machines.items():
+        for name, machine in products.items():
+            problems = list(_machine_problems(machine, partitions))
+            for problem in problems:
+                yield Finding(Level.PROBLEM, f"machines.{category}.{name}: {problem}")
+            if not problems:
+                yield Finding(Level.GOOD, f"machine {category}/{name} fits partition {machine.partition}")
+
+
+def _machine_problems(machine: Machine, partitions: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    row = partitions.get(machine.partition)
+    if row is None:
+        yield f"there is no partition {machine.partition!r}; there are {', '.join(sorted(partitions))}"
+        return
+    if row.get("State") != "UP":
+        yield f"partition {machine.partition} is {row.get('State')}"
+    limits = [int(row[key]) for key in ("MaxNodes", "TotalNodes") if row.get(key, "").isdecimal()]
+    if limits and machine.max_nodes > min(limits):
+        yield f"max_nodes = {machine.max_nodes}, and partition {machine.partition} has {min(limits)}"
+    try:
+        longest = parse_duration(row.get("MaxTime", ""))
+    except ValueError:
+        return  # UNLIMITED
+    if machine.max_time > longest:
+        yield f"max_time is longer than MaxTime={row['MaxTime']} of partition {machine.partition}"
+
+
+def _accounts(site: Site) -> set[str]:
+    identity = site.config.identity
+    return {identity.service_user} if identity.service_user is not None else set(identity.users.values())
+
+
+def _identities(site: Site, adapter: str, accounts: list[str]) -> Iterator[Finding]:
+    """Whether jobs can be run as their accounts, in folders of theirs."""
+    if site.config.identity.mode == "service":
+        yield Finding(
+            Level.NOTE, f"single tenant: every job runs as {accounts[0]}, and can read and end every other job of it"
+        )
+    if not accounts:
+        yield Finding(Level.NOTE, "no accounts are listed in [identity.users]; the pattern cannot be tried beforehand")
+    for account in accounts:
+        if account == adapter:
+            yield Finding(
+                Level.PROBLEM, f"jobs would run as {account}, the adapter's own account; give jobs another one"
+            )
+            continue
+        parent = site.config.jobs.folder.replace("{user}", account).replace("{id}", "0").rsplit("/", 1)[0]
+        try:
+            result = site.transport.run(Command(("/bin/sh", "-c", _FOLDER, "sh", parent), user=account))
+        except AdapterError as error:
+            yield Finding(Level.PROBLEM, f"commands cannot be run as {account}: {error}")
+            continue
+        said = result.text.strip()
+        if said == "good":
+            yield Finding(Level.GOOD, f"jobs can run as {account}, in {parent}")
+        else:
+            mend = f"make it as {account}: mkdir -m 700 {parent}" if said == "does not exist" else "see jobs.folder"
+            yield Finding(Level.PROBLEM, f"{parent}, for the jobs of {account}, {said or result.complaint}; {mend}")
+
+
+def _shared(site: Site) -> Iterator[Finding]:
+    """The folder of the hosts files."""
+    if site.config.peers.private:
+        yield Finding(Level.NOTE, "views are private: there is no shared hosts file")
+        return
+    seen = peerfiles.read(site.transport, site.peers_folder)
+    peerfiles.plan_change(seen, {}, "")
+    yield Finding(Level.GOOD, f"{site.peers_folder} can be read and written")
+
+
+def _drives(site: Site, accounts: list[str]) -> Iterator[Finding]:
+    for drive in site.config.drives:
+        if not accounts:
+            return
+        for account in accounts:
+            found = site.transport.run(Command(("test", "-d", drive.path), user=account)).status == 0
+            if found:
+                yield Finding(Level.GOOD, f"drive {drive.id} is {drive.path}")
+                break
+        else:
+            yield Finding(
+                Level.WARNING,
+                f"drive {drive.id}: {drive.path} is no folder that any of {', '.join(accounts)} can reach",
+            )
+
+
+def _peers(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
+    """Whether jobs can be given names, and nodes have addresses for them."""
+    addresses = find_addresses(site, nodes)
+    if lost := sorted(node for node, found in addresses.items() if not found):
+        yield Finding(
+            Level.PROBLEM,
+            f"{len(lost)} nodes have no address that other nodes can use ({', '.join(lost[:5])}, ...); "
+            "give NodeAddr in slurm.conf, or set peers.address",
+        )
+    else:
+        examples = ", ".join(f"{node} {found[0]}" for node, found in list(addresses.items())[:2])
+        yield Finding(Level.GOOD, f"every node has an address ({examples}, ...)")
+    if accounts:
+        result = site.transport.run(Command(("/bin/sh", "-c", _METHODS), user=accounts[0]))
+        works = [method for method in result.text.split() if method in site.config.peers.methods]
+        if works:
+            yield Finding(
+                Level.GOOD, f"on this machine of the cluster jobs get names by {works[0]} (works: {', '.join(works)})"
+            )
+        else:
+            yield Finding(
+                Level.WARNING,
+                f"on this machine of the cluster none of {', '.join(site.config.peers.methods)} works for {accounts[0]}; "
+                "where the nodes are the same, jobs with peers end as FAILURE: allow unprivileged user namespaces, or "
+                "install bubblewrap or libnss-wrapper on the nodes",
+            )
+    yield Finding(
+        Level.NOTE,
+        "the firewall between jobs is not enforced: who reaches a node reaches every port of every job on it",
+    )

@@ -1,0 +1,355 @@
+"""The command line: thin commands over the functions that do the work.
+
+Data goes to stdout and talk to stderr. This is the one place that knows exit codes (sysexits.h), and that turns an
+error of this program into its message.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slurm_adapter import __version__
+from slurm_adapter.config import find_config, load_config
+from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, TryAgain
+from slurm_adapter.site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slurm_adapter.specification import Owner
+
+OK, FAILED, BAD_INPUT, TRY_AGAIN, BAD_CONFIG = 0, 1, 65, 75, 78
+
+_CODES: tuple[tuple[type[AdapterError], int], ...] = (
+    (InvalidInput, BAD_INPUT),
+    (InvalidConfig, BAD_CONFIG),
+    (TryAgain, TRY_AGAIN),
+    (AdapterError, FAILED),
+)
+
+
+def talk(text: str) -> None:
+    """Say something that is not data."""
+    click.echo(text, err=True)
+
+
+class _Group(click.Group):
+    """Turns errors into messages and exit codes, for all commands at once."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AdapterError as error:
+            from slurm_adapter.terminal import safe
+
+            for line in str(error).splitlines() or [type(error).__name__]:
+                talk(f"{click.style('error:', fg='red')} {safe(line)}")
+            sys.exit(next(code for kind, code in _CODES if isinstance(error, kind)))
+        except BrokenPipeError:
+            # The reader has gone (`| head`): that is no error, and nothing more is written.
+            sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115  # until the process ends
+            sys.exit(OK)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", "config_path", type=click.Path(path_type=Path), metavar="FILE", help="Configuration to use.")
+@click.version_option(__version__, prog_name="slurm-adapter")
+@click.pass_context
+def cli(ctx: click.Context, config_path: Path | None) -> None:
+    """Runs UCloud jobs on a Slurm cluster, once each, and lets them find each other by name.
+
+    The configuration is FILE, else $SLURM_ADAPTER_CONFIG, else ./config.toml, else
+    ~/.config/slurm-adapter/config.toml, else /etc/slurm-adapter/config.toml.
+    """
+    ctx.obj = config_path
+
+
+def open_site(ctx: click.Context) -> Site:
+    """The configured site, closed when the command ends. Raises `InvalidConfig` where there is no configuration."""
+    path = find_config(ctx.find_root().obj)
+    if path is None:
+        raise InvalidConfig(
+            "there is no configuration: write config.toml (config.example.toml shows every key), name one by --config, "
+            "or try `slurm-adapter demo` on a machine of your own"
+        )
+    site = Site(load_config(path))
+    ctx.call_on_close(site.close)
+    return site
+
+
+def owner_of(site: Site, user: str | None, project: str | None) -> Owner:
+    """Whom a job handed in here belongs to."""
+    from slurm_adapter.specification import Owner
+
+    name = user or site.config.command_line.user
+    if name is None:
+        raise InvalidInput("whose job is this? Give --user, or set command_line.user in the configuration")
+    return Owner(created_by=name, project=project or site.config.command_line.project)
+
+
+def read_input(file: str) -> bytes:
+    """The bytes of a file, or of standard input for `-`."""
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{file}: {error.strerror}") from error
+
+
+def print_json(value: object) -> None:
+    """JSON on stdout, readable."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_user = click.option("--user", metavar="NAME", help="The UCloud user whose job it is.")
+_project = click.option("--project", metavar="ID", help="The UCloud project that it belongs to.")
+
+
+@cli.command()
+@click.argument("file", metavar="FILE|-")
+@click.option("--key", metavar="KEY", help="Recognise this submission when it comes again: same key, same job.")
+@_user
+@_project
+@click.pass_context
+def submit(ctx: click.Context, file: str, key: str | None, user: str | None, project: str | None) -> None:
+    """Submit a JobSpecification, or a bulk {"items": [...]}.
+
+    Prints the bulk response with the jobs' ids. With a key, the items of a bulk are KEY/0, KEY/1, and so on.
+    """
+    from slurm_adapter import jobs
+    from slurm_adapter.specification import parse_submission
+
+    site = open_site(ctx)
+    specifications = parse_submission(read_input(file))
+    keys = [key] if len(specifications) == 1 else [f"{key}/{n}" if key else None for n in range(len(specifications))]
+    items = [jobs.Item(each, each_key) for each, each_key in zip(specifications, keys, strict=True)]
+    records = jobs.submit(site, owner_of(site, user, project), items)
+    print_json({"responses": [{"id": record.id} for record in records]})
+
+
+@cli.command()
+@click.argument("file", metavar="FILE|-")
+@_user
+@_project
+@click.pass_context
+def render(ctx: click.Context, file: str, user: str | None, project: str | None) -> None:
+    """Print the script that would be submitted.
+
+    Touches nothing and needs no cluster. The job's id is shown as 0.
+    """
+    from slurm_adapter import jobs
+    from slurm_adapter.specification import parse_submission
+
+    site = open_site(ctx)
+    owner = owner_of(site, user, project)
+    for specification in parse_submission(read_input(file)):
+        click.echo(jobs.render(site, owner, specification), nl=False)
+
+
+@cli.command("jobs")
+@click.option("--all", "everything", is_flag=True, help="Those that have ended, too.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many, the newest.")
+@_as_json
+@click.pass_context
+def list_jobs(ctx: click.Context, everything: bool, limit: int, as_json: bool) -> None:
+    """List the jobs that wait or run."""
+    from slurm_adapter import views
+
+    site = open_site(ctx)
+    records = site.store.all(limit) if everything else site.store.active()[-limit:]
+    if as_json:
+        print_json([views.as_json(record) for record in records])
+    elif records:
+        click.echo(views.job_table(records, site.clock()))
+    else:
+        talk("no jobs" if everything else "no jobs wait or run; --all lists those that have ended")
+
+
+@cli.command()
+@click.argument("id", metavar="ID")
+@_as_json
+@click.pass_context
+def show(ctx: click.Context, id: str, as_json: bool) -> None:
+    """Show all that is known of a job."""
+    from slurm_adapter import views
+
+    site = open_site(ctx)
+    record, updates = site.store.get(id), site.store.updates(id)
+    if as_json:
+        print_json(views.as_json(record) | {"updates": views.updates_as_json(updates)})
+    else:
+        click.echo(views.job_page(record, updates, site.store.find(peer.job_id for peer in record.peers)))
+
+
+@cli.command()
+@click.argument("id", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@click.pass_context
+def logs(ctx: click.Context, id: str, follow: bool) -> None:
+    """Print a job's output: stdout to stdout, stderr to stderr.
+
+    Of a job whose replicas write their own files, each line comes after its rank.
+    """
+    from slurm_adapter import joblogs
+
+    site = open_site(ctx)
+    for piece in joblogs.labelled(joblogs.read(site, site.store.get(id), follow=follow)):
+        stream = sys.stderr.buffer if piece.is_error else sys.stdout.buffer
+        stream.write(piece.data)
+        stream.flush()
+
+
+@cli.command()
+@click.argument("id", metavar="[ID]", required=False)
+@click.pass_context
+def hosts(ctx: click.Context, id: str | None) -> None:
+    """Print the shared hosts file, or the view of one job."""
+    from slurm_adapter import views
+
+    site = open_site(ctx)
+    click.echo(views.hosts_text(site, id), nl=False)
+
+
+@cli.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.pass_context
+def cancel(ctx: click.Context, ids: Sequence[str]) -> None:
+    """Cancel jobs. One that has ended is no error."""
+    from slurm_adapter import jobs
+
+    for record in jobs.cancel(open_site(ctx), ids):
+        talk(f"job {record.id}: " + (record.status if record.state.final else "is being cancelled"))
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.pass_context
+def sync(ctx: click.Context, dry_run: bool) -> None:
+    """Bring jobs, hosts files and Slurm together: one pass.
+
+    Made for cron: it is silent when all is well, tells of an outage when it begins and when it is over, and exits with
+    1 while it lasts. Where another pass is under way it exits with 75, in silence.
+    """
+    from slurm_adapter import reporting
+    from slurm_adapter.sync import sync as run_pass
+
+    site = open_site(ctx)
+    with site.only_one_pass() as ours:
+        if not ours:
+            sys.exit(TRY_AGAIN)
+        report = run_pass(site, dry_run=dry_run)
+        lines = reporting.plan_lines(report) if dry_run else reporting.outage_lines(site.store, report)
+    for line in lines:
+        (click.echo if dry_run else talk)(line)
+    if report.problems:
+        sys.exit(FAILED)
+
+
+@cli.command()
+@_as_json
+@click.pass_context
+def check(ctx: click.Context, as_json: bool) -> None:
+    """Look for everything between this configuration and a working site, and say how to mend it."""
+    from slurm_adapter.check import Level, check_site
+    from slurm_adapter.terminal import safe
+
+    colours = {Level.GOOD: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "red"}
+    findings = []
+    for finding in check_site(open_site(ctx)):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{click.style(finding.level.value.ljust(7), fg=colours[finding.level])}  {safe(finding.text)}")
+    if as_json:
+        print_json([{"level": finding.level.value, "text": finding.text} for finding in findings])
+    if any(finding.level is Level.PROBLEM for finding in findings):
+        sys.exit(FAILED)
+
+
+@cli.command()
+@_as_json
+@click.pass_context
+def applications(ctx: click.Context, as_json: bool) -> None:
+    """List the applications of this site, and files that cannot be used."""
+    from slurm_adapter.terminal import table
+
+    catalogue = open_site(ctx).catalogue
+    if as_json:
+        print_json([{"name": a.name, "version": a.version, "title": a.title} for a in catalogue.applications])
+    else:
+        rows = [(a.name, a.version, a.title) for a in catalogue.applications]
+        click.echo(table(("NAME", "VERSION", "TITLE"), rows))
+    for problem in catalogue.problems.values():
+        talk(problem)
+    if catalogue.problems:
+        sys.exit(BAD_INPUT)
+
+
+@cli.command()
+@click.option("--sandbox", "in_sandbox", is_flag=True, help="Use a sandbox even where a cluster is configured.")
+@click.pass_context
+def demo(ctx: click.Context, in_sandbox: bool) -> None:
+    """Run two jobs, of which one finds the other by name.
+
+    On the configured cluster, or in a sandbox where there is none (Debian or Ubuntu, as root).
+    """
+    from slurm_adapter.demo import run_demo
+
+    run_demo(None if in_sandbox else find_config(ctx.find_root().obj), say=talk)
+
+
+@cli.group()
+def sandbox() -> None:
+    """A real Slurm cluster on this machine, to try and to test with (Debian or Ubuntu, as root)."""
+
+
+@sandbox.command("install")
+@click.option("--accounting", is_flag=True, help="What slurmdbd needs, too.")
+def sandbox_install(accounting: bool) -> None:
+    """Install the packages that a sandbox needs."""
+    from slurm_adapter import sandbox as box
+
+    box.install(talk, accounting=accounting)
+
+
+@sandbox.command("up")
+@click.option("--nodes", type=click.IntRange(1, 64), default=3, show_default=True, help="Compute nodes.")
+@click.option("--accounting", is_flag=True, help="With slurmdbd over MariaDB.")
+def sandbox_up(nodes: int, accounting: bool) -> None:
+    """Bring the cluster up, or repair it. Prints where a configuration for it is."""
+    from slurm_adapter import sandbox as box
+
+    box.install(talk, accounting=accounting)
+    click.echo(f"config: {box.up(nodes, accounting=accounting, say=talk)}")
+
+
+@sandbox.command("status")
+@_as_json
+def sandbox_status(as_json: bool) -> None:
+    """Say whether the cluster is up, and what is wrong with it."""
+    from dataclasses import asdict
+
+    from slurm_adapter import sandbox as box
+
+    status = box.status()
+    if as_json:
+        print_json(asdict(status))
+    else:
+        click.echo(str(status))
+
+
+@sandbox.command("down")
+def sandbox_down() -> None:
+    """Stop the cluster and its jobs, and remove all that it made."""
+    from slurm_adapter import sandbox as box
+
+    box.down(talk)
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="slurm-adapter")

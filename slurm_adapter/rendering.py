@@ -1,0 +1,311 @@
+"""Jinja, as UCloud's applications use it: a sandbox whose every printed value is quoted for bash.
+
+The sandbox keeps a template from Python; it limits neither time nor memory. So a template that the site did not write
+itself is rendered in a child process with limits on both (`render_apart`), and only files of the site's own folder in
+this process (`render`). This module is what the child imports: keep it light.
+
+Printing:
+
+* A value is quoted for bash where it is printed, unless it is `safe`: text marked so, the output of a macro or of a
+  `{% set %}` block (their own values were quoted when they were printed), `srun()`, `option`, and load snippets.
+* None prints nothing: it is the value of an optional parameter that was not given.
+* A list, a mapping or a function is not printed but refused: join a list, or print its items.
+* Values of `environment` and `sbatch` are text, not shell: they are quoted whole, later, and not here.
+
+A template gives the same text every time: `random` and `lipsum` are not there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from slurm_adapter.bash import plain, quote
+from slurm_adapter.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+OUTPUT_LIMIT = 1024 * 1024
+"""The most characters of a rendered invocation. (sbatch takes scripts of 4 MiB.)"""
+CPU_SECONDS = 2
+"""What the child may use; a large application takes a few milliseconds."""
+WALL_SECONDS = 30
+"""When the child is given up: a machine may be busy, but no template waits for anything."""
+MEMORY = 512 * 1024 * 1024
+"""The child's address space, in bytes."""
+
+_REMOVED_FILTERS = ("forceescape", "random", "striptags", "urlize", "xmlattr")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A template and where it stands, for messages."""
+
+    text: str
+    name: str
+    line: int = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """All templates of one job."""
+
+    variables: dict[str, Any]
+    """What templates can name, as JSON has it."""
+    safe: dict[str, str] = field(default_factory=dict)
+    """Further variables, whose text is shell text already."""
+    srun: str = "srun"
+    """What `srun()` expands to, as shell text."""
+    body: tuple[Source, ...] = ()
+    """The invocation; several are rendered one after the other."""
+    environment: dict[str, Source] = field(default_factory=dict)
+    sbatch: dict[str, Source] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What came of a task."""
+
+    body: str
+    environment: dict[str, str]
+    sbatch: dict[str, str]
+    """Values of the application's own map of directives."""
+    calls: tuple[tuple[str, Any], ...]
+    """Name and value of each call of `sbatch()`, in order."""
+
+
+class Safe(str):
+    """Shell text: printed as it is."""
+
+    __slots__ = ()
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"*", "**"})
+
+    def __init__(self, finalize: Callable[[object], str]) -> None:
+        super().__init__(
+            undefined=StrictUndefined,
+            finalize=finalize,
+            keep_trailing_newline=True,
+            extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"],
+        )
+        for name in _REMOVED_FILTERS:
+            del self.filters[name]
+        del self.globals["lipsum"]
+        self.filters |= {
+            "e": _escape,
+            "escape": _escape,
+            "flag": _flag,
+            "option": _option,
+            "safe": lambda value: Safe(plain(value)),
+            "tojson": lambda value: json.dumps(value, ensure_ascii=False),
+        }
+        self.tests |= {
+            "escaped": lambda value: isinstance(value, Safe),
+            "match": _match,
+            "search": _search,
+        }
+
+    def call(self, context: Any, function: Any, /, *args: Any, **named: Any) -> Any:
+        """Mark what a macro gives as safe: its values were quoted where it printed them."""
+        result = super().call(context, function, *args, **named)
+        return Safe(result) if isinstance(function, Macro) else result
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Refuse what is only there to use up memory."""
+        sizes = [len(side) for side in (left, right) if isinstance(side, str | list | tuple)]
+        counts = [side for side in (left, right) if isinstance(side, int)]
+        if operator == "*" and sizes and counts and sizes[0] * counts[0] > OUTPUT_LIMIT:
+            raise SecurityError(f"a repetition that is longer than {OUTPUT_LIMIT}")
+        if operator == "**" and abs(right) > 1000:
+            raise SecurityError("a power of more than 1000")
+        return super().call_binop(context, operator, left, right)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+            raise TemplateSyntaxError("include, import and extends are off", node.lineno)
+        for block in tree.find_all(nodes.AssignBlock):
+            block.filter = nodes.Filter(block.filter, "safe", [], [], None, None, lineno=block.lineno)
+        return tree
+
+
+def _printable(value: object) -> object:
+    if isinstance(value, Undefined):
+        str(value)  # raises, and names what is not defined
+    if value is not None and not isinstance(value, str | int | float):
+        raise TemplateError(f"a value of type {type(value).__name__} cannot be printed; print its items")
+    return value
+
+
+def _print(value: object) -> str:
+    text = plain(_printable(value))
+    return text if value is None or isinstance(value, Safe) else quote(text)
+
+
+def _print_plain(value: object) -> str:
+    return plain(_printable(value))
+
+
+def _escape(value: object) -> Safe:
+    return value if isinstance(value, Safe) else Safe(quote(plain(_printable(value))))
+
+
+def _flag(value: object, when_true: str, when_false: str = "") -> str:
+    text = when_true if value else when_false
+    return text or Safe("")
+
+
+def _option(value: object, name: str, add_space: Any = None) -> Safe:
+    if value is None:
+        return Safe("")
+    spaced = not name.endswith("=") if add_space is None else add_space
+    text = plain(_printable(value))
+    return Safe(f"{name} {quote(text)}" if spaced else quote(name + text))
+
+
+def _flags(*, ignorecase: bool, multiline: bool) -> re.RegexFlag:
+    return (re.IGNORECASE if ignorecase else re.NOFLAG) | (re.MULTILINE if multiline else re.NOFLAG)
+
+
+def _match(value: str, pattern: str, *, ignorecase: bool = False, multiline: bool = False) -> bool:
+    return re.search(f"^(?:{pattern})$", value, _flags(ignorecase=ignorecase, multiline=multiline)) is not None
+
+
+def _search(value: str, pattern: str, *, ignorecase: bool = False, multiline: bool = False) -> bool:
+    return re.search(pattern, value, _flags(ignorecase=ignorecase, multiline=multiline)) is not None
+
+
+def render(task: Task) -> Rendered:
+    """Render in this process. Raises `InvalidInput` that names the template, its line, and what is wrong."""
+    found: list[tuple[str, Any]] = []
+
+    def sbatch(name: str, value: Any = "") -> Safe:
+        found.append((name, _printable(value)))
+        return Safe("")
+
+    def absent(name: str) -> Callable[..., Safe]:
+        def refuse(*_args: Any, **_named: Any) -> Safe:
+            raise TemplateError(f"{name}() is not available here")
+
+        return refuse
+
+    variables = {
+        **task.variables,
+        **{name: Safe(text) for name, text in task.safe.items()},
+        "sbatch": sbatch,
+        "srun": lambda: Safe(task.srun),
+        "ternary": lambda condition, when_true, when_false: when_true if condition else when_false,
+        "script": absent("script"),
+        "dynamicInterface": absent("dynamicInterface"),
+    }
+    values = _Environment(_print_plain)
+    directives = {name: _render_one(values, source, variables) for name, source in task.sbatch.items()}
+    environment = {name: _render_one(values, source, variables) for name, source in task.environment.items()}
+    found.clear()  # a value is no place to set directives from
+    shell = _Environment(_print)
+    body = "\n".join(_render_one(shell, source, variables) for source in task.body)
+    return Rendered(body=body, environment=environment, sbatch=directives, calls=tuple(found))
+
+
+def _render_one(environment: _Environment, source: Source, variables: Mapping[str, Any]) -> str:
+    try:
+        return "".join(_limited(environment.from_string(source.text).generate(variables)))
+    except TemplateSyntaxError as error:
+        raise _problem(source, error.lineno, error.message) from error
+    except Exception as error:  # a template can bring about any error of Python's operators and filters
+        raise _problem(source, _line_of(error), str(error) or type(error).__name__) from error
+
+
+def _limited(chunks: Iterator[str]) -> Iterator[str]:
+    total = 0
+    for chunk in chunks:
+        total += len(chunk)
+        if total > OUTPUT_LIMIT:
+            raise TemplateError(f"gives more than {OUTPUT_LIMIT} characters")
+        yield chunk
+
+
+def _line_of(error: BaseException) -> int | None:
+    """The template's own line: Jinja puts its frames into the traceback as `<template>`."""
+    line, traceback = None, error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == "<template>":
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return line
+
+
+def _problem(source: Source, line: int | None, message: str | None) -> InvalidInput:
+    where = f", line {source.line + line - 1}" if line else ""
+    text = " ".join((message or "an error").split())
+    return InvalidInput(f"{source.name}{where}: {repr(text[:300])[1:-1]}")
+
+
+def render_apart(task: Task) -> Rendered:
+    """Render in a child process with limits. Raises as `render` does, and for a template that goes beyond them."""
+    start = "import sys; sys.path[:] = sys.argv[1:]; from slurm_adapter.rendering import main; main()"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", start, *(str(Path(place).resolve()) for place in sys.path)],
+            input=json.dumps(asdict(task)).encode(),
+            capture_output=True,
+            timeout=WALL_SECONDS,
+            check=False,
+            env={},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _too_much(task) from error
+    if done.returncode < 0:
+        raise _too_much(task)
+    if done.returncode != 0:
+        raise RuntimeError(f"the renderer ended with {done.returncode}: {done.stderr.decode(errors='replace')}")
+    answer = json.loads(done.stdout)
+    if "problem" in answer:
+        raise InvalidInput(answer["problem"])
+    calls = tuple((name, value) for name, value in answer["calls"])
+    return Rendered(answer["body"], answer["environment"], answer["sbatch"], calls)
+
+
+def _too_much(task: Task) -> InvalidInput:
+    names = sorted({source.name for source in (*task.body, *task.environment.values(), *task.sbatch.values())})
+    return InvalidInput(f"{', '.join(names)}: takes more than {CPU_SECONDS} seconds, or too much memory, to render")
+
+
+def main() -> None:
+    """The child: a task as JSON on stdin, its answer or the problem as JSON on stdout."""
+    task = json.loads(sys.stdin.buffer.read())
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
+        resource.setrlimit(limit, (0, 0))
+    try:
+        rendered = render(
+            Task(
+                variables=task["variables"],
+                safe=task["safe"],
+                srun=task["srun"],
+                body=tuple(Source(**source) for source in task["body"]),
+                environment={name: Source(**source) for name, source in task["environment"].items()},
+                sbatch={name: Source(**source) for name, source in task["sbatch"].items()},
+            )
+        )
+        answer = json.dumps(asdict(rendered))
+        if len(answer) > 8 * OUTPUT_LIMIT:
+            answer = json.dumps({"problem": "the application's templates give too much text"})
+    except InvalidInput as error:
+        answer = json.dumps({"problem": str(error)})
+    sys.stdout.buffer.write(answer.encode())

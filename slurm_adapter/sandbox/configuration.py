@@ -1,0 +1,101 @@
+"""The adapter's own config for the sandbox."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Literal
+
+from slurm_adapter.sandbox.layout import ADAPTER, JOBS, KEYS, LOGIN, SHARED_ON_NODES
+from slurm_adapter.sandbox.processes import entry
+from slurm_adapter.sandbox.settings import GPUS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Transport = Literal["local", "ssh"]
+Identity = Literal["sudo", "service"]
+
+
+def config_text(state: Path, nodes: int, *, transport: Transport, identity: Identity) -> str:
+    """A config file (TOML) that works against the sandbox, with `state` as the adapter's folder.
+
+    `local` enters the login node's namespaces; `ssh` goes over the network to its sshd. Both as the adapter's
+    unprivileged account.
+    """
+    if transport == "local":
+        cluster = f"""\
+[cluster]
+transport = "local"
+prefix = {json.dumps(entry(LOGIN, ADAPTER.name))}
+"""
+    else:
+        cluster = f"""\
+[cluster]
+transport = "ssh"
+
+[cluster.ssh]
+host = "{LOGIN.address}"
+user = "{ADAPTER.name}"
+key = {json.dumps(str(KEYS / "id_ed25519"))}
+known_hosts = {json.dumps(str(KEYS / "known_hosts"))}
+"""
+    if identity == "sudo":
+        who = '[identity]\nmode = "sudo"\nusers = { alice = "alice", bob = "bob" }\n'
+    else:
+        who = f'[identity]\nmode = "service"\nservice_user = "{JOBS.name}"\n'
+    return f"""\
+# Made by `slurm-adapter sandbox up`, and made anew by the next one.
+provider = "example"
+state = {json.dumps(str(state))}
+shared = "{SHARED_ON_NODES}/ucloud"
+
+{cluster}
+{who}
+[command_line]
+user = "alice"
+
+[jobs]
+folder = "{SHARED_ON_NODES}/home/{{user}}/ucloud-jobs/{{id}}"
+default_time = "00:30:00"
+
+[machines.example-compute.example-compute]
+partition = "main"
+cpus = 1
+memory = 1
+max_nodes = {nodes}
+max_time = "2-00:00:00"
+
+[machines.example-compute.example-compute-4]
+partition = "main"
+cpus = 4
+memory = 4
+max_nodes = {nodes}
+max_time = "2-00:00:00"
+
+[machines.example-compute.example-gpu]
+partition = "main"
+cpus = 2
+memory = 2
+gpus = {GPUS}
+max_nodes = {nodes}
+max_time = "2-00:00:00"
+
+[machines.example-compute.example-fast]
+partition = "main"
+constraint = "fast"
+cpus = 1
+memory = 1
+max_nodes = 1
+max_time = "2-00:00:00"
+
+[machines.example-compute.example-scavenge]
+partition = "scavenge"
+cpus = 1
+memory = 1
+max_nodes = {nodes}
+max_time = "12:00:00"
+
+[[drives]]
+id = "123"
+path = "{SHARED_ON_NODES}/drives/123"
+"""

@@ -1,0 +1,178 @@
+"""The sandbox's folders, keys and configuration files. Everything here is safe to repeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import stat
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+
+from slurm_adapter.errors import Refused
+from slurm_adapter.sandbox import settings
+from slurm_adapter.sandbox.layout import (
+    ADAPTER,
+    ALICE,
+    CONTROL_GROUP,
+    DATABASE_ACCOUNT,
+    DEVICES,
+    JOB_ACCOUNTS,
+    KEYS,
+    LOG,
+    LOGIN,
+    MUNGE_ACCOUNT,
+    RECORD,
+    RESEARCH_GROUP,
+    ROOT,
+    RUN,
+    SHARED,
+    SLURM,
+    SLURM_ACCOUNT,
+    SPOOL,
+    STATE,
+)
+from slurm_adapter.sandbox.settings import GPUS, Wishes
+
+_SHAPE = 1
+"""Grows when the nodes' files or mounts are made in another way than before."""
+_NULL_DEVICE = os.makedev(1, 3)
+
+
+def read_record() -> Wishes | None:
+    """What the sandbox that is here was asked to be.
+
+    None where there is none, where a killed run did not finish it, and where another version of this program made it
+    in another shape: it is then made anew.
+    """
+    try:
+        record = json.loads(RECORD.read_text(encoding="utf-8"))
+        return Wishes(**record["wishes"]) if record["shape"] == _SHAPE else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def write_record(wishes: Wishes) -> None:
+    """Record what the sandbox is asked to be, whole or not at all."""
+    replace(RECORD, json.dumps({"shape": _SHAPE, "wishes": asdict(wishes)}) + "\n")
+
+
+def is_outdated() -> bool:
+    """Whether packages were installed since the record was written.
+
+    A slurmd that was started before the PMIx library came cannot start steps any more: it and the slurmstepd that it
+    starts then disagree on the plugins that they have.
+    """
+    try:
+        return Path("/var/lib/dpkg/status").stat().st_mtime > RECORD.stat().st_mtime
+    except FileNotFoundError:
+        return False
+
+
+def make_folders(wishes: Wishes) -> None:
+    """Make all folders. Raises `Refused` where the disk has no room for them."""
+    free = shutil.disk_usage(ROOT.parent).free
+    if free < 300 * 1024 * 1024:
+        raise Refused(f"{ROOT.parent} has {free >> 20} MiB free; the sandbox needs 300 MiB")
+    research = RESEARCH_GROUP[1]
+    _folder(ROOT)
+    for plain in (SLURM, SPOOL, LOG, RUN, SHARED, SHARED / "home", SHARED / "drives", DEVICES):
+        _folder(plain)
+    for secret in (KEYS, STATE):
+        _folder(secret, mode=0o700, owner=None)
+    KEYS.chmod(0o711)  # munged, no longer root, reaches its key in there
+    for service, name in ((SLURM_ACCOUNT, "slurmctld"), (MUNGE_ACCOUNT, "munge"), (DATABASE_ACCOUNT, "mysql")):
+        for parent in (LOG, RUN):
+            _folder(parent / name, owner=service.uid)
+    _folder(SPOOL / "slurmctld", mode=0o700, owner=SLURM_ACCOUNT.uid)
+    _folder(SPOOL / "munge", mode=0o700, owner=MUNGE_ACCOUNT.uid)
+    _folder(KEYS / "munge", mode=0o700, owner=MUNGE_ACCOUNT.uid)
+    for node in wishes.compute:
+        _folder(SPOOL / node.name)
+    for account in (ADAPTER, *JOB_ACCOUNTS):
+        home = SHARED / "home" / account.name
+        _folder(home, mode=0o700, owner=account.uid)
+        if account in JOB_ACCOUNTS:
+            _folder(home / "ucloud-jobs", mode=0o700, owner=account.uid)
+    _folder(SHARED / "ucloud", owner=ADAPTER.uid)
+    _folder(SHARED / "drives" / "123", mode=0o2770, owner=ALICE.uid, group=research)
+    _folder(SHARED / "drives" / "123" / "acme-database", mode=0o2770, owner=ALICE.uid, group=research)
+    _make_devices()
+
+
+def _make_devices() -> None:
+    for index in range(GPUS):
+        device = DEVICES / f"gpu{index}"
+        if not device.exists():
+            os.mknod(device, stat.S_IFCHR | 0o666, _NULL_DEVICE)
+            device.chmod(0o666)
+
+
+def make_keys() -> None:
+    """Make the keys that are missing: munge's, the login node's host key, the adapter's key pair; and known_hosts."""
+    munge = KEYS / "munge" / "munge.key"
+    if not munge.exists() or munge.stat().st_size < 32:
+        munge.touch(mode=0o600)
+        munge.write_bytes(secrets.token_bytes(128))
+        os.chown(munge, MUNGE_ACCOUNT.uid, MUNGE_ACCOUNT.uid)
+        munge.chmod(0o400)
+    for name in ("ssh_host_ed25519_key", "id_ed25519"):
+        private, public = KEYS / name, KEYS / f"{name}.pub"
+        if not (private.exists() and public.exists()):
+            private.unlink(missing_ok=True)
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "slurm-adapter sandbox", "-f", str(private)]
+            subprocess.run(command, check=True, capture_output=True, timeout=30)
+    kind, key = (KEYS / "ssh_host_ed25519_key.pub").read_text(encoding="utf-8").split()[:2]
+    replace(KEYS / "known_hosts", f"{LOGIN.address} {kind} {key}\n{LOGIN.address6} {kind} {key}\n")
+
+
+def write_slurm_files(wishes: Wishes) -> bool:
+    """Write Slurm's configuration; whether it differs from what was there."""
+    differing = differing_slurm_files(wishes)
+    for path, text in differing.items():
+        replace(path, text)
+    return bool(differing)
+
+
+def differing_slurm_files(wishes: Wishes) -> dict[Path, str]:
+    """The files of Slurm's configuration that are not there or say something else, with what they should say."""
+    texts = {
+        SLURM / "slurm.conf": settings.slurm_conf(wishes, memory_limits=not memory_limits_problem()),
+        SLURM / "cgroup.conf": settings.cgroup_conf(),
+        SLURM / "gres.conf": settings.gres_conf(),
+    }
+    return {path: text for path, text in texts.items() if not path.exists() or path.read_text() != text}
+
+
+def memory_limits_problem() -> str:
+    """Why jobs' memory cannot be limited on this machine; empty where it can.
+
+    Slurm's cgroup/v1 plugin wants the roots of the hierarchies `memory` and `freezer`, writable, at the usual place.
+    """
+    for controller in ("memory", "freezer"):
+        folder = Path("/sys/fs/cgroup") / controller
+        if not (folder / "release_agent").exists():
+            return f"control group v1's {controller} hierarchy is not at {folder}: jobs are not killed for their memory"
+        try:
+            (folder / CONTROL_GROUP).mkdir(exist_ok=True)
+        except OSError as error:
+            return f"{folder} is not writable ({error.strerror}): jobs are not killed for their memory"
+    return ""
+
+
+def replace(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Put a complete file in place at once."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.chmod(mode)
+    new.replace(path)
+
+
+def _folder(path: Path, mode: int = 0o755, owner: int | None = 0, group: int | None = None) -> None:
+    """Make a folder, or put right the one that is there. Owner None: whoever calls."""
+    path.mkdir(parents=True, exist_ok=True)
+    if owner is not None:
+        os.chown(path, owner, owner if group is None else group)
+    path.chmod(mode)

@@ -1,0 +1,245 @@
+"""Nodes out of namespaces: each has its own network, host name, mounts, `/etc`, `/run`, `/tmp` and shared memory.
+
+The namespaces are held by files (`NAMESPACES`), not by processes, so that nothing which is killed takes a node away.
+The network's bridge is in the login node and the machine has one address on it: no firewall rule of the machine stands
+between the nodes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slurm_adapter.errors import Refused
+from slurm_adapter.sandbox import settings
+from slurm_adapter.sandbox.layout import (
+    HOST_INTERFACE,
+    HOST_NUMBER,
+    KEYS,
+    LOGIN,
+    MUNGE_SOCKET,
+    NAMESPACES,
+    NODES,
+    ROOT,
+    SHARED,
+    SHARED_ON_NODES,
+    SLURM,
+    Node,
+    ipv4,
+    ipv6,
+)
+from slurm_adapter.sandbox.processes import NAMESPACE_KINDS, is_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slurm_adapter.sandbox.settings import Wishes
+
+_FURNISH = """\
+set -eu
+hostname "$1"
+mount --bind "$2" /etc
+mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs /run
+mkdir -p /run/sshd /run/munge
+mkdir -m 1777 /run/lock
+mount --bind "$3" /run/munge
+mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs /tmp
+if [ -d /dev/shm ]; then mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs /dev/shm; fi
+mount --bind "$4" "$5"
+umount -l "$6"
+ip link set lo up
+"""
+"""Run inside a node's new namespaces. `/run` of its own also hides the machine's name service cache and bus."""
+
+
+_OWN = (
+    "slurm",
+    "munge",
+    "sudoers",
+    "resolv.conf",
+    "hosts",
+    "hostname",
+    "nsswitch.conf",
+    "shadow",
+    "gshadow",
+    "subuid",
+    "subgid",
+)
+"""How the names of files begin that are not taken from the machine's `/etc`."""
+_PROBE = "mount -t tmpfs tmpfs /run && ip link set lo up && ip link add probe type bridge"
+
+
+def obstacle() -> str:
+    """Why this kernel, or the container that this runs in, cannot have nodes; empty where it can."""
+    command = ["unshare", "--net", "--mount", "--uts", "--ipc", "--propagation=private", "sh", "-c", _PROBE]
+    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    if not done.returncode:
+        return ""
+    words = done.stderr.decode(errors="replace").strip().replace("\n", " / ")
+    return f"network and mount namespaces cannot be made here ({words}): in a container it takes --privileged"
+
+
+def are_whole(machines: Sequence[Node]) -> bool:
+    """Whether every node has its namespaces and the network between them is up."""
+    for node in machines:
+        if not all(is_namespace(node.namespace(kind)) for kind in NAMESPACE_KINDS):
+            return False
+        shown = _run(["nsenter", f"--net={node.namespace('net')}", "ip", "-o", "addr", "show", "dev", "eth0", "up"])
+        if f" {node.address}/" not in shown:
+            return False
+    return f" {ipv4(HOST_NUMBER)}/" in _run(["ip", "-o", "addr", "show", "up"])
+
+
+def build(wishes: Wishes) -> None:
+    """Make all nodes anew. Raises `Refused` where the kernel does not let us."""
+    _check_network_is_free()
+    NAMESPACES.mkdir(exist_ok=True)
+    if not NAMESPACES.is_mount():
+        # A file can hold a mount namespace only where mounts do not propagate.
+        _must(["mount", "--bind", str(NAMESPACES), str(NAMESPACES)])
+    _must(["mount", "--make-private", str(NAMESPACES)])
+    for node in wishes.machines:
+        write_etc(node, wishes)
+        folder = NAMESPACES / node.name
+        folder.mkdir(exist_ok=True)
+        for kind in NAMESPACE_KINDS:
+            node.namespace(kind).touch()
+        _must(
+            [
+                "unshare",
+                *(f"--{option}={node.namespace(kind)}" for kind, option in NAMESPACE_KINDS.items()),
+                "--propagation=private",
+                "sh",
+                "-c",
+                _FURNISH,
+                "sh",
+                node.name,
+                str(node.etc),
+                str(MUNGE_SOCKET.parent),
+                str(SHARED),
+                str(SHARED_ON_NODES),
+                str(NAMESPACES),
+            ]
+        )
+    _connect(wishes)
+
+
+def remove() -> None:
+    """Take the namespaces and the network away. Safe to repeat; their processes must have ended."""
+    subprocess.run(["ip", "link", "delete", HOST_INTERFACE], capture_output=True, timeout=30, check=False)
+    for mount in sorted(_mounts_below(ROOT), reverse=True):
+        _must(["umount", "-l", mount])
+    shutil.rmtree(NAMESPACES, ignore_errors=True)
+    shutil.rmtree(NODES, ignore_errors=True)
+
+
+def write_etc(node: Node, wishes: Wishes) -> None:
+    """Give a node its `/etc`: the machine's, with names, accounts, rules and keys of its own."""
+    etc = node.etc
+    shutil.rmtree(etc, ignore_errors=True)
+    etc.parent.mkdir(parents=True, exist_ok=True)
+    _must(["cp", "-a", "--reflink=auto", "/etc", str(etc)])
+    for copied in [*etc.iterdir(), *etc.glob("ssh/ssh_host_*")]:
+        if copied.name.startswith((*_OWN, "ssh_host_")):
+            _remove(copied)
+    accounts = settings.passwd(Path("/etc/passwd").read_text(encoding="utf-8"))
+    _write(etc / "passwd", accounts)
+    _write(etc / "group", settings.group(Path("/etc/group").read_text(encoding="utf-8")))
+    _write(etc / "shadow", settings.shadow(accounts), mode=0o600)
+    _write(etc / "hostname", f"{node.name}\n")
+    _write(etc / "hosts", settings.hosts(wishes.machines))
+    _write(etc / "nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files\n")
+    _write(etc / "resolv.conf", "# The sandbox has no name server.\n")
+    _write(etc / "sudoers", settings.sudoers(), mode=0o440)
+    (etc / "slurm").symlink_to(SLURM)
+    if node == LOGIN:
+        _write(etc / "ssh" / "sshd_config", settings.sshd_config())
+        keys = etc / "ssh" / "authorized_keys"
+        keys.mkdir()
+        shutil.copyfile(KEYS / "id_ed25519.pub", keys / "ucloud")
+
+
+def refresh_etc(node: Node) -> None:
+    """Bring what packages have put into the machine's `/etc` since the node was made: programs by alternatives(8)."""
+    there = Path("/etc")
+    for source in [*there.iterdir(), *there.glob("alternatives/*")]:
+        target = node.etc / source.relative_to(there)
+        if not os.path.lexists(target) and not source.name.startswith(_OWN):
+            _must(["cp", "-a", str(source), str(target)])
+    if (cache := there / "ld.so.cache").exists():
+        shutil.copy2(cache, node.etc / cache.name)
+
+
+def _connect(wishes: Wishes) -> None:
+    """Join the nodes by a bridge in the login node, which is also that node's own interface."""
+    hub = LOGIN.namespace("net")
+    _ip(f"link add {HOST_INTERFACE} type veth peer name to-host netns {hub}")
+    _inside(LOGIN, "link add eth0 type bridge forward_delay 0", "link set to-host master eth0", "link set to-host up")
+    for node in wishes.compute:
+        _inside(
+            LOGIN,
+            f"link add to-{node.name} type veth peer name eth0 netns {node.namespace('net')}",
+            f"link set to-{node.name} master eth0",
+            f"link set to-{node.name} up",
+        )
+    for node in wishes.machines:
+        _inside(node, f"addr add {node.address}/24 dev eth0", "link set eth0 up")
+        _add_ipv6(node.address6, ["nsenter", f"--net={node.namespace('net')}"], "eth0")
+    _ip(f"addr add {ipv4(HOST_NUMBER)}/24 dev {HOST_INTERFACE}", f"link set {HOST_INTERFACE} up")
+    _add_ipv6(ipv6(HOST_NUMBER), [], HOST_INTERFACE)
+
+
+def _check_network_is_free() -> None:
+    prefix = ipv4(0).removesuffix("0")
+    for line in _run(["ip", "-o", "-4", "addr", "show"]).splitlines():
+        fields = line.split()
+        if fields[3].startswith(prefix) and fields[1] != HOST_INTERFACE:
+            raise Refused(f"the sandbox's network {prefix}0/24 is in use on this machine's interface {fields[1]}")
+
+
+def _add_ipv6(address: str, prefix: Sequence[str], device: str) -> None:
+    """Not an error where it fails: the machine may have IPv6 switched off, and nothing here depends on it."""
+    command = [*prefix, "ip", "addr", "add", f"{address}/64", "dev", device, "nodad"]
+    subprocess.run(command, capture_output=True, timeout=30, check=False)
+
+
+def _ip(*lines: str) -> None:
+    _must(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
+
+
+def _inside(node: Node, *lines: str) -> None:
+    _must(["nsenter", f"--net={node.namespace('net')}", "ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
+
+
+def _run(argv: Sequence[str]) -> str:
+    return subprocess.run(argv, capture_output=True, timeout=30, check=False).stdout.decode(errors="replace")
+
+
+def _must(argv: Sequence[str], stdin: str = "") -> None:
+    done = subprocess.run(argv, input=stdin.encode(), capture_output=True, timeout=60, check=False)
+    if done.returncode:
+        words = " / ".join(done.stderr.decode(errors="replace").split("\n")).strip(" /")
+        raise Refused(f"the sandbox's nodes cannot be made: `{' '.join(argv[:3])} ...` said: {words}")
+
+
+def _mounts_below(folder: Path) -> list[str]:
+    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    points = [line.split()[4] for line in text.splitlines()]
+    return [point for point in points if point == str(folder) or point.startswith(f"{folder}/")]
+
+
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    _remove(path)
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(mode)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

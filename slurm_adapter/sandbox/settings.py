@@ -1,0 +1,243 @@
+"""The text of the files that the sandbox's daemons read. Pure: nothing here looks at the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slurm_adapter.sandbox.layout import (
+    ADAPTER,
+    CLUSTER_NAME,
+    DATABASE_SOCKET,
+    DEVICES,
+    JOB_ACCOUNTS,
+    KEYS,
+    LOG,
+    LOGIN,
+    MUNGE_SOCKET,
+    PEOPLE,
+    RESEARCH_GROUP,
+    RUN,
+    SERVICES,
+    SLURM_ACCOUNT,
+    SPOOL,
+    Node,
+    compute_nodes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CPUS = 64
+MEMORY = 64000
+GPUS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a cluster is asked to be."""
+
+    nodes: int = 3
+    accounting: bool = False
+    min_job_age: int = 300
+    """Seconds that slurmctld remembers a finished job."""
+
+    @property
+    def compute(self) -> tuple[Node, ...]:
+        """Its compute nodes."""
+        return compute_nodes(self.nodes)
+
+    @property
+    def machines(self) -> tuple[Node, ...]:
+        """All its nodes, the login node first."""
+        return (LOGIN, *self.compute)
+
+
+def slurm_conf(wishes: Wishes, *, memory_limits: bool) -> str:
+    """Slurm's own configuration. Without memory limits processes are tracked by their parents."""
+    first, last = wishes.compute[0].name, wishes.compute[-1].name
+    names = first if first == last else f"node[{first.removeprefix('node')}-{last.removeprefix('node')}]"
+    plugins = ("proctrack/cgroup", "task/cgroup") if memory_limits else ("proctrack/linuxproc", "task/none")
+    accounting = (
+        f"""\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost={LOGIN.name}
+AccountingStorageTRES=gres/gpu
+AccountingStoreFlags=job_comment
+"""
+        if wishes.accounting
+        else "AccountingStorageType=accounting_storage/none\n"
+    )
+    nodes = "".join(
+        f"NodeName={node.name} NodeAddr={node.address} NodeHostname={node.name} CPUs={CPUS} RealMemory={MEMORY}"
+        f" Gres=gpu:{GPUS}{' Feature=fast' if index == 0 else ''} State=UNKNOWN\n"
+        for index, node in enumerate(wishes.compute)
+    )
+    return f"""\
+ClusterName={CLUSTER_NAME}
+SlurmctldHost={LOGIN.name}({LOGIN.address})
+SlurmUser={SLURM_ACCOUNT.name}
+AuthType=auth/munge
+# A requeued job waits for its old credential to expire: 120 s unless told.
+AuthInfo=socket={MUNGE_SOCKET},cred_expire=5
+CredType=cred/munge
+StateSaveLocation={SPOOL}/slurmctld
+SlurmctldPidFile={RUN}/slurmctld/slurmctld.pid
+SlurmctldLogFile={LOG}/slurmctld/slurmctld.log
+SlurmdSpoolDir={SPOOL}/%n
+SlurmdPidFile={RUN}/%n.pid
+SlurmdLogFile={LOG}/%n.log
+MailProg=/bin/true
+MpiDefault=none
+PropagateResourceLimits=NONE
+ReturnToService=2
+JobRequeue=1
+KillWait=5
+# An allocation whose srun is gone, as after a crash of everything, ends by itself.
+InactiveLimit=30
+MessageTimeout=10
+SlurmdTimeout=30
+MinJobAge={wishes.min_job_age}
+MaxJobCount=100000
+ProctrackType={plugins[0]}
+TaskPlugin={plugins[1]}
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=256
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=1,bf_interval=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmdParameters=config_overrides
+GresTypes=gpu
+{accounting}\
+{nodes}\
+PartitionName=main Nodes={names} Default=YES DefaultTime=01:00:00 MaxTime=2-00:00:00 PriorityTier=10 State=UP
+PartitionName=scavenge Nodes={names} DefaultTime=01:00:00 MaxTime=12:00:00 PriorityTier=1 State=UP
+"""
+
+
+def cgroup_conf() -> str:
+    """cgroup.conf(5): only memory is limited, so that nodes may pose as larger than the machine."""
+    return "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainRAMSpace=yes\nConstrainCores=no\nConstrainDevices=no\n"
+
+
+def gres_conf() -> str:
+    """gres.conf(5): the GPUs are files that nothing opens."""
+    return f"AutoDetect=off\nName=gpu File={DEVICES}/gpu[0-{GPUS - 1}]\n"
+
+
+def slurmdbd_conf() -> str:
+    """slurmdbd.conf(5). The database's socket comes from MYSQL_UNIX_PORT in slurmdbd's environment."""
+    return f"""\
+AuthType=auth/munge
+AuthInfo=socket={MUNGE_SOCKET}
+DbdHost={LOGIN.name}
+DbdAddr={LOGIN.address}
+SlurmUser={SLURM_ACCOUNT.name}
+LogFile={LOG}/slurmctld/slurmdbd.log
+PidFile={RUN}/slurmctld/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageLoc=slurm_acct_db
+StorageUser={SLURM_ACCOUNT.name}
+"""
+
+
+def mariadb_cnf() -> str:
+    """Options of mariadbd: small buffers, no network."""
+    return f"""\
+[mariadbd]
+datadir={SPOOL}/mysql
+socket={DATABASE_SOCKET}
+pid-file={RUN}/mysql/mariadbd.pid
+log-error={LOG}/mysql/mariadbd.log
+skip-networking
+skip-name-resolve
+innodb_buffer_pool_size=32M
+innodb_log_file_size=16M
+innodb_lock_wait_timeout=900
+key_buffer_size=1M
+performance_schema=OFF
+"""
+
+
+def sshd_config() -> str:
+    """What sshd on the login node reads, `sshd_config`: the adapter's account only, by public key only."""
+    return f"""\
+Port 22
+HostKey {KEYS}/ssh_host_ed25519_key
+PidFile {RUN}/sshd.pid
+AllowUsers {ADAPTER.name}
+PermitRootLogin no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+AuthenticationMethods publickey
+AuthorizedKeysFile /etc/ssh/authorized_keys/%u
+UsePAM no
+UseDNS no
+PrintMotd no
+X11Forwarding no
+Subsystem sftp internal-sftp
+"""
+
+
+def sudoers() -> str:
+    """What a site would allow the adapter's account, as `sudoers`: the users of jobs, and three operator commands.
+
+    Without accounting Slurm knows no operators but SlurmUser and root, so the operator's rule names SlurmUser and
+    exactly the commands that it may run (regular expressions: sudo 1.9.10).
+    """
+    jobs = ", ".join(account.name for account in JOB_ACCOUNTS)
+    return f"""\
+Defaults env_reset
+Defaults secure_path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+Defaults:{ADAPTER.name} !requiretty
+root ALL=(ALL:ALL) ALL
+{ADAPTER.name} ALL=({jobs}) NOPASSWD: ALL
+{ADAPTER.name} ALL=({SLURM_ACCOUNT.name}) NOPASSWD: \\
+    /usr/bin/scontrol ^(suspend|resume) [0-9_]+$, \\
+    /usr/bin/scontrol ^(?i)update job(id)?=[0-9_]+ timelimit=[+]?[0-9:-]+$
+"""
+
+
+def hosts(machines: Iterable[Node]) -> str:
+    """What every node has as `/etc/hosts`."""
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+    for node in machines:
+        lines += [f"{node.address} {node.name}", f"{node.address6} {node.name}"]
+    return "\n".join(lines) + "\n"
+
+
+def passwd(machine: str) -> str:
+    """What every node has as `/etc/passwd`: the machine's system accounts and the sandbox's own."""
+    own = (*PEOPLE, *SERVICES)
+    lines = [f"{a.name}:x:{a.uid}:{a.uid}::{a.home}:{a.shell}" for a in own]
+    return _merge(machine, {a.name for a in own}, {a.uid for a in own}, lines)
+
+
+def group(machine: str) -> str:
+    """What every node has as `/etc/group`, likewise."""
+    own = (*PEOPLE, *SERVICES)
+    name, number, members = RESEARCH_GROUP
+    lines = [f"{a.name}:x:{a.uid}:" for a in own] + [f"{name}:x:{number}:{','.join(m.name for m in members)}"]
+    return _merge(machine, {name, *(a.name for a in own)}, {number, *(a.uid for a in own)}, lines)
+
+
+def shadow(accounts: str) -> str:
+    """What goes with a passwd file as `/etc/shadow`.
+
+    `*` is no password at all, where `!` would be a locked account, which sshd refuses.
+    """
+    return "".join(f"{line.split(':')[0]}:*:19000:0:99999:7:::\n" for line in accounts.splitlines() if line)
+
+
+def _merge(machine: str, names: set[str], numbers: set[int], lines: list[str]) -> str:
+    kept = []
+    for line in machine.splitlines():
+        fields = line.split(":")
+        system = len(fields) > 2 and fields[2].isdigit() and (int(fields[2]) < 1000 or int(fields[2]) == 65534)
+        if system and fields[0] not in names and int(fields[2]) not in numbers:
+            kept.append(line)
+    return "\n".join([*kept, *lines]) + "\n"

@@ -1,0 +1,206 @@
+"""Slurm through its commands: sbatch, squeue, sacct, scontrol, scancel. See `Scheduler` for what each method means.
+
+Every command gets a whole environment of its own, so that no SBATCH_*, SQUEUE_* or SLURM_* variable of anybody changes
+what it does or prints. Times are seconds since the epoch, whatever the zone.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from slurm_adapter.errors import AdapterError, TryAgain, Unknown
+from slurm_adapter.schedulers import listings, nodes, submission
+from slurm_adapter.schedulers.interface import InDoubt, Listing, NotStarted
+from slurm_adapter.transports.interface import Command, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from slurm_adapter.schedulers.interface import Observation, Outcome, Submission
+    from slurm_adapter.transports.interface import Transport
+
+_IDS_AT_ONCE = 5000
+"""Ids of jobs in one argument of sacct, which holds 128 KiB, and arguments of one scancel."""
+
+_QUERY_SECONDS = 120.0
+"""A busy controller is asked again by Slurm's commands themselves, for several times MessageTimeout."""
+
+# $1 is the mark; squeue's command line follows, or nothing. Slurm's controller, not a file, tells PrivateData.
+_QUEUE = """
+mark=$1
+shift
+part() { printf '%s begin\\n' "$mark"; "$@"; printf '\\n%s end %s\\n' "$mark" "$?"; }
+part scontrol show config
+part id -un
+if [ $# -gt 0 ]; then part "$@"; fi
+"""
+
+
+class CommandLineScheduler:
+    """A Slurm cluster behind a transport.
+
+    `path` is where its commands are looked for, `slurm_conf` the value of SLURM_CONF at sites that need one.
+    """
+
+    def __init__(
+        self, transport: Transport, path: str = "/usr/local/bin:/usr/bin:/bin", slurm_conf: str | None = None
+    ) -> None:
+        self._transport = transport
+        self._environment = (f"PATH={path}", "LC_ALL=C.UTF-8", *([f"SLURM_CONF={slurm_conf}"] if slurm_conf else []))
+
+    def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        """See `Scheduler.submit`. One command for each account."""
+        outcomes: list[Outcome] = [InDoubt("")] * len(submissions)
+        for user, indices in _grouped([each.user for each in submissions]).items():
+            told = self._submit_as(user, [submissions[index].folder for index in indices])
+            for index, outcome in zip(indices, told, strict=True):
+                outcomes[index] = outcome
+        return outcomes
+
+    def _submit_as(self, user: str, folders: list[str]) -> list[Outcome]:
+        mark = _draw_mark()
+        try:
+            result = self._run(
+                submission.submit_argv(mark),
+                user=user,
+                stdin=submission.submit_stdin(folders),
+                timeout=submission.submit_timeout(len(folders)),
+            )
+        except TryAgain as error:
+            return [NotStarted(str(error))] * len(folders)
+        except AdapterError as error:
+            return [InDoubt(str(error))] * len(folders)
+        return submission.parse_submission(result.stdout, mark, len(folders), result.complaint)
+
+    def cancel(self, jobs: Mapping[int, str]) -> None:
+        """See `Scheduler.cancel`. One command for each account; all are tried before the first failure is raised."""
+        failures: list[AdapterError] = []
+        for user, ids in _grouped(list(jobs.values())).items():
+            ordered = list(jobs)
+            for some in _chunks([ordered[index] for index in ids]):
+                try:
+                    self._check(self._run(("scancel", *(str(int(id_)) for id_ in some)), user=user), "scancel", _GONE)
+                except AdapterError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def queue(self, users: Sequence[str]) -> Listing:
+        """See `Scheduler.queue`. One command."""
+        mark = _draw_mark()
+        asked = listings.squeue_argv(users, mark) if users else ()
+        result = self._run(("sh", "-c", _QUEUE, "sh", mark, *asked), listing=True)
+        begin, end = (mark.encode() + word for word in (b" begin", b" end"))
+        found = re.findall(rb"^%b\n(.*?)\n%b (\d+)$" % (begin, end), result.stdout, re.DOTALL | re.MULTILINE)
+        parts = [Result(int(status), output, result.stderr) for output, status in found]
+        names = ("scontrol show config", "id", *(["squeue"] if users else []))
+        if len(parts) != len(names):
+            raise Unknown(f"Slurm's queue could not be asked: the answer breaks off\n{result.complaint}".rstrip())
+        # The first that failed, or the last for words on the stderr that they share.
+        failed = next((index for index, part in enumerate(parts) if part.status != 0), -1)
+        self._check(parts[failed], names[failed], _NO_USER)
+        config, identity = parts[0].text, parts[1].text.strip()
+        observations = listings.parse_queue(parts[2].stdout, mark) if users else ()
+        # An account that the cluster cannot name has no rows, and that says nothing of its jobs.
+        named = not _NO_USER.search(result.complaint)
+        return Listing(observations, named and self._sees_others(config, identity, users))
+
+    def _sees_others(self, config: str, identity: str, users: Sequence[str]) -> bool:
+        values = dict(re.findall(r"^(\w+) *= (.*?) *$", config, re.MULTILINE))
+        hidden = "jobs" in re.split(r"[ ,]+", values.get("PrivateData", "jobs"))
+        hidden |= "privatedata" in values.get("MCSParameters", "")
+        boss = {"root", values.get("SlurmUser", "").partition("(")[0]}
+        if not hidden or identity in boss or set(users) <= {identity}:
+            return True
+        level = self._run(("sacctmgr", "-n", "-P", "show", "user", identity, "format=AdminLevel"), listing=True)
+        return level.status == 0 and level.text.strip() in {"Operator", "Administrator"}
+
+    def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
+        """See `Scheduler.history`. One command for 5000 jobs."""
+        found: list[Observation] = []
+        for ids in _chunks(list(slurm_ids)):
+            mark = _draw_mark()
+            result = self._run(listings.sacct_argv(ids, mark), listing=True)
+            if result.status != 0 and "accounting storage is disabled" in result.complaint:
+                return None
+            self._check(result, "sacct")
+            found.extend(listings.parse_history(result.stdout, mark))
+        return tuple(found)
+
+    def nodes(self) -> Mapping[str, str]:
+        """See `Scheduler.nodes`."""
+        result = self._run(nodes.NODES_ARGV, listing=True)
+        self._check(result, "scontrol show node")
+        return nodes.parse_nodes(result.stdout)
+
+    def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        """See `Scheduler.addresses`. Loopback and link-local addresses are left out, for no other node reaches them."""
+        if not names:
+            return {}
+        mark = _draw_mark()
+        # 20 seconds for a name that nobody serves, sixteen at once.
+        seconds = 30.0 + 20 * (len(names) / 16)
+        result = self._run(nodes.addresses_argv(mark), stdin=nodes.addresses_stdin(names), timeout=seconds)
+        self._check(result, "getent")
+        return nodes.parse_addresses(result.stdout, mark, names)
+
+    def _run(
+        self,
+        argv: tuple[str, ...],
+        *,
+        user: str | None = None,
+        stdin: bytes = b"",
+        timeout: float = _QUERY_SECONDS,
+        listing: bool = False,
+    ) -> Result:
+        # TZ only where times are read: `--begin=16:00` of a job means the site's own zone.
+        form = ("TZ=UTC", "SLURM_TIME_FORMAT=%s", "SLURM_BITSTR_LEN=0") if listing else ()
+        words = ("/usr/bin/env", "-i", *self._environment, *form, *argv)
+        return self._transport.run(Command(words, stdin, user, timeout))
+
+    @staticmethod
+    def _check(result: Result, what: str, harmless: re.Pattern[str] | None = None) -> None:
+        """Raise for a command that failed, by its status or, with a status of 0, by what it says on stderr."""
+        complaints = [
+            line
+            for line in result.complaint.splitlines()
+            if _COMPLAINT.search(line) and not _HARMLESS.search(line) and not (harmless and harmless.search(line))
+        ]
+        if result.status == 0 and not complaints:
+            return
+        said = "; ".join(complaints) or result.complaint or f"exit code {result.status} and no word"
+        if result.status in {126, 127}:
+            raise TryAgain(f"{what} cannot be started on the cluster: {said}\ncluster.path must name its folder")
+        if not complaints and harmless is not None and harmless.search(result.complaint):
+            return
+        if "Unable to contact slurm controller (connect failure)" in said:
+            raise TryAgain(f"{what}: Slurm's controller does not answer: {said}")
+        raise Unknown(f"{what} failed: {said}")
+
+
+_COMPLAINT = re.compile(r"^(?:s\w+: (?:error|fatal): |slurm\w* error: |error: )")
+_HARMLESS = re.compile(r"RPC rate limit|obsolete|deprecated", re.IGNORECASE)
+"""Complaints of commands that went on to do what they were asked."""
+
+_NO_USER = re.compile(r"^squeue: error: Invalid user: ", re.MULTILINE)
+_GONE = re.compile(r"Invalid job id|already (?:completing|finished|completed)", re.IGNORECASE)
+
+
+def _draw_mark() -> str:
+    return secrets.token_hex(6)
+
+
+def _grouped(users: Sequence[str]) -> dict[str, list[int]]:
+    """Where each account stands in the sequence."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for index, user in enumerate(users):
+        found[user].append(index)
+    return found
+
+
+def _chunks(ids: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        yield ids[start : start + _IDS_AT_ONCE]

@@ -1,0 +1,235 @@
+"""What squeue and sacct are asked, and how their answers are read: a command and its parser side by side.
+
+Names of jobs hold anything: separators, line breaks, bytes that are no text, what looks like another job's row. So
+every field is followed by a separator that is drawn at random for this one question and that no job's name can hold.
+The first and the last field of a row are Slurm's own numbers, which makes the border between two rows certain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from slurm_adapter.errors import Unknown
+from slurm_adapter.hostlist import expand
+from slurm_adapter.schedulers.interface import Observation
+from slurm_adapter.states import ENDED, WAITING, canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_SQUEUE = (
+    "JobArrayID",
+    "State",
+    "Reason",
+    "NodeList",
+    "UserName",
+    "SubmitTime",
+    "StartTime",
+    "EndTime",
+    "TimeLimit",
+    "exit_code",
+    "Name",
+    "RestartCnt",
+)
+_SACCT = (
+    "JobID",
+    "State",
+    "ExitCode",
+    "NodeList",
+    "User",
+    "UID",
+    "Submit",
+    "Start",
+    "End",
+    "TimelimitRaw",
+    "JobName",
+    "JobIDRaw",
+)
+
+_ID = re.compile(r"(\d+)(?:_(?:(\d+)|\[([^\]]*)\]?)|\+(\d+))?", re.ASCII)
+"""`17`, `17_3`, `17_[4-9%2]`, the same cut off by squeue without `]`, and `17+1`."""
+
+_NO_TIME = frozenset({"", "N/A", "NONE", "None", "Unknown", "NOT_SET"})
+_NO_LIMIT = frozenset({"", "UNLIMITED", "Partition_Limit", "NOT_SET", "INVALID", "N/A"})
+
+
+def separator(mark: str) -> str:
+    """What follows each field. `mark` is drawn anew for each question."""
+    return f"\x1f{mark}"
+
+
+def squeue_argv(users: Sequence[str], mark: str) -> tuple[str, ...]:
+    """All jobs of these accounts: ended ones, hidden partitions, and arrays as few rows as Slurm makes of them."""
+    *fields, last = (f"{field}:0" for field in _SQUEUE)
+    form = "".join(f"{field}{separator(mark)}," for field in fields) + last
+    return ("squeue", "--all", "--local", "--noheader", "-t", "all", "-u", ",".join(users), "-O", form)
+
+
+def sacct_argv(slurm_ids: Sequence[int], mark: str) -> tuple[str, ...]:
+    """All runs of these jobs. Without `-S` sacct would begin at midnight; every requeue is a row of its own."""
+    options = ("-X", "-P", "-a", "-D", "--local", "--noheader", "-S", "1970-01-01")
+    form = (f"--delimiter={separator(mark)}", "-o", ",".join(_SACCT))
+    return ("sacct", *options, *form, "-j", ",".join(map(str, slurm_ids)))
+
+
+def parse_queue(data: bytes, mark: str) -> tuple[Observation, ...]:
+    """What squeue said. Raises `Unknown` for a row that cannot be read, and for two about one thing."""
+    observations = tuple(_read_squeue(row) for row in _rows(data, mark, _SQUEUE))
+    counts = Counter((seen.slurm_id, seen.task) for seen in observations)
+    if twice := sorted({slurm_id for (slurm_id, _), count in counts.items() if count > 1}):
+        raise Unknown(f"squeue lists job {twice[0]} twice; nothing of its answer can be trusted")
+    return observations
+
+
+def parse_history(data: bytes, mark: str) -> tuple[Observation, ...]:
+    """What sacct said: the last run of each job or task, with the number of runs before it.
+
+    Raises `Unknown` for a row that cannot be read. An id that was given to another job earlier counts as another job:
+    it had another name.
+    """
+    runs: dict[tuple[int, str | None], list[Observation]] = {}
+    for row in _rows(data, mark, _SACCT):
+        seen = _read_sacct(row)
+        runs.setdefault((seen.slurm_id, seen.task), []).append(seen)
+    found = []
+    for rows in runs.values():
+        last = max(reversed(rows), key=lambda seen: seen.submitted or 0)
+        earlier = sum(seen is not last and (seen.name, seen.user) == (last.name, last.user) for seen in rows)
+        found.append(replace(last, restarts=earlier))
+    return tuple(found)
+
+
+def _rows(data: bytes, mark: str, fields: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Cut an answer into rows. Text before the first row (a banner) is skipped."""
+    text = data.decode(errors="replace")
+    pieces = text.split(separator(mark))
+    if len(pieces) == 1:
+        if text.strip():
+            raise Unknown(f"{_shown(text)} is no list of jobs")
+        return
+    breaks = len(fields) - 1
+    if (len(pieces) - 1) % breaks:
+        raise Unknown(f"the list of jobs breaks off or has foreign fields: it ends in {_shown(text[-300:])}")
+    first = pieces[0].rpartition("\n")[2]
+    for start in range(0, len(pieces) - 1, breaks):
+        end, _, following = pieces[start + breaks].partition("\n")
+        yield dict(zip(fields, (first, *pieces[start + 1 : start + breaks], end), strict=True))
+        first = following
+    if first.strip():
+        raise Unknown(f"the list of jobs ends in {_shown(first)}, which is no row")
+
+
+def _read_squeue(row: dict[str, str]) -> Observation:
+    try:
+        slurm_id, task = _read_id(row["JobArrayID"])
+        state, _ = _read_state(row["State"])
+        code, signal = _read_wait_status(row["exit_code"]) if state in ENDED else (None, None)
+        return Observation(
+            slurm_id=slurm_id,
+            task=task,
+            name=row["Name"],
+            user=row["UserName"],
+            state=state,
+            reason=_read_reason(row["Reason"]),
+            # Of a job that is about to end squeue shows only the nodes that are not free yet: no list of ranks.
+            nodes=() if state in WAITING or state == "COMPLETING" else expand(row["NodeList"]),
+            restarts=int(row["RestartCnt"]),
+            exit_code=code,
+            signal=signal,
+            submitted=_read_time(row["SubmitTime"]),
+            # Of a job that waits it is a forecast.
+            started=None if state in WAITING else _read_time(row["StartTime"]),
+            ended=_read_time(row["EndTime"]),
+            time_limit=_read_limit(row["TimeLimit"]),
+        )
+    except (ValueError, Unknown) as error:
+        raise Unknown(f"squeue's row {_shown(str(row))} cannot be read: {error}") from error
+
+
+def _read_sacct(row: dict[str, str]) -> Observation:
+    try:
+        slurm_id, task = _read_id(row["JobID"])
+        state, by = _read_state(row["State"])
+        code, signal = _read_pair(row["ExitCode"]) if state in ENDED else (None, None)
+        return Observation(
+            slurm_id=slurm_id,
+            task=task,
+            name=row["JobName"],
+            user=row["User"],
+            state=state,
+            nodes=expand(row["NodeList"]),
+            exit_code=code,
+            signal=signal,
+            submitted=_read_time(row["Submit"]),
+            started=None if state in WAITING else _read_time(row["Start"]),
+            ended=_read_time(row["End"]),
+            time_limit=None if row["TimelimitRaw"] in _NO_LIMIT else 60 * int(row["TimelimitRaw"]),
+            cancelled_by=row["User"] if by is not None and by == row["UID"] else by,
+        )
+    except (ValueError, Unknown) as error:
+        raise Unknown(f"sacct's row {_shown(str(row))} cannot be read: {error}") from error
+
+
+def _read_id(text: str) -> tuple[int, str | None]:
+    match = _ID.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{_shown(text)} is no id of a job")
+    one, several, component = match[2], match[3], match[4]
+    if component is not None:
+        return int(match[1]), f"+{component}"
+    return int(match[1]), several.partition("%")[0] if several is not None else one
+
+
+def _read_state(text: str) -> tuple[str, str | None]:
+    """The state, in Slurm's long form where it is known, and the uid that cancelled."""
+    by = re.search(r" by (\d+)$", text)
+    return canonical(text) or text.strip().upper(), by[1] if by else None
+
+
+def _read_reason(text: str) -> str:
+    return "" if text in {"None", "(null)"} else " ".join(text.split())
+
+
+def _read_wait_status(text: str) -> tuple[int | None, int | None]:
+    """Exit code and signal of a status as wait(2) gives it; neither where Slurm has none (it then shows NO_VAL)."""
+    status = int(text)
+    if status > 0xFFFF:
+        return None, None
+    signal = status & 0x7F
+    return (None, signal) if signal else (status >> 8, None)
+
+
+def _read_pair(text: str) -> tuple[int | None, int | None]:
+    """Exit code and signal of `7:0` or `0:11`.
+
+    Of an exit code above 128 sacct shows what is left when 128 is taken off (137 is `9:0`): never zero, so that a
+    failure stays one.
+    """
+    if not text:
+        return None, None
+    code, _, signal = text.partition(":")
+    if int(signal or 0):
+        return None, int(signal)
+    return int(code), None
+
+
+def _read_time(text: str) -> int | None:
+    return None if text in _NO_TIME else int(text)
+
+
+def _read_limit(text: str) -> int | None:
+    """Seconds of `2-03:05:00`, `1:00:00` or `20:00`."""
+    if text in _NO_LIMIT:
+        return None
+    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text, re.ASCII)
+    if match is None:
+        raise ValueError(f"{_shown(text)} is no time limit")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 400 else text[:400] + "...")

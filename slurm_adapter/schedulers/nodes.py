@@ -1,0 +1,60 @@
+"""The cluster's nodes and what names resolve to there: commands and their parsers side by side."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from slurm_adapter.errors import Unknown
+from slurm_adapter.hosts import usable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NODES_ARGV = ("scontrol", "-o", "show", "node")
+
+# $0 is the mark, $1 the index, $2 the name. One line for each, shorter than 4096 bytes: written whole to a pipe.
+_ONE = """
+found=$(timeout 20 getent ahosts "$2" | cut -d ' ' -f 1 | head -n 60 | tr '\\n' ' ')
+printf '%s %s %s\\n' "$0" "$1" "$found"
+"""
+
+_AT_ONCE = 16
+"""A look-up of a name that nobody serves takes seconds."""
+
+
+def parse_nodes(data: bytes) -> dict[str, str]:
+    """Every node's NodeAddr, by name. Raises `Unknown` where there is no node at all.
+
+    Free text (Comment, Reason) comes last on a line, so that the first NodeAddr is the node's.
+    """
+    found: dict[str, str] = {}
+    for line in data.decode(errors="replace").splitlines():
+        name = re.match(r"NodeName=(\S+)", line)
+        address = re.search(r"\sNodeAddr=(\S+)", line)
+        if name and address:
+            found.setdefault(name[1], address[1])
+    if not found:
+        raise Unknown("scontrol shows no node with an address")
+    return found
+
+
+def addresses_argv(mark: str) -> tuple[str, ...]:
+    """Resolve the names on standard input (`addresses_stdin`), several at once."""
+    script = f'command -v getent >/dev/null || exit 127; exec xargs -0 -n 2 -P {_AT_ONCE} sh -c "$2" "$1"'
+    return ("sh", "-c", script, "sh", mark, _ONE)
+
+
+def addresses_stdin(names: Sequence[str]) -> bytes:
+    """The names, as `addresses_argv` wants them."""
+    return b"".join(f"{index}\0{name}\0".encode() for index, name in enumerate(names))
+
+
+def parse_addresses(data: bytes, mark: str, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What each name resolves to, in the resolver's order. Raises `Unknown` where a name has no answer at all."""
+    line = re.compile(rf"^{re.escape(mark)} (\d+) (.*)$", re.ASCII | re.MULTILINE)
+    told = {int(match[1]): match[2].split() for match in line.finditer(data.decode(errors="replace"))}
+    if missing := [name for index, name in enumerate(names) if index not in told]:
+        raise Unknown(f"the look-up of {missing[0]} gave no answer")
+    found = {name: usable(told[index]) for index, name in enumerate(names)}
+    return {name: addresses for name, addresses in found.items() if addresses}

@@ -1,0 +1,148 @@
+"""Runs commands on this machine: the adapter lives on a login node, or beside a cluster in a container."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+from slurm_adapter.transports.deadline import Deadline
+from slurm_adapter.transports.interface import Command, CommandTimeout, NotConnected, Result, TooMuchOutput
+from slurm_adapter.transports.sudo import check_sudo_started
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import IO
+
+_CHUNK = 1024 * 1024
+_REAP_SECONDS = 2.0
+"""How long a killed command is waited for."""
+
+
+def clean_environment() -> dict[str, str]:
+    """What a command may know of the adapter's environment: none of its secrets, and one fixed locale."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": os.environ.get("HOME", "/"),
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+class LocalTransport:
+    """Runs each command as a child process, in `/`, in a session of its own.
+
+    `prefix` is put before every command, to enter a container or a namespace. `environment` is the whole environment
+    of the commands; without it they get `clean_environment()`.
+    """
+
+    def __init__(self, prefix: tuple[str, ...] = (), environment: Mapping[str, str] | None = None) -> None:
+        self._prefix = prefix
+        self._environment = clean_environment() if environment is None else dict(environment)
+
+    def run(self, command: Command) -> Result:
+        """Run a command to its end; see `Transport.run`."""
+        deadline = Deadline(command.timeout)
+        process = self._start(command)
+        try:
+            stdout, stderr = _exchange(process, command, deadline)
+            status = process.wait(deadline.left)
+        except subprocess.TimeoutExpired as error:
+            raise _late(command) from error
+        finally:
+            _end(process)
+        result = Result(status if status >= 0 else 128 - status, stdout, stderr)
+        check_sudo_started(command, result)
+        return result
+
+    def close(self) -> None:
+        """Nothing is held between commands."""
+
+    def _start(self, command: Command) -> subprocess.Popen[bytes]:
+        words = (*self._prefix, *command.words)
+        try:
+            # Not `with Popen(...)`: its exit waits without limit for a command that may not be ours to kill.
+            return subprocess.Popen(
+                words,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self._environment,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            where = self._environment.get("PATH", os.defpath)
+            raise NotConnected(
+                f"cannot start {words[0]}: {error.strerror}\nIt must be installed on this machine; looked in {where}"
+            ) from error
+
+
+def _exchange(process: subprocess.Popen[bytes], command: Command, deadline: Deadline) -> tuple[bytes, bytes]:
+    """Feed stdin and drain stdout and stderr at the same time, until both have ended."""
+    stdin, stdout, stderr = _pipes(process)
+    outputs: dict[object, bytearray] = {stdout: bytearray(), stderr: bytearray()}
+    unsent = memoryview(command.stdin)
+    with selectors.DefaultSelector() as selector:
+        for pipe in outputs:
+            selector.register(pipe, selectors.EVENT_READ)  # type: ignore[arg-type]  # the keys are the two pipes
+        if unsent:
+            os.set_blocking(stdin.fileno(), False)
+            selector.register(stdin, selectors.EVENT_WRITE)
+        else:
+            stdin.close()
+        while selector.get_map():
+            ready = selector.select(deadline.left)
+            if deadline.passed:
+                raise _late(command)
+            for key, _ in ready:
+                if key.fileobj is stdin:
+                    unsent = unsent[_write(stdin, unsent) :]
+                    if not unsent:
+                        selector.unregister(stdin)
+                        stdin.close()
+                elif chunk := os.read(key.fd, _CHUNK):
+                    outputs[key.fileobj].extend(chunk)
+                    if sum(map(len, outputs.values())) > command.output_limit:
+                        raise TooMuchOutput(f"{command} wrote more than {command.output_limit} bytes and was stopped")
+                else:
+                    selector.unregister(key.fileobj)
+    return bytes(outputs[stdout]), bytes(outputs[stderr])
+
+
+def _write(stdin: IO[bytes], unsent: memoryview) -> int:
+    """Write what the pipe takes; all of it where nobody reads any more (the command may end without reading)."""
+    try:
+        return os.write(stdin.fileno(), unsent[:_CHUNK])
+    except BlockingIOError:
+        return 0
+    except BrokenPipeError:
+        return len(unsent)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the command with its whole process group where it still runs, and give back its pipes."""
+    for pipe in _pipes(process):
+        pipe.close()
+    if process.poll() is not None:
+        return
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(_REAP_SECONDS)
+    except (PermissionError, subprocess.TimeoutExpired):
+        # Somebody else's (sudo runs as root), or stuck in the kernel: it may live on, but is reaped when it ends.
+        threading.Thread(target=process.wait, name=f"reap {process.pid}", daemon=True).start()
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+    if process.stdin is None or process.stdout is None or process.stderr is None:
+        raise ValueError("a command is started with three pipes")
+    return process.stdin, process.stdout, process.stderr
+
+
+def _late(command: Command) -> CommandTimeout:
+    return CommandTimeout(f"{command} did not end within {command.timeout:g} s and was stopped")

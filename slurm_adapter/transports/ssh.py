@@ -1,0 +1,278 @@
+"""Runs commands on the cluster's login node over SSH, through one connection that is kept.
+
+Each command gets a channel of its own (a *session*) on the connection, at most five at once. The journey of one:
+
+    run ─ wait for one of the five slots
+        ├ take the connection, or open it: `ssh_connection`         until here a failure is NotConnected,
+        ├ open a session; where the connection has died, anew       and nothing has run
+        ├ hand over the line that the remote shell reads            from here on it is Unknown: ConnectionLost,
+        └ feed stdin and drain stdout and stderr, all at once       CommandTimeout or TooMuchOutput
+
+The limits of time hold in all of this, although paramiko waits without limit in places (for the answer to a request,
+for the network to take bytes): a watchdog closes the connection under a command that is stuck in one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import paramiko
+
+from slurm_adapter.transports.deadline import Deadline
+from slurm_adapter.transports.interface import (
+    Command,
+    CommandTimeout,
+    ConnectionLost,
+    NotConnected,
+    Result,
+    TooMuchOutput,
+)
+from slurm_adapter.transports.ssh_config import resolve
+from slurm_adapter.transports.ssh_connection import Connection, translated
+from slurm_adapter.transports.sudo import check_sudo_started
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from slurm_adapter.transports.ssh_config import SshSettings
+
+SESSIONS = 5
+"""Commands at once. sshd allows ten sessions (MaxSessions) and frees them late: eight at once were refused at times."""
+
+_CHUNK = 64 * 1024
+_GRACE = 2.0
+"""Seconds after a command's limit at which the watchdog strikes."""
+_BROKEN = (OSError, EOFError, paramiko.SSHException)
+"""What a read or write raises when the session ends under it; a TimeoutError is an OSError."""
+_LONGEST_LINE = 128 * 1024 - 1
+"""Linux takes no longer single argument (MAX_ARG_STRLEN), and the line is one to the login shell."""
+_NO_PROGRAM = b"slurm-adapter: no such program\n"
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 _@%+=:,./;-")
+"""Characters without a meaning inside double inside single quotes, whatever the shell."""
+
+
+def shell_line(words: Sequence[str]) -> bytes:
+    r"""One line that runs a program with exactly these arguments, whatever login shell reads it.
+
+    SSH hands over a text, not arguments, and the account's login shell reads it. Shells quote differently: csh acts on
+    `!` and newlines within single quotes, fish on backslashes. So that shell is told only to start /bin/sh, and what
+    /bin/sh has to do is spelt in characters that no shell touches, the others as octal escapes. There every argument
+    stands in single quotes, in which POSIX knows no special character but the quote itself.
+
+    The program starts in `/` (our home may be closed to the account that sudo changes to) with a fixed locale; nothing
+    else of its environment is set. The shell stays its parent, to report death by signal N as 128 + N.
+    """
+    quoted = [b"'" + os.fsencode(word).replace(b"'", rb"'\''") + b"'" for word in words]
+    script = (
+        b"cd /; export LANG=C.UTF-8 LC_ALL=C.UTF-8; "
+        b"command -v -- %s >/dev/null || { printf '%s' >&2; exit 127; }; %s; exit $?"
+        % (quoted[0], _NO_PROGRAM.replace(b"\n", rb"\n"), b" ".join(quoted))
+    )
+    spelt = b"".join(b"%c" % byte if byte in _PLAIN else rb"\0%03o" % byte for byte in script)
+    return b"""exec /bin/sh -c 'eval "$(printf %%b "%s")"'""" % spelt
+
+
+class SshTransport:
+    """Runs each command in a session of its own on one kept connection, in `/`.
+
+    Nothing is connected before the first `run`. Raises `InvalidConfig` for an SSH configuration file that cannot be
+    read.
+    """
+
+    def __init__(self, settings: SshSettings) -> None:
+        self._target = resolve(settings)
+        self._connect_timeout = settings.connect_timeout
+        self._slots = threading.BoundedSemaphore(SESSIONS)
+        self._connecting = threading.Lock()
+        self._lock = threading.Lock()  # for what follows, and the connections' users; never held while waiting
+        self._kept: Connection | None = None
+
+    def run(self, command: Command) -> Result:
+        """Run a command to its end; see `Transport.run`."""
+        deadline = Deadline(command.timeout)
+        line = shell_line(command.words)
+        if len(line) > _LONGEST_LINE:
+            raise NotConnected(
+                f"cannot start {command}: its command line takes {len(line)} bytes for the remote shell, "
+                f"and at most {_LONGEST_LINE} are possible; data belong into standard input"
+            )
+        with self._slot(deadline), self._session(deadline) as (connection, session):
+            try:
+                result = _Conversation(session, command, deadline).hold(line)
+            except (CommandTimeout, TooMuchOutput):
+                # The program may live on, and its session counts for sshd until it ends.
+                self._retire(connection)
+                raise
+            except ConnectionLost as error:
+                self._retire(connection)
+                raise ConnectionLost(f"{error} (on {self._target})") from error
+        if result.status == 127 and result.stderr == _NO_PROGRAM:
+            raise NotConnected(
+                f"cannot start {command.words[0]}: no such program\n"
+                f"It must be installed on {self._target.host}, on the PATH of {self._target.user}"
+            )
+        check_sudo_started(command, result)
+        return result
+
+    def close(self) -> None:
+        """Close the connection. Commands that still run on it end with `ConnectionLost`; a later `run` opens anew."""
+        with self._lock:
+            kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
+
+    @contextlib.contextmanager
+    def _slot(self, deadline: Deadline) -> Iterator[None]:
+        if not self._slots.acquire(timeout=deadline.left):
+            raise NotConnected(f"{SESSIONS} other commands kept {self._target} busy all the time")
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    @contextlib.contextmanager
+    def _session(self, deadline: Deadline) -> Iterator[tuple[Connection, paramiko.Channel]]:
+        connection, session = self._open_session(deadline)
+        try:
+            with _watched(connection, deadline.left):
+                yield connection, session
+        finally:
+            self._give_back(connection)
+
+    def _open_session(self, deadline: Deadline) -> tuple[Connection, paramiko.Channel]:
+        """A session on the kept connection; on a new one where the kept one turns out to be dead or used up."""
+        while True:
+            connection, made = self._take(deadline)
+            seconds = min(self._connect_timeout, deadline.left)
+            try:
+                with _watched(connection, seconds):
+                    return connection, connection.open_session(seconds)
+            except BaseException as error:
+                self._retire(connection)
+                self._give_back(connection)
+                if made or deadline.passed or not isinstance(error, NotConnected):
+                    raise
+
+    def _take(self, deadline: Deadline) -> tuple[Connection, bool]:
+        """The connection, and whether it was made now. Threads that need a new one wait for the first of them."""
+        if not self._connecting.acquire(timeout=deadline.left):
+            raise NotConnected(f"cannot connect to {self._target}: no answer in time")
+        try:
+            with self._lock:
+                kept = self._kept
+                if kept is not None and kept.alive:
+                    kept.users += 1
+                    return kept, False
+                self._kept = None
+                unused = kept is not None and kept.users == 0
+            if kept is not None and unused:
+                kept.close()
+            new = Connection(self._target, min(self._connect_timeout, deadline.left))
+            with self._lock:
+                new.users += 1
+                self._kept = new
+            return new, True
+        finally:
+            self._connecting.release()
+
+    def _give_back(self, connection: Connection) -> None:
+        with self._lock:
+            connection.users -= 1
+            last = connection.users == 0 and connection is not self._kept
+        if last:
+            connection.close()
+
+    def _retire(self, connection: Connection) -> None:
+        """Keep it no longer; whoever uses it last closes it."""
+        with self._lock:
+            if self._kept is connection:
+                self._kept = None
+
+
+@contextlib.contextmanager
+def _watched(connection: Connection, seconds: float) -> Iterator[None]:
+    """The watchdog: close the connection where paramiko is still waiting some time after it should have stopped."""
+    watchdog = threading.Timer(seconds + _GRACE, connection.close)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+class _Conversation:
+    """One command on one session: stdin, stdout and stderr flow at once, so that none blocks another.
+
+    What breaks a flow is not looked at there: in the end the session itself tells whether it was complete.
+    """
+
+    def __init__(self, session: paramiko.Channel, command: Command, deadline: Deadline) -> None:
+        self._session = session
+        self._command = command
+        self._deadline = deadline
+        self._stdout = bytearray()
+        self._stderr = bytearray()
+
+    def hold(self, line: bytes) -> Result:
+        """Hand the command over and wait for its end. Closes the session."""
+        feeder = threading.Thread(target=self._feed, daemon=True)
+        errors = threading.Thread(target=self._drain, args=(self._stderr, self._session.recv_stderr), daemon=True)
+        try:
+            with translated(f"the connection broke when {self._command} was handed over", handed_over=True):
+                self._session.exec_command(line)
+            self._session.settimeout(self._deadline.left)
+            feeder.start()
+            errors.start()
+            self._drain(self._stdout, self._session.recv)
+            errors.join(self._deadline.left)
+            self._session.status_event.wait(self._deadline.left)
+            lost = self._session.closed and not self._deadline.passed
+        except ConnectionLost as error:
+            if self._deadline.passed:
+                raise self._late() from error
+            raise
+        finally:
+            with contextlib.suppress(*_BROKEN):
+                self._session.close()
+            for helper in (feeder, errors):
+                if helper.is_alive():
+                    helper.join()
+        if self._too_much:
+            raise TooMuchOutput(
+                f"{self._command} wrote more than {self._command.output_limit} bytes and was given up: it may still run"
+            )
+        if self._session.eof_received and self._session.exit_status >= 0:
+            return Result(self._session.exit_status, bytes(self._stdout), bytes(self._stderr))
+        if lost:
+            raise ConnectionLost(f"the connection broke while {self._command} ran: it may have done all, or nothing")
+        raise self._late()
+
+    def _feed(self) -> None:
+        """Write the standard input, and then close it only if all of it was taken."""
+        unsent = memoryview(self._command.stdin)
+        with contextlib.suppress(*_BROKEN):
+            for start in range(0, len(unsent), _CHUNK):
+                self._session.sendall(bytes(unsent[start : start + _CHUNK]))
+            self._session.shutdown_write()
+
+    def _drain(self, into: bytearray, read: Callable[[int], bytes]) -> None:
+        """Read one output to its end."""
+        with contextlib.suppress(*_BROKEN):
+            while chunk := read(_CHUNK):
+                into.extend(chunk)
+                if self._too_much:
+                    self._session.close()  # ends the other flows
+                self._session.settimeout(self._deadline.left)
+
+    @property
+    def _too_much(self) -> bool:
+        return len(self._stdout) + len(self._stderr) > self._command.output_limit
+
+    def _late(self) -> CommandTimeout:
+        return CommandTimeout(
+            f"{self._command} did not end within {self._command.timeout:g} s and was given up: it may still run"
+        )

@@ -1,0 +1,285 @@
+"""One authenticated SSH connection to the cluster: through hops, with known host keys only.
+
+paramiko's `Transport` is used directly, not its `SSHClient`: that one may ask for a password on the terminal, hides
+which key was refused and why, and reads known hosts more loosely than OpenSSH.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+import paramiko
+from paramiko.pkey import PublicBlob, UnknownKeyType
+
+from slurm_adapter.errors import AdapterError
+from slurm_adapter.transports.deadline import Deadline
+from slurm_adapter.transports.interface import ConnectionLost, NotConnected
+from slurm_adapter.transports.known_hosts import check_host_key, known_keys
+from slurm_adapter.transports.local import clean_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slurm_adapter.transports.known_hosts import KnownKey
+    from slurm_adapter.transports.ssh_config import Target
+
+_KEEPALIVE_SECONDS = 30
+"""How often an idle connection says something, so that no firewall forgets it."""
+_DEAD_MILLISECONDS = 60_000
+"""How long the peer may leave sent bytes unacknowledged before the kernel gives the connection up (tcp(7))."""
+_REFUSED_PAUSE = 0.05
+"""Seconds between two attempts to open a session that the server refuses."""
+
+# paramiko logs every failure with a traceback, besides raising it. Who wants that adds a handler to this logger.
+_log = logging.getLogger("paramiko")
+_log.addHandler(logging.NullHandler())
+_log.propagate = False
+
+
+@contextlib.contextmanager
+def translated(doing: str, *, handed_over: bool = False) -> Iterator[None]:
+    """Turn whatever paramiko or the network raises into `NotConnected`, or `ConnectionLost` after the hand-over."""
+    try:
+        yield
+    except AdapterError:
+        raise
+    except Exception as error:  # paramiko hands on whatever ended its reader thread, of any class
+        kind = ConnectionLost if handed_over else NotConnected
+        raise kind(f"{doing}: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    match error:
+        case socket.gaierror():
+            return f"the name does not resolve ({error.strerror})"
+        case TimeoutError():
+            return "no answer in time"
+        case ConnectionRefusedError() | paramiko.ssh_exception.NoValidConnectionsError():
+            return "connection refused; is sshd listening there?"
+        case EOFError() | ConnectionResetError() | BrokenPipeError():
+            return "the server closed the connection"
+        case paramiko.SSHException() if "protocol banner" in str(error):
+            return "no SSH server answered in time"
+        case paramiko.ChannelException():
+            return f"the server refused it: {error.text}"
+        case _:
+            return str(error) or type(error).__name__
+
+
+class Connection:
+    """An open connection. `open_session` may be called from several threads."""
+
+    def __init__(self, target: Target, timeout: float) -> None:
+        """Connect and log in, within `timeout` seconds in all. Raises `NotConnected`."""
+        deadline = Deadline(timeout)
+        self._target = target
+        self._layers: list[paramiko.Transport] = []
+        self._proxy: _ProxyProcess | None = None
+        self.users = 0
+        """How many commands use it now; kept by `SshTransport`."""
+        try:
+            for hop in (*target.jumps, target):
+                self._add_layer(hop, deadline)
+        except BaseException:
+            self.close()
+            raise
+        self._session_maker.set_keepalive(_KEEPALIVE_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        """Whether nothing is known to have ended it."""
+        return self._session_maker.is_active()
+
+    def open_session(self, timeout: float) -> paramiko.Channel:
+        """A channel for one command. Raises `NotConnected`: nothing was handed over yet.
+
+        A refusal is tried again until `timeout`: sshd frees a finished session a little late, and may allow fewer at
+        once than we use (MaxSessions).
+        """
+        deadline = Deadline(timeout)
+        with translated(f"cannot open a session on {self._target}"):
+            while True:
+                try:
+                    return self._session_maker.open_session(timeout=deadline.left)
+                except paramiko.ChannelException as error:
+                    if deadline.left < _REFUSED_PAUSE:
+                        raise NotConnected(
+                            f"{self._target} refused one more session for {timeout:.0f} s ({error.text})\n"
+                            "Other sessions of this account hang there, or MaxSessions in its sshd_config is too low"
+                        ) from error
+                    time.sleep(_REFUSED_PAUSE)
+
+    def close(self) -> None:
+        """End it, from the outside in: nothing then waits for a network that no longer answers. May be repeated."""
+        for layer in self._layers:
+            layer.close()
+        for layer in self._layers:
+            if layer.is_alive():
+                layer.join(2.0)
+        if self._proxy is not None:
+            self._proxy.close()
+
+    @property
+    def _session_maker(self) -> paramiko.Transport:
+        return self._layers[-1]
+
+    def _add_layer(self, hop: Target, deadline: Deadline) -> None:
+        """Reach the next server, through the layers that stand, and log in to it."""
+        with translated(f"cannot connect to {hop}{self._through()}"):
+            layer = paramiko.Transport(self._reach(hop, deadline))
+            self._layers.append(layer)
+            self._shake_hands(layer, hop, deadline)
+            with contextlib.closing(paramiko.Agent()) as agent:
+                _log_in(layer, hop, agent, deadline)
+
+    def _reach(self, hop: Target, deadline: Deadline) -> socket.socket | paramiko.Channel:
+        if self._layers:
+            return self._session_maker.open_channel(
+                "direct-tcpip", (hop.host, hop.port), ("127.0.0.1", 0), timeout=deadline.left
+            )
+        if hop.proxy_command is not None:
+            self._proxy = _ProxyProcess(hop.proxy_command)
+            return self._proxy.socket
+        tcp = socket.create_connection((hop.host, hop.port), timeout=deadline.left)
+        # Without it each small message waits for the acknowledgement of the former: 11 instead of 161 jobs a second.
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_MILLISECONDS)
+        return tcp
+
+    def _shake_hands(self, layer: paramiko.Transport, hop: Target, deadline: Deadline) -> None:
+        known = known_keys(hop.known_hosts, hop.host_key_name)
+        _prefer(layer, known)
+        layer.banner_timeout = layer.handshake_timeout = deadline.left
+        try:
+            layer.start_client(timeout=deadline.left)
+        except (paramiko.SSHException, EOFError) as error:
+            if self._proxy is not None and (complaint := self._proxy.complaint()):
+                raise NotConnected(f"cannot connect to {hop} by its ProxyCommand: {complaint}") from error
+            raise
+        if deadline.passed:
+            raise TimeoutError
+        check_host_key(hop, layer.get_remote_server_key(), known)
+
+    def _through(self) -> str:
+        """The hops so far, as in a message."""
+        hops = self._target.jumps[: len(self._layers)]
+        return f" through {', '.join(map(str, hops))}" if hops else ""
+
+
+def _prefer(layer: paramiko.Transport, known: list[KnownKey]) -> None:
+    """Ask the server for a host key of a kind that we know, where it has several."""
+    algorithms = {key.algorithm for key in known if not key.revoked}
+    if "ssh-rsa" in algorithms:  # the key's name; its signatures are made with SHA-2
+        algorithms |= {"rsa-sha2-512", "rsa-sha2-256"}
+    options = layer.get_security_options()
+    options.key_types = sorted(options.key_types, key=lambda name: name not in algorithms)
+
+
+def _log_in(layer: paramiko.Transport, hop: Target, agent: paramiko.Agent, deadline: Deadline) -> None:
+    """Offer the keys one by one. Raises `NotConnected` with the fate of each."""
+    fates: list[str] = []
+    for name, key in _keys(hop, agent, fates):
+        layer.auth_timeout = deadline.left
+        try:
+            further = layer.auth_publickey(hop.user, key)
+        except paramiko.BadAuthenticationType as error:
+            fates.append(f"it takes no keys, only {', '.join(error.allowed_types)}")
+            break
+        except paramiko.AuthenticationException as error:
+            # A timeout, or the end of the server's patience (MaxAuthTries), looks like a refusal.
+            if deadline.passed:
+                raise TimeoutError from error
+            fates.append(f"{name}: {'refused' if layer.is_active() else _explain(error)}")
+            if not layer.is_active():
+                break
+            continue
+        if not further:
+            return
+        fates.append(f"{name}: accepted, but it also wants {' or '.join(further)}")
+    raise NotConnected(
+        f"{hop} let none of our keys in:\n"
+        + "\n".join(f"  {fate}" for fate in fates or ["there is no key: no usual file in ~/.ssh, and none in an agent"])
+        + f"\nThe public key belongs into ~{hop.user}/.ssh/authorized_keys there, and the account must not be locked"
+    )
+
+
+def _keys(hop: Target, agent: paramiko.Agent, fates: list[str]) -> Iterator[tuple[str, paramiko.PKey]]:
+    """The keys to offer, by name; those that cannot be used are told in `fates`."""
+    held = {key.asbytes(): key for key in agent.get_keys()}
+    for file in hop.key_files:
+        public = _public_key(file)
+        if public is not None and public in held:
+            yield f"{file} (by the agent)", held.pop(public)
+            continue
+        try:
+            status = file.stat()
+            if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+                fates.append(f"{file}: not used because others can read it; `chmod 600 {file}`")
+                continue
+            yield str(file), paramiko.PKey.from_path(file)
+        except (paramiko.PasswordRequiredException, TypeError):  # the latter from the library below paramiko
+            fates.append(
+                f"{file}: encrypted, and no agent holds it; `ssh-add {file}`, or make a key without passphrase"
+            )
+        except OSError as error:
+            fates.append(f"{file}: {error.strerror}")
+        except (paramiko.SSHException, UnknownKeyType, ValueError) as error:
+            fates.append(f"{file}: not a key that can be used ({error})")
+    if not hop.only_key_files:
+        for key in held.values():
+            yield f"{key.comment or key.fingerprint} (by the agent)", key
+
+
+def _public_key(file: Path) -> bytes | None:
+    """What `FILE.pub` holds, to find the same key in the agent."""
+    try:
+        return PublicBlob.from_file(f"{file}.pub").key_blob
+    except (OSError, ValueError):
+        return None
+
+
+class _ProxyProcess:
+    """A `ProxyCommand`, with a socket to its standard input and output.
+
+    paramiko's own `ProxyCommand` does not notice when the process ends.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.socket, theirs = socket.socketpair()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process; see close
+        agent = os.environ.get("SSH_AUTH_SOCK")
+        with theirs:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", f"exec {command}"],  # as ssh_config(5) says of ProxyCommand
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=self._errors,
+                env=clean_environment() | ({"SSH_AUTH_SOCK": agent} if agent else {}),
+                start_new_session=True,
+            )
+
+    def complaint(self) -> str:
+        """The last that it wrote to stderr, in one line."""
+        if self._errors.closed:
+            return ""
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()
+        return lines[-1].strip() if lines else ""
+
+    def close(self) -> None:
+        """End it, with its process group."""
+        self.socket.close()
+        self._errors.close()
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()

@@ -1,0 +1,389 @@
+"""The sandbox is a real cluster: what it gives to jobs and to the adapter, and that it can be repaired."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from slurm_adapter import sandbox
+from slurm_adapter.config import load_config
+from slurm_adapter.errors import Refused
+from slurm_adapter.sandbox import layout, packages, processes, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cluster import Cluster
+
+UP = "import sys; from slurm_adapter import sandbox; print(sandbox.up(say=lambda t: print(t, file=sys.stderr)))"
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+def own_pids() -> set[int]:
+    return {process.pid for process in processes.own()}
+
+
+@pytest.fixture
+def crash(cluster: Cluster) -> Iterator[None]:
+    """Afterwards everything is up, and jobs that Slurm still believes in are gone.
+
+    slurmctld writes its state some seconds late: killed, it may forget a job, or its end.
+    """
+    yield
+    cluster.repair()
+    cluster.ask("scancel", "--me")
+
+
+def test_an_ordinary_account_is_told_to_be_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(Refused, match="run it as root"):
+        sandbox.up(say=quiet)
+    with pytest.raises(Refused, match="run it as root"):
+        sandbox.install(quiet)
+
+
+def test_another_distribution_is_told_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(Refused, match="Debian 12"):
+        sandbox.up(say=quiet)
+
+
+def test_accounts_of_the_nodes_replace_accounts_of_the_machine_with_the_same_name_or_number() -> None:
+    theirs = (
+        "root:x:0:0::/root:/bin/sh",
+        "slurm:x:500:500::/:/bin/sh",
+        "x:x:7701:7701::/:/bin/sh",
+        "eve:x:1000:1::/:/bin/sh",
+    )
+    lines = settings.passwd("\n".join(theirs)).splitlines()
+    assert "root:x:0:0::/root:/bin/sh" in lines
+    assert [line for line in lines if line.startswith("slurm:")] == [
+        "slurm:x:64030:64030::/nonexistent:/usr/sbin/nologin"
+    ]
+    assert not [line for line in lines if line.startswith(("x:", "eve:"))]
+    assert [line for line in lines if ":7701:" in line] == ["alice:x:7701:7701::/srv/home/alice:/bin/bash"]
+
+
+def test_a_package_that_is_not_there_is_found_missing() -> None:
+    if not shutil.which("dpkg-query"):
+        pytest.skip("no dpkg here")
+    assert packages.missing_packages(["dpkg", "no-such-package-at-all"]) == ("no-such-package-at-all",)
+
+
+@pytest.mark.sandbox
+def test_a_second_up_leaves_everything_alone(cluster: Cluster) -> None:
+    cluster.repair()
+    job = cluster.submit("sleep 60")
+    cluster.wait_state(job, "RUNNING")
+    before = own_pids()
+    lines: list[str] = []
+    assert sandbox.up(say=lines.append) == layout.CONFIG
+    assert before <= own_pids()
+    assert lines == ["the sandbox is up already"]
+    assert cluster.show(job)["JobState"] == "RUNNING"
+    cluster.ask("scancel", job)
+
+
+@pytest.mark.sandbox
+def test_status_says_up(cluster: Cluster) -> None:
+    cluster.repair()
+    status = sandbox.status()
+    assert status.state == "up"
+    assert not status.reasons
+    assert [node.name for node in status.nodes] == ["login", "node001", "node002", "node003"]
+    assert all(daemon.pid for daemon in status.daemons)
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("crash")
+def test_status_names_what_is_missing(cluster: Cluster) -> None:
+    cluster.slurmd(cluster.nodes[1]).kill()
+    status = sandbox.status()
+    assert status.state == "partly"
+    assert status.reasons == ("not running: slurmd on node002",)
+    cluster.repair()
+    assert sandbox.status().state == "up"
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("name", ["slurmctld", "slurmd", "munged"])
+@pytest.mark.usefixtures("cluster")
+def test_it_refuses_beside_a_daemon_that_is_not_its_own(name: str, tmp_path: Path) -> None:
+    shutil.copy("/bin/sleep", tmp_path / name)
+    with subprocess.Popen([tmp_path / name, "60"]) as stranger:
+        try:
+            with pytest.raises(Refused, match=rf"runs {name} \(pid {stranger.pid}\)"):
+                sandbox.up(say=quiet)
+        finally:
+            stranger.kill()
+    assert sandbox.status().state == "up"
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("crash")
+def test_it_repairs_what_is_left_when_everything_was_killed(cluster: Cluster) -> None:
+    lost = cluster.submit("sleep 600", "-N3")
+    cluster.wait_state(lost, "RUNNING")
+    for pid in own_pids():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    cluster.wait_for(lambda: not own_pids())
+    assert sandbox.status().state == "down"
+    cluster.repair()
+    assert sandbox.status().state == "up"
+    assert sorted(cluster.ask("srun", "-N3", "hostname").split()) == ["node001", "node002", "node003"]
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("crash")
+def test_it_repairs_a_lost_namespace(cluster: Cluster) -> None:
+    subprocess.run(["umount", cluster.nodes[0].namespace("mnt")], check=True, timeout=30)
+    assert sandbox.status().state == "partly"
+    cluster.repair()
+    assert cluster.ask("srun", "-wnode001", "hostname") == "node001"
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("crash")
+def test_daemons_outlive_the_run_that_started_them_and_hold_no_output(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        cluster.slurmd(node).kill()
+    cluster.slurmctld.kill()
+    # run() returns when the pipes are closed: a daemon that held one would make it wait for ever.
+    done = subprocess.run([sys.executable, "-c", UP], capture_output=True, timeout=100, check=True)
+    assert done.stdout.decode().strip() == str(layout.CONFIG)
+    assert "starting slurmctld" in done.stderr.decode()
+    assert sandbox.status().state == "up"
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("crash")
+def test_a_killed_up_is_finished_by_the_next(cluster: Cluster) -> None:
+    subprocess.run(["umount", cluster.login.namespace("net")], check=True, timeout=30)
+    with subprocess.Popen([sys.executable, "-c", UP], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as run:
+        assert run.stderr
+        assert b"making" in run.stderr.readline()
+        run.kill()
+    cluster.repair()
+    assert sandbox.status().state == "up"
+    assert cluster.ask("srun", "-N3", "true") == ""
+
+
+@pytest.mark.sandbox
+def test_the_machine_has_no_accounts_of_the_sandbox(cluster: Cluster) -> None:
+    assert cluster.ask("id", "-un", user="alice") == "alice"
+    with pytest.raises(KeyError):
+        pwd.getpwnam("alice")
+
+
+@pytest.mark.sandbox
+def test_the_adapter_may_be_the_jobs_users_and_nobody_else(cluster: Cluster) -> None:
+    for user in ("alice", "bob", "jobs"):
+        assert cluster.ask("sudo", "-n", "-u", user, "--", "id", "-un", user="ucloud") == user
+    for user in ("root", "slurm", "munge"):
+        assert cluster.run("sudo", "-n", "-u", user, "--", "id", user="ucloud").returncode == 1
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("user", ["alice", "bob", "jobs"])
+def test_a_jobs_user_may_be_nobody_else(cluster: Cluster, user: str) -> None:
+    for other in ("root", "ucloud", "slurm"):
+        assert cluster.run("sudo", "-n", "-u", other, "--", "true", user=user).returncode == 1
+
+
+@pytest.mark.sandbox
+def test_the_operators_rule_allows_three_commands_only(cluster: Cluster) -> None:
+    job = cluster.submit("sleep 60", "--time=10")
+    cluster.wait_state(job, "RUNNING")
+
+    def operate(*words: str) -> int:
+        return cluster.run("sudo", "-n", "-u", "slurm", "scontrol", *words, user="ucloud").returncode
+
+    assert cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=20").returncode == 1
+    assert operate("update", f"JobId={job}", "TimeLimit=00:20:00") == 0
+    assert cluster.show(job)["TimeLimit"] == "00:20:00"
+    assert operate("suspend", job) == 0
+    cluster.wait_state(job, "SUSPENDED")
+    assert operate("resume", job) == 0
+    cluster.wait_state(job, "RUNNING")
+    assert operate("update", f"JobId={job}", "TimeLimit=30", "Partition=scavenge") == 1
+    assert operate("requeue", job) == 1
+    assert cluster.show(job)["TimeLimit"] == "00:20:00"
+    cluster.ask("scancel", job)
+
+
+@pytest.mark.sandbox
+def test_homes_are_private(cluster: Cluster) -> None:
+    assert cluster.run("ls", f"{cluster.shared}/home/bob", user="alice").returncode == 2
+    assert cluster.run("touch", f"{cluster.shared}/ucloud/x", user="alice").returncode == 1
+
+
+@pytest.mark.sandbox
+def test_entering_a_node_brings_nothing_along(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "scavenge")
+    seen = cluster.ask("sh", "-c", "env; pwd; grep CapEff /proc/self/status; umask", user="ucloud")
+    assert "SBATCH" not in seen
+    assert "HOME=/srv/home/ucloud" in seen.splitlines()
+    assert "CapEff:\t0000000000000000" in seen.splitlines()
+    assert cluster.run("sh", "-c", "kill -9 $$", user="ucloud").returncode == -9
+
+
+@pytest.mark.sandbox
+def test_too_much_memory_kills(cluster: Cluster) -> None:
+    if problems := sandbox.status().notes:
+        pytest.skip(problems[0])
+    job = cluster.submit("perl -e '$x = \"x\" x 300_000_000; print length $x'", "--mem=50")
+    assert cluster.wait_end(job) == "OUT_OF_MEMORY"
+
+
+@pytest.mark.sandbox
+def test_main_preempts_scavenge_which_is_requeued(cluster: Cluster) -> None:
+    low = cluster.submit("sleep 600", "--partition=scavenge", "-wnode003", "--exclusive")
+    cluster.wait_state(low, "RUNNING")
+    high = cluster.submit("true", "-wnode003", "--exclusive", user="bob")
+    assert cluster.wait_end(high) == "COMPLETED"
+    cluster.wait_for(lambda: cluster.show(low)["Restarts"] == "1")
+    cluster.wait_state(low, "RUNNING")
+    cluster.ask("scancel", low)
+
+
+@pytest.mark.sandbox
+def test_gpus_and_features_are_given(cluster: Cluster) -> None:
+    job = cluster.submit("hostname; echo $CUDA_VISIBLE_DEVICES", "--gres=gpu:2", "--constraint=fast")
+    assert cluster.wait_end(job) == "COMPLETED"
+    assert cluster.output(job).split() == ["node001", "0,1"]
+    refused = cluster.run("sbatch", "--gres=gpu:3", "--wrap=true")
+    assert refused.returncode == 1
+
+
+@pytest.mark.sandbox
+def test_jobs_on_two_nodes_reach_each_other_by_address(cluster: Cluster) -> None:
+    listen = "$s = IO::Socket::INET->new(LocalPort => 5432, Listen => 1, ReuseAddr => 1)"
+    serve = f"{listen}; $c = $s->accept; print $c `hostname`"
+    server = cluster.submit(f"perl -MIO::Socket::INET -e '{serve}'", "-wnode002")
+    cluster.wait_state(server, "RUNNING")
+    address = cluster.ask("sh", "-c", "scontrol -o show node node002 | grep -o 'NodeAddr=[^ ]*'").partition("=")[2]
+    call = f"until exec 3<>/dev/tcp/{address}/5432; do sleep 0.1; done 2>/dev/null; cat <&3"
+    client = cluster.submit(call, "-wnode001", "--time=1", user="bob")
+    assert cluster.wait_end(client) == "COMPLETED"
+    assert cluster.output(client, "bob") == "node002\n"
+
+
+@pytest.mark.sandbox
+def test_nodes_share_files_and_nothing_else(cluster: Cluster) -> None:
+    cluster.ask("sh", "-c", "echo seen >~/shared-by-all; echo seen >/tmp/own")
+    assert cluster.ask("cat", "/srv/home/alice/shared-by-all", node="node003") == "seen"
+    assert cluster.run("cat", "/tmp/own", node="node003").returncode == 1
+    assert cluster.ask("hostname", node="node003") == "node003"
+    assert cluster.ask("getent", "hosts", "node001", node="node003").split()[-1] == "node001"
+
+
+@pytest.mark.sandbox
+def test_finished_jobs_are_forgotten_after_min_job_age(cluster: Cluster) -> None:
+    cluster.set_min_job_age(2)
+    try:
+        assert "MinJobAge               = 2 sec" in cluster.ask("scontrol", "show", "config")
+    finally:
+        cluster.set_min_job_age(300)
+    assert "MinJobAge               = 300 sec" in cluster.ask("scontrol", "show", "config")
+
+
+def ssh(cluster: Cluster, known_hosts: Path, user: str = "ucloud") -> subprocess.CompletedProcess[bytes]:
+    options = (
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        f"UserKnownHostsFile={known_hosts}",
+        "IdentitiesOnly=yes",
+    )
+    command = ["ssh", "-F", "none", *(f"-o{option}" for option in options), "-i", str(cluster.keys / "id_ed25519")]
+    target = f"{user}@{cluster.login.address}"
+    return subprocess.run([*command, target, "id -un; sinfo -h"], capture_output=True, timeout=30, check=False)
+
+
+@pytest.mark.sandbox
+def test_ssh_with_strict_host_keys_as_the_adapter_only(cluster: Cluster, tmp_path: Path) -> None:
+    known = cluster.keys / "known_hosts"
+    done = ssh(cluster, known)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split()[0] == "ucloud"
+    assert "main*" in done.stdout.decode()
+    assert ssh(cluster, known, "alice").returncode == 255
+    assert ssh(cluster, known, "root").returncode == 255
+    assert ssh(cluster, tmp_path / "empty").returncode == 255
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("transport", ["local", "ssh"])
+@pytest.mark.parametrize("identity", ["sudo", "service"])
+def test_its_config_is_one_that_the_adapter_reads(
+    cluster: Cluster,
+    tmp_path: Path,
+    transport: Literal["local", "ssh"],
+    identity: Literal["sudo", "service"],
+) -> None:
+    config = load_config(cluster.config(tmp_path, transport, identity))
+    assert config.cluster.transport == transport
+    assert config.identity.mode == identity
+    assert config.state == tmp_path / "state"
+
+
+@pytest.fixture
+def up_again(cluster: Cluster) -> Iterator[None]:
+    yield
+    cluster.repair()
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("up_again")
+def test_accounting_can_be_had_and_given_up(cluster: Cluster) -> None:
+    if problem := sandbox.obstacle(accounting=True):
+        pytest.skip(problem)
+    waiting = cluster.submit("sleep 600")
+    cluster.wait_state(waiting, "RUNNING")
+    sandbox.up(accounting=True, say=quiet)
+    assert sandbox.status().accounting
+    job = cluster.submit("exit 7")
+    cluster.wait_end(job)
+    cluster.wait_for(
+        lambda: "FAILED|7:0|research" in cluster.run("sacct", "-XnPj", job, "-oState,ExitCode,Account").stdout.decode()
+    )
+    sandbox.up(say=quiet)
+    assert cluster.run("sacct").returncode == 1
+    assert cluster.show(waiting)["JobState"] == "RUNNING"
+    cluster.ask("scancel", waiting)
+    assert {"mariadbd", "slurmdbd"}.isdisjoint(process.name for process in processes.own())
+
+
+@pytest.mark.sandbox
+@pytest.mark.long
+@pytest.mark.usefixtures("up_again")
+def test_down_leaves_nothing(cluster: Cluster) -> None:
+    job = cluster.submit("trap '' TERM; sleep 600", "-N3")
+    cluster.wait_state(job, "RUNNING")
+    pids = own_pids()
+    sandbox.down(quiet)
+    assert not layout.ROOT.exists()
+    assert not pids & {process.pid for process in processes.living()}
+    assert str(layout.ROOT) not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True, timeout=30).stdout
+    assert layout.HOST_INTERFACE not in links
+    assert not [
+        *Path("/sys/fs/cgroup").glob("**/slurm_node00*"),
+        *Path("/sys/fs/cgroup").glob(f"**/{layout.CONTROL_GROUP}"),
+    ]
+    assert not [*Path("/srv").iterdir()]
+    assert sandbox.status().state == "down"
+    sandbox.down(quiet)

@@ -1,0 +1,157 @@
+"""A site, a user, and short ways to translate a job for them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slurm_adapter.application import Application, Option, Parameter, Template, Variable, Word
+from slurm_adapter.application_file import read_application_file
+from slurm_adapter.catalogue import Catalogue, open_catalogue
+from slurm_adapter.config import Config
+from slurm_adapter.specification import Owner, parse_submission
+from slurm_adapter.translation import Translation, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FOLDER = "/home/alice/ucloud-jobs/4150"
+
+
+@pytest.fixture
+def config() -> Config:
+    """A site with one machine of each kind."""
+    return Config.model_validate(
+        {
+            "provider": "example",
+            "state": "/var/lib/slurm-adapter",
+            "shared": "/shared/ucloud",
+            "machines": {
+                "example-compute": {
+                    "example-compute": {
+                        "partition": "normal", "cpus": 1, "memory": 2, "max_nodes": 4, "max_time": "1-00:00:00"
+                    },
+                    "gpu": {
+                        "partition": "gpu", "qos": "fast", "account": "site", "constraint": "a100", "cpus": 16,
+                        "memory": 64, "gpus": 2, "gpu_type": "a100", "gpu_model": "NVIDIA A100", "exclusive": True,
+                        "max_nodes": 2, "max_time": "04:00:00",
+                    },
+                }
+            },
+            "drives": [
+                {"id": "123", "path": "/shared/data/123"},
+                {"id": "hers", "path": "/shared/data/hers", "users": ["alice"], "projects": ["p1"]},
+                {"id": "archive", "path": "/archive/", "read_only": True},
+            ],
+            "jobs": {"system_load": "PATH=/opt/acme/bin:$PATH\n", "system_unload": "unload"},
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture
+def catalogue(config: Config) -> Catalogue:
+    return open_catalogue(config)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A job for this site, changed key by key."""
+
+    config: Config
+    application: Application
+    folder: str = FOLDER
+
+    def translate(self, **fields: Any) -> Translation:
+        """Translate a specification that has these fields besides the necessary ones."""
+        owner = Owner(created_by="alice", project="p1")
+        [specification] = parse_submission(self.specification(**fields))
+        return translate(
+            specification,
+            self.application,
+            self.config,
+            owner,
+            job_id="4150",
+            token="i1-ucloud-4150",
+            folder=self.folder,
+        )
+
+    def specification(self, **fields: Any) -> bytes:
+        """The same, as JSON."""
+        whole = {
+            "application": {"name": self.application.name, "version": self.application.version},
+            "product": {"id": "example-compute", "category": "example-compute", "provider": "example"},
+            **fields,
+        }
+        return json.dumps(whole).encode()
+
+    def with_application(self, **fields: Any) -> Case:
+        """The same site and another application."""
+        return replace(self, application=replace(self.application, **fields))
+
+    def with_template(self, text: str, **fields: Any) -> Case:
+        """The same site and an application of this Jinja text."""
+        return self.with_application(invocation=(Template(text),), **fields)
+
+    def with_file(self, text: str) -> Case:
+        """The same site and an application from this file."""
+        return replace(self, application=read_application_file(text, "app.yaml"))
+
+
+PARAMETERS = (
+    Parameter("debug", "boolean", optional=True, true_value="yes", false_value="no"),
+    Parameter("value", "text", optional=True),
+    Parameter("count", "integer", optional=True, minimum=2, maximum=10, step=2),
+    Parameter("ratio", "floating_point", optional=True, minimum=0, maximum=1, step=0.1),
+    Parameter("mode", "enumeration", optional=True, options=(Option("Fast mode", "fast"), Option("Slow", "slow"))),
+    Parameter("input", "input_file", optional=True),
+    Parameter("folder", "input_directory", optional=True),
+    Parameter("db", "peer", optional=True),
+    Parameter("modules", "modules", optional=True, modules=("gcc/12", "mpi")),
+    Parameter("flow", "workflow", optional=True),
+)
+
+
+@pytest.fixture
+def case(config: Config) -> Case:
+    """An application of words and variables with a parameter of each type, all of them optional."""
+    names = ("debug", "value", "count", "ratio", "mode", "input", "folder", "db")
+    application = Application(
+        name="acme-batch",
+        version="1.0.0",
+        title="Acme batch",
+        source="acme-batch.yaml",
+        trusted=True,
+        backend="NATIVE",
+        parameters=PARAMETERS,
+        invocation=(
+            Word("acme-batch"),
+            *(Variable((name,), prefix_global=f"--{name}") for name in names),
+        ),
+        multi_node=True,
+    )
+    return Case(config, application)
+
+
+@pytest.fixture
+def wire() -> Callable[[str], bytes]:
+    """A request as UCloud sends it, by the name of its file."""
+    return lambda name: (Path(__file__).parent / "wire" / name).read_bytes()
+
+
+WEIRD = (
+    "", " ", "'; touch pwned; '", "$(touch pwned)", "`touch pwned`", '"', "\\", "\n", "a\r\nb", "\r", "\t", "-leading",
+    "--flag=value", "~", "*", "a b", "#SBATCH --uid=0", "x\n#SBATCH --account=root", "${HOME}", "!!", "{{ 7 * 7 }}",
+    "{% raw %}", "{- systemLoad -}", "grün 🧬 \u202e", "=", "A=b", "%j %%", "\x01\x1b[31m", "'\"'\"'", "\\n", "é" * 2000,
+    "x" * 100_000,
+)  # fmt: skip
+"""Texts that must arrive as they are."""
+
+
+@pytest.fixture(params=WEIRD, ids=lambda text: ascii(text[:20]))
+def weird(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found

@@ -1,0 +1,229 @@
+"""Directives: Slurm's own quoting, what an application may set, and what a script must look like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm_adapter.directives import (
+    FREE,
+    PROTECTED,
+    Directive,
+    build_directives,
+    check_override,
+    check_replicas,
+    lint_script,
+    quote,
+    read_value,
+    time_limit,
+)
+from slurm_adapter.errors import InvalidInput
+from slurm_adapter.specification import SimpleDuration
+
+if TYPE_CHECKING:
+    from slurm_adapter.config import Config, Machine
+
+
+@pytest.fixture
+def machine(config: Config) -> Machine:
+    return config.machines["example-compute"]["gpu"]
+
+
+def scan(line: str) -> list[str]:
+    """The words that sbatch finds in what follows `#SBATCH`: its own grammar, not a shell's."""
+    words: list[str] = []
+    word: str | None = None
+    quoted = ""
+    characters = iter(line)
+    for character in characters:
+        if character == "\\":
+            word = (word or "") + next(characters)
+        elif quoted:
+            word, quoted = (word or "", "") if character == quoted else ((word or "") + character, quoted)
+        elif character in "\"'":
+            word, quoted = word or "", character
+        elif character == "#":
+            break
+        elif character.isspace():
+            words += [word] if word is not None else []
+            word = None
+        else:
+            word = (word or "") + character
+    return words + ([word] if word is not None else [])
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"])))
+def test_sbatch_reads_back_every_value(value: str) -> None:
+    assert scan(str(Directive("comment", value))) == [f"--comment={value}"]
+
+
+@given(st.text())
+def test_quoting_gives_one_line_or_a_message(value: str) -> None:
+    try:
+        assert len(quote(value).split("\n")) == 1
+    except InvalidInput as error:
+        assert "line break" in str(error)
+
+
+def test_a_machine_with_everything(machine: Machine) -> None:
+    directives = build_directives(
+        machine, token="t", folder='/home/a b/"x" %j', replicas=2, seconds=3660, after=(17, 18),
+        extra=[Directive("mem", "1G"), Directive("ntasks-per-node", "16"), Directive("requeue")],
+    )  # fmt: skip
+    assert [str(directive) for directive in directives] == [
+        "--job-name=t",
+        "--comment=t",
+        "--partition=gpu",
+        "--qos=fast",
+        "--account=site",
+        "--constraint=a100",
+        "--nodes=2",
+        "--cpus-per-task=16",
+        "--mem=1G",
+        "--gres=gpu:a100:2",
+        "--exclusive",
+        "--time=0-01:01:00",
+        '--chdir="/home/a b/\\"x\\" %j"',
+        '--output="/home/a b/\\"x\\" %%j/stdout.txt"',
+        '--error="/home/a b/\\"x\\" %%j/stderr.txt"',
+        "--open-mode=append",
+        "--export=NONE",
+        "--dependency=after:17:18",
+        "--ntasks-per-node=16",
+        "--requeue",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hours", "minutes", "seconds", "expected"),
+    [(0, 0, 1, 60), (0, 1, 0, 60), (0, 1, 1, 120), (0, 90, 30, 91 * 60), (4, 0, 0, 14400), (1, -30, 0, 1800)],
+)
+def test_time_is_whole_minutes_rounded_up(
+    machine: Machine, hours: int, minutes: int, seconds: int, expected: int
+) -> None:
+    assert time_limit(SimpleDuration(hours=hours, minutes=minutes, seconds=seconds), machine, 60) == expected
+
+
+def test_no_time_means_the_configured_default_within_the_machines_limit(machine: Machine) -> None:
+    assert time_limit(None, machine, 7200) == 7200
+    assert time_limit(None, machine, 10**9) == machine.max_time
+
+
+@pytest.mark.parametrize("seconds", [0, -1, -(10**30)])
+def test_no_positive_time(machine: Machine, seconds: int) -> None:
+    with pytest.raises(InvalidInput, match="Time allocated for job is too short"):
+        time_limit(SimpleDuration(seconds=seconds), machine, 60)
+
+
+@pytest.mark.parametrize("seconds", [4 * 3600 + 1, 10**30])
+def test_more_time_than_the_machine_gives(machine: Machine, seconds: int) -> None:
+    with pytest.raises(InvalidInput, match="at most 0-04:00:00"):
+        time_limit(SimpleDuration(seconds=seconds), machine, 60)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "multi_node", "said"),
+    [(0, None, "at least 1 node"), (-1, True, "at least 1 node"), (3, True, "at most 2"), (2, False, "one node only")],
+)
+def test_replicas_that_are_refused(machine: Machine, replicas: int, multi_node: bool | None, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        check_replicas(replicas, machine, multi_node=multi_node)
+
+
+@pytest.mark.parametrize("multi_node", [None, True])
+def test_replicas_that_are_taken(machine: Machine, multi_node: bool | None) -> None:
+    check_replicas(2, machine, multi_node=multi_node)
+
+
+@pytest.mark.parametrize("name", ["account", "partition", "comment", "uid", "wrap", "dependency", "chdir", "time"])
+def test_protected_directives(machine: Machine, name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"the application sets the directive '{name}', which"):
+        check_override(Directive(name, "x"), machine)
+
+
+@pytest.mark.parametrize("name", ["accoun", "A", "--account", "Account", "job_name", "", "x\n", "mem "])
+def test_only_whole_long_names_are_directives(machine: Machine, name: str) -> None:
+    with pytest.raises(InvalidInput, match="no long name of sbatch"):
+        check_override(Directive(name, "x"), machine)
+
+
+@pytest.mark.parametrize("name", ["constraint", "exclusive"])
+def test_what_the_machine_table_sets_stays(machine: Machine, config: Config, name: str) -> None:
+    with pytest.raises(InvalidInput, match="machine table"):
+        check_override(Directive(name, "x"), machine)
+    check_override(Directive(name, "x"), config.machines["example-compute"]["example-compute"])
+
+
+@pytest.mark.parametrize("value", ["a\n#SBATCH --uid=0", "a\0", "a\rb", "x" * 5000])
+def test_a_value_that_cannot_be_written(machine: Machine, value: str) -> None:
+    with pytest.raises(InvalidInput, match="the directive 'mail-user'"):
+        check_override(Directive("mail-user", value), machine)
+
+
+def test_no_directive_is_both_free_and_protected() -> None:
+    assert not FREE & PROTECTED.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("mem", "4G", "--mem=4G"),
+        ("ntasks", 4, "--ntasks=4"),
+        ("ntasks", 4.0, "--ntasks=4"),
+        ("requeue", True, "--requeue"),
+        ("requeue", "", "--requeue"),
+        ("requeue", False, None),
+        ("mem", None, None),
+        ("gpus-per-task", 0, None),
+        ("gpus-per-task", -1, None),
+        ("gpus-per-task", 2, "--gpus-per-task=2"),
+    ],
+)
+def test_what_a_template_sets(name: str, value: Any, expected: str | None) -> None:
+    found = read_value(name, value)
+    assert (None if found is None else str(found)) == expected
+
+
+GOOD = "#!/bin/bash\n#SBATCH --mem=4G\n# a comment\n\n#SBATCH --requeue\nrun\n"
+
+
+def test_a_good_script() -> None:
+    lint_script(GOOD)
+    lint_script(GOOD + "cat <<END\n#SBATCH --mem=4G\n  #SBATCH --uid=0\nEND\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("", "line 1 of the script is not #!/"),
+        ("\n" + GOOD, "line 1 of the script is not #!/"),
+        ("run\n", "line 1 of the script is not #!/"),
+        (GOOD.replace("\n", "\r\n"), "line 1 of the script ends in CRLF"),
+        (GOOD + "echo 'a\r\nb'\n", "line 7 of the script ends in CRLF"),
+        (GOOD + "\0\n", "NUL"),
+        (GOOD.rstrip("\n"), "last line"),
+        (GOOD.replace("#SBATCH --mem", "  #SBATCH --mem"), "line 2 of the script: an indented #SBATCH"),
+        (GOOD.replace("4G", "4 G"), "line 2 of the script: '#SBATCH --mem=4 G'"),
+        (GOOD.replace("4G", "'4G'"), "line 2 of the script"),
+        (GOOD.replace("4G", '"4G'), "line 2 of the script"),
+        (GOOD.replace("--mem=4G", "-J x"), "line 2 of the script"),
+        (GOOD.replace("requeue", "mem=2G"), "line 5 of the script: the directive mem stands twice"),
+    ],
+)
+def test_a_script_that_sbatch_would_refuse_or_misread(script: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        lint_script(script)
+    assert said in str(error.value)
+
+
+@given(st.text())
+def test_the_lint_gives_nothing_but_a_message(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        lint_script("x" + text)
+    try:
+        lint_script(f"#!/bin/bash\n{text}")
+    except InvalidInput as error:
+        assert str(error)

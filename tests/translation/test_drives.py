@@ -1,0 +1,149 @@
+"""UCloud's paths: the table of drives, and symbolic links on the cluster."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm_adapter.config import Drive
+from slurm_adapter.drives import DrivePath, check_paths_command, read_path_check, resolve_path
+from slurm_adapter.errors import InvalidInput, Unknown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DRIVES = (
+    Drive(id="123", path="/shared/data/123"),
+    Drive(id="hers", path="/shared/hers/", users=("alice",), projects=("p1",), read_only=True),
+    Drive(id="all", path="/"),
+)
+
+
+def resolve(path: str, *, user: str = "bob", project: str | None = None) -> DrivePath:
+    return resolve_path(path, DRIVES, user=user, project=project, field="parameters.x.path")
+
+
+@pytest.mark.parametrize(
+    ("path", "cluster", "name"),
+    [
+        ("/123", "/shared/data/123", "123"),
+        ("/123/acme-database", "/shared/data/123/acme-database", "acme-database"),
+        ("/123/a b/…/$x\n", "/shared/data/123/a b/…/$x\n", "$x\n"),
+        ("/123/..a", "/shared/data/123/..a", "..a"),
+        ("/all", "/", "all"),
+        ("/all/etc", "/etc", "etc"),
+    ],
+)
+def test_where_a_path_is(path: str, cluster: str, name: str) -> None:
+    found = resolve(path)
+    assert (found.cluster, found.name) == (cluster, name)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "123/a", "/123/", "/123//a", "//123/a", "/123/../../etc/passwd", "/123/a/..", "/123/./a", "/..", "/123/a\0b",
+     "/123/" + "x" * 4096],
+)  # fmt: skip
+def test_a_path_that_is_refused(path: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^parameters\.x\.path: '"):
+        resolve(path)
+
+
+@pytest.mark.parametrize(("user", "project"), [("alice", None), ("alice", "p2"), ("bob", "p1")])
+def test_who_may_use_a_drive(user: str, project: str | None) -> None:
+    found = resolve("/hers/a", user=user, project=project)
+    assert found.cluster == "/shared/hers/a"
+    assert found.read_only
+
+
+@pytest.mark.parametrize(("user", "project"), [("bob", None), ("bob", "p2"), ("p1", "alice")])
+def test_an_unknown_drive_and_one_of_others_look_the_same(user: str, project: str | None) -> None:
+    with pytest.raises(InvalidInput) as theirs:
+        resolve("/hers/a", user=user, project=project)
+    with pytest.raises(InvalidInput) as unknown:
+        resolve("/999/a", user=user, project=project)
+    assert str(theirs.value).replace("hers", "999") == str(unknown.value)
+    assert "is not known here, or not open to" in str(unknown.value)
+
+
+@given(st.text())
+def test_no_text_leaves_its_drive(path: str) -> None:
+    try:
+        found = resolve(f"/123/{path}")
+    except InvalidInput:
+        return
+    assert f"{found.cluster}/".startswith("/shared/data/123/")
+    assert not {"", ".", ".."} & set(found.cluster.split("/")[1:])
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Drive:
+    """A drive with a bit of everything, itself reached through a symbolic link."""
+    (tmp_path / "real/folder").mkdir(parents=True)
+    (tmp_path / "real-2").mkdir()
+    (tmp_path / "real/file").touch()
+    (tmp_path / "real/a 'b\" $c\n\\d").touch()
+    (tmp_path / "real/inside").symlink_to("folder")
+    (tmp_path / "real/out").symlink_to("/etc")
+    (tmp_path / "real/beside").symlink_to("../real-2")
+    (tmp_path / "real/loop").symlink_to("loop")
+    (tmp_path / "real/-rf").touch()
+    (tmp_path / "drive").symlink_to("real")
+    return Drive(id="d", path=str(tmp_path / "drive"))
+
+
+def look(drive: Drive, *paths: str, kind: str = "any") -> None:
+    found = [
+        resolve_path(path, [drive], user="u", project=None, field=f"f{n}", kind=kind)  # type: ignore[arg-type]  # drawn from the table below
+        for n, path in enumerate(paths)
+    ]
+    command = check_paths_command(found, None)
+    done = subprocess.run(command.words, input=command.stdin, capture_output=True, check=True)
+    assert done.stderr == b""
+    read_path_check(found, done.stdout)
+
+
+def test_paths_that_are_fine(drive: Drive) -> None:
+    look(drive, "/d", "/d/file", "/d/folder", "/d/inside", "/d/a 'b\" $c\n\\d", "/d/-rf")
+    look(drive, "/d/inside", kind="directory")
+    look(drive, "/d/file", kind="file")
+    look(drive)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "said"),
+    [
+        ("/d/out", "any", "leaves its drive through a symbolic link"),
+        ("/d/out/passwd", "any", "leaves its drive through a symbolic link"),
+        ("/d/beside", "any", "leaves its drive through a symbolic link"),
+        ("/d/loop", "any", "does not exist"),
+        ("/d/absent", "any", "does not exist"),
+        ("/d/file", "directory", "is a file; the parameter takes a folder"),
+        ("/d/folder", "file", "is a folder; the parameter takes a file"),
+    ],
+)
+def test_what_is_seen_on_the_cluster(drive: Drive, path: str, kind: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        look(drive, "/d/inside" if kind == "directory" else "/d/file" if kind == "file" else "/d", path, kind=kind)
+    assert f"f1: '{path}': " in str(error.value)
+    assert said in str(error.value)
+
+
+def test_a_drive_whose_folder_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="its drive's folder .* does not exist"):
+        look(Drive(id="d", path=str(tmp_path / "gone")), "/d/x")
+
+
+def test_a_thousand_paths_are_one_command(drive: Drive) -> None:
+    look(drive, *["/d/folder"] * 1000)
+
+
+@pytest.mark.parametrize("answer", [b"", b"d/x", b"d/x\0", b"d/x\0d/x\0d/x\0", b"Permission denied\n"])
+def test_an_answer_that_is_none_says_nothing(drive: Drive, answer: bytes) -> None:
+    path = resolve_path("/d/file", [drive], user="u", project=None, field="f")
+    with pytest.raises(Unknown):
+        read_path_check([path], answer)

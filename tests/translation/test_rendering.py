@@ -1,0 +1,137 @@
+"""Jinja in its sandbox: the vocabulary, quoting, and what is kept from a template."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+
+from slurm_adapter.errors import InvalidInput
+from slurm_adapter.rendering import CPU_SECONDS, Source, Task, render, render_apart
+
+
+def task(text: str, **variables: Any) -> Task:
+    return Task(variables=variables, safe={"_load": "a; b"}, srun='srun -N "$N"', body=(Source(text, "app", 10),))
+
+
+def words(shell: str) -> list[str]:
+    """What bash makes of a line of arguments."""
+    script = f"printf '%s\\0' {shell}\n".encode()
+    done = subprocess.run(["bash"], input=script, capture_output=True, check=True, env={})
+    return done.stdout.decode().split("\0")[:-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{{ s }}", "'a b'"),
+        ("{{ i }} {{ f }} {{ t }} {{ g }}", "5 1 true 0.25"),
+        ("x{{ n }}y", "xy"),
+        ("{{ s | safe }} {{ s | e }} {{ s | e | e }}", "a b 'a b' 'a b'"),
+        ("{{ _load }} {{ srun() }} x", 'a; b srun -N "$N" x'),
+        ("{{ t | flag('--v') }}{{ n | flag('--v') }}{{ n | flag('--v', '--no v') }}", "--v'--no v'"),
+        ("{{ s | option('--d') }} {{ s | option('--d=') }} {{ s | option('-d', false) }}", "--d 'a b' '--d=a b' '-da b'"),
+        ("{{ s | option('--d=', true) }}|{{ n | option('--d') }}|", "--d= 'a b'||"),
+        ("{{ ternary(t, s, 1) }} {{ ternary(n, s, 1) }}", "'a b' 1"),
+        ("{{ s is match('a.b') }} {{ s is match('a') }} {{ s is search('B', ignorecase=true) }}", "true false true"),
+        ("{{ 'x\\na' is match('x') }} {{ 'x\\na' is search('^a$', multiline=true) }}", "false true"),
+        ("{{ ['x', s] | join(',') }} {{ s | upper }} {{ s ~ 1 }}", "'x,a b' 'A B' 'a b1'"),
+        ("{% macro m(x) %}--x {{ x }}{% endmacro %}{{ m(s) }}", "--x 'a b'"),
+        ("{% set q %}-q {{ s }}{% endset %}{{ q }} {{ q | upper }}", "-q 'a b' '-Q '\"'\"'A B'\"'\"''"),
+        ("{% for c in s if c != ' ' %}{{ loop.index }}{{ c }}{% if not loop.last %};{% endif %}{% endfor %}", "1a;2b"),
+        ("{% do sbatch('mem', '4G') %}x{{ sbatch('requeue') }}", "x"),
+        ("{{ {'a': [1]} | tojson }}", "'{\"a\": [1]}'"),
+        ("{% raw %}{{ x }}{% endraw %}", "{{ x }}"),
+        ("line\n\n  {{ i }}\n", "line\n\n  5\n"),
+    ],
+)  # fmt: skip
+def test_vocabulary(text: str, expected: str) -> None:
+    found = render(task(text, s="a b", i=5, f=1.0, g=0.25, t=True, n=None))
+    assert found.body == expected
+
+
+def test_every_text_is_one_word_of_bash(weird: str) -> None:
+    body = render(task("{{ w }} {{ w | option('-o') }} {{ w | option('--o=') }}", w=weird)).body
+    assert words(body) == [weird, "-o", weird, f"--o={weird}"]
+    assert "\r\n" not in body
+
+
+def test_directives_and_plain_values_are_not_quoted() -> None:
+    found = render(
+        Task(
+            variables={"n": 3, "s": "a b", "none": None},
+            body=(Source("{{ sbatch('ntasks', n) }}{{ sbatch('mem', s) }}", "app"),),
+            environment={"COUNT": Source("{{ s }}-{{ n }}", "env"), "NONE": Source("{{ none }}", "env")},
+            sbatch={"array": Source("1-{{ n }}", "sbatch")},
+        )
+    )
+    assert found.environment == {"COUNT": "a b-3", "NONE": ""}
+    assert found.sbatch == {"array": "1-3"}
+    assert found.calls == (("ntasks", 3), ("mem", "a b"))
+
+
+def test_a_child_renders_the_same() -> None:
+    whole = task("{{ w }} {{ sbatch('mem', 1.5) }}{{ sbatch('x', none) }} {{ _load }}", w="a\r\n'b' ü\ud7ff", n=2**62)
+    assert render_apart(whole) == render(whole)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\n\n{{ nope }}", "app, line 12: 'nope' is undefined"),
+        ("{{ ''.__class__ }}", "app, line 10: access to attribute '__class__'"),
+        ("{{ ''['__class__'] }}", "app, line 10: "),
+        ("{{ sbatch.__globals__ }}", "app, line 10: access to attribute '__globals__'"),
+        ("{{ '{0.__class__}'.format(1) }}", "app, line 10: access to attribute '__class__'"),
+        ("{{ ''|attr('__class__') }}", "app, line 10: "),
+        ("{{ self.__init__.__globals__ }}", "app, line 10: "),
+        ("\n{% include '/etc/passwd' %}", "app, line 11: include, import and extends are off"),
+        ("{% import 'x' as x %}", "app, line 10: include, import and extends are off"),
+        ("{% extends 'x' %}", "app, line 10: include, import and extends are off"),
+        ("{% if %}", "app, line 10: Expected an expression"),
+        ("\n{{ 1 / 0 }}", "app, line 11: division by zero"),
+        ("{{ [1] }}", "a value of type list cannot be printed"),
+        ("{{ srun }}", "a value of type function cannot be printed"),
+        ("{{ sbatch('mem', [1]) }}", "a value of type list cannot be printed"),
+        ("{{ [1, 2] | random }}", "No filter named 'random'"),
+        ("{{ lipsum() }}", "'lipsum' is undefined"),
+        ("{{ script('/bin/sh') }}", "script() is not available here"),
+        ("{{ dynamicInterface(0, 'WEB', 'x', 80) }}", "dynamicInterface() is not available here"),
+        ("{{ cfg.x }}", "'cfg' is undefined"),
+        ("{{ range(10 ** 9) }}", "Range too big"),
+        ("{{ 'a' * 10 ** 9 }}", "a repetition that is longer"),
+        ("{{ [0] * 10 ** 9 }}", "a repetition that is longer"),
+        ("{{ 2 ** (10 ** 9) }}", "a power of more than 1000"),
+        ("{% for i in range(99999) %}{{ 'a' * 99999 }}{% endfor %}", "gives more than 1048576 characters"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+        ("{{ 'a' is match('(') }}", "app, line 10: "),
+        ("{{ 5 is match('5') }}", "app, line 10: "),
+        ("{{ none is match('5') }}", "app, line 10: "),
+    ],
+)
+@pytest.mark.parametrize("run", [render, render_apart])
+def test_an_error_names_the_template_and_the_line(run: Any, text: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        run(task(text))
+    assert said in str(error.value)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ ('a' * 40) is match('(a+)+b') }}",
+        "{{ 'a' | center(10 ** 10) }}",
+        "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    ],
+)
+def test_a_child_that_takes_too_much_is_ended(text: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        render_apart(task(text))
+    assert f"takes more than {CPU_SECONDS} seconds" in str(error.value) or "MemoryError" in str(error.value)
+
+
+def test_a_child_has_nothing_of_this_process() -> None:
+    assert render_apart(task("{{ x | default('nothing') }}")).body == "nothing"
