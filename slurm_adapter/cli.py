@@ -334,12 +334,19 @@ def sandbox_status(as_json: bool) -> None:
     from dataclasses import asdict
 
     from slurm_adapter import sandbox as box
+    from slurm_adapter.terminal import table
 
     status = box.status()
     if as_json:
-        print_json(asdict(status))
-    else:
-        click.echo(str(status))
+        click.echo(json.dumps(asdict(status), indent=2, default=str))
+        return
+    click.echo(f"the sandbox is {status.state}" + (", with accounting" if status.accounting else ""))
+    for reason in (*status.reasons, *status.notes):
+        click.echo(f"  {reason}")
+    if status.nodes:
+        click.echo(table(("NODE", "ADDRESS", "STATE"), [(n.name, n.address, n.state) for n in status.nodes]))
+    if status.config is not None:
+        click.echo(f"config: {status.config}")
 
 
 @sandbox.command("down")
