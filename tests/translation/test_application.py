@@ -164,7 +164,9 @@ def test_nothing_to_run_is_an_error_unless_a_workflow_may_bring_it() -> None:
     assert any("invocation is missing" in line for line in errors(text.replace("type: Workflow", "type: Text")))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "x", "? [a]\n: b", "a: &x [*x]", "!!python/object:os.system {}", "\0", "[" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "x", "? [a]\n: b", "a: &x [*x]", "!!python/object:os.system {}", "\0", "[" * 5000]
+)
 def test_what_is_no_application_file(text: str) -> None:
     assert errors(text)
 
@@ -211,7 +213,10 @@ def test_the_form_inside_a_job(wire: Callable[[str], bytes]) -> None:
             "status.resolvedApplication.invocation.invocation[0].type: 'magic'",
         ),
         (
-            {"metadata": {"name": "a", "version": "1"}, "invocation": {"parameters": [{"type": "text", "name": "a"}] * 2}},
+            {
+                "metadata": {"name": "a", "version": "1"},
+                "invocation": {"parameters": [{"type": "text", "name": "a"}] * 2},
+            },
             "two parameters named 'a'",
         ),
     ],

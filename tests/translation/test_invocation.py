@@ -96,9 +96,7 @@ def test_affixes(case: Case) -> None:
         mode=text("slow"),
         debug={"type": "boolean", "value": True},
     )
-    assert found == (
-        "acme-batch '<' -p 'x y' -s -p slow -s '>' '--v=x y;' --debug \"${HOME-}\" 'a b'"
-    )
+    assert found == ("acme-batch '<' -p 'x y' -s -p slow -s '>' '--v=x y;' --debug \"${HOME-}\" 'a b'")
     assert command(case.with_application(invocation=(Word("if"), Word("then")))) == "'if' then"
     assert command(case.with_application(invocation=(Word("A=b"),))) == "'A=b'"
 
@@ -225,7 +223,10 @@ def test_a_users_workflow_is_appended(case: Case) -> None:
         (workflow("x", init="apt install"), "parameters.flow.specification.init: a workflow's init text is not run"),
         ({"type": "workflow", "specification": {"language": "BASH"}}, "language: 'BASH': must be JINJA2"),
         (workflow("x", inputs=[{"type": "text"}]), "parameters.flow.specification.inputs[0].name: is missing"),
-        (workflow("x", inputs=[{"type": "text", "name": "value"}]), "its parameter 'value' is the application's already"),
+        (
+            workflow("x", inputs=[{"type": "text", "name": "value"}]),
+            "its parameter 'value' is the application's already",
+        ),
         (workflow("x", inputs=[{"type": "workflow", "name": "f"}]), "a workflow within a workflow"),
         (workflow("{{ script('x') }}"), "script() is not available here"),
         (workflow("\n{{ nope }}"), "parameters.flow.specification.job, line 2: 'nope' is undefined"),
@@ -247,7 +248,17 @@ def test_a_workflow_needs_a_jinja_application(case: Case) -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(None, ""), (True, "true"), (False, "false"), (5, "5"), (2**63, str(2**63)), (1.0, "1"), (-0.5, "-0.5"), (1e21, "1e+21"), ("x", "x")],
+    [
+        (None, ""),
+        (True, "true"),
+        (False, "false"),
+        (5, "5"),
+        (2**63, str(2**63)),
+        (1.0, "1"),
+        (-0.5, "-0.5"),
+        (1e21, "1e+21"),
+        ("x", "x"),
+    ],
 )
 def test_values_as_text(value: object, expected: str) -> None:
     assert plain(value) == expected

@@ -65,7 +65,11 @@ def test_a_job_that_asks_for_everything(case: Case, golden: Callable[[str, str],
         "acme-batch 1.0.0 has a web interface on port 8080, which is not published here; other jobs reach it by a "
         "resource of type peer",
     )
-    assert [path.cluster for path in found.paths] == ["/shared/data/123/my data", "/archive", "/shared/data/hers/it's.txt"]
+    assert [path.cluster for path in found.paths] == [
+        "/shared/data/123/my data",
+        "/archive",
+        "/shared/data/hers/it's.txt",
+    ]
 
 
 def test_a_template(case: Case, golden: Callable[[str, str], None]) -> None:
@@ -166,7 +170,7 @@ def test_templates_are_beside_the_package_or_inside_it() -> None:
 @pytest.fixture
 def here(case: Case, tmp_path: Path) -> Case:
     """A job's folder on this machine, and an application that tells what it was given."""
-    folder = tmp_path / "it's a \"folder\" $x"
+    folder = tmp_path / 'it\'s a "folder" $x'
     (folder / "node").mkdir(parents=True)
     (folder / "node/batch.sh").write_text('exec /bin/bash "$1/job.sbatch" payload\n')
     words = (Word("printf"), Word("%s\\0"), Variable(("value",)))

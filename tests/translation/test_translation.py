@@ -121,9 +121,7 @@ def test_fields_that_are_taken(case: Case, fields: dict[str, Any]) -> None:
         ({"invocation": (Template("echo {{ 'a\\r\\nb' | safe }}"),)}, {}, "CRLF"),
     ],
 )  # fmt: skip
-def test_applications_that_are_refused(
-    case: Case, change: dict[str, Any], fields: dict[str, Any], said: str
-) -> None:
+def test_applications_that_are_refused(case: Case, change: dict[str, Any], fields: dict[str, Any], said: str) -> None:
     assert said in refuse(case.with_application(**change), **fields)
 
 
