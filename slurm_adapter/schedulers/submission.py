@@ -88,7 +88,8 @@ def parse_submission(data: bytes, mark: str, count: int, complaint: str = "") ->
             said = base64.b64decode(match[4] + "===").decode(errors="replace")
             told[index] = judge_answer(int(match[3]), said)
     lost = InDoubt("the answer of sbatch was lost")
-    never = NotStarted(_last_line(complaint) or "Slurm is out of reach: sbatch was not started any more")
+    # Either the whole command failed, or a job before this one found that Slurm is not there.
+    never = NotStarted("Slurm is out of reach: sbatch was not started any more" if begun else _last_line(complaint))
     return [told.get(index, lost if index in begun else never) for index in range(count)]
 
 

@@ -110,10 +110,13 @@ class Connection:
             while True:
                 try:
                     return self._session_maker.open_session(timeout=deadline.left)
-                except paramiko.ChannelException as error:
+                except paramiko.SSHException as error:
+                    # A refusal, as long as we live. (Of several at once paramiko tells the reason of one thread only.)
+                    if not self.alive:
+                        raise
                     if deadline.left < _REFUSED_PAUSE:
                         raise NotConnected(
-                            f"{self._target} refused one more session for {timeout:.0f} s ({error.text})\n"
+                            f"{self._target} gave no further session within {timeout:.0f} s: {_explain(error)}\n"
                             "Other sessions of this account hang there, or MaxSessions in its sshd_config is too low"
                         ) from error
                     time.sleep(_REFUSED_PAUSE)

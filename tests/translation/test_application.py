@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from slurm_adapter.specification import parse_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from slurm_adapter.config import Config
 
@@ -187,8 +187,8 @@ def test_no_text_gives_anything_but_a_message(text: str) -> None:
 @pytest.mark.parametrize("name", ["acme-database", "acme-web-app"])
 def test_the_shipped_applications_are_without_problems(name: str, config: Config) -> None:
     application = open_catalogue(config).find(name, "1.0.0")
-    with open(application.source, encoding="utf-8") as file:
-        assert lint_application_file(file.read(), application.source) == (application, ())
+    text = Path(application.source).read_text(encoding="utf-8")
+    assert lint_application_file(text, application.source) == (application, ())
     assert application.template
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -62,10 +63,10 @@ def test_sbatch_reads_back_every_value(value: str) -> None:
 
 @given(st.text())
 def test_quoting_gives_one_line_or_a_message(value: str) -> None:
-    try:
-        assert len(quote(value).split("\n")) == 1
-    except InvalidInput as error:
-        assert "line break" in str(error)
+    with suppress(InvalidInput):
+        assert "\n" not in quote(value)
+        return
+    assert set("\n\r\0") & set(value)
 
 
 def test_a_machine_with_everything(machine: Machine) -> None:
@@ -128,13 +129,13 @@ def test_more_time_than_the_machine_gives(machine: Machine, seconds: int) -> Non
     ("replicas", "multi_node", "said"),
     [(0, None, "at least 1 node"), (-1, True, "at least 1 node"), (3, True, "at most 2"), (2, False, "one node only")],
 )
-def test_replicas_that_are_refused(machine: Machine, replicas: int, multi_node: bool | None, said: str) -> None:
+def test_replicas_that_are_refused(machine: Machine, replicas: int, *, multi_node: bool | None, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         check_replicas(replicas, machine, multi_node=multi_node)
 
 
 @pytest.mark.parametrize("multi_node", [None, True])
-def test_replicas_that_are_taken(machine: Machine, multi_node: bool | None) -> None:
+def test_replicas_that_are_taken(machine: Machine, *, multi_node: bool | None) -> None:
     check_replicas(2, machine, multi_node=multi_node)
 
 
@@ -223,7 +224,5 @@ def test_a_script_that_sbatch_would_refuse_or_misread(script: str, said: str) ->
 def test_the_lint_gives_nothing_but_a_message(text: str) -> None:
     with pytest.raises(InvalidInput):
         lint_script("x" + text)
-    try:
+    with suppress(InvalidInput):
         lint_script(f"#!/bin/bash\n{text}")
-    except InvalidInput as error:
-        assert str(error)

@@ -104,7 +104,7 @@ def test_affixes(case: Case) -> None:
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"nope": text("x")}, "parameters.nope: Unknown parameter supplied: 'nope'; this application has: debug, value,"),
+        ({"nope": text("x")}, "parameters.nope: Unknown parameter supplied: 'nope'; this application has: debug,"),
         ({"value": number(1)}, "parameters.value: Incorrect parameter type for 'value': integer; it takes text"),
         ({"count": number(4.5)}, "Incorrect parameter type for 'count': floating_point; it takes integer"),
         ({"value": {"type": "hologram"}}, "parameters.value: values of type 'hologram' are not known here"),
@@ -122,7 +122,7 @@ def test_affixes(case: Case) -> None:
         ({"db": {"type": "peer", "hostname": "h\n10.0.0.1 x", "jobId": "1"}}, "Invalid hostname"),
         ({"db": {"type": "peer", "hostname": "", "jobId": "1"}}, "Invalid hostname: ''"),
         ({"db": {"type": "peer", "hostname": "a", "jobId": "1 2"}}, "parameters.db.jobId: '1 2'"),
-        ({"modules": {"type": "modules", "modules": ["gcc/11"]}}, "parameters.modules: 'gcc/11': must be one of gcc/12"),
+        ({"modules": {"type": "modules", "modules": ["gcc/11"]}}, "parameters.modules: 'gcc/11': must be one of"),
         ({"modules": {"type": "modules", "modules": ["--force"]}}, "'--force' is no name of an environment module"),
     ],
 )  # fmt: skip

@@ -1,10 +1,11 @@
-"""The script as a whole: compared with what was looked at, and run by a real bash with nothing of Slurm but its names."""
+"""The script as a whole: compared with what was looked at, and run by a real bash that has Slurm's variables only."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,6 @@ from slurm_adapter.script import packaged_templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.translation.conftest import Case
 
@@ -62,8 +62,10 @@ def test_a_job_that_asks_for_everything(case: Case, golden: Callable[[str, str],
     assert found.notes == (
         "/123/my data is at /home/alice/ucloud-jobs/4150/mounts/my data",
         "/archive is at /home/alice/ucloud-jobs/4150/mounts/archive",
-        "acme-batch 1.0.0 has a web interface on port 8080, which is not published here; other jobs reach it by a "
-        "resource of type peer",
+        (
+            "acme-batch 1.0.0 has a web interface on port 8080, which is not published here; "
+            "other jobs reach it by a resource of type peer"
+        ),
     )
     assert [path.cluster for path in found.paths] == [
         "/shared/data/123/my data",
@@ -107,7 +109,8 @@ def test_only_the_file_of_peers_holds_a_peers_name(case: Case) -> None:
         ({}, {}, {"names": "no", "replicate": "no", "view": "/shared/ucloud/peers/4150", "cpus": "1", "wait": "600"}),
         ({}, {"always": True, "allow_env": True}, {"names": "yes", "allow_env": "yes"}),
         ({}, {"private": True, "wait": 5}, {"view": "/home/alice/ucloud-jobs/4150/hosts", "wait": "5"}),
-        ({}, {"methods": ("bwrap", "unshare"), "address": "{node}-ib0"}, {"methods": "bwrap unshare", "address": "{node}-ib0"}),
+        ({}, {"methods": ("bwrap", "unshare")}, {"methods": "bwrap unshare"}),
+        ({}, {"address": "{node}-ib0"}, {"address": "{node}-ib0"}),
         ({"replicas": 2}, {}, {"names": "yes", "replicate": "yes"}),
         ({"timeAllocation": {"seconds": 61}}, {}, {"time_limit": "120"}),
     ],
@@ -179,10 +182,9 @@ def here(case: Case, tmp_path: Path) -> Case:
 
 def start(case: Case, slurm_id: str = "17", *, environment: dict[str, str] | None = None, **fields: Any) -> Any:
     """Run the script as slurmd would."""
-    path = f"{case.folder}/job.sbatch"
-    if not os.path.exists(path):
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            file.write(case.translate(**fields).script)
+    path = Path(case.folder, "job.sbatch")
+    if not path.exists():
+        path.write_bytes(case.translate(**fields).script.encode())
     own = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": slurm_id, **(environment or {})}
     return subprocess.run(["bash", path], capture_output=True, check=False, env=own)
 
@@ -191,7 +193,7 @@ def test_every_text_arrives_byte_for_byte(here: Case, weird: str, tmp_path: Path
     done = start(here, parameters={"value": {"type": "text", "value": weird}})
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == f"{weird}\0"
-    assert os.readlink(f"{here.folder}/owner") == "17"
+    assert Path(here.folder, "owner").readlink() == Path("17")
     assert [path.name for path in tmp_path.rglob("*pwned*")] == []
 
 
@@ -205,8 +207,7 @@ def test_the_environment_arrives_byte_for_byte(here: Case, weird: str) -> None:
 
 
 def test_the_applications_environment_does_not_reach_the_batch_script(here: Case) -> None:
-    with open(f"{here.folder}/node/batch.sh", "w", encoding="utf-8") as file:
-        file.write('echo "${LD_PRELOAD-none} $UCLOUD_JOB_ID"\n')
+    Path(here.folder, "node/batch.sh").write_text('echo "${LD_PRELOAD-none} $UCLOUD_JOB_ID"\n')
     assert start(here.with_application(environment=(("LD_PRELOAD", Word("x")),))).stdout == b"none 4150\n"
 
 
@@ -226,7 +227,7 @@ def test_the_tasks_of_an_array_share_the_fence(here: Case) -> None:
 
 @pytest.mark.parametrize("target", ["closed", "cancelled", "/", "node"])
 def test_a_job_that_is_over_runs_nothing(here: Case, target: str) -> None:
-    os.symlink(target, f"{here.folder}/owner")
+    Path(here.folder, "owner").symlink_to(target)
     done = start(here)
     assert (done.returncode, done.stdout) == (0, b"")
     assert done.stderr.count(b"\n") == 1
@@ -243,7 +244,7 @@ def test_without_its_folder_nothing_runs(here: Case, tmp_path: Path) -> None:
 
 
 def test_an_owner_that_is_no_link_fails_closed(here: Case) -> None:
-    os.mkdir(f"{here.folder}/owner")
+    Path(here.folder, "owner").mkdir()
     done = start(here)
     assert (done.returncode, done.stdout) == (1, b"")
 
@@ -255,7 +256,7 @@ def test_without_slurm_nothing_runs(here: Case) -> None:
 
 
 def test_without_its_node_files_nothing_runs(here: Case) -> None:
-    os.remove(f"{here.folder}/node/batch.sh")
+    Path(here.folder, "node/batch.sh").unlink()
     done = start(here)
     assert done.returncode != 0
     assert done.stdout == b""
@@ -264,21 +265,21 @@ def test_without_its_node_files_nothing_runs(here: Case) -> None:
 def test_files_are_linked_by_their_names(here: Case) -> None:
     done = start(here, resources=[{"type": "file", "path": "/123/a 'b\n"}, {"type": "file", "path": "/archive"}])
     assert done.returncode == 0
-    mounts = f"{here.folder}/mounts"
-    assert {name: os.readlink(f"{mounts}/{name}") for name in os.listdir(mounts)} == {
+    mounts = Path(here.folder, "mounts")
+    assert {link.name: str(link.readlink()) for link in mounts.iterdir()} == {
         "a 'b\n": "/shared/data/123/a 'b\n",
         "archive": "/archive",
     }
 
 
 def test_modules_are_loaded_before_the_application_and_must_load(here: Case) -> None:
-    os.mkdir(f"{here.folder}/bin")
-    with open(f"{here.folder}/bin/module", "w", encoding="utf-8") as file:
-        file.write('#!/bin/sh\necho "$*"\n[ "$2" != bad ]\n')
-    os.chmod(f"{here.folder}/bin/module", 0o755)
+    module = Path(here.folder, "bin/module")
+    module.parent.mkdir()
+    module.write_text('#!/bin/sh\necho "$*"\n[ "$2" != bad ]\n')
+    module.chmod(0o700)
     path = {"PATH": f"{here.folder}/bin:{os.environ['PATH']}"}
     modules = here.with_application(required_modules=("gcc/12",), invocation=(Word("echo"), Word("run")))
     assert start(modules, environment=path).stdout == b"purge\nload gcc/12\nrun\n"
-    os.remove(f"{here.folder}/job.sbatch")
+    Path(here.folder, "job.sbatch").unlink()
     failed = start(modules.with_application(required_modules=("bad",)), environment=path)
     assert (failed.returncode, failed.stdout) == (1, b"purge\nload bad\n")
