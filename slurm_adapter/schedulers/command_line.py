@@ -32,7 +32,13 @@ _QUERY_SECONDS = 120.0
 _QUEUE = """
 mark=$1
 shift
-part() { printf '%s begin\\n' "$mark"; "$@"; printf '\\n%s end %s\\n' "$mark" "$?"; }
+part() {
+    printf '%s begin\\n' "$mark"
+    "$@"
+    status=$?
+    printf '\\n%s end %s\\n' "$mark" "$status"
+    test "$status" = 0 || exit 0
+}
 part scontrol show config
 part id -un
 if [ $# -gt 0 ]; then part "$@"; fi
@@ -97,11 +103,10 @@ class CommandLineScheduler:
         found = re.findall(rb"^%b\n(.*?)\n%b (\d+)$" % (begin, end), result.stdout, re.DOTALL | re.MULTILINE)
         parts = [Result(int(status), output, result.stderr) for output, status in found]
         names = ("scontrol show config", "id", *(["squeue"] if users else []))
-        if len(parts) != len(names):
+        # They end with the first that fails. Words on the stderr that they share are taken for the last one's.
+        if not parts or (len(parts) < len(names) and parts[-1].status == 0):
             raise Unknown(f"Slurm's queue could not be asked: the answer breaks off\n{result.complaint}".rstrip())
-        # The first that failed, or the last for words on the stderr that they share.
-        failed = next((index for index, part in enumerate(parts) if part.status != 0), -1)
-        self._check(parts[failed], names[failed], _NO_USER)
+        self._check(parts[-1], names[len(parts) - 1], _NO_USER if len(parts) == 3 else None)
         config, identity = parts[0].text, parts[1].text.strip()
         observations = listings.parse_queue(parts[2].stdout, mark) if users else ()
         # An account that the cluster cannot name has no rows, and that says nothing of its jobs.

@@ -174,9 +174,9 @@ pass_on() {
     caught=$1
     [ -n "$group" ] || return 0
     if [ "$1" = TERM ]; then
-        kill -TERM -- "-$group" 2>/dev/null
+        kill -s TERM -- "-$group" 2>/dev/null
     else
-        kill "-$1" "$group" 2>/dev/null
+        kill -s "$1" "$group" 2>/dev/null
     fi
 }
 for signal in HUP INT QUIT USR1 USR2 TERM; do
@@ -197,7 +197,7 @@ await() {
             break
         fi
     done
-    while [ "$caught" = TERM ] && kill -0 -- "-$1" 2>/dev/null; do sleep 0.1; done
+    while [ "$caught" = TERM ] && kill -s 0 -- "-$1" 2>/dev/null; do sleep 0.1; done
     return "$code"
 }
 

@@ -1,0 +1,206 @@
+"""What the scheduler makes of answers that fail, lie, or come from a site that hides jobs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter.errors import TryAgain, Unknown
+from slurm_adapter.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.transports.fake import FakeTransport
+from slurm_adapter.transports.interface import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slurm_adapter.transports.interface import Command
+
+CONFIG = (Path(__file__).parent / "recorded/22.05.8/scontrol-show-config").read_text()
+ROW = ["17", "RUNNING", "None", "node001", "alice", "100", "200", "300", "1:00:00", "0", "tok-1", "0"]
+DOWN = "Unable to contact slurm controller (connect failure)"
+
+
+def queue_answer(
+    mark: str, rows: str, config: str = CONFIG, identity: str = "ucloud", status: int = 0, stderr: str = ""
+) -> Result:
+    parts = [(config, 0), (f"{identity}\n", 0), (rows, status)]
+    text = "".join(f"{mark} begin\n{output}\n{mark} end {code}\n" for output, code in parts)
+    return Result(0, f"motd\n{text}".encode(), stderr.encode())
+
+
+def listing(**values: object) -> Callable[[Command], Result]:
+    def answer(command: Command) -> Result:
+        if "sacctmgr" in command.argv:
+            return Result(0, str(values.get("level", "None")).encode() + b"\n", b"")
+        mark = command.argv[command.argv.index("sh", 8) + 1]
+        rows = f"\x1f{mark}".join(ROW) + "\n" if values.get("rows", True) else ""
+        given = {key: value for key, value in values.items() if key not in {"rows", "level"}}
+        return queue_answer(mark, rows, **given)  # type: ignore[arg-type]  # the keywords above
+
+    return answer
+
+
+def queue(*users: str, **values: object) -> tuple[int, bool]:
+    found = CommandLineScheduler(FakeTransport(listing(**values))).queue(users or ("alice",))
+    return len(found.observations), found.sees_others
+
+
+def hiding(what: str) -> str:
+    return re.sub(r"(?m)^(PrivateData +=).*", rf"\1 {what}", CONFIG)
+
+
+def test_a_healthy_answer() -> None:
+    assert queue() == (1, True)
+    assert queue(rows=False) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "proven"),
+    [
+        ({}, False),
+        ({"identity": "root"}, True),
+        ({"identity": "slurm"}, True),
+        ({"identity": "alice"}, True),  # one's own jobs are never hidden
+        ({"level": "Operator"}, True),
+        ({"level": "Administrator"}, True),
+        ({"level": "None"}, False),
+    ],
+)
+def test_hidden_jobs(values: dict[str, object], proven: bool) -> None:  # noqa: FBT001  # a row of the table
+    assert queue(config=hiding("accounts,jobs,usage"), **values) == (1, proven)
+
+
+def test_other_secrets_hide_no_jobs() -> None:
+    assert queue(config=hiding("accounts,usage")) == (1, True)
+
+
+def test_multi_category_security_hides_jobs() -> None:
+    config = re.sub(r"(?m)^(MCSParameters +=).*", r"\1 ondemand,privatedata", CONFIG)
+    assert queue(config=config) == (1, False)
+
+
+def test_an_answer_without_the_setting_proves_nothing() -> None:
+    assert queue(config="ClusterName = x\n") == (1, False)
+
+
+def test_an_account_that_the_cluster_does_not_know_proves_nothing_but_hides_no_rows() -> None:
+    assert queue(stderr="squeue: error: Invalid user: bob\n") == (1, False)
+    assert queue(stderr="squeue: error: Invalid user: bob\n", status=1) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"stderr": "slurm_load_jobs error: Socket timed out on send/recv operation"}, Unknown),
+        ({"stderr": "squeue: error: something odd", "rows": False}, Unknown),
+        ({"stderr": "squeue: fatal: Unable to process configuration file"}, Unknown),
+        ({"status": 1}, Unknown),
+        ({"status": 1, "stderr": f"slurm_load_jobs error: {DOWN}"}, TryAgain),
+        ({"status": 127, "stderr": "sh: 4: squeue: not found"}, TryAgain),
+        (
+            {"rows": False, "stderr": "slurm_load_jobs error: Unable to contact slurm controller (recv failure)"},
+            Unknown,
+        ),
+    ],
+)
+def test_an_odd_answer_is_no_answer(values: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        queue(**values)
+
+
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        "squeue: RPC rate limit exceeded 3 time(s), sleeping then retrying",
+        "squeue: error: Ignoring obsolete FastSchedule=1 option. Please remove from your configuration.",
+        "bash: warning: setlocale: LC_ALL: cannot change locale (xx)",
+        "sudo: unable to resolve host login: Name or service not known",
+    ],
+)
+def test_noise_is_no_error(stderr: str) -> None:
+    assert queue(stderr=stderr) == (1, True)
+
+
+def test_an_answer_that_breaks_off() -> None:
+    def answer(command: Command) -> Result:
+        whole = listing()(command)
+        return Result(0, whole.stdout[:-20], b"")
+
+    with pytest.raises(Unknown, match="breaks off"):
+        CommandLineScheduler(FakeTransport(answer)).queue(["alice"])
+
+
+def test_the_mark_is_another_one_each_time() -> None:
+    transport = FakeTransport(listing())
+    scheduler = CommandLineScheduler(transport)
+    scheduler.queue(["alice"])
+    scheduler.queue(["alice"])
+    assert transport.commands[0].argv != transport.commands[1].argv
+
+
+def test_every_command_has_a_whole_environment_of_its_own() -> None:
+    transport = FakeTransport(lambda _: Result(1, b"", b"slurm_x error: no"))
+    scheduler = CommandLineScheduler(transport, "/opt/bin", "/etc/s.conf")
+    for ask in (
+        lambda: scheduler.queue(["alice"]),
+        lambda: scheduler.history([1]),
+        scheduler.nodes,
+        lambda: scheduler.cancel({1: "alice"}),
+        lambda: scheduler.addresses(["n1"]),
+    ):
+        with pytest.raises(Unknown):
+            ask()
+    for command in transport.commands:
+        assert command.argv[:3] == ("/usr/bin/env", "-i", "PATH=/opt/bin")
+        assert {"LC_ALL=C.UTF-8", "SLURM_CONF=/etc/s.conf"} <= set(command.argv)
+    assert {"TZ=UTC", "SLURM_TIME_FORMAT=%s"} <= set(transport.commands[0].argv)
+
+
+def test_history() -> None:
+    def tell(status: int, stdout: str, stderr: str) -> CommandLineScheduler:
+        return CommandLineScheduler(FakeTransport(lambda _: Result(status, stdout.encode(), stderr.encode())))
+
+    assert tell(1, "", "Slurm accounting storage is disabled").history([1]) is None
+    assert tell(0, "", "").history([1]) == ()
+    with pytest.raises(Unknown):
+        tell(1, "", "sacct: error: slurm_persist_conn_open_without_init: failed to open").history([1])
+    with pytest.raises(Unknown):
+        tell(0, "", "sacct: error: Problem talking to the database: Connection refused").history([1])
+
+
+def test_many_ids_fit_in_an_argument() -> None:
+    transport = FakeTransport(lambda _: Result(0, b"", b""))
+    assert CommandLineScheduler(transport).history(range(67_000_000, 67_012_000)) == ()
+    assert len(transport.commands) == 3
+    assert all(len(word) < 128 * 1024 for command in transport.commands for word in command.argv)
+    assert transport.commands[0].argv[-1].startswith("67000000,67000001,")
+
+
+def test_cancel_runs_as_each_owner_and_tries_all() -> None:
+    def answer(command: Command) -> Result:
+        if command.user == "alice":
+            return Result(1, b"", b"scancel: error: Kill job error on job id 1: Access/permission denied")
+        return Result(0, b"", b"")
+
+    transport = FakeTransport(answer)
+    with pytest.raises(Unknown, match="Access/permission denied"):
+        CommandLineScheduler(transport).cancel({1: "alice", 2: "bob", 3: "alice"})
+    assert [(command.user, command.argv[-2:]) for command in transport.commands] == [
+        ("alice", ("1", "3")),
+        ("bob", ("scancel", "2")),
+    ]
+
+
+@pytest.mark.parametrize("words", ["Invalid job id specified", "Job/step already completing or completed"])
+def test_cancel_of_what_is_gone(words: str) -> None:
+    said = f"scancel: error: Kill job error on job id 1: {words}".encode()
+    CommandLineScheduler(FakeTransport(lambda _: Result(1, b"", said))).cancel({1: "alice"})
+
+
+def test_cancel_while_the_controller_is_away() -> None:
+    said = f"scancel: error: Kill job error on job id 1: {DOWN}".encode()
+    with pytest.raises(TryAgain):
+        CommandLineScheduler(FakeTransport(lambda _: Result(8, b"", said))).cancel({1: "alice"})

@@ -1,0 +1,329 @@
+"""What every scheduler promises: the one in memory, and Slurm's commands on a real cluster."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+import uuid
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from slurm_adapter import sandbox
+from slurm_adapter.directives import Directive
+from slurm_adapter.errors import TryAgain
+from slurm_adapter.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.schedulers.fake import FakeScheduler
+from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Observation, Rejected, Submission
+from slurm_adapter.states import ENDED, WAITING
+from slurm_adapter.transports.local import LocalTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from slurm_adapter.schedulers.interface import Outcome, Scheduler
+    from tests.cluster import Cluster
+
+
+class Bench(Protocol):
+    """A scheduler, and what makes its jobs move."""
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """What is tested."""
+
+    def make(self, script: str, *directives: str, user: str = "alice") -> Submission:
+        """A job that can be handed in; `script` is `sleep 300` or `exit N`."""
+
+    def refuse(self) -> Submission:
+        """A job that will be refused."""
+
+    def start(self, slurm_id: int) -> None:
+        """Let a job run."""
+
+    def finish(self, slurm_id: int, exit_code: int) -> None:
+        """Let a job, whose script is `exit N`, run to its end."""
+
+    def requeue(self, slurm_id: int) -> None:
+        """Put a running job back into the queue."""
+
+    def away(self) -> Scheduler:
+        """The same while the controller is out of reach."""
+
+
+class FakeBench:
+    """Jobs in memory."""
+
+    def __init__(self) -> None:
+        self.scheduler = FakeScheduler()
+
+    def make(self, script: str, *directives: str, user: str = "alice") -> Submission:
+        """See `Bench`."""
+        token = f"test-{uuid.uuid4().hex[:12]}"
+        return Submission(token, user, f"/srv/{token}", (Directive("comment", f"{script} {directives}"),))
+
+    def refuse(self) -> Submission:
+        """See `Bench`."""
+        self.scheduler.refuse_next("Batch job submission failed: Invalid partition name specified")
+        return self.make("exit 0")
+
+    def start(self, slurm_id: int) -> None:
+        """See `Bench`."""
+        self.scheduler.start(slurm_id)
+
+    def finish(self, slurm_id: int, exit_code: int) -> None:
+        """See `Bench`."""
+        self.scheduler.start(slurm_id)
+        self.scheduler.finish(slurm_id, exit_code)
+
+    def requeue(self, slurm_id: int) -> None:
+        """See `Bench`."""
+        self.scheduler.requeue(slurm_id)
+
+    def away(self) -> Scheduler:
+        """See `Bench`."""
+        self.scheduler.down = True
+        return self.scheduler
+
+
+class RealBench:
+    """Jobs on the sandbox."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._made: list[Submission] = []
+        self._transport = LocalTransport(sandbox.enter())
+        self.scheduler: Scheduler = CommandLineScheduler(self._transport)
+
+    def make(self, script: str, *directives: str, user: str = "alice") -> Submission:
+        """See `Bench`."""
+        token = f"test-{uuid.uuid4().hex[:12]}"
+        folder = f"{self._cluster.shared}/home/{user}/{token} '\" $(id)"
+        lines = ["#!/bin/bash", f"#SBATCH --job-name={token} --output=/dev/null", *directives, script, ""]
+        self._cluster.ask(
+            *("sh", "-c", 'mkdir "$1" && cat >"$1/job.sbatch"', "sh", folder),
+            user=user,
+            stdin="\n".join(lines).encode(),
+        )
+        self._made.append(Submission(token, user, folder, ()))
+        return self._made[-1]
+
+    def clear(self) -> None:
+        """Take the folders away."""
+        for job in self._made:
+            self._cluster.ask("rm", "-rf", job.folder, user=job.user)
+
+    def refuse(self) -> Submission:
+        """See `Bench`."""
+        return self.make("exit 0", "#SBATCH --partition=nosuch")
+
+    def start(self, slurm_id: int) -> None:
+        """See `Bench`."""
+        self._cluster.wait_state(str(slurm_id), "RUNNING")
+
+    def finish(self, slurm_id: int, exit_code: int) -> None:
+        """See `Bench`."""
+        del exit_code  # the script's own
+        self._cluster.wait_end(str(slurm_id))
+
+    def requeue(self, slurm_id: int) -> None:
+        """See `Bench`."""
+        self._cluster.ask("scontrol", "requeue", str(slurm_id))
+
+    def away(self) -> Scheduler:
+        """See `Bench`."""
+        # A configuration that names a port where nobody listens; the cluster stays as it is.
+        path = f"/tmp/away-{uuid.uuid4().hex[:8]}.conf"
+        script = (
+            '{ grep -v -i -e "^SlurmctldPort" -e "^MessageTimeout" /etc/slurm/slurm.conf; '
+            'echo SlurmctldPort=6; echo MessageTimeout=2; } >"$1"; chmod 644 "$1"'
+        )
+        self._cluster.ask("sh", "-c", script, "sh", path, user="ucloud")
+        return CommandLineScheduler(self._transport, slurm_conf=path)
+
+
+@pytest.fixture
+def real(cluster: Cluster) -> Iterator[RealBench]:
+    bench = RealBench(cluster)
+    yield bench
+    bench.clear()
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.sandbox)])
+def bench(request: pytest.FixtureRequest) -> Bench:
+    if request.param == "fake":
+        return FakeBench()
+    found: RealBench = request.getfixturevalue("real")
+    return found
+
+
+def accept(outcome: Outcome) -> int:
+    assert isinstance(outcome, Accepted), outcome
+    return outcome.slurm_id
+
+
+def look(bench: Bench, slurm_id: int) -> Observation:
+    (seen,) = (seen for seen in bench.scheduler.queue(["alice", "bob"]).observations if seen.slurm_id == slurm_id)
+    return seen
+
+
+def wait(bench: Bench, slurm_id: int, ready: Callable[[Observation], bool]) -> Observation:
+    limit = time.monotonic() + 60
+    while not ready(seen := look(bench, slurm_id)):
+        assert time.monotonic() < limit, seen
+        time.sleep(0.1)
+    return seen
+
+
+def test_jobs_of_several_users_are_listed_under_their_tokens(bench: Bench) -> None:
+    jobs = [bench.make("sleep 300", "#SBATCH --hold", user=user) for user in ("alice", "bob", "alice")]
+    ids = [accept(outcome) for outcome in bench.scheduler.submit(jobs)]
+    listing = bench.scheduler.queue(["alice", "bob"])
+    found = {seen.slurm_id: (seen.name, seen.user) for seen in listing.observations}
+    assert [found[slurm_id] for slurm_id in ids] == [(job.token, job.user) for job in jobs]
+    assert listing.sees_others
+    assert {seen.user for seen in bench.scheduler.queue(["bob"]).observations} == {"bob"}
+    assert bench.scheduler.queue([]).observations == ()
+    bench.scheduler.cancel({slurm_id: job.user for slurm_id, job in zip(ids, jobs, strict=True)})
+
+
+def test_a_refusal_has_slurms_words_and_leaves_nothing(bench: Bench) -> None:
+    job = bench.refuse()
+    (outcome,) = bench.scheduler.submit([job])
+    assert isinstance(outcome, Rejected)
+    assert "Invalid partition name specified" in outcome.words
+    assert job.token not in {seen.name for seen in bench.scheduler.queue(["alice"]).observations}
+
+
+def test_a_waiting_job_has_neither_nodes_nor_a_start(bench: Bench) -> None:
+    (outcome,) = bench.scheduler.submit([bench.make("sleep 300", "#SBATCH --hold")])
+    seen = look(bench, accept(outcome))
+    assert (seen.state, seen.nodes, seen.started, seen.exit_code, seen.restarts) == ("PENDING", (), None, None, 0)
+    assert seen.submitted is not None
+    assert seen.reason
+    bench.scheduler.cancel({seen.slurm_id: "alice"})
+
+
+@pytest.mark.parametrize(("exit_code", "state"), [(0, "COMPLETED"), (3, "FAILED"), (137, "FAILED")])
+def test_a_job_that_ends(bench: Bench, exit_code: int, state: str) -> None:
+    (outcome,) = bench.scheduler.submit([bench.make(f"exit {exit_code}")])
+    slurm_id = accept(outcome)
+    bench.finish(slurm_id, exit_code)
+    seen = wait(bench, slurm_id, lambda seen: seen.state in ENDED)
+    assert (seen.state, seen.exit_code, seen.signal, seen.restarts) == (state, exit_code, None, 0)
+    assert seen.nodes
+    assert seen.started is not None
+    assert seen.ended is not None
+    assert seen.submitted is not None
+    assert seen.submitted <= seen.started <= seen.ended
+
+
+def test_cancelling_twice_and_what_was_never_there(bench: Bench) -> None:
+    (outcome,) = bench.scheduler.submit([bench.make("sleep 300")])
+    slurm_id = accept(outcome)
+    bench.start(slurm_id)
+    seen = wait(bench, slurm_id, lambda seen: seen.state == "RUNNING")
+    assert seen.nodes
+    assert seen.exit_code is None
+    bench.scheduler.cancel({slurm_id: "alice", 66_000_000: "bob"})
+    seen = wait(bench, slurm_id, lambda seen: seen.state in ENDED)
+    assert seen.state == "CANCELLED"
+    assert seen.cancelled_by is None  # only accounting tells
+    bench.scheduler.cancel({slurm_id: "alice"})
+
+
+def test_a_requeued_job_keeps_its_id_and_counts_its_restarts(bench: Bench) -> None:
+    (outcome,) = bench.scheduler.submit([bench.make("sleep 300")])
+    slurm_id = accept(outcome)
+    bench.start(slurm_id)
+    bench.requeue(slurm_id)
+    seen = wait(bench, slurm_id, lambda seen: seen.state in WAITING)
+    assert (seen.nodes, seen.started, seen.exit_code) == ((), None, None)
+    seen = wait(bench, slurm_id, lambda seen: seen.restarts == 1)
+    bench.scheduler.cancel({slurm_id: "alice"})
+
+
+def test_nodes_and_their_addresses(bench: Bench) -> None:
+    nodes = bench.scheduler.nodes()
+    assert {"node001", "node002", "node003"} <= set(nodes)
+    found = bench.scheduler.addresses([*nodes, "name.invalid"])
+    assert set(found) == set(nodes)
+    assert not any(ipaddress.ip_address(address).is_loopback for each in found.values() for address in each)
+
+
+def test_a_controller_out_of_reach(bench: Bench) -> None:
+    job = bench.make("exit 0")
+    away = bench.away()
+    (outcome,) = away.submit([job])
+    assert isinstance(outcome, NotStarted)
+    for ask in (lambda: away.queue(["alice"]), away.nodes, lambda: away.cancel({1: "alice"})):
+        with pytest.raises(TryAgain):
+            ask()
+
+
+def test_the_fake_loses_answers() -> None:
+    bench = FakeBench()
+    jobs = [bench.make("exit 0") for _ in range(3)]
+    bench.scheduler.lose_next("now")
+    bench.scheduler.lose_next("later")
+    bench.scheduler.lose_next("never")
+    assert all(isinstance(outcome, InDoubt) for outcome in bench.scheduler.submit(jobs))
+    assert [seen.name for seen in bench.scheduler.queue(["alice"]).observations] == [jobs[0].token]
+    bench.scheduler.arrive()
+    assert [seen.name for seen in bench.scheduler.queue(["alice"]).observations] == [jobs[0].token, jobs[1].token]
+    assert bench.scheduler.submissions == jobs
+
+
+def test_the_fakes_accounting_remembers_what_the_queue_has_forgotten() -> None:
+    scheduler = FakeScheduler(accounting=True)
+    (outcome,) = scheduler.submit([Submission("t", "alice", "/f", ())])
+    slurm_id = accept(outcome)
+    scheduler.cancel({slurm_id: "alice"})
+    scheduler.purge(slurm_id)
+    assert scheduler.queue(["alice"]).observations == ()
+    told = scheduler.history([slurm_id, 99])
+    assert told is not None
+    assert [(seen.slurm_id, seen.state, seen.cancelled_by) for seen in told] == [(slurm_id, "CANCELLED", "alice")]
+
+
+@pytest.mark.sandbox
+def test_names_of_other_jobs_change_nothing(cluster: Cluster, real: RealBench) -> None:
+    hostile = ["a|b", "x\n17\x1fRUNNING\x1falice", "\x1e\x1f", "'\"$(id)`id`", "æ日本", "JobState=RUNNING", "y" * 300]
+    ids = [int(cluster.submit("sleep 300", "--hold", f"--job-name={name}")) for name in hostile]
+    found = {seen.slurm_id: seen for seen in real.scheduler.queue(["alice"]).observations}
+    assert [found[slurm_id].name for slurm_id in ids] == hostile
+    assert {found[slurm_id].state for slurm_id in ids} == {"PENDING"}
+    real.scheduler.cancel(dict.fromkeys(ids, "alice"))
+
+
+@pytest.mark.sandbox
+def test_the_adapters_own_environment_changes_nothing(real: RealBench) -> None:
+    hostile = {
+        "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+        "SBATCH_PARTITION": "nosuch",
+        "SBATCH_HOLD": "1",
+        "SQUEUE_FORMAT": "%i",
+        "SQUEUE_STATES": "RUNNING",
+        "SQUEUE_USERS": "bob",
+        "SLURM_TIME_FORMAT": "relative",
+        "SLURM_CONF": "/nonexistent",
+        "TZ": "America/New_York",
+    }
+    scheduler = CommandLineScheduler(LocalTransport(sandbox.enter(), hostile))
+    (outcome,) = scheduler.submit([real.make("sleep 300", "#SBATCH --hold")])
+    slurm_id = accept(outcome)
+    (seen,) = (seen for seen in scheduler.queue(["alice"]).observations if seen.slurm_id == slurm_id)
+    assert seen.submitted is not None
+    assert abs(seen.submitted - time.time()) < 60
+    assert (seen.state, seen.time_limit) == ("PENDING", 3600)
+    scheduler.cancel({slurm_id: "alice"})
+
+
+@pytest.mark.sandbox
+def test_an_array_is_listed_by_its_own_id(real: RealBench) -> None:
+    (outcome,) = real.scheduler.submit([real.make("sleep 300", "#SBATCH --hold --array=0-900:2%3")])
+    slurm_id = accept(outcome)
+    seen = look(real, slurm_id)
+    assert seen.task is not None
+    assert seen.task.startswith("0,2,4") or seen.task.startswith("0-900:2")
+    real.scheduler.cancel({slurm_id: "alice"})

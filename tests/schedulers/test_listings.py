@@ -1,0 +1,316 @@
+"""What squeue and sacct said on a real cluster, hostile names included, and what they might say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm_adapter.errors import Unknown
+from slurm_adapter.schedulers.listings import parse_history, parse_queue, sacct_argv, separator, squeue_argv
+
+if TYPE_CHECKING:
+    from slurm_adapter.schedulers.interface import Observation
+
+RECORDED = Path(__file__).parent / "recorded/22.05.8"
+MARK = "0badcafe0bad"  # what the recordings were made with
+SEP = separator(MARK)
+
+HOSTILE = {
+    67: "a|b",
+    68: "line1\nline2",
+    69: "u\x1f\x1ew\x01",
+    70: "bad\N{REPLACEMENT CHARACTER}utf",
+    71: "æøå 日本 \"c'$(id)",
+    72: "9999\x1f0badcafe0baeRUNNING\x1f0badcafe0bae",
+    73: "\n77\x1fRUNNING\x1f\x1fnode001\x1falice\x1f1\x1f1\x1f1\x1f1:00\x1f0\x1ftoken\x1f0",
+}
+
+
+def recorded(name: str) -> bytes:
+    return (RECORDED / name).read_bytes()
+
+
+def squeue_row(**fields: str) -> str:
+    row = {
+        "id": "17",
+        "state": "RUNNING",
+        "reason": "None",
+        "nodes": "node[001-002]",
+        "user": "alice",
+        "submitted": "100",
+        "started": "200",
+        "ended": "300",
+        "limit": "1:00:00",
+        "status": "0",
+        "name": "tok-1",
+        "restarts": "0",
+    }
+    return SEP.join((row | fields).values()) + "\n"
+
+
+def read_one(**fields: str) -> Observation:
+    (found,) = parse_queue(squeue_row(**fields).encode(), MARK)
+    return found
+
+
+def history_row(**fields: str) -> str:
+    row = {
+        "id": "17",
+        "state": "COMPLETED",
+        "exit": "0:0",
+        "nodes": "node001",
+        "user": "alice",
+        "uid": "7701",
+        "submitted": "100",
+        "started": "200",
+        "ended": "300",
+        "limit": "60",
+        "name": "tok-1",
+        "raw": "17",
+    }
+    return SEP.join((row | fields).values()) + "\n"
+
+
+def test_recorded_queue() -> None:
+    found = {(seen.slurm_id, seen.task): seen for seen in parse_queue(recorded("squeue"), MARK)}
+    assert {slurm_id: found[slurm_id, None].name for slurm_id in HOSTILE} == HOSTILE
+    assert {found[slurm_id, None].state for slurm_id in HOSTILE} == {"RUNNING"}
+    assert (found[74, None].state, found[74, None].exit_code, found[74, None].signal) == ("FAILED", 3, None)
+    assert (found[75, None].exit_code, found[75, None].signal) == (None, 11)
+    assert (found[76, None].exit_code, found[76, None].signal) == (137, None)
+    assert (found[77, None].state, found[77, None].exit_code) == ("COMPLETED", 0)
+    assert found[78, None].signal == 53
+    assert {task for slurm_id, task in found if slurm_id == 79} == {"0", "3", "6"}
+    assert found[80, "0,4,9,14,19,24,29,34,39,44,49,54,59,64,69,74,79,84,89,94,99"].state == "PENDING"
+    assert {task for slurm_id, task in found if slurm_id == 83} == {"+0", "+1"}
+    assert (found[82, None].time_limit, found[82, None].reason) == (2 * 86400 + 3 * 3600 + 5 * 60, "PartitionTimeLimit")
+    assert found[66, None].nodes == ("node001", "node002")
+    assert (found[87, None].restarts, found[87, None].state) == (1, "RUNNING")
+    assert found[88, None].time_limit is None
+    assert len(found[89, None].name) == 300
+    waiting = [seen for seen in found.values() if seen.state == "PENDING"]
+    assert all(seen.nodes == () and seen.started is None and seen.exit_code is None for seen in waiting)
+    assert all(seen.submitted and 1795482000 < seen.submitted < 1795483000 for seen in found.values())
+
+
+def test_recorded_queue_with_arrays_cut_off() -> None:
+    found = {(seen.slurm_id, seen.task) for seen in parse_queue(recorded("squeue-short-arrays"), MARK)}
+    assert (80, "0,4,9,14,19,24,29,34,39,44,") in found
+
+
+def test_recorded_history() -> None:
+    found = {(seen.slurm_id, seen.task): seen for seen in parse_history(recorded("sacct"), MARK)}
+    assert found[68, None].name == HOSTILE[68]
+    assert found[72, None].name == HOSTILE[72]
+    assert found[73, None].name == HOSTILE[73]
+    assert (found[85, None].state, found[85, None].cancelled_by) == ("CANCELLED", "alice")
+    assert (found[86, None].state, found[86, None].cancelled_by) == ("CANCELLED", "0")
+    assert (found[74, None].exit_code, found[75, None].signal, found[78, None].signal) == (3, 11, 53)
+    assert found[76, None].exit_code == 9  # 137, less 128: sacct's own way
+    assert (found[87, None].restarts, found[87, None].state, found[87, None].submitted) == (1, "RUNNING", 1795482292)
+    assert (found[81, None].nodes, found[81, None].started) == ((), None)
+    assert (found[82, None].time_limit, found[88, None].time_limit) == (3065 * 60, None)
+    assert {task for slurm_id, task in found if slurm_id == 79} == {"0", "3", "6"}
+
+
+@pytest.mark.parametrize(
+    ("text", "task"),
+    [
+        ("17", None),
+        ("17_3", "3"),
+        ("17_[4-9]", "4-9"),
+        ("17_[1-1000:7%5]", "1-1000:7"),
+        ("17_[3-20%2]", "3-20"),
+        ("17_[1%1]", "1"),
+        ("17_[0,4,8,", "0,4,8,"),
+        ("17+0", "+0"),
+        ("17+1", "+1"),
+    ],
+)
+def test_ids(text: str, task: str | None) -> None:
+    assert (read_one(id=text).slurm_id, read_one(id=text).task) == (17, task)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("20:00", 1200),
+        ("1:00", 60),
+        ("1:00:00", 3600),
+        ("100:00:00", 360000),
+        ("2-03:05:00", 183900),
+        ("UNLIMITED", None),
+        ("Partition_Limit", None),
+        ("NOT_SET", None),
+        ("INVALID", None),
+    ],
+)
+def test_time_limits(text: str, seconds: int | None) -> None:
+    assert read_one(limit=text).time_limit == seconds
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "exit_code", "signal"),
+    [
+        ("COMPLETED", "0", 0, None),
+        ("FAILED", "1792", 7, None),
+        ("FAILED", "35072", 137, None),
+        ("FAILED", "65280", 255, None),
+        ("FAILED", "11", None, 11),
+        ("FAILED", "139", None, 11),  # with a core
+        ("OUT_OF_MEMORY", "253", None, 125),
+        ("CANCELLED", "15", None, 15),
+        ("CANCELLED", "4294967294", None, None),
+        ("RUNNING", "0", None, None),
+        ("PENDING", "1792", None, None),
+        ("COMPLETING", "35840", None, None),
+    ],
+)
+def test_wait_status(state: str, status: str, exit_code: int | None, signal: int | None) -> None:
+    seen = read_one(state=state, status=status)
+    assert (seen.exit_code, seen.signal) == (exit_code, signal)
+
+
+def test_a_requeued_job_has_no_nodes_and_no_start_though_squeue_shows_the_former_ones() -> None:
+    seen = read_one(state="REQUEUED", restarts="1")
+    assert (seen.nodes, seen.started, seen.restarts) == ((), None, 1)
+
+
+def test_a_job_that_is_about_to_end_shows_no_ranks() -> None:
+    assert read_one(state="COMPLETING", nodes="node002").nodes == ()
+
+
+def test_reasons() -> None:
+    assert read_one(reason="None").reason == ""
+    assert read_one(reason="(null)").reason == ""
+    assert read_one(reason="ReqNodeNotAvail, UnavailableNodes:node[001-002]\n").reason.endswith("[001-002]")
+
+
+def test_times_that_are_not_there() -> None:
+    seen = read_one(started="N/A", ended="Unknown")
+    assert (seen.started, seen.ended) == (None, None)
+
+
+def test_an_unknown_state_is_kept_as_it_is() -> None:
+    assert read_one(state="NEW_STATE").state == "NEW_STATE"
+
+
+def test_two_rows_about_one_job() -> None:
+    with pytest.raises(Unknown, match="job 17 twice"):
+        parse_queue((squeue_row() + squeue_row(state="COMPLETED")).encode(), MARK)
+
+
+def test_no_jobs() -> None:
+    assert parse_queue(b"", MARK) == ()
+    assert parse_queue(b"\n", MARK) == ()
+    assert parse_history(b"", MARK) == ()
+
+
+def test_a_banner_before_the_rows_is_skipped() -> None:
+    assert parse_queue(f"Welcome!\n\n{squeue_row()}".encode(), MARK)[0].slurm_id == 17
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CLUSTER: x",
+        squeue_row()[:-30],
+        squeue_row() + "banner",
+        squeue_row() + "banner\n" + squeue_row(id="18"),
+        squeue_row().replace(SEP, "\x1f"),
+        squeue_row(name=f"a{SEP}b"),
+        squeue_row(id=""),
+        squeue_row(id="x"),
+        squeue_row(id="17.batch"),
+        squeue_row(state="FAILED", status="?"),
+        squeue_row(restarts=""),
+        squeue_row(submitted="2026-01-01T00:00:00"),
+        squeue_row(limit="later"),
+        squeue_row(nodes="node[1"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_never_dropped(text: str) -> None:
+    with pytest.raises(Unknown):
+        parse_queue(text.encode(), MARK)
+
+
+def test_the_message_shows_the_row() -> None:
+    with pytest.raises(Unknown, match=r"tok-1.*later.*is no time limit"):
+        parse_queue(squeue_row(limit="later").encode(), MARK)
+
+
+# Whoever names a job does not know the mark; without it, whatever the name says stays a name.
+names = st.text(max_size=80) | st.text("\x1e\x1f\n0badcfe17 RUNIG,", max_size=120)
+
+
+@given(st.lists(names.filter(lambda name: SEP not in name), min_size=1, max_size=5))
+def test_no_name_changes_another_row(names: list[str]) -> None:
+    rows = [squeue_row(id=str(number), name=name) for number, name in enumerate(names, start=1)]
+    found = parse_queue("".join(rows).encode(errors="replace"), MARK)
+    expected = [(number, name.encode(errors="replace").decode()) for number, name in enumerate(names, start=1)]
+    assert [(seen.slurm_id, seen.name) for seen in found] == expected
+    rows = [history_row(id=str(number), name=name) for number, name in enumerate(names, start=1)]
+    told = parse_history("".join(rows).encode(errors="replace"), MARK)
+    assert [(seen.slurm_id, seen.name) for seen in told] == expected
+
+
+@given(st.binary(max_size=200) | st.lists(st.sampled_from([SEP, "\n", "1", "RUNNING", "x", squeue_row()])).map("".join))
+def test_nothing_but_unknown_is_ever_raised(data: bytes | str) -> None:
+    raw = data if isinstance(data, bytes) else data.encode()
+    for parse in (parse_queue, parse_history):
+        try:
+            parse(raw, MARK)
+        except Unknown:
+            continue
+
+
+@given(st.data())
+def test_damaged_recordings_raise_nothing_but_unknown(data: st.DataObject) -> None:
+    raw = bytearray(recorded("squeue"))
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(raw)))
+        raw[start : start + data.draw(st.integers(0, 20))] = data.draw(st.binary(max_size=5))
+    try:
+        parse_queue(bytes(raw), MARK)
+    except Unknown:
+        return
+
+
+@pytest.mark.parametrize(
+    ("text", "exit_code", "signal"),
+    [("7:0", 7, None), ("0:11", None, 11), ("0:0", 0, None), ("1:0", 1, None), ("0:125", None, 125), ("", None, None)],
+)
+def test_exit_codes_of_accounting(text: str, exit_code: int | None, signal: int | None) -> None:
+    (seen,) = parse_history(history_row(state="FAILED", exit=text).encode(), MARK)
+    assert (seen.exit_code, seen.signal) == (exit_code, signal)
+
+
+def test_the_last_run_counts_and_the_earlier_ones_are_restarts() -> None:
+    rows = [
+        history_row(state="NODE_FAIL", submitted="100"),
+        history_row(state="PREEMPTED", submitted="200"),
+        history_row(state="COMPLETED", submitted="300"),
+    ]
+    for order in (rows, rows[::-1]):
+        (seen,) = parse_history("".join(order).encode(), MARK)
+        assert (seen.state, seen.restarts, seen.submitted) == ("COMPLETED", 2, 300)
+
+
+def test_an_id_that_was_used_before_is_no_restart() -> None:
+    rows = history_row(name="other", submitted="50") + history_row(user="bob", submitted="60") + history_row()
+    (seen,) = parse_history(rows.encode(), MARK)
+    assert (seen.name, seen.user, seen.restarts) == ("tok-1", "alice", 0)
+
+
+def test_the_commands() -> None:
+    squeue = squeue_argv(["alice", "bob"], "ab")
+    assert squeue[squeue.index("-u") + 1] == "alice,bob"
+    assert {"--all", "--noheader"} <= set(squeue)
+    assert squeue[-1].startswith("JobArrayID:0\x1fab,State:0\x1fab,")
+    sacct = sacct_argv([1, 2], "ab")
+    assert sacct[-2:] == ("-j", "1,2")
+    assert sacct[sacct.index("-S") + 1] == "1970-01-01"

@@ -1,0 +1,59 @@
+"""The cluster's nodes and the addresses of names, from recorded and made-up answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm_adapter.errors import Unknown
+from slurm_adapter.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.schedulers.nodes import parse_addresses, parse_nodes
+from slurm_adapter.transports.local import LocalTransport
+
+RECORDED = Path(__file__).parent / "recorded/22.05.8"
+
+
+def test_recorded_nodes() -> None:
+    found = parse_nodes((RECORDED / "scontrol-show-node").read_bytes())
+    assert found == {"node001": "10.213.77.11", "node002": "10.213.77.12", "node003": "10.213.77.13"}
+
+
+def test_free_text_is_no_address() -> None:
+    line = "NodeName=n1 Arch=x86_64 NodeAddr=10.0.0.1 NodeHostName=n1 Comment=see NodeAddr=6.6.6.6 Reason=NodeName=n2\n"
+    odd = "NodeName=future1 State=FUTURE Comment=a\n NodeName=n9 NodeAddr=6.6.6.6\nwords NodeName=n8 NodeAddr=6.6.6.6\n"
+    assert parse_nodes((line + odd).encode()) == {"n1": "10.0.0.1"}
+
+
+def test_no_nodes_at_all() -> None:
+    with pytest.raises(Unknown):
+        parse_nodes(b"No nodes in the system\n")
+
+
+def test_addresses_in_order_without_loopback() -> None:
+    answer = b"motd\nm 1 127.0.1.1 \nm 0 fd00::1 10.0.0.1 fd00::1 fe80::1%eth0 ::1 0.0.0.0 169.254.1.1 \nm 2 \n"
+    found = parse_addresses(answer, "m", ["a", "b", "c"])
+    assert found == {"a": ("fd00::1", "10.0.0.1")}
+
+
+def test_a_name_without_an_answer() -> None:
+    with pytest.raises(Unknown, match="look-up of b"):
+        parse_addresses(b"m 0 10.0.0.1\n", "m", ["a", "b"])
+
+
+def test_a_real_look_up() -> None:
+    scheduler = CommandLineScheduler(LocalTransport())
+    names = ["localhost", "192.0.2.7", "2001:db8::7", "name.invalid", "-v", "$(id)"]
+    assert scheduler.addresses(names) == {"192.0.2.7": ("192.0.2.7",), "2001:db8::7": ("2001:db8::7",)}
+    assert scheduler.addresses([]) == {}
+
+
+@given(st.binary(max_size=300))
+def test_nothing_but_unknown_is_ever_raised(data: bytes) -> None:
+    for parse in (parse_nodes, lambda raw: parse_addresses(raw, "m", ["a"])):
+        try:
+            parse(data)
+        except Unknown:
+            continue

@@ -1,0 +1,263 @@
+"""What sbatch's words mean, and the command that runs it many times: for real, with a stand-in for sbatch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm_adapter.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
+from slurm_adapter.schedulers.submission import judge_answer, parse_submission
+from slurm_adapter.transports.fake import FakeTransport
+from slurm_adapter.transports.interface import CommandTimeout, ConnectionLost, NotConnected, Result
+from slurm_adapter.transports.local import LocalTransport
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slurm_adapter.schedulers.interface import Outcome
+    from slurm_adapter.transports.interface import Command
+
+FAILED = "sbatch: error: Batch job submission failed: "
+RETRYING = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
+QUEUE_FULL = "sbatch: error: Slurm job queue full, sleeping and retrying"
+SBATCH = """\
+case $(cat "$4" 2>/dev/null || cat "$3") in
+good) echo 'banner 12'; echo 'sbatch: a message of the site' >&2; echo '17;cluster' ;;
+bare) echo 18 ;;
+mute) ;;
+two) echo 19; echo 20 ;;
+noisy) head -c 300000 /dev/zero | tr '\\0' x >&2; echo >&2; echo 21; head -c 3000 /dev/zero | tr '\\0' y >&2 ;;
+late) echo 22; exit 1 ;;
+refuse) echo 'sbatch: error: invalid partition specified: nosuch' >&2
+    echo 'sbatch: error: Batch job submission failed: Invalid partition name specified' >&2; exit 1 ;;
+killed) kill -9 $$ ;;
+forge) echo "m 0 0 MTI="; echo 23 ;;
+down) echo 'sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)' >&2
+    sleep 0.5; exit 1 ;;
+env) env | cut -d= -f1 | grep -v -e '^_$' -e PWD -e SHLVL | sort | tr '\\n' ' ' >"$(dirname "$3")/env"; echo 24 ;;
+stdin) test -z "$(cat)" && echo 25 ;;
+esac
+"""
+
+
+class _Here:
+    """Runs everything on this machine as whoever runs the tests."""
+
+    def __init__(self) -> None:
+        self._local = LocalTransport(environment={"PATH": "/usr/bin:/bin", "SBATCH_PARTITION": "x", "SECRET": "x"})
+        self.commands: list[Command] = []
+
+    def run(self, command: Command) -> Result:
+        self.commands.append(command)
+        return self._local.run(replace(command, user=None))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def here() -> _Here:
+    return _Here()
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path, here: _Here) -> CommandLineScheduler:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "sbatch"
+    program.write_text(f"#!/bin/sh\n{SBATCH}")
+    program.chmod(0o755)
+    return CommandLineScheduler(here, f"{folder}:/usr/bin:/bin", "/etc/elsewhere.conf")
+
+
+def make(tmp_path: Path, what: str, user: str = "alice", number: int = 0) -> Submission:
+    folder = tmp_path / f"{what} '{number}\" $(id)"
+    folder.mkdir(exist_ok=True)
+    (folder / "job.sbatch").write_text(what)
+    return Submission(f"tok-{what}", user, str(folder), ())
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("good", Accepted(17)),
+        ("bare", Accepted(18)),
+        ("noisy", Accepted(21)),
+        ("mute", InDoubt("sbatch ended with exit code 0 and said nothing")),
+        ("two", InDoubt("19; 20")),
+        ("late", InDoubt("22")),
+        ("killed", InDoubt("sbatch ended with exit code 137 and said nothing")),
+        ("forge", Accepted(23)),
+        ("stdin", Accepted(25)),
+        (
+            "refuse",
+            Rejected(
+                "invalid partition specified: nosuch; Batch job submission failed: Invalid partition name specified"
+            ),
+        ),
+        ("down", NotStarted("Batch job submission failed: Unable to contact slurm controller (connect failure)")),
+    ],
+)
+def test_one_job(tmp_path: Path, scheduler: CommandLineScheduler, what: str, expected: Outcome) -> None:
+    (outcome,) = scheduler.submit([make(tmp_path, what)])
+    if what == "noisy":  # its last words alone are more than what is kept
+        assert isinstance(outcome, Accepted | InDoubt)
+    else:
+        assert outcome == expected
+
+
+def test_many_jobs_keep_their_order_in_one_command_for_each_user(
+    tmp_path: Path, scheduler: CommandLineScheduler, here: _Here
+) -> None:
+    jobs = ["good", "refuse", "bare", "mute", "good", "bare", "refuse", "good"] * 5
+    users = ["alice", "bob"] * 20
+    submissions = [make(tmp_path, what, user, n) for n, (what, user) in enumerate(zip(jobs, users, strict=True))]
+    outcomes = scheduler.submit(submissions)
+    kinds = {"good": Accepted, "bare": Accepted, "refuse": Rejected, "mute": InDoubt}
+    assert [type(outcome) for outcome in outcomes] == [kinds[what] for what in jobs]
+    assert [command.user for command in here.commands] == ["alice", "bob"]
+
+
+def test_a_controller_that_is_gone_is_not_asked_for_every_job(tmp_path: Path, scheduler: CommandLineScheduler) -> None:
+    outcomes = scheduler.submit([make(tmp_path, "down", number=number) for number in range(12)])
+    assert {type(outcome) for outcome in outcomes} <= {NotStarted, InDoubt}
+    assert sum("not started any more" in outcome.why for outcome in outcomes if isinstance(outcome, NotStarted)) >= 4
+
+
+def test_sbatch_gets_an_environment_of_its_own(tmp_path: Path, scheduler: CommandLineScheduler) -> None:
+    job = make(tmp_path, "env")
+    assert scheduler.submit([job]) == [Accepted(24)]
+    names = (tmp_path / job.folder / "env").read_text().split()
+    assert names == ["LC_ALL", "PATH", "SLURM_CONF"]
+
+
+def test_no_sbatch_on_the_path(tmp_path: Path, here: _Here) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("xargs", "sh", "timeout", "tail", "base64", "tr"):
+        (folder / name).symlink_to(f"/usr/bin/{name}")
+    (outcome,) = CommandLineScheduler(here, str(folder)).submit([make(tmp_path, "good")])
+    assert isinstance(outcome, NotStarted)
+    assert "cluster.path" in outcome.why
+
+
+def test_no_folders(scheduler: CommandLineScheduler, here: _Here) -> None:
+    assert scheduler.submit([]) == []
+    assert here.commands == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(NotConnected("no"), NotStarted), (ConnectionLost("gone"), InDoubt), (CommandTimeout("late"), InDoubt)],
+)
+def test_a_transport_that_fails_for_one_user(error: Exception, kind: type) -> None:
+    def answer(command: Command) -> Result:
+        if command.user == "bob":
+            raise error
+        mark = command.argv[-1]
+        return Result(0, f"{mark} 0 begun\n{mark} 0 0 MTcK\n".encode(), b"")
+
+    submissions = [Submission(f"t{user}", user, "/f", ()) for user in ("bob", "alice", "bob")]
+    outcomes = CommandLineScheduler(FakeTransport(answer)).submit(submissions)
+    assert [type(outcome) for outcome in outcomes] == [kind, Accepted, kind]
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        (0, "17", Accepted),
+        (0, "17;cluster\n", Accepted),
+        (0, "Welcome to 42\n17\nBye", Accepted),
+        (0, "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n17", Accepted),
+        (0, "17\n17", Accepted),
+        (0, "", InDoubt),
+        (0, "Submitted", InDoubt),
+        (0, "17\n18", InDoubt),
+        (1, "", InDoubt),
+        (1, "17", InDoubt),
+        (1, f"{FAILED}Invalid partition name specified", Rejected),
+        (1, f"{FAILED}Requested node configuration is not available", Rejected),
+        (1, f"{FAILED}Invalid feature specification", Rejected),
+        (1, f"{FAILED}Job dependency problem", Rejected),
+        (1, f"{FAILED}Invalid account or account/partition combination specified", Rejected),
+        (1, f"{FAILED}Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", Rejected),
+        (1, f"{FAILED}Access/permission denied", Rejected),
+        (1, f"{FAILED}Invalid job array specification", Rejected),
+        (1, "sbatch: error: Memory specification can not be satisfied\n" + FAILED + "Requested node ...", Rejected),
+        (255, "sbatch: error: Invalid --time specification", Rejected),
+        (255, "sbatch: unrecognized option '--bogus'\nTry \"sbatch --help\" for more information", Rejected),
+        (255, "sbatch: error: --uid only permitted by root user", Rejected),
+        (1, "sbatch: error: Batch script is empty!", Rejected),
+        (1, "sbatch: error: This does not look like a batch script.  The first", Rejected),
+        (1, "sbatch: error: Batch script contains DOS line breaks (\\r\\n)", Rejected),
+        (1, "sbatch: fatal: job.sbatch: line 3: Unmatched `'` in [ ' x]", Rejected),
+        (1, f"{FAILED}Unable to contact slurm controller (connect failure)", NotStarted),
+        (1, f"{FAILED}MaxJobCount limit reached", NotStarted),
+        (
+            1,
+            f"{QUEUE_FULL}\n{FAILED}Unable to create job record, try again",
+            NotStarted,
+        ),
+        (1, f"{FAILED}Rate limit exceeded, please retry later", NotStarted),
+        (1, "sbatch: error: Unable to open file /f/job.sbatch", NotStarted),
+        (
+            1,
+            "sbatch: error: s_p_parse_file: cannot stat file\nsbatch: fatal: Unable to process configuration file",
+            NotStarted,
+        ),
+        (127, "timeout: failed to run command 'sbatch': No such file or directory", NotStarted),
+        (127, "sh: 1: timeout: not found", NotStarted),
+        (1, f"{FAILED}Socket timed out on send/recv operation", InDoubt),
+        (1, f"{FAILED}Zero Bytes were transmitted or received", InDoubt),
+        (1, f"{FAILED}Unable to contact slurm controller (send failure)", InDoubt),
+        (1, f"{FAILED}Unable to contact slurm controller (receive failure)", InDoubt),
+        (1, f"{FAILED}Unexpected message received", InDoubt),
+        (1, f"{FAILED}Message receive failure", InDoubt),
+        (1, f"{FAILED}Protocol authentication error", InDoubt),
+        (1, f"{FAILED}Resource temporarily unavailable", InDoubt),
+        (1, f"{FAILED}Connection timed out reading", InDoubt),
+        (1, f"{FAILED}Connection reset by peer", InDoubt),
+        (1, f"{FAILED}Unspecified error", InDoubt),
+        (
+            1,
+            f"{RETRYING}\n{FAILED}Unable to contact slurm controller (connect failure)",
+            InDoubt,
+        ),
+        (1, "sbatch: error: something new", InDoubt),
+        (1, "Killed", InDoubt),
+        (124, "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", InDoubt),
+        (137, "", InDoubt),
+        (143, f"{FAILED}Invalid partition name specified", InDoubt),
+        (2, "17", InDoubt),
+    ],
+)
+def test_judgements(status: int, said: str, kind: type) -> None:
+    assert type(judge_answer(status, said)) is kind
+
+
+def test_a_refusal_carries_slurms_own_words() -> None:
+    said = f"sbatch: error: invalid partition specified: nosuch\n{FAILED}Invalid partition name specified"
+    expected = "invalid partition specified: nosuch; Batch job submission failed: Invalid partition name specified"
+    assert judge_answer(1, said) == Rejected(expected)
+
+
+def test_answers_that_are_missing_or_come_twice() -> None:
+    lines = ["m 0 begun", "m 0 0 MTcK", "m 1 begun", "x 1 0 MTcK", "m 3 begun", "m 3 0 MTcK", "m 3 0 MTcK"]
+    outcomes = parse_submission("\n".join(lines).encode(), "m", 4)
+    assert [type(outcome) for outcome in outcomes] == [Accepted, InDoubt, NotStarted, InDoubt]
+    none_begun = parse_submission(b"", "m", 1, "sudo: warning\nenv: 'xargs': No such file or directory")
+    assert none_begun == [NotStarted("env: 'xargs': No such file or directory")]
+
+
+@given(st.binary(max_size=200), st.integers(-1, 300), st.text(max_size=80))
+def test_no_answer_is_an_error(data: bytes, status: int, said: str) -> None:
+    assert len(parse_submission(data, "m", 3)) == 3
+    outcome = judge_answer(status, said)
+    if isinstance(outcome, Accepted):
+        assert status == 0
+        assert str(outcome.slurm_id) in said
