@@ -171,6 +171,16 @@ def test_daemons_outlive_the_run_that_started_them_and_hold_no_output(cluster: C
 
 @pytest.mark.sandbox
 @pytest.mark.usefixtures("crash")
+def test_stalled_daemons_go_on(cluster: Cluster) -> None:
+    for daemon in (cluster.slurmctld, cluster.slurmd(cluster.nodes[0])):
+        daemon.pause()
+    cluster.wait_for(lambda: "slurmctld" in str(sandbox.status().reasons))
+    cluster.repair()
+    assert cluster.ask("srun", "-wnode001", "hostname") == "node001"
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("crash")
 def test_a_killed_up_is_finished_by_the_next(cluster: Cluster) -> None:
     subprocess.run(["umount", cluster.login.namespace("net")], check=True, timeout=30)
     with subprocess.Popen([sys.executable, "-c", UP], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as run:

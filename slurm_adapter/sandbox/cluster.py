@@ -24,7 +24,7 @@ from slurm_adapter.sandbox.layout import (
     STATE,
 )
 from slurm_adapter.sandbox.packages import ACCOUNTING_PACKAGES, PACKAGES, machine_obstacle, missing_packages
-from slurm_adapter.sandbox.processes import control_groups, end_all, foreign_daemons, on_node, own, run_on
+from slurm_adapter.sandbox.processes import DAEMONS, control_groups, end_all, foreign_daemons, on_node, own, run_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -175,6 +175,9 @@ def _problems(wishes: Wishes) -> Iterator[str]:
     if missing:
         yield f"not running: {', '.join(missing)}"
         return
+    if stalled := [process.name for process in own() if process.stopped and process.name in DAEMONS]:
+        yield f"stalled by a signal: {', '.join(stalled)}"
+        return
     if files.is_outdated():
         yield "packages were installed after it was started"
         return
@@ -200,8 +203,8 @@ def _make(wishes: Wishes, before: Wishes | None, say: Callable[[str], None]) -> 
         _remove_nodes()
         nodes.build(wishes)
     for process in own():
-        with suppress(ProcessLookupError):  # one that was stopped by a signal would answer nobody
-            if process.name in {"munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sshd"}:
+        if process.stopped and process.name in DAEMONS:
+            with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGCONT)
     changed = files.write_slurm_files(wishes) or files.is_outdated()
     files.write_record(wishes)

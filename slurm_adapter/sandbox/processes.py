@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SLURM_DAEMONS = ("slurmctld", "slurmd", "slurmdbd", "munged")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """On the nodes."""
+DAEMONS = (*SLURM_DAEMONS, "mariadbd", "sshd")
 NAMESPACE_KINDS = {"mnt": "mount", "net": "net", "uts": "uts", "ipc": "ipc"}
 """The kernel's name for each kind of namespace of a node, and nsenter's option for it."""
 
@@ -37,6 +38,8 @@ class Process:
     """The first 15 characters of the program's name."""
     network: int
     """The inode of its network namespace."""
+    stopped: bool
+    """Whether a signal has stalled it (SIGSTOP)."""
     marked: bool
     """Whether the sandbox's mark is in its environment."""
 
@@ -57,6 +60,7 @@ def living() -> tuple[Process, ...]:
                     pid=int(entry.name),
                     name=Path(entry.path, "comm").read_text(errors="replace").strip(),
                     network=Path(entry.path, "ns/net").stat().st_ino,
+                    stopped=state in "Tt",
                     marked=MARK.encode() in environment,
                 )
             )
