@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ def _quiet(_line: str) -> None:
 def cluster() -> Cluster:
     """The sandbox, up and whole. Skips where this machine cannot have one, and says what would help."""
     if problem := sandbox.obstacle():
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must have a sandbox: {problem}")
         pytest.skip(problem)
     sandbox.up(say=_quiet)
     return Cluster(layout.compute_nodes(3))
