@@ -7,6 +7,7 @@ error of this program into its message.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,10 +51,20 @@ class _Group(click.Group):
             for line in str(error).splitlines() or [type(error).__name__]:
                 talk(f"{click.style('error:', fg='red')} {safe(line)}")
             sys.exit(next(code for kind, code in _CODES if isinstance(error, kind)))
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
         except BrokenPipeError:
             # The reader has gone (`| head`): that is no error, and nothing more is written.
             sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115  # until the process ends
             sys.exit(OK)
+        except Exception as error:  # nobody is helped by a traceback at three in the morning
+            if os.environ.get("SLURM_ADAPTER_TRACEBACK"):
+                raise
+            talk(
+                f"{click.style('error:', fg='red')} a mistake in slurm-adapter: {type(error).__name__}: {error}; "
+                "please report it, with what SLURM_ADAPTER_TRACEBACK=1 shows"
+            )
+            sys.exit(FAILED)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
