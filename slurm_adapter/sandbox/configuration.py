@@ -46,6 +46,7 @@ known_hosts = {json.dumps(str(KEYS / "known_hosts"))}
     return f"""\
 # Made by `slurm-adapter sandbox up`, and made anew by the next one.
 provider = "example"
+first_id = 4101
 state = {json.dumps(str(state))}
 shared = "{SHARED_ON_NODES}/ucloud"
 
