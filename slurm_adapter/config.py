@@ -136,8 +136,10 @@ class Jobs(_Table):
         path = PurePosixPath(value)
         if not path.is_absolute() or ".." in path.parts or "{id}" not in path.name:
             raise ValueError("folder is an absolute path whose last part holds {id}")
-        if re.sub(r"\{(user|id)\}", "", value).count("{") or "\n" in value:
+        if re.sub(r"\{(user|id)\}", "", value).count("{"):
             raise ValueError("folder knows {user} and {id} only")
+        if re.search(r"[\x00-\x1f\\]", value):  # sbatch(1): a backslash changes how it reads % in file names
+            raise ValueError("folder holds no backslashes and no control characters")
         return value
 
 
