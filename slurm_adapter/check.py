@@ -69,6 +69,11 @@ def check_site(site: Site) -> Iterator[Finding]:
     yield from _here(site)
     try:
         identity = site.transport.run(Command(("id", "-un"))).text.strip()
+        conf = site.config.cluster.slurm_conf
+        if conf is not None and site.transport.run(Command(("test", "-r", conf))).status != 0:
+            # Slurm's commands would look for a server that gives them one, for a minute.
+            yield Finding(Level.PROBLEM, f"cluster.slurm_conf: {identity} cannot read {conf} on the cluster")
+            return
         nodes = site.scheduler.nodes()
     except AdapterError as error:
         yield Finding(Level.PROBLEM, f"the cluster cannot be asked: {error}")

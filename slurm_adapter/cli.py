@@ -94,13 +94,18 @@ def open_site(ctx: click.Context) -> Site:
 
 
 def owner_of(site: Site, user: str | None, project: str | None) -> Owner:
-    """Whom a job handed in here belongs to."""
-    from slurm_adapter.specification import Owner
+    """Whom a job handed in here belongs to. Raises `InvalidInput`."""
+    from pydantic import ValidationError
+
+    from slurm_adapter.specification import Owner, describe
 
     name = user or site.config.command_line.user
     if name is None:
         raise InvalidInput("whose job is this? Give --user, or set command_line.user in the configuration")
-    return Owner(created_by=name, project=project or site.config.command_line.project)
+    try:
+        return Owner(created_by=name, project=project or site.config.command_line.project)
+    except ValidationError as error:
+        raise InvalidInput("\n".join(describe(error, ("owner",)))) from error
 
 
 def read_input(file: str) -> bytes:
@@ -135,6 +140,8 @@ def submit(ctx: click.Context, file: str, key: str | None, user: str | None, pro
     from slurm_adapter import jobs
     from slurm_adapter.specification import parse_submission
 
+    if key == "":
+        raise click.BadParameter("must not be empty; leave it out for a job of its own", param_hint="--key")
     site = open_site(ctx)
     specifications = parse_submission(read_input(file))
     keys = [key] if len(specifications) == 1 else [f"{key}/{n}" if key else None for n in range(len(specifications))]

@@ -100,9 +100,9 @@ def run_demo(config_path: Path | None, say: Callable[[str], None]) -> None:
         sandbox.install(say)
         config_path = sandbox.up(say=say)
     config = load_config(config_path)
-    owner = Owner(created_by=config.command_line.user or "", project=config.command_line.project)
-    if not owner.created_by:
+    if not config.command_line.user:
         raise InvalidConfig(f"{config_path}: the demo needs command_line.user: whose jobs are these?")
+    owner = Owner(created_by=config.command_line.user, project=config.command_line.project)
     with Site(config) as known:
         account = known.account_of(owner)
         folder = config.jobs.folder.replace("{user}", account).rsplit("/", 1)[0] + "/.demo"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,13 +33,15 @@ here=$(mktemp -d /tmp/ucloud.XXXXXX) || exit 1
 trap 'rm -rf "$here"' EXIT
 tar -x -f - -C "$here" || exit 1
 while IFS='	' read -r number token folder; do
-    if ! why=$(mkdir -m 700 -- "$folder" 2>&1); then
-        if [ ! -O "$folder" ] || [ "$(cat -- "$folder/node/token" 2>/dev/null)" != "$token" ]; then
+    if [ "$(readlink -- "$folder/.token")" != "$token" ] || [ ! -O "$folder" ]; then
+        # One that is empty was made by an attempt that was cut short; it is made again.
+        [ -L "$folder" ] || [ ! -O "$folder" ] || rmdir -- "$folder" 2>/dev/null
+        if ! why=$(mkdir -m 700 -- "$folder" 2>&1 && ln -s -- "$token" "$folder/.token" 2>&1); then
             printf '%s\t%s\n' "$number" "${why:-exists}" | head -n 1
             continue
         fi
     fi
-    if why=$(cp -R -p -- "$here/$number/." "$folder/" 2>&1); then
+    if why=$(cp -R -p --remove-destination -- "$here/$number/." "$folder/" 2>&1); then
         printf '%s\tmade\n' "$number"
     else
         printf '%s\t%s\n' "$number" "$why" | head -n 1
@@ -51,7 +54,7 @@ number=0
 while IFS= read -r folder; do
     if [ -d "$folder/" ] && cd -P -- "$folder" 2>/dev/null; then
         printf '%s folder\n' "$number"
-        owner=$(readlink owner) && printf '%s owner %s\n' "$number" "$owner"
+        owner=$(readlink -n owner | tr '\n' ' ') && [ -n "$owner" ] && printf '%s owner %s\n' "$number" "$owner"
         for record in exit.json exit-*.json; do
             [ -f "$record" ] && printf '%s exit %s\n' "$number" "$(head -c 4096 -- "$record" | tr '\n' ' ')"
         done
@@ -66,21 +69,23 @@ printf 'end\n'
 _FENCE = r"""
 while IFS='	' read -r target folder; do
     ln -sn -- "$target" "$folder/owner" 2>/dev/null
-    printf '%s\n' "$(readlink -- "$folder/owner")"
+    printf '%s\n' "$(readlink -n -- "$folder/owner" | tr '\n' ' ')"
 done
 """
 
 _CLOSE = r"""
+status=0
 while IFS= read -r folder; do
     [ -d "$folder" ] || continue
-    rm -f -- "$folder/.closed"
-    ln -sn closed "$folder/.closed" && mv -fT -- "$folder/.closed" "$folder/owner"
+    rm -rf -- "$folder/.closed"
+    ln -sn closed "$folder/.closed" && mv -fT -- "$folder/.closed" "$folder/owner" || status=1
 done
+exit $status
 """
 
 _REMOVE = r"""
 while IFS='	' read -r token folder; do
-    [ "$(cat -- "$folder/node/token" 2>/dev/null)" = "$token" ] && rm -rf -- "$folder"
+    [ "$(readlink -- "$folder/.token")" = "$token" ] && rm -rf -- "$folder"
 done
 true
 """
@@ -91,9 +96,10 @@ here=$(mktemp -d /tmp/ucloud.XXXXXX) || exit 1
 trap 'rm -rf "$here"' EXIT
 tar -x -f - -C "$here" || exit 1
 while IFS='	' read -r number folder; do
-    [ -d "$folder" ] || continue
-    cp -- "$here/$number" "$folder/.hosts" && mv -fT -- "$folder/.hosts" "$folder/hosts" || exit 1
+    cp --remove-destination -- "$here/$number" "$folder/.hosts" && mv -fT -- "$folder/.hosts" "$folder/hosts" &&
+        printf '%s\n' "$number"
 done <"$here/list"
+true
 """
 
 
@@ -129,18 +135,23 @@ class Inside:
     exits: tuple[ExitRecord, ...] = ()
 
 
+def slurm_id(owner: str | None) -> int | None:
+    """The Slurm id that a fence names; None where it names none. Its folder's user can make it say anything."""
+    return int(owner) if owner is not None and re.fullmatch(r"[1-9][0-9]{0,9}", owner) else None
+
+
 def make(transport: Transport, user: str, folders: Sequence[NewFolder]) -> list[str | None]:
     """Make these folders, mode 700, with their files; for each why it could not be made, or None.
 
-    A folder that exists is refused unless it is this very job's, from an attempt that was cut short.
+    A folder that exists is refused unless it is this very job's, from an attempt that was cut short: the link `.token`
+    in it tells, which comes into being with what it says.
     """
     listed = "".join(f"{number}\t{new.token}\t{new.path}\n" for number, new in enumerate(folders))
     files = {"list": (listed.encode(), 0o600)}
     for number, new in enumerate(folders):
-        files[f"{number}/node/token"] = (f"{new.token}\n".encode(), 0o600)
         files |= {f"{number}/{name}": (file.content, file.mode) for name, file in new.files.items()}
     result = _run(transport, user, _MAKE, archive(files), f"make {len(folders)} job folders")
-    answers = dict(line.split("\t", 1) for line in result.text.splitlines() if "\t" in line)
+    answers = dict(line.split("\t", 1) for line in result.text.split("\n") if "\t" in line)
     return [
         None if (answer := answers.get(str(number), result.complaint or "no answer")) == "made" else answer
         for number in range(len(folders))
@@ -150,11 +161,12 @@ def make(transport: Transport, user: str, folders: Sequence[NewFolder]) -> list[
 def look(transport: Transport, user: str, folders: Sequence[str]) -> list[Inside]:
     """What stands in these folders. Raises `Unknown` where the answer is not whole."""
     result = _run(transport, user, _LOOK, _lines(folders), f"look into {len(folders)} job folders")
-    lines = result.text.splitlines()
-    if not lines or lines[-1] != "end":
+    # Not `splitlines`, for which a user's text may hold more ends of lines than this one.
+    lines = result.text.split("\n")
+    if lines[-2:] != ["end", ""]:
         raise Unknown(f"looking into {len(folders)} job folders as {user} gave half an answer: {result.complaint}")
     found: list[Inside | None] = [None] * len(folders)
-    for line in lines[:-1]:
+    for line in lines[:-2]:
         number, kind, *rest = line.split(" ", 2)
         known = found[int(number)] or Inside(exists=kind != "missing")
         if kind == "owner":
@@ -171,7 +183,7 @@ def fence(transport: Transport, user: str, targets: Mapping[str, str]) -> list[s
     Empty where it could be neither made nor read.
     """
     stdin = "".join(f"{target}\t{folder}\n" for folder, target in targets.items()).encode()
-    lines = _run(transport, user, _FENCE, stdin, f"fence {len(targets)} jobs").text.splitlines()
+    lines = _run(transport, user, _FENCE, stdin, f"fence {len(targets)} jobs").text.split("\n")[:-1]
     if len(lines) != len(targets):
         raise Unknown(f"fencing {len(targets)} jobs as {user} gave {len(lines)} answers")
     return lines
@@ -188,25 +200,31 @@ def remove(transport: Transport, user: str, folders: Mapping[str, str]) -> None:
     _run(transport, user, _REMOVE, stdin, f"remove {len(folders)} job folders")
 
 
-def write_views(transport: Transport, user: str, views: Mapping[str, str]) -> None:
-    """Write a hosts file into each of these folders, mode 0600, by rename."""
+def write_views(transport: Transport, user: str, views: Mapping[str, str]) -> set[str]:
+    """Write a hosts file into each of these folders, mode 0600, by rename; those folders where it now stands.
+
+    It cannot stand in a folder that is not made yet.
+    """
     listed = "".join(f"{number}\t{folder}\n" for number, folder in enumerate(views))
     files = {"list": (listed.encode(), 0o600)}
     files |= {str(number): (text.encode(), 0o600) for number, text in enumerate(views.values())}
-    _run(transport, user, _VIEWS, archive(files), f"write {len(views)} hosts files")
+    told = set(_run(transport, user, _VIEWS, archive(files), f"write {len(views)} hosts files").text.split("\n"))
+    return {folder for number, folder in enumerate(views) if str(number) in told}
 
 
 def read_exit(text: str) -> ExitRecord | None:
     """An exit record's JSON. None for anything else: a user can write into his job's folder what he likes."""
     try:
         data = json.loads(text)
-        task, reason = data["task"], data["reason"]
+        task, reason, ended = data["task"], data["reason"], float(data["ended_at"])
+        if not 0 <= ended < 1e11:  # NaN too; what nobody can show as a time is none
+            return None
         return ExitRecord(
             slurm_id=int(data["slurm_id"]),
             restarts=int(data["restart"]),
             task=None if task is None else str(task),
             exit_code=int(data["exit_code"]) & 0xFF,
-            ended=float(data["ended_at"]),
+            ended=ended,
             reason=None if reason is None else " ".join(str(reason).split())[:500],
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):

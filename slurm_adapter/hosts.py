@@ -110,7 +110,7 @@ def replace_block(current: bytes, block: str) -> bytes:
     ends = [match.end() for match in re.finditer(rb"^" + END + rb"(\n|\Z)", current, re.MULTILINE)]
     if not begins and not ends:
         return ours + current
-    if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
+    if len(begins) != 1 or len(ends) != 1 or ends[0] <= begins[0]:
         raise Refused(
             f"the shared hosts file has {len(begins)} lines {BEGIN.decode()!r} and {len(ends)} lines {END.decode()!r}: "
             "remove all but one pair, in this order, and what stands between"
@@ -138,9 +138,13 @@ def check_hostnames(
     taken = {name.lower() for name in (*nodes, *reserved)}
     taken |= {name.split(".", 1)[0] for name in taken if not _is_address(name)}
     names = []
-    for name, _, place in declared:
+    for name, replicas, place in declared:
         lower = name.lower()
-        if why := _why_not(name, lower, taken):
+        why = _why_not(name, lower, taken)
+        for rank in range(0 if why else replicas):
+            if of_rank := _why_taken(f"{lower}-{rank}", taken):
+                why = f"its rank {rank} would be {f'{lower}-{rank}'!r}, and {of_rank}"
+        if why:
             raise InvalidInput(f"{place}: Invalid hostname: {name[:80]!r}: {why}")
         names.append(lower)
     seen: set[str] = set()
@@ -168,6 +172,10 @@ def usable(addresses: Iterable[str]) -> tuple[str, ...]:
             address = ipaddress.ip_address(text)
         except ValueError:
             continue
+        if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
+            continue  # the interface of one node says nothing on another
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
         if not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified):
             found.append(str(address))
     return tuple(dict.fromkeys(found))
@@ -184,10 +192,17 @@ def _why_not(name: str, lower: str, taken: Collection[str]) -> str | None:
         return "a name whose last label is a number is read as an address"
     if lower in _SYSTEM or labels[-1] in {"localhost", "localdomain"}:
         return "it means the machine itself"
+    if labels[-1] == "peers":
+        return "names under .peers belong to the adapter"
+    return _why_taken(lower, taken)
+
+
+def _why_taken(lower: str, taken: Collection[str]) -> str | None:
+    """Whose a name is already; None where it is nobody's."""
     if lower in taken:
-        return "it is the name of a node, or reserved by the site"
-    if re.fullmatch(r"job-\d+(-\d+)?", lower) or labels[-1] == "peers":
-        return "job-NUMBER and names under .peers belong to the adapter"
+        return "that is the name of a node, or reserved by the site"
+    if re.fullmatch(r"job-\d+(-\d+)?", lower):
+        return "job-NUMBER is the adapter's name for a job"
     return None
 
 

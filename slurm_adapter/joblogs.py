@@ -25,6 +25,8 @@ limit=$2
 shift 2
 for file in stdout.txt stderr.txt stdout-*.txt stderr-*.txt; do
     [ -f "$file" ] || continue
+    # Other files that the job has named so are its own affair.
+    case ${file%.txt} in stdout | stderr) ;; std???-*[!0-9]*) continue ;; esac
     from=0
     for known do
         [ "${known%%:*}" != "$file" ] || from=${known##*:}

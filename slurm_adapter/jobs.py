@@ -15,11 +15,13 @@ script lets one of them run.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 from collections import defaultdict
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bundle, folders, hosts, peerfiles
@@ -29,7 +31,7 @@ from slurm_adapter.plan import make_groups
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
 from slurm_adapter.specification import PeerValue
 from slurm_adapter.states import JobState
-from slurm_adapter.store import STANDALONE, Peer, Record, Stage
+from slurm_adapter.store import STANDALONE, Peer, Record, Stage, same_job
 from slurm_adapter.translation import translate
 from slurm_adapter.transports.interface import Command
 
@@ -53,7 +55,7 @@ class Item:
 
 def render(site: Site, owner: Owner, specification: JobSpecification) -> str:
     """The script that would be submitted, with id 0. Needs no cluster, and touches nothing."""
-    return _translate(site, owner, specification, job_id="0", token="render-0", after=()).script
+    return _translate(site, owner, specification, job_id="0", token="render-0", after=()).script  # noqa: S106  # a name
 
 
 def submit(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record]:
@@ -64,10 +66,9 @@ def submit(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record]:
     such a job ends as FAILURE with these words, and the others run.
     """
     known = [site.store.find_key(STANDALONE, owner.created_by, owner.project, item.key) for item in items]
-    if all(known):
-        return site.store.claim(
-            [(_again(record, item), b"") for record, item in zip(known, items, strict=True) if record]
-        )
+    again = [same_job(record, _as_stored(item)) for record, item in zip(known, items, strict=True) if record]
+    if len(again) == len(items):
+        return again
     account = site.account_of(owner)
     nodes = _ask_for_nodes(site)
     peers = _find_peers(site, owner, items, nodes)
@@ -90,8 +91,11 @@ def submit(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record]:
     if len(items) == 1 and refusals:
         raise next(iter(refusals.values()))
     now = site.store.find([record.id for record in records])
-    if lost := [record.id for record in records if record.id not in now]:
-        raise TryAgain(f"{refusals[lost[0]]} (nothing was submitted)")
+    if any(record.id not in now for record in records):
+        if refusals:
+            error = next((each for each in refusals.values() if isinstance(each, TryAgain)), *refusals.values())
+            raise type(error)(f"{error} (nothing of all this was submitted)")
+        raise TryAgain("another call with the same key, under way at the same time, was refused; nothing was submitted")
     return [now[record.id] for record in records]
 
 
@@ -107,13 +111,17 @@ def hand_over(site: Site, records: Sequence[Record], *, new: bool = False) -> di
     bundles = {id_: bundle.unpack(content) for id_, content in site.store.bundles([r.id for r in ready]).items()}
     ready = [record for record in ready if record.id in bundles]
     failures: dict[str, AdapterError] = {}
-    try:
-        ready = _make_folders(site, ready, bundles, failures)
-        if any(record.peers for record in ready):
+    ready = _make_folders(site, ready, bundles, failures)
+    if any(record.peers for record in ready):
+        try:
             publish_hosts(site)
-    except AdapterError as error:
-        failures |= {record.id: error for record in ready}
-        ready = []
+        except AdapterError as error:
+            lost = {record for record in ready if record.peers}
+            failures |= {
+                record.id: TryAgain(f"job {record.id} was not handed to Slurm: its hosts file was not written: {error}")
+                for record in lost
+            }
+            ready = [record for record in ready if record not in lost]
     taken = site.store.take([record.id for record in ready], site.clock())
     outcomes = site.scheduler.submit(
         [Submission(record.token, record.account, record.folder, bundles[record.id].directives) for record in taken]
@@ -131,26 +139,44 @@ def hand_over(site: Site, records: Sequence[Record], *, new: bool = False) -> di
             case InDoubt(why):
                 status = "Your job was handed to Slurm, whose answer was lost; it is being looked for"
                 changes.append((record, {"status": f"{status} ({why})"}))
-    changes += _settle_failures(site, records, failures, new=new)
+    current = {record.id: record for record in [*records, *taken]}
     site.store.change(changes, site.clock())
+    _settle_failures(site, current, failures, new=new)
     return failures
 
 
 def publish_hosts(site: Site) -> None:
-    """Bring the hosts files on the shared file system up to what is remembered."""
-    active = site.store.active()
-    named = {peer.job_id for record in active for peer in record.peers}
-    known = {**site.store.find(named), **{record.id: record for record in active}}
-    write_hosts(site, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known))
+    """Bring the hosts files on the shared file system up to what is remembered.
+
+    One process at a time: two that read and write across each other would leave the older of two truths.
+    """
+    with _hosts_lock(site):
+        version = site.store.hosts_version()
+        active = site.store.active()
+        named = {peer.job_id for record in active for peer in record.peers}
+        known = {**site.store.find(named), **{record.id: record for record in active}}
+        _write_hosts(site, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known))
+        site.store.note_hosts_written(version)
 
 
-def write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts.Group]) -> None:
+@contextmanager
+def _hosts_lock(site: Site) -> Iterator[None]:
+    """Wait until no other process writes hosts files. The lock goes with the process, however that ends."""
+    descriptor = os.open(site.config.state / "hosts.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts.Group]) -> None:
     """Make the hosts files hold these mappings, and nothing of jobs that are not `live`; write only what changed."""
     consumers = {record.id: record for record in live if record.peers or site.config.peers.always}
-    views = dict.fromkeys(consumers, "") | {
-        id_: hosts.view(group for group in groups if group.consumer == id_)
-        for id_ in {group.consumer for group in groups if group.hostname is not None} & set(consumers)
-    }
+    named: dict[str, list[hosts.Group]] = defaultdict(list)
+    for group in groups:
+        named[group.consumer].append(group)
+    views = {id_: hosts.view(named[id_]) for id_ in consumers}
     if site.config.peers.private:
         _write_private(site, {id_: (consumers[id_], text) for id_, text in views.items()})
         return
@@ -169,39 +195,40 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
     now = site.clock()
     text = "Your job was cancelled"
     ending = {"stage": Stage.ENDED, "state": JobState.SUCCESS, "status": text, "ended": now, "cancelled": now}
-    changes: list[tuple[Record, dict[str, Any]]] = []
-    taken = {record.id for record in site.store.take([r.id for r in records if r.stage is Stage.CLAIMED], now)}
-    for user, owned in by_account(records):
-        doubtful = {r.folder: r for r in owned if r.stage is Stage.SUBMITTING and r.id not in taken}
-        changes += [(record, ending) for record in owned if record.id in taken]
-        if doubtful:
-            names = folders.fence(site.transport, user, dict.fromkeys(doubtful, folders.CANCELLED))
-            for record, owner in zip(doubtful.values(), names, strict=True):
-                if owner == folders.CANCELLED:
-                    changes.append((record, ending))
-                elif owner.isdecimal():
-                    changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": int(owner)}))
-                else:
-                    raise Unknown(f"job {record.id} could not be fenced in {record.folder}; try again")
-        changes += [(record, {"cancelled": now}) for record in owned if record.stage is Stage.SUBMITTED]
-    changed = {record.id: record for record in site.store.change(changes, now)}
-    submitted = [record for record in changed.values() if record.stage is Stage.SUBMITTED]
+    claimed = [record for record in records if record.stage is Stage.CLAIMED]
+    # One that was handed over before is in doubt still: its job may come up late.
+    site.store.take([record.id for record in claimed if record.handed_over is not None], now)
+    site.store.change([(record, ending) for record in claimed], now)
+    # Read again: a claim that somebody handed over meanwhile was left alone.
+    doubtful = [r for r in site.store.find(r.id for r in records).values() if r.stage is Stage.SUBMITTING]
+    unfenced = []
+    for user, owned in by_account(doubtful):
+        names = folders.fence(site.transport, user, {record.folder: folders.CANCELLED for record in owned})
+        changes: list[tuple[Record, dict[str, Any]]] = []
+        for record, owner in zip(owned, names, strict=True):
+            if owner == folders.CANCELLED:
+                changes.append((record, ending))
+            elif (found := folders.slurm_id(owner)) is not None:
+                changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": found}))
+            else:
+                unfenced.append(record)
+        site.store.change(changes, now)
+    submitted = [r for r in site.store.find(r.id for r in records).values() if r.stage is Stage.SUBMITTED]
     if submitted:
+        alive = _own_slurm_jobs(site, submitted)
         site.store.change([(record, {"cancelled": now}) for record in submitted], now)
-        site.scheduler.cancel(_own_slurm_jobs(site, submitted))
+        site.scheduler.cancel(alive)
+    if unfenced:
+        named = ", ".join(f"{record.id} in {record.folder}" for record in unfenced)
+        raise Unknown(f"not cancelled, for it is not known whether Slurm has them, and no fence could be made: {named}")
     return [site.store.get(record.id) for record in records]
 
 
 def _own_slurm_jobs(site: Site, records: Sequence[Record]) -> dict[int, str]:
-    """Those Slurm jobs of these records that still bear their token: ids come round again, and may be a stranger's."""
-    tokens = {record.slurm_id: record for record in records}
-    listing = site.scheduler.queue(sorted({record.account for record in records}))
-    found: dict[int, str] = {}
-    for row in listing.observations:
-        record = tokens.get(row.slurm_id)
-        if record is not None and row.name == record.token:
-            found[row.slurm_id] = record.account
-    return found
+    """The Slurm jobs of these records, known by their token: ids come round again, and may be a stranger's."""
+    accounts = {record.token: record.account for record in records}
+    listing = site.scheduler.queue(sorted(set(accounts.values())))
+    return {row.slurm_id: accounts[row.name] for row in listing.observations if row.name in accounts}
 
 
 def _ask_for_nodes(site: Site) -> Mapping[str, str]:
@@ -312,7 +339,7 @@ def _new_record(
         account=account,
         folder=site.config.jobs.folder.replace("{user}", account).replace("{id}", id_),
         application=f"{specification.application.name} {specification.application.version}",
-        specification=specification.model_dump_json(by_alias=False),
+        specification=_as_stored(item),
         labels=json.dumps(translation.labels, sort_keys=True),
         replicas=translation.replicas,
         time_limit=translation.seconds,
@@ -322,9 +349,9 @@ def _new_record(
     )
 
 
-def _again(record: Record, item: Item) -> Record:
-    """The same submission once more, for the store to compare with what it knows."""
-    return replace(record, specification=item.specification.model_dump_json(by_alias=False))
+def _as_stored(item: Item) -> str:
+    """A specification as the database keeps it, and compares it."""
+    return item.specification.model_dump_json(by_alias=False)
 
 
 @contextmanager
@@ -341,7 +368,8 @@ def _naming(number: int, items: Sequence[object]) -> Iterator[None]:
 def _peers_are_there(site: Site, record: Record) -> bool:
     """Whether Slurm has every peer of a job, so that it may wait for them there."""
     known = site.store.find(peer.job_id for peer in record.peers)
-    return all((peer := known.get(named.job_id)) is not None and peer.slurm_id is not None for named in record.peers)
+    peers = [known.get(named.job_id) for named in record.peers]
+    return all(peer and peer.slurm_id is not None and peer.stage is not Stage.ENDED for peer in peers)
 
 
 def _make_folders(
@@ -351,7 +379,12 @@ def _make_folders(
     made = []
     for user, owned in by_account(records):
         new = [folders.NewFolder(r.folder, r.token, bundles[r.id].files) for r in owned]
-        for record, why in zip(owned, folders.make(site.transport, user, new), strict=True):
+        try:
+            answers = folders.make(site.transport, user, new)
+        except AdapterError as error:  # one account's trouble is not the others'
+            failures |= {r.id: TryAgain(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
+            continue
+        for record, why in zip(owned, answers, strict=True):
             if why is None:
                 made.append(record)
             else:
@@ -363,17 +396,14 @@ def _make_folders(
 
 
 def _settle_failures(
-    site: Site, records: Sequence[Record], failures: Mapping[str, AdapterError], *, new: bool
-) -> list[tuple[Record, dict[str, Any]]]:
+    site: Site, records: Mapping[str, Record], failures: Mapping[str, AdapterError], *, new: bool
+) -> None:
     """What becomes of claims that came to nothing: forgotten where the caller is told, else tried again or ended."""
-    forget_all = new and (len(records) == 1 or len(failures) == len(records))
+    failed = [records[id_] for id_ in failures]
+    if failed and new and len(failed) == len(records):
+        _forget(site, failed)
+        return
     changes: list[tuple[Record, dict[str, Any]]] = []
-    failed = [record for record in records if record.id in failures]
-    if forget_all and failed:
-        for user, owned in by_account(failed):
-            folders.remove(site.transport, user, {record.folder: record.token for record in owned})
-        site.store.forget(record.id for record in failed)
-        return []
     for record in failed:
         error = failures[record.id]
         if isinstance(error, Refused | InvalidConfig):
@@ -381,7 +411,19 @@ def _settle_failures(
         else:
             values = {"stage": Stage.CLAIMED, "status": "Your job waits until it can be handed to Slurm"}
         changes.append((record, values))
-    return changes
+    site.store.change(changes, site.clock())
+
+
+def _forget(site: Site, records: Sequence[Record]) -> None:
+    """Leave nothing behind of these jobs. One that a pass has taken up meanwhile stays: it is Slurm's by now."""
+    ours = [record for record in records if record.stage is Stage.SUBMITTING]
+    ours += site.store.take([record.id for record in records if record.stage is Stage.CLAIMED], site.clock())
+    site.store.forget(record.id for record in ours)
+    with suppress(AdapterError):  # the cluster may be what is out of reach
+        for user, owned in by_account(ours):
+            folders.remove(site.transport, user, {record.folder: record.token for record in owned})
+        if any(record.peers for record in ours):
+            publish_hosts(site)
 
 
 def _write_private(site: Site, views: Mapping[str, tuple[Record, str]]) -> None:
@@ -389,8 +431,9 @@ def _write_private(site: Site, views: Mapping[str, tuple[Record, str]]) -> None:
     digests = {id_: hashlib.sha256(text.encode()).hexdigest() for id_, (_, text) in views.items()}
     changed = [record for id_, (record, _) in views.items() if record.view != digests[id_]]
     for user, owned in by_account(changed):
-        folders.write_views(site.transport, user, {record.folder: views[record.id][1] for record in owned})
-    site.store.change([(record, {"view": digests[record.id]}) for record in changed], site.clock())
+        written = folders.write_views(site.transport, user, {record.folder: views[record.id][1] for record in owned})
+        done = [(record, {"view": digests[record.id]}) for record in owned if record.folder in written]
+        site.store.change(done, site.clock())
 
 
 def by_account(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:

@@ -8,6 +8,7 @@ old file or the whole new one, and a writer that is killed, or meets a full disk
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,29 +27,29 @@ umask 022
 [ -d "$1" ] || mkdir -m 755 -- "$1" || exit 1
 cd -P -- "$1" || exit 1
 [ -O . ] || { echo "$1 does not belong to this account" >&2; exit 1; }
-for name in [0-9]*; do
-    [ -f "$name" ] && sha256sum -- "$name"
-done
-printf 'hosts\n'
+set -- [0-9]*
+[ ! -e "$1" ] || printf '%s\0' "$@" | xargs -0 sha256sum --
+printf '\nhosts\n'
 [ ! -e hosts ] || cat hosts
 """
 
 _WRITE = r"""
 umask 022
 cd -P -- "$1" || exit 1
-rm -rf .new.*
-new=.new.$$
-mkdir -m 755 "$new" && tar -x -f - -C "$new" || { rm -rf "$new"; exit 1; }
+# Those of writers that were killed; one that still writes (its caller may have given it up) keeps its own.
+find . -maxdepth 1 -name '.new.*' -mmin +60 -exec rm -rf {} +
+new=$(mktemp -d .new.XXXXXX) || exit 1
+trap 'rm -rf "$new"' EXIT
+tar -x -f - -C "$new" || exit 1
 if [ -f "$new/hosts" ]; then
     now=$(if [ -e hosts ]; then cat hosts; fi | sha256sum)
-    [ "${now%% *}" = "$2" ] || { rm -rf "$new"; echo "changed meanwhile" >&2; exit 75; }
+    [ "${now%% *}" = "$2" ] || { echo "changed meanwhile" >&2; exit 75; }
 fi
 sync "$new"/* 2>/dev/null
 for file in "$new"/*; do
-    [ ! -f "$file" ] || [ "${file##*/}" = remove ] || mv -f -- "$file" ./ || { rm -rf "$new"; exit 1; }
+    [ "${file##*/}" = remove ] || mv -fT -- "$file" "${file##*/}" || exit 1
 done
 [ ! -f "$new/remove" ] || while IFS= read -r name; do rm -f -- "$name"; done <"$new/remove"
-rm -rf "$new"
 """
 
 
@@ -94,10 +95,10 @@ def plan_change(current: PeerFiles, views: Mapping[str, str], block: str) -> Pee
 def read(transport: Transport, folder: str) -> PeerFiles:
     """Read `folder`, and make it where there is none. Raises `Unknown` where it cannot be read."""
     result = transport.run(Command(("/bin/sh", "-c", _READ, "sh", folder)))
-    listed, mark, shared = result.stdout.partition(b"hosts\n") if result.status == 0 else (b"", b"", b"")
+    listed, mark, shared = result.stdout.partition(b"\nhosts\n") if result.status == 0 else (b"", b"", b"")
     if not mark:
         raise Unknown(f"could not read {folder} on the cluster: {result.complaint or f'exit {result.status}'}")
-    rows = [line.split(None, 1) for line in listed.decode().splitlines()]
+    rows = re.findall(r"^([0-9a-f]{64})  ([0-9]+)$", listed.decode(errors="replace"), re.MULTILINE | re.ASCII)
     return PeerFiles(shared, {name: digest for digest, name in rows})
 
 

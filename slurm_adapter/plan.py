@@ -11,16 +11,19 @@ The rules, each of which another program has paid for:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import hosts
-from slurm_adapter.folders import ExitRecord, Inside
-from slurm_adapter.schedulers.interface import Observation
+from slurm_adapter.folders import CANCELLED, ExitRecord, Inside, slurm_id
 from slurm_adapter.states import JobState, Verdict, translate
 from slurm_adapter.store import Record, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from slurm_adapter.schedulers.interface import Observation
 
 SBATCH_SECONDS = 155
 """After this time an sbatch that was started is certainly dead: it runs under `timeout -k 5 150`."""
@@ -81,7 +84,7 @@ def live_row(row: Observation) -> bool:
 
 def needs_look(record: Record, rows: tuple[Observation, ...] | None) -> bool:
     """Whether a job's folder has to be looked into: it has ended or vanished, or Slurm has several jobs for it."""
-    if rows is None or record.stage is Stage.CLAIMED:
+    if rows is None or (record.stage is Stage.CLAIMED and not rows):
         return False
     ids = {row.slurm_id for row in rows}
     return not any(live_row(row) for row in rows) or len(ids) > 1 or (record.slurm_id or next(iter(ids))) not in ids
@@ -93,7 +96,8 @@ def needs_history(record: Record, rows: tuple[Observation, ...] | None) -> bool:
         return False
     own = [row for row in rows if row.slurm_id == record.slurm_id]
     cancelled = any(row.state == "CANCELLED" for row in own) and record.cancelled is None
-    return not own or (cancelled and not any(live_row(row) for row in own))
+    # Of an array the queue may have forgotten some tasks already.
+    return not own or ((cancelled or record.array) and not any(live_row(row) for row in own))
 
 
 def make_plan(evidence: Evidence) -> Plan:
@@ -104,9 +108,11 @@ def make_plan(evidence: Evidence) -> Plan:
     cancel: list[tuple[Record, int]] = []
     problems: list[str] = []
     after: dict[str, Record] = dict(evidence.peers)
-    for record in evidence.records:
+    seen = replace(evidence, peers=after)
+    # Claims last, oldest first: what becomes of a peer in this pass decides about them.
+    for record in sorted(evidence.records, key=lambda record: record.stage is Stage.CLAIMED):
         judge = _JUDGES[record.stage]
-        values = judge(record, evidence, problems)
+        values = judge(record, seen, problems)
         if values.pop("submit", False):
             submit.append(replace(record, **values))
         rows = (evidence.rows or {}).get(record.token, ())
@@ -144,7 +150,8 @@ def make_groups(records: Mapping[str, Record]) -> tuple[hosts.Group, ...]:
 
 
 def _reachable(record: Record) -> bool:
-    return record.state in {JobState.RUNNING, JobState.SUSPENDED} and bool(record.addresses)
+    # The tasks of an array have no one address.
+    return record.state in {JobState.RUNNING, JobState.SUSPENDED} and bool(record.addresses) and not record.array
 
 
 def _group(consumer: Record, peer: Record, hostname: str | None) -> hosts.Group:
@@ -158,8 +165,13 @@ def _group(consumer: Record, peer: Record, hostname: str | None) -> hosts.Group:
     )
 
 
-def _judge_claimed(record: Record, evidence: Evidence, _: list[str]) -> dict[str, Any]:
-    """A claim goes to Slurm once all its peers are there, and ends with the first that will never be."""
+def _judge_claimed(record: Record, evidence: Evidence, problems: list[str]) -> dict[str, Any]:
+    """A claim goes to Slurm once all its peers are there, and ends with the first that will never be.
+
+    One that Slurm has all the same came back here after a lost answer, and its job came up late.
+    """
+    if (evidence.rows or {}).get(record.token):
+        return _judge_submitting(record, evidence, problems)
     for peer in record.peers:
         known = evidence.peers.get(peer.job_id)
         if known is None or known.stage is Stage.ENDED:
@@ -181,7 +193,9 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
         return {"missing_since": None}
     rows = evidence.rows.get(record.token, ())
     inside = evidence.inside.get(record.id)
-    found = _named(inside) or min((row.slurm_id for row in rows), default=None)
+    if inside is not None and inside.owner == CANCELLED:
+        return _end(evidence.now, JobState.SUCCESS, "Your job was cancelled") | {"cancelled": evidence.now}
+    found = slurm_id(inside.owner if inside else None) or min((row.slurm_id for row in rows), default=None)
     if found is not None:
         adopted = replace(record, stage=Stage.SUBMITTED, slurm_id=found)
         return {
@@ -207,7 +221,15 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
     rows = evidence.rows.get(record.token, ())
     inside = evidence.inside.get(record.id)
     ids = {row.slurm_id for row in rows}
-    kept = _named(inside) or (record.slurm_id if record.slurm_id in ids or not ids else min(ids))
+    if inside is None and ids and record.slurm_id not in ids:
+        problems.append(
+            f"job {record.id}: Slurm has another job for it ({min(ids)}), and its folder {record.folder} could not be "
+            "looked into; nothing was changed"
+        )
+        return {"missing_since": None}
+    kept = slurm_id(inside.owner if inside else None) or (
+        record.slurm_id if record.slurm_id in ids or not ids else min(ids)
+    )
     values: dict[str, Any] = {} if kept == record.slurm_id else {"slurm_id": kept, "restarts": 0}
     record = replace(record, **values)
     own = tuple(row for row in rows if row.slurm_id == kept)
@@ -220,18 +242,16 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
     if inside is None:
         problems.append(f"job {record.id}: its folder {record.folder} could not be looked into")
         return values
-    ended = own or _ended_rows(record, evidence)
+    told = _ended_rows(record, evidence)
+    if record.array and evidence.accounting and evidence.history is None:
+        return values  # the tasks that the queue has forgotten may have failed
+    tasks = {row.task for row in own}
+    ended = (*own, *(row for row in told if record.array and row.task not in tasks)) if own else told
     if ended:
         return values | _ended(record, ended, inside, evidence, problems)
     if (exits := _exits(record, inside)) and not (record.array and evidence.history is None):
         return values | _end_by_record(record, exits, evidence)
     return values | _missing(record, evidence, problems)
-
-
-def _named(inside: Inside | None) -> int | None:
-    """The Slurm job that a folder's fence names."""
-    owner = inside.owner if inside else None
-    return int(owner) if owner is not None and owner.isascii() and owner.isdecimal() else None
 
 
 def _alive(record: Record, rows: tuple[Observation, ...], evidence: Evidence, problems: list[str]) -> dict[str, Any]:
@@ -252,18 +272,18 @@ def _alive(record: Record, rows: tuple[Observation, ...], evidence: Evidence, pr
         values["nodes"] = row.nodes
         if row.nodes != record.nodes or len(record.addresses) != len(row.nodes):
             found = tuple(evidence.addresses.get(node, ()) for node in row.nodes)
-            if all(found):
-                values["addresses"] = found
-            else:
+            values["addresses"] = found if all(found) else ()
+            if not all(found):
                 lost = ", ".join(node for node, each in zip(row.nodes, found, strict=True) if not each)
                 problems.append(f"job {record.id}: no usable address of {lost} is known; see peers.address")
-                values |= {"addresses": (), "nodes": record.nodes}
     return values
 
 
 def _ended_rows(record: Record, evidence: Evidence) -> tuple[Observation, ...]:
     """What accounting says of a job that the queue has forgotten; nothing where it lags behind."""
-    rows = (evidence.history or {}).get(record.slurm_id or -1, ())
+    told = (evidence.history or {}).get(record.slurm_id or -1, ())
+    # A controller that lost its state hands out ids again: an id alone proves nothing.
+    rows = tuple(row for row in told if row.name == record.token)
     verdicts = [translate(row, evidence.states).state for row in rows]
     return rows if rows and all(state is not None and state.final for state in verdicts) else ()
 
@@ -282,15 +302,19 @@ def _ended(
                 for other in (evidence.history or {}).get(row.slurm_id, ())
                 if other.task == row.task and other.cancelled_by is not None
             ]
-            if not told and evidence.now < last + ACCOUNTING_SECONDS:
+            if not told and (evidence.history is None or evidence.now < last + ACCOUNTING_SECONDS):
                 if evidence.history is None:
                     problems.append(f"job {record.id}: accounting could not be asked who cancelled it")
                 return {}
             seen = replace(row, cancelled_by=told[0] if told else None)
         verdicts.append(translate(seen, evidence.states, we_cancelled=record.cancelled is not None))
-    exits = _exits(record, inside)
-    worst = next((verdict for verdict in verdicts if verdict.state is not JobState.SUCCESS), verdicts[0])
+    restarts = max(record.restarts, *(row.restarts for row in rows))
+    exits = _exits(replace(record, restarts=restarts), inside)
+    worst = min(verdicts, key=lambda verdict: _WORST.index(verdict.state) if verdict.state in _WORST else 0)
     text = worst.text
+    if worst.state is not None and not worst.state.final:  # the site's table says that it goes on
+        gone = {"nodes": (), "addresses": ()} if worst.state is JobState.IN_QUEUE else {}
+        return {"state": worst.state, "status": text, "missing_since": None} | gone
     if record.array and (failed := sum(verdict.state is not JobState.SUCCESS for verdict in verdicts)):
         text = f"{failed} of {len(verdicts)} tasks: {text}"
     state = worst.state or JobState.FAILURE
@@ -301,7 +325,11 @@ def _ended(
         state, text = JobState.FAILURE, "Your job failed: a task of it ended with an exit code that is not 0"
     codes = [row.exit_code for row in rows if row.exit_code is not None]
     values = _end(float(last) or evidence.now, state, text)
-    return values | {"exit_code": max(codes, default=None), "restarts": max(row.restarts for row in rows)}
+    return values | {"exit_code": max(codes, default=None), "restarts": restarts}
+
+
+_WORST = (JobState.RUNNING, JobState.SUSPENDED, JobState.IN_QUEUE, JobState.FAILURE, JobState.EXPIRED, JobState.SUCCESS)
+"""Which of its tasks' states an array has: one that goes on, else the worst."""
 
 
 def _exits(record: Record, inside: Inside) -> list[ExitRecord]:

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, TryAgain
@@ -28,14 +30,17 @@ from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
 STANDALONE = "local"
 """The origin of jobs that do not come from UCloud."""
 
 NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "afs", "fuse.sshfs"}
+    {"9p", "afs", "beegfs", "ceph", "cifs", "gfs2", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "panfs"}
+    | {"smb3", "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
 )
+
+
+MOUNTS = Path("/proc/self/mountinfo")
 
 
 class StoreError(AdapterError):
@@ -132,6 +137,12 @@ class Update:
 
 _COLUMNS = tuple(field.name for field in fields(Record) if field.name != "peers")
 
+_IN_HOSTS = frozenset({"state", "slurm_id", "restarts", "nodes", "addresses"})
+"""What the hosts files are made from."""
+
+_CHANGED, _WRITTEN = "hosts changed", "hosts written"
+"""The facts that say what the hosts files must hold, and what they hold."""
+
 _MIGRATIONS: tuple[tuple[str, str], ...] = (
     (
         "jobs, peers and updates",
@@ -180,8 +191,9 @@ class Store:
         _check_folder(folder)
         path = folder / "jobs.sqlite"
         with _told(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            os.close(descriptor)
+            with suppress(FileExistsError):
+                # Only where there is none: closing a file drops this process's locks on it (fcntl(2)), SQLite's too.
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
         self._path = path
         try:
@@ -226,12 +238,7 @@ class Store:
 
     def _claim(self, connection: sqlite3.Connection, record: Record, bundle: bytes) -> Record:
         if (known := self.find_key(record.origin, record.owner, record.project, record.key)) is not None:
-            if known.specification != record.specification:
-                raise InvalidInput(
-                    f"the key {record.key!r} belongs to job {known.id}, whose specification is another one; "
-                    "use a new key for a new job"
-                )
-            return known
+            return same_job(known, record.specification)
         marks = ", ".join("?" * len(_COLUMNS))
         connection.execute(f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})", _values(record))  # noqa: S608  # our own names
         connection.executemany(
@@ -273,17 +280,21 @@ class Store:
         """Remove claims that came to nothing."""
         with self._transaction() as connection:
             connection.executemany("DELETE FROM jobs WHERE id = ?", [(id_,) for id_ in ids])
+            _note_for_hosts(connection)
 
     def change(self, changes: Iterable[tuple[Record, dict[str, Any]]], now: float) -> list[Record]:
         """Change records, all or none, and note what users are to be told: a change of state or of status.
 
-        A final state stays: changes to a job that has ended are left out of the result.
+        A final state stays. And what was decided on a record counts only while its job is at the same stage, with the
+        same Slurm job: where another process was faster, that change is not made, and is not in the result.
         """
         changed: list[Record] = []
         with self._transaction() as connection:
             for record, values in changes:
                 old = self._one(record.id)
                 if old is None or old.stage is Stage.ENDED:
+                    continue
+                if (old.stage, old.slurm_id) != (record.stage, record.slurm_id):
                     continue
                 new = replace(old, **values)
                 names = [name for name in _COLUMNS if getattr(new, name) != getattr(old, name)]
@@ -293,6 +304,8 @@ class Store:
                     connection.execute(f"UPDATE jobs SET {sets} WHERE id = ?", [*(row[n] for n in names), new.id])  # noqa: S608  # our own names
                 if new.stage in {Stage.SUBMITTED, Stage.ENDED} and old.stage not in {Stage.SUBMITTED, Stage.ENDED}:
                     connection.execute("DELETE FROM bundles WHERE job_id = ?", (new.id,))
+                if _IN_HOSTS.intersection(names) or new.stage is Stage.ENDED:
+                    _note_for_hosts(connection)
                 if new.state is not old.state or new.status != old.status:
                     state = new.state if new.state is not old.state else None
                     connection.execute(
@@ -356,6 +369,18 @@ class Store:
             else:
                 connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
+    def hosts_version(self) -> str:
+        """Stands for what the hosts files have to say; another one after every change of it."""
+        return self.fact(_CHANGED) or "0"
+
+    def hosts_are_written(self) -> bool:
+        """Whether the hosts files say what they have to: a pass that could not write them leaves it to the next."""
+        return self.fact(_WRITTEN) == self.hosts_version()
+
+    def note_hosts_written(self, version: str) -> None:
+        """Remember that the hosts files say what belongs to this version, which was asked for before they were made."""
+        self.set_fact(_WRITTEN, version)
+
     def _fact(self, name: str, value: str) -> str:
         with self._transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, value))
@@ -367,7 +392,7 @@ class Store:
 
     def _select_in(self, column: str, values: Iterable[str]) -> list[Record]:
         """One query however many values: SQLite takes them as one JSON array."""
-        return self._select(f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(values)),))
+        return self._select(f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(values)),))  # noqa: S608  # our own names
 
     def _select(self, condition: str, values: Sequence[object]) -> list[Record]:
         with _told(self._path):
@@ -389,10 +414,11 @@ class Store:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite itself undoes it where the disk is full
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def _migrate(self) -> None:
         done = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -405,6 +431,24 @@ class Store:
                 for statement in filter(str.strip, _MIGRATIONS[number][1].split(";")):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number + 1}")
+
+
+def _note_for_hosts(connection: sqlite3.Connection) -> None:
+    """Within the transaction that changes it, so that no crash can come between."""
+    connection.execute(
+        "INSERT INTO facts VALUES (?, '1') ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1",
+        (_CHANGED,),
+    )
+
+
+def same_job(known: Record, specification: str) -> Record:
+    """The job that a key belongs to. Raises `InvalidInput` where the key comes with another specification."""
+    if known.specification != specification:
+        raise InvalidInput(
+            f"the key {known.key!r} belongs to job {known.id}, whose specification is another one; "
+            "use a new key for a new job"
+        )
+    return known
 
 
 def _values(record: Record) -> list[object]:
@@ -441,6 +485,10 @@ def _told(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: {error}; restore it from a backup (README, operation)") from error
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
+    except UnicodeEncodeError as error:  # a lone surrogate, as Python makes it of a byte on the command line
+        raise InvalidInput(
+            f"{error.object[:80]!r} is no text: it holds a character that UTF-8 does not have"
+        ) from error
 
 
 def _check_folder(folder: Path) -> None:
@@ -464,10 +512,10 @@ def _file_system(folder: Path) -> str:
     """The type of the mount that holds `folder` (proc(5), mountinfo); the longest mount point wins, then the last."""
     best, kind = -1, ""
     resolved = folder.resolve()
-    with closing(open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape")) as mounts:  # noqa: PTH123  # procfs
-        for line in mounts:
-            left, _, right = line.partition(" - ")
-            point = left.split(" ")[4].encode().decode("unicode_escape")
-            if resolved.is_relative_to(point) and len(point) >= best:
-                best, kind = len(point), right.split(" ")[0]
+    for line in MOUNTS.read_bytes().splitlines():
+        left, _, right = line.partition(b" - ")
+        escaped = left.split(b" ")[4]
+        point = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), escaped))
+        if resolved.is_relative_to(point) and len(point) >= best:
+            best, kind = len(point), right.split(b" ")[0].decode(errors="replace")
     return kind

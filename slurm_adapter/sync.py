@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from slurm_adapter.site import Site
     from slurm_adapter.store import Record
 
-UNWRITTEN = "hosts files are not up to date"
-"""The fact that says so: a pass that could not write them leaves it to the next, jobs or no jobs."""
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -59,8 +56,7 @@ def sync(site: Site, *, dry_run: bool = False) -> Report:
     the database raises.
     """
     records = tuple(site.store.active())
-    unwritten = site.store.fact(UNWRITTEN) is not None
-    if not records and not unwritten:
+    if not records and site.store.hosts_are_written():
         return Report()
     gathered = _gather(site, records)
     plan = make_plan(gathered.evidence)
@@ -68,7 +64,7 @@ def sync(site: Site, *, dry_run: bool = False) -> Report:
     if dry_run:
         changed = tuple((record, replace(record, **values)) for record, values in plan.changes)
         return Report(changed, tuple(record.id for record in plan.submit), (), tuple(problems))
-    return _apply(site, plan, gathered, problems, unwritten=unwritten)
+    return _apply(site, plan, gathered, problems)
 
 
 def _gather(site: Site, records: tuple[Record, ...]) -> _Gathered:
@@ -127,17 +123,18 @@ def find_addresses(site: Site, nodes: Iterable[str]) -> dict[str, tuple[str, ...
     return {node: found or hosts.usable(resolved.get(names[node], ())) for node, found in plain.items()}
 
 
-def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str], *, unwritten: bool) -> Report:
+def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> Report:
     old = {record.id: record for record in gathered.evidence.records}
-    if plan.changes:
-        site.store.set_fact(UNWRITTEN, "yes")
+    # Closed before it is remembered: a pass that is killed between the two closes it again, and none is left open. But
+    # a claim may be on its way to Slurm meanwhile, and is closed only once it has ended.
+    ending = [record for record, values in plan.changes if values.get("stage") is Stage.ENDED]
+    _close(site, [record for record in ending if record.stage is not Stage.CLAIMED], problems)
     changed = site.store.change(plan.changes, site.clock())
-    _close(site, [record for record in changed if record.stage is Stage.ENDED], problems)
+    _close(site, [r for r in changed if r.stage is Stage.ENDED and old[r.id].stage is Stage.CLAIMED], problems)
     cancelled = _cancel_surplus(site, plan, gathered, problems)
-    if plan.changes or unwritten:
+    if not site.store.hosts_are_written():
         with _noting(problems, "write the hosts files"):
             publish_hosts(site)
-            site.store.set_fact(UNWRITTEN, None)
     claimed = [
         record for record in site.store.find(r.id for r in plan.submit).values() if record.stage is Stage.CLAIMED
     ]
@@ -199,7 +196,9 @@ def _strays(site: Site, rows: dict[str, tuple[Observation, ...]], active: set[st
     }
     if not alive:
         return ()
-    return tuple((record, id_) for record in site.store.with_tokens(alive) for id_ in sorted(alive[record.token]))
+    # Read after Slurm was asked: a job that was handed in meanwhile is not among `active`, and has not ended.
+    ended = [record for record in site.store.with_tokens(alive) if record.stage is Stage.ENDED]
+    return tuple((record, id_) for record in ended for id_ in sorted(alive[record.token]))
 
 
 def _new_nodes(record: Record, row: Observation) -> tuple[str, ...]:

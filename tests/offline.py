@@ -1,0 +1,211 @@
+"""A site without a cluster: Slurm is a table in memory, and the cluster's file system is a folder of the test's own.
+
+Folders and hosts files are made for real, by the commands that a cluster would run; a stand-in for sudo runs them as
+whoever runs the test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slurm_adapter import jobs
+from slurm_adapter.config import Config
+from slurm_adapter.schedulers.fake import FakeScheduler
+from slurm_adapter.site import Site
+from slurm_adapter.specification import Owner, parse_submission
+from slurm_adapter.sync import sync
+from slurm_adapter.transports.local import LocalTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from slurm_adapter.store import Record
+    from slurm_adapter.sync import Report
+    from slurm_adapter.transports.interface import Command, Result, Transport
+
+PRODUCT = {"provider": "example", "category": "example-compute", "id": "example-compute"}
+
+APPLICATION = """
+application: v2
+name: {name}
+version: "1"
+software: {{type: Native, load: []}}
+features: {{multiNode: true, jobLinking: true}}
+parameters: {{}}
+{more}
+invocation: sleep 60
+"""
+
+SUDO = """#!/bin/sh
+# sudo -n -u USER -- COMMAND...
+shift 4
+exec "$@"
+"""
+
+
+@dataclass
+class Tripping:
+    """A transport with a tripwire: `before` sees every command, and may raise instead of letting it run."""
+
+    inner: Transport
+    before: Callable[[Command], None] = field(default=lambda _: None)
+    commands: list[Command] = field(default_factory=list)
+
+    def run(self, command: Command) -> Result:
+        """Run it, unless the tripwire says otherwise."""
+        self.before(command)
+        self.commands.append(command)
+        return self.inner.run(command)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def sudo_environment(folder: Path) -> dict[str, str]:
+    """An environment in which `sudo` is a stand-in that changes no account."""
+    bin_ = folder / "bin"
+    bin_.mkdir(exist_ok=True)
+    (bin_ / "sudo").write_text(SUDO)
+    (bin_ / "sudo").chmod(0o755)
+    return {"PATH": f"{bin_}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8", "HOME": str(folder)}
+
+
+def configuration(folder: Path, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a configuration file of the site says; its applications are written into `folder`."""
+    for account in ("alice", "bob"):
+        (folder / "home" / account).mkdir(parents=True, exist_ok=True)
+    (folder / "shared").mkdir(exist_ok=True)
+    (folder / "applications").mkdir(exist_ok=True)
+    for name, text in (("sleeper", ""), ("array", "sbatch: {array: 0-1}")):
+        path = folder / "applications" / f"{name}.yaml"
+        path.write_text(APPLICATION.format(name=name, more=text))
+    return {
+        "provider": "example",
+        "state": str(folder / "state"),
+        "shared": str(folder / "shared"),
+        "applications": str(folder / "applications"),
+        "identity": {"users": {"alice": "alice", "bob": "bob"}},
+        "command_line": {"user": "alice"},
+        "jobs": {"folder": f"{folder}/home/{{user}}/{{id}}"},
+        "machines": {
+            "example-compute": {
+                "example-compute": {
+                    "partition": "main", "cpus": 1, "memory": 1, "max_nodes": 4, "max_time": "1-00:00:00"
+                }
+            }
+        },
+        **(more or {}),
+    }  # fmt: skip
+
+
+class Offline:
+    """A site over `slurm`, and short ways to do things there."""
+
+    def __init__(self, folder: Path, more: Mapping[str, Any] | None = None, *, accounting: bool = False) -> None:
+        self.folder = folder
+        self.config = Config.model_validate(configuration(folder, more))
+        self.slurm = FakeScheduler(accounting=accounting)
+        self.environment = sudo_environment(folder)
+        self.site = self.open()
+
+    def open(self) -> Site:
+        """The site as another process sees it."""
+        site = Site(self.config, clock=lambda: float(self.slurm.now))
+        site.scheduler = self.slurm
+        site.transport = Tripping(LocalTransport(environment=self.environment))
+        return site
+
+    @property
+    def transport(self) -> Tripping:
+        """The site's transport, with its tripwire."""
+        assert isinstance(self.site.transport, Tripping)
+        return self.site.transport
+
+    @property
+    def peers(self) -> Path:
+        """The folder of the hosts files."""
+        return self.folder / "shared" / "peers"
+
+    @property
+    def shared(self) -> str:
+        """The shared hosts file; empty where there is none."""
+        path = self.peers / "hosts"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def views(self) -> set[str]:
+        """The jobs that have a view there."""
+        return {path.name for path in self.peers.iterdir()} - {"hosts"} if self.peers.exists() else set()
+
+    def item(self, key: str | None = None, *, application: str = "sleeper", **fields: Any) -> jobs.Item:
+        """One job to hand in."""
+        whole = {"application": {"name": application, "version": "1"}, "product": PRODUCT, **fields}
+        return jobs.Item(parse_submission(json.dumps(whole).encode())[0], key)
+
+    def submit(self, *items: jobs.Item, user: str = "alice", project: str | None = None) -> list[Record]:
+        """Hand them in together."""
+        return jobs.submit(self.site, Owner(created_by=user, project=project), items)
+
+    def job(self, key: str | None = None, *, user: str = "alice", project: str | None = None, **fields: Any) -> Record:
+        """Hand one in."""
+        return self.submit(self.item(key, **fields), user=user, project=project)[0]
+
+    def now(self, record: Record) -> Record:
+        """What is known of a job."""
+        return self.site.store.get(record.id)
+
+    def sync(self, after: int = 1) -> Report:
+        """A pass, some seconds later."""
+        self.slurm.now += after
+        return sync(self.site)
+
+    def slurm_id(self, record: Record) -> int:
+        """The job's id in Slurm."""
+        found = self.now(record).slurm_id
+        assert found is not None
+        return found
+
+    def run(self, record: Record, *nodes: str) -> Record:
+        """Slurm starts the job, its script passes the fence, and a pass sees it."""
+        slurm_id = self.slurm_id(record)
+        assert self.fence(record, slurm_id) == slurm_id
+        self.slurm.start(slurm_id, nodes or ("node001",))
+        assert self.sync().problems == ()
+        return self.now(record)
+
+    def fence(self, record: Record, slurm_id: int) -> int:
+        """What the first lines of the job's script do: the Slurm job that may run."""
+        link = Path(record.folder) / "owner"
+        if not link.is_symlink():
+            link.symlink_to(str(slurm_id))
+        return int(link.readlink().name)
+
+    def record_exit(self, record: Record, code: int, *, restart: int = 0, task: str | None = None, **more: Any) -> None:
+        """What the job's script writes at its end."""
+        content = {
+            "format": 1, "job": record.id, "slurm_id": self.slurm_id(record), "restart": restart, "task": task,
+            "exit_code": code, "signal": None, "ended_at": self.slurm.now, "reason": None, **more,
+        }  # fmt: skip
+        name = "exit.json" if task is None else f"exit-{task}.json"
+        (Path(record.folder) / name).write_text(json.dumps(content))
+
+    def slurm_jobs(self, record: Record) -> list[int]:
+        """The Slurm jobs that were made for a job."""
+        return [row.slurm_id for row in self.slurm.queue([record.account]).observations if row.name == record.token]
+
+
+def peer(hostname: str, record: Record | str) -> dict[str, str]:
+    """A job, and the name that another one gets for it."""
+    return {"type": "peer", "hostname": hostname, "jobId": record if isinstance(record, str) else record.id}
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> Offline:
+    """A site without a cluster."""
+    return Offline(tmp_path)
