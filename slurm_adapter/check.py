@@ -258,13 +258,13 @@ def _peers(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterato
         works = [method for method in result.text.split() if method in site.config.peers.methods]
         if works:
             yield Finding(
-                Level.GOOD, f"on this machine of the cluster jobs get names by {works[0]} (works: {', '.join(works)})"
+                Level.GOOD, f"names work on this machine of the cluster, by {works[0]} (works: {', '.join(works)})"
             )
         else:
             yield Finding(
                 Level.WARNING,
-                f"on this machine of the cluster none of {', '.join(site.config.peers.methods)} works for {accounts[0]}; "
-                "where the nodes are the same, jobs with peers end as FAILURE: allow unprivileged user namespaces, or "
+                f"on this machine of the cluster none of {', '.join(site.config.peers.methods)} works for "
+                f"{accounts[0]}; where the nodes are the same, jobs with peers end as FAILURE: allow unprivileged user namespaces, or "
                 "install bubblewrap or libnss-wrapper on the nodes",
             )
     yield Finding(

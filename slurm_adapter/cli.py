@@ -146,7 +146,7 @@ def submit(ctx: click.Context, file: str, key: str | None, user: str | None, pro
     specifications = parse_submission(read_input(file))
     keys = [key] if len(specifications) == 1 else [f"{key}/{n}" if key else None for n in range(len(specifications))]
     items = [jobs.Item(each, each_key) for each, each_key in zip(specifications, keys, strict=True)]
-    records = jobs.submit(site, owner_of(site, user, project), items)
+    records = jobs.submit(site, owner_of(site, user, project), items, say=talk)
     print_json({"responses": [{"id": record.id} for record in records]})
 
 

@@ -161,6 +161,13 @@ def check_hostnames(
     return names
 
 
+def left_out(hostname: str, replicas: int, consumer: str) -> list[str]:
+    """Derived and scoped names of a peer that are too long, and which no hosts file has therefore."""
+    ranks = [f"{hostname}-{rank}" for rank in range(replicas)]
+    scoped = [f"{name}.{consumer}.peers" for name in (hostname, *ranks)]
+    return [name for name in (*ranks, *scoped) if not _fits(name)]
+
+
 def usable(addresses: Iterable[str]) -> tuple[str, ...]:
     """Those addresses that another node can use, in their standard form, each once.
 

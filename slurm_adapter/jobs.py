@@ -36,7 +36,7 @@ from slurm_adapter.translation import translate
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from slurm_adapter.drives import DrivePath
     from slurm_adapter.site import Site
@@ -58,8 +58,10 @@ def render(site: Site, owner: Owner, specification: JobSpecification) -> str:
     return _translate(site, owner, specification, job_id="0", token="render-0", after=()).script  # noqa: S106  # a name
 
 
-def submit(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record]:
-    """Hand in jobs of one owner; they are claimed all or none.
+def submit(
+    site: Site, owner: Owner, items: Sequence[Item], say: Callable[[str], None] = lambda _: None
+) -> list[Record]:
+    """Hand in jobs of one owner; they are claimed all or none. `say` is told how new ones were understood.
 
     Raises `InvalidInput` before anything is remembered or written, `TryAgain` where Slurm is out of reach (nothing is
     remembered), and `Refused` with Slurm's own words where it does not take a job that was handed in alone. In a bulk
@@ -74,6 +76,7 @@ def submit(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record]:
     peers = _find_peers(site, owner, items, nodes)
     ids = site.store.reserve_ids(len(items), site.config.first_id)
     claims: list[tuple[Record, bytes]] = []
+    notes: dict[str, list[str]] = {}
     paths: list[DrivePath] = []
     for number, (item, id_, named) in enumerate(zip(items, ids, peers, strict=True)):
         token = f"{site.store.instance}-{STANDALONE}-{id_}"
@@ -83,10 +86,15 @@ def submit(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record]:
         paths += translation.paths
         record = _new_record(site, owner, item, id_, token, account, translation, tuple(peer for peer, _ in named))
         claims.append((record, bundle.pack(translation)))
+        notes[id_] = [*translation.notes, *_left_out_notes(record, [known.replicas for _, known in named])]
     if paths:
         read_path_check(paths, site.transport.run(check_paths_command(paths, account)).stdout)
     records = site.store.claim(claims)
     fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.id == claim.id]
+    noted = [(record.id, note) for record in fresh for note in notes[record.id]]
+    site.store.note(noted, site.clock())
+    for id_, note in noted:
+        say(f"job {id_}: {note}")
     refusals = hand_over(site, fresh, new=True)
     if len(items) == 1 and refusals:
         raise next(iter(refusals.values()))
@@ -347,6 +355,13 @@ def _new_record(
         created=site.clock(),
         peers=peers,
     )
+
+
+def _left_out_notes(record: Record, replicas: Sequence[int]) -> Iterator[str]:
+    """What to say of names that are too long for a hosts file, and so are left out."""
+    for peer, count in zip(record.peers, replicas, strict=True):
+        if names := hosts.left_out(peer.hostname, count, record.id):
+            yield f"names of peer {peer.job_id} that are too long and left out: {', '.join(names)}"
 
 
 def _as_stored(item: Item) -> str:

@@ -339,6 +339,13 @@ class Store:
         newest = "rowid IN (SELECT rowid FROM jobs ORDER BY created DESC, rowid DESC LIMIT ?)"
         return self._select(newest, (limit,))
 
+    def note(self, notes: Iterable[tuple[str, str]], now: float) -> None:
+        """Tell users more of jobs, given by id, that changes nothing of them."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT INTO updates (job_id, time, status) VALUES (?, ?, ?)", [(id_, now, text) for id_, text in notes]
+            )
+
     def updates(self, id_: str) -> list[Update]:
         """What was to be told of a job, in order."""
         with _told(self._path):
