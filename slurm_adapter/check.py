@@ -263,9 +263,9 @@ def _peers(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterato
         else:
             yield Finding(
                 Level.WARNING,
-                f"on this machine of the cluster none of {', '.join(site.config.peers.methods)} works for "
-                f"{accounts[0]}; where the nodes are the same, jobs with peers end as FAILURE: allow unprivileged user namespaces, or "
-                "install bubblewrap or libnss-wrapper on the nodes",
+                f"names do not work on this machine of the cluster for {accounts[0]}, by none of "
+                f"{', '.join(site.config.peers.methods)}; where the nodes are the same, jobs with peers end as FAILURE: "
+                "allow unprivileged user namespaces, or install bubblewrap or libnss-wrapper on the nodes",
             )
     yield Finding(
         Level.NOTE,
