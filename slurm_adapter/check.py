@@ -264,8 +264,8 @@ def _peers(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterato
             yield Finding(
                 Level.WARNING,
                 f"names do not work on this machine of the cluster for {accounts[0]}, by none of "
-                f"{', '.join(site.config.peers.methods)}; where the nodes are the same, jobs with peers end as FAILURE: "
-                "allow unprivileged user namespaces, or install bubblewrap or libnss-wrapper on the nodes",
+                f"{', '.join(site.config.peers.methods)}; where the nodes are the same, jobs with peers end as "
+                "FAILURE: allow unprivileged user namespaces, or install bubblewrap or libnss-wrapper on the nodes",
             )
     yield Finding(
         Level.NOTE,

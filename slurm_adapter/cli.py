@@ -103,7 +103,7 @@ def owner_of(site: Site, user: str | None, project: str | None) -> Owner:
     if name is None:
         raise InvalidInput("whose job is this? Give --user, or set command_line.user in the configuration")
     try:
-        return Owner(created_by=name, project=project or site.config.command_line.project)
+        return Owner.model_validate({"createdBy": name, "project": project or site.config.command_line.project})
     except ValidationError as error:
         raise InvalidInput("\n".join(describe(error, ("owner",)))) from error
 

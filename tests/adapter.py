@@ -1,4 +1,4 @@
-"""An adapter at work on the sandbox: a site of the test's own, with folders, ids and hosts files that no other test sees.
+"""An adapter at work on the sandbox: a site of the test's own, with folders, ids and hosts files no other test sees.
 
 `Adapter` is what most end-to-end tests do with it: hand in jobs, make passes until something is true, read what the
 jobs wrote.
@@ -23,6 +23,7 @@ from slurm_adapter import hosts, jobs
 from slurm_adapter.cli import cli
 from slurm_adapter.config import load_config
 from slurm_adapter.errors import AdapterError
+from slurm_adapter.hostlist import expand
 from slurm_adapter.script import packaged_templates
 from slurm_adapter.site import Site
 from slurm_adapter.specification import Owner, parse_submission
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
     from click.testing import Result
 
     from slurm_adapter.sandbox.configuration import Identity, Transport
+    from slurm_adapter.sandbox.layout import Node
     from slurm_adapter.store import Record
     from tests.cluster import Cluster
 
     class AdapterMaker(Protocol):
-        """Makes an adapter: how it reaches the cluster, whom jobs run as, and more text for its configuration."""
+        """What the fixture `make_adapter` gives."""
 
         def __call__(
             self,
@@ -49,10 +51,14 @@ if TYPE_CHECKING:
             more: str = "",
             in_jobs: str = "",
             first_id: int = 1,
-        ) -> Adapter: ...
+        ) -> Adapter:
+            """How it reaches the cluster, whom jobs run as, and more text for its configuration."""
 
 
 T = TypeVar("T")
+
+UNTIL_TOLD = 'until [ -e "$UCLOUD_DIR/../../told" ]; do sleep 0.1; done'
+"""Shell text that waits until the test calls `Adapter.tell`."""
 
 ACCOUNTS = ("alice", "bob", "jobs")
 PRODUCT = {"provider": "example", "category": "example-compute", "id": "example-compute"}
@@ -264,6 +270,15 @@ class Adapter:
         """What the adapter has written into the shared hosts file."""
         return hosts.find_block((self.peers / "hosts").read_bytes())
 
+    def tell(self, record: Record) -> None:
+        """End the wait of a job that runs `UNTIL_TOLD`."""
+        self.cluster.ask("touch", f"{record.folder}/told", user=record.account)
+
+    def nodes_of(self, record: Record) -> list[Node]:
+        """The nodes that Slurm gave a job, in the order of its ranks; of one that was too quick for a pass, too."""
+        names = expand(self.cluster.show(str(record.slurm_id))["NodeList"])
+        return [node for name in names for node in self.cluster.nodes if node.name == name]
+
     def cancel(self, *records: Record) -> None:
         """Ask for the end of jobs."""
         jobs.cancel(self.site, [record.id for record in records])
@@ -345,7 +360,8 @@ def make_adapter(cluster: Cluster, tmp_path: Path) -> Iterator[AdapterMaker]:
             cluster.ask("mkdir", "-p", "-m", "700", f"{cluster.shared}/home/{user}/{own}", user=user)
         path = cluster.config(folder, transport, identity)
         ours = f'shared = "{shared}"\nfirst_id = {first_id}\napplications = "{folder}/applications"'
-        content = re.sub(r"^shared = .*$", ours, path.read_text(), flags=re.MULTILINE)
+        theirs = re.sub(r"^(first_id|applications) = .*\n", "", path.read_text(), flags=re.MULTILINE)
+        content = re.sub(r"^shared = .*$", ours, theirs, flags=re.MULTILINE)
         content = content.replace("/ucloud-jobs/", f"/{own}/").replace("[jobs]\n", f"[jobs]\n{in_jobs}\n")
         path.write_text(f"{content}\n{more}", encoding="utf-8")
         site = Site(load_config(path))

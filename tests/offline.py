@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,9 @@ from slurm_adapter.sync import sync
 from slurm_adapter.transports.local import LocalTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.store import Record, Stage
     from slurm_adapter.sync import Report
     from slurm_adapter.transports.interface import Command, Result, Transport
 
@@ -160,6 +161,10 @@ class Offline:
         """What is known of a job."""
         return self.site.store.get(record.id)
 
+    def now_stage(self, id_: str) -> Stage:
+        """How far a job has come."""
+        return self.site.store.get(id_).stage
+
     def sync(self, after: int = 1) -> Report:
         """A pass, some seconds later."""
         self.slurm.now += after
@@ -209,3 +214,17 @@ def peer(hostname: str, record: Record | str) -> dict[str, str]:
 def offline(tmp_path: Path) -> Offline:
     """A site without a cluster."""
     return Offline(tmp_path)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system that is full after 256 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False, timeout=10)
+    if done.returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True, timeout=10)

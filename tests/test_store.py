@@ -76,107 +76,117 @@ def test_ids_are_never_used_again(tmp_path: Path) -> None:
         assert store.reserve_ids(1, 1) == ["1001"]
 
 
-class TestKeys:
-    def test_the_same_key_is_the_same_job(self, store: Store) -> None:
-        first = record(key="k")
-        assert store.claim([(first, b"1")]) == [first]
-        assert store.claim([(record("2", key="k"), b"2")]) == [first]
-        assert store.find_key("local", "alice", None, "k") == first
-        assert [each.id for each in store.all(10)] == ["1"]
-
-    @pytest.mark.parametrize("other", [{"owner": "bob"}, {"project": "p"}, {"origin": "ucloud"}, {"key": None}])
-    def test_a_key_belongs_to_an_owner_a_project_and_an_origin(self, store: Store, other: dict[str, object]) -> None:
-        store.claim([(record(key="k"), b"")])
-        [second] = store.claim([(record("2", **({"key": "k"} | other)), b"")])
-        assert second.id == "2"
-
-    def test_a_key_with_another_specification_is_refused_and_all_of_the_claim_with_it(self, store: Store) -> None:
-        store.claim([(record(key="k"), b"")])
-        with pytest.raises(InvalidInput, match="the key 'k' belongs to job 1"):
-            store.claim([(record("2"), b""), (record("3", key="k", specification="[]"), b"")])
-        assert [each.id for each in store.all(10)] == ["1"]
-
-    def test_a_key_twice_in_one_claim_is_one_job(self, store: Store) -> None:
-        assert [each.id for each in store.claim([(record(key="k"), b""), (record("2", key="k"), b"")])] == ["1", "1"]
-
-    def test_no_key_is_no_key(self, store: Store) -> None:
-        assert len(store.claim([(record(), b""), (record("2"), b"")])) == 2
-        assert store.find_key("local", "alice", None, None) is None
+def test_the_same_key_is_the_same_job(store: Store) -> None:
+    first = record(key="k")
+    assert store.claim([(first, b"1")]) == [first]
+    assert store.claim([(record("2", key="k"), b"2")]) == [first]
+    assert store.find_key("local", "alice", None, "k") == first
+    assert [each.id for each in store.all(10)] == ["1"]
 
 
-class TestChanges:
-    def test_a_claim_is_taken_once(self, store: Store) -> None:
-        store.claim([(record(), b""), (record("2"), b"")])
-        assert [each.id for each in store.take(["1"], 5.0)] == ["1"]
-        assert [(each.id, each.stage, each.handed_over) for each in store.take(["1", "2", "3"], 6.0)] == [
-            ("2", Stage.SUBMITTING, 6.0)
-        ]
-        assert store.get("1").handed_over == 5.0
+@pytest.mark.parametrize("other", [{"owner": "bob"}, {"project": "p"}, {"origin": "ucloud"}, {"key": None}])
+def test_a_key_belongs_to_an_owner_a_project_and_an_origin(store: Store, other: dict[str, object]) -> None:
+    store.claim([(record(key="k"), b"")])
+    [second] = store.claim([(record("2", **({"key": "k"} | other)), b"")])
+    assert second.id == "2"
 
-    def test_what_is_to_be_handed_over_is_kept_until_slurm_has_it(self, store: Store) -> None:
-        store.claim([(record(), b"x")])
-        [taken] = store.take(["1"], 5.0)
-        [back] = store.change([(taken, {"stage": Stage.CLAIMED})], 6.0)
-        assert store.bundles(["1"]) == {"1": b"x"}
-        store.change([(back, {"stage": Stage.SUBMITTED, "slurm_id": 17})], 7.0)
-        assert store.bundles(["1"]) == {}
 
-    def test_only_what_users_are_told_is_noted(self, store: Store) -> None:
-        job = record(stage=Stage.SUBMITTED, slurm_id=17)
-        store.claim([(job, b"")])
-        store.change([(job, {"restarts": 1})], 5.0)
-        store.change([(job, {"state": JobState.RUNNING, "status": "runs"}), (job, {"status": "runs on"})], 6.0)
-        store.change([(job, {"status": "runs on"})], 7.0)
-        told = [(each.number, each.time, each.state, each.status, each.delivered) for each in store.updates("1")]
-        assert told == [(1, 6.0, JobState.RUNNING, "runs", None), (2, 6.0, None, "runs on", None)]
+def test_a_key_with_another_specification_is_refused_and_all_of_the_claim_with_it(store: Store) -> None:
+    store.claim([(record(key="k"), b"")])
+    with pytest.raises(InvalidInput, match="the key 'k' belongs to job 1"):
+        store.claim([(record("2"), b""), (record("3", key="k", specification="[]"), b"")])
+    assert [each.id for each in store.all(10)] == ["1"]
 
-    def test_final_is_final(self, store: Store) -> None:
-        job = record(stage=Stage.SUBMITTED, slurm_id=17)
-        store.claim([(job, b"")])
-        end = {"stage": Stage.ENDED, "state": JobState.FAILURE}
-        assert len(store.change([(job, end), (job, {"state": JobState.SUCCESS})], 5.0)) == 1
-        assert store.change([(job, {"status": "again"}), (store.get("1"), {"stage": Stage.CLAIMED})], 6.0) == []
-        assert store.get("1").state is JobState.FAILURE
-        assert store.active() == []
 
-    @pytest.mark.parametrize("decided_on", [{"stage": Stage.CLAIMED}, {"slurm_id": 18}, {"slurm_id": None}])
-    def test_what_was_decided_on_another_stage_or_slurm_job_is_not_done(
-        self, store: Store, decided_on: dict[str, object]
-    ) -> None:
-        now = record(stage=Stage.SUBMITTED, slurm_id=17)
-        store.claim([(now, b"")])
-        assert store.change([(replace(now, **decided_on), {"stage": Stage.CLAIMED, "status": "back"})], 5.0) == []  # type: ignore[arg-type]  # as in `record`
-        assert store.get("1") == now
+def test_a_key_twice_in_one_claim_is_one_job(store: Store) -> None:
+    assert [each.id for each in store.claim([(record(key="k"), b""), (record("2", key="k"), b"")])] == ["1", "1"]
 
-    def test_what_another_process_changed_meanwhile_stays(self, store: Store) -> None:
-        old = record(stage=Stage.SUBMITTED, slurm_id=17)
-        store.claim([(old, b"")])
-        store.change([(old, {"cancelled": 5.0})], 5.0)
-        [new] = store.change([(old, {"state": JobState.RUNNING})], 6.0)
-        assert (new.cancelled, new.state) == (5.0, JobState.RUNNING)
-        assert store.get("1") == new
 
-    def test_all_or_none(self, store: Store) -> None:
-        one, two = record("1"), record("2")
-        store.claim([(one, b""), (two, b"")])
-        with pytest.raises(StoreError):
-            store.change([(one, {"status": "x"}), (two, {"token": "i-local-1"})], 5.0)  # tokens are unique
-        assert store.get("1").status == ""
-        assert store.change([(one, {"status": "y"})], 6.0)[0].status == "y"
+def test_no_key_is_no_key(store: Store) -> None:
+    assert len(store.claim([(record(), b""), (record("2"), b"")])) == 2
+    assert store.find_key("local", "alice", None, None) is None
 
-    def test_a_job_that_is_unknown_is_not_made_by_a_change(self, store: Store) -> None:
-        assert store.change([(record(), {"status": "x"})], 5.0) == []
-        with pytest.raises(NotFound, match="there is no job 1"):
-            store.get("1")
 
-    def test_forgetting_takes_everything_of_a_claim(self, store: Store) -> None:
-        job = record(peers=(Peer("a", "2"),))
-        store.claim([(job, b"x")])
-        store.change([(job, {"status": "x"})], 5.0)
-        store.forget(["1"])
-        assert (store.all(9), store.bundles(["1"]), store.updates("1")) == ([], {}, [])
-        store.claim([(record(), b"")])
-        assert store.get("1").peers == ()
+def test_a_claim_is_taken_once(store: Store) -> None:
+    store.claim([(record(), b""), (record("2"), b"")])
+    assert [each.id for each in store.take(["1"], 5.0)] == ["1"]
+    assert [(each.id, each.stage, each.handed_over) for each in store.take(["1", "2", "3"], 6.0)] == [
+        ("2", Stage.SUBMITTING, 6.0)
+    ]
+    assert store.get("1").handed_over == 5.0
+
+
+def test_what_is_to_be_handed_over_is_kept_until_slurm_has_it(store: Store) -> None:
+    store.claim([(record(), b"x")])
+    [taken] = store.take(["1"], 5.0)
+    [back] = store.change([(taken, {"stage": Stage.CLAIMED})], 6.0)
+    assert store.bundles(["1"]) == {"1": b"x"}
+    store.change([(back, {"stage": Stage.SUBMITTED, "slurm_id": 17})], 7.0)
+    assert store.bundles(["1"]) == {}
+
+
+def test_only_what_users_are_told_is_noted(store: Store) -> None:
+    job = record(stage=Stage.SUBMITTED, slurm_id=17)
+    store.claim([(job, b"")])
+    store.change([(job, {"restarts": 1})], 5.0)
+    store.change([(job, {"state": JobState.RUNNING, "status": "runs"}), (job, {"status": "runs on"})], 6.0)
+    store.change([(job, {"status": "runs on"})], 7.0)
+    told = [(each.number, each.time, each.state, each.status, each.delivered) for each in store.updates("1")]
+    assert told == [(1, 6.0, JobState.RUNNING, "runs", None), (2, 6.0, None, "runs on", None)]
+
+
+def test_final_is_final(store: Store) -> None:
+    job = record(stage=Stage.SUBMITTED, slurm_id=17)
+    store.claim([(job, b"")])
+    end = {"stage": Stage.ENDED, "state": JobState.FAILURE}
+    assert len(store.change([(job, end), (job, {"state": JobState.SUCCESS})], 5.0)) == 1
+    assert store.change([(job, {"status": "again"}), (store.get("1"), {"stage": Stage.CLAIMED})], 6.0) == []
+    assert store.get("1").state is JobState.FAILURE
+    assert store.active() == []
+
+
+@pytest.mark.parametrize("decided_on", [{"stage": Stage.CLAIMED}, {"slurm_id": 18}, {"slurm_id": None}])
+def test_what_was_decided_on_another_stage_or_slurm_job_is_not_done(
+    store: Store, decided_on: dict[str, object]
+) -> None:
+    now = record(stage=Stage.SUBMITTED, slurm_id=17)
+    store.claim([(now, b"")])
+    assert store.change([(replace(now, **decided_on), {"stage": Stage.CLAIMED, "status": "back"})], 5.0) == []  # type: ignore[arg-type]  # as in `record`
+    assert store.get("1") == now
+
+
+def test_what_another_process_changed_meanwhile_stays(store: Store) -> None:
+    old = record(stage=Stage.SUBMITTED, slurm_id=17)
+    store.claim([(old, b"")])
+    store.change([(old, {"cancelled": 5.0})], 5.0)
+    [new] = store.change([(old, {"state": JobState.RUNNING})], 6.0)
+    assert (new.cancelled, new.state) == (5.0, JobState.RUNNING)
+    assert store.get("1") == new
+
+
+def test_all_or_none(store: Store) -> None:
+    one, two = record("1"), record("2")
+    store.claim([(one, b""), (two, b"")])
+    with pytest.raises(StoreError):
+        store.change([(one, {"status": "x"}), (two, {"token": "i-local-1"})], 5.0)  # tokens are unique
+    assert store.get("1").status == ""
+    assert store.change([(one, {"status": "y"})], 6.0)[0].status == "y"
+
+
+def test_a_job_that_is_unknown_is_not_made_by_a_change(store: Store) -> None:
+    assert store.change([(record(), {"status": "x"})], 5.0) == []
+    with pytest.raises(NotFound, match="there is no job 1"):
+        store.get("1")
+
+
+def test_forgetting_takes_everything_of_a_claim(store: Store) -> None:
+    job = record(peers=(Peer("a", "2"),))
+    store.claim([(job, b"x")])
+    store.change([(job, {"status": "x"})], 5.0)
+    store.forget(["1"])
+    assert (store.all(9), store.bundles(["1"]), store.updates("1")) == ([], {}, [])
+    store.claim([(record(), b"")])
+    assert store.get("1").peers == ()
 
 
 def test_the_hosts_files_are_due_after_every_change_of_what_they_say(store: Store) -> None:
@@ -278,109 +288,114 @@ def test_a_killed_process_leaves_what_it_had_finished(tmp_path: Path) -> None:
         assert store.bundles(["1"]) == {"1": b"kept"}
 
 
-class TestRefusals:
-    def test_a_network_file_system(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        mounts = tmp_path / "mountinfo"
-        monkeypatch.setattr(module, "MOUNTS", mounts)
-        state = tmp_path / "grün und weiß"
-        point = str(state).encode().replace(b" ", b"\\040")
-        head = b"1 0 0:1 / / rw - ext4 /dev/x rw\n2 1 0:2 / /\xff\\011odd rw - nfs4 y rw\n"
-        mounts.write_bytes(head + b"3 1 0:3 / " + point + b" rw,relatime shared:1 - nfs4 server:/x rw\n")
-        with pytest.raises(InvalidConfig, match="is on nfs4, a network file system; use a local disk"):
-            Store(state)
-        # What is mounted over it later counts, and a neighbour whose name begins alike does not.
-        mounts.write_bytes(mounts.read_bytes() + b"4 1 0:4 / " + point + b" rw - xfs /dev/z rw\n")
-        Store(state).close()
-        mounts.write_bytes(head + b"3 1 0:3 / " + point[:-1] + b" rw - nfs4 server:/x rw\n")
-        Store(state).close()
+def test_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mountinfo"
+    monkeypatch.setattr(module, "MOUNTS", mounts)
+    state = tmp_path / "grün und weiß"
+    point = str(state).encode().replace(b" ", b"\\040")
+    head = b"1 0 0:1 / / rw - ext4 /dev/x rw\n2 1 0:2 / /\xff\\011odd rw - nfs4 y rw\n"
+    mounts.write_bytes(head + b"3 1 0:3 / " + point + b" rw,relatime shared:1 - nfs4 server:/x rw\n")
+    with pytest.raises(InvalidConfig, match="is on nfs4, a network file system; use a local disk"):
+        Store(state)
+    # What is mounted over it later counts, and a neighbour whose name begins alike does not.
+    mounts.write_bytes(mounts.read_bytes() + b"4 1 0:4 / " + point + b" rw - xfs /dev/z rw\n")
+    Store(state).close()
+    mounts.write_bytes(head + b"3 1 0:3 / " + point[:-1] + b" rw - nfs4 server:/x rw\n")
+    Store(state).close()
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that belongs to somebody else")
-    def test_somebody_elses_folder(self, tmp_path: Path) -> None:
-        (tmp_path / "state").mkdir()
-        os.chown(tmp_path / "state", 12345, -1)
-        with pytest.raises(InvalidConfig, match=r"belongs to uid 12345, and this is uid 0; run the adapter as"):
-            Store(tmp_path / "state")
 
-    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
-        with pytest.raises(InvalidConfig, match=r"state = .*/none/state: No such file or directory; make it"):
-            Store(tmp_path / "none" / "state")
-        (tmp_path / "file").write_text("")
-        with pytest.raises(InvalidConfig, match=r"state = .*/file: "):
-            Store(tmp_path / "file")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that belongs to somebody else")
+def test_somebody_elses_folder(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    os.chown(tmp_path / "state", 12345, -1)
+    with pytest.raises(InvalidConfig, match=r"belongs to uid 12345, and this is uid 0; run the adapter as"):
+        Store(tmp_path / "state")
 
-    def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
-        (tmp_path / "state").mkdir(mode=0o700)
-        (tmp_path / "state" / "jobs.sqlite").write_bytes(b"this is no database, and never was one" * 50)
-        with pytest.raises(StoreError, match=r"jobs\.sqlite: file is not a database; restore it from a backup"):
-            Store(tmp_path / "state")
 
-    def test_a_damaged_page(self, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match=r"state = .*/none/state: No such file or directory; make it"):
+        Store(tmp_path / "none" / "state")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidConfig, match=r"state = .*/file: "):
+        Store(tmp_path / "file")
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "jobs.sqlite").write_bytes(b"this is no database, and never was one" * 50)
+    with pytest.raises(StoreError, match=r"jobs\.sqlite: file is not a database; restore it from a backup"):
+        Store(tmp_path / "state")
+
+
+def test_a_damaged_page(tmp_path: Path) -> None:
+    with Store(tmp_path / "state") as store:
+        store.claim([(record(str(number), specification="x" * 3000), b"") for number in range(50)])
+    path = tmp_path / "state" / "jobs.sqlite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with pytest.raises(StoreError, match="restore it from a backup"), Store(tmp_path / "state") as store:
+        store.all(100)
+
+
+def test_a_lock_that_does_not_go(store: Store, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "state" / "jobs.sqlite", isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        store._connection.execute("PRAGMA busy_timeout = 1")  # noqa: SLF001  # not to wait for half a minute
+        with pytest.raises(TryAgain, match="another process holds the database; try again"):
+            store.reserve_ids(1, 1)
+        assert store.all(1) == [], "reading goes on"
+        other.execute("ROLLBACK")
+        assert store.reserve_ids(1, 1) == ["1"]
+    finally:
+        other.close()
+
+
+def test_a_full_disk(store: Store) -> None:
+    connection = store._connection  # noqa: SLF001  # SQLite's own limit stands for the disk's
+    store.claim([(record(), b"")])
+    connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
+    with pytest.raises(StoreError, match="is the disk full, or read-only"):
+        store.claim([(record("2"), b"x" * 100_000)])
+    connection.execute("PRAGMA max_page_count = 100000")
+    assert [each.id for each in store.all(9)] == ["1"]
+    store.claim([(record("2"), b"")])
+
+
+def test_a_text_that_is_none(store: Store) -> None:
+    with pytest.raises(InvalidInput, match="is no text"):
+        store.get("\udcff")
+    with pytest.raises(InvalidInput, match="is no text"):
+        store.claim([(record(key="\udcff"), b"")])
+    assert store.all(9) == []
+
+
+def test_each_runs_once_in_order_and_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(tmp_path / "state") as store:
+        store.claim([(record(), b"x")])
+    more = (*module._MIGRATIONS, ("a", "CREATE TABLE a (x TEXT)"), ("b", "ALTER TABLE a ADD COLUMN y TEXT;"))  # noqa: SLF001  # there is but one so far
+    monkeypatch.setattr(module, "_MIGRATIONS", more)
+    for _ in range(2):
         with Store(tmp_path / "state") as store:
-            store.claim([(record(str(number), specification="x" * 3000), b"") for number in range(50)])
-        path = tmp_path / "state" / "jobs.sqlite"
-        whole = path.read_bytes()
-        path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
-        with pytest.raises(StoreError, match="restore it from a backup"), Store(tmp_path / "state") as store:
-            store.all(100)
-
-    def test_a_lock_that_does_not_go(self, store: Store, tmp_path: Path) -> None:
-        other = sqlite3.connect(tmp_path / "state" / "jobs.sqlite", isolation_level=None)
-        try:
-            other.execute("BEGIN IMMEDIATE")
-            store._connection.execute("PRAGMA busy_timeout = 1")  # noqa: SLF001  # not to wait for half a minute
-            with pytest.raises(TryAgain, match="another process holds the database; try again"):
-                store.reserve_ids(1, 1)
-            assert store.all(1) == [], "reading goes on"
-            other.execute("ROLLBACK")
-            assert store.reserve_ids(1, 1) == ["1"]
-        finally:
-            other.close()
-
-    def test_a_full_disk(self, store: Store) -> None:
-        connection = store._connection  # noqa: SLF001  # SQLite's own limit stands for the disk's
-        store.claim([(record(), b"")])
-        connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
-        with pytest.raises(StoreError, match="is the disk full, or read-only"):
-            store.claim([(record("2"), b"x" * 100_000)])
-        connection.execute("PRAGMA max_page_count = 100000")
-        assert [each.id for each in store.all(9)] == ["1"]
-        store.claim([(record("2"), b"")])
-
-    def test_a_text_that_is_none(self, store: Store) -> None:
-        with pytest.raises(InvalidInput, match="is no text"):
-            store.get("\udcff")
-        with pytest.raises(InvalidInput, match="is no text"):
-            store.claim([(record(key="\udcff"), b"")])
-        assert store.all(9) == []
+            assert store.get("1") == record()
+            assert store._connection.execute("SELECT x, y FROM a").fetchall() == []  # noqa: SLF001  # as above
 
 
-class TestMigrations:
-    def test_each_runs_once_in_order_and_keeps_what_is_there(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with Store(tmp_path / "state") as store:
-            store.claim([(record(), b"x")])
-        more = (*module._MIGRATIONS, ("a", "CREATE TABLE a (x TEXT)"), ("b", "ALTER TABLE a ADD COLUMN y TEXT;"))  # noqa: SLF001  # there is but one so far
-        monkeypatch.setattr(module, "_MIGRATIONS", more)
-        for _ in range(2):
-            with Store(tmp_path / "state") as store:
-                assert store.get("1") == record()
-                assert store._connection.execute("SELECT x, y FROM a").fetchall() == []  # noqa: SLF001  # as above
+def test_one_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(tmp_path / "state").close()
+    whole = module._MIGRATIONS  # noqa: SLF001  # as above
+    monkeypatch.setattr(module, "_MIGRATIONS", (*whole, ("a", "CREATE TABLE a (x TEXT); CREATE TABLE jobs (y)")))
+    with pytest.raises(StoreError):
+        Store(tmp_path / "state")
+    monkeypatch.setattr(module, "_MIGRATIONS", (*whole, ("a", "CREATE TABLE a (x TEXT)")))
+    Store(tmp_path / "state").close()
 
-    def test_one_that_fails_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        Store(tmp_path / "state").close()
-        whole = module._MIGRATIONS  # noqa: SLF001  # as above
-        monkeypatch.setattr(module, "_MIGRATIONS", (*whole, ("a", "CREATE TABLE a (x TEXT); CREATE TABLE jobs (y)")))
-        with pytest.raises(StoreError):
-            Store(tmp_path / "state")
-        monkeypatch.setattr(module, "_MIGRATIONS", (*whole, ("a", "CREATE TABLE a (x TEXT)")))
-        Store(tmp_path / "state").close()
 
-    def test_a_newer_program_has_been_here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        Store(tmp_path / "state").close()
-        monkeypatch.setattr(module, "_MIGRATIONS", ())
-        with pytest.raises(InvalidConfig, match="was written by a newer slurm-adapter; upgrade this one"):
-            Store(tmp_path / "state")
+def test_a_newer_program_has_been_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(tmp_path / "state").close()
+    monkeypatch.setattr(module, "_MIGRATIONS", ())
+    with pytest.raises(InvalidConfig, match="was written by a newer slurm-adapter; upgrade this one"):
+        Store(tmp_path / "state")
 
 
 SECOND = """
@@ -393,11 +408,11 @@ except sqlite3.OperationalError as error:
 """
 
 
-def test_opening_it_again_takes_no_lock_away(tmp_path: Path) -> None:
+def test_opening_it_again_takes_no_lock_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Closing any descriptor of a file drops this process's locks on it (fcntl(2)), and SQLite would not know.
     with Store(tmp_path / "state") as first, first._transaction():  # noqa: SLF001  # a change under way
-        with pytest.raises(TryAgain), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sqlite3, "connect", lambda *_, **__: _locked())
+        monkeypatch.setattr(sqlite3, "connect", _locked)
+        with pytest.raises(TryAgain):
             Store(tmp_path / "state")
         path = tmp_path / "state" / "jobs.sqlite"
         done = subprocess.run(
@@ -406,5 +421,5 @@ def test_opening_it_again_takes_no_lock_away(tmp_path: Path) -> None:
     assert done.stdout == "database is locked\n"
 
 
-def _locked() -> sqlite3.Connection:
+def _locked(*_: object, **__: object) -> sqlite3.Connection:
     raise sqlite3.OperationalError("database is locked")

@@ -1,0 +1,293 @@
+"""Job folders, made and read by the very commands that a cluster runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm_adapter import folders
+from slurm_adapter.errors import Unknown
+from slurm_adapter.folders import ExitRecord, Inside, NewFolder, read_exit, slurm_id
+from slurm_adapter.translation import File
+from slurm_adapter.transports.fake import FakeTransport
+from slurm_adapter.transports.interface import Result
+from slurm_adapter.transports.local import LocalTransport
+from tests.offline import sudo_environment, tiny
+
+__all__ = ["tiny"]
+
+FILES = {
+    "job.sbatch": File(b"#!/bin/bash\n\xff\n", 0o700),
+    "node/peers": File(b"1 db\n", 0o600),
+    "node/a name": File(b"", 0o600),
+}
+RECORD = {
+    "format": 1, "job": "1", "slurm_id": 17, "restart": 0, "task": None, "exit_code": 3, "signal": None,
+    "ended_at": 1790000000, "reason": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalTransport:
+    return LocalTransport(environment=sudo_environment(tmp_path))
+
+
+TOKEN = "i-local-1"
+
+
+def new(path: Path, token: str = TOKEN) -> NewFolder:
+    return NewFolder(str(path), token, FILES)
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mode & 0o777)
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+WHOLE = {name: (file.content, file.mode) for name, file in FILES.items()}
+
+
+def test_a_folder_is_made_whole_and_is_its_users_alone(local: LocalTransport, tmp_path: Path) -> None:
+    names = ["1", "a b", "$(touch x)`'\"", "ü", "-x", "*"]
+    assert folders.make(local, "alice", [new(tmp_path / name) for name in names]) == [None] * len(names)
+    for name in names:
+        assert contents(tmp_path / name) == WHOLE
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
+
+
+def test_one_that_cannot_be_made_is_told_and_the_others_are_made(local: LocalTransport, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "full")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    paths = [tmp_path / name for name in ("none/1", "file", "full", "link", "dangling", "good")]
+    answers = folders.make(local, "alice", [new(path) for path in paths])
+    assert [answer is None for answer in answers] == [False] * 5 + [True]
+    assert "No such file or directory" in (answers[0] or "")
+    assert all("File exists" in (answer or "") for answer in answers[1:5])
+    assert contents(tmp_path / "full") == {"x": (b"mine", 0o644)}
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_another_jobs_folder_is_refused_and_ones_own_is_made_again(local: LocalTransport, tmp_path: Path) -> None:
+    folder = tmp_path / "1"
+    assert folders.make(local, "alice", [new(folder)]) == [None]
+    [answer] = folders.make(local, "alice", [new(folder, "other-local-1")])
+    assert "File exists" in (answer or "")
+    (folder / "job.sbatch").write_text("half")
+    (folder / "owner").symlink_to("17")
+    assert folders.make(local, "alice", [new(folder)]) == [None]
+    assert contents(folder) == WHOLE
+    assert (folder / "owner").readlink() == Path("17")
+
+
+def test_an_attempt_that_was_cut_short_anywhere_is_no_obstacle(local: LocalTransport, tmp_path: Path) -> None:
+    # Everything that the attempt does to the folder, cut off after each step.
+    steps = ("mkdir -m 700 1", "ln -s i-local-1 1/.token", "mkdir 1/node", "echo x >1/node/peers", "echo >1/job.sbatch")
+    for count in range(len(steps) + 1):
+        here = tmp_path / f"after-{count}"
+        here.mkdir()
+        for step in steps[:count]:
+            subprocess.run(["sh", "-c", step], cwd=here, check=True, timeout=10)
+        assert folders.make(local, "alice", [new(here / "1")]) == [None], f"after {steps[:count]}"
+        assert contents(here / "1") == WHOLE
+
+
+def test_nothing_is_left_in_the_temporary_folder(local: LocalTransport, tmp_path: Path) -> None:
+    before = set(Path("/tmp").glob("ucloud.*"))
+    folders.make(local, "alice", [new(tmp_path / "1")])
+    folders.write_views(local, "alice", {str(tmp_path / "1"): "x"})
+    assert set(Path("/tmp").glob("ucloud.*")) <= before
+
+
+def test_a_full_disk_is_told_and_passes(local: LocalTransport, tiny: Path) -> None:
+    (tiny / "ballast").write_bytes(b"x" * 200_000)
+    big = NewFolder(str(tiny / "1"), "t", {"job.sbatch": File(b"x" * 150_000, 0o700)})
+    [answer] = folders.make(local, "alice", [big])
+    assert "No space left on device" in (answer or "")
+    (tiny / "ballast").unlink()
+    assert folders.make(local, "alice", [big]) == [None]
+    assert contents(tiny / "1") == {"job.sbatch": (b"x" * 150_000, 0o700)}
+
+
+def test_look(local: LocalTransport, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("whole", "none", "empty", "array", "bro ken")]
+    for path in (paths[0], *paths[2:]):
+        path.mkdir()
+    (paths[0] / "owner").symlink_to("17")
+    (paths[0] / "exit.json").write_text(json.dumps(RECORD, indent=1))
+    for task in ("1", "10"):
+        (paths[3] / f"exit-{task}.json").write_text(json.dumps(RECORD | {"task": int(task)}))
+    (paths[4] / "exit.json").write_bytes(b"\xff{")
+    (paths[4] / "exit-1.json").mkdir()
+    (paths[4] / "owner").write_text("17")  # no link
+    record = ExitRecord(slurm_id=17, restarts=0, task=None, exit_code=3, ended=1790000000.0, reason=None)
+    found = folders.look(local, "alice", list(map(str, paths)))
+    assert found[:3] == [Inside(True, "17", (record,)), Inside(False), Inside(True)]
+    assert {each.task for each in found[3].exits} == {"1", "10"}
+    assert found[4] == Inside(True)
+    assert folders.look(local, "alice", []) == []
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "17\n1 owner 99",
+        "17\n999 folder",
+        "17\nend",
+        "x\r1 owner 99",
+        "x\x0b\x1c\x851 owner 9\u20281 exit {}",
+        "é\n" * 9,
+    ],
+)
+def test_a_user_cannot_speak_for_another_job_nor_break_the_answer(
+    local: LocalTransport, tmp_path: Path, forged: str
+) -> None:
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "1" / "owner").symlink_to(forged)
+    (tmp_path / "1" / "exit.json").write_text(f"{{}}\n{forged}")
+    (tmp_path / "2" / "owner").symlink_to("18")
+    first, second = folders.look(local, "alice", [str(tmp_path / name) for name in ("1", "2")])
+    assert slurm_id(first.owner) is None
+    assert (first.exits, second) == ((), Inside(True, "18"))
+    answers = folders.fence(local, "alice", {str(tmp_path / name): "19" for name in ("1", "2")})
+    assert [slurm_id(answer) for answer in answers] == [None, 18]
+
+
+@pytest.mark.parametrize(
+    ("owner", "expected"),
+    [
+        ("17", 17), ("4294967295", 4294967295), (None, None), ("", None), ("closed", None), ("cancelled", None),
+        ("0", None), ("-1", None), ("017", None), ("1" * 11, None), ("9" * 4000, None), ("\u0661\u0667", None),
+        ("17 ", None),
+    ],
+)  # fmt: skip
+def test_which_owners_are_slurm_ids(owner: str | None, expected: int | None) -> None:
+    assert slurm_id(owner) == expected
+
+
+def test_half_an_answer_is_none() -> None:
+    for stdout in (b"", b"0 folder\n", b"0 folder\nen", b"0 folder\nend"):
+        transport = FakeTransport(lambda _, stdout=stdout: Result(0, stdout, b""))  # type: ignore[misc]  # bound for this round
+        with pytest.raises(Unknown, match="half an answer"):
+            folders.look(transport, "alice", ["/1"])
+    with pytest.raises(Unknown, match="could not look into 1 job folders as alice: exit 3: why"):
+        folders.look(FakeTransport(lambda _: Result(3, b"end\n", b"why\n")), "alice", ["/1"])
+    with pytest.raises(Unknown, match="gave 0 answers"):
+        folders.fence(FakeTransport(lambda _: Result(0, b"", b"")), "alice", {"/1": "1"})
+    answers = folders.make(FakeTransport(lambda _: Result(0, b"0\tmade\n", b"")), "alice", [new(Path("/1"))] * 2)
+    assert answers == [None, "no answer"]
+
+
+def test_the_first_to_fence_wins(local: LocalTransport, tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    one, two, none = (str(tmp_path / name) for name in ("1", "2", "none"))
+    assert folders.fence(local, "alice", {one: "17"}) == ["17"]
+    (tmp_path / "1" / "17").mkdir()  # the link's target may be a folder by now
+    assert folders.fence(local, "alice", {none: "9", one: "18", two: "cancelled"}) == ["", "17", "cancelled"]
+
+
+def test_many_fence_at_once_and_one_wins(local: LocalTransport, tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    script = 'ln -sn "$1" owner 2>/dev/null; readlink owner'
+    racers = [
+        subprocess.Popen(["sh", "-c", script, "sh", str(number)], cwd=tmp_path / "1", stdout=subprocess.PIPE)
+        for number in range(1, 30)
+    ]
+    ours = folders.fence(local, "alice", {str(tmp_path / "1"): "99"})
+    assert {process.communicate(timeout=30)[0].decode().strip() for process in racers} == set(ours)
+
+
+def test_close_replaces_what_the_fence_named(local: LocalTransport, tmp_path: Path) -> None:
+    for name in ("1", "2", "3"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "1" / "owner").symlink_to("17")
+    (tmp_path / "1" / ".closed").symlink_to("left by a pass that was killed")
+    (tmp_path / "2" / ".closed").mkdir()
+    folders.close(local, "alice", [str(tmp_path / name) for name in ("1", "none", "2", "3")])
+    for name in ("1", "2", "3"):
+        assert (tmp_path / name / "owner").readlink() == Path("closed")
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["owner"]
+
+
+def test_one_that_cannot_be_closed_is_told_and_the_others_are(local: LocalTransport, tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "1" / "owner").mkdir()
+    with pytest.raises(Unknown, match="could not close 2 job folders as alice"):
+        folders.close(local, "alice", [str(tmp_path / name) for name in ("1", "2")])
+    assert (tmp_path / "2" / "owner").readlink() == Path("closed")
+
+
+def test_only_a_jobs_own_folder_is_removed(local: LocalTransport, tmp_path: Path) -> None:
+    folders.make(local, "alice", [new(tmp_path / "1"), new(tmp_path / "2", "other"), new(tmp_path / "3")])
+    folders.remove(local, "alice", {str(tmp_path / name): "i-local-1" for name in ("1", "2", "none")})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3", "bin"]
+
+
+def test_views_are_renamed_into_their_folders(local: LocalTransport, tmp_path: Path) -> None:
+    for name in ("1", "2", "3"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "3" / "hosts").mkdir()
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / "1" / ".hosts").symlink_to(tmp_path / "elsewhere")
+    before = None
+    for text in ("first\n", "second\n"):
+        written = folders.write_views(
+            local, "alice", {str(tmp_path / n): f"{text}{n}" for n in ("1", "none", "3", "2")}
+        )
+        assert written == {str(tmp_path / "1"), str(tmp_path / "2")}, "those where it now stands"
+        for name in ("1", "2"):
+            path = tmp_path / name / "hosts"
+            assert path.read_text() == f"{text}{name}"
+            assert path.stat().st_mode & 0o777 == 0o600
+        assert path.stat().st_ino != before, "a new file, renamed over the old"
+        before = path.stat().st_ino
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, ExitRecord(17, 0, None, 3, 1790000000.0, None)),
+        ({"task": 4, "restart": 2}, ExitRecord(17, 2, "4", 3, 1790000000.0, None)),
+        ({"reason": " peer 1\n never\tstarted "}, ExitRecord(17, 0, None, 3, 1790000000.0, "peer 1 never started")),
+        ({"exit_code": 256 + 7}, ExitRecord(17, 0, None, 7, 1790000000.0, None)),
+        ({"slurm_id": "x"}, None), ({"slurm_id": None}, None), ({"exit_code": []}, None), ({"ended_at": None}, None),
+        ({"ended_at": 1e300}, None), ({"ended_at": -1}, None), ({"ended_at": float("nan")}, None),
+        ({"ended_at": float("inf")}, None), ({"exit_code": float("inf")}, None),
+    ],
+)  # fmt: skip
+def test_exit_records(change: dict[str, object], expected: ExitRecord | None) -> None:
+    assert read_exit(json.dumps(RECORD | change)) == expected
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "3", '"x"', "{", "[" * 5000, "1" * 5000])
+def test_what_is_no_exit_record(text: str) -> None:
+    assert read_exit(text) is None
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=2)
+)
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(RECORD, _json)))
+def test_whatever_a_user_writes_there_is_a_record_or_none(content: dict[str, object]) -> None:
+    record = read_exit(json.dumps(content))
+    assert record is None or (0 <= record.exit_code <= 255 and 0 <= record.ended < 1e11)
+
+
+def test_an_archive_is_the_same_every_time() -> None:
+    assert folders.archive({"a": (b"x", 0o600)}) == folders.archive({"a": (b"x", 0o600)})

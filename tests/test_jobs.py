@@ -1,0 +1,630 @@
+"""What is done with jobs, over a Slurm in memory and a real file system: all of it, or nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slurm_adapter import jobs
+from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, Refused, TryAgain
+from slurm_adapter.schedulers.interface import Accepted, NotStarted
+from slurm_adapter.specification import Owner
+from slurm_adapter.states import JobState
+from slurm_adapter.store import Stage
+from slurm_adapter.transports.interface import ConnectionLost, NotConnected
+from tests.offline import Offline, Tripping, offline, peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from slurm_adapter.schedulers.interface import Outcome, Submission
+    from slurm_adapter.store import Record
+    from slurm_adapter.transports.interface import Command
+
+__all__ = ["offline"]
+
+
+def nothing_is_left(site: Offline) -> bool:
+    """No record, no folder, no view, no Slurm job."""
+    folders = [path for account in ("alice", "bob") for path in (site.folder / "home" / account).iterdir()]
+    return (site.site.store.all(99), folders, site.views, site.slurm.queue(["alice", "bob"]).observations) == (
+        [], [], set(), ()
+    )  # fmt: skip
+
+
+def test_a_job_is_claimed_its_folder_made_and_slurm_has_it(offline: Offline) -> None:
+    record = offline.job()
+    assert (record.id, record.stage, record.state, record.slurm_id) == ("1", Stage.SUBMITTED, JobState.IN_QUEUE, 1)
+    assert record.token == f"{offline.site.store.instance}-local-1"
+    folder = Path(record.folder)
+    assert folder == offline.folder / "home" / "alice" / "1"
+    assert {path.name for path in folder.iterdir()} == {".token", "job.sbatch", "node"}
+    [submission] = offline.slurm.submissions
+    assert (submission.token, submission.user, submission.folder) == (record.token, "alice", record.folder)
+    directives = {directive.name: directive.value for directive in submission.directives}
+    assert directives["job-name"] == directives["comment"] == record.token
+    assert [update.status for update in offline.site.store.updates("1")] == [
+        "Your job has been submitted to the queue (Slurm ID: 1)"
+    ]
+
+
+def test_the_script_in_the_folder_is_what_render_shows(offline: Offline) -> None:
+    record = offline.job(parameters={})
+    shown = jobs.render(offline.site, Owner(created_by="alice"), offline.item(parameters={}).specification)
+    script = Path(record.folder, "job.sbatch").read_text()
+    assert script == shown.replace("render-0", record.token).replace("/alice/0", "/alice/1").replace("=0\n", "=1\n", 1)
+
+
+def test_render_touches_nothing(offline: Offline) -> None:
+    offline.slurm.down = True
+    jobs.render(offline.site, Owner(created_by="alice"), offline.item().specification)
+    assert offline.transport.commands == []
+    assert not (offline.folder / "state").exists()
+
+
+# Peers
+
+
+def test_a_peer_is_written_in_lower_case_everywhere(offline: Offline) -> None:
+    database = offline.run(offline.job(), "node002")
+    consumer = offline.job(resources=[peer("DataBase", database)])
+    assert [each.hostname for each in consumer.peers] == ["database"]
+    assert Path(consumer.folder, "node", "peers").read_text() == "1 database\n"
+    assert (offline.peers / consumer.id).read_text() == (
+        f"# consumer 2 peer 1 run 1.0 exit {database.folder}/exit.json\n192.0.2.2 database\n192.0.2.2 database-0\n"
+    )
+    directives = {directive.name: directive.value for directive in offline.slurm.submissions[1].directives}
+    assert directives["dependency"] == "after:1"
+
+
+def test_the_view_is_there_before_slurm_has_the_job(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = offline.job()
+    inner = offline.slurm.submit
+
+    def look(submissions: Sequence[Submission]) -> list[Outcome]:
+        assert offline.views == {"2"}
+        assert Path(submissions[0].folder, "job.sbatch").exists()
+        assert offline.now_stage("2") is Stage.SUBMITTING
+        return inner(submissions)
+
+    monkeypatch.setattr(offline.slurm, "submit", look)
+    assert offline.job(resources=[peer("db", database)]).slurm_id == 2
+
+
+def test_a_consumer_of_a_peer_that_slurm_does_not_have_stays_claimed(offline: Offline) -> None:
+    offline.slurm.lose_next("later")
+    database = offline.job()
+    assert database.stage is Stage.SUBMITTING
+    consumer = offline.job(resources=[peer("db", database)])
+    assert (consumer.stage, consumer.state, len(offline.slurm.submissions)) == (Stage.CLAIMED, JobState.IN_QUEUE, 1)
+
+
+NOBODYS = "there is no such job in this workspace"
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ([peer("db", "99")], rf"resources\[0\].jobId: '99': {NOBODYS}"),
+        ([peer("db", "2")], rf"resources\[0\].jobId: '2': {NOBODYS}"),  # bob's
+        ([peer("db", "3")], rf"resources\[0\].jobId: '3': {NOBODYS}"),  # alice's, in a project
+        ([peer("db", "4")], r"resources\[0\].jobId: '4': this job has ended \(SUCCESS\)"),
+        ([peer("db", "5")], r"resources\[0\].jobId: '5': this job is an array"),
+        ([peer("a b", "1")], r"resources\[0\].hostname: .*'a b'"),
+        ([peer("node001", "1")], r"resources\[0\].hostname: Invalid hostname: 'node001': that is the name of a node"),
+        ([peer("ldap", "1")], r"Invalid hostname: 'ldap'"),
+        ([peer("db", "1"), peer("DB", "1")], r"Duplicate hostname detected: db"),
+        ([peer("db", "1"), peer("db-1", "6")], r"Duplicate hostname detected: db-1"),
+    ],
+)
+def test_peers_that_are_refused(tmp_path: Path, resources: list[dict[str, str]], words: str) -> None:
+    site = Offline(tmp_path, {"peers": {"reserved": ["ldap"]}})
+    site.job(replicas=2)
+    site.job(user="bob")
+    site.job(project="p")
+    ended = site.job()
+    site.job(application="array")
+    site.job()
+    site.slurm.finish(site.slurm_id(ended))
+    site.sync()
+    before = (len(site.site.store.all(99)), len(site.slurm.submissions), site.views)
+    with pytest.raises(InvalidInput, match=words):
+        site.job(resources=resources)
+    assert (len(site.site.store.all(99)), len(site.slurm.submissions), site.views) == before
+
+
+def test_members_of_a_project_may_name_each_others_jobs(offline: Offline) -> None:
+    database = offline.job(project="p")
+    consumer = offline.job(user="bob", project="p", resources=[peer("db", database)])
+    assert (consumer.account, consumer.stage) == ("bob", Stage.SUBMITTED)
+    for user, project in (("bob", "q"), ("bob", None), ("alice", None)):
+        with pytest.raises(InvalidInput, match=NOBODYS):
+            offline.job(user=user, project=project, resources=[peer("db", database)])
+
+
+def test_two_consumers_mean_different_jobs_by_one_name(offline: Offline) -> None:
+    first, second = offline.run(offline.job(), "node001"), offline.run(offline.job(), "node002")
+    for database, address in ((first, "192.0.2.1"), (second, "192.0.2.2")):
+        consumer = offline.job(resources=[peer("database", database)])
+        assert f"{address} database\n" in (offline.peers / consumer.id).read_text()
+        assert f"{address} database.{consumer.id}.peers\n" in offline.shared
+
+
+# Refusals leave nothing behind
+
+
+def test_slurm_refuses(offline: Offline) -> None:
+    offline.slurm.refuse_next("Invalid partition name specified")
+    with pytest.raises(Refused, match="Slurm refused job 1: Invalid partition name specified"):
+        offline.job("key")
+    assert nothing_is_left(offline)
+    assert offline.job("key").id == "2", "ids are not used again, and the key is free"
+
+
+def test_slurm_refuses_a_consumer(offline: Offline) -> None:
+    database = offline.job()
+    offline.slurm.refuse_next("no")
+    with pytest.raises(Refused):
+        offline.job(resources=[peer("db", database)])
+    assert offline.views == set()
+    assert not (offline.folder / "home/alice/2").exists()
+
+
+def test_slurm_is_down(offline: Offline) -> None:
+    offline.slurm.down = True
+    with pytest.raises(TryAgain, match="Unable to contact slurm controller"):
+        offline.job()
+    offline.slurm.down = False
+    assert nothing_is_left(offline)
+
+
+def test_slurm_goes_down_before_sbatch(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline.slurm, "submit", lambda given: [NotStarted("busy") for _ in given])
+    with pytest.raises(TryAgain, match="job 1 could not be handed to Slurm: busy"):
+        offline.job()
+    assert nothing_is_left(offline)
+
+
+def drop(when: Callable[[Command], bool], error: type[AdapterError]) -> Callable[[Command], None]:
+    """A tripwire."""
+
+    def before(command: Command) -> None:
+        if when(command):
+            raise error("the connection broke")
+
+    return before
+
+
+@pytest.mark.parametrize("error", [NotConnected, ConnectionLost])
+@pytest.mark.parametrize("part", ["mkdir -m 700", "sha256sum", "find . -maxdepth"])
+def test_the_cluster_goes_away_before_sbatch(offline: Offline, part: str, error: type[AdapterError]) -> None:
+    database = offline.job()
+    offline.transport.before = drop(lambda command: part in "".join(command.argv), error)
+    with pytest.raises(TryAgain, match=r"job 2 was not handed to Slurm: .*the connection broke"):
+        offline.job("key", resources=[peer("db", database)])
+    offline.transport.before = lambda _: None
+    assert [record.id for record in offline.site.store.all(9)] == ["1"]
+    assert len(offline.slurm.submissions) == 1
+    assert not (offline.folder / "home/alice/2").exists()
+    assert offline.views == set()
+
+
+def test_the_cluster_goes_away_for_good_and_nothing_is_tried_later(offline: Offline) -> None:
+    database = offline.job()
+    commands: list[Command] = []
+
+    def before(command: Command) -> None:
+        commands.append(command)
+        if len(commands) > 2:  # the system's names, the folder
+            raise ConnectionLost("the connection broke")
+
+    offline.transport.before = before
+    with pytest.raises(TryAgain):
+        offline.job(resources=[peer("db", database)])
+    offline.transport.before = lambda _: None
+    offline.sync()
+    assert [record.id for record in offline.site.store.all(9)] == ["1"]
+    assert len(offline.slurm.submissions) == 1
+
+
+def test_the_shared_file_is_damaged(offline: Offline) -> None:
+    database = offline.job()
+    offline.sync()
+    (offline.peers / "hosts").write_text("# END slurm-adapter\n")
+    with pytest.raises(TryAgain, match="remove all but one pair"):
+        offline.job(resources=[peer("db", database)])
+    assert len(offline.site.store.all(9)) == 1
+    assert offline.job().stage is Stage.SUBMITTED, "one without peers needs no hosts file"
+
+
+def test_a_folder_that_is_in_the_way(offline: Offline) -> None:
+    mine = offline.folder / "home/alice/1"
+    mine.mkdir()
+    (mine / "x").write_text("mine")
+    with pytest.raises(InvalidConfig, match=r"could not be made as alice: .*File exists"):
+        offline.job()
+    assert offline.site.store.all(9) == []
+    assert [path.name for path in mine.iterdir()] == ["x"]
+    assert offline.job().id == "2"
+
+
+def test_bad_input_reaches_nobody(offline: Offline) -> None:
+    for fields in ({"replicas": 99}, {"hostname": "x"}, {"application": "none"}, {"resources": [{"type": "network"}]}):
+        with pytest.raises(InvalidInput):
+            offline.job(**fields)
+    with pytest.raises(InvalidInput, match="no account"):
+        offline.job(user="mallory")
+    assert nothing_is_left(offline)
+    assert offline.site.store.reserve_ids(1, 1) == ["1"] or offline.slurm.submissions == []
+
+
+# Keys
+
+
+def test_the_same_key_is_the_same_job(offline: Offline) -> None:
+    first = offline.job("key")
+    assert offline.job("key").id == first.id
+    offline.run(first)
+    offline.slurm.finish(offline.slurm_id(first))
+    offline.sync()
+    offline.slurm.down = True  # what is known needs no cluster
+    again = offline.job("key")
+    assert (again.id, again.state, len(offline.slurm.submissions)) == (first.id, JobState.SUCCESS, 1)
+    with pytest.raises(InvalidInput, match="the key 'key' belongs to job 1, whose specification is another one"):
+        offline.job("key", name="another")
+
+
+def test_a_key_is_its_owners(offline: Offline) -> None:
+    ids = {
+        offline.job("key").id,
+        offline.job("key", user="bob").id,
+        offline.job("key", project="p").id,
+        offline.job().id,
+        offline.job().id,
+    }
+    assert len(ids) == 5
+
+
+def test_the_same_key_at_the_same_time(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    # While the first is being handed over, a second process comes with the same key; then Slurm refuses.
+    other = offline.open()
+    inner = offline.slurm.submit
+    meanwhile: list[Record] = []
+
+    def submit(given: Sequence[Submission]) -> list[Outcome]:
+        meanwhile.extend(jobs.submit(other, Owner(created_by="alice"), [offline.item("key")]))
+        return inner(given)
+
+    monkeypatch.setattr(offline.slurm, "submit", submit)
+    assert offline.job("key").id == "1"
+    assert [(record.id, record.stage) for record in meanwhile] == [("1", Stage.SUBMITTING)]
+    assert len(offline.slurm.submissions) == 1
+
+
+def test_the_same_key_while_the_first_is_being_refused(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The second call has found no key yet, the first one claims and is refused, and the claim is gone again.
+    claim = offline.site.store.claim
+
+    def meanwhile(claims: Any) -> list[Record]:
+        kept = offline.open()
+        offline.slurm.refuse_next("no")
+        with pytest.raises(Refused):
+            jobs.submit(kept, Owner(created_by="alice"), [offline.item("key")])
+        return claim(claims)
+
+    monkeypatch.setattr(offline.site.store, "claim", meanwhile)
+    assert offline.job("key").stage is Stage.SUBMITTED
+
+
+# Bulk
+
+
+def test_a_bulk_is_handed_over_by_one_call(offline: Offline) -> None:
+    records = offline.submit(*(offline.item(f"k/{number}") for number in range(20)))
+    assert [record.id for record in records] == [str(number) for number in range(1, 21)]
+    assert {record.stage for record in records} == {Stage.SUBMITTED}
+    assert sum("mkdir -m 700" in "".join(command.argv) for command in offline.transport.commands) == 1
+
+
+def test_a_bad_item_of_a_bulk_refuses_all(offline: Offline) -> None:
+    with pytest.raises(InvalidInput, match=r"^items\[1\]\.replicas: 99"):
+        offline.submit(offline.item(), offline.item(replicas=99))
+    with pytest.raises(InvalidInput, match=r"^items\[1\]\.resources\[0\]\.jobId"):
+        offline.submit(offline.item(), offline.item(resources=[peer("db", "9")]))
+    assert nothing_is_left(offline)
+
+
+def test_one_of_a_bulk_that_slurm_refuses_ends_and_the_others_run(offline: Offline) -> None:
+    offline.slurm.refuse_next("no such account")
+    first, second = offline.submit(offline.item(), offline.item())
+    assert (first.state, first.stage, second.stage) == (JobState.FAILURE, Stage.ENDED, Stage.SUBMITTED)
+    assert first.status == "Slurm refused job 1: no such account"
+
+
+def test_a_bulk_of_which_slurm_refuses_all_leaves_nothing(offline: Offline) -> None:
+    offline.slurm.refuse_next("no")
+    offline.slurm.refuse_next("no")
+    with pytest.raises(Refused, match="nothing of all this was submitted"):
+        offline.submit(offline.item(), offline.item())
+    assert nothing_is_left(offline)
+
+
+def test_one_of_a_bulk_that_could_not_be_handed_over_is_tried_again(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(offline.slurm, "submit", lambda _: [Accepted(99), NotStarted("busy")])
+        first, second = offline.submit(offline.item(), offline.item())
+    assert (first.stage, second.stage) == (Stage.SUBMITTED, Stage.CLAIMED)
+    assert second.status == "Your job waits until it can be handed to Slurm"
+    offline.sync()
+    assert offline.now(second).slurm_id == 1
+
+
+def test_trouble_with_one_account_is_not_the_others(offline: Offline) -> None:
+    # Claims of two accounts that a pass hands over: one has left, and sudo refuses it.
+    offline.slurm.lose_next("never")
+    database = offline.job(project="p")
+    for user in ("alice", "bob"):
+        offline.job(user=user, project="p", resources=[peer("db", database)])
+    offline.slurm.now += 156
+    offline.transport.before = drop(
+        lambda command: command.user == "alice" and "mkdir" in str(command.argv), NotConnected
+    )
+    offline.sync()
+    offline.slurm.now += 200
+    report = offline.sync()
+    assert any("job 1 was not handed to Slurm" in problem for problem in report.problems)
+    offline.transport.before = lambda _: None
+    offline.sync()
+    offline.transport.before = drop(
+        lambda command: command.user == "alice" and "mkdir" in str(command.argv), NotConnected
+    )
+    offline.sync()
+    assert [offline.now_stage(id_) for id_ in ("1", "2", "3")].count(Stage.SUBMITTED) >= 2
+
+
+# Cancel
+
+
+def test_a_job_is_cancelled(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    [cancelled] = jobs.cancel(offline.site, [record.id])
+    assert (cancelled.stage, cancelled.cancelled is not None) == (Stage.SUBMITTED, True)
+    assert offline.slurm.see(1).state == "CANCELLED"
+    offline.sync()
+    assert (offline.now(record).state, offline.now(record).status) == (JobState.SUCCESS, "Your job was cancelled")
+    assert [each.state for each in jobs.cancel(offline.site, [record.id, record.id])] == [JobState.SUCCESS]
+
+
+def test_an_unknown_job_cancels_nothing(offline: Offline) -> None:
+    record = offline.job()
+    with pytest.raises(NotFound):
+        jobs.cancel(offline.site, [record.id, "99"])
+    assert offline.now(record).cancelled is None
+
+
+def test_slurm_is_down_when_a_cancel_is_asked_for(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    offline.slurm.down = True
+    with pytest.raises(TryAgain):
+        jobs.cancel(offline.site, [record.id])
+    offline.slurm.down = False
+    assert offline.now(record).cancelled is None, "it was not cancelled, and its failure is a failure"
+
+
+def test_a_strangers_job_under_the_same_id_is_left_alone(offline: Offline) -> None:
+    record = offline.job()
+    offline.slurm.change(1, name="a stranger's")
+    jobs.cancel(offline.site, [record.id])
+    assert offline.slurm.see(1).state == "PENDING"
+
+
+def test_a_claim_that_waits_for_its_peer_ends_at_once(offline: Offline) -> None:
+    offline.slurm.lose_next("later")
+    database = offline.job()
+    consumer = offline.job(resources=[peer("db", database)])
+    offline.sync()
+    assert offline.views == {consumer.id}
+    [ended] = jobs.cancel(offline.site, [consumer.id])
+    assert (ended.state, ended.stage, ended.status) == (JobState.SUCCESS, Stage.ENDED, "Your job was cancelled")
+    offline.sync()
+    assert offline.views == set()
+    assert len(offline.slurm.submissions) == 1
+
+
+def test_a_cancel_in_doubt_fences_first(offline: Offline) -> None:
+    offline.slurm.lose_next("later")
+    record = offline.job()
+    [ended] = jobs.cancel(offline.site, [record.id])
+    assert (ended.state, ended.stage) == (JobState.SUCCESS, Stage.ENDED)
+    assert Path(record.folder, "owner").readlink() == Path("cancelled")
+    [late] = offline.slurm.arrive()
+    other = offline.job()  # something to make a pass for
+    offline.sync()
+    assert offline.slurm.see(late).state == "CANCELLED"
+    assert offline.slurm.see(offline.slurm_id(other)).state == "PENDING"
+
+
+def test_a_cancel_in_doubt_of_a_job_that_runs_already(offline: Offline) -> None:
+    offline.slurm.lose_next("now")
+    record = offline.job()
+    offline.fence(record, 1)
+    offline.slurm.start(1)
+    [cancelled] = jobs.cancel(offline.site, [record.id])
+    assert (cancelled.stage, cancelled.slurm_id) == (Stage.SUBMITTED, 1)
+    assert offline.slurm.see(1).state == "CANCELLED"
+
+
+def test_a_cancel_in_doubt_that_cannot_be_fenced_says_so_and_does_the_rest(offline: Offline) -> None:
+    offline.slurm.lose_next("later")
+    record, other = offline.job(), offline.job()
+    Path(record.folder, "owner").write_text("no link")
+    with pytest.raises(AdapterError, match="not cancelled, for it is not known whether Slurm has them"):
+        jobs.cancel(offline.site, [record.id, other.id])
+    assert offline.now(record).stage is Stage.SUBMITTING
+    assert offline.slurm.see(offline.slurm_id(other)).state == "CANCELLED"
+
+
+def test_a_cancel_of_a_claim_that_was_handed_over_before_is_in_doubt_too(offline: Offline) -> None:
+    offline.slurm.lose_next("later")
+    record = offline.job()
+    [back] = offline.site.store.change([(record, {"stage": Stage.CLAIMED})], 1.0)
+    [ended] = jobs.cancel(offline.site, [back.id])
+    assert ended.stage is Stage.ENDED
+    assert Path(record.folder, "owner").readlink() == Path("cancelled")
+
+
+def test_a_user_cannot_make_the_adapter_stumble_by_his_fence(offline: Offline) -> None:
+    for target in ("9" * 30, "x\ny", "-1", "0"):
+        offline.slurm.lose_next("later")
+        record = offline.job()
+        Path(record.folder, "owner").symlink_to(target)
+        with pytest.raises(AdapterError, match="not cancelled"):
+            jobs.cancel(offline.site, [record.id])
+
+
+def test_a_job_that_a_pass_hands_over_while_it_is_cancelled(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline.slurm.lose_next("later")
+    database = offline.job()
+    consumer = offline.job(resources=[peer("db", database)])
+    offline.slurm.arrive()
+    change = offline.site.store.change
+
+    def meanwhile(*arguments: Any) -> list[Record]:
+        monkeypatch.setattr(offline.site.store, "change", change)
+        other = offline.open()
+        offline.site, kept = other, offline.site
+        offline.sync()
+        offline.sync()
+        offline.site = kept
+        assert offline.now(consumer).stage is Stage.SUBMITTED
+        return change(*arguments)
+
+    monkeypatch.setattr(offline.site.store, "change", meanwhile)
+    jobs.cancel(offline.site, [consumer.id])
+    assert offline.slurm.see(offline.slurm_id(consumer)).state == "CANCELLED"
+
+
+# Crashes
+
+
+class Crash(BaseException):
+    """The process is gone, there and then."""
+
+
+def crash_at(site: Offline, step: int, when: str) -> list[str]:
+    """Let the process end before or after its `step`-th effect; what effects there were."""
+    effects: list[str] = []
+
+    def wrap(holder: Any, name: str) -> None:
+        inner = getattr(holder, name)
+
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            effects.append(name)
+            mine = len(effects)
+            if (mine, when) == (step, "before"):
+                raise Crash
+            result = inner(*arguments, **named)
+            if (mine, when) == (step, "after"):
+                raise Crash
+            return result
+
+        setattr(holder, name, wrapped)
+
+    for name in ("claim", "take", "change", "forget", "note_hosts_written"):
+        wrap(site.site.store, name)
+    wrap(site.site.transport, "run")
+    wrap(site.site.scheduler, "submit")
+    return effects
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_crash_at_any_step_of_a_submission_leads_to_one_job_or_none(
+    tmp_path: Path, when: str, refused: object
+) -> None:
+    step = 1
+    while True:
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        site = Offline(folder)
+        database = site.run(site.job())
+        plain_submit = site.slurm.submit
+        if refused:
+            site.slurm.refuse_next("no")
+        effects = crash_at(site, step, when)
+        crashed = False
+        try:
+            site.job("key", resources=[peer("db", database)])
+        except Crash:
+            crashed = True
+        except Refused:
+            assert refused
+        setattr(site.slurm, "submit", plain_submit)  # noqa: B010  # mypy knows that a method is not assigned
+        site.site = site.open()
+        for _ in range(12):
+            site.sync(after=60)
+        consumers = [record for record in site.site.store.all(9) if record.peers]
+        where = f"{when} step {step}: {effects}"
+        found = [row for row in site.slurm.queue(["alice"]).observations if row.slurm_id != 1]
+        assert len(consumers) == len(found) <= 1, where
+        if consumers:
+            assert (consumers[0].stage, consumers[0].slurm_id) == (Stage.SUBMITTED, found[0].slurm_id), where
+            assert site.views == {consumers[0].id}, where
+            assert "192.0.2.1 db\n" in (site.peers / consumers[0].id).read_text(), where
+        else:
+            assert site.views == set(), where
+        with suppress(Refused):  # the refusal, where the crash was before it
+            site.job("key", resources=[peer("db", database)])
+        again = site.job("key", resources=[peer("db", database)])
+        assert len([row for row in site.slurm.queue(["alice"]).observations if row.name == again.token]) == 1, where
+        if not crashed:
+            break
+        step += 1
+    assert step > 8
+
+
+def test_a_pass_that_overtakes_a_submission_makes_no_second_job(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The pass takes the claim while the submission has made the folder only; then the folder fails the submission.
+    other = offline.open()
+    inner = offline.transport.run
+
+    def run(command: Command) -> Any:
+        if "mkdir -m 700" in "".join(command.argv):
+            monkeypatch.setattr(offline.site.transport, "run", inner)
+            kept, offline.site = offline.site, other
+            offline.sync()
+            offline.site = kept
+            raise ConnectionLost("too late")
+        return inner(command)
+
+    assert isinstance(offline.site.transport, Tripping)
+    monkeypatch.setattr(offline.site.transport, "run", run)
+    with pytest.raises(TryAgain):
+        offline.job()
+    [record] = offline.site.store.all(9)
+    assert (record.stage, record.slurm_id) == (Stage.SUBMITTED, 1)
+    assert Path(record.folder, "job.sbatch").exists(), "a job that Slurm has keeps its folder"
+
+
+def test_an_account_for_jobs_is_never_root(tmp_path: Path) -> None:
+    site = Offline(tmp_path, {"identity": {"users": {}, "pattern": "{user}"}})
+    for user in ("root", "-x", "a b", "Ä", "x" * 33, "../etc"):
+        with pytest.raises(InvalidInput):
+            site.job(user=user)
+    assert site.slurm.submissions == []
+
+
+def test_what_is_kept_of_a_specification_is_json(offline: Offline) -> None:
+    record = offline.job(name="a name", labels={"Key": "value"})
+    assert json.loads(record.specification)["name"] == "a name"
+    assert json.loads(record.labels) == {"key": "value"}
+    assert os.path.basename(record.folder) == record.id  # noqa: PTH119  # a path of the cluster's

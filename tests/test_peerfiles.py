@@ -1,0 +1,193 @@
+"""The hosts files on a real file system: whole under every reader, and nobody else's bytes touched."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter import peerfiles
+from slurm_adapter.errors import Refused, TryAgain, Unknown
+from slurm_adapter.folders import archive
+from slurm_adapter.peerfiles import PeerFiles, PeerFilesChange, plan_change
+from slurm_adapter.transports.interface import Command
+from slurm_adapter.transports.local import LocalTransport
+from tests.offline import tiny
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["tiny"]
+
+LOCAL = LocalTransport()
+
+
+def write(folder: Path, views: dict[str, str], block: str) -> PeerFilesChange:
+    """What a pass does."""
+    seen = peerfiles.read(LOCAL, str(folder))
+    change = plan_change(seen, views, block)
+    peerfiles.write(LOCAL, str(folder), seen, change)
+    return change
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def ours(block: str) -> str:
+    return f"# BEGIN slurm-adapter\n{block}# END slurm-adapter\n"
+
+
+def test_the_folder_is_made_and_everybody_may_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a b" / "peers"
+    folder.parent.mkdir()
+    assert peerfiles.read(LOCAL, str(folder)) == PeerFiles()
+    assert write(folder, {"1": "x\n", "2": ""}, "10.0.0.1 job-1\n")
+    assert files(folder) == {"hosts": ours("10.0.0.1 job-1\n"), "1": "x\n", "2": ""}
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+
+
+def test_only_what_changed_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "peers"
+    write(folder, {"1": "x\n", "2": "y\n"}, "block\n")
+    before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    assert not write(folder, {"1": "x\n", "2": "y\n"}, "block\n")
+    assert {path.name: path.stat().st_ino for path in folder.iterdir()} == before
+    change = write(folder, {"1": "z\n", "3": "w\n"}, "block\n")
+    assert (change.shared, set(change.views), change.removed) == (None, {"1", "3"}, ("2",))
+    assert files(folder) == {"hosts": ours("block\n"), "1": "z\n", "3": "w\n"}
+    assert (folder / "hosts").stat().st_ino == before["hosts"]
+
+
+def test_foreign_bytes_and_foreign_files_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "peers"
+    folder.mkdir()
+    foreign = b"10.9.9.9 site # \xff\r\n\0no newline"
+    (folder / "hosts").write_bytes(foreign)
+    for name in ("README", "1hosts", "12 old", "0x", "line\nbreak", "1\nhosts\n"):
+        (folder / name).write_text("the site's")
+    (folder / "7").mkdir()
+    write(folder, {"1": "x\n"}, "a\n")
+    write(folder, {}, "b\n")
+    assert (folder / "hosts").read_bytes() == ours("b\n").encode() + foreign
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"README", "1hosts", "12 old", "0x", "line\nbreak", "1\nhosts\n", "7", "hosts"}
+
+
+def test_damaged_marks_stop_it_before_anything_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "peers"
+    folder.mkdir()
+    (folder / "hosts").write_text("# END slurm-adapter\nsite\n")
+    with pytest.raises(Refused):
+        write(folder, {"1": "x\n"}, "a\n")
+    assert files(folder) == {"hosts": "# END slurm-adapter\nsite\n"}
+
+
+def test_somebody_else_wrote_meanwhile(tmp_path: Path) -> None:
+    folder = tmp_path / "peers"
+    write(folder, {}, "a\n")
+    seen = peerfiles.read(LOCAL, str(folder))
+    change = plan_change(seen, {"1": "x\n"}, "b\n")
+    (folder / "hosts").write_text("an administrator's\n")
+    with pytest.raises(TryAgain, match="changed by somebody else"):
+        peerfiles.write(LOCAL, str(folder), seen, change)
+    assert files(folder) == {"hosts": "an administrator's\n"}
+    assert write(folder, {"1": "x\n"}, "b\n")
+    assert (folder / "hosts").read_text() == ours("b\n") + "an administrator's\n"
+
+
+def test_a_folder_of_somebody_elses(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a folder that belongs to somebody else")
+    folder = tmp_path / "peers"
+    folder.mkdir()
+    os.chown(folder, 12345, -1)
+    with pytest.raises(Unknown, match="does not belong to this account"):
+        peerfiles.read(LOCAL, str(folder))
+    with pytest.raises(Unknown, match=r"could not read .*No such file or directory"):
+        peerfiles.read(LOCAL, str(tmp_path / "none" / "peers"))
+
+
+def test_a_full_disk_leaves_the_old_files_whole(tiny: Path) -> None:
+    folder = tiny / "peers"
+    write(folder, {"1": "old\n"}, "old\n")
+    before = files(folder)
+    with pytest.raises(Unknown, match="No space left on device"):
+        write(folder, {"1": "new" * 100_000}, "new\n")
+    assert files(folder) == before
+    assert write(folder, {"1": "new\n"}, "new\n")
+    assert files(folder) == {"hosts": ours("new\n"), "1": "new\n"}
+
+
+def test_a_killed_writer_leaves_the_old_files_and_its_rest_is_swept_up(tmp_path: Path) -> None:
+    folder = tmp_path / "peers"
+    write(folder, {"1": "old\n"}, "old\n")
+    before = files(folder)
+    digest = hashlib.sha256((folder / "hosts").read_bytes()).hexdigest()
+    # The writer waits for the rest of its input, has half of it on the disk, and is killed there.
+    argv = Command(("/bin/sh", "-c", peerfiles._WRITE, "sh", str(folder), digest)).argv  # noqa: SLF001  # the very script
+    writer = subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True)
+    assert writer.stdin is not None
+    writer.stdin.write(archive({"1": (b"new\n", 0o644), "hosts": (b"new\n", 0o644)})[:1024])
+    writer.stdin.flush()
+    limit = time.monotonic() + 30
+    while not (rest := list(folder.glob(".new.*"))):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    os.killpg(writer.pid, signal.SIGKILL)
+    writer.wait(30)
+    writer.stdin.close()
+    assert files_only(folder) == before
+    assert write(folder, {"1": "new\n"}, "new\n")
+    assert files_only(folder) == {"hosts": ours("new\n"), "1": "new\n"}
+    assert rest[0].exists(), "a fresh one may be somebody's who still writes"
+    os.utime(rest[0], (0, 0))
+    write(folder, {"1": "newer\n"}, "new\n")
+    assert not list(folder.glob(".new.*"))
+
+
+def files_only(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+READER = """
+import sys, time
+from pathlib import Path
+path, stop = Path(sys.argv[1]), Path(sys.argv[2])
+reads = torn = 0
+while not stop.exists():
+    lines = path.read_text().splitlines()
+    reads += 1
+    time.sleep(0.005)
+    if lines[0] != "# BEGIN slurm-adapter" or lines[-2:] != ["# END slurm-adapter", "site"] or len(set(lines)) != 4:
+        torn += 1
+print(reads, torn)
+"""
+
+
+def test_twenty_readers_of_a_thousand_writes_see_no_torn_file(tmp_path: Path) -> None:
+    folder = tmp_path / "peers"
+    folder.mkdir()
+    (folder / "hosts").write_text("site\n")
+    write(folder, {}, "x\n")
+    stop = tmp_path / "stop"
+    argv = [sys.executable, "-c", READER, str(folder / "hosts"), str(stop)]
+    readers = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(20)]
+    try:
+        for number in range(1000):
+            # Every file holds one line again and again, more often each time, then fewer again.
+            seen = PeerFiles((folder / "hosts").read_bytes())
+            block = f"10.0.0.1 job-{number}\n" * (number * 37 % 700 + 1)
+            peerfiles.write(LOCAL, str(folder), seen, plan_change(seen, {}, block))
+    finally:
+        stop.write_text("")
+        results = [reader.communicate(timeout=60)[0].split() for reader in readers]
+    assert all(int(reads) > 0 for reads, _ in results)
+    assert sum(int(torn) for _, torn in results) == 0

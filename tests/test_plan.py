@@ -1,0 +1,403 @@
+"""The rules of a pass, one row each: records and evidence in, decisions out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from slurm_adapter.folders import ExitRecord, Inside
+from slurm_adapter.plan import Evidence, Plan, make_groups, make_plan, needs_history, needs_look
+from slurm_adapter.schedulers.interface import Observation
+from slurm_adapter.states import JobState
+from slurm_adapter.store import Peer, Record, Stage
+
+NOW = 10_000.0
+TOKEN = "i-local-1"
+ADDRESSES = {"n1": ("10.0.0.1",), "n2": ("10.0.0.2",), "n3": ()}
+
+
+def job(id_: str = "1", **values: Any) -> Record:
+    """A job that Slurm has as 17."""
+    plain = Record(
+        id=id_, origin="local", key=None, token=f"i-local-{id_}", owner="alice", project=None, account="alice",
+        folder=f"/home/alice/{id_}", application="a 1", specification="{}", labels="{}", replicas=1, time_limit=600,
+        array=False, created=1.0, stage=Stage.SUBMITTED, slurm_id=17, handed_over=9000.0,
+    )  # fmt: skip
+    return replace(plain, **values)
+
+
+RUNNING: dict[str, Any] = {
+    "state": JobState.RUNNING, "nodes": ("n1",), "addresses": (("10.0.0.1",),), "started": 9500.0
+}  # fmt: skip
+LOST_ANSWER: dict[str, Any] = {"stage": Stage.SUBMITTING, "slurm_id": None}
+CLAIM: dict[str, Any] = {"stage": Stage.CLAIMED, "slurm_id": None, "handed_over": None}
+
+
+def row(state: str, slurm_id: int = 17, **values: Any) -> Observation:
+    """What Slurm says."""
+    plain = Observation(slurm_id=slurm_id, task=None, name=TOKEN, user="alice", state=state)
+    return replace(plain, ended=9990 if state in ENDED else None, **values)
+
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED")
+
+
+def exited(code: int = 0, **values: Any) -> ExitRecord:
+    """What the job's script says."""
+    return replace(ExitRecord(slurm_id=17, restarts=0, task=None, exit_code=code, ended=9990.0, reason=None), **values)
+
+
+def evidence(*records: Record, rows: tuple[Observation, ...] | None = (), **values: Any) -> Evidence:
+    """A healthy controller, accounting that was not asked, folders that were looked into."""
+    plain = Evidence(
+        now=NOW,
+        records=records,
+        peers={},
+        rows=None if rows is None else {TOKEN: rows},
+        silence_counts=True,
+        inside={"1": Inside(True, "17")},
+        addresses=ADDRESSES,
+        accounting=False,
+    )
+    return replace(plain, **values)
+
+
+def decide(record: Record, rows: tuple[Observation, ...] | None = (), **values: Any) -> tuple[Record, Plan]:
+    plan = make_plan(evidence(record, rows=rows, **values))
+    new = record
+    for old, changes in plan.changes:
+        assert old is record
+        new = replace(record, **changes)
+    return new, plan
+
+
+IN_QUEUE, RUNS, SUCCESS, FAILURE, EXPIRED = (
+    JobState.IN_QUEUE, JobState.RUNNING, JobState.SUCCESS, JobState.FAILURE, JobState.EXPIRED
+)  # fmt: skip
+
+# Each row: what is known, what Slurm's queue says, other evidence, the state after it, words of the status.
+BY_QUEUE = [
+    (job(), (row("PENDING", reason="Priority"),), {}, IN_QUEUE, "waits in the queue: Priority"),
+    (job(), (row("RUNNING", nodes=("n1",)),), {}, RUNS, "is running"),
+    (job(**RUNNING), (row("SUSPENDED", nodes=("n1",)),), {}, JobState.SUSPENDED, "is suspended"),
+    (job(**RUNNING), (row("COMPLETING", nodes=("n1",)),), {}, RUNS, ""),
+    (job(**RUNNING), (row("COMPLETED", exit_code=0),), {}, SUCCESS, "exit code 0"),
+    (job(**RUNNING), (row("FAILED", exit_code=3),), {}, FAILURE, "exit code 3"),
+    (job(**RUNNING), (row("FAILED", signal=11),), {}, FAILURE, "signal 11"),
+    (job(**RUNNING), (row("TIMEOUT", exit_code=0),), {}, EXPIRED, "time limit"),
+    (job(**RUNNING), (row("OUT_OF_MEMORY"),), {}, FAILURE, "memory"),
+    (job(**RUNNING), (row("NODE_FAIL"),), {}, FAILURE, "lost a node"),
+    (job(**RUNNING), (row("PENDING", restarts=1),), {}, IN_QUEUE, "to run again"),
+    # Slurm's own words beat the script's.
+    (job(**RUNNING), (row("TIMEOUT"),), {"exits": (exited(143),)}, EXPIRED, "time limit"),
+    (job(**RUNNING), (row("FAILED", exit_code=3),), {"exits": (exited(0),)}, FAILURE, "exit code 3"),
+    (job(**RUNNING), (row("COMPLETED", exit_code=0),), {"exits": (exited(3),)}, SUCCESS, "exit code 0"),
+    # But the script knows why it gave up, unless that was another run.
+    (job(), (row("FAILED", exit_code=1),), {"exits": (exited(1, reason="peer 4 (db) never started"),)}, FAILURE,
+     "could not start: peer 4 (db) never started"),
+    (job(), (row("FAILED", exit_code=1, restarts=1),), {"exits": (exited(1, reason="peer 4"),)}, FAILURE,
+     "failed with exit code 1"),
+    (job(), (row("FAILED", exit_code=1),), {"exits": (exited(1, reason="peer 4", slurm_id=16),)}, FAILURE,
+     "failed with exit code 1"),
+    # The site's own table.
+    (job(**RUNNING), (row("TIMEOUT"),), {"states": {"TIMEOUT": FAILURE}}, FAILURE, "time limit"),
+    (job(**RUNNING), (row("PREEMPTED"),), {"states": {"PREEMPTED": IN_QUEUE}}, IN_QUEUE, "give way"),
+    (job(**RUNNING), (row("COMPLETING"),), {"states": {"COMPLETING": SUCCESS}}, RUNS, ""),
+    # Words that nobody knows, and words that tell nothing.
+    (job(**RUNNING), (row("BAKING"),), {}, RUNS, ""),
+    (job(**RUNNING), (row("REVOKED"),), {}, RUNS, ""),
+    (job(**RUNNING), (row("COMPLETED"),), {}, RUNS, ""),
+]  # fmt: skip
+
+# A cancel: by us, by the job's account, by the site; as accounting tells it.
+CANCELLED = (row("CANCELLED"),)
+BY_WHOM = [
+    (job(cancelled=9980.0), CANCELLED, {}, SUCCESS, "was cancelled"),
+    (job(), CANCELLED, {}, SUCCESS, "by whom is unknown"),
+    (job(), CANCELLED, {"accounting": True, "history": {17: (row("CANCELLED", cancelled_by="alice"),)}}, SUCCESS,
+     "was cancelled"),
+    (job(), CANCELLED, {"accounting": True, "history": {17: (row("CANCELLED", cancelled_by="root"),)}}, FAILURE,
+     "by the site"),
+    (job(), CANCELLED, {"accounting": True, "history": {}}, IN_QUEUE, ""),  # it lags behind; soon it will tell
+    (job(), CANCELLED, {"accounting": True, "history": {}, "now": NOW + 60}, SUCCESS, "by whom is unknown"),
+    (job(), CANCELLED, {"accounting": True, "history": None, "now": NOW + 9999}, IN_QUEUE, ""),
+]  # fmt: skip
+
+# The queue has forgotten the job.
+SILENT = [
+    (job(**RUNNING), (), {"accounting": True, "history": {17: (row("COMPLETED", exit_code=0),)}}, SUCCESS, "code 0"),
+    (job(**RUNNING), (), {"accounting": True, "history": {17: (row("FAILED", exit_code=9),)}, "exits": (exited(0),)},
+     FAILURE, "exit code 9"),
+    (job(**RUNNING), (), {"accounting": True, "history": {17: (row("COMPLETED", exit_code=0, name="other"),)}}, RUNS,
+     ""),  # another's, who got the id again
+    (job(**RUNNING), (), {"accounting": True, "history": {17: (row("RUNNING"),)}}, RUNS, ""),
+    (job(**RUNNING), (), {"accounting": True, "history": {17: (row("RUNNING"),)}, "exits": (exited(0),)}, SUCCESS, ""),
+    (job(**RUNNING), (), {"accounting": True, "history": None, "exits": (exited(0),)}, RUNS, ""),
+    (job(**RUNNING), (), {"exits": (exited(0),)}, SUCCESS, "exit code 0"),
+    (job(**RUNNING), (), {"exits": (exited(3),)}, FAILURE, "exit code 3"),
+    (job(**RUNNING), (), {"exits": (exited(1, reason="peer 4 never started"),)}, FAILURE, "peer 4 never started"),
+    (job(cancelled=9980.0, **RUNNING), (), {"exits": (exited(143),)}, SUCCESS, "was cancelled"),
+    (job(**RUNNING), (), {"exits": (exited(143, ended=10100.0),)}, EXPIRED, "time limit"),
+    (job(**RUNNING), (), {"exits": (exited(143, ended=10099.0),)}, FAILURE, "exit code 143"),
+    # Records that say nothing: of an earlier run, of another Slurm job, of a task.
+    (job(restarts=1, **RUNNING), (), {"exits": (exited(0),)}, RUNS, ""),
+    (job(**RUNNING), (), {"exits": (exited(0, slurm_id=16),)}, RUNS, ""),
+    (job(**RUNNING), (), {"exits": (exited(0, task="1"),)}, RUNS, ""),
+    # A later one than was seen counts.
+    (job(**RUNNING), (), {"exits": (exited(0), exited(4, restarts=1))}, FAILURE, "exit code 4"),
+    # Nothing at all: only long and healthy silence makes it lost.
+    (job(**RUNNING), (), {}, RUNS, ""),
+    (job(missing_since=NOW - 3599, **RUNNING), (), {}, RUNS, ""),
+    (job(missing_since=NOW - 3600, **RUNNING), (), {}, FAILURE, "was lost"),
+    (job(missing_since=NOW - 3600, cancelled=1.0, **RUNNING), (), {}, SUCCESS, "was cancelled"),
+    (job(missing_since=NOW - 3600, **RUNNING), (), {"silence_counts": False}, RUNS, ""),
+    (job(missing_since=NOW - 3600, **RUNNING), (), {"accounting": True, "history": None}, RUNS, ""),
+    (job(missing_since=NOW - 3600, **RUNNING), (), {"inside": {}}, RUNS, ""),
+    (job(missing_since=NOW - 3600, **RUNNING), (), {"inside": {"1": Inside(False)}}, FAILURE, "was lost"),
+    (job(missing_since=NOW - 9999, **RUNNING), None, {}, RUNS, ""),
+    (job(missing_since=NOW - 9999, **RUNNING), (row("RUNNING", nodes=("n1",)),), {}, RUNS, ""),
+]  # fmt: skip
+
+# Several Slurm jobs for one of ours: `owner` decides.
+DOUBLED = [
+    (job(**RUNNING), (row("COMPLETED", exit_code=0), row("RUNNING", 18, nodes=("n2",))), {"owner": "18"}, RUNS, ""),
+    (job(**RUNNING), (row("RUNNING", nodes=("n1",)), row("COMPLETED", 18, exit_code=0)), {"owner": "17"}, RUNS, ""),
+    (job(), (row("COMPLETED", exit_code=0), row("FAILED", 18, exit_code=4)), {"owner": "18"}, FAILURE, "exit code 4"),
+    (job(), (row("COMPLETED", 18, exit_code=0),), {"owner": "17"}, IN_QUEUE, ""),
+    (job(), (row("COMPLETED", 18, exit_code=0),), {"inside": {}}, IN_QUEUE, ""),
+    (job(), (row("PENDING", 18),), {"owner": None}, IN_QUEUE, "waits in the queue"),
+    (job(), (), {"owner": "18", "exits": (exited(0),)}, IN_QUEUE, ""),
+    (job(), (), {"owner": "18", "exits": (exited(0, slurm_id=18),)}, SUCCESS, "exit code 0"),
+]  # fmt: skip
+
+ARRAY: dict[str, Any] = {"array": True, **RUNNING}
+ARRAYS = [
+    (job(**ARRAY), (row("COMPLETED", task="0", exit_code=0), row("RUNNING", task="1", nodes=("n1",))), {}, RUNS, ""),
+    (job(**ARRAY), (row("COMPLETED", task="0", exit_code=0), row("PENDING", task="1-9")), {}, IN_QUEUE, "waits"),
+    (job(**ARRAY), (row("COMPLETED", task="0", exit_code=0), row("FAILED", task="1", exit_code=2)), {}, FAILURE,
+     "1 of 2 tasks: "),
+    (job(**ARRAY), (row("TIMEOUT", task="0"), row("FAILED", task="1", exit_code=2)), {}, FAILURE, "2 of 2 tasks: "),
+    (job(**ARRAY), (row("COMPLETED", task="0", exit_code=0), row("TIMEOUT", task="1")), {}, EXPIRED, "time limit"),
+    (job(**ARRAY), (row("COMPLETED", task="0", exit_code=0), row("COMPLETED", task="1", exit_code=0)), {}, SUCCESS, ""),
+    # Tasks that the queue has forgotten.
+    (job(**ARRAY), (row("COMPLETED", task="0", exit_code=0),), {"exits": (exited(5, task="1"),)}, FAILURE, "a task"),
+    (job(**ARRAY), (row("COMPLETED", task="0", exit_code=0),),
+     {"accounting": True, "history": {17: (row("OUT_OF_MEMORY", task="1"), row("COMPLETED", task="0", exit_code=0))}},
+     FAILURE, "1 of 2 tasks: "),
+    (job(**ARRAY), (row("COMPLETED", task="0", exit_code=0),), {"accounting": True, "history": None}, RUNS, ""),
+    (job(**ARRAY), (), {"exits": (exited(0, task="0"), exited(5, task="1"))}, FAILURE, "exit code 5"),
+    (job(**ARRAY), (), {"exits": (exited(0, task="0"), exited(0, task="1"))}, SUCCESS, ""),
+    (job(**ARRAY), (), {"exits": (exited(0),)}, RUNS, ""),
+    (job(**ARRAY), (), {"accounting": True, "history": {17: (row("COMPLETED", task="0", exit_code=0),
+     row("RUNNING", task="1"))}}, RUNS, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "rows", "other", "state", "words"), [*BY_QUEUE, *BY_WHOM, *SILENT, *DOUBLED, *ARRAYS]
+)
+def test_what_becomes_of_a_job_that_slurm_has(
+    record: Record, rows: tuple[Observation, ...] | None, other: dict[str, Any], state: JobState, words: str
+) -> None:
+    other = dict(other)
+    inside = Inside(True, other.pop("owner", "17"), other.pop("exits", ()))
+    new, _ = decide(record, rows, **({"inside": {"1": inside}} | other))
+    assert (new.state, new.stage) == (state, Stage.ENDED if state.final else Stage.SUBMITTED)
+    assert words in new.status
+    assert (new.ended is not None) == state.final
+
+
+# After a lost answer. Each row: what is known, what the queue says, other evidence, the stage after it, its Slurm id.
+HANDED = NOW - 155
+ANSWERS = [
+    ({}, (row("PENDING"),), {"inside": {}}, Stage.SUBMITTED, 17),
+    ({}, (row("PENDING"), row("PENDING", 18)), {"owner": None}, Stage.SUBMITTED, 17),
+    ({}, (row("PENDING"), row("RUNNING", 18)), {"owner": "18"}, Stage.SUBMITTED, 18),
+    ({}, (row("COMPLETED", exit_code=0),), {"owner": "17"}, Stage.ENDED, 17),
+    ({}, (), {"owner": "17"}, Stage.SUBMITTED, 17),
+    ({}, (), {"owner": "cancelled"}, Stage.ENDED, None),
+    ({}, None, {}, Stage.SUBMITTING, None),
+    ({}, (), {"owner": None}, Stage.SUBMITTING, None),
+    ({"handed_over": HANDED + 1, "missing_since": 0.0}, (), {"owner": None}, Stage.SUBMITTING, None),
+    ({"handed_over": HANDED, "missing_since": NOW - 139}, (), {"owner": None}, Stage.SUBMITTING, None),
+    ({"handed_over": HANDED, "missing_since": NOW - 140}, (), {"owner": None}, Stage.CLAIMED, None),
+    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"owner": None, "silence_counts": False},
+     Stage.SUBMITTING, None),
+    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {}}, Stage.SUBMITTING, None),
+    ({"handed_over": HANDED, "missing_since": 0.0}, None, {"owner": None}, Stage.SUBMITTING, None),
+    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"owner": None, "message_timeout": 11}, Stage.CLAIMED, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("known", "rows", "other", "stage", "slurm_id"), ANSWERS)
+def test_what_becomes_of_a_lost_answer(
+    known: dict[str, Any],
+    rows: tuple[Observation, ...] | None,
+    other: dict[str, Any],
+    stage: Stage,
+    slurm_id: int | None,
+) -> None:
+    other = dict(other)
+    inside = Inside(True, other.pop("owner", "17"))
+    new, plan = decide(job(**LOST_ANSWER | known), rows, **({"inside": {"1": inside}} | other))
+    assert (new.stage, new.slurm_id) == (stage, slurm_id)
+    assert [each.id for each in plan.submit] == (["1"] if stage is Stage.CLAIMED else [])
+
+
+@pytest.mark.parametrize("other", [{"rows": None}, {"silence_counts": False}, {"inside": {}}])
+def test_silence_that_was_not_healthy_begins_anew(other: dict[str, Any]) -> None:
+    for record in (job(missing_since=1.0), job(**LOST_ANSWER | {"missing_since": 1.0})):
+        values = {"inside": {"1": Inside(True)}} | other
+        new, _ = decide(record, values.pop("rows", ()), **values)
+        assert new.missing_since is None or (record.stage is Stage.SUBMITTED and "inside" in other)
+
+
+def test_silence_is_counted_from_the_first_pass_that_heard_it() -> None:
+    new, _ = decide(job(), inside={"1": Inside(True)})
+    assert new.missing_since == NOW
+    again, _ = decide(new, inside={"1": Inside(True)}, now=NOW + 50)
+    assert again.missing_since == NOW
+
+
+@pytest.mark.parametrize("state", ["BAKING", "REVOKED"])
+def test_what_tells_nothing_is_a_problem_of_the_pass(state: str) -> None:
+    new, plan = decide(job(**RUNNING), (row(state),))
+    assert new == job(**RUNNING)
+    assert state in plan.problems[0]
+
+
+def test_claims_and_their_peers() -> None:
+    peer, consumer = job("2", slurm_id=None), job(peers=(Peer("db", "2"),), **CLAIM)
+
+    def judged(now: Record | None, **values: Any) -> tuple[Record, list[str]]:
+        new, plan = decide(consumer, peers={"2": now} if now else {}, inside={}, **values)
+        return new, [each.id for each in plan.submit]
+
+    new, submit = judged(peer)
+    assert (new.stage, submit) == (Stage.CLAIMED, [])
+    assert new.status == "Your job waits until Slurm has its peer 2 (db)"
+    assert judged(replace(peer, slurm_id=9))[1] == ["1"]
+    assert judged(replace(peer, slurm_id=9), rows=None)[1] == []
+    for gone in (None, replace(peer, slurm_id=9, stage=Stage.ENDED, state=SUCCESS)):
+        new, submit = judged(gone)
+        assert (new.state, new.stage, submit) == (FAILURE, Stage.ENDED, [])
+        assert new.status == "peer 2 (db) ended before this job could start"
+
+
+def test_a_claim_sees_what_becomes_of_its_peer_in_the_same_pass() -> None:
+    peer = job("2", slurm_id=17)
+    consumer, third = (job(id_, peers=(Peer("db", of),), **CLAIM) for id_, of in (("1", "2"), ("3", "1")))
+    ended = Observation(17, None, "i-local-2", "alice", "FAILED", exit_code=1, ended=9990)
+    whole = evidence(
+        consumer,
+        peer,
+        third,
+        peers={"2": peer, "1": consumer},
+        rows=None,
+    )
+    plan = make_plan(replace(whole, rows={"i-local-2": (ended,)}, inside={"2": Inside(True, "17")}))
+    after = {record.id: values.get("state") for record, values in plan.changes}
+    assert after == {"1": FAILURE, "2": FAILURE, "3": FAILURE}
+    assert plan.submit == ()
+
+
+def test_a_claim_that_slurm_has_all_the_same_is_not_handed_over_again() -> None:
+    back = job(**CLAIM | {"handed_over": 1.0})
+    new, plan = decide(back, (row("PENDING"),), inside={})
+    assert (new.stage, new.slurm_id, plan.submit) == (Stage.SUBMITTED, 17, ())
+
+
+def test_surplus_slurm_jobs_are_cancelled_once_the_fence_names_the_kept_one() -> None:
+    rows = (row("PENDING"), row("RUNNING", 18), row("COMPLETED", 19, exit_code=0))
+    _, plan = decide(job(), rows, inside={"1": Inside(True, None)})
+    assert (plan.fence, [slurm_id for _, slurm_id in plan.cancel]) == ({"1": 17}, [18])
+    _, plan = decide(job(), rows, inside={"1": Inside(True, "18")})
+    assert (plan.fence, [slurm_id for _, slurm_id in plan.cancel]) == ({"1": 18}, [17])
+    _, plan = decide(job(), (row("PENDING"),))
+    assert (plan.fence, plan.cancel) == ({}, ())
+
+
+# Nodes and addresses. Each row: what is known, what the queue says, the nodes and addresses after it.
+PLACES = [
+    (job(), row("RUNNING", nodes=("n2", "n1")), ("n2", "n1"), (("10.0.0.2",), ("10.0.0.1",))),
+    (job(**RUNNING), row("RUNNING", nodes=("n1",)), ("n1",), (("10.0.0.1",),)),
+    (job(**RUNNING), row("RUNNING", nodes=("n2",), restarts=1), ("n2",), (("10.0.0.2",),)),
+    (job(**RUNNING), row("PENDING", restarts=1), (), ()),
+    (job(**RUNNING), row("REQUEUED", nodes=("n1",)), (), ()),
+    (job(**RUNNING), row("SUSPENDED", nodes=("n1",)), ("n1",), (("10.0.0.1",),)),
+    (job(**RUNNING), row("RUNNING"), ("n1",), (("10.0.0.1",),)),
+    (job(), row("RUNNING", nodes=("n1", "n3")), ("n1", "n3"), ()),
+    (job(**RUNNING), row("RUNNING", nodes=("unknown",)), ("unknown",), ()),
+]
+
+
+@pytest.mark.parametrize(("record", "seen", "nodes", "addresses"), PLACES)
+def test_where_a_job_is(
+    record: Record, seen: Observation, nodes: tuple[str, ...], addresses: tuple[tuple[str, ...], ...]
+) -> None:
+    new, plan = decide(record, (seen,))
+    assert (new.nodes, new.addresses) == (nodes, addresses)
+    assert bool(plan.problems) == bool(nodes and not addresses)
+    assert bool([group for group in plan.groups if group.peer == "1"]) == bool(addresses)
+
+
+def test_a_requeue_ends_the_names_and_the_next_start_moves_them() -> None:
+    consumer = job("2", slurm_id=18, peers=(Peer("db", "1"),))
+    theirs = Observation(18, None, "i-local-2", "alice", "PENDING")
+
+    def names(record: Record, seen: Observation) -> list[tuple[str | None, str, tuple[tuple[str, ...], ...]]]:
+        whole = evidence(record, consumer, peers={"1": record}, rows=())
+        plan = make_plan(replace(whole, rows={TOKEN: (seen,), "i-local-2": (theirs,)}))
+        return [(group.hostname, group.run, group.addresses) for group in plan.groups]
+
+    first = (("10.0.0.1",),)
+    assert names(job(**RUNNING), row("RUNNING", nodes=("n1",))) == [(None, "17.0", first), ("db", "17.0", first)]
+    assert names(job(**RUNNING), row("PENDING", restarts=1)) == []
+    second = (("10.0.0.2",),)
+    again = row("RUNNING", nodes=("n2",), restarts=1)
+    assert names(job(restarts=1), again) == [(None, "17.1", second), ("db", "17.1", second)]
+
+
+def test_groups_are_of_live_jobs_only() -> None:
+    one = job(**RUNNING)
+    ended = replace(job("2", **RUNNING), stage=Stage.ENDED, state=SUCCESS)
+    array = job("3", **ARRAY)
+    consumer = job("10", **RUNNING | {"peers": (Peer("b", "1"), Peer("a", "2"), Peer("c", "3"), Peer("d", "99"))})
+    late = replace(consumer, id="4", stage=Stage.ENDED, state=FAILURE)
+    groups = make_groups({record.id: record for record in (consumer, late, array, ended, one)})
+    assert [(group.consumer, group.peer, group.hostname) for group in groups] == [
+        ("1", "1", None), ("10", "10", None), ("10", "1", "b")
+    ]  # fmt: skip
+    assert groups[2].exit_path == "/home/alice/1/exit.json"
+
+
+@pytest.mark.parametrize(
+    ("record", "rows", "look", "history"),
+    [
+        (job(), None, False, False),
+        (job(**CLAIM), (), False, False),
+        (job(), (row("RUNNING"),), False, False),
+        (job(), (), True, True),
+        (job(), (row("COMPLETED", exit_code=0),), True, False),
+        (job(), (row("RUNNING"), row("PENDING", 18)), True, False),
+        (job(), (row("RUNNING", 18),), True, True),
+        (job(), CANCELLED, True, True),
+        (job(cancelled=1.0), CANCELLED, True, False),
+        (job(array=True), (row("COMPLETED", task="0", exit_code=0),), True, True),
+        (job(array=True), (row("CANCELLED", task="0"), row("RUNNING", task="1")), False, False),
+        (job(**LOST_ANSWER), (), True, False),
+        (job(**LOST_ANSWER), (row("PENDING"),), False, False),
+        (job(**LOST_ANSWER), (row("PENDING"), row("PENDING", 18)), True, False),
+    ],
+)
+def test_what_has_to_be_asked(
+    record: Record, rows: tuple[Observation, ...] | None, look: object, history: object
+) -> None:
+    assert (needs_look(record, rows), needs_history(record, rows)) == (look, history)
+
+
+def test_the_same_evidence_gives_the_same_plan() -> None:
+    whole = evidence(job(), rows=(row("RUNNING", nodes=("n1",)), row("PENDING", 18)))
+    assert make_plan(whole) == make_plan(whole)
