@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ACCOUNT_NAME = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
 """What a Unix account may be called here (useradd(8), with the dot that many sites use)."""
 
-_DURATION = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d{2}):(\d{2})")
+_DURATION = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d{2}):(\d{2})", re.ASCII)
 
 
 def parse_duration(text: str) -> int:

@@ -1,11 +1,12 @@
 """A job's output, read through the transport under the job's account.
 
 The whole of it is read in pieces of a megabyte, from where the last piece ended, one command for all files. A file that
-appears late is picked up.
+appears late is picked up, and one that the job has cut short is read from its beginning.
 """
 
 from __future__ import annotations
 
+import base64
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -32,11 +33,11 @@ for file in stdout.txt stderr.txt stdout-*.txt stderr-*.txt; do
         [ "${known%%:*}" != "$file" ] || from=${known##*:}
     done
     size=$(stat -c %s -- "$file")
-    length=$((size - from))
-    [ "$length" -gt 0 ] || continue
-    [ "$length" -lt "$limit" ] || length=$limit
-    printf '%s %s\n' "$file" "$length"
-    tail -c +$((from + 1)) -- "$file" | head -c "$length"
+    [ "$size" -ne "$from" ] || continue
+    [ "$size" -gt "$from" ] || from=0
+    printf '%s %s ' "$file" "$from"
+    tail -c +$((from + 1)) -- "$file" | head -c "$limit" | base64 -w 0
+    echo
 done
 """
 
@@ -90,12 +91,10 @@ def _read_once(site: Site, record: Record, offsets: dict[str, int]) -> Iterator[
         return  # the folder is not there yet, or no longer
     if result.status != 0:
         raise Unknown(f"could not read the output of job {record.id} in {record.folder}: {result.complaint}")
-    rest = result.stdout
-    while rest:
-        line, _, rest = rest.partition(b"\n")
-        name, length = line.decode().rsplit(" ", 1)
-        data, rest = rest[: int(length)], rest[int(length) :]
-        offsets[name] = offsets.get(name, 0) + len(data)
+    for line in result.stdout.splitlines():
+        name, start, encoded = line.decode().split(" ")
+        data = base64.b64decode(encoded)
+        offsets[name] = int(start) + len(data)
         stem = name.removesuffix(".txt")
         kind, _, rank = stem.partition("-")
         yield Piece(data, kind == "stderr", int(rank) if rank.isdecimal() else None)

@@ -101,7 +101,7 @@ def submit(
     now = site.store.find([record.id for record in records])
     if any(record.id not in now for record in records):
         if refusals:
-            error = next((each for each in refusals.values() if isinstance(each, TryAgain)), *refusals.values())
+            error = min(refusals.values(), key=lambda each: not isinstance(each, TryAgain))
             raise type(error)(f"{error} (nothing of all this was submitted)")
         raise TryAgain("another call with the same key, under way at the same time, was refused; nothing was submitted")
     return [now[record.id] for record in records]

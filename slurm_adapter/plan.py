@@ -324,8 +324,15 @@ def _ended(
     elif state is JobState.SUCCESS and record.array and any(exit_.exit_code for exit_ in exits):
         state, text = JobState.FAILURE, "Your job failed: a task of it ended with an exit code that is not 0"
     codes = [row.exit_code for row in rows if row.exit_code is not None]
-    values = _end(float(last) or evidence.now, state, text)
-    return values | {"exit_code": max(codes, default=None), "restarts": restarts}
+    # A job that began and ended between two passes is seen here for the first time.
+    began = min((float(row.started) for row in rows if row.started is not None), default=None)
+    return {
+        **_end(float(last) or evidence.now, state, text),
+        "exit_code": max(codes, default=None),
+        "restarts": restarts,
+        "started": began if record.started is None else record.started,
+        "nodes": next((row.nodes for row in rows if row.nodes), record.nodes),
+    }
 
 
 _WORST = (JobState.RUNNING, JobState.SUSPENDED, JobState.IN_QUEUE, JobState.FAILURE, JobState.EXPIRED, JobState.SUCCESS)

@@ -28,6 +28,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / 'it\'s a "job" $x'
     (folder / "node").mkdir(parents=True)
     shutil.copy(packaged_templates() / "node" / "srun", folder / "node" / "srun")
+    (folder / "node" / "join.sh").touch()
     real = tmp_path / "bin" / "srun"
     real.parent.mkdir()
     real.write_text(REAL)
@@ -35,11 +36,15 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def run(shell: str, folder: Path, *words: str) -> tuple[list[str], str]:
+def run(shell: str, folder: Path, *words: str, **environment: str) -> tuple[list[str], str]:
     """What the real srun was given, and what the log says."""
     path = f"{folder}/node:{folder.parent}/bin:{os.environ['PATH']}"
     done = subprocess.run(
-        [shell, f"{folder}/node/srun", *words], capture_output=True, env={"PATH": path}, check=True, timeout=20
+        [shell, f"{folder}/node/srun", *words],
+        capture_output=True,
+        env={"PATH": path, "SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "2", **environment},
+        check=True,
+        timeout=20,
     )
     return done.stdout.decode().split("\0")[:-1], done.stderr.decode()
 
@@ -66,13 +71,14 @@ def run(shell: str, folder: Path, *words: str) -> tuple[list[str], str]:
         ["--gres", "gpu:1"],
         ["--"],
         ["-n1", "--"],
+        ["--ntasks-per-n=1", "--nodel", "node001", "--overl"],  # getopt takes a beginning that is one option's
     ],
     ids=" ".join,
 )
 @pytest.mark.parametrize("command", [["hostname"], ["./a b", "-N", "9", "--pty", ""], ["sh", "-c", "echo $x; 'y'\n"]])
 def test_the_join_stands_before_the_command(shell: str, folder: Path, options: list[str], command: list[str]) -> None:
     words, log = run(shell, folder, *options, *command)
-    assert words == [*options, "/bin/sh", f"{folder}/node/join.sh", str(folder), *command]
+    assert words == [*options, "/bin/bash", "-p", f"{folder}/node/join.sh", "--run", "17-2", *command]
     assert log == ""
 
 
@@ -81,7 +87,8 @@ def test_the_join_stands_before_the_command(shell: str, folder: Path, options: l
     [
         (["--multi-prog", "programs.conf"], "--multi-prog"),
         (["--sites-own-option=1", "hostname"], "--sites-own-option=1 is not known"),
-        (["--ntask", "2", "hostname"], "--ntask is not known"),
+        (["--no", "2", "hostname"], "--no is not known"),  # --nodes, or --no-kill
+        (["--bcast=/tmp/x", "hostname"], "--bcast"),
         (["-y", "hostname"], "-y is not known"),
         (["-N"], "lacks its value"),
         (["-N", "2"], "no command"),
@@ -99,6 +106,31 @@ def test_a_line_that_cannot_be_read_is_run_unchanged_and_said(
     assert log.startswith("slurm-adapter: srun is run without the job's names: ")
     assert why in log
     assert log.count("\n") == 1
+
+
+def test_each_reason_is_said_once_in_a_job(shell: str, folder: Path) -> None:
+    logs = [run(shell, folder, *words)[1] for words in (["-y", "a"], ["-y", "b"], ["-n1", "a", ":", "b"], ["-y", "c"])]
+    assert [log.count("\n") for log in logs] == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["SLURM_BCAST", "SLURM_CONTAINER"])
+def test_what_the_environment_asks_of_srun_counts(shell: str, folder: Path, name: str) -> None:
+    words, log = run(shell, folder, "hostname", **{name: "/somewhere"})
+    assert words == ["hostname"]
+    assert "files of its own" in log
+
+
+def test_jobs_within_jobs_find_the_real_srun(shell: str, folder: Path) -> None:
+    outer = folder.parent / "outer" / "node"
+    shutil.copytree(folder / "node", outer)
+    for place in (outer, folder / "node"):
+        (place / "join.sh").touch()
+    path = f"{folder}/node:{outer}:{folder.parent}/bin:{os.environ['PATH']}"
+    for place in (folder / "node", outer):
+        done = subprocess.run(
+            [shell, f"{place}/srun", "-N2", "a"], capture_output=True, env={"PATH": path}, check=True, timeout=20
+        )
+        assert done.stdout.split(b"\0")[:1] == [b"-N2"]
 
 
 @pytest.mark.parametrize("word", ["--help", "--version", "-V", "--usage"])

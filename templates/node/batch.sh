@@ -1,230 +1,327 @@
 #!/bin/sh
-# The batch script's process, from the fence on: gives the job its names, runs the application, records its end.
+# The batch script's process from the fence on: gives the job its names, runs the application, records how it ended.
 # Usage: batch.sh FOLDER
-#
-# Values are read from files and never run as shell text. Each wait has an end, and each failure a reason, on stderr
-# and in the exit record.
+# Runs under any POSIX shell. What it reads from files is data: it is never evaluated.
 set -u
+
 folder=$1
 node=$folder/node
+started=$(date +%s)
+restart=${SLURM_RESTART_COUNT:-0}
+run=$SLURM_JOB_ID-$restart # of an array every task has an id of its own
+here=${SLURMD_NODENAME:-$(hostname)}
+nodes=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-1}}
+log=$node/holders-$run.txt
+payload='' holders='' witness='' caught='' cancelled=no
 
 say() { printf 'slurm-adapter: %s\n' "$*" >&2; }
-setting() { sed -n "s/^$1=//p" "$node/settings" | head -n 1; }
 
-restart=${SLURM_RESTART_COUNT:-0}
-run=$SLURM_JOB_ID.$restart
-here=${SLURMD_NODENAME:-$(hostname)}
-job_id=$(setting job_id)
-nodes=${SLURM_NNODES:-1}
-cpus=$(setting cpus)
-replicas=$node/replicas-$run
-log=$node/names-$run.log
-srun=$(command -v srun)
-holders=
-group=
-caught=
+job_id='' names=no view='' replicate=no cpus=1 time_limit=0 patience=600 allow_env=no address=''
+while IFS= read -r line; do
+    value=${line#*=}
+    case $line in
+        job_id=*) job_id=$value ;;
+        names=*) names=$value ;;
+        view=*) view=$value ;;
+        replicate=*) replicate=$value ;;
+        cpus=*) cpus=$value ;;
+        time_limit=*) time_limit=$value ;;
+        wait=*) patience=$value ;;
+        allow_env=*) allow_env=$value ;;
+        address=*) address=$value ;;
+    esac
+done <"$node/settings" || { say "$node/settings cannot be read; nothing was run"; exit 1; }
 
-# record EXIT_CODE [REASON]: whole or not at all, and only once the application was waited for, or was given up.
+# record EXIT_CODE [REASON]: put in place whole, and only when the application was waited for or never started.
 record() {
-    task=${SLURM_ARRAY_TASK_ID-}
-    name=exit${task:+-$task}.json
+    record_name=exit${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}.json
     signal=null
-    if [ "$1" -gt 128 ] && [ "$1" -lt 193 ]; then signal=$(($1 - 128)); fi
+    if [ "$1" -gt 128 ] && [ "$1" -le 192 ]; then signal=$(($1 - 128)); fi
     reason=null
     if [ -n "${2-}" ]; then
-        reason=\"$(printf '%s' "$2" | tr -c '[:print:]' ' ' | sed 's/[\\"]/\\&/g')\"
+        reason=\"$(printf %s "$2" | tr '\n\t' '  ' | LC_ALL=C tr -d '\000-\037\177' | sed 's/[\\"]/\\&/g')\"
     fi
-    printf '{"format":1,"job":"%s","slurm_id":%s,"restart":%s,"task":%s,"exit_code":%s,"signal":%s,"ended_at":%s,"reason":%s}\n' \
-        "$job_id" "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}" "$restart" "${task:-null}" "$1" "$signal" "$(date +%s)" \
-        "$reason" >"$folder/.$name.$run" && mv -f "$folder/.$name.$run" "$folder/$name"
+    {
+        printf '{"format":1,"job":"%s","slurm_id":%s,' "$job_id" "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"
+        printf '"restart":%s,"task":%s,"exit_code":%s,' "$restart" "${SLURM_ARRAY_TASK_ID:-null}" "$1"
+        printf '"signal":%s,"ended_at":%s,"reason":%s}\n' "$signal" "$(date +%s)" "$reason"
+    } >"$folder/.$record_name.$run"
+    mv -f "$folder/.$record_name.$run" "$folder/$record_name" ||
+        say "the exit record $folder/$record_name could not be written"
 }
 
-give_up() {
-    say "$*"
-    record 1 "$*"
+give_up() { # REASON [EXIT_CODE]: the application was not started
+    say "$1"
+    record "${2:-1}" "$1"
     end_holders
-    exit 1
+    exit "${2:-1}"
 }
 
-# The holders end with their standard input. If their step does not, the end of the job ends it.
+# --- Signals ---------------------------------------------------------------------------------------------------------
+# Some signals reach every process of the batch step (`scancel --full`), others (`scancel --batch`, `--signal=B:`, a
+# cancel or a time limit of most versions) this one alone, which stands in the place of the user's script. The witness,
+# which dies of any signal, tells them apart: while it lives nobody else got it, and it is passed on. It dies with this
+# process, however that ends.
+start_witness() {
+    setpriv --pdeathsig KILL sleep infinity </dev/null >/dev/null 2>&1 9>&- &
+    witness=$!
+}
+
+alive() { # PID of a child: it runs, and is no zombie
+    case $(sed 's/.*) //; s/ .*//' "/proc/$1/stat" 2>/dev/null) in '' | Z | X) return 1 ;; esac
+}
+
+list_application() { # the application's processes, less srun: its tasks get TERM from Slurm, and it would kill them
+    cat /proc/[0-9]*/stat 2>/dev/null | awk -v me=$$ -v payload="$payload" '
+        { pid = $1; name = $0; sub(/\) [^)]*$/, "", name); sub(/^[^(]*\(/, "", name); sub(/^.*\) /, "") }
+        pid == me { group = $3 }
+        pid == payload || $2 != me { pgrp[pid] = $3; state[pid] = $1; comm[pid] = name }
+        END { for (pid in pgrp) if (pgrp[pid] == group && pid != me && comm[pid] != "srun" && state[pid] !~ /[ZX]/) print pid }
+    '
+}
+
+# shellcheck disable=SC2329 # the traps below call it
+signalled() {
+    caught=$1
+    [ -n "$payload" ] || return 0
+    sleep 0.2
+    if alive "$witness"; then
+        if [ "$1" = TERM ]; then
+            cancelled=yes
+            list_application | while read -r pid; do kill -s TERM "$pid"; done 2>/dev/null
+        else
+            kill -s "$1" "$payload" 2>/dev/null
+        fi
+    else
+        wait "$witness" 2>/dev/null
+        start_witness
+    fi
+}
+trap 'signalled TERM' TERM
+trap 'signalled INT' INT
+trap 'signalled HUP' HUP
+trap 'signalled QUIT' QUIT
+trap 'signalled USR1' USR1
+trap 'signalled USR2' USR2
+
+wait_for_payload() { # leaves its exit code in `code`
+    while :; do
+        caught=
+        wait "$payload" 2>/dev/null
+        code=$?
+        [ -n "$caught" ] || return 0
+        if ! kill -0 "$payload" 2>/dev/null; then
+            # It ended while the trap ran: its code is still to be had, or was had by the wait above (then: 127).
+            wait "$payload" 2>/dev/null
+            again=$?
+            [ "$again" -eq 127 ] || code=$again
+            return 0
+        fi
+    done
+}
+
+# --- The replicas ----------------------------------------------------------------------------------------------------
+resolve() { # NAME -> its addresses, one a line, none that only this node could use
+    case $1 in
+        *:*) printf '%s\n' "$1" ;;
+        *[!0-9.]*) timeout 20 getent ahosts "$1" | awk '{ print $1 }' ;;
+        *) printf '%s\n' "$1" ;;
+    esac | awk '$1 !~ /^(127\.|0\.0\.0\.0|::1$|::$|fe80:|169\.254\.)/ && !seen[$1]++ { print $1 }'
+}
+
+list_replicas() { # in the order of ranks, lines `RANK NODE ADDRESS`; a node of two addresses has two
+    scontrol show hostnames "${SLURM_JOB_NODELIST:-$here}" >"$node/nodes-$run" && [ -s "$node/nodes-$run" ] || return 1
+    : >"$node/addresses-$run"
+    if [ -z "$address" ]; then
+        tries=0
+        until timeout 30 scontrol -o show node "${SLURM_JOB_NODELIST:-$here}" >"$node/addresses-$run" 2>>"$log"; do
+            tries=$((tries + 1))
+            [ "$tries" -lt 5 ] && [ -z "$caught" ] || break
+            sleep 2
+        done
+    fi
+    rank=0
+    while IFS= read -r name; do
+        if [ -n "$address" ]; then
+            target=$(printf %s "$address" | sed "s/{node}/$name/g")
+        else
+            target=$(awk -v name="$name" '$1 == "NodeName=" name {
+                for (i = 2; i <= NF; i++) if ($i ~ /^NodeAddr=/) { print substr($i, 10); exit }
+            }' "$node/addresses-$run")
+        fi
+        found=$(resolve "${target:-$name}")
+        [ -n "$found" ] || say "the address of $name is not known: job-$job_id-$rank does not resolve from here"
+        printf '%s\n' "${found:--}" | while IFS= read -r one; do printf '%s %s %s\n' "$rank" "$name" "$one"; done
+        rank=$((rank + 1))
+    done <"$node/nodes-$run" >"$node/replicas-$run.new"
+    rm -f "$node/nodes-$run" "$node/addresses-$run"
+    mv -f "$node/replicas-$run.new" "$node/replicas-$run"
+}
+
+write_rank_files() (
+    mkdir -p "$folder/ucloud" && cd "$folder/ucloud" || exit 1
+    awk '{ print $1 }' "$node/replicas-$run" | sort -un | xargs mkdir -p || exit 1
+    # Every rank has a file for each replica: the name of its node.
+    awk -v job="$job_id" -v nodes="$nodes" -v cpus="$cpus" '
+        function put(text, file) { print text >file; close(file) }
+        !seen[$1]++ { name[n++] = $2 }
+        END {
+            for (rank = 0; rank < n; rank++) {
+                put(job, rank "/job_id.txt"); put(rank, rank "/rank.txt")
+                put(cpus, rank "/cores.txt"); put(nodes, rank "/number_of_nodes.txt")
+                for (other = 0; other < n; other++) put(name[other], rank "/node-" other ".txt")
+            }
+        }' "$node/replicas-$run"
+)
+
+# --- The names -------------------------------------------------------------------------------------------------------
+start_holders() {
+    # The holders read this pipe through srun. Only this process holds its other end: whatever ends this process ends
+    # them, though they ignore signals.
+    pipes=$(mktemp -d)
+    mkfifo -m 600 "$pipes/end" || give_up "$here takes no named pipe in ${TMPDIR:-/tmp}"
+    # shellcheck disable=SC2094 # a pipe: the first open only lets the other two not wait
+    exec 7<>"$pipes/end" 8<"$pipes/end" 9>"$pipes/end" 7>&-
+    rm -rf "$pipes"
+    # In a session of its own: `scancel --full` signals a process group, and srun takes some signals for its end.
+    (
+        for name in NTASKS NPROCS NTASKS_PER_NODE NTASKS_PER_CORE NTASKS_PER_SOCKET NTASKS_PER_GPU TASKS_PER_NODE \
+            TRES_PER_TASK GPUS GPUS_PER_NODE GPUS_PER_SOCKET GPUS_PER_TASK CPUS_PER_GPU MEM_PER_CPU MEM_PER_GPU \
+            MEM_PER_NODE DISTRIBUTION HOSTFILE ARBITRARY_NODELIST THREADS_PER_CORE CPU_BIND RESV_PORTS EXCLUSIVE \
+            EXACT NETWORK; do
+            unset "SLURM_$name"
+        done
+        exec setsid "$srun" --quiet --overlap --mem=0 --gres=none -N "$nodes" -n "$nodes" --ntasks-per-node=1 \
+            --cpus-per-task=1 --cpu-bind=none --mpi=none --wait=0 --kill-on-bad-exit=0 --job-name=names \
+            --export=ALL --chdir=/ --input=all \
+            /bin/sh "$node/holder.sh" "$folder" "$run" <&8 8<&- >>"$log" 2>&1 9>&-
+    ) 9>&- &
+    holders=$!
+    exec 8<&-
+}
+
 end_holders() {
+    [ -z "$witness" ] || { kill -s KILL "$witness" && wait "$witness"; } 2>/dev/null
     [ -n "$holders" ] || return 0
+    (trap '' PIPE && printf 'end\n' >&9) 2>/dev/null
     exec 9>&-
     tries=0
-    while kill -0 "$holders" 2>/dev/null && [ "$tries" -lt 100 ]; do
-        sleep 0.1
+    while alive "$holders" && [ "$tries" -lt 100 ]; do # 10 s
         tries=$((tries + 1))
-    done
-    kill -KILL "$holders" 2>/dev/null
-    holders=
-}
-
-# Lines "RANK NODE ADDRESS", in the order of ranks. A node without an address that others can use is left out.
-list_replicas() {
-    pattern=$(setting address)
-    rank=0
-    scontrol show hostnames "${SLURM_JOB_NODELIST:-$here}" | while read -r name; do
-        if [ -n "$pattern" ]; then
-            address=$(printf '%s' "$pattern" | sed "s/{node}/$name/g")
-        else
-            address=$(scontrol -o show node "$name" | sed -n 's/^.* NodeAddr=\([^ ]*\).*$/\1/p' | head -n 1)
-        fi
-        case $address in
-            *:* | *.*.*.*[0-9]) found=$address ;;
-            *) found=$(getent ahosts "${address:-$name}" | awk '{ print $1 }' | sort -u) ;;
-        esac
-        for each in $found; do
-            case $each in 127.* | ::1 | fe80:* | 0.0.0.0 | ::) continue ;; esac
-            printf '%s %s %s\n' "$rank" "$name" "$each"
-        done
-        [ -n "$found" ] || printf '%s %s -\n' "$rank" "$name"
-        rank=$((rank + 1))
-    done
-}
-
-write_rank_files() {
-    awk '!seen[$1]++ { print $1, $2 }' "$replicas" >"$replicas.names" || return 1
-    while read -r rank _; do
-        mkdir -p "$folder/ucloud/$rank" || return 1
-        printf '%s\n' "$job_id" >"$folder/ucloud/$rank/job_id.txt" || return 1
-        printf '%s\n' "$rank" >"$folder/ucloud/$rank/rank.txt"
-        printf '%s\n' "$cpus" >"$folder/ucloud/$rank/cores.txt"
-        printf '%s\n' "$nodes" >"$folder/ucloud/$rank/number_of_nodes.txt"
-        while read -r other name; do
-            printf '%s\n' "$name" >"$folder/ucloud/$rank/node-$other.txt"
-        done <"$replicas.names"
-    done <"$replicas.names"
-}
-
-# A step of ours: what the application asked Slurm for its own tasks must not count for it.
-our_srun() {
-    env -u SLURM_NTASKS_PER_NODE -u SLURM_NTASKS_PER_CORE -u SLURM_NTASKS_PER_SOCKET -u SLURM_NTASKS_PER_GPU \
-        -u SLURM_GPUS -u SLURM_GPUS_PER_NODE -u SLURM_GPUS_PER_TASK -u SLURM_GPUS_PER_SOCKET -u SLURM_TRES_PER_TASK \
-        -u SLURM_MEM_PER_CPU -u SLURM_MEM_PER_GPU -u SLURM_DISTRIBUTION -u SLURM_CPU_BIND -u SLURM_THREADS_PER_CORE \
-        "$srun" -N "$nodes" -n "$nodes" --ntasks-per-node=1 "$@"
-}
-
-# One step for the holders of all nodes. Its standard input is a pipe that only this process holds open: it ends
-# when this process closes it, or is gone.
-start_holders() {
-    pipe=$(mktemp -d /tmp/ucloud-pipe.XXXXXX) && mkfifo "$pipe/end" || return 1
-    our_srun --overlap --mem=0 --gres=none --cpus-per-task=1 --input=all --quiet \
-        /bin/sh "$node/holder.sh" "$folder" <"$pipe/end" >"$log" 2>&1 &
-    holders=$!
-    exec 9>"$pipe/end"
-    rm -rf "$pipe"
-}
-
-# Until the holder of every node has proved that its names resolve, or has said why they do not.
-wait_for_holders() {
-    limit=$(($(date +%s) + 90))
-    while :; do
-        ready=0
-        while read -r _ name; do
-            state=$node/holder-$SLURM_JOB_ID-$name
-            [ "$(sed -n 's/^run=//p' "$state" 2>/dev/null)" = "$run" ] || continue
-            ready=$((ready + 1))
-        done <"$replicas.names"
-        [ "$ready" -lt "$nodes" ] || break
-        if ! kill -0 "$holders" 2>/dev/null; then
-            give_up "the step that gives the job its names ended: $(tail -n 1 "$log")"
-        fi
-        [ "$(date +%s)" -lt "$limit" ] || give_up "the names were not ready on $((nodes - ready)) of $nodes nodes in time"
-        [ -z "$caught" ] || give_up "ended by signal $caught before the names were ready"
         sleep 0.1
     done
-    while read -r _ name; do
-        state=$node/holder-$SLURM_JOB_ID-$name
-        failure=$(sed -n 's/^failed=//p' "$state")
-        if [ -z "$failure" ]; then
-            say "names on $name by $(sed -n 's/^method=//p' "$state")"
-        elif [ "$(setting allow_env)" = yes ]; then
-            say "no method gives the job its names on $name ($failure); they are in \$UCLOUD_HOSTS_FILE only"
-        else
-            give_up "no method works that gives the job its names on $name: $failure"
-        fi
-    done <"$replicas.names"
+    kill -s KILL "$holders" 2>/dev/null
+    wait "$holders" 2>/dev/null
+    holders=
+    rm -rf "$node/holder-$run-"* "$node/ready-$run-"* "$node/etc-$run-"*
 }
 
-# Until the view holds every name that the job declares.
-wait_for_peers() {
-    [ -s "$node/peers" ] || return 0
-    patience=$(setting wait)
-    left=$(($(setting time_limit) - 30))
-    [ "$patience" -lt "$left" ] || patience=$left
-    limit=$(($(date +%s) + patience))
-    view=$(setting view)
+missing_peer() { # the first peer whose hostname is not in the view
+    there=/dev/null
+    [ ! -r "$view" ] || there=$view
+    awk 'FILENAME == ARGV[1] { wanted[++n] = $2; id[n] = $1; next }
+        !/^#/ { for (i = 2; i <= NF; i++) there[$i] = 1 }
+        END { for (i = 1; i <= n; i++) if (!(wanted[i] in there)) { printf "peer %s (%s)", id[i], wanted[i]; exit } }' \
+        "$node/peers" "$there"
+}
+
+await_names() {
+    left=$patience
+    if [ "$time_limit" -gt 0 ] && [ $((time_limit - 30)) -lt "$left" ]; then left=$((time_limit - 30)); fi
+    limit=$((started + left))
+    holder_limit=$((started + 120))
+    [ "$holder_limit" -le "$limit" ] || [ ! -s "$node/peers" ] || holder_limit=$limit
+    told=
     while :; do
-        missing=
-        while read -r peer hostname; do
-            awk -v name="$hostname" '!/^#/ && $2 == name { found = 1; exit } END { exit !found }' "$view" 2>/dev/null ||
-                missing="peer $peer ($hostname)"
-        done <"$node/peers"
-        [ -n "$missing" ] || return 0
-        [ "$(date +%s)" -lt "$limit" ] || give_up "$missing never started"
-        [ -z "$caught" ] || give_up "ended by signal $caught while it waited for $missing"
-        sleep 0.5
+        [ -z "$caught" ] || give_up "ended by SIG$caught before the application started" $((128 + $(kill_number "$caught")))
+        unheld='' unready='' broken=''
+        while IFS= read -r name; do
+            if [ ! -e "$node/holder-$run-$name" ]; then
+                unheld="$unheld $name"
+            elif [ ! -e "$node/ready-$run-$name" ]; then
+                unready="$unready $name"
+            fi
+            if grep -q '^method=none$' "$node/holder-$run-$name" 2>/dev/null; then
+                broken="$broken${broken:+; }$name: $(sed -n 's/^why=//p' "$node/holder-$run-$name")"
+            fi
+        done <<EOF
+$(awk '!seen[$2]++ { print $2 }' "$node/replicas-$run")
+EOF
+        if [ -n "$broken" ] && [ "$allow_env" != yes ]; then
+            give_up "no method works that gives the job its names on $broken"
+        fi
+        [ -n "$unheld$unready" ] || return 0
+        if [ -n "$unheld" ] && ! alive "$holders"; then
+            give_up "the step that holds this job's names did not start: $(tail -n 1 "$log" 2>/dev/null)"
+        fi
+        now=$(date +%s)
+        if [ -n "$unheld" ] && [ "$now" -ge "$holder_limit" ]; then
+            give_up "names did not come to$unheld in $((now - started)) seconds: $(tail -n 1 "$log" 2>/dev/null)"
+        fi
+        if [ -z "$unheld" ] && [ "$now" -ge "$limit" ]; then
+            missing=$(missing_peer)
+            [ -z "$missing" ] || give_up "$missing never started"
+            give_up "the names of this job's peers are not seen on$unready"
+        fi
+        if [ -z "$unheld" ] && [ -z "$told" ]; then
+            told=$(missing_peer)
+            [ -z "$told" ] || say "waiting for $told, at most $((limit - now)) seconds"
+        fi
+        sleep 0.2
     done
 }
 
-# Slurm sends a cancel's or a time limit's TERM to this process alone: the application's processes get it from here.
-# Other signals are meant for the batch script, and go to the application's.
-# shellcheck disable=SC2329  # the traps below call it
-pass_on() {
-    caught=$1
-    [ -n "$group" ] || return 0
-    if [ "$1" = TERM ]; then
-        kill -s TERM -- "-$group" 2>/dev/null
-    else
-        kill -s "$1" "$group" 2>/dev/null
-    fi
+kill_number() {
+    case $1 in HUP) echo 1 ;; INT) echo 2 ;; QUIT) echo 3 ;; USR1) echo 10 ;; USR2) echo 12 ;; *) echo 15 ;; esac
 }
-for signal in HUP INT QUIT USR1 USR2 TERM; do
-    # shellcheck disable=SC2064  # the name of this signal
-    trap "pass_on $signal" "$signal"
+
+# --- The run ---------------------------------------------------------------------------------------------------------
+rm -rf "$node/holder-$SLURM_JOB_ID-"* "$node/ready-$SLURM_JOB_ID-"* "$node/etc-$SLURM_JOB_ID-"* # of runs before a requeue
+list_replicas || give_up "the nodes of this job could not be listed: $(tail -n 1 "$log" 2>/dev/null)"
+write_rank_files || give_up "the files of the ranks could not be written to $folder/ucloud"
+
+srun=
+rest=$PATH:
+while [ -n "$rest" ]; do # the real one, not that of a job from which this one was submitted
+    directory=${rest%%:*}
+    rest=${rest#*:}
+    if [ -x "$directory/srun" ] && [ ! -e "$directory/join.sh" ]; then
+        srun=$directory/srun
+        break
+    fi
 done
 
-# The exit code of the application, once it has ended: a signal interrupts `wait`, and says nothing of it. After TERM
-# its other processes may still be cleaning up; what does not end, Slurm ends.
-await() {
-    while :; do
-        caught_before=$caught
-        caught=
-        wait "$1"
-        code=$?
-        if [ -z "$caught" ]; then
-            caught=$caught_before
-            break
+if [ "$names" = yes ]; then
+    [ -n "$srun" ] || give_up "there is no srun in $PATH"
+    start_holders
+    await_names
+    for file in "$node/holder-$run-"*; do
+        method=$(sed -n 's/^method=//p' "$file")
+        name=${file#"$node/holder-$run-"}
+        if [ "$method" = none ]; then
+            say "no method gives the job its names on $name ($(sed -n 's/^why=//p' "$file")); they are in \$UCLOUD_HOSTS_FILE only"
+        else
+            say "names on $name by $method"
         fi
     done
-    while [ "$caught" = TERM ] && kill -s 0 -- "-$1" 2>/dev/null; do sleep 0.1; done
-    return "$code"
-}
-
-rm -f "$node/holder-$SLURM_JOB_ID-"*
-if ! list_replicas >"$replicas" || [ ! -s "$replicas" ]; then give_up "the job's nodes could not be listed by scontrol"; fi
-write_rank_files || give_up "the files of the ranks could not be written to $folder/ucloud"
-set --
-if [ "$(setting names)" = yes ]; then
-    start_holders || give_up "no pipe could be made in /tmp on $here"
-    wait_for_peers
-    wait_for_holders
-    PATH=$node:$PATH
-    export PATH
-    set -- /bin/sh "$node/join.sh" "$folder"
-fi
-[ -z "$caught" ] || give_up "ended by signal $caught before the application started"
-if [ "$(setting replicate)" = yes ] && [ "$nodes" -gt 1 ]; then
-    our_srun --cpus-per-task="$cpus" -o "$folder/stdout-%t.txt" -e "$folder/stderr-%t.txt" \
-        "$@" /bin/bash "$folder/job.sbatch" payload </dev/null 9>&- &
+    export PATH="$node:$PATH"
+    set -- /bin/sh "$node/join.sh" --run "$run"
+    [ ! -x /bin/bash ] || set -- /bin/bash -p "$node/join.sh" --run "$run"
 else
-    # A session of its own makes its processes one group, to which a signal can be passed on.
-    setsid "$@" /bin/bash "$folder/job.sbatch" payload </dev/null 9>&- &
+    set --
 fi
-group=$!
-[ -z "$caught" ] || pass_on "$caught" # it came while there was nobody to tell
-await "$group"
-code=$?
+
+start_witness
+if [ "$replicate" = yes ] && [ "$nodes" -gt 1 ]; then
+    pattern=$(printf %s "$folder" | sed 's/%/%%/g')
+    set -- "$srun" -N "$nodes" -n "$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1 \
+        --open-mode=append --input=none -o "$pattern/stdout-%t.txt" -e "$pattern/stderr-%t.txt" "$@"
+fi
+setpriv --pdeathsig KILL "$@" /bin/bash "$folder/job.sbatch" payload </dev/null 9>&- &
+payload=$!
+wait_for_payload
 record "$code"
+# After TERM other processes of the application may still be cleaning up. Those that do not end, Slurm ends.
+while [ "$cancelled" = yes ] && [ -n "$(list_application | head -n 1)" ]; do sleep 0.2; done
 end_holders
 exit "$code"

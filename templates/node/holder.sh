@@ -1,146 +1,249 @@
 #!/bin/sh
-# One on each node of a job: makes the namespace in which the job's names resolve, proves it, and keeps it true.
-# Usage: holder.sh FOLDER
-#
-# This process watches its standard input, whose end is the job's end, and tries the methods. What stays in the
-# namespace, and renews its hosts file, is `holder.sh FOLDER inside METHOD PRIVATE PID`. Names must hold while the
-# application cleans up, so the signals that end a job are ignored by both.
+# One on each node of a job: makes the namespace in which the job's names resolve, and keeps them true until the end.
+# Usage: holder.sh FOLDER RUN. Ends when its standard input does, and by no signal but KILL: the names hold while the
+# application cleans up.
+# What it reads from files is data: it is never evaluated.
 set -u
-trap '' HUP INT TERM USR1 USR2
+trap '' HUP INT QUIT TERM USR1 USR2 ALRM PIPE
+umask 077
+PATH=/usr/bin:/bin:/usr/sbin:/sbin:$PATH
+
+node=${0%/*}
 folder=$1
-node=$folder/node
-
-setting() { sed -n "s/^$1=//p" "$node/settings" | head -n 1; }
-
-run=$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
+run=$2
 here=${SLURMD_NODENAME:-$(hostname)}
-replicas=$node/replicas-$run
-state=$node/holder-$SLURM_JOB_ID-$here
+state=$node/holder-$run-$here
+private=$node/etc-$run-$here # empty for all others: a file system of the namespace's own is mounted there
 
-# compose: the node's own file, the canary, the job's replicas, and the view less the peers whose run has ended.
-compose() {
-    cat "$private/own" "$private/canary"
-    awk -v id="$job_id" '$3 != "-" { if ($1 == 0) print $3, "job-" id; print $3, "job-" id "-" $1 }' "$replicas"
-    keep=no
-    [ ! -f "$private/view" ] || while IFS= read -r line; do
-        case $line in
-            '# consumer '*)
-                keep=yes
-                peer_run=${line#* run }
-                ! has_ended "${peer_run%% *}" "${line#* exit }" || keep=no
-                ;;
-            '#'*) keep=no ;;
-            *) [ "$keep" = no ] || printf '%s\n' "$line" ;;
-        esac
-    done <"$private/view"
+job_id='' view='' methods='' allow_env=no
+while IFS= read -r line; do
+    value=${line#*=}
+    case $line in
+        job_id=*) job_id=$value ;;
+        view=*) view=$value ;;
+        methods=*) methods=$value ;;
+        allow_env=*) allow_env=$value ;;
+    esac
+done <"$node/settings"
+
+# --- What is in force ------------------------------------------------------------------------------------------------
+ended_groups() { # the comment lines of those peers whose exit record says that this very run has ended
+    grep '^# consumer .* run .* exit /' "$private/view" | while IFS= read -r line; do
+        record=${line#* exit }
+        ended=${line#* run }
+        ended=${ended%% *}
+        [ -r "$record" ] || continue
+        tr -d ' ' <"$record" 2>/dev/null |
+            grep -q "\"slurm_id\":${ended%%.*},.*\"restart\":${ended##*.}[,}]" && printf '%s\n' "$line"
+    done
 }
 
-# has_ended SLURM_ID.RESTART PATH: the exit record can be read, and is that run's.
-has_ended() {
-    [ -r "$2" ] && grep -q "\"slurm_id\":${1%.*},\"restart\":${1#*.}," "$2" 2>/dev/null
+compose() { # the node's own file, the canary, the job's replicas, the view
+    if [ -r "$view" ] && cat "$view" >"$private/view.new" 2>/dev/null; then # else: the last one that was read
+        mv -f "$private/view.new" "$private/view"
+    fi
+    ended_groups >"$private/ended"
+    awk -v job="$job_id" -v canary="$canary" '
+        function mapping(address, name) { if (!((address, name) in said)) { said[address, name] = 1; print address, name } }
+        FILENAME == ARGV[1] { print; next }
+        FILENAME == ARGV[2] {
+            if ($3 == "-") next
+            if ($1 == 0) mapping($3, "job-" job)
+            mapping($3, "job-" job "-" $1)
+            next
+        }
+        FILENAME == ARGV[3] { ended[$0] = 1; next }
+        /^#/ { dropped = ($0 in ended); next }
+        NF >= 2 && !dropped { for (i = 2; i <= NF; i++) mapping($1, $i) }
+        END { print "192.0.2.1", canary }
+    ' "$private/own" "$node/replicas-$run" "$private/ended" "$private/view"
 }
 
-# renew: put a complete new file in place where anything changed. The old one stays where the view cannot be read.
+tell_readiness() { # once every peer has been in the view that this node sees
+    [ ! -e "$node/ready-$run-$here" ] || return 0
+    if [ -s "$node/peers" ]; then
+        awk 'FILENAME == ARGV[1] { wanted[$2] = 1; next }
+            !/^#/ { for (i = 2; i <= NF; i++) delete wanted[$i] }
+            END { for (name in wanted) exit 1 }' "$node/peers" "$private/view" || return 0
+    fi
+    : >"$node/ready-$run-$here"
+}
+
+# A new file is put in place whole, without a moment in which the names are missing. Mounts of files would pile up, as
+# one beneath another cannot be taken away; so the whole of /etc lies under a mount of itself, the lower one, where this
+# process stands. A change either covers it by an upper one that has the new file, or is made in the hidden lower one,
+# from which the upper one is then lifted.
+bind_hosts() { # FILE
+    if [ "$swaps" = no ]; then
+        mount -n --bind "$1" /etc/hosts
+    elif [ "$upper" = no ]; then
+        mount -n --rbind /etc "$private/etc" && umount -n -l "$private/etc/hosts" &&
+            mount -n --bind "$1" "$private/etc/hosts" && mount -n --move "$private/etc" /etc || return 1
+        upper=yes
+    else
+        umount -n -c -l /proc/self/cwd/hosts && mount -n -c --bind "$1" ./hosts && umount -n -l /etc || return 1
+        upper=no
+    fi
+}
+
 renew() {
-    cmp -s "$view" "$private/view" || { cp "$view" "$private/view.new" && mv -f "$private/view.new" "$private/view"; }
-    compose >"$private/new" || return 1
-    if cmp -s "$private/new" "$private/hosts"; then return 0; fi
-    if [ "$method" != nss_wrapper ]; then
-        # A bind mount holds on to its file, so each change is a new file, bound on top of the last one: readers see the
-        # old or the new, whole. One mount is left for each change.
-        number=$((number + 1))
-        cp "$private/new" "$private/bound.$number" &&
-            mount --bind "$private/bound.$number" /etc/hosts || return 1
-        rm -f "$private/bound.$((number - 1))"
+    compose >"$private/new" && [ -s "$private/new" ] || return 1
+    if ! cmp -s "$private/new" "$private/hosts"; then
+        if [ "$method" = unshare ] || [ "$method" = bwrap ]; then
+            count=$((count + 1))
+            cp "$private/new" "$private/hosts.$count" && chmod 644 "$private/hosts.$count" || return 1
+            if ! bind_hosts "$private/hosts.$count"; then
+                swaps=no # whatever was left half done: on top of all
+                mount -n --bind "$private/hosts.$count" /etc/hosts || return 1
+            fi
+            # Nothing can be mounted over a file that is gone: without swaps the one in force has to stay.
+            [ "$count" -lt 3 ] || rm -f "$private/hosts.$((count - 2))"
+        fi
+        mv -f "$private/new" "$private/hosts"
     fi
-    mv -f "$private/new" "$private/hosts"
+    tell_readiness
 }
 
-if [ "${2-}" = inside ]; then
-    method=$3
-    private=$4
-    watcher=$5
-    nap=
-    trap '[ -z "$nap" ] || kill -KILL "$nap" 2>/dev/null; exit 0' ALRM
-    job_id=$(setting job_id)
-    view=$(setting view)
-    number=0
-    renew || exit 1
-    if [ "$method" != nss_wrapper ]; then
-        # nscd would answer from its own view of /etc/hosts.
-        if [ -e /run/nscd/socket ]; then
-            mkdir -p "$private/empty" && mount --bind "$private/empty" /run/nscd || exit 1
-        fi
-        rank=$(awk -v name="$here" '$2 == name { print $1; exit }' "$replicas")
-        if [ -d /etc/ucloud ]; then mount --bind "$folder/ucloud/$rank" /etc/ucloud; fi
+set_up_namespace() {
+    mount -n -t tmpfs -o mode=700,size=64m tmpfs "$private" || return 1
+    mkdir "$private/etc" "$private/empty" || return 1
+    for socket in /run/nscd /var/run/nscd; do # it would answer from its own /etc/hosts
+        if [ -d "$socket" ] && [ ! -L "${socket%/*}" ]; then mount -n --bind "$private/empty" "$socket" || return 1; fi
+    done
+    if [ -d /etc/ucloud ] && [ -d "$folder/ucloud/$rank" ]; then
+        mount -n --bind "$folder/ucloud/$rank" /etc/ucloud || return 1
     fi
-    printf '%s\n' "$$" >"$private/pid.new" && mv -f "$private/pid.new" "$private/pid"
-    while kill -0 "$watcher" 2>/dev/null; do
-        # A second or a little more, so that many nodes do not ask the file system at once.
-        sleep "1.$(od -An -N1 -tu1 /dev/urandom | tr -d ' ')" &
-        nap=$!
-        wait "$nap"
+}
+
+keep_until_the_end() {
+    while :; do
+        pause=1.$(od -An -N2 -tu2 /dev/urandom | tr -d ' ')
+        { said=$(timeout -s KILL "$pause" head -n 1); } 2>/dev/null
+        case $?:$said in
+            *:end) return 0 ;;
+            0:*) # the batch script was killed: what it has left behind goes too
+                [ "$method" = none ] || kill_others
+                return 0
+                ;;
+            12[567]:*) sleep 1 ;; # there is no timeout, or no head
+        esac
         renew 2>/dev/null
     done
+}
+
+kill_others() { # what has joined: the processes of this namespace, or those with the library's setting
+    own=$(readlink /proc/self/ns/mnt)
+    for process in /proc/[0-9]*; do
+        [ "${process#/proc/}" != "$$" ] || continue
+        if [ "$method" = nss_wrapper ]; then
+            grep -q -a -F "NSS_WRAPPER_HOSTS=$private/hosts" "$process/environ" || continue
+            grep -q -a -F "SLURM_JOB_ID=${run%-*}" "$process/environ" || continue # not of a job submitted from this one
+        else
+            [ "$(readlink "$process/ns/mnt")" = "$own" ] || continue
+        fi
+        kill -s KILL "${process#/proc/}"
+    done 2>/dev/null
+}
+
+# --- In the namespace ------------------------------------------------------------------------------------------------
+if [ "${3-}" = inside ]; then
+    method=$4
+    canary=$5
+    count=0 upper=no swaps=no library=''
+    rank=$(awk -v name="$here" '$2 == name { print $1; exit }' "$node/replicas-$run")
+    case $method in
+        unshare | bwrap) set_up_namespace || exit 1 ;;
+        nss_wrapper)
+            for library in /usr/lib/*/libnss_wrapper.so /usr/lib64/libnss_wrapper.so /usr/lib/libnss_wrapper.so \
+                /lib/*/libnss_wrapper.so /lib64/libnss_wrapper.so; do
+                [ ! -e "$library" ] || break
+            done
+            [ -e "$library" ] || { echo "libnss_wrapper.so is not installed"; exit 1; }
+            ;;
+    esac
+    cp /etc/hosts "$private/own" && : >"$private/view" || exit 1
+    if [ "$method" = unshare ] || [ "$method" = bwrap ]; then
+        # The first file goes over the node's own in the lower mount; from then on there is something to swap.
+        renew || exit 1
+        umount -n -l /etc/hosts
+        if mount -n --rbind /etc /etc && cd / && cd /etc && mount -n --bind "$private/hosts.1" /etc/hosts; then
+            swaps=yes
+        else
+            mount -n --bind "$private/hosts.1" /etc/hosts || exit 1
+        fi
+    else
+        renew || exit 1
+    fi
+    {
+        printf 'pid=%s\nnamespace=%s\nmethod=%s\n' "$$" "$(readlink /proc/self/ns/mnt)" "$method"
+        printf 'hosts=%s\nlibrary=%s\n' "$private/hosts" "$library"
+    } >"$state.new.part" && mv -f "$state.new.part" "$state.new" || exit 1
+    keep_until_the_end
     exit 0
 fi
 
-private=$(mktemp -d /tmp/ucloud-names.XXXXXX) || exit 1
-inside=
-leave() {
-    if [ -f "$private/pid" ]; then kill -ALRM "$(cat "$private/pid")" 2>/dev/null; fi
-    [ -z "$inside" ] || wait "$inside" 2>/dev/null
-    rm -f "$private/pid"
-}
-trap 'leave; rm -rf "$private"' EXIT
+# --- Outside: which method works? ------------------------------------------------------------------------------------
+exec 3<&0 </dev/null
+cd / || exit 1
+canary=canary-$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n').invalid
+failures=
 
-canary=canary-$(od -An -N6 -tx1 /dev/urandom | tr -d ' \n').ucloud
-address=$(awk -v name="$here" '$2 == name && $3 != "-" { print $3; exit }' "$replicas")
-cat /etc/hosts >"$private/own"
-# A last line without its end must not swallow the next.
-[ -z "$(tail -c 1 "$private/own")" ] || echo >>"$private/own"
-printf '%s %s\n' "${address:-192.0.2.1}" "$canary" >"$private/canary"
-
-# publish LINES...: whole, or not at all.
-publish() {
-    printf '%s\n' "run=$run" "$@" >"$state.new" && mv -f "$state.new" "$state"
-}
-
-# prove METHOD: whether the canary resolves in a task that joins.
-prove() {
+works() { # the way of an application's task: it joins, sees the canary, and holds no capability
     tries=0
-    while [ ! -f "$private/pid" ] && kill -0 "$inside" 2>/dev/null && [ "$tries" -lt 100 ]; do
-        sleep 0.1
+    while [ ! -e "$state.new" ]; do
         tries=$((tries + 1))
+        [ "$tries" -lt 150 ] && kill -0 "$inside" 2>/dev/null || return 1 # 15 s
+        sleep 0.1
     done
-    [ -f "$private/pid" ] || { why="cannot start ($(tail -n 1 "$private/why"))"; return 1; }
-    pid=$(cat "$private/pid")
-    namespace=$(readlink "/proc/$pid/ns/mnt")
-    printf '%s\n' "run=$run" "method=$1" "pid=$pid" "namespace=$namespace" "hosts=$private/hosts" >"$private/state"
-    answer=$(UCLOUD_HOLDER=$private/state /bin/sh "$node/join.sh" "$folder" getent hosts "$canary" 2>"$private/why")
-    case $answer in *"$canary"*) return 0 ;; esac
-    why="a canary name does not resolve by it ($(tail -n 1 "$private/why"))"
+    # shellcheck disable=SC2016 # the inner shell expands it
+    answer=$(timeout -s KILL 20 /bin/sh "$node/join.sh" --run "$run" --state "$state.new" \
+        /bin/sh -c 'getent hosts "$1" && grep "^CapEff:" /proc/self/status' sh "$canary" 2>&1)
+    case $answer in
+        *192.0.2.1*CapEff:*[1-9a-f]*) echo "capabilities are left to the application" >>"$why" ;;
+        *192.0.2.1*CapEff:*) return 0 ;;
+        *) echo "a name that it was given does not resolve${answer:+: }$answer" >>"$why" ;;
+    esac
     return 1
 }
 
-failures=
-for method in $(setting methods); do
+for method in $methods; do
+    rm -rf "$private" "$state.new"
+    mkdir -m 700 "$private" || exit 1
+    why=$private/why
     case $method in
         unshare) set -- unshare -Um --map-current-user --keep-caps ;;
-        bwrap) set -- bwrap --unshare-user --cap-add ALL --dev-bind / / ;;
-        *) set -- ;;
+        bwrap) set -- bwrap --die-with-parent --unshare-user --cap-add ALL --dev-bind / / ;;
+        nss_wrapper) set -- ;;
+        *)
+            failures="$failures${failures:+, }$method: not known"
+            continue
+            ;;
     esac
-    "$@" /bin/sh "$node/holder.sh" "$folder" inside "$method" "$private" "$$" </dev/null >"$private/why" 2>&1 &
+    "$@" /bin/sh "$0" "$folder" "$run" inside "$method" "$canary" <&3 >"$why" 2>&1 3<&- &
     inside=$!
-    if prove "$method"; then
-        rank=$(awk -v name="$here" '$2 == name { print $1; exit }' "$replicas")
-        publish "method=$method" "pid=$pid" "namespace=$namespace" "hosts=$private/hosts" "rank=$rank"
-        failures=
-        break
+    if works; then
+        mv -f "$state.new" "$state"
+        wait "$inside"
+        rm -rf "$state" "$private" "$node/ready-$run-$here"
+        exit 0
     fi
-    failures="$failures$method: $why; "
-    leave
-    inside=
+    kill -s KILL "$inside" 2>/dev/null
+    wait "$inside" 2>/dev/null
+    [ ! -e "$state.new" ] || sleep 2 # until nobody else reads from the standard input
+    words=$(tail -n 1 "$why" | cut -c 1-200)
+    failures="$failures${failures:+, }$method: ${words:-failed}"
 done
-if [ -z "$inside" ]; then publish "failed=${failures%; }"; fi
-cat >/dev/null
+
+rm -rf "$private" "$state.new"
+mkdir -m 700 "$private" || exit 1
+method=none
+printf 'method=none\nhosts=%s\nwhy=%s\n' "$view" "${failures:-no method is allowed}" >"$state.new" &&
+    mv -f "$state.new" "$state"
+if [ "$allow_env" = yes ]; then # the application looks names up in the view by itself: it waits for its peers as ever
+    cp /etc/hosts "$private/own"
+    : >"$private/view"
+    renew
+    keep_until_the_end <&3
+fi
+cat <&3 >/dev/null
+rm -rf "$state" "$private" "$node/ready-$run-$here"

@@ -1,56 +1,108 @@
-#!/bin/sh
-# Runs a command where the job's names resolve. Usage: join.sh FOLDER COMMAND [ARGUMENT...]
-#
-# It becomes the command, so that exit codes and signals are the command's own. All that it must know stands in the
-# holder's file, since a step may start with any environment.
-folder=$1
-shift
-here=${SLURMD_NODENAME:-$(hostname)}
-state=${UCLOUD_HOLDER:-$folder/node/holder-$SLURM_JOB_ID-$here}
-unset UCLOUD_HOLDER
+#!/bin/bash -p
+# shellcheck shell=sh
+# Runs a command where the job's names resolve. Usage: join.sh [--run RUN] COMMAND...
+# RUN is `SLURMID-RESTART`, for steps without the job's environment. The command takes this process's place, so its exit
+# code, signals, and standard streams are its own. (bash -p reads no start-up file and hands every variable on; dash
+# loses exported functions. The text is for any POSIX shell.)
+# Entered a second time as `join.sh --at DIRECTORY COMMAND...`, in the namespace.
 
-known() { sed -n "s/^$1=//p" "$state" 2>/dev/null; }
+node=${0%/*}
+folder=${node%/*}
+tools=/usr/bin:/bin:/usr/sbin:/sbin # before what the application's PATH may name so
 
-rank=$(known rank)
-if [ -n "$rank" ]; then
-    UCLOUD_DIR=$folder/ucloud/$rank
-    export UCLOUD_DIR
-fi
-method=$(known method)
-if [ -z "$method" ]; then
-    UCLOUD_HOSTS_FILE=$(sed -n 's/^view=//p' "$folder/node/settings")
-    export UCLOUD_HOSTS_FILE
+say() { printf 'slurm-adapter: %s\n' "$*" >&2; }
+
+become() {
+    case $1 in
+        */*) ;;
+        *) # like srun: what is not in PATH may be in the working directory
+            if [ -x "./$1" ] && [ -f "./$1" ] && ! command -v "$1" >/dev/null 2>&1; then
+                command=./$1
+                shift
+                set -- "$command" "$@"
+            fi
+            ;;
+    esac
     exec "$@"
-fi
-UCLOUD_HOSTS_FILE=$(known hosts)
-export UCLOUD_HOSTS_FILE
+}
 
-if [ "$method" = nss_wrapper ]; then
-    for library in /lib*/libnss_wrapper.so /usr/lib*/libnss_wrapper.so /usr/lib/*/libnss_wrapper.so; do
-        if [ -e "$library" ]; then
-            case :${LD_PRELOAD-}: in
-                *:"$library":*) ;;
-                *) LD_PRELOAD=$library${LD_PRELOAD:+:$LD_PRELOAD} ;;
-            esac
-            NSS_WRAPPER_HOSTS=$UCLOUD_HOSTS_FILE
-            export LD_PRELOAD NSS_WRAPPER_HOSTS
-            exec "$@"
-        fi
+if [ "${1-}" = --at ]; then
+    cd "$2" 2>/dev/null || say "$2 cannot be entered on this node; the command starts in /"
+    unset OLDPWD
+    shift 2
+    become "$@"
+fi
+
+run=${SLURM_JOB_ID-}-${SLURM_RESTART_COUNT:-0}
+state=
+while :; do
+    case ${1-} in
+        --run) run=$2 ;;
+        --state) state=$2 ;; # of a holder that is being tried
+        *) break ;;
+    esac
+    shift 2
+done
+[ "$#" -gt 0 ] || { say "join.sh was given no command"; exit 2; }
+[ "${run%-*}" = "${SLURM_JOB_ID-}" ] || become "$@" # a step in another job
+
+here=${SLURMD_NODENAME:-$(PATH=$tools hostname)}
+rank=
+while read -r number name _; do
+    if [ "$name" = "$here" ]; then rank=$number && break; fi
+done 2>/dev/null <"$node/replicas-$run"
+export UCLOUD_DIR="$folder/ucloud/${rank:-${SLURM_NODEID:-0}}"
+
+if [ -z "$state" ]; then
+    state=$node/holder-$run-$here
+    tries=0
+    while [ ! -e "$state" ] && [ "$tries" -lt 25 ]; do # 5 s
+        tries=$((tries + 1))
+        PATH=$tools sleep 0.2
     done
-    echo "slurm-adapter: libnss_wrapper.so is not on $here; $1 runs without the job's names" >&2
-    exec "$@"
+fi
+method='' pid='' namespace='' hosts='' library=''
+while IFS= read -r line; do
+    value=${line#*=}
+    case $line in
+        method=*) method=$value ;;
+        pid=*) pid=$value ;;
+        namespace=*) namespace=$value ;;
+        hosts=*) hosts=$value ;;
+        library=*) library=$value ;;
+    esac
+done 2>/dev/null <"$state"
+
+case $method in
+    '')
+        say "nothing holds this job's names on $here; $1 runs without them"
+        become "$@"
+        ;;
+    none)
+        export UCLOUD_HOSTS_FILE="$hosts"
+        become "$@"
+        ;;
+esac
+export UCLOUD_HOSTS_FILE="$hosts"
+if [ "$method" = nss_wrapper ]; then
+    case " ${LD_PRELOAD-} " in
+        *[\ :]"$library"[\ :]*) ;;
+        *) LD_PRELOAD=$library${LD_PRELOAD:+:$LD_PRELOAD} ;;
+    esac
+    # Without the last it holds 100 names and addresses, and none of a larger file.
+    export LD_PRELOAD NSS_WRAPPER_HOSTS="$hosts" NSS_WRAPPER_MAX_HOSTENTS=20000
+    become "$@"
 fi
 
-pid=$(known pid)
-namespace=$(known namespace)
-# Already inside: a namespace cannot be joined twice.
-if [ "$(readlink /proc/self/ns/mnt)" = "$namespace" ]; then exec "$@"; fi
-# The file is that of this run's holder, and the process is still it.
-if [ "$(known run)" != "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-$(known run | sed 's/.*\.//')}" ] ||
-    [ "$(readlink "/proc/$pid/ns/mnt" 2>/dev/null)" != "$namespace" ]; then
-    echo "slurm-adapter: the holder of the job's names on $here is gone; $1 runs without them" >&2
-    exec "$@"
+if [ "$(PATH=$tools readlink /proc/self/ns/mnt)" = "$namespace" ]; then become "$@"; fi
+if [ "$(PATH=$tools readlink "/proc/$pid/ns/mnt" 2>/dev/null)" != "$namespace" ]; then
+    say "what held this job's names on $here has ended; $1 runs without them"
+    become "$@"
 fi
-# Joining gives all capabilities in the namespace; the application gets none.
-exec nsenter -t "$pid" -U -m --preserve-credentials --wd="$PWD" -- \
-    setpriv --inh-caps=-all --ambient-caps=-all -- "$@"
+shell=/bin/sh
+set -- "$node/join.sh" --at "$PWD" "$@"
+if [ -x /bin/bash ]; then shell=/bin/bash && set -- -p "$@"; fi
+nsenter=$(PATH=$tools command -v nsenter)
+setpriv=$(PATH=$tools command -v setpriv)
+exec "$nsenter" -t "$pid" -U -m --preserve-credentials -- \
+    "$setpriv" --inh-caps=-all --ambient-caps=-all -- "$shell" "$@"

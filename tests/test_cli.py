@@ -1,0 +1,232 @@
+"""The command line as a person and cron meet it: data, talk and exit codes, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from slurm_adapter import cli as module
+from slurm_adapter import views
+from tests.offline import PRODUCT, Offline, offline, peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from click.testing import Result
+
+__all__ = ["offline"]
+
+SPECIFICATION = {"application": {"name": "sleeper", "version": "1"}, "product": PRODUCT}
+
+CONFIG = """
+provider = "example"
+state = "{folder}/state"
+shared = "{folder}/shared"
+[identity]
+users = {{ alice = "alice" }}
+[machines.example-compute.example-compute]
+partition = "main"
+cpus = 1
+memory = 1
+max_nodes = 4
+max_time = "01:00:00"
+"""
+
+
+@pytest.fixture
+def run(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command line on the site without a cluster."""
+    path = offline.folder / "config.toml"
+    path.write_text(CONFIG.format(folder=offline.folder))
+    monkeypatch.setattr(module, "Site", lambda _: offline.open())
+    # A mistake of the program must not look like one of its messages.
+    monkeypatch.setenv("SLURM_ADAPTER_TRACEBACK", "1")
+
+    def invoke(*arguments: str, stdin: bytes | dict[str, Any] = b"") -> Result:
+        given = json.dumps(stdin).encode() if isinstance(stdin, dict) else stdin
+        result = CliRunner().invoke(module.cli, ["--config", str(path), *arguments], input=given)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+        return result
+
+    return invoke
+
+
+def test_submit_prints_the_bulk_response(run: Callable[..., Result], offline: Offline) -> None:
+    result = run("submit", "-", stdin=SPECIFICATION)
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"responses": [{"id": "1"}]})
+    result = run("submit", "-", "--key", "k", stdin={"items": [SPECIFICATION, SPECIFICATION]})
+    assert json.loads(result.stdout) == {"responses": [{"id": "2"}, {"id": "3"}]}
+    again = run("submit", "-", "--key", "k", stdin={"items": [SPECIFICATION, SPECIFICATION]})
+    assert json.loads(again.stdout) == json.loads(result.stdout)
+    assert len(offline.slurm.submissions) == 3
+
+
+@pytest.mark.parametrize(
+    "stdin",
+    [
+        b"", b"\xff", b"{", b"[]", b"null", b"{}", b'{"items": []}', b'{"items": 3}', b"[" * 100_000,
+        b'{"a": 1, "a": 2}', b'{"replicas": 1e999}', b'{"replicas": NaN}', b'{"items": [1]}', b"9" * 5000,
+        json.dumps(SPECIFICATION | {"name": "\ud800"}).encode(), json.dumps(SPECIFICATION | {"replicas": 99}).encode(),
+        json.dumps(SPECIFICATION | {"labels": {"\ud800": "x"}}).encode(),
+        json.dumps(SPECIFICATION | {"parameters": {"x": {"type": "text", "value": "\udfff"}}}).encode(),
+    ],
+)  # fmt: skip
+def test_bad_input_is_65_and_leaves_nothing(run: Callable[..., Result], offline: Offline, stdin: bytes) -> None:
+    for command in ("submit", "render"):
+        result = run(command, "-", stdin=stdin)
+        assert (result.exit_code, result.stdout) == (65, ""), result.stderr
+        assert result.stderr.startswith("error: ")
+    assert offline.slurm.submissions == []
+    assert offline.site.store.all(9) == []
+
+
+def test_exit_codes(run: Callable[..., Result], offline: Offline, tmp_path: Path) -> None:
+    assert run("submit", "-", "--user", "mallory", stdin=SPECIFICATION).exit_code == 65
+    assert run("submit", str(tmp_path / "none")).exit_code == 65
+    assert run("submit").exit_code == 2
+    assert run("jobs", "--limit", "0").exit_code == 2
+    assert run("nonsense").exit_code == 2
+    for command in (("show", "99"), ("logs", "99"), ("hosts", "99"), ("cancel", "99"), ("show", "\udcff")):
+        result = run(*command)
+        assert result.exit_code in {1, 65}
+        assert result.stderr.startswith("error: ")
+    offline.slurm.refuse_next("Invalid qos specification")
+    result = run("submit", "-", stdin=SPECIFICATION)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Invalid qos specification" in result.stderr
+    offline.slurm.down = True
+    assert run("submit", "-", stdin=SPECIFICATION).exit_code == 75
+    assert run("render", "-", stdin=SPECIFICATION).exit_code == 0
+    with offline.site.only_one_pass():
+        result = run("sync")
+        assert (result.exit_code, result.output) == (75, "")
+
+
+def test_configuration_that_is_wrong_is_78(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("SLURM_ADAPTER_CONFIG", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if not Path("/etc/slurm-adapter/config.toml").exists():
+        result = CliRunner().invoke(module.cli, ["jobs"])
+        assert (result.exit_code, "there is no configuration" in result.stderr) == (78, True)
+    (tmp_path / "config.toml").write_text("provider = 3\n")
+    result = CliRunner().invoke(module.cli, ["jobs"])
+    assert result.exit_code == 78
+    assert all(line.startswith("error: config.toml:") for line in result.stderr.splitlines())
+    (tmp_path / "config.toml").write_text(CONFIG.format(folder=tmp_path / "none"))
+    assert CliRunner().invoke(module.cli, ["jobs"]).exit_code == 78
+
+
+def test_every_command_explains_itself(run: Callable[..., Result]) -> None:
+    names = list(module.cli.commands)
+    for name in names:
+        result = run(name, "--help")
+        assert result.exit_code == 0
+        assert "Usage: " in result.output
+    assert run("--version").exit_code == 0
+
+
+def test_lists_and_pages(run: Callable[..., Result], offline: Offline) -> None:
+    assert (run("jobs").exit_code, run("jobs").stdout) == (0, "")
+    assert json.loads(run("jobs", "--json").stdout) == []
+    database = offline.run(offline.job(name="my database"), "node002")
+    consumer = offline.job(resources=[peer("db", database)])
+    lines = run("jobs").stdout.splitlines()
+    assert lines[0].split() == ["ID", "STATE", "AGE", "SLURM", "USER", "APPLICATION", "NODES", "STATUS"]
+    assert lines[1].split()[:4] == ["1", "RUNNING", "1s", "1"]
+    assert [each["id"] for each in json.loads(run("jobs", "--json", "--limit", "1").stdout)] == ["2"]
+    page = run("show", consumer.id).stdout
+    assert "db is job 1 (RUNNING)" in page
+    assert "\x1b" not in run("show", database.id).stdout
+    shown = json.loads(run("show", database.id, "--json").stdout)
+    assert (shown["slurmId"], shown["nodes"], shown["addresses"]) == (1, ["node002"], [["192.0.2.2"]])
+    assert [update["state"] for update in shown["updates"]] == [None, "RUNNING"]
+    assert run("hosts").stdout == offline.shared
+    assert run("hosts", consumer.id).stdout == (offline.peers / consumer.id).read_text()
+    result = run("cancel", consumer.id, database.id)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "job 2: is being cancelled\njob 1: is being cancelled\n"
+    assert run("sync").exit_code == 0
+    assert run("jobs").stdout == ""
+    assert len(run("jobs", "--all").stdout.splitlines()) == 3
+    assert "has ended" in run("hosts", consumer.id).stderr
+
+
+def test_an_outage_is_told_once_when_it_begins_and_once_when_it_ends(
+    run: Callable[..., Result], offline: Offline
+) -> None:
+    offline.job()
+    assert run("sync").output == ""
+    offline.slurm.down = True
+    first = run("sync")
+    assert (first.exit_code, first.stdout) == (1, "")
+    assert "this pass is incomplete; no job was changed without evidence" in first.stderr
+    assert "Unable to contact slurm controller" in first.stderr
+    for _ in range(3):
+        assert (run("sync").exit_code, run("sync").output) == (1, "")
+    offline.slurm.down = False
+    assert run("sync").stderr == "slurm-adapter: passes are complete again\n"
+    assert (run("sync").exit_code, run("sync").output) == (0, "")
+
+
+def test_a_dry_run_says_what_would_be_done_and_tells_no_outage(run: Callable[..., Result], offline: Offline) -> None:
+    assert run("sync", "--dry-run").stdout == "nothing to do\n"
+    record = offline.job()
+    offline.fence(record, 1)
+    offline.slurm.start(1)
+    before = offline.now(record)
+    assert run("sync", "--dry-run").stdout == "job 1: IN_QUEUE -> RUNNING: Your job is running\n"
+    assert offline.now(record) == before
+    offline.slurm.down = True
+    assert run("sync", "--dry-run").exit_code == 1
+    assert "incomplete" in run("sync").stderr, "a dry run has told nobody"
+
+
+# Terminals
+
+
+def test_a_table_fits_the_terminal_and_piped_output_is_never_cut(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline.slurm.refuse_next("x" * 300)
+    records = offline.submit(offline.item(), offline.item())
+    now = offline.site.clock()
+    piped = views.job_table(records, now)
+    assert "x" * 300 in piped
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    for columns in (110, 200):
+        monkeypatch.setattr(shutil, "get_terminal_size", lambda columns=columns: os.terminal_size((columns, 24)))
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", views.job_table(records, now))
+        assert max(map(len, plain.splitlines())) <= columns
+        assert "…" in plain
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((20, 24)))
+    assert len(views.job_table(records, now).splitlines()) == 3
+
+
+def test_colours_are_for_terminals(offline: Offline) -> None:
+    record = offline.job()
+    table, page = views.job_table([record], 0.0), views.job_page(record, [], {})
+    assert "\x1b[33mIN_QUEUE" in table
+    assert "\x1b[33mIN_QUEUE" in page
+    code = f"import click; click.echo({table!r})"
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "\x1b" not in piped.stdout
+
+
+def test_a_users_text_does_not_reach_the_terminal_raw(offline: Offline) -> None:
+    record = offline.job()
+    evil = "\x1b[2J\r\x9b\x07\u202e"  # Slurm's words may hold the user's
+    changed = offline.site.store.change([(record, {"status": evil})], 1.0)
+    text = views.job_table(changed, 0.0) + views.job_page(changed[0], offline.site.store.updates(record.id), {})
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert not set(plain) & {"\x1b", "\r", "\x07", "\u202e", "\x9b"}

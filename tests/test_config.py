@@ -1,0 +1,195 @@
+"""The configuration: every key is shown, read and checked, and an error says where it is."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from slurm_adapter.config import Config, find_config, load_config, parse_duration
+from slurm_adapter.errors import InvalidConfig
+from slurm_adapter.states import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
+
+SMALL = """provider = "example"
+state = "/var/lib/x"
+shared = "/shared/x"
+[machines.c.m]
+partition = "main"
+cpus = 1
+memory = 1
+max_nodes = 1
+max_time = "01:00:00"
+"""
+
+
+def load(tmp_path: Path, text: str) -> Config:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def models(kind: Any) -> Iterator[type[BaseModel]]:
+    """The tables inside a type."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for inner in get_args(kind):
+        yield from models(inner)
+
+
+def keys(model: type[BaseModel]) -> Iterator[str]:
+    """Every key of a table and the tables in it."""
+    for name, field in model.model_fields.items():
+        yield name
+        for inner in models(field.annotation):
+            yield from keys(inner)
+
+
+def test_the_example_is_a_configuration_and_shows_every_key() -> None:
+    config = load_config(EXAMPLE)
+    text = EXAMPLE.read_text(encoding="utf-8")
+    for key in keys(Config):
+        assert re.search(rf"^(# )?(\[+)?([\w.-]+\.)?{key}( = |[.\]])", text, re.MULTILINE), f"{key} is not shown"
+    assert config.machines["example-compute"]["example-compute"].max_time == 2 * 86400
+
+
+def test_what_the_example_shows_as_a_default_is_the_default() -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    # Every line that is commented out and is a whole `key = value`, back in its place.
+    whole = re.sub(r"^# (\[cluster\.ssh\]\n|(\w+) = )", r"\1", text, flags=re.MULTILINE)
+    shown, config = tomllib.loads(whole), load_config(EXAMPLE)
+    without = {
+        "first_id", "transport", "prefix", "path", "message_timeout", "mode", "default_time", "lost_after", "srun",
+        "system_load", "system_unload", "wait", "reserved", "private", "always", "allow_env", "methods",
+    }  # fmt: skip
+    tables = {"": config, "cluster": config.cluster, "identity": config.identity, "jobs": config.jobs}
+    tables["peers"] = config.peers
+    compared = set()
+    for name, table in tables.items():
+        for key, value in (shown[name] if name else shown).items():
+            if key in without:
+                real = getattr(table, key)
+                seen = parse_duration(value) if isinstance(real, int) and isinstance(value, str) else value
+                assert real == (tuple(seen) if isinstance(seen, list) else seen), f"{name}.{key}"
+                compared.add(key)
+    assert compared == without
+
+
+def test_the_smallest_configuration(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALL)
+    assert (config.first_id, config.jobs.default_time, config.peers.wait) == (1, 3600, 600)
+    with pytest.raises(ValueError, match="frozen"):
+        config.provider = "x"  # type: ignore[misc]  # that is the point
+
+
+@pytest.mark.parametrize("line", SMALL.splitlines())
+def test_none_of_its_lines_may_be_missing(tmp_path: Path, line: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"config\.toml:"):
+        load(tmp_path, SMALL.replace(f"{line}\n", "", 1))
+
+
+# What is added, the line and key that are named, words of the message.
+WRONG = [
+    ("nonsense = 1", "1: nonsense", "Extra inputs"),
+    ('provider = "a b"', "1: provider", "pattern"),
+    ("first_id = 0", "1: first_id", "greater than or equal to 1"),
+    ('shared = "relative"', "1: shared", "pattern"),
+    ('shared = "/ends/"', "1: shared", "pattern"),
+    ('[cluster]\ntransport = "pigeon"', "11: cluster.transport", "'local' or 'ssh'"),
+    ('[cluster]\ntransport = "ssh"', "10: cluster", "go together"),
+    ('[cluster.ssh]\nhost = "h"', "cluster", "go together"),
+    ('[cluster]\ntransport = "ssh"\nprefix = ["x"]\n[cluster.ssh]\nhost = "h"', "cluster", "prefix is for the local"),
+    ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = ""', "13: cluster.ssh.host", "at least 1 character"),
+    ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = "h"\nport = 70000', "14: cluster.ssh.port", "65535"),
+    ("[cluster]\nmessage_timeout = 0", "11: cluster.message_timeout", "greater than"),
+    ('[identity]\nmode = "service"', "10: identity", "service_user go together"),
+    ('[identity]\nservice_user = "jobs"', "10: identity", "go together"),
+    ('[identity]\nmode = "service"\nservice_user = "root"', "10: identity", "'root' is not an account"),
+    ('[identity]\nusers = { a = "../x" }', "10: identity", "'../x' is not an account"),
+    ('[jobs]\ndefault_time = "90"', "11: jobs.default_time", "write HH:MM:SS"),
+    ('[jobs]\ndefault_time = "00:00:00"', "11: jobs.default_time", "greater than 0"),
+    ('[jobs]\nlost_after = "1:60:00"', "11: jobs.lost_after", "is no duration"),
+    ('[jobs]\nfolder = "relative/{id}"', "11: jobs.folder", "absolute path whose last part holds {id}"),
+    ('[jobs]\nfolder = "/home/{id}/x"', "11: jobs.folder", "last part holds {id}"),
+    ('[jobs]\nfolder = "/home/../{id}"', "11: jobs.folder", "absolute path"),
+    ('[jobs]\nfolder = "/home/{name}/{id}"', "11: jobs.folder", "knows {user} and {id} only"),
+    ('[jobs]\nfolder = "/home/a\\nb/{id}"', "11: jobs.folder", "no control characters"),
+    ('[peers]\nwait = "x"', "11: peers.wait", "is no duration"),
+    ('[peers]\nmethods = ["magic"]', "11: peers.methods", "'unshare', 'bwrap' or 'nss_wrapper'"),
+    ('[[drives]]\nid = "a/b"\npath = "/x"', "11: drives.0.id", "pattern"),
+    ('[[drives]]\nid = "a"\npath = "x"', "12: drives.0.path", "pattern"),
+    ('[[drives]]\nid = "a"\npath = "/x"\n[[drives]]\nid = "a"\npath = "/y"', "10: drives", "the same id"),
+    ('[states]\nFAILED = "BROKEN"', "11: states.FAILED", "'IN_QUEUE'"),
+    ('[machines.c.other]\npartition = "x"', "machines.c.other.cpus", "Field required"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "where", "words"), WRONG)
+def test_an_error_names_the_file_the_line_and_the_key(tmp_path: Path, text: str, where: str, words: str) -> None:
+    key = text.split(" = ", maxsplit=1)[0]
+    if text.startswith("["):
+        whole = SMALL + text + "\n"
+    else:
+        whole = text + "\n" + re.sub(rf"^{key} = .*\n", "", SMALL, flags=re.MULTILINE)
+    with pytest.raises(InvalidConfig) as caught:
+        load(tmp_path, whole)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/config.toml:")
+    assert where in message
+    assert words in message
+
+
+def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(tmp_path, SMALL.replace("cpus = 1", "cpus = 0").replace("memory = 1", 'memory = "much"'))
+    assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["6", "7"]
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"x = ", b"a = 1\na = 2\n", b"[a\n"])
+def test_what_is_not_toml(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.toml").write_bytes(content)
+    with pytest.raises(InvalidConfig, match=r"config\.toml: (cannot be read|not TOML): "):
+        load_config(tmp_path / "config.toml")
+    with pytest.raises(InvalidConfig, match="No such file"):
+        load_config(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("00:00:01", 1), ("01:30:00", 5400), ("100:00:00", 360_000), ("2-03:04:05", 183_845)]
+)
+def test_durations(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "90", "1:2:3", "00:60:00", "00:00:60", "-1:00:00", "1-2", "1:00", "\u0660\u0661:00:00"]
+)
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="is no duration"):
+        parse_duration(text)
+
+
+def test_the_sites_own_states(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL + '[states]\nPREEMPTED = "IN_QUEUE"\n').states == {"PREEMPTED": JobState.IN_QUEUE}
+
+
+def test_where_the_configuration_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home"
+    environment = {"HOME": str(home)}
+    assert find_config(Path("x"), {"SLURM_ADAPTER_CONFIG": "y"}) == Path("x")
+    assert find_config(None, environment | {"SLURM_ADAPTER_CONFIG": "y"}) == Path("y")
+    own = home / ".config/slurm-adapter/config.toml"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert find_config(None, environment) == own
+    Path("config.toml").touch()
+    assert find_config(None, environment) == Path("config.toml")

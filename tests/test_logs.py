@@ -1,0 +1,105 @@
+"""A job's output: byte for byte, in pieces, as it comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter import joblogs
+from slurm_adapter.errors import Unknown
+from slurm_adapter.joblogs import Piece, labelled
+from slurm_adapter.transports.interface import MEBIBYTE, ConnectionLost
+from tests.offline import Offline, offline
+
+if TYPE_CHECKING:
+    from slurm_adapter.store import Record
+    from slurm_adapter.transports.interface import Command
+
+__all__ = ["offline"]
+
+
+def write(record: Record, **files: bytes) -> None:
+    for name, content in files.items():
+        Path(record.folder, f"{name.replace('_', '-')}.txt").write_bytes(content)
+
+
+def texts(site: Offline, record: Record) -> dict[tuple[int | None, bool], bytes]:
+    """All output so far, put together."""
+    found: dict[tuple[int | None, bool], bytes] = {}
+    for piece in joblogs.read(site.site, record):
+        found[piece.rank, piece.is_error] = found.get((piece.rank, piece.is_error), b"") + piece.data
+    return found
+
+
+def test_output_is_read_byte_for_byte(offline: Offline) -> None:
+    record = offline.job()
+    assert texts(offline, record) == {}
+    everything = bytes(range(256)) + b"stdout.txt 5\nno newline at the end"
+    write(record, stdout=everything, stderr=b"\n\n", stdout_0=b"", stdout_1=b"one\n", stderr_12=b"\xff\n")
+    assert texts(offline, record) == {
+        (None, False): everything, (None, True): b"\n\n", (1, False): b"one\n", (12, True): b"\xff\n"
+    }  # fmt: skip
+
+
+def test_much_output_comes_in_pieces_and_none_is_lost(offline: Offline) -> None:
+    record = offline.job()
+    much = b"".join(b"%09d\n" % number for number in range(330_000))
+    write(record, stdout=much, stderr=b"x" * (MEBIBYTE + 1))
+    pieces = list(joblogs.read(offline.site, record))
+    assert max(len(piece.data) for piece in pieces) == MEBIBYTE
+    assert b"".join(piece.data for piece in pieces if not piece.is_error) == much
+    assert sum(len(piece.data) for piece in pieces if piece.is_error) == MEBIBYTE + 1
+
+
+def test_files_that_a_job_has_named_so_are_its_own_affair(offline: Offline) -> None:
+    record = offline.job()
+    for name in ("stdout-x.txt", "stdout-1 2.txt", "stderr-\n3 4.txt", "stdout-é.txt", "stdout-1.txt.txt"):
+        Path(record.folder, name).write_text("x")
+    Path(record.folder, "stdout-5.txt").mkdir()
+    write(record, stdout=b"good\n")
+    assert texts(offline, record) == {(None, False): b"good\n"}
+
+
+def test_following_ends_with_the_job_and_misses_nothing(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = offline.run(offline.job())
+    write(record, stdout=b"one\n")
+    steps = iter([b"two\n", b"three\n", b"last\n"])
+
+    def meanwhile(_: float) -> None:
+        text = next(steps)
+        with Path(record.folder, "stdout.txt").open("ab") as file:
+            file.write(text)
+        if text == b"two\n":
+            write(record, stdout_1=b"late\n")
+        if text == b"last\n":
+            offline.slurm.finish(1)
+            offline.sync()
+
+    monkeypatch.setattr(joblogs, "time", SimpleNamespace(sleep=meanwhile))
+    pieces = list(joblogs.read(offline.site, record, follow=True))
+    assert b"".join(piece.data for piece in pieces if piece.rank is None) == b"one\ntwo\nthree\nlast\n"
+    assert [piece.data for piece in pieces if piece.rank == 1] == [b"late\n"]
+
+
+def test_a_failure_is_told(offline: Offline) -> None:
+    record = offline.job()
+
+    def before(_: Command) -> None:
+        raise ConnectionLost("gone")
+
+    offline.transport.before = before
+    with pytest.raises(Unknown, match="gone"):
+        list(joblogs.read(offline.site, record))
+
+
+def test_labels_stand_before_each_line_of_a_rank_whole_or_in_pieces() -> None:
+    pieces = [
+        Piece(b"plain\nplain", False, None), Piece(b"a\nb", False, 0), Piece(b"x\n", False, 1), Piece(b"c\n", False, 0),
+        Piece(b"\nd\n", False, 0), Piece(b"e", True, 0), Piece(b"f\n", False, 0),
+    ]  # fmt: skip
+    assert [piece.data for piece in labelled(pieces)] == [
+        b"plain\nplain", b"[0] a\n[0] b", b"[1] x\n", b"c\n", b"[0] \n[0] d\n", b"[0] e", b"[0] f\n"
+    ]  # fmt: skip

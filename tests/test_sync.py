@@ -1,0 +1,594 @@
+"""The whole life of jobs, pass by pass, over a Slurm in memory and a real file system."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slurm_adapter import jobs
+from slurm_adapter.errors import Unknown
+from slurm_adapter.specification import Owner
+from slurm_adapter.states import JobState
+from slurm_adapter.store import Stage
+from slurm_adapter.sync import find_addresses, sync
+from slurm_adapter.transports.interface import ConnectionLost
+from tests.offline import Offline, offline, peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from slurm_adapter.schedulers.interface import Listing
+    from slurm_adapter.store import Record
+    from slurm_adapter.transports.interface import Command
+
+__all__ = ["offline"]
+
+OURS = ("# BEGIN slurm-adapter\n", "# END slurm-adapter\n")
+
+
+def shared(site: Offline) -> str:
+    """Our part of the shared file."""
+    text = site.shared
+    return text[text.index(OURS[0]) + len(OURS[0]) : text.index(OURS[1])]
+
+
+def told(site: Offline, record: Record) -> list[tuple[JobState | None, str]]:
+    return [(update.state, update.status) for update in site.site.store.updates(record.id)]
+
+
+def test_the_whole_life_of_a_job(offline: Offline) -> None:
+    record = offline.job(replicas=2)
+    assert offline.sync().problems == ()
+    assert offline.now(record).status == "Your job waits in the queue: Priority"
+    running = offline.run(record, "node003", "node001")
+    assert (running.state, running.nodes) == (JobState.RUNNING, ("node003", "node001"))
+    assert running.addresses == (("192.0.2.3",), ("192.0.2.1",))
+    assert shared(offline) == ("# job 1 run 1.0\n192.0.2.3 job-1\n192.0.2.3 job-1-0\n192.0.2.1 job-1-1\n")
+    assert offline.sync().changed == ()
+    offline.slurm.finish(1)
+    [(old, new)] = offline.sync().changed
+    assert (old.state, new.state, new.exit_code, new.ended) == (
+        JobState.RUNNING,
+        JobState.SUCCESS,
+        0,
+        offline.slurm.now - 1,
+    )
+    assert shared(offline) == ""
+    assert Path(record.folder, "owner").readlink() == Path("closed")
+    assert [state for state, _ in told(offline, record) if state] == [JobState.RUNNING, JobState.SUCCESS]
+
+
+def test_a_pass_with_nothing_to_do_asks_nobody(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    offline.slurm.finish(1)
+    offline.sync()
+    before = len(offline.transport.commands)
+    offline.slurm.down = True
+    assert offline.sync().problems == ()
+    assert len(offline.transport.commands) == before
+    assert offline.now(record).state is JobState.SUCCESS
+
+
+def ask(asked: list[str], name: str, inner: Callable[..., Any], *arguments: Any) -> Any:
+    """Note the question, and answer it."""
+    asked.append(name)
+    return inner(*arguments)
+
+
+def test_a_pass_costs_the_same_for_many_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def commands_for(count: int) -> int:
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        site = Offline(folder)
+        records = site.submit(*(site.item() for _ in range(count)))
+        for record in records:
+            site.slurm.start(site.slurm_id(record))
+        asked: list[str] = []
+        for name in ("queue", "history", "nodes", "addresses"):
+            inner = getattr(site.slurm, name)
+            monkeypatch.setattr(site.slurm, name, partial(ask, asked, name, inner))
+        before = len(site.transport.commands)
+        site.sync()
+        return len(asked) + len(site.transport.commands) - before
+
+    assert commands_for(1) == commands_for(40)
+
+
+def test_names_are_in_force_while_both_live(offline: Offline) -> None:
+    database = offline.job()
+    consumer = offline.job(resources=[peer("database", database)])
+    assert (offline.peers / "2").read_text() == ""
+    offline.run(database, "node002")
+    names = "192.0.2.2 database\n192.0.2.2 database-0\n"
+    assert (offline.peers / "2").read_text().endswith(names)
+    offline.run(consumer)
+    assert "192.0.2.2 database.2.peers\n192.0.2.2 database-0.2.peers\n" in shared(offline)
+    offline.slurm.finish(1)
+    offline.sync()
+    assert (offline.peers / "2").read_text() == ""
+    assert shared(offline) == "# job 2 run 2.0\n192.0.2.1 job-2\n192.0.2.1 job-2-0\n"
+    offline.slurm.finish(2)
+    offline.sync()
+    assert (offline.views, shared(offline)) == (set(), "")
+
+
+def test_a_requeue_moves_the_address(offline: Offline) -> None:
+    database = offline.job()
+    offline.job(resources=[peer("db", database)])
+    offline.run(database, "node001")
+    offline.slurm.requeue(1)
+    offline.sync()
+    assert offline.now(database).state is JobState.IN_QUEUE
+    assert (offline.peers / "2").read_text() == ""
+    again = offline.run(database, "node004")
+    assert (again.restarts, again.run) == (1, "1.1")
+    assert (offline.peers / "2").read_text().startswith("# consumer 2 peer 1 run 1.1 exit ")
+    assert "192.0.2.4 db\n" in (offline.peers / "2").read_text()
+
+
+def test_a_requeue_between_two_passes_moves_it_too(offline: Offline) -> None:
+    database = offline.job()
+    offline.job(resources=[peer("db", database)])
+    offline.run(database, "node001")
+    offline.slurm.requeue(1)
+    assert "192.0.2.2 db\n" in (offline.run(database, "node002"), (offline.peers / "2").read_text())[1]
+    offline.slurm.requeue(1)
+    offline.run(database, "node002")
+    assert "run 1.2 " in (offline.peers / "2").read_text(), "the nodes drop a mapping by its run"
+
+
+@pytest.mark.parametrize("address", ["{node}-ib0", None])
+def test_addresses_that_are_names_are_resolved_on_the_cluster(tmp_path: Path, address: str | None) -> None:
+    site = Offline(tmp_path, {"peers": {"address": address}} if address else {})
+    site.slurm = type(site.slurm)(
+        {"n1": "n1"}, {"n1": ["127.0.1.1", "192.0.2.7"], "n1-ib0": ["198.51.100.7", "fd00::7"]}
+    )
+    site.site = site.open()
+    record = site.run(site.job(), "n1")
+    assert record.addresses == ((("198.51.100.7", "fd00::7") if address else ("192.0.2.7",)),)
+    assert find_addresses(site.site, ["n9"]) in ({}, {"n9": ()})
+
+
+def test_a_node_without_an_address_is_told_and_asked_for_again(offline: Offline) -> None:
+    record = offline.job()
+    offline.fence(record, 1)
+    offline.slurm.start(1, ["nowhere"])
+    assert "no usable address of nowhere is known; see peers.address" in offline.sync().problems[0]
+    assert (offline.now(record).state, offline.now(record).nodes) == (JobState.RUNNING, ("nowhere",))
+    assert offline.sync().problems != ()
+    offline.slurm.change(1, nodes=("node001",))
+    assert offline.sync().problems == ()
+    assert offline.now(record).addresses == (("192.0.2.1",),)
+
+
+# Lost answers, and second jobs
+
+
+def test_a_lost_answer_is_adopted(offline: Offline) -> None:
+    offline.slurm.lose_next("now")
+    record = offline.job("key")
+    assert (record.stage, record.state) == (Stage.SUBMITTING, JobState.IN_QUEUE)
+    offline.sync()
+    assert (offline.now(record).stage, offline.now(record).slurm_id) == (Stage.SUBMITTED, 1)
+    assert offline.job("key").id == record.id
+    assert len(offline.slurm.submissions) == 1
+
+
+def test_an_answer_that_was_lost_for_good_is_asked_for_again_once_it_is_certain(offline: Offline) -> None:
+    offline.slurm.lose_next("never")
+    record = offline.job()
+    for _ in range(4):
+        offline.sync(after=60)
+    offline.slurm.down = True
+    offline.sync(after=60)  # what was heard until now was not healthy all the time
+    offline.slurm.down = False
+    waited = 0
+    while len(offline.slurm.submissions) == 1:
+        offline.sync(after=20)
+        waited += 20
+    assert waited >= 140
+    assert (offline.now(record).stage, offline.slurm_jobs(record)) == (Stage.SUBMITTED, [2])
+    assert Path(record.folder, "job.sbatch").exists()
+
+
+def test_no_second_submission_while_silence_says_nothing(offline: Offline) -> None:
+    offline.slurm.lose_next("later")
+    offline.slurm.sees_others = False
+    record = offline.job()
+    for _ in range(20):
+        offline.sync(after=60)
+    assert len(offline.slurm.submissions) == 1
+    offline.slurm.arrive()
+    offline.sync()
+    assert offline.now(record).slurm_id == 1
+
+
+def make_two(site: Offline) -> Record:
+    """A job that Slurm has twice: the first came up late, after the second had been handed in."""
+    site.slurm.lose_next("later")
+    record = site.job()
+    while len(site.slurm.submissions) == 1:
+        site.sync(after=60)
+    assert site.now(record).slurm_id == 2
+    assert site.slurm.arrive() == [1]
+    return record
+
+
+def test_a_second_slurm_job_that_has_not_started_is_cancelled(offline: Offline) -> None:
+    record = make_two(offline)
+    assert offline.sync().cancelled == (("1", 1),)
+    assert Path(record.folder, "owner").readlink() == Path("2")
+    assert (offline.slurm.see(1).state, offline.slurm.see(2).state) == ("CANCELLED", "PENDING")
+    offline.run(record)
+    offline.slurm.finish(2)
+    offline.sync()
+    assert offline.now(record).state is JobState.SUCCESS
+
+
+def test_the_slurm_job_that_passed_the_fence_is_the_jobs_own(offline: Offline) -> None:
+    record = make_two(offline)
+    assert offline.fence(record, 1) == 1
+    offline.slurm.start(1)
+    assert offline.fence(record, 2) == 1  # the other begins too, and runs nothing
+    offline.slurm.start(2)
+    offline.slurm.finish(2)
+    assert offline.sync().cancelled == ()
+    assert (offline.now(record).slurm_id, offline.now(record).state) == (1, JobState.RUNNING)
+    offline.slurm.finish(1, 7)
+    offline.sync()
+    assert (offline.now(record).state, offline.now(record).exit_code) == (JobState.FAILURE, 7)
+
+
+def test_the_end_of_the_one_that_ran_nothing_says_nothing(offline: Offline) -> None:
+    record = make_two(offline)
+    offline.fence(record, 1)
+    for slurm_id in (1, 2):
+        offline.slurm.start(slurm_id)
+    offline.slurm.finish(2)
+    offline.slurm.purge(1)
+    # The queue knows the loser alone, and says that it succeeded.
+    for _ in range(3):
+        offline.sync()
+        assert offline.now(record).state is JobState.IN_QUEUE
+    offline.record_exit(record, 3, slurm_id=1)
+    offline.sync()
+    assert (offline.now(record).state, offline.now(record).slurm_id) == (JobState.FAILURE, 1)
+
+
+def test_a_second_job_is_not_judged_while_its_folder_cannot_be_read(offline: Offline) -> None:
+    record = make_two(offline)
+    offline.fence(record, 1)
+    offline.slurm.finish(1)
+    offline.slurm.purge(2)
+
+    def before(command: Command) -> None:
+        if command.user is not None:
+            raise ConnectionLost("gone")
+
+    offline.transport.before = before
+    assert offline.sync().problems != ()
+    assert (offline.now(record).slurm_id, offline.now(record).state) == (2, JobState.IN_QUEUE)
+    offline.transport.before = lambda _: None
+    offline.sync()
+    assert (offline.now(record).slurm_id, offline.now(record).state) == (1, JobState.SUCCESS)
+
+
+def test_a_job_that_is_handed_in_during_a_pass_is_left_alone(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline.run(offline.job())
+    inner = offline.slurm.queue
+    fresh: list[Record] = []
+
+    def queue(users: Sequence[str]) -> Listing:
+        if not fresh:
+            monkeypatch.setattr(offline.slurm, "queue", inner)
+            fresh.extend(jobs.submit(offline.open(), Owner(created_by="alice"), [offline.item()]))
+        return inner(users)
+
+    monkeypatch.setattr(offline.slurm, "queue", queue)
+    assert offline.sync().cancelled == ()
+    assert offline.slurm.see(offline.slurm_id(fresh[0])).state == "PENDING"
+
+
+def test_a_finished_job_that_its_owner_requeues_runs_nothing(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    offline.slurm.finish(1)
+    offline.sync()
+    offline.job()
+    offline.slurm.requeue(1)
+    offline.slurm.start(1)
+    assert Path(record.folder, "owner").readlink() == Path("closed")
+    assert offline.sync().cancelled == (("1", 1),)
+    assert offline.slurm.see(1).state == "CANCELLED"
+    assert offline.now(record).state is JobState.SUCCESS
+
+
+def test_a_pass_that_is_killed_when_a_job_is_final_leaves_its_folder_closed(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = offline.run(offline.job())
+    offline.slurm.finish(1, 3)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline.site.store, "change", killed)
+        with pytest.raises(KeyboardInterrupt):
+            offline.sync()
+    assert Path(record.folder, "owner").readlink() == Path("closed")
+    offline.sync()
+    assert (offline.now(record).state, offline.now(record).exit_code) == (JobState.FAILURE, 3)
+
+
+def test_a_cancel_whose_fence_was_made_and_not_remembered(offline: Offline) -> None:
+    offline.slurm.lose_next("never")
+    record = offline.job()
+    Path(record.folder, "owner").symlink_to("cancelled")
+    offline.sync()
+    assert (offline.now(record).state, offline.now(record).status) == (JobState.SUCCESS, "Your job was cancelled")
+
+
+# Claims that wait
+
+
+def test_a_claim_is_handed_over_once_its_peer_is_there(offline: Offline) -> None:
+    offline.slurm.lose_next("later")
+    database = offline.job()
+    consumer = offline.job(resources=[peer("db", database)])
+    offline.sync()
+    assert offline.now(consumer).status == "Your job waits until Slurm has its peer 1 (db)"
+    offline.slurm.arrive()
+    assert offline.sync().submitted == ("2",)
+    assert offline.now(consumer).stage is Stage.SUBMITTED
+    assert offline.views == {"2"}
+
+
+def test_a_claim_whose_peer_ends_ends_with_it(offline: Offline) -> None:
+    offline.slurm.lose_next("later")
+    database = offline.job()
+    consumer = offline.job(resources=[peer("db", database)])
+    jobs.cancel(offline.site, [database.id])
+    offline.sync()
+    ended = offline.now(consumer)
+    assert (ended.state, ended.status) == (JobState.FAILURE, "peer 1 (db) ended before this job could start")
+    assert len(offline.slurm.submissions) == 1
+    assert offline.views == set()
+
+
+def test_a_claim_that_slurm_refuses_in_a_pass_ends_with_its_words(offline: Offline) -> None:
+    offline.slurm.lose_next("later")
+    database = offline.job()
+    consumer = offline.job(resources=[peer("db", database)])
+    offline.slurm.arrive()
+    offline.slurm.refuse_next("no such partition")
+    assert offline.sync().problems == ("Slurm refused job 2: no such partition",)
+    ended = offline.now(consumer)
+    assert (ended.state, ended.status) == (JobState.FAILURE, "Slurm refused job 2: no such partition")
+    offline.sync()
+    assert offline.views == set()
+
+
+# Outages
+
+
+def test_an_outage_changes_nothing_and_empties_no_file(offline: Offline) -> None:
+    database = offline.run(offline.job())
+    offline.job(resources=[peer("db", database)])
+    offline.sync()
+    before = ([offline.now(database)], offline.shared, (offline.peers / "2").read_text())
+    offline.slurm.down = True
+    for _ in range(5):
+        report = offline.sync(after=3600)
+        assert "could not list Slurm's jobs" in report.problems[0]
+        assert report.changed == ()
+    assert ([offline.now(database)], offline.shared, (offline.peers / "2").read_text()) == before
+    offline.slurm.down = False
+    assert offline.sync().problems == ()
+
+
+def test_an_answer_that_cannot_be_read_is_none(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = offline.run(offline.job())
+
+    def queue(_: Sequence[str]) -> Listing:
+        raise Unknown("half a row")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline.slurm, "queue", queue)
+        assert offline.sync(after=9999).problems == ("could not list Slurm's jobs: half a row",)
+    assert offline.now(record) == record
+
+
+def test_a_job_that_nobody_knows_is_lost_after_long_and_healthy_silence(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    offline.slurm.purge(1)
+    offline.slurm.sees_others = False
+    for _ in range(5):
+        assert "may not see others' jobs" in offline.sync(after=3600).problems[0]
+    offline.slurm.sees_others = True
+    assert offline.sync().problems == ()
+    offline.sync(after=3599)
+    assert offline.now(record).state is JobState.RUNNING
+    offline.sync(after=1)
+    assert offline.now(record).state is JobState.FAILURE
+    assert "Your job was lost" in offline.now(record).status
+
+
+def test_a_purged_job_ends_by_its_exit_record(offline: Offline) -> None:
+    for code, state in ((0, JobState.SUCCESS), (3, JobState.FAILURE)):
+        record = offline.run(offline.job())
+        offline.record_exit(record, code)
+        offline.slurm.purge(offline.slurm_id(record))
+        offline.sync()
+        assert (offline.now(record).state, offline.now(record).exit_code) == (state, code)
+
+
+def test_the_record_of_an_earlier_run_says_nothing(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    offline.record_exit(record, 0)
+    offline.slurm.requeue(1)
+    offline.run(record)
+    offline.slurm.purge(1)
+    offline.sync()
+    assert offline.now(record).state is JobState.RUNNING
+    offline.record_exit(record, 4, restart=1)
+    offline.sync()
+    assert offline.now(record).exit_code == 4
+
+
+def test_accounting_tells_what_the_queue_has_forgotten(tmp_path: Path) -> None:
+    site = Offline(tmp_path, accounting=True)
+    record = site.run(site.job())
+    site.slurm.end(1, "OUT_OF_MEMORY")
+    site.slurm.purge(1)
+    site.sync()
+    assert (site.now(record).state, site.now(record).status) == (
+        JobState.FAILURE, "Your job used more memory than it asked for"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("by", "state", "words"), [("alice", JobState.SUCCESS, "was cancelled"), ("root", JobState.FAILURE, "by the site")]
+)
+def test_who_cancelled_it(tmp_path: Path, by: str, state: JobState, words: str) -> None:
+    site = Offline(tmp_path, accounting=True)
+    record = site.run(site.job())
+    site.slurm.end(1, "CANCELLED", cancelled_by=by)
+    site.sync()
+    assert site.now(record).state is state
+    assert words in site.now(record).status
+
+
+def test_hosts_files_that_could_not_be_written_are_the_next_passes_affair(offline: Offline) -> None:
+    database = offline.run(offline.job())
+    offline.job(resources=[peer("db", database)])
+    offline.slurm.finish(1)
+    offline.slurm.finish(2)
+
+    def before(command: Command) -> None:
+        if command.user is None:
+            raise ConnectionLost("gone")
+
+    offline.transport.before = before
+    assert "could not write the hosts files: gone" in offline.sync().problems
+    assert offline.now(database).state is JobState.SUCCESS, "what was learned is remembered all the same"
+    assert "192.0.2.1 db\n" in (offline.peers / "2").read_text()
+    offline.transport.before = lambda _: None
+    assert offline.sync().problems == ()
+    assert (offline.views, shared(offline)) == (set(), "")
+
+
+def test_a_folder_that_is_gone_is_no_obstacle(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    Path(record.folder).rename(f"{record.folder}-elsewhere")
+    offline.slurm.finish(1)
+    assert offline.sync().problems == ()
+    assert offline.now(record).state is JobState.SUCCESS
+
+
+def test_what_users_put_into_their_folders_stops_no_pass(offline: Offline) -> None:
+    mine = offline.run(offline.job())
+    bobs = offline.job(user="bob")
+    Path(bobs.folder, "owner").symlink_to("9" * 40)
+    Path(bobs.folder, "exit.json").write_text(json.dumps({"slurm_id": 2, "ended_at": 1e999}) + "\n0 owner 5\nend\n")
+    offline.slurm.purge(2)
+    offline.slurm.finish(1)
+    assert offline.sync().problems == ()
+    assert offline.now(mine).state is JobState.SUCCESS
+    assert offline.now(bobs).state is JobState.IN_QUEUE
+    Path(bobs.folder, "owner").unlink()
+    Path(bobs.folder, "owner").symlink_to("4294967295")
+    offline.sync()
+    assert offline.now(bobs).state is JobState.IN_QUEUE
+
+
+# Views in the jobs' own folders
+
+
+def test_private_views(tmp_path: Path) -> None:
+    site = Offline(tmp_path, {"peers": {"private": True}})
+    database = site.run(site.job(), "node002")
+    consumer = site.job(resources=[peer("db", database)])
+    view = Path(consumer.folder, "hosts")
+    assert "192.0.2.2 db\n" in view.read_text()
+    assert view.stat().st_mode & 0o777 == 0o600
+    assert not site.peers.exists()
+    before = view.stat().st_ino
+    site.sync()
+    assert view.stat().st_ino == before, "only what changed is written"
+    site.slurm.finish(1)
+    site.sync()
+    assert view.read_text() == ""
+    assert not site.peers.exists()
+
+
+def test_a_private_view_is_written_even_where_a_pass_came_before_the_folder(tmp_path: Path) -> None:
+    site = Offline(tmp_path, {"peers": {"private": True}})
+    site.slurm.lose_next("later")
+    database = site.job()
+    consumer = site.job(resources=[peer("db", database)])
+    other = site.run(site.job())
+    assert other.state is JobState.RUNNING
+    assert not Path(consumer.folder).exists()
+    site.slurm.arrive()
+    for _ in range(3):
+        site.sync()
+    assert site.now(consumer).stage is Stage.SUBMITTED
+    assert Path(consumer.folder, "hosts").read_text() == ""
+    site.run(database)
+    assert "db\n" in Path(consumer.folder, "hosts").read_text()
+
+
+def test_every_job_has_a_view_where_the_site_wants_it(tmp_path: Path) -> None:
+    site = Offline(tmp_path, {"peers": {"always": True}})
+    record = site.job()
+    site.sync()
+    assert (site.views, (site.peers / record.id).read_text()) == ({record.id}, "")
+
+
+# Dry runs
+
+
+def test_a_dry_run_changes_nothing(offline: Offline) -> None:
+    record = make_two(offline)
+    offline.slurm.start(2)
+    waiting = offline.job(resources=[peer("db", record)])
+    offline.site.store.change([(offline.now(waiting), {"status": "x"})], 1.0)
+
+    def state() -> Any:
+        return (
+            offline.site.store.all(9), told(offline, record), offline.shared, offline.views,
+            offline.slurm.see(1), offline.slurm.see(2),
+            sorted(str(path) for path in (offline.folder / "home").rglob("*")), len(offline.slurm.submissions),
+        )  # fmt: skip
+
+    before = state()
+    report = sync(offline.site, dry_run=True)
+    assert next((old.id, new.state) for old, new in report.changed) == ("1", JobState.RUNNING)
+    assert state() == before
+    assert sync(offline.site).changed
+
+
+# Arrays
+
+
+def test_an_array_ends_with_its_last_task(offline: Offline) -> None:
+    record = offline.job(application="array")
+    assert record.array
+    offline.slurm.change(1, task="0")
+    offline.run(record)
+    offline.record_exit(record, 5, task="1")
+    assert shared(offline) == "", "the tasks of an array have no one address"
+    offline.slurm.finish(1)
+    offline.sync()
+    assert offline.now(record).state is JobState.FAILURE
+
+
+def test_only_one_pass_at_a_time(offline: Offline) -> None:
+    with offline.site.only_one_pass() as first, offline.open().only_one_pass() as second:
+        assert (first, second) == (True, False)
+    with offline.site.only_one_pass() as again:
+        assert again
