@@ -326,12 +326,14 @@ def _ended(
     codes = [row.exit_code for row in rows if row.exit_code is not None]
     # A job that began and ended between two passes is seen here for the first time.
     began = min((float(row.started) for row in rows if row.started is not None), default=None)
+    nodes = next((row.nodes for row in rows if row.nodes), record.nodes)
     return {
         **_end(float(last) or evidence.now, state, text),
         "exit_code": max(codes, default=None),
         "restarts": restarts,
         "started": began if record.started is None else record.started,
-        "nodes": next((row.nodes for row in rows if row.nodes), record.nodes),
+        "nodes": nodes,
+        "addresses": record.addresses if nodes == record.nodes else (),
     }
 
 

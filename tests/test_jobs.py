@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from contextlib import suppress
@@ -153,6 +154,23 @@ def test_two_consumers_mean_different_jobs_by_one_name(offline: Offline) -> None
         consumer = offline.job(resources=[peer("database", database)])
         assert f"{address} database\n" in (offline.peers / consumer.id).read_text()
         assert f"{address} database.{consumer.id}.peers\n" in offline.shared
+
+
+def test_one_process_at_a_time_writes_hosts_files(offline: Offline) -> None:
+    database = offline.job()
+    held: list[str] = []
+
+    def before(command: Command) -> None:
+        if "sha256sum" in "".join(command.argv):  # both the reading and the writing
+            with (offline.folder / "state" / "hosts.lock").open() as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.append(command.argv[0])
+
+    offline.transport.before = before
+    offline.job(resources=[peer("db", database)])
+    assert len(held) == 2
+    with (offline.folder / "state" / "hosts.lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 # Refusals leave nothing behind

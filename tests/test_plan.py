@@ -343,6 +343,13 @@ def test_where_a_job_is(
     assert bool([group for group in plan.groups if group.peer == "1"]) == bool(addresses)
 
 
+def test_a_run_that_no_pass_saw_has_no_addresses_of_another() -> None:
+    new, _ = decide(job(**RUNNING), (row("COMPLETED", exit_code=0, nodes=("n2", "n3"), started=9600, restarts=1),))
+    assert (new.state, new.nodes, new.addresses) == (SUCCESS, ("n2", "n3"), ())
+    new, _ = decide(job(), (row("COMPLETED", exit_code=0, nodes=("n1",), started=9600),))
+    assert (new.nodes, new.started, new.addresses) == (("n1",), 9600.0, ())
+
+
 def test_a_requeue_ends_the_names_and_the_next_start_moves_them() -> None:
     consumer = job("2", slurm_id=18, peers=(Peer("db", "1"),))
     theirs = Observation(18, None, "i-local-2", "alice", "PENDING")
