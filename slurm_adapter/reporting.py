@@ -13,7 +13,7 @@ OUTAGE = "outage"
 
 
 def outage_lines(store: Store, report: Report) -> list[str]:
-    """What a pass has to tell: an outage that began or changed its kind, or that one is over."""
+    """What a pass has to tell: that an outage began, with all its problems, or that it is over."""
     told = store.fact(OUTAGE)
     if report.problems:
         if told is None:
