@@ -91,6 +91,7 @@ def check_site(site: Site) -> Iterator[Finding]:
     yield from _noted(_shared(site))
     yield from _noted(_drives(site, accounts))
     yield from _noted(_peers(site, nodes, accounts))
+    yield from _noted(_demo(site, nodes, accounts))
 
 
 def _here(site: Site) -> Iterator[Finding]:
@@ -239,6 +240,29 @@ def _drives(site: Site, accounts: list[str]) -> Iterator[Finding]:
                 Level.WARNING,
                 f"drive {drive.id}: {drive.path} is no folder that any of {', '.join(accounts)} can reach",
             )
+
+
+def _demo(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
+    """What `demo` needs besides, which no other job does."""
+    lacks = []
+    if site.config.command_line.user is None:
+        lacks.append("command_line.user")
+    if len(nodes) < 2:
+        lacks.append("a second node")
+    if accounts:
+        compile_static = Command(
+            ("cc", "-static", "-x", "c", "-", "-o", "/dev/null"),
+            stdin=b"int main(void) { return 0; }",
+            user=accounts[0],
+        )
+        try:
+            compiles = site.transport.run(compile_static).status == 0
+        except AdapterError:
+            compiles = False
+        if not compiles:
+            lacks.append("a C compiler (cc) with a static C library on the cluster")
+    if lacks:
+        yield Finding(Level.NOTE, f"the demo cannot run here: it needs {', '.join(lacks)}; other jobs do not")
 
 
 def _peers(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
