@@ -43,7 +43,9 @@ class Evidence:
     """The jobs that they name as peers, by id; ended ones too."""
     rows: Mapping[str, tuple[Observation, ...]] | None
     """What the queue says, by token; None where it could not be asked."""
-    silence_counts: bool
+    renamed: frozenset[str] = frozenset()
+    """Jobs whose Slurm id is listed for their account under a strange name: renamed, or the id came round again."""
+    silence_counts: bool = False
     """A job that is not in the queue's answer is not in the queue: this account sees everybody's jobs."""
     history: Mapping[int, tuple[Observation, ...]] | None = field(default_factory=dict)
     """What accounting says of the jobs that it was asked about, by Slurm id; None where it could not be asked."""
@@ -370,6 +372,13 @@ def _end_by_record(record: Record, exits: list[ExitRecord], evidence: Evidence) 
 
 def _missing(record: Record, evidence: Evidence, problems: list[str]) -> dict[str, Any]:
     """Nobody knows anything. Only long and healthy silence makes it lost."""
+    if record.id in evidence.renamed:
+        problems.append(
+            f"job {record.id}: Slurm job {record.slurm_id} of {record.account} has another name than {record.token}; "
+            "nothing was changed. If its user renamed it: scontrol update "
+            f"JobId={record.slurm_id} JobName={record.token}"
+        )
+        return {"missing_since": None}
     if not evidence.silence_counts or (evidence.accounting and evidence.history is None):
         problems.append(
             f"job {record.id}: Slurm job {record.slurm_id} is not listed, and "

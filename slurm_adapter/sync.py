@@ -95,6 +95,7 @@ def _gather(site: Site, records: tuple[Record, ...]) -> _Gathered:
     evidence = Evidence(
         now=site.clock(),
         records=records,
+        renamed=_renamed(site, records, listing),
         peers=site.store.find({peer.job_id for record in records for peer in record.peers}),
         rows=rows if listing is not None else None,
         silence_counts=listing is not None and listing.sees_others,
@@ -206,6 +207,16 @@ def _new_nodes(record: Record, row: Observation) -> tuple[str, ...]:
     if translate(row).state is JobState.IN_QUEUE or (row.nodes == record.nodes and record.addresses):
         return ()
     return row.nodes
+
+
+def _renamed(site: Site, records: Iterable[Record], listing: Listing | None) -> frozenset[str]:
+    """Jobs whose Slurm id is listed for their account, but under a name that is no token of ours."""
+    strange = {
+        (row.slurm_id, row.user)
+        for row in (listing.observations if listing is not None else ())
+        if not row.name.startswith(f"{site.store.instance}-")
+    }
+    return frozenset(record.id for record in records if (record.slurm_id, record.account) in strange)
 
 
 def _by_token(listing: Listing) -> dict[str, tuple[Observation, ...]]:

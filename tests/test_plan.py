@@ -268,6 +268,14 @@ def test_what_tells_nothing_is_a_problem_of_the_pass(state: str) -> None:
     assert state in plan.problems[0]
 
 
+def test_a_job_under_a_strange_name_is_not_lost() -> None:
+    known = job(missing_since=0.0)
+    assert decide(known, ())[0].state is JobState.FAILURE
+    new, plan = decide(known, (), renamed=frozenset({"1"}), inside={"1": Inside(True, "17")})
+    assert (new.state, new.stage, new.missing_since) == (known.state, known.stage, None)
+    assert f"JobId=17 JobName={TOKEN}" in plan.problems[0]
+
+
 def test_claims_and_their_peers() -> None:
     peer, consumer = job("2", slurm_id=None), job(peers=(Peer("db", "2"),), **CLAIM)
 

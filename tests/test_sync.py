@@ -402,6 +402,20 @@ def test_an_answer_that_cannot_be_read_is_none(offline: Offline, monkeypatch: py
     assert offline.now(record) == record
 
 
+def test_a_job_that_its_user_renamed_is_not_lost(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    offline.slurm.change(1, name="my own name")
+    for _ in range(3):
+        offline.slurm.now += 4000
+        [problem] = offline.sync().problems
+        assert f"JobName={record.token}" in problem
+        assert offline.now(record).state is JobState.RUNNING
+    offline.slurm.change(1, name=record.token)
+    offline.slurm.finish(1)
+    assert offline.sync().problems == ()
+    assert offline.now(record).state is JobState.SUCCESS
+
+
 def test_a_job_that_nobody_knows_is_lost_after_long_and_healthy_silence(offline: Offline) -> None:
     record = offline.run(offline.job())
     offline.slurm.purge(1)
