@@ -8,7 +8,7 @@ except that only files of the site's own folder are `trusted`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -36,7 +36,6 @@ ParameterType = Literal[
     "modules",
     "private_network",
 ]
-PARAMETER_TYPES: tuple[str, ...] = get_args(ParameterType)
 
 
 @dataclass(frozen=True, slots=True)

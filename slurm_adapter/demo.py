@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slurm_adapter import folders, joblogs, jobs, views
+from slurm_adapter import bash, folders, joblogs, jobs, views
 from slurm_adapter.config import Config, Drive, load_config
 from slurm_adapter.errors import InvalidConfig, Refused
 from slurm_adapter.script import packaged_templates
@@ -119,7 +119,7 @@ def _demo_config(config: Config, folder: str) -> Config:
         for category, products in config.machines.items()
     }
     drives = [drive for drive in config.drives if drive.id != "123"]
-    load = f"{config.jobs.system_load}\nexport PATH={_quoted(folder)}:$PATH"
+    load = f"{config.jobs.system_load}\nexport PATH={bash.quote(folder)}:$PATH"
     return config.model_copy(
         update={
             "machines": machines,
@@ -127,12 +127,6 @@ def _demo_config(config: Config, folder: str) -> Config:
             "jobs": config.jobs.model_copy(update={"system_load": load}),
         }
     )
-
-
-def _quoted(text: str) -> str:
-    from slurm_adapter.bash import quote  # noqa: PLC0415
-
-    return quote(text)
 
 
 def _build(stage: _Stage, account: str, folder: str) -> None:

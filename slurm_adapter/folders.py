@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from slurm_adapter.translation import File
     from slurm_adapter.transports.interface import Result, Transport
 
-CLOSED = "closed"
-"""What `owner` names once a job is final: nothing runs in its folder again."""
 CANCELLED = "cancelled"
 """What `owner` names where a job was cancelled before anything ran: nothing will."""
 

@@ -32,8 +32,6 @@ PACKAGES = (
     "musl-tools",
 )
 ACCOUNTING_PACKAGES = ("slurmdbd", "mariadb-server")
-TEST_PACKAGES = ("openmpi-bin", "libopenmpi-dev")
-"""What the tests need besides: Open MPI, whose shared-memory transport reads other processes' memory directly."""
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _POLICY_TEXT = "#!/bin/sh\n# slurm-adapter sandbox install: starts no services; removed when done\nexit 101\n"
