@@ -323,6 +323,8 @@ def test_a_cancel_lets_all_its_processes_clean_up(make: Callable[..., Folder], m
     for line in ("names held", "child done", "step done"):
         assert output.splitlines().count(line) == 1, output + folder.read("log.txt")
     assert folder.exit()["exit_code"] == 9
+    # It ended by itself, and not by Slurm's KILL after KillWait.
+    assert folder.cluster.show(folder.job)["ExitCode"] == "9:0"
     folder.cluster.wait_for(lambda: not folder.processes())
 
 

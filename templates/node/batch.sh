@@ -72,11 +72,17 @@ alive() { # PID of a child: it runs, and is no zombie
 }
 
 list_application() { # the application's processes, less srun: its tasks get TERM from Slurm, and it would kill them
+    # They are of this process's group, and not its own helpers: those descend from it, and not through the payload.
     cat /proc/[0-9]*/stat 2>/dev/null | awk -v me=$$ -v payload="$payload" '
         { pid = $1; name = $0; sub(/\) [^)]*$/, "", name); sub(/^[^(]*\(/, "", name); sub(/^.*\) /, "") }
-        pid == me { group = $3 }
-        pid == payload || $2 != me { pgrp[pid] = $3; state[pid] = $1; comm[pid] = name }
-        END { for (pid in pgrp) if (pgrp[pid] == group && pid != me && comm[pid] != "srun" && state[pid] !~ /[ZX]/) print pid }
+        { state[pid] = $1; parent[pid] = $2; pgrp[pid] = $3; comm[pid] = name }
+        END {
+            for (pid in pgrp) {
+                if (pgrp[pid] != pgrp[me] || comm[pid] == "srun" || state[pid] ~ /[ZX]/) continue
+                for (up = pid; up != me && up != payload && up in parent; up = parent[up]) ;
+                if (up != me) print pid
+            }
+        }
     '
 }
 
