@@ -24,6 +24,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slurm_adapter.arrays import read_tasks
 from slurm_adapter.errors import InvalidInput
 from slurm_adapter.specification import shown
 
@@ -257,6 +258,16 @@ def check_override(directive: Directive, machine: Machine) -> None:
             quote(directive.value)
         except InvalidInput as error:
             raise InvalidInput(f"{said}: {error}") from error
+    if name == "array":
+        try:
+            read_tasks(directive.value or "")
+        except ValueError as error:
+            raise InvalidInput(f"{said}: {error}") from error
+
+
+def count_tasks(directives: Iterable[Directive]) -> int:
+    """How many tasks a job has as an array; 0 for one that is none."""
+    return sum(len(read_tasks(each.value or "")) for each in directives if each.name == "array")
 
 
 def read_value(name: str, value: object) -> Directive | None:

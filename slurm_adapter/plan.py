@@ -7,6 +7,8 @@ The rules, each of which another program has paid for:
 * The Slurm job of a job is the one that its folder's `owner` names, whatever id is remembered: a second job made by a
   lost answer runs nothing, and its end says nothing.
 * A final state stays.
+* Many endings at once of which Slurm itself says nothing are more likely a mistake of ours, or of the site, than true:
+  they are held back until somebody has looked (`Evidence.end_many`).
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import hosts
+from slurm_adapter.arrays import read_tasks
 from slurm_adapter.folders import CANCELLED, ExitRecord, Inside, slurm_id
 from slurm_adapter.states import JobState, Verdict, translate
 from slurm_adapter.store import Record, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from slurm_adapter.schedulers.interface import Observation
 
@@ -30,6 +33,9 @@ SBATCH_SECONDS = 155
 
 ACCOUNTING_SECONDS = 60
 """How long accounting may lag behind the queue before the queue's word is taken alone."""
+
+MANY, MANY_OF_ALL = 10, 0.2
+"""More endings than this, and more than this part of all jobs, are many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ class Evidence:
     """The site's own table."""
     message_timeout: int = 10
     lost_after: int = 3600
+    end_many: bool = False
+    """Somebody has looked, and many jobs may end of which Slurm itself does not say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +118,7 @@ def make_plan(evidence: Evidence) -> Plan:
     cancel: list[tuple[Record, int]] = []
     problems: list[str] = []
     after: dict[str, Record] = dict(evidence.peers)
-    seen = replace(evidence, peers=after)
-    # Claims last, oldest first: what becomes of a peer in this pass decides about them.
-    for record in sorted(evidence.records, key=lambda record: record.stage is Stage.CLAIMED):
-        judge = _JUDGES[record.stage]
-        values = judge(record, seen, problems)
+    for record, values in _judge_all(evidence, after, problems):
         if values.pop("submit", False):
             submit.append(replace(record, **values))
         rows = (evidence.rows or {}).get(record.token, ())
@@ -135,6 +139,42 @@ def make_plan(evidence: Evidence) -> Plan:
         groups=make_groups(after),
         problems=tuple(problems),
     )
+
+
+def _judge_all(
+    evidence: Evidence, after: Mapping[str, Record], problems: list[str]
+) -> Iterator[tuple[Record, dict[str, Any]]]:
+    """What is decided about each job. `after` holds what the caller made of those that came before.
+
+    Claims last, oldest first: what becomes of a peer in this pass decides about them.
+    """
+    handed_over = [record for record in evidence.records if record.stage is not Stage.CLAIMED]
+    judged = [(record, _JUDGES[record.stage](record, evidence, problems)) for record in handed_over]
+    held = _held_back(judged, evidence, problems)
+    for record, values in judged:
+        values.pop("unproven", None)
+        yield record, {} if record.id in held else values
+    for record in evidence.records:
+        if record.stage is Stage.CLAIMED:
+            values = _judge_claimed(record, replace(evidence, peers=after), problems)
+            values.pop("unproven", None)
+            yield record, values
+
+
+def _held_back(
+    judged: Iterable[tuple[Record, dict[str, Any]]], evidence: Evidence, problems: list[str]
+) -> frozenset[str]:
+    """Jobs that would end without a word of Slurm's own, where they are too many to be believed."""
+    unproven = [record.id for record, values in judged if values.get("unproven")]
+    if evidence.end_many or len(unproven) <= max(MANY, MANY_OF_ALL * len(evidence.records)):
+        return frozenset()
+    named = ", ".join(unproven[:5])
+    problems.append(
+        f"{len(unproven)} of {len(evidence.records)} jobs would end in this pass though Slurm itself does not say that "
+        f"they ended (jobs {named}, ...); nothing was done about them. `slurm-adapter sync --dry-run --end-many` shows "
+        "what they would become; where that is right, `slurm-adapter sync --end-many` does it"
+    )
+    return frozenset(unproven)
 
 
 def make_groups(records: Mapping[str, Record]) -> tuple[hosts.Group, ...]:
@@ -249,11 +289,31 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
         return values  # the tasks that the queue has forgotten may have failed
     tasks = {row.task for row in own}
     ended = (*own, *(row for row in told if record.array and row.task not in tasks)) if own else told
+    exits = _exits(record, inside)
+    if left := _tasks_left(record, ended, exits):
+        return values | _missing(record, evidence, problems, left)
     if ended:
         return values | _ended(record, ended, inside, evidence, problems)
-    if (exits := _exits(record, inside)) and not (record.array and evidence.history is None):
+    if exits and not (record.array and evidence.history is None):
         return values | _end_by_record(record, exits, evidence)
     return values | _missing(record, evidence, problems)
+
+
+def _tasks_left(record: Record, rows: Iterable[Observation], exits: Iterable[ExitRecord]) -> int:
+    """Of how many tasks of an array nothing tells how they ended, where anything tells of some of them.
+
+    Without accounting Slurm forgets a task MinJobAge after its end, while others still run; and one that was killed
+    leaves no exit record.
+    """
+    seen: set[int] = set()
+    for text in (*(row.task for row in rows), *(exit_.task for exit_ in exits)):
+        if text is None:
+            return 0  # it is about the whole array
+        try:
+            seen |= read_tasks(text)
+        except ValueError:
+            continue  # a user can write into his job's folder what he likes
+    return max(0, record.tasks - len(seen)) if seen else 0
 
 
 def _alive(record: Record, rows: tuple[Observation, ...], evidence: Evidence, problems: list[str]) -> dict[str, Any]:
@@ -367,11 +427,11 @@ def _end_by_record(record: Record, exits: list[ExitRecord], evidence: Evidence) 
         state, text = JobState.EXPIRED, "Your job reached its time limit"
     else:
         state, text = JobState.FAILURE, f"Your job failed with exit code {worst.exit_code}"
-    return _end(ended, state, text) | {"exit_code": worst.exit_code}
+    return _end(ended, state, text) | {"exit_code": worst.exit_code, "unproven": True}
 
 
-def _missing(record: Record, evidence: Evidence, problems: list[str]) -> dict[str, Any]:
-    """Nobody knows anything. Only long and healthy silence makes it lost."""
+def _missing(record: Record, evidence: Evidence, problems: list[str], left: int = 0) -> dict[str, Any]:
+    """Nobody knows anything of a job, or of `left` tasks of it. Only long and healthy silence makes it lost."""
     if record.id in evidence.renamed:
         problems.append(
             f"job {record.id}: Slurm job {record.slurm_id} of {record.account} has another name than {record.token}; "
@@ -389,13 +449,14 @@ def _missing(record: Record, evidence: Evidence, problems: list[str]) -> dict[st
     since = record.missing_since if record.missing_since is not None else evidence.now
     if evidence.now - since < evidence.lost_after:
         return {"missing_since": since}
+    unproven = {"unproven": True}
     if record.cancelled is not None:
-        return _end(evidence.now, JobState.SUCCESS, "Your job was cancelled")
-    return _end(
-        evidence.now,
-        JobState.FAILURE,
-        f"Your job was lost: Slurm no longer knows its job {record.slurm_id}, nor how it ended",
-    )
+        return _end(evidence.now, JobState.SUCCESS, "Your job was cancelled") | unproven
+    if left:
+        text = f"Your job failed: {left} of its {record.tasks} tasks were lost; nothing tells how they ended"
+    else:
+        text = f"Your job was lost: Slurm no longer knows its job {record.slurm_id}, nor how it ended"
+    return _end(evidence.now, JobState.FAILURE, text) | unproven
 
 
 def _end(when: float, state: JobState, text: str) -> dict[str, Any]:
@@ -404,7 +465,6 @@ def _end(when: float, state: JobState, text: str) -> dict[str, Any]:
 
 _JUDGES = MappingProxyType(
     {
-        Stage.CLAIMED: _judge_claimed,
         Stage.SUBMITTING: _judge_submitting,
         Stage.SUBMITTED: _judge_submitted,
     }

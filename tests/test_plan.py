@@ -194,9 +194,28 @@ ARRAYS = [
      row("RUNNING", task="1"))}}, RUNS, ""),
 ]  # fmt: skip
 
+# Where the number of tasks is known, an array is final only once something tells of each.
+TEN: dict[str, Any] = {**ARRAY, "tasks": 10}
+GOOD = row("COMPLETED", task="0-8", exit_code=0)
+TASKS = [
+    (job(**TEN), (GOOD, row("COMPLETED", task="9", exit_code=0)), {}, SUCCESS, "exit code 0"),
+    (job(**TEN), (GOOD,), {}, RUNS, ""),  # task 9 was killed and forgotten, and left no record
+    (job(**TEN), (GOOD,), {"exits": (exited(0, task="9"),)}, SUCCESS, ""),
+    (job(**TEN), (GOOD,), {"exits": (exited(7, task="9"),)}, FAILURE, "a task of it"),
+    (job(**TEN), (), {"exits": tuple(exited(0, task=str(n)) for n in range(10))}, SUCCESS, "exit code 0"),
+    (job(**TEN), (), {"exits": tuple(exited(0, task=str(n)) for n in range(9))}, RUNS, ""),
+    (job(**TEN), (), {"exits": (*(exited(0, task=str(n)) for n in range(9)), exited(0, task="x y"))}, RUNS, ""),
+    (job(**TEN), (), {"accounting": True, "history": {17: (GOOD, row("NODE_FAIL", task="9"))}}, FAILURE, "lost a node"),
+    (job(missing_since=NOW - 3599, **TEN), (GOOD,), {}, RUNS, ""),
+    (job(missing_since=NOW - 3600, **TEN), (GOOD,), {}, FAILURE, "1 of its 10 tasks were lost"),
+    (job(missing_since=NOW - 3600, **TEN), (GOOD,), {"silence_counts": False}, RUNS, ""),
+    (job(missing_since=NOW - 3600, cancelled=1.0, **TEN), (GOOD,), {}, SUCCESS, "was cancelled"),
+    (job(**TEN), (row("CANCELLED", task="0-9"),), {}, SUCCESS, "by whom is unknown"),
+]  # fmt: skip
+
 
 @pytest.mark.parametrize(
-    ("record", "rows", "other", "state", "words"), [*BY_QUEUE, *BY_WHOM, *SILENT, *DOUBLED, *ARRAYS]
+    ("record", "rows", "other", "state", "words"), [*BY_QUEUE, *BY_WHOM, *SILENT, *DOUBLED, *ARRAYS, *TASKS]
 )
 def test_what_becomes_of_a_job_that_slurm_has(
     record: Record, rows: tuple[Observation, ...] | None, other: dict[str, Any], state: JobState, words: str
@@ -416,3 +435,75 @@ def test_what_has_to_be_asked(
 def test_the_same_evidence_gives_the_same_plan() -> None:
     whole = evidence(job(), rows=(row("RUNNING", nodes=("n1",)), row("PENDING", 18)))
     assert make_plan(whole) == make_plan(whole)
+
+
+# Endings of which Slurm says nothing, many at once
+
+
+def silent_jobs(count: int, **values: Any) -> tuple[Record, ...]:
+    """Jobs that nobody knows anything of, for long enough to be lost."""
+    lost: dict[str, Any] = {"missing_since": NOW - 9999, **RUNNING, **values}
+    return tuple(job(str(number), slurm_id=100 + number, **lost) for number in range(count))
+
+
+def alive(count: int) -> tuple[tuple[Record, ...], dict[str, tuple[Observation, ...]]]:
+    """Jobs that run, and what Slurm says of them."""
+    records = tuple(job(str(number), slurm_id=100 + number, **RUNNING) for number in range(500, 500 + count))
+    return records, {r.token: (row("RUNNING", r.slurm_id or 0, name=r.token, nodes=("n1",)),) for r in records}
+
+
+@pytest.mark.parametrize(
+    ("lost", "others", "end_many", "ended"),
+    [
+        (10, 0, False, 10),  # not more than ten
+        (11, 0, False, 0),
+        (11, 44, False, 11),  # a fifth of all, and not more
+        (11, 43, False, 0),
+        (300, 2000, False, 300),
+        (11, 0, True, 11),
+    ],
+)
+def test_many_endings_without_a_word_of_slurms_are_held_back(
+    lost: int,
+    others: int,
+    end_many: bool,  # noqa: FBT001  # a row of the table
+    ended: int,
+) -> None:
+    silent, (living, rows) = silent_jobs(lost), alive(others)
+    inside = {record.id: Inside(True, str(record.slurm_id)) for record in silent}
+    plan = make_plan(evidence(*silent, *living, rows=None, inside=inside, end_many=end_many))
+    assert not any(values.get("stage") is Stage.ENDED for _, values in plan.changes)  # an outage decides nothing
+    plan = make_plan(replace(evidence(*silent, *living, inside=inside, end_many=end_many), rows=rows))
+    assert sum(values.get("stage") is Stage.ENDED for _, values in plan.changes) == ended
+    held = [problem for problem in plan.problems if "--end-many" in problem]
+    assert len(held) == (ended == 0)
+    if held:
+        assert f"{lost} of {lost + others} jobs would end" in held[0]
+    assert len({group.peer for group in plan.groups}) == lost + others - ended, (
+        "names stay while an ending is held back"
+    )
+
+
+def test_what_slurm_says_itself_is_never_held_back_nor_what_was_never_handed_over() -> None:
+    told = silent_jobs(50, missing_since=None)
+    rows = {r.token: (row("COMPLETED", r.slurm_id or 0, name=r.token, exit_code=0),) for r in told}
+    inside = {record.id: Inside(True, str(record.slurm_id)) for record in told}
+    claims = tuple(job(f"9{n}", peers=(Peer("db", "gone"),), **CLAIM) for n in range(50))
+    plan = make_plan(replace(evidence(*told, *claims, inside=inside), rows=rows))
+    assert sum(values.get("stage") is Stage.ENDED for _, values in plan.changes) == 100
+    assert plan.problems == ()
+
+
+def test_an_ending_by_the_scripts_word_alone_counts_among_the_many() -> None:
+    silent = silent_jobs(11, missing_since=None)
+    inside = {r.id: Inside(True, str(r.slurm_id), (exited(slurm_id=r.slurm_id or 0),)) for r in silent}
+    assert make_plan(evidence(*silent, inside=inside)).changes == ()
+    assert len(make_plan(evidence(*silent, inside=inside, end_many=True)).changes) == 11
+
+
+def test_a_claim_does_not_end_with_a_peer_whose_ending_is_held_back() -> None:
+    silent = silent_jobs(11)
+    claim = job("900", peers=(Peer("db", "3"),), **CLAIM)
+    inside = {record.id: Inside(True, str(record.slurm_id)) for record in silent}
+    plan = make_plan(evidence(*silent, claim, inside=inside))
+    assert [record.id for record in plan.submit] == ["900"]
