@@ -23,9 +23,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, TryAgain
+from slurm_adapter.receivers.interface import Message
 from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
     | {"smb3", "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
 )
 
+Removable = Literal["logs_gone", "folder_gone"]
+"""What is removed of a job that has ended, by the column that tells when it was."""
 
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -92,6 +95,7 @@ class Record:
     time_limit: int
     """Seconds."""
     array: bool
+    """Each replica is a task of an array; see `tasks`."""
     created: float
     """Seconds since the epoch, as are all times here."""
     stage: Stage = Stage.CLAIMED
@@ -113,6 +117,14 @@ class Record:
     started: float | None = None
     ended: float | None = None
     exit_code: int | None = None
+    tasks: int = 0
+    """How many an array has; 0 where there is none, or it is older than this field."""
+    logs_gone: float | None = None
+    """When its logs were removed; see `slurm_adapter.retention`."""
+    folder_gone: float | None = None
+    """When its folder was removed."""
+    tidy_after: float | None = None
+    """Removing failed, and is tried again then."""
     view: str | None = None
     """The SHA-256 of the view last written into the job's folder, where views are private."""
     peers: tuple[Peer, ...] = ()
@@ -139,6 +151,12 @@ _COLUMNS = tuple(field.name for field in fields(Record) if field.name != "peers"
 
 _IN_HOSTS = frozenset({"state", "slurm_id", "restarts", "nodes", "addresses"})
 """What the hosts files are made from."""
+
+_TELL = """
+    INSERT INTO updates (job_id, time, state, status, due)
+    SELECT id, ?, ?, ?, origin <> 'local' FROM jobs WHERE id = ?
+"""
+"""Notes what users are told. Nobody waits for what becomes of jobs that do not come from UCloud."""
 
 _CHANGED, _WRITTEN = "hosts changed", "hosts written"
 """The facts that say what the hosts files must hold, and what they hold."""
@@ -171,6 +189,19 @@ _MIGRATIONS: tuple[tuple[str, str], ...] = (
             time REAL NOT NULL, state TEXT, status TEXT NOT NULL, delivered REAL
         ) STRICT;
         CREATE INDEX updates_by_job ON updates (job_id);
+        """,
+    ),
+    (
+        "the tasks of arrays, the outbox, and what was removed",
+        """
+        ALTER TABLE jobs ADD COLUMN tasks INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE jobs ADD COLUMN logs_gone REAL;
+        ALTER TABLE jobs ADD COLUMN folder_gone REAL;
+        ALTER TABLE jobs ADD COLUMN tidy_after REAL;
+        CREATE INDEX jobs_by_end ON jobs (ended) WHERE stage = 'ended';
+        ALTER TABLE updates ADD COLUMN due INTEGER NOT NULL DEFAULT 0;
+        CREATE INDEX updates_due ON updates (number) WHERE due = 1;
+        DELETE FROM facts WHERE name = 'outage';
         """,
     ),
 )
@@ -308,10 +339,7 @@ class Store:
                     _note_for_hosts(connection)
                 if new.state is not old.state or new.status != old.status:
                     state = new.state if new.state is not old.state else None
-                    connection.execute(
-                        "INSERT INTO updates (job_id, time, state, status) VALUES (?, ?, ?, ?)",
-                        (new.id, now, state, new.status),
-                    )
+                    connection.execute(_TELL, (now, state, new.status, new.id))
                 changed.append(new)
         return changed
 
@@ -340,11 +368,9 @@ class Store:
         return self._select(newest, (limit,))
 
     def note(self, notes: Iterable[tuple[str, str]], now: float) -> None:
-        """Tell users more of jobs, given by id, that changes nothing of them."""
+        """Tell users more of jobs, given by id, that changes nothing of them; nothing of those that have ended."""
         with self._transaction() as connection:
-            connection.executemany(
-                "INSERT INTO updates (job_id, time, status) VALUES (?, ?, ?)", [(id_, now, text) for id_, text in notes]
-            )
+            connection.executemany(f"{_TELL} AND stage <> 'ended'", [(now, None, text, id_) for id_, text in notes])
 
     def updates(self, id_: str) -> list[Update]:
         """What was to be told of a job, in order."""
@@ -361,6 +387,80 @@ class Store:
             )
             for row in rows
         ]
+
+    def due(self, after: int, limit: int) -> list[Message]:
+        """What UCloud is yet to be told, beyond this number, in order, at most `limit`."""
+        with _told(self._path):
+            rows = self._connection.execute(
+                """
+                SELECT *, (
+                    SELECT state FROM updates AS earlier
+                    WHERE earlier.job_id = updates.job_id AND earlier.number < updates.number AND state IS NOT NULL
+                    ORDER BY number DESC LIMIT 1
+                ) AS before
+                FROM updates WHERE due = 1 AND number > ? ORDER BY number LIMIT ?
+                """,
+                (after, limit),
+            ).fetchall()
+        return [
+            Message(
+                row["number"],
+                row["job_id"],
+                row["time"],
+                JobState(row["state"]) if row["state"] else None,
+                row["status"],
+                JobState(row["before"] or JobState.IN_QUEUE),
+            )
+            for row in rows
+        ]
+
+    def note_delivered(self, numbers: Iterable[int], now: float) -> None:
+        """UCloud was told these."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE updates SET due = 0, delivered = ? WHERE number = ?", [(now, number) for number in numbers]
+            )
+
+    def ended_before(self, time: float, column: Removable, now: float, limit: int) -> list[Record]:
+        """Jobs that ended before this time and still have this part of them, oldest first, at most `limit`."""
+        has_it = f"stage = 'ended' AND ended < ? AND folder_gone IS NULL AND {column} IS NULL"
+        oldest = f"SELECT rowid FROM jobs WHERE {has_it} AND coalesce(tidy_after, 0) <= ? ORDER BY ended LIMIT ?"  # noqa: S608  # our own names
+        return self._select(f"rowid IN ({oldest})", (time, now, limit))
+
+    def forgettable(self, time: float, limit: int, *, with_folder: bool) -> list[str]:
+        """Ids of jobs that ended before this time, of which nothing is due and which no live job names as its peer.
+
+        `with_folder`: those, too, whose folder still stands.
+        """
+        with _told(self._path):
+            rows = self._connection.execute(
+                """
+                SELECT id FROM jobs WHERE stage = 'ended' AND ended < ? AND (? OR folder_gone IS NOT NULL)
+                AND NOT EXISTS (SELECT 1 FROM updates WHERE job_id = jobs.id AND due = 1)
+                AND NOT EXISTS (
+                    SELECT 1 FROM peers JOIN jobs AS consumers ON consumers.id = consumer
+                    WHERE peers.job_id = jobs.id AND consumers.stage <> 'ended'
+                )
+                ORDER BY ended LIMIT ?
+                """,
+                (time, with_folder, limit),
+            ).fetchall()
+        return [row["id"] for row in rows]
+
+    def forget_ended(self, ids: Iterable[str]) -> None:
+        """Remember these jobs no longer. One that has not ended stays."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM jobs WHERE id = ? AND stage = 'ended'", [(id_,) for id_ in ids])
+
+    def note_removed(self, ids: Iterable[str], column: Removable, now: float) -> None:
+        """This part of these jobs is gone."""
+        with self._transaction() as connection:
+            connection.executemany(f"UPDATE jobs SET {column} = ? WHERE id = ?", [(now, id_) for id_ in ids])  # noqa: S608  # our own names
+
+    def put_off(self, ids: Iterable[str], until: float) -> None:
+        """Do not try to remove anything of these jobs before this time."""
+        with self._transaction() as connection:
+            connection.executemany("UPDATE jobs SET tidy_after = ? WHERE id = ?", [(until, id_) for id_ in ids])
 
     def fact(self, name: str) -> str | None:
         """Something remembered under a name, such as an outage that was told already."""

@@ -173,6 +173,10 @@ class FakeScheduler:
         """The controller forgets the job, as it does MinJobAge after its end; accounting still knows it."""
         self._jobs[slurm_id].purged = True
 
+    def forget(self, slurm_id: int) -> None:
+        """Nobody knows the job any more, accounting neither: the controller has lost its state."""
+        del self._jobs[slurm_id]
+
     def _reach(self) -> None:
         if self.down:
             raise TryAgain("Unable to contact slurm controller (connect failure)")

@@ -1,0 +1,1 @@
+"""Who is told what becomes of jobs: an interface, and one file for each way."""

@@ -1,0 +1,168 @@
+"""What UCloud is told: durable before it is sent, in order, once, and nothing after the end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm_adapter import jobs, outbox
+from slurm_adapter.errors import AdapterError, TryAgain, Unknown
+from slurm_adapter.receivers.fake import FakeReceiver
+from slurm_adapter.states import JobState
+from slurm_adapter.store import Stage, Store
+from tests.offline import Offline, offline
+from tests.test_store import record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slurm_adapter.store import Record
+
+__all__ = ["offline"]
+
+RUNS: dict[str, Any] = {"state": JobState.RUNNING, "status": "runs"}
+WAITS: dict[str, Any] = {"state": JobState.IN_QUEUE, "status": "waits again"}
+ENDS: dict[str, Any] = {"state": JobState.SUCCESS, "status": "done", "stage": Stage.ENDED, "ended": 9.0}
+
+
+def claim(store: Store, *ids: str) -> list[Record]:
+    """Jobs that came from UCloud."""
+    return store.claim([(record(id_, origin="example", token=f"i-example-{id_}"), b"{}") for id_ in ids])
+
+
+def change(store: Store, record: Record, *steps: dict[str, Any]) -> None:
+    """One change after another."""
+    for values in steps:
+        store.change([(store.get(record.id), values)], 1.0)
+
+
+def told(receiver: FakeReceiver, id_: str = "1") -> list[JobState | None]:
+    return [message.state for message in receiver.told if message.job_id == id_]
+
+
+@pytest.fixture
+def receiver() -> FakeReceiver:
+    return FakeReceiver()
+
+
+def test_what_was_decided_is_told_after_a_restart(tmp_path: Path, receiver: FakeReceiver) -> None:
+    with Store(tmp_path / "state") as store:
+        change(store, claim(store, "1")[0], RUNS, WAITS, RUNS, ENDS)
+    with Store(tmp_path / "state") as store:
+        outbox.deliver(store, receiver, 5.0)
+        assert told(receiver) == [JobState.RUNNING, JobState.IN_QUEUE, JobState.RUNNING, JobState.SUCCESS]
+        assert [update.delivered for update in store.updates("1")] == [5.0] * 4
+        outbox.deliver(store, receiver, 6.0)
+        assert len(receiver.told) == 4
+        assert store.due(after=0, limit=9) == []
+
+
+def test_nobody_waits_for_jobs_that_do_not_come_from_ucloud(tmp_path: Path, receiver: FakeReceiver) -> None:
+    with Store(tmp_path / "state") as store:
+        [own] = store.claim([(record("1"), b"{}")])
+        change(store, own, RUNS)
+        store.note([("1", "a note")], 1.0)
+        outbox.deliver(store, receiver, 5.0)
+        assert receiver.told == []
+        assert [update.status for update in store.updates("1")] == ["runs", "a note"]
+
+
+@pytest.mark.scenario(66)
+def test_nothing_follows_a_final_state(tmp_path: Path, receiver: FakeReceiver) -> None:
+    with Store(tmp_path / "state") as store:
+        change(store, claim(store, "1")[0], ENDS, RUNS, {"status": "more"})
+        store.note([("1", "a note")], 2.0)
+        outbox.deliver(store, receiver, 5.0)
+        assert [message.status for message in receiver.told] == ["done"]
+
+
+def test_an_outage_loses_nothing_and_doubles_nothing(tmp_path: Path, receiver: FakeReceiver) -> None:
+    with Store(tmp_path / "state") as store:
+        first, second = claim(store, "1", "2")
+        receiver.down = True
+        for values in (RUNS, WAITS):
+            change(store, first, values)
+            change(store, second, values)
+            with pytest.raises(TryAgain):
+                outbox.deliver(store, receiver, 5.0)
+        receiver.down = False
+        receiver.lose_next(after=3)
+        with pytest.raises(Unknown):
+            outbox.deliver(store, receiver, 6.0)
+        change(store, first, ENDS)
+        outbox.deliver(store, receiver, 7.0)
+        assert told(receiver, "1") == [JobState.RUNNING, JobState.IN_QUEUE, JobState.SUCCESS]
+        assert told(receiver, "2") == [JobState.RUNNING, JobState.IN_QUEUE]
+
+
+def test_a_job_that_ucloud_does_not_know_is_told_of_later_and_in_order(
+    tmp_path: Path, receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "AT_ONCE", 2)
+    with Store(tmp_path / "state") as store:
+        first, second = claim(store, "1", "2")
+        for values in (RUNS, WAITS, RUNS):
+            change(store, first, values)
+            change(store, second, values)
+        receiver.unknown.add("1")
+        outbox.deliver(store, receiver, 5.0)
+        assert (len(told(receiver, "1")), len(told(receiver, "2"))) == (0, 3)
+        assert {message.job_id for message in store.due(after=0, limit=9)} == {"1"}
+        receiver.unknown.clear()
+        outbox.deliver(store, receiver, 6.0)
+        assert told(receiver, "1") == [JobState.RUNNING, JobState.IN_QUEUE, JobState.RUNNING]
+
+
+@given(st.lists(st.sampled_from(["run", "wait", "end", "tell", "down", "lose 0", "lose 1", "lose 2", "unknown"])))
+def test_whatever_happens_each_job_is_told_of_in_order_and_once(
+    tmp_path_factory: pytest.TempPathFactory, story: list[str]
+) -> None:
+    receiver = FakeReceiver()
+    with Store(tmp_path_factory.mktemp("store") / "state") as store:
+        [job] = claim(store, "1")
+        for step in [*story, "end", "tell"]:
+            receiver.down = step == "down"
+            receiver.unknown = {"1"} if step == "unknown" else set()
+            if step.startswith("lose"):
+                receiver.lose_next(int(step[-1]))
+            if step in {"run", "wait", "end"}:
+                change(store, job, {"run": RUNS, "wait": WAITS, "end": ENDS}[step])
+                continue
+            with suppress(AdapterError):
+                outbox.deliver(store, receiver, 1.0)
+        outbox.deliver(store, receiver, 1.0)
+        assert told(receiver) == [update.state for update in store.updates("1")]
+        assert receiver.state("1") is JobState.SUCCESS
+        assert told(receiver).count(JobState.SUCCESS) == 1
+        assert all(earlier.number < later.number for earlier, later in pairwise(receiver.told))
+
+
+def test_a_pass_tells_what_it_has_decided(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "STANDALONE", "example")
+    receiver = FakeReceiver()
+    offline.site.receiver = receiver
+    job = offline.job()
+    receiver.down = True
+    offline.slurm.start(offline.slurm_id(job))
+    assert "could not tell UCloud" in offline.sync().problems[0]
+    assert offline.now(job).state is JobState.RUNNING, "what is true does not wait for who is told"
+    offline.slurm.finish(offline.slurm_id(job))
+    receiver.down = False
+    assert offline.sync().problems == ()
+    assert told(receiver, job.id) == [None, JobState.RUNNING, JobState.SUCCESS]
+    assert offline.sync().problems == ()
+
+
+def test_what_is_left_is_told_though_no_job_lives(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "STANDALONE", "example")
+    job = offline.run(offline.job())
+    offline.slurm.finish(offline.slurm_id(job))
+    offline.sync()
+    offline.site.receiver = receiver = FakeReceiver()
+    offline.sync()
+    assert receiver.state(job.id) is JobState.SUCCESS
