@@ -216,7 +216,12 @@ def logs(ctx: click.Context, id: str, follow: bool) -> None:
     from slurm_adapter import joblogs
 
     site = open_site(ctx)
-    for piece in joblogs.labelled(joblogs.read(site, site.store.get(id), follow=follow)):
+    record = site.store.get(id)
+    if (gone := record.logs_gone or record.folder_gone) is not None:
+        from slurm_adapter.terminal import moment
+
+        talk(f"the output of job {id} was removed {moment(gone)}: the site keeps it for a time only")
+    for piece in joblogs.labelled(joblogs.read(site, record, follow=follow)):
         stream = sys.stderr.buffer if piece.is_error else sys.stdout.buffer
         stream.write(piece.data)
         stream.flush()
@@ -246,8 +251,9 @@ def cancel(ctx: click.Context, ids: Sequence[str]) -> None:
 
 @cli.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--end-many", is_flag=True, help="End however many jobs, though Slurm itself does not say they ended.")
 @click.pass_context
-def sync(ctx: click.Context, dry_run: bool) -> None:
+def sync(ctx: click.Context, dry_run: bool, end_many: bool) -> None:
     """Bring jobs, hosts files and Slurm together: one pass.
 
     Made for cron: it is silent when all is well, tells of an outage when it begins and when it is over, and exits with
@@ -260,7 +266,7 @@ def sync(ctx: click.Context, dry_run: bool) -> None:
     with site.only_one_pass() as ours:
         if not ours:
             sys.exit(TRY_AGAIN)
-        report = run_pass(site, dry_run=dry_run)
+        report = run_pass(site, dry_run=dry_run, end_many=end_many)
         lines = reporting.plan_lines(report) if dry_run else reporting.outage_lines(site.store, report)
     for line in lines:
         (click.echo if dry_run else talk)(line)

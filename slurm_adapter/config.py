@@ -143,6 +143,25 @@ class Jobs(_Table):
         return value
 
 
+class Retention(_Table):
+    """How long what has to do with a job is kept once it has ended. None of it is ever taken from a job that lives."""
+
+    logs: Annotated[int | None, Field(ge=3600)] = None
+    """Seconds, as are all of these. In the file: "D-HH:MM:SS". None: as long as the folder."""
+    folders: Annotated[int | None, Field(ge=3600)] = None
+    """With all that is in them, what the application wrote there included. None: for ever."""
+    records: Annotated[int, Field(ge=3600)] = 365 * 86400
+    """What is remembered of the job; a key that it was handed in with is a new one afterwards."""
+
+    _read_times = field_validator("logs", "folders", "records", mode="before")(_duration)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Retention:
+        if any(each is not None and each > self.records for each in (self.logs, self.folders)):
+            raise ValueError("records are kept as long as logs and folders: nothing else knows where those are")
+        return self
+
+
 class Machine(_Table):
     """What a UCloud product is on this cluster."""
 
@@ -228,6 +247,7 @@ class Config(_Table):
     """By product category, then product id."""
     drives: tuple[Drive, ...] = ()
     peers: Peers = Peers()
+    retention: Retention = Retention()
     states: dict[str, JobState] = Field(default_factory=dict)
     """Slurm's state words to UCloud's states, where the site wants another one than the adapter's table."""
 

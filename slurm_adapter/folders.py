@@ -81,11 +81,37 @@ done
 exit $status
 """
 
+# Both print the numbers of those of which something is left, or of which it cannot be seen whether it is. A folder that
+# bears another token, or none, is not the job's.
 _REMOVE = r"""
+number=0
 while IFS='	' read -r token folder; do
-    [ "$(readlink -- "$folder/.token")" = "$token" ] && rm -rf -- "$folder"
+    if [ ! -d "${folder%/*}" ]; then
+        printf '%s\n' "$number"
+    elif [ "$(readlink -- "$folder/.token")" = "$token" ]; then
+        rm -rf -- "$folder" || printf '%s\n' "$number"
+    fi
+    number=$((number + 1))
 done
-true
+printf 'end\n'
+"""
+
+_REMOVE_LOGS = r"""
+number=0
+while IFS='	' read -r token folder; do
+    if [ ! -d "${folder%/*}" ]; then
+        printf '%s\n' "$number"
+    elif [ "$(readlink -- "$folder/.token")" = "$token" ]; then
+        for file in "$folder"/stdout.txt "$folder"/stderr.txt "$folder"/stdout-*.txt "$folder"/stderr-*.txt; do
+            # Other files that the job has named so are its own affair.
+            name=${file##*/}
+            case ${name%.txt} in stdout | stderr) ;; std???-*[!0-9]*) continue ;; esac
+            rm -f -- "$file" || printf '%s\n' "$number"
+        done
+    fi
+    number=$((number + 1))
+done
+printf 'end\n'
 """
 
 _VIEWS = r"""
@@ -192,10 +218,23 @@ def close(transport: Transport, user: str, folders: Sequence[str]) -> None:
     _run(transport, user, _CLOSE, _lines(folders), f"close {len(folders)} job folders")
 
 
-def remove(transport: Transport, user: str, folders: Mapping[str, str]) -> None:
-    """Remove these folders, given with their tokens; one that is another job's stays."""
+def remove(transport: Transport, user: str, folders: Mapping[str, str]) -> frozenset[str]:
+    """Remove these folders, given with their tokens; one that is another job's stays. Those that could not be."""
+    return _remove(transport, user, _REMOVE, folders, f"remove {len(folders)} job folders")
+
+
+def remove_logs(transport: Transport, user: str, folders: Mapping[str, str]) -> frozenset[str]:
+    """Likewise, only the logs in them."""
+    return _remove(transport, user, _REMOVE_LOGS, folders, f"remove the logs in {len(folders)} job folders")
+
+
+def _remove(transport: Transport, user: str, script: str, folders: Mapping[str, str], what: str) -> frozenset[str]:
     stdin = "".join(f"{token}\t{folder}\n" for folder, token in folders.items()).encode()
-    _run(transport, user, _REMOVE, stdin, f"remove {len(folders)} job folders")
+    lines = _run(transport, user, script, stdin, what).text.split("\n")
+    if lines[-2:] != ["end", ""]:
+        raise Unknown(f"could not {what} as {user}: the answer breaks off")
+    ordered = list(folders)
+    return frozenset(ordered[int(number)] for number in lines[:-2])
 
 
 def write_views(transport: Transport, user: str, views: Mapping[str, str]) -> set[str]:

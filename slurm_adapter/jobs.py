@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bundle, folders, hosts, peerfiles
+from slurm_adapter.directives import count_tasks
 from slurm_adapter.drives import check_paths_command, read_path_check
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, Refused, TryAgain, Unknown
 from slurm_adapter.plan import make_groups
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from slurm_adapter.site import Site
     from slurm_adapter.specification import JobSpecification, Owner
     from slurm_adapter.translation import Translation
+
+
+HOSTS_SEEN = "hosts seen"
+"""The fact that tells when the hosts files were last looked at, and were what they should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,7 @@ def publish_hosts(site: Site) -> None:
         known = {**site.store.find(named), **{record.id: record for record in active}}
         _write_hosts(site, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known))
         site.store.note_hosts_written(version)
+        site.store.set_fact(HOSTS_SEEN, str(site.clock()))
 
 
 @contextmanager
@@ -351,6 +357,7 @@ def _new_record(
         labels=json.dumps(translation.labels, sort_keys=True),
         replicas=translation.replicas,
         time_limit=translation.seconds,
+        tasks=count_tasks(translation.directives),
         array=any(directive.name == "array" for directive in translation.directives),
         created=site.clock(),
         peers=peers,

@@ -1,29 +1,50 @@
-"""What `sync` says: cron mails every line, so that there is one when an outage begins, and one when it is over."""
+"""What `sync` says: cron mails every line, so that a problem is told once, and once that all is well again."""
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from slurm_adapter.store import Store
     from slurm_adapter.sync import Report
 
 OUTAGE = "outage"
-"""The fact under which the store remembers that an outage was told."""
+"""The fact under which the store remembers what was told of an outage."""
+
+MOST_LINES = 40
+"""Of one mail; an outage with a problem for each of a thousand jobs is told by its first ones."""
 
 
 def outage_lines(store: Store, report: Report) -> list[str]:
-    """What a pass has to tell: that an outage began, with all its problems, or that it is over."""
-    told = store.fact(OUTAGE)
-    if report.problems:
-        if told is None:
-            store.set_fact(OUTAGE, "told")
-            return ["slurm-adapter: this pass is incomplete; no job was changed without evidence:", *report.problems]
-        return []
-    if told is not None:
+    """What a pass has to tell: problems that were not told yet since all was well, or that all is well again.
+
+    Two problems are the same where they differ in numbers only, such as how long something took.
+    """
+    known = store.fact(OUTAGE)
+    told = set(json.loads(known)) if known is not None else set()
+    fresh = [problem for problem in report.problems if _kind(problem) not in told]
+    if fresh:
+        store.set_fact(OUTAGE, json.dumps(sorted(told | set(map(_kind, fresh)))))
+        what = "has more problems" if told else "is incomplete; no job was changed without evidence"
+        return [f"slurm-adapter: this pass {what}:", *_at_most(fresh)]
+    if known is not None and not report.problems:
         store.set_fact(OUTAGE, None)
         return ["slurm-adapter: passes are complete again"]
     return []
+
+
+def _kind(problem: str) -> str:
+    return re.sub(r"\d+", "0", problem)[:200]
+
+
+def _at_most(problems: Sequence[str]) -> Iterator[str]:
+    yield from problems[:MOST_LINES]
+    if len(problems) > MOST_LINES:
+        yield f"and {len(problems) - MOST_LINES} more; `slurm-adapter sync --dry-run` lists all"
 
 
 def plan_lines(report: Report) -> list[str]:
@@ -34,5 +55,8 @@ def plan_lines(report: Report) -> list[str]:
         lines.append(f"job {new.id}: {states}: {new.status}")
     lines += [f"job {id_}: would be handed to Slurm" for id_ in report.submitted]
     lines += [f"job {id_}: its surplus Slurm job {slurm_id} would be cancelled" for id_, slurm_id in report.cancelled]
+    for what, records in (("logs", report.due.logs), ("folder", report.due.folders)):
+        lines += [f"job {record.id}: its {what} in {record.folder} would be removed" for record in records]
+    lines += [f"job {id_}: would no longer be remembered" for id_ in report.due.records]
     lines += [f"problem: {problem}" for problem in report.problems]
     return lines or ["nothing to do"]

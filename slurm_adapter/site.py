@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.catalogue import Catalogue
     from slurm_adapter.config import Config
+    from slurm_adapter.receivers.interface import Receiver
     from slurm_adapter.schedulers.interface import Scheduler
     from slurm_adapter.specification import Owner
     from slurm_adapter.store import Store
@@ -33,6 +34,8 @@ class Site:
     def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
         self.config = config
         self.clock = clock
+        self.receiver: Receiver | None = None
+        """Who is told what becomes of jobs that came from UCloud."""
 
     @cached_property
     def store(self) -> Store:

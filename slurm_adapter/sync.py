@@ -8,14 +8,15 @@ A pass with nothing to do asks nobody anything.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from slurm_adapter import folders, hosts
-from slurm_adapter.errors import AdapterError
-from slurm_adapter.jobs import by_account, hand_over, publish_hosts
+from slurm_adapter import folders, hosts, outbox, retention
+from slurm_adapter.errors import AdapterError, TryAgain, Unknown
+from slurm_adapter.jobs import HOSTS_SEEN, by_account, hand_over, publish_hosts
 from slurm_adapter.plan import Evidence, Plan, live_row, make_plan, needs_history, needs_look
 from slurm_adapter.states import JobState, translate
 from slurm_adapter.store import Stage
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from slurm_adapter.store import Record
 
 
+HOSTS_SECONDS = 600
+"""How long the hosts files go unlooked at while nothing of them changes: whoever damages them meets his mend."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a pass did, or with `--dry-run` would have done."""
@@ -37,6 +42,8 @@ class Report:
     submitted: tuple[str, ...] = ()
     cancelled: tuple[tuple[str, int], ...] = ()
     """Jobs whose surplus Slurm jobs were cancelled, and these."""
+    due: retention.Due = field(default_factory=retention.Due)
+    """What was removed of jobs that ended long ago."""
     problems: tuple[str, ...] = ()
     """What could not be learned or done; the pass was incomplete."""
 
@@ -49,29 +56,43 @@ class _Gathered:
     problems: list[str] = field(default_factory=list)
 
 
-def sync(site: Site, *, dry_run: bool = False) -> Report:
+def sync(site: Site, *, dry_run: bool = False, end_many: bool = False) -> Report:
     """One reconciliation pass. The caller holds the lock (`Site.only_one_pass`).
 
-    What cannot be asked or written is in the report's problems, and the rest is done all the same. Raises only what
-    the database raises.
+    `end_many`: see `Evidence.end_many`. What cannot be asked or written is in the report's problems, and the rest is
+    done all the same. Raises only what the database raises.
     """
     records = tuple(site.store.active())
-    if not records and site.store.hosts_are_written():
-        return Report()
-    gathered = _gather(site, records)
-    plan = make_plan(gathered.evidence)
-    problems = [*gathered.problems, *plan.problems]
+    report = Report()
+    if records or not site.store.hosts_are_written():
+        gathered = _gather(site, records, end_many=end_many, remember=not dry_run)
+        plan = make_plan(gathered.evidence)
+        problems = [*gathered.problems, *plan.problems]
+        report = _preview(plan, problems) if dry_run else _apply(site, plan, gathered, problems)
+    report = replace(report, due=retention.find_due(site))
     if dry_run:
-        changed = tuple((record, replace(record, **values)) for record, values in plan.changes)
-        return Report(changed, tuple(record.id for record in plan.submit), (), tuple(problems))
-    return _apply(site, plan, gathered, problems)
+        return report
+    problems = list(report.problems)
+    retention.remove(site, report.due, problems)
+    if site.receiver is not None:
+        with _noting(problems, "tell UCloud what became of jobs"):
+            outbox.deliver(site.store, site.receiver, site.clock())
+    return replace(report, problems=tuple(problems))
 
 
-def _gather(site: Site, records: tuple[Record, ...]) -> _Gathered:
+def _preview(plan: Plan, problems: list[str]) -> Report:
+    return Report(
+        changed=tuple((record, replace(record, **values)) for record, values in plan.changes),
+        submitted=tuple(record.id for record in plan.submit),
+        problems=tuple(problems),
+    )
+
+
+def _gather(site: Site, records: tuple[Record, ...], *, end_many: bool, remember: bool) -> _Gathered:
     problems: list[str] = []
     listing: Listing | None = None
     if records:
-        with _noting(problems, "list Slurm's jobs"):
+        with _noting(problems, "list Slurm's jobs"), _sparing(site, remember=remember):
             listing = site.scheduler.queue(sorted({record.account for record in records}))
     rows = _by_token(listing) if listing is not None else {}
     inside: dict[str, folders.Inside] = {}
@@ -106,6 +127,7 @@ def _gather(site: Site, records: tuple[Record, ...]) -> _Gathered:
         states=site.config.states,
         message_timeout=site.config.cluster.message_timeout,
         lost_after=site.config.jobs.lost_after,
+        end_many=end_many,
     )
     return _Gathered(evidence, _strays(site, rows, {record.token for record in records}), problems)
 
@@ -133,7 +155,8 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
     changed = site.store.change(plan.changes, site.clock())
     _close(site, [r for r in changed if r.stage is Stage.ENDED and old[r.id].stage is Stage.CLAIMED], problems)
     cancelled = _cancel_surplus(site, plan, gathered, problems)
-    if not site.store.hosts_are_written():
+    seen = float(site.store.fact(HOSTS_SEEN) or 0)
+    if not site.store.hosts_are_written() or not seen <= site.clock() < seen + HOSTS_SECONDS:
         with _noting(problems, "write the hosts files"):
             publish_hosts(site)
     claimed = [
@@ -231,6 +254,37 @@ def _by_id(observations: Iterable[Observation]) -> dict[int, tuple[Observation, 
     for row in observations:
         grouped[row.slurm_id].append(row)
     return {slurm_id: tuple(rows) for slurm_id, rows in grouped.items()}
+
+
+_VAIN = "asked in vain"
+"""The fact that tells how often in a row, and when last, Slurm's controller was asked and gave no good answer."""
+
+_SPARED_FROM = 3
+
+
+@contextmanager
+def _sparing(site: Site, *, remember: bool) -> Iterator[None]:
+    """Leave a controller in peace that gave no good answer three times in a row: 40 seconds, then 80, then 120.
+
+    A busy one gets no better by being asked (`SchedulerParameters` and RPC rate limits in slurm.conf(5)). One that is
+    down is asked in every pass, which costs it nothing.
+    """
+    times, last = json.loads(site.store.fact(_VAIN) or "[0, 0]")
+    wait = min(120, 5 * 2 ** min(times, 9)) if times >= _SPARED_FROM else 0
+    now = site.clock()
+    if last <= now < last + wait:
+        raise TryAgain(
+            f"its controller was asked {times} times in a row and gave no good answer; it is left in peace for "
+            f"{last + wait - now:.0f} more seconds"
+        )
+    try:
+        yield
+    except Unknown:
+        if remember:
+            site.store.set_fact(_VAIN, json.dumps([times + 1, site.clock()]))
+        raise
+    if times and remember:
+        site.store.set_fact(_VAIN, None)
 
 
 @contextmanager

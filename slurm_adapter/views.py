@@ -59,7 +59,7 @@ def job_page(record: Record, updates: Iterable[Update], peers: Mapping[str, Reco
         ("replicas", str(record.replicas) + (" (each a task of an array)" if record.array else "")),
         ("time limit", duration(record.time_limit)),
         ("peers", ", ".join(named) or "-"),
-        ("folder", record.folder),
+        ("folder", record.folder + _gone(record)),
         ("created", moment(record.created)),
         ("started", moment(record.started)),
         ("ended", moment(record.ended)),
@@ -129,6 +129,12 @@ def _slurm(record: Record) -> str:
         )
     again = f", started again {record.restarts} times" if record.restarts else ""
     return f"{record.slurm_id}  {record.token}{again}"
+
+
+def _gone(record: Record) -> str:
+    if record.folder_gone is not None:
+        return f"  (removed {moment(record.folder_gone)})"
+    return f"  (its logs were removed {moment(record.logs_gone)})" if record.logs_gone is not None else ""
 
 
 def _nodes(record: Record) -> str:

@@ -16,6 +16,8 @@ from click.testing import CliRunner
 
 from slurm_adapter import cli as module
 from slurm_adapter import views
+from slurm_adapter.reporting import MOST_LINES, outage_lines
+from slurm_adapter.sync import Report
 from tests.offline import PRODUCT, Offline, offline, peer
 
 if TYPE_CHECKING:
@@ -177,6 +179,52 @@ def test_an_outage_is_told_once_when_it_begins_and_once_when_it_ends(
     offline.slurm.down = False
     assert run("sync").stderr == "slurm-adapter: passes are complete again\n"
     assert (run("sync").exit_code, run("sync").output) == (0, "")
+
+
+def test_a_second_outage_during_the_first_is_told_too(run: Callable[..., Result], offline: Offline) -> None:
+    record = offline.run(offline.job())
+    broken = offline.peers / "hosts"
+    broken.write_text("# BEGIN slurm-adapter\n")  # somebody has edited it: the mark of its end is gone
+    offline.slurm.requeue(offline.slurm_id(record))
+    first = run("sync")
+    assert "could not write the hosts files" in first.stderr
+    assert run("sync").output == ""
+    offline.slurm.down = True
+    second = run("sync")
+    assert "this pass has more problems" in second.stderr
+    assert "Unable to contact slurm controller" in second.stderr
+    assert "hosts files" not in second.stderr
+    offline.slurm.down = False
+    assert (run("sync").exit_code, run("sync").output) == (1, ""), "the first goes on"
+    broken.unlink()
+    assert run("sync").stderr == "slurm-adapter: passes are complete again\n"
+
+
+def test_a_thousand_problems_make_no_mail_of_a_thousand_lines(offline: Offline) -> None:
+    problems = tuple(f"job {number}: trouble" for number in range(1000))
+    lines = outage_lines(offline.site.store, Report(problems=problems))
+    assert len(lines) == 2 + MOST_LINES
+    assert lines[-1] == "and 960 more; `slurm-adapter sync --dry-run` lists all"
+    assert lines[1:4] == ["job 0: trouble", "job 1: trouble", "job 2: trouble"]
+    assert outage_lines(offline.site.store, Report(problems=problems)) == []
+
+
+def test_many_endings_wait_for_somebody_to_look(run: Callable[..., Result], offline: Offline) -> None:
+    records = offline.submit(*(offline.item() for _ in range(11)))
+    offline.sync()
+    for record in records:
+        offline.slurm.forget(offline.slurm_id(record))
+    offline.sync()
+    offline.slurm.now += 3600
+    refused = run("sync")
+    assert refused.exit_code == 1
+    assert "11 of 11 jobs would end in this pass though Slurm itself does not say" in refused.stderr
+    assert "`slurm-adapter sync --end-many` does it" in refused.stderr
+    looked = run("sync", "--dry-run", "--end-many")
+    assert looked.stdout.count("IN_QUEUE -> FAILURE: Your job was lost") == 11
+    assert not any(offline.now(record).state.final for record in records)
+    assert run("sync", "--end-many").exit_code == 0
+    assert all(offline.now(record).state.final for record in records)
 
 
 def test_a_dry_run_says_what_would_be_done_and_tells_no_outage(run: Callable[..., Result], offline: Offline) -> None:

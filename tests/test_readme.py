@@ -50,6 +50,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "machines.example-compute.example-compute": config.Machine,
     "[drives]": config.Drive,
     "peers": config.Peers,
+    "retention": config.Retention,
 }
 
 
@@ -68,7 +69,7 @@ def _example_keys() -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("table", MODELS)
 def test_the_example_shows_every_key(table: str) -> None:
-    nested = {"cluster", "identity", "command_line", "jobs", "machines", "drives", "peers", "states"}
+    nested = {"cluster", "identity", "command_line", "jobs", "machines", "drives", "peers", "retention", "states"}
     keys = set(MODELS[table].model_fields) - (nested if not table else {"ssh"} if table == "cluster" else set())
     assert set(_example_keys()[table]) == keys
 

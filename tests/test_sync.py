@@ -586,7 +586,68 @@ def test_a_dry_run_changes_nothing(offline: Offline) -> None:
     assert sync(offline.site).changed
 
 
+@pytest.mark.edge_case(25)
+def test_a_controller_that_gives_no_good_answer_is_spared(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = offline.run(offline.job())
+    offline.slurm.finish(offline.slurm_id(record))
+    inner, asked = offline.slurm.queue, []
+
+    def queue(_: Sequence[str]) -> Listing:
+        asked.append(offline.slurm.now)
+        raise Unknown("Socket timed out on send/recv operation")
+
+    monkeypatch.setattr(offline.slurm, "queue", queue)
+    begun = offline.slurm.now + 1
+    for _ in range(300):
+        [problem] = offline.sync().problems
+        assert "Socket timed out" in problem or "it is left in peace for" in problem
+    assert [when - begun for when in asked] == [0, 1, 2, 42, 122, 242]
+    assert offline.now(record).state is JobState.RUNNING
+    monkeypatch.setattr(offline.slurm, "queue", inner)
+    assert offline.sync(after=120).problems == ()
+    assert offline.now(record).state is JobState.SUCCESS
+
+
+def test_a_controller_that_is_down_is_asked_in_every_pass(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    offline.slurm.finish(offline.slurm_id(record))
+    offline.slurm.down = True
+    for _ in range(9):
+        assert "Unable to contact slurm controller" in offline.sync().problems[0]
+    offline.slurm.down = False
+    assert offline.sync().problems == ()
+    assert offline.now(record).state is JobState.SUCCESS
+
+
+def test_hosts_files_that_somebody_damaged_are_mended(offline: Offline) -> None:
+    offline.run(offline.job())
+    whole = offline.shared
+    (offline.peers / "hosts").unlink()
+    offline.sync()
+    assert offline.shared == "", "not every pass looks"
+    offline.sync(after=600)
+    assert offline.shared == whole
+
+
 # Arrays
+
+
+def test_a_task_that_left_no_trace_keeps_its_array_waiting_for_it(offline: Offline) -> None:
+    record = offline.job(application="array")
+    assert record.tasks == 2
+    offline.slurm.change(1, task="0-1")
+    offline.fence(record, 1)
+    offline.slurm.start(1)
+    offline.sync()
+    offline.record_exit(record, 0, task="0")
+    offline.slurm.forget(1)
+    for _ in range(3):
+        offline.sync(after=1200)
+        assert offline.now(record).state is JobState.RUNNING
+    offline.sync(after=1200)
+    assert (offline.now(record).state, offline.now(record).status) == (
+        JobState.FAILURE, "Your job failed: 1 of its 2 tasks were lost; nothing tells how they ended"
+    )  # fmt: skip
 
 
 def test_an_array_ends_with_its_last_task(offline: Offline) -> None:

@@ -1,0 +1,84 @@
+"""What is kept of jobs that have ended, and for how long: their logs, their folders, and what is remembered of them.
+
+Only jobs that have ended are looked at, so that nothing is ever taken from one that lives. A folder goes under its own
+account, and only while the token in it is the job's. What cannot be removed is a problem of the pass, and is tried
+again a day later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slurm_adapter import folders
+from slurm_adapter.errors import AdapterError
+from slurm_adapter.jobs import by_account
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from slurm_adapter.site import Site
+    from slurm_adapter.store import Record, Removable
+    from slurm_adapter.transports.interface import Transport
+
+AT_ONCE = 500
+"""How many of each kind one pass removes: it must not keep the jobs that live waiting."""
+
+_AGAIN_AFTER = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What has been kept for its time."""
+
+    logs: tuple[Record, ...] = ()
+    folders: tuple[Record, ...] = ()
+    records: tuple[str, ...] = ()
+    """The ids of jobs that are no longer remembered."""
+
+
+def find_due(site: Site) -> Due:
+    """What is due to go, at most `AT_ONCE` of each kind. Asks the database only."""
+    now, keep = site.clock(), site.config.retention
+    logs = site.store.ended_before(now - keep.logs, "logs_gone", now, AT_ONCE) if keep.logs is not None else []
+    whole = site.store.ended_before(now - keep.folders, "folder_gone", now, AT_ONCE) if keep.folders is not None else []
+    going = {record.id for record in whole}
+    return Due(
+        tuple(record for record in logs if record.id not in going),
+        tuple(whole),
+        tuple(site.store.forgettable(now - keep.records, AT_ONCE, with_folder=keep.folders is None)),
+    )
+
+
+def remove(site: Site, due: Due, problems: list[str]) -> None:
+    """Remove it. What fails is added to `problems`, and the rest is done all the same."""
+    _remove(site, due.logs, "logs_gone", folders.remove_logs, problems)
+    _remove(site, due.folders, "folder_gone", folders.remove, problems)
+    if due.records:
+        site.store.forget_ended(due.records)
+
+
+def _remove(
+    site: Site,
+    records: tuple[Record, ...],
+    column: Removable,
+    remove: Callable[[Transport, str, Mapping[str, str]], frozenset[str]],
+    problems: list[str],
+) -> None:
+    now = site.clock()
+    what = "logs" if column == "logs_gone" else "folders"
+    for user, owned in by_account(records):
+        try:
+            left = remove(site.transport, user, {record.folder: record.token for record in owned})
+        except AdapterError as error:
+            problems.append(f"the {what} of {len(owned)} jobs that ended long ago were not removed as {user}: {error}")
+            left = frozenset(record.folder for record in owned)
+        else:
+            problems += [
+                f"job {record.id} ended long ago, and its {what} in {record.folder} could not be removed as {user}; "
+                "this is tried again in a day"
+                for record in owned
+                if record.folder in left
+            ]
+        site.store.note_removed([record.id for record in owned if record.folder not in left], column, now)
+        site.store.put_off([record.id for record in owned if record.folder in left], now + _AGAIN_AFTER)
