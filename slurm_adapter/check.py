@@ -64,6 +64,10 @@ done
 """
 
 
+_CLOCKS_APART = 15
+"""Seconds; a quarter of the time in which sbatch may be started."""
+
+
 def check_site(site: Site) -> Iterator[Finding]:
     """Look at everything that a job of this site will need."""
     yield from _here(site)
@@ -84,6 +88,7 @@ def check_site(site: Site) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING, "the adapter is root on the cluster; give it an account of its own, with sudo rules"
         )
+    yield from _noted(_clocks(site))
     yield from _noted(_evidence(site))
     yield from _noted(_partitions(site))
     accounts = sorted(_accounts(site))
@@ -128,6 +133,21 @@ def _noted(findings: Iterator[Finding]) -> Iterator[Finding]:
         yield from findings
     except AdapterError as error:
         yield Finding(Level.PROBLEM, str(error))
+
+
+def _clocks(site: Site) -> Iterator[Finding]:
+    """An sbatch is given up by the clock: see `slurm_adapter.schedulers.submission`."""
+    before = site.clock()
+    there = float(site.transport.run(Command(("date", "+%s"))).text)
+    apart = max(before - there - 1, there - site.clock(), 0)
+    if apart > _CLOCKS_APART:
+        yield Finding(
+            Level.PROBLEM,
+            f"the clocks of this machine and the cluster are {apart:.0f} seconds apart; submissions need them to agree "
+            "within a few (NTP), and so does Slurm itself (munge)",
+        )
+    else:
+        yield Finding(Level.GOOD, "the clocks of this machine and the cluster agree")
 
 
 def _evidence(site: Site) -> Iterator[Finding]:

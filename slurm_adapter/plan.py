@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from slurm_adapter import hosts
 from slurm_adapter.arrays import read_tasks
 from slurm_adapter.folders import CANCELLED, ExitRecord, Inside, slurm_id
+from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import JobState, Verdict, translate
 from slurm_adapter.store import Record, Stage
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from slurm_adapter.schedulers.interface import Observation
-
-SBATCH_SECONDS = 155
-"""After this time an sbatch that was started is certainly dead: it runs under `timeout -k 5 150`."""
 
 ACCOUNTING_SECONDS = 60
 """How long accounting may lag behind the queue before the queue's word is taken alone."""
@@ -246,7 +244,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
             "missing_since": None,
             **_judge_submitted(adopted, evidence, problems),
         }
-    if record.handed_over is None or evidence.now < record.handed_over + SBATCH_SECONDS:
+    if record.handed_over is None or evidence.now < record.handed_over + HAND_OVER_SECONDS:
         return {}
     if not evidence.silence_counts or inside is None:
         return {"missing_since": None}

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -278,3 +279,10 @@ def test_a_users_text_does_not_reach_the_terminal_raw(offline: Offline) -> None:
     text = views.job_table(changed, 0.0) + views.job_page(changed[0], offline.site.store.updates(record.id), {})
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     assert not set(plain) & {"\x1b", "\r", "\x07", "\u202e", "\x9b"}
+
+
+def test_check_finds_clocks_that_do_not_agree(run: Callable[..., Result], offline: Offline) -> None:
+    far = run("check")  # the site's clock is that of its Slurm in memory, long ago
+    assert re.search(r"problem +the clocks of this machine and the cluster are \d+ seconds apart", far.stdout)
+    offline.slurm.now = int(time.time())
+    assert "the clocks of this machine and the cluster agree" in run("check").stdout

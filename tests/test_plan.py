@@ -9,7 +9,7 @@ import pytest
 
 from slurm_adapter.folders import ExitRecord, Inside
 from slurm_adapter.plan import Evidence, Plan, make_groups, make_plan, needs_history, needs_look
-from slurm_adapter.schedulers.interface import Observation
+from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS, Observation
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Peer, Record, Stage
 
@@ -229,7 +229,7 @@ def test_what_becomes_of_a_job_that_slurm_has(
 
 
 # After a lost answer. Each row: what is known, what the queue says, other evidence, the stage after it, its Slurm id.
-HANDED = NOW - 155
+HANDED = NOW - HAND_OVER_SECONDS
 ANSWERS = [
     ({}, (row("PENDING"),), {"inside": {}}, Stage.SUBMITTED, 17),
     ({}, (row("PENDING"), row("PENDING", 18)), {"owner": None}, Stage.SUBMITTED, 17),

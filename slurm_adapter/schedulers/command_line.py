@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from slurm_adapter.schedulers.interface import InDoubt, Listing, NotStarted
 from slurm_adapter.transports.interface import Command, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from slurm_adapter.schedulers.interface import Observation, Outcome, Submission
     from slurm_adapter.transports.interface import Transport
@@ -52,28 +53,36 @@ class CommandLineScheduler:
     """
 
     def __init__(
-        self, transport: Transport, path: str = "/usr/local/bin:/usr/bin:/bin", slurm_conf: str | None = None
+        self,
+        transport: Transport,
+        path: str = "/usr/local/bin:/usr/bin:/bin",
+        slurm_conf: str | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._transport = transport
+        self._clock = clock
         self._environment = (f"PATH={path}", "LC_ALL=C.UTF-8", *([f"SLURM_CONF={slurm_conf}"] if slurm_conf else []))
 
     def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        """See `Scheduler.submit`. One command for each account."""
+        """See `Scheduler.submit`. One command for each account, all with one limit of time."""
         outcomes: list[Outcome] = [InDoubt("")] * len(submissions)
+        until = self._clock() + submission.START_SECONDS
         for user, indices in _grouped([each.user for each in submissions]).items():
-            told = self._submit_as(user, [submissions[index].folder for index in indices])
+            told = self._submit_as(user, [submissions[index].folder for index in indices], until)
             for index, outcome in zip(indices, told, strict=True):
                 outcomes[index] = outcome
         return outcomes
 
-    def _submit_as(self, user: str, folders: list[str]) -> list[Outcome]:
+    def _submit_as(self, user: str, folders: list[str], until: float) -> list[Outcome]:
+        if self._clock() >= until:
+            return [NotStarted("Slurm is slow: sbatch was not started any more")] * len(folders)
         mark = _draw_mark()
         try:
             result = self._run(
-                submission.submit_argv(mark),
+                submission.submit_argv(mark, until),
                 user=user,
                 stdin=submission.submit_stdin(folders),
-                timeout=submission.submit_timeout(len(folders)),
+                timeout=submission.SUBMIT_TIMEOUT,
             )
         except TryAgain as error:
             return [NotStarted(str(error))] * len(folders)

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from slurm_adapter.directives import Directive
 
 
+HAND_OVER_SECONDS = 220
+"""So long after `submit` was called nothing that it has started still runs, whatever has become of its caller.
+
+An sbatch tries for up to 120 seconds by itself while the controller is busy.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One job to hand in. Its folder and script are in place already."""
@@ -115,7 +122,10 @@ class Scheduler(Protocol):
     """
 
     def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        """Hand jobs in, each at most once; an outcome for each, in their order. Raises nothing of its own."""
+        """Hand jobs in, each at most once; an outcome for each, in their order. Raises nothing of its own.
+
+        See `HAND_OVER_SECONDS`: where there are too many for that time, the last of them are `NotStarted`.
+        """
         ...
 
     def cancel(self, jobs: Mapping[int, str]) -> None:

@@ -11,10 +11,17 @@ import base64
 import re
 from typing import TYPE_CHECKING
 
-from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Outcome, Rejected
+from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS, Accepted, InDoubt, NotStarted, Outcome, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+START_SECONDS = 60
+"""For so long sbatch is started for one job after another; then the rest is left for another time.
+
+Counted by the cluster's clock, for a command that the network held up may reach the cluster long after its caller has
+gone. So the clocks of the two machines must agree; `check` compares them.
+"""
 
 SBATCH_SECONDS = 155
 """After this time an sbatch is dead: `timeout -k 5 150` on the machine where it runs sees to it.
@@ -22,15 +29,31 @@ SBATCH_SECONDS = 155
 It tries for up to 120 seconds by itself when the controller is busy.
 """
 
+assert START_SECONDS + SBATCH_SECONDS < HAND_OVER_SECONDS  # noqa: S101  # what the port promises
+
 _AT_ONCE = 4
 
-# $0 is the mark, $1 the index, $2 the folder. Both lines are shorter than 4096 bytes: written whole to a pipe, whoever
-# else writes to it. 255 makes xargs start no more: where the controller is not there, the rest would only wait, too.
+# $1 is when the last sbatch may be started, $2 the script below, $3 how many at once, $4 the mark.
+_ALL = """
+left=$(($1 - $(date +%s)))
+if [ "$left" -le 0 ]; then
+    printf '%s late %s\\n' "$4" "$left"
+    exit 0
+fi
+read -r up _ </proc/uptime
+exec xargs -0 -n 2 -P "$3" sh -c "$2" "$4" "$((${up%.*} + left))"
+"""
+
+# $0 is the mark, $1 the uptime until which it may begin, $2 the index, $3 the folder. Both lines are shorter than 4096
+# bytes: written whole to a pipe, whoever else writes to it. 255 makes xargs start no more: where the controller is not
+# there, the rest would only wait, too.
 _ONE = """
-printf '%s %s begun\\n' "$0" "$1"
-said=$(timeout -k 5 150 sbatch --parsable --export=NONE "$2/job.sbatch" </dev/null 2>&1)
+read -r up _ </proc/uptime
+[ "${up%.*}" -lt "$1" ] || exit 255
+printf '%s %s begun\\n' "$0" "$2"
+said=$(timeout -k 5 150 sbatch --parsable --export=NONE "$3/job.sbatch" </dev/null 2>&1)
 status=$?
-printf '%s %s %s %s\\n' "$0" "$1" "$status" "$(printf %s "$said" | tail -c 2400 | base64 | tr -d '\\n')"
+printf '%s %s %s %s\\n' "$0" "$2" "$status" "$(printf %s "$said" | tail -c 2400 | base64 | tr -d '\\n')"
 case $status,$said in
 124,* | 137,* | *'Unable to contact slurm controller'* | *'s_p_parse_file'*) exit 255 ;;
 esac
@@ -58,9 +81,9 @@ _OPTION = re.compile(
 """sbatch's own words for options and scripts that it does not send."""
 
 
-def submit_argv(mark: str) -> tuple[str, ...]:
-    """Hand in the jobs that are named on standard input (`submit_stdin`)."""
-    return ("xargs", "-0", "-n", "2", "-P", str(_AT_ONCE), "sh", "-c", _ONE, mark)
+def submit_argv(mark: str, until: float) -> tuple[str, ...]:
+    """Hand in the jobs that are named on standard input (`submit_stdin`); no sbatch is started after `until`."""
+    return ("sh", "-c", _ALL, "sh", str(int(until)), _ONE, str(_AT_ONCE), mark)
 
 
 def submit_stdin(folders: Sequence[str]) -> bytes:
@@ -68,9 +91,8 @@ def submit_stdin(folders: Sequence[str]) -> bytes:
     return b"".join(f"{index}\0{folder}\0".encode() for index, folder in enumerate(folders))
 
 
-def submit_timeout(count: int) -> float:
-    """How long it may take, in seconds. The first sbatch that is stopped by the clock stops the rest."""
-    return SBATCH_SECONDS + 30 + count
+SUBMIT_TIMEOUT = HAND_OVER_SECONDS + 30.0
+"""How long it may take, in seconds. The first sbatch that is stopped by the clock stops the rest."""
 
 
 def parse_submission(data: bytes, mark: str, count: int, complaint: str = "") -> list[Outcome]:
@@ -78,7 +100,8 @@ def parse_submission(data: bytes, mark: str, count: int, complaint: str = "") ->
     begun: set[int] = set()
     told: dict[int, Outcome] = {}
     line = re.compile(rf"^{re.escape(mark)} (\d+) (?:(begun)|(\d+) ([A-Za-z0-9+/=]*))\s*$", re.ASCII | re.MULTILINE)
-    for match in line.finditer(data.decode(errors="replace")):
+    text = data.decode(errors="replace")
+    for match in line.finditer(text):
         index = int(match[1])
         if match[2]:
             begun.add(index)
@@ -88,8 +111,14 @@ def parse_submission(data: bytes, mark: str, count: int, complaint: str = "") ->
             said = base64.b64decode(match[4] + "===").decode(errors="replace")
             told[index] = judge_answer(int(match[3]), said)
     lost = InDoubt("the answer of sbatch was lost")
-    # Either the whole command failed, or a job before this one found that Slurm is not there.
-    never = NotStarted("Slurm is out of reach: sbatch was not started any more" if begun else _last_line(complaint))
+    # Either the whole command failed, or a job before this one found that Slurm is not there, or too slow.
+    why = "Slurm is out of reach, or slow: sbatch was not started any more" if begun else _last_line(complaint)
+    if late := re.search(rf"^{re.escape(mark)} late (-?\d+)\s*$", text, re.ASCII | re.MULTILINE):
+        why = (
+            f"by the cluster's clock the command to hand it in came {START_SECONDS - int(late[1])} seconds late; "
+            "do the clocks of this machine and the cluster agree? `slurm-adapter check` compares them"
+        )
+    never = NotStarted(why)
     return [told.get(index, lost if index in begun else never) for index in range(count)]
 
 

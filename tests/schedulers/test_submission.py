@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slurm_adapter.schedulers import submission
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
 from slurm_adapter.schedulers.submission import judge_answer, parse_submission
@@ -40,6 +43,7 @@ forge) echo "m 0 0 MTI="; echo 23 ;;
 down) echo 'sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)' >&2
     sleep 0.5; exit 1 ;;
 env) env | cut -d= -f1 | grep -v -e '^_$' -e PWD -e SHLVL | sort | tr '\\n' ' ' >"$(dirname "$3")/env"; echo 24 ;;
+slow) sleep 0.9; echo 26 ;;
 stdin) test -z "$(cat)" && echo 25 ;;
 esac
 """
@@ -129,6 +133,36 @@ def test_a_controller_that_is_gone_is_not_asked_for_every_job(tmp_path: Path, sc
     assert sum("not started any more" in outcome.why for outcome in outcomes if isinstance(outcome, NotStarted)) >= 4
 
 
+def test_no_sbatch_is_started_once_the_time_for_it_is_over(tmp_path: Path, here: _Here) -> None:
+    # As for a command that the network held up: by the cluster's clock its time is over when it arrives.
+    scheduler = CommandLineScheduler(here, f"{tmp_path}:/usr/bin:/bin", clock=lambda: time.time() - 100)
+    (tmp_path / "sbatch").write_text("#!/bin/sh\ntouch $(dirname $0)/started\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    [outcome] = scheduler.submit([make(tmp_path, "good")])
+    assert isinstance(outcome, NotStarted)
+    assert re.search(r"came 10\d seconds late; do the clocks of this machine and the cluster agree", outcome.why)
+    assert not (tmp_path / "started").exists()
+
+
+def test_what_does_not_fit_into_the_time_is_left_for_another(
+    tmp_path: Path, scheduler: CommandLineScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "START_SECONDS", 2)
+    outcomes = scheduler.submit([make(tmp_path, "slow", number=number) for number in range(24)])
+    taken = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
+    left = [outcome for outcome in outcomes if isinstance(outcome, NotStarted)]
+    assert len(taken) + len(left) == 24
+    assert left
+    assert all("not started any more" in outcome.why for outcome in left)
+
+
+def test_the_time_is_one_for_all_accounts(tmp_path: Path) -> None:
+    times = iter([0.0, 0.0, 61.0])
+    scheduler = CommandLineScheduler(FakeTransport(lambda _: Result(0, b"", b"")), clock=lambda: next(times))
+    outcomes = scheduler.submit([make(tmp_path, "good", "alice"), make(tmp_path, "good", "bob", 1)])
+    assert outcomes[1] == NotStarted("Slurm is slow: sbatch was not started any more")
+
+
 def test_sbatch_gets_an_environment_of_its_own(tmp_path: Path, scheduler: CommandLineScheduler) -> None:
     job = make(tmp_path, "env")
     assert scheduler.submit([job]) == [Accepted(24)]
@@ -139,7 +173,7 @@ def test_sbatch_gets_an_environment_of_its_own(tmp_path: Path, scheduler: Comman
 def test_no_sbatch_on_the_path(tmp_path: Path, here: _Here) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("xargs", "sh", "timeout", "tail", "base64", "tr"):
+    for name in ("date", "xargs", "sh", "timeout", "tail", "base64", "tr"):
         (folder / name).symlink_to(f"/usr/bin/{name}")
     (outcome,) = CommandLineScheduler(here, str(folder)).submit([make(tmp_path, "good")])
     assert isinstance(outcome, NotStarted)
