@@ -88,6 +88,8 @@ def check_site(site: Site) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING, "the adapter is root on the cluster; give it an account of its own, with sudo rules"
         )
+    if site.config.cluster.scheduler == "pyslurm":
+        yield from _noted(_pyslurm(site))
     yield from _noted(_clocks(site))
     yield from _noted(_evidence(site))
     yield from _noted(_partitions(site))
@@ -133,6 +135,23 @@ def _noted(findings: Iterator[Finding]) -> Iterator[Finding]:
         yield from findings
     except AdapterError as error:
         yield Finding(Level.PROBLEM, str(error))
+
+
+def _pyslurm(site: Site) -> Iterator[Finding]:
+    """Whether pyslurm answers, and was made for this Slurm. One that cannot be used raises."""
+    from slurm_adapter.schedulers.libslurm import LibslurmScheduler  # noqa: PLC0415  # only where it is used
+
+    if not isinstance(site.scheduler, LibslurmScheduler):
+        return
+    made_for = ".".join(site.scheduler.version().split(".")[:2])
+    words = site.transport.run(Command(("scontrol", "--version"))).text.split()
+    major, minor = (words[1] if len(words) > 1 else "0.0").split(".")[:2]
+    if made_for == f"{int(major)}.{int(minor)}":
+        yield Finding(Level.GOOD, f"pyslurm {site.scheduler.version()} speaks to Slurm {words[1]}")
+    else:
+        yield Finding(
+            Level.PROBLEM, f"pyslurm {made_for} is not made for Slurm {major}.{minor}; their versions must agree"
+        )
 
 
 def _clocks(site: Site) -> Iterator[Finding]:

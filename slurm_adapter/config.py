@@ -70,6 +70,8 @@ class Cluster(_Table):
     ssh: Ssh | None = None
     path: str = "/usr/local/bin:/usr/bin:/bin"
     """PATH on the cluster for Slurm's commands."""
+    scheduler: Literal["commands", "pyslurm"] = "commands"
+    """How Slurm is spoken to: by its commands, or by libslurm through pyslurm (an extra; see README)."""
     slurm_conf: str | None = None
     """SLURM_CONF for Slurm's commands and jobs, where the site needs one."""
     message_timeout: int = Field(default=10, ge=1)
@@ -81,6 +83,8 @@ class Cluster(_Table):
             raise ValueError('transport = "ssh" and a table [cluster.ssh] go together')
         if self.prefix and self.transport == "ssh":
             raise ValueError("prefix is for the local transport only")
+        if self.scheduler == "pyslurm" and self.transport == "ssh":
+            raise ValueError('scheduler = "pyslurm" is for the local transport only')
         return self
 
 
@@ -250,6 +254,15 @@ class Config(_Table):
     retention: Retention = Retention()
     states: dict[str, JobState] = Field(default_factory=dict)
     """Slurm's state words to UCloud's states, where the site wants another one than the adapter's table."""
+
+    @model_validator(mode="after")
+    def _one_account(self) -> Config:
+        if self.cluster.scheduler == "pyslurm" and self.identity.mode != "service":
+            raise ValueError(
+                'cluster.scheduler = "pyslurm" goes with identity.mode = "service": libslurm speaks as the account of '
+                "its process, and there is one for all jobs"
+            )
+        return self
 
     @field_validator("drives")
     @classmethod

@@ -13,6 +13,7 @@ The rules, each of which another program has paid for:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -303,15 +304,19 @@ def _tasks_left(record: Record, rows: Iterable[Observation], exits: Iterable[Exi
     Without accounting Slurm forgets a task MinJobAge after its end, while others still run; and one that was killed
     leaves no exit record.
     """
-    seen: set[int] = set()
-    for text in (*(row.task for row in rows), *(exit_.task for exit_ in exits)):
-        if text is None:
-            return 0  # it is about the whole array
-        try:
-            seen |= read_tasks(text)
-        except ValueError:
-            continue  # a user can write into his job's folder what he likes
+    tasks = [*(row.task for row in rows), *(exit_.task for exit_ in exits)]
+    if None in tasks:
+        return 0  # it is about the whole array
+    seen = _named_tasks(tasks)
     return max(0, record.tasks - len(seen)) if seen else 0
+
+
+def _named_tasks(texts: Iterable[str | None]) -> frozenset[int]:
+    found: set[int] = set()
+    for text in texts:
+        with suppress(ValueError):  # a user can write into his job's folder what he likes
+            found |= read_tasks(text or "")
+    return frozenset(found)
 
 
 def _alive(record: Record, rows: tuple[Observation, ...], evidence: Evidence, problems: list[str]) -> dict[str, Any]:
@@ -353,6 +358,9 @@ def _ended(
 ) -> dict[str, Any]:
     """Slurm says that it ended. The exit record adds why its script gave up, where it did."""
     last = max((row.ended or 0 for row in rows), default=0)
+    restarts = max(record.restarts, *(row.restarts for row in rows))
+    exits = _exits(replace(record, restarts=restarts), inside)
+    rows = tuple(_with_whole_code(row, exits) for row in rows)
     verdicts: list[Verdict] = []
     for row in rows:
         seen = row
@@ -368,8 +376,6 @@ def _ended(
                 return {}
             seen = replace(row, cancelled_by=told[0] if told else None)
         verdicts.append(translate(seen, evidence.states, we_cancelled=record.cancelled is not None))
-    restarts = max(record.restarts, *(row.restarts for row in rows))
-    exits = _exits(replace(record, restarts=restarts), inside)
     worst = min(verdicts, key=lambda verdict: _WORST.index(verdict.state) if verdict.state in _WORST else 0)
     text = worst.text
     if worst.state is not None and not worst.state.final:  # the site's table says that it goes on
@@ -381,7 +387,7 @@ def _ended(
     reason = next((exit_.reason for exit_ in exits if exit_.reason), None)
     if reason is not None and state is JobState.FAILURE:
         text = f"Your job could not start: {reason}"
-    elif state is JobState.SUCCESS and record.array and any(exit_.exit_code for exit_ in exits):
+    elif state is JobState.SUCCESS and record.cancelled is None and _failed_alone(rows, exits):
         state, text = JobState.FAILURE, "Your job failed: a task of it ended with an exit code that is not 0"
     codes = [row.exit_code for row in rows if row.exit_code is not None]
     # A job that began and ended between two passes is seen here for the first time.
@@ -395,6 +401,21 @@ def _ended(
         "nodes": nodes,
         "addresses": record.addresses if nodes == record.nodes else (),
     }
+
+
+def _with_whole_code(row: Observation, exits: Iterable[ExitRecord]) -> Observation:
+    """The same with the exit code as the script's record has it, where Slurm shows 9 for 137."""
+    told = next((exit_.exit_code for exit_ in exits if exit_.task == row.task), None)
+    if row.exit_code is None or row.state == "COMPLETED" or told != row.exit_code + 128:
+        return row
+    return replace(row, exit_code=told)
+
+
+def _failed_alone(rows: Iterable[Observation], exits: Iterable[ExitRecord]) -> bool:
+    """Whether a task of an array failed of which only its exit record tells, for Slurm has forgotten it."""
+    known = _named_tasks(row.task for row in rows)
+    failed = _named_tasks(exit_.task for exit_ in exits if exit_.exit_code != 0)
+    return not failed <= known
 
 
 _WORST = (JobState.RUNNING, JobState.SUSPENDED, JobState.IN_QUEUE, JobState.FAILURE, JobState.EXPIRED, JobState.SUCCESS)

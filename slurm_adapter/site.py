@@ -78,7 +78,13 @@ class Site:
         """The way to Slurm."""
         from slurm_adapter.schedulers.command_line import CommandLineScheduler
 
-        return CommandLineScheduler(self.transport, self.config.cluster.path, self.config.cluster.slurm_conf)
+        cluster, account = self.config.cluster, self.config.identity.service_user
+        commands = CommandLineScheduler(self.transport, cluster.path, cluster.slurm_conf)
+        if cluster.scheduler == "commands" or account is None:
+            return commands
+        from slurm_adapter.schedulers.libslurm import LibslurmScheduler
+
+        return LibslurmScheduler(self.transport, account, commands, slurm_conf=cluster.slurm_conf)
 
     @cached_property
     def catalogue(self) -> Catalogue:

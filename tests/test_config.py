@@ -67,8 +67,8 @@ def test_what_the_example_shows_as_a_default_is_the_default() -> None:
     whole = re.sub(r"^# (\[cluster\.ssh\]\n|(\w+) = )", r"\1", text, flags=re.MULTILINE)
     shown, config = tomllib.loads(whole), load_config(EXAMPLE)
     without = {
-        "first_id", "transport", "prefix", "path", "message_timeout", "mode", "default_time", "lost_after", "srun",
-        "system_load", "system_unload", "wait", "reserved", "private", "always", "allow_env", "methods",
+        "first_id", "scheduler", "transport", "prefix", "path", "message_timeout", "mode", "default_time", "lost_after",
+        "srun", "system_load", "system_unload", "wait", "reserved", "private", "always", "allow_env", "methods",
     }  # fmt: skip
     tables = {"": config, "cluster": config.cluster, "identity": config.identity, "jobs": config.jobs}
     tables["peers"] = config.peers

@@ -94,6 +94,12 @@ BY_QUEUE = [
     (job(**RUNNING), (row("TIMEOUT"),), {"exits": (exited(143),)}, EXPIRED, "time limit"),
     (job(**RUNNING), (row("FAILED", exit_code=3),), {"exits": (exited(0),)}, FAILURE, "exit code 3"),
     (job(**RUNNING), (row("COMPLETED", exit_code=0),), {"exits": (exited(3),)}, SUCCESS, "exit code 0"),
+    # sacct and pyslurm take 128 off a code beyond it; the script's record has it whole.
+    (job(**RUNNING), (row("FAILED", exit_code=9),), {"exits": (exited(137),)}, FAILURE, "exit code 137, as"),
+    (job(**RUNNING), (row("FAILED", exit_code=9),), {"exits": (exited(138),)}, FAILURE, "exit code 9"),
+    (job(**RUNNING), (row("FAILED", exit_code=0),), {"exits": (exited(128),)}, FAILURE, "exit code 128"),
+    (job(**RUNNING), (row("FAILED", exit_code=0),), {"exits": (exited(128, slurm_id=16),)}, FAILURE, "Your job failed"),
+    (job(**RUNNING), (row("COMPLETED", exit_code=0),), {"exits": (exited(128),)}, SUCCESS, "exit code 0"),
     # But the script knows why it gave up, unless that was another run.
     (job(), (row("FAILED", exit_code=1),), {"exits": (exited(1, reason="peer 4 (db) never started"),)}, FAILURE,
      "could not start: peer 4 (db) never started"),
@@ -211,6 +217,12 @@ TASKS = [
     (job(missing_since=NOW - 3600, **TEN), (GOOD,), {"silence_counts": False}, RUNS, ""),
     (job(missing_since=NOW - 3600, cancelled=1.0, **TEN), (GOOD,), {}, SUCCESS, "was cancelled"),
     (job(**TEN), (row("CANCELLED", task="0-9"),), {}, SUCCESS, "by whom is unknown"),
+    # A task that was cancelled has left a record of it; that makes no failure of the cancel.
+    (job(cancelled=9980.0, **TEN), (row("CANCELLED", task="0-9"),), {"exits": (exited(143, task="3"),)}, SUCCESS,
+     "was cancelled"),
+    (job(cancelled=9980.0, **TEN), (row("CANCELLED", task="0-8"),), {"exits": (exited(143, task="9"),)}, SUCCESS,
+     "was cancelled"),
+    (job(**TEN), (row("CANCELLED", task="0-9"),), {"exits": (exited(143, task="3"),)}, SUCCESS, "by whom is unknown"),
 ]  # fmt: skip
 
 

@@ -88,7 +88,7 @@ class Observation:
     restarts: int = 0
     """How often Slurm started it again."""
     exit_code: int | None = None
-    """Of a job that ended, 0 to 255; None where it is not known."""
+    """Of a job that ended, 0 to 255; None where it is not known. Some sources take 128 off one beyond it."""
     signal: int | None = None
     """That ended it, where one did."""
     submitted: int | None = None

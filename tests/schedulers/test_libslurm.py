@@ -1,0 +1,247 @@
+"""What pyslurm is told of a job, and how its worker's answers are read; no pyslurm is needed here."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm_adapter.config import Config
+from slurm_adapter.directives import Directive
+from slurm_adapter.errors import AdapterError, InvalidConfig, TryAgain, Unknown
+from slurm_adapter.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
+from slurm_adapter.schedulers.libslurm import LibslurmScheduler, describe
+from slurm_adapter.transports.fake import FakeTransport
+from slurm_adapter.transports.interface import CommandTimeout, NotConnected, Result
+from slurm_adapter.transports.local import LocalTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slurm_adapter.transports.interface import Command
+
+FAILED = "sbatch: error: Batch job submission failed: "
+
+
+def job(*directives: tuple[str, str | None], user: str = "jobs") -> Submission:
+    return Submission("t", user, "/f", tuple(Directive(*each) for each in directives))
+
+
+def scheduler(answer: Callable[[Command], Result]) -> LibslurmScheduler:
+    transport = FakeTransport(answer)
+    return LibslurmScheduler(transport, "jobs", CommandLineScheduler(transport), clock=lambda: 1000.0)
+
+
+def mark_of(command: Command) -> str:
+    return command.argv[-2]
+
+
+def says(*lines: tuple[object, ...], status: int = 0) -> Callable[[Command], Result]:
+    """A worker that says these lines; the last word of each is encoded, unless it is `begun`."""
+
+    def answer(command: Command) -> Result:
+        text = ""
+        for *words, last in lines:
+            end = last if last == "begun" else base64.b64encode(str(last).encode()).decode()
+            text += " ".join(map(str, [mark_of(command), *words, end])) + "\n"
+        return Result(status, b"a banner\n" + text.encode(), b"")
+
+    return answer
+
+
+USUAL = (
+    ("job-name", "t"), ("comment", "t"), ("partition", "main"), ("nodes", "2"), ("cpus-per-task", "4"), ("mem", "16G"),
+    ("time", "0-01:00:00"), ("chdir", "/f"), ("output", "/f/stdout.txt"), ("open-mode", "append"), ("export", "NONE"),
+)  # fmt: skip
+
+
+def test_a_usual_job() -> None:
+    assert describe(job(*USUAL, ("gres", "gpu:a100:2"), ("exclusive", None), ("dependency", "after:17:18"))) == {
+        "script": "/f/job.sbatch",
+        "name": "t",
+        "comment": "t",
+        "partitions": "main",
+        "nodes": 2,
+        "ntasks": 2,
+        "cpus_per_task": 4,
+        "memory_per_node": "16G",
+        "time_limit": "0-01:00:00",
+        "working_directory": "/f",
+        "standard_output": "/f/stdout.txt",
+        "log_files_open_mode": "append",
+        "gres_per_node": "gpu:a100:2",
+        "resource_sharing": "exclusive",
+        "dependencies": "after:17:18",
+        "environment": {
+            "SLURM_GET_USER_ENV": "1", "SLURM_JOB_NAME": "t", "SLURM_CPUS_PER_TASK": "4", "SLURM_OPEN_MODE": "a"
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "directive",
+    [
+        ("signal", "B:USR1@60"),  # pyslurm has it, and does not send it
+        ("begin", "now+1hour"),
+        ("hold", None),
+        ("exclusive", "user"),
+        ("export", "ALL"),
+        ("gres", "gpu"),
+        ("gres", "license:x:1,gpu:2"),
+        ("mem", "0"),
+        ("mem", "1.5G"),
+        ("nodes", "1-2"),
+        ("ntasks", "0"),
+        ("gpus", "2"),
+        ("account", ""),
+        ("array", None),
+    ],
+)
+def test_what_pyslurm_cannot_be_told_goes_to_sbatch(directive: tuple[str, str | None]) -> None:
+    assert describe(job(*USUAL, directive)) is None
+
+
+def test_outcomes_keep_their_order_whoever_hands_them_in() -> None:
+    def answer(command: Command) -> Result:
+        if any("xargs" in word for word in command.argv):
+            return Result(0, f"{command.argv[-1]} 0 begun\n{command.argv[-1]} 0 0 MTcK\n".encode(), b"")
+        return says(
+            (0, "begun"), (0, 0, "21"), (1, "begun"), (1, 1, f"{FAILED}Invalid partition name specified"), (2, "begun")
+        )(command)
+
+    outcomes = scheduler(answer).submit([job(), job(("hold", None)), job(), job(user="bob"), job(), job()])
+    assert [type(outcome) for outcome in outcomes] == [Accepted, Accepted, Rejected, Accepted, InDoubt, NotStarted]
+    assert outcomes[:2] == [Accepted(21), Accepted(17)]
+    assert isinstance(outcomes[2], Rejected)
+    assert outcomes[2].words == "Batch job submission failed: Invalid partition name specified"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (
+            says((0, "begun"), (0, 255, "sbatch: error: Invalid value specified: x: invalid")),
+            Rejected,
+            "x",
+        ),
+        (says((0, "begun"), (0, 1, f"{FAILED}Socket timed out on send/recv operation")), InDoubt, "timed out"),
+        (says((0, "begun"), status=124), InDoubt, "lost"),
+        (says(("fatal", "ModuleNotFoundError: No module named 'pyslurm'")), NotStarted, "pyslurm cannot be used by"),
+        (lambda _: Result(127, b"", b"no such file"), NotStarted, "cannot be run as jobs"),
+    ],
+)
+def test_what_becomes_of_one_job(answer: Callable[[Command], Result], kind: type, words: str) -> None:
+    [outcome] = scheduler(answer).submit([job()])
+    assert isinstance(outcome, kind)
+    assert words in str(outcome)
+
+
+@pytest.mark.parametrize(("error", "kind"), [(NotConnected("no"), NotStarted), (CommandTimeout("late"), InDoubt)])
+def test_a_transport_that_fails(error: Exception, kind: type) -> None:
+    def answer(_: Command) -> Result:
+        raise error
+
+    [outcome] = scheduler(answer).submit([job()])
+    assert isinstance(outcome, kind)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (says(("failed", "Unable to contact slurm controller (connect failure)")), TryAgain, "does not answer pyslurm"),
+        (says(("failed", "Access/permission denied")), Unknown, "nodes failed: Access/permission denied"),
+        (says(("fatal", "ImportError: libslurm.so.38")), InvalidConfig, "install a pyslurm whose version begins"),
+        (says(), Unknown, "breaks off"),
+        (says(status=124), Unknown, "exit code 124"),  # libslurm has ended it, or the clock
+        (lambda _: Result(126, b"", b"Permission denied"), InvalidConfig, "Permission denied"),
+    ],
+)
+def test_questions_without_an_answer(
+    answer: Callable[[Command], Result], error: type[AdapterError], words: str
+) -> None:
+    with pytest.raises(error, match=r".*") as raised:
+        scheduler(answer).nodes()
+    assert words in str(raised.value)
+
+
+ROW = [17, None, "t", "jobs", "RUNNING", "None", "node[001-002]", 1, 0, 0, 5, 6, 3606, 60]
+
+
+def listing(*rows: list[Any], **more: Any) -> Callable[[Command], Result]:
+    told = {"rows": rows, "hidden": False, "slurm_user": "slurm", "unknown": [], "identity": "jobs", **more}
+    return says(("answer", json.dumps(told)))
+
+
+def test_rows() -> None:
+    ended = [18, "3", "u", "jobs", "FAILED", "NonZeroExitCode", "node001", 0, 3, 0, 5, 6, 9, None]
+    signalled = [19, None, "v", "jobs", "FAILED", None, None, 0, 0, 11, 5, 6, 9, None]
+    waits = [20, "4-9", "w", "jobs", "PENDING", "Priority", "", 0, 0, 0, 5, 99, 0, 60]
+    seen = scheduler(listing(ROW, ended, signalled, waits)).queue(["jobs"]).observations
+    assert [(each.slurm_id, each.task, each.state, each.exit_code, each.signal) for each in seen] == [
+        (17, None, "RUNNING", None, None),
+        (18, "3", "FAILED", 3, None),
+        (19, None, "FAILED", None, 11),
+        (20, "4-9", "PENDING", None, None),
+    ]
+    assert (seen[0].nodes, seen[0].time_limit, seen[0].restarts) == (("node001", "node002"), 3600, 1)
+    assert (seen[3].nodes, seen[3].started, seen[3].reason) == ((), None, "Priority")
+
+
+@pytest.mark.parametrize(
+    ("more", "users", "proven"),
+    [
+        ({}, ["jobs", "alice"], True),
+        ({"hidden": True}, ["jobs", "alice"], False),
+        ({"hidden": True}, ["jobs"], True),  # its own it sees always
+        ({"hidden": True, "slurm_user": "jobs"}, ["alice"], True),
+        ({"unknown": ["alice"]}, ["jobs", "alice"], False),
+    ],
+)
+def test_whether_silence_says_anything(more: dict[str, Any], users: list[str], proven: bool) -> None:  # noqa: FBT001
+    assert scheduler(listing(**more)).queue(users).sees_others == proven
+
+
+@given(st.lists(st.none() | st.integers() | st.text() | st.floats(), max_size=14))
+def test_a_row_that_cannot_be_read_is_unknown(row: list[Any]) -> None:
+    try:
+        scheduler(listing(row)).queue(["jobs"])
+    except Unknown:
+        return
+    assert len(row) == 14
+
+
+def test_a_worker_without_pyslurm_says_so_in_one_sentence() -> None:
+    """The real worker, under a Python that has none."""
+    local = LocalTransport(environment={"PATH": "/usr/bin:/bin"})
+
+    def run(command: Command) -> Result:
+        # What `python -I` finds is not this environment's: an empty one.
+        argv = tuple("/usr/bin/python3" if word == sys.executable else word for word in command.argv)
+        return local.run(type(command)(argv, command.stdin, None, command.timeout))
+
+    with pytest.raises(InvalidConfig, match=r"pyslurm cannot be used by .* as jobs: ModuleNotFoundError") as raised:
+        scheduler(run).nodes()
+    assert 'cluster.scheduler = "commands"' in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "identity", "words"),
+    [
+        ({"transport": "ssh", "ssh": {"host": "h"}}, {"mode": "service", "service_user": "jobs"}, "local transport"),
+        ({}, {"mode": "sudo"}, "identity.mode"),
+    ],
+)
+def test_what_it_goes_with(cluster: dict[str, Any], identity: dict[str, Any], words: str) -> None:
+    machine = {"partition": "main", "cpus": 1, "memory": 1, "max_nodes": 4, "max_time": "01:00:00"}
+    values = {
+        "provider": "example", "state": "/s", "shared": "/t", "machines": {"c": {"i": machine}},
+        "cluster": {"scheduler": "pyslurm", **cluster}, "identity": identity,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=words):
+        Config.model_validate(values)

@@ -1,0 +1,98 @@
+"""The whole way of jobs by pyslurm, on a real cluster. Where it is not installed these are left out, and say so."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter.config import load_config
+from slurm_adapter.schedulers.libslurm import LibslurmScheduler
+from slurm_adapter.site import Site
+from slurm_adapter.states import JobState
+from tests.adapter import UNTIL_TOLD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.adapter import Adapter, AdapterMaker
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(find_spec("pyslurm") is None, reason="pyslurm is not installed beside the tests; see README"),
+]
+
+
+@pytest.fixture
+def by_pyslurm(make_adapter: AdapterMaker) -> Iterator[Adapter]:
+    """A site that speaks to Slurm by pyslurm, as the one account of all jobs."""
+    adapter = make_adapter("local", "service")
+    text = re.sub(
+        r"^\[cluster\]$", '[cluster]\nscheduler = "pyslurm"', adapter.config_file.read_text(), flags=re.MULTILINE
+    )
+    adapter.config_file.write_text(text)
+    adapter.site = Site(load_config(adapter.config_file))
+    assert isinstance(adapter.site.scheduler, LibslurmScheduler)
+    with adapter.site:
+        yield adapter
+
+
+def test_check_says_which_pyslurm_it_is(by_pyslurm: Adapter) -> None:
+    done = by_pyslurm.run("check")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^ok +pyslurm 22\.5\.\d+ speaks to Slurm 22\.05\.\d+$", done.stdout, re.MULTILINE)
+
+
+def test_jobs_find_each_other_whoever_handed_them_in(by_pyslurm: Adapter) -> None:
+    [server] = by_pyslurm.start(by_pyslurm.shell(UNTIL_TOLD))
+    [node] = by_pyslurm.nodes_of(server)
+    consumer = by_pyslurm.shell("getent hosts database; getent hosts job-2-1", peers={"database": server}, replicas=2)
+    [said] = by_pyslurm.until_successful(*by_pyslurm.submit(consumer))
+    assert said.split()[:2] == [node.address, "database"]
+    by_pyslurm.tell(server)
+    by_pyslurm.until_successful(server)
+
+
+def test_how_jobs_end(by_pyslurm: Adapter) -> None:
+    codes = {"exit 0": JobState.SUCCESS, "exit 3": JobState.FAILURE, "kill -9 $$": JobState.FAILURE}
+    records = by_pyslurm.submit(*map(by_pyslurm.shell, codes))
+    ended = by_pyslurm.until_ended(*records)
+    assert [record.state for record in ended] == list(codes.values())
+    assert [record.exit_code for record in ended] == [0, 3, 137]
+
+
+def test_arrays_and_jobs_that_pyslurm_cannot_describe(by_pyslurm: Adapter) -> None:
+    array, waits = by_pyslurm.submit(by_pyslurm.specification("array"), by_pyslurm.shell("sleep 60", begin="now+1hour"))
+    by_pyslurm.sync_until(lambda: by_pyslurm.now(array).state is JobState.RUNNING)
+    by_pyslurm.cancel(array, waits)
+    for record in by_pyslurm.until_ended(array, waits):
+        assert (record.state, record.status) == (JobState.SUCCESS, "Your job was cancelled")
+
+
+def test_a_job_has_the_same_environment_and_resources_as_by_sbatch(
+    by_pyslurm: Adapter, make_adapter: AdapterMaker
+) -> None:
+    by_sbatch = make_adapter("local", "service", first_id=1)
+    found = []
+    for adapter in (by_pyslurm, by_sbatch):
+        show = "scontrol show job $SLURM_JOB_ID -o"
+        specification = adapter.shell(f"env -0 | tr '\\n\\0' ' \\n' | sort; echo ==; {show}", replicas=2)
+        [text] = adapter.until_successful(*adapter.submit(specification))
+        environment, _, shown = text.partition("\n==\n")
+        names = {line.split("=")[0] for line in environment.splitlines()}
+        values = dict(word.split("=", 1) for word in shown.split() if "=" in word)
+        found.append((names, {key: values[key] for key in _SAME}))
+    (names, resources), (other_names, other_resources) = found
+    assert resources == other_resources
+    missing = {name for name in other_names - names if name not in _SBATCHS_OWN}
+    assert missing == set()
+
+
+_SAME = (
+    "NumNodes", "NumCPUs", "NumTasks", "CPUs/Task", "TRES", "MinCPUsNode", "MinMemoryNode", "TimeLimit", "Partition",
+    "Requeue", "OverSubscribe", "Restarts", "UserId", "GroupId",
+)  # fmt: skip
+_SBATCHS_OWN = frozenset({"SLURM_PRIO_PROCESS", "SLURM_SUBMIT_DIR", "SLURM_SUBMIT_HOST"})
+"""What sbatch tells of itself."""
