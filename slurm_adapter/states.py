@@ -1,7 +1,8 @@
 """Slurm's words for what became of a job, and what they mean in UCloud.
 
 Slurm's vocabulary is that of `src/common/slurm_protocol_defs.c` from 20.11 to 26.05: base states, and flags that are
-shown instead of them. A word outside it is unknown, and never an ending.
+shown instead of them. A word outside it is unknown, and never an ending. `tests/schedulers/extract_states.py` reads
+it out of Slurm's sources, and a test holds this table against every version.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ FLAGS = MappingProxyType(
         "COMPLETING": "CG",
         "STAGE_OUT": "SO",
         "CONFIGURING": "CF",
-        "EXPEDITING": "",
+        "EXPEDITING": "",  # from 25.11 on
         "RESIZING": "RS",
+        "REQUEUED_CRON": "RC",  # 20.11 only
         "REQUEUED": "RQ",
         "REQUEUE_FED": "RF",
         "REQUEUE_HOLD": "RH",
@@ -86,10 +88,24 @@ FLAGS = MappingProxyType(
 ENDED = frozenset(BASE_STATES) - {"PENDING", "RUNNING", "SUSPENDED"}
 """Nothing comes after these, but a requeue by the job's owner."""
 
-WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
-"""The job has no nodes. Those of a former run, which a requeued job shows for a while, are not its own any more."""
+WAITING = frozenset(
+    {
+        "PENDING",
+        "EXPEDITING",
+        "REQUEUED",
+        "REQUEUED_CRON",
+        "REQUEUE_FED",
+        "REQUEUE_HOLD",
+        "SPECIAL_EXIT",
+        "RESV_DEL_HOLD",
+    }
+)
+"""The job has no nodes. Those of a former run, which a requeued job shows for a while, are not its own any more.
 
-_REMARKS = frozenset({"LAUNCH_FAILED", "RECONFIG_FAIL", "POWER_UP_NODE"})
+EXPEDITING stands from the end of a failed run of `--requeue=expedite` until the script is started again.
+"""
+
+_REMARKS = frozenset({"LAUNCH_FAILED", "RECONFIG_FAIL", "POWER_UP_NODE", "UPDATE_DB"})
 """Flags that Slurm names in lists only, beside a base state that says what the job does."""
 
 _WORDS = (*FLAGS, *BASE_STATES)
@@ -189,7 +205,7 @@ _PLAIN = MappingProxyType(
         "CONFIGURING": Verdict(JobState.IN_QUEUE, "Your job has its nodes, which are being made ready"),
         **dict.fromkeys(("RUNNING", "RESIZING", "SIGNALING"), Verdict(JobState.RUNNING, "Your job is running")),
         # The base state behind these may be an ending or a requeue, and squeue does not show which.
-        **dict.fromkeys(("COMPLETING", "STAGE_OUT", "EXPEDITING"), _ENDING),
+        **dict.fromkeys(("COMPLETING", "STAGE_OUT"), _ENDING),
         # STOPPED: its processes got SIGSTOP. It keeps its processors, but does nothing.
         **dict.fromkeys(("SUSPENDED", "STOPPED"), Verdict(JobState.SUSPENDED, "Your job is suspended")),
         # A federation gave the job to another cluster; this one will not know how it ends.
