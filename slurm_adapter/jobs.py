@@ -239,10 +239,10 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
 
 
 def _own_slurm_jobs(site: Site, records: Sequence[Record]) -> dict[int, str]:
-    """The Slurm jobs of these records, known by their token: ids come round again, and may be a stranger's."""
+    """The Slurm jobs of these records, known by token and account: ids come round again, and may be a stranger's."""
     accounts = {record.token: record.account for record in records}
     listing = site.scheduler.queue(sorted(set(accounts.values())))
-    return {row.slurm_id: accounts[row.name] for row in listing.observations if row.name in accounts}
+    return {row.slurm_id: row.user for row in listing.observations if accounts.get(row.name) == row.user}
 
 
 def _ask_for_nodes(site: Site) -> Mapping[str, str]:

@@ -333,22 +333,28 @@ def _alive(record: Record, rows: tuple[Observation, ...], evidence: Evidence, pr
         return values | {"nodes": (), "addresses": (), "started": None}
     if row.started is not None:
         values["started"] = float(row.started)
-    if row.nodes:
-        values["nodes"] = row.nodes
-        if row.nodes != record.nodes or len(record.addresses) != len(row.nodes):
-            found = tuple(evidence.addresses.get(node, ()) for node in row.nodes)
+    if nodes := _nodes(row, rows):
+        values["nodes"] = nodes
+        if nodes != record.nodes or len(record.addresses) != len(nodes):
+            found = tuple(evidence.addresses.get(node, ()) for node in nodes)
             values["addresses"] = found if all(found) else ()
             if not all(found):
-                lost = ", ".join(node for node, each in zip(row.nodes, found, strict=True) if not each)
+                lost = ", ".join(node for node, each in zip(nodes, found, strict=True) if not each)
                 problems.append(f"job {record.id}: no usable address of {lost} is known; see peers.address")
     return values
+
+
+def _nodes(row: Observation, rows: tuple[Observation, ...]) -> tuple[str, ...]:
+    """The nodes of a row; of a heterogeneous job those of all its components, in their order."""
+    parts = sorted((int(each.task), each.nodes) for each in rows if each.task and each.task.startswith("+"))
+    return tuple(node for _, nodes in parts for node in nodes) if parts else row.nodes
 
 
 def _ended_rows(record: Record, evidence: Evidence) -> tuple[Observation, ...]:
     """What accounting says of a job that the queue has forgotten; nothing where it lags behind."""
     told = (evidence.history or {}).get(record.slurm_id or -1, ())
     # A controller that lost its state hands out ids again: an id alone proves nothing.
-    rows = tuple(row for row in told if row.name == record.token)
+    rows = tuple(row for row in told if (row.name, row.user) == (record.token, record.account))
     verdicts = [translate(row, evidence.states).state for row in rows]
     return rows if rows and all(state is not None and state.final for state in verdicts) else ()
 
@@ -392,7 +398,7 @@ def _ended(
     codes = [row.exit_code for row in rows if row.exit_code is not None]
     # A job that began and ended between two passes is seen here for the first time.
     began = min((float(row.started) for row in rows if row.started is not None), default=None)
-    nodes = next((row.nodes for row in rows if row.nodes), record.nodes)
+    nodes = next((found for row in rows if (found := _nodes(row, rows))), record.nodes)
     return {
         **_end(float(last) or evidence.now, state, text),
         "exit_code": max(codes, default=None),

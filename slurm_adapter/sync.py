@@ -94,13 +94,13 @@ def _gather(site: Site, records: tuple[Record, ...], *, end_many: bool, remember
     if records:
         with _noting(problems, "list Slurm's jobs"), _sparing(site, remember=remember):
             listing = site.scheduler.queue(sorted({record.account for record in records}))
-    rows = _by_token(listing) if listing is not None else {}
+    rows = _by_job(listing) if listing is not None else {}
+    rows_of = {record.id: rows.get((record.token, record.account), ()) for record in records}
     inside: dict[str, folders.Inside] = {}
     history: dict[int, tuple[Observation, ...]] | None = {}
     accounting = True
     addresses: dict[str, tuple[str, ...]] = {}
     if listing is not None:
-        rows_of = {record.id: rows.get(record.token, ()) for record in records}
         inside = _look(site, [r for r in records if needs_look(r, rows_of[r.id])], problems)
         asked = [r.slurm_id for r in records if r.slurm_id is not None and needs_history(r, rows_of[r.id])]
         if asked:
@@ -118,7 +118,7 @@ def _gather(site: Site, records: tuple[Record, ...], *, end_many: bool, remember
         records=records,
         renamed=_renamed(site, records, listing),
         peers=site.store.find({peer.job_id for record in records for peer in record.peers}),
-        rows=rows if listing is not None else None,
+        rows={record.token: rows_of[record.id] for record in records} if listing is not None else None,
         silence_counts=listing is not None and listing.sees_others,
         history=history,
         accounting=accounting,
@@ -208,12 +208,14 @@ def _look(site: Site, records: list[Record], problems: list[str]) -> dict[str, f
     return found
 
 
-def _strays(site: Site, rows: dict[str, tuple[Observation, ...]], active: set[str]) -> tuple[tuple[Record, int], ...]:
+def _strays(
+    site: Site, rows: dict[tuple[str, str], tuple[Observation, ...]], active: set[str]
+) -> tuple[tuple[Record, int], ...]:
     """Slurm jobs that wait or run for jobs of ours that have ended."""
     prefix = f"{site.store.instance}-"
     alive = {
-        token: ids
-        for token, observed in rows.items()
+        (token, account): ids
+        for (token, account), observed in rows.items()
         if token.startswith(prefix)
         and token not in active
         and (ids := {row.slurm_id for row in observed if live_row(row)})
@@ -221,8 +223,13 @@ def _strays(site: Site, rows: dict[str, tuple[Observation, ...]], active: set[st
     if not alive:
         return ()
     # Read after Slurm was asked: a job that was handed in meanwhile is not among `active`, and has not ended.
-    ended = [record for record in site.store.with_tokens(alive) if record.stage is Stage.ENDED]
-    return tuple((record, id_) for record in ended for id_ in sorted(alive[record.token]))
+    named = site.store.with_tokens({token for token, _ in alive})
+    return tuple(
+        (record, id_)
+        for record in named
+        if record.stage is Stage.ENDED
+        for id_ in sorted(alive.get((record.token, record.account), ()))
+    )
 
 
 def _new_nodes(record: Record, row: Observation) -> tuple[str, ...]:
@@ -242,11 +249,12 @@ def _renamed(site: Site, records: Iterable[Record], listing: Listing | None) -> 
     return frozenset(record.id for record in records if (record.slurm_id, record.account) in strange)
 
 
-def _by_token(listing: Listing) -> dict[str, tuple[Observation, ...]]:
-    grouped: dict[str, list[Observation]] = defaultdict(list)
+def _by_job(listing: Listing) -> dict[tuple[str, str], tuple[Observation, ...]]:
+    """What is listed, by token and account: anybody can give his own job the name that another's has or will have."""
+    grouped: dict[tuple[str, str], list[Observation]] = defaultdict(list)
     for row in listing.observations:
-        grouped[row.name].append(row)
-    return {token: tuple(rows) for token, rows in grouped.items()}
+        grouped[row.name, row.user].append(row)
+    return {job: tuple(rows) for job, rows in grouped.items()}
 
 
 def _by_id(observations: Iterable[Observation]) -> dict[int, tuple[Observation, ...]]:

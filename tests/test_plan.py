@@ -111,6 +111,19 @@ BY_QUEUE = [
     (job(**RUNNING), (row("TIMEOUT"),), {"states": {"TIMEOUT": FAILURE}}, FAILURE, "time limit"),
     (job(**RUNNING), (row("PREEMPTED"),), {"states": {"PREEMPTED": IN_QUEUE}}, IN_QUEUE, "give way"),
     (job(**RUNNING), (row("COMPLETING"),), {"states": {"COMPLETING": SUCCESS}}, RUNS, ""),
+    # Accounting lags behind: no state goes backward.
+    (job(**RUNNING), (row("COMPLETED", exit_code=0),), {"accounting": True, "history": {17: (row("RUNNING"),)}},
+     SUCCESS, "exit code 0"),
+    (job(**RUNNING), (row("RUNNING", nodes=("n1",)),), {"accounting": True, "history": {17: (row("PENDING"),)}},
+     RUNS, ""),
+    (job(**RUNNING), (row("RUNNING", nodes=("n1",)),), {"accounting": True, "history": {}}, RUNS, ""),
+    (job(), (row("PENDING"),), {"accounting": True, "history": {}, "now": NOW + 60}, IN_QUEUE, "waits"),
+    # A heterogeneous job is in the state of both components together.
+    (job(), (row("RUNNING", task="+0", nodes=("n1",)), row("PENDING", task="+1")), {}, RUNS, "is running"),
+    (job(**RUNNING), (row("COMPLETED", task="+0", exit_code=0), row("RUNNING", task="+1", nodes=("n2",))), {}, RUNS,
+     ""),
+    (job(**RUNNING), (row("COMPLETED", task="+0", exit_code=0), row("FAILED", task="+1", exit_code=4)), {}, FAILURE,
+     "exit code 4"),
     # Words that nobody knows, and words that tell nothing.
     (job(**RUNNING), (row("BAKING"),), {}, RUNS, ""),
     (job(**RUNNING), (row("REVOKED"),), {}, RUNS, ""),
@@ -138,6 +151,10 @@ SILENT = [
      FAILURE, "exit code 9"),
     (job(**RUNNING), (), {"accounting": True, "history": {17: (row("COMPLETED", exit_code=0, name="other"),)}}, RUNS,
      ""),  # another's, who got the id again
+    (job(**RUNNING), (), {"accounting": True, "history": {17: (row("COMPLETED", exit_code=0, user="bob"),)}}, RUNS, ""),
+    # Accounting does not know it yet.
+    (job(**RUNNING), (), {"accounting": True, "history": {}, "now": NOW + 60}, RUNS, ""),
+    (job(), (), {"accounting": True, "history": {17: (row("PENDING"),)}, "now": NOW + 60}, IN_QUEUE, ""),
     (job(**RUNNING), (), {"accounting": True, "history": {17: (row("RUNNING"),)}}, RUNS, ""),
     (job(**RUNNING), (), {"accounting": True, "history": {17: (row("RUNNING"),)}, "exits": (exited(0),)}, SUCCESS, ""),
     (job(**RUNNING), (), {"accounting": True, "history": None, "exits": (exited(0),)}, RUNS, ""),
@@ -226,6 +243,7 @@ TASKS = [
 ]  # fmt: skip
 
 
+@pytest.mark.edge_case(8)
 @pytest.mark.parametrize(
     ("record", "rows", "other", "state", "words"), [*BY_QUEUE, *BY_WHOM, *SILENT, *DOUBLED, *ARRAYS, *TASKS]
 )
@@ -370,6 +388,17 @@ PLACES = [
     (job(), row("RUNNING", nodes=("n1", "n3")), ("n1", "n3"), ()),
     (job(**RUNNING), row("RUNNING", nodes=("unknown",)), ("unknown",), ()),
 ]
+
+
+@pytest.mark.edge_case(16)
+def test_a_heterogeneous_job_is_on_the_nodes_of_all_its_components() -> None:
+    parts = (row("RUNNING", task="+1", nodes=("n2",)), row("RUNNING", task="+0", nodes=("n1",)))
+    for rows in (parts, parts[::-1]):
+        new, plan = decide(job(), rows)
+        assert (new.nodes, new.addresses) == (("n1", "n2"), (("10.0.0.1",), ("10.0.0.2",)))
+        assert plan.cancel == ()
+    ended = tuple(replace(part, state="COMPLETED", exit_code=0) for part in parts)
+    assert decide(job(), ended)[0].nodes == ("n1", "n2")
 
 
 @pytest.mark.parametrize(("record", "seen", "nodes", "addresses"), PLACES)

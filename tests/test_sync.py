@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,8 @@ import pytest
 
 from slurm_adapter import jobs
 from slurm_adapter.errors import Unknown
+from slurm_adapter.hostlist import expand
+from slurm_adapter.schedulers.interface import Accepted, Submission
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage
@@ -19,7 +23,7 @@ from slurm_adapter.transports.interface import ConnectionLost
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from slurm_adapter.schedulers.interface import Listing
     from slurm_adapter.store import Record
@@ -141,6 +145,7 @@ def test_a_requeue_between_two_passes_moves_it_too(offline: Offline) -> None:
     assert "run 1.2 " in (offline.peers / "2").read_text(), "the nodes drop a mapping by its run"
 
 
+@pytest.mark.edge_case(19)
 @pytest.mark.parametrize("address", ["{node}-ib0", None])
 def test_addresses_that_are_names_are_resolved_on_the_cluster(tmp_path: Path, address: str | None) -> None:
     site = Offline(tmp_path, {"peers": {"address": address}} if address else {})
@@ -151,6 +156,49 @@ def test_addresses_that_are_names_are_resolved_on_the_cluster(tmp_path: Path, ad
     record = site.run(site.job(), "n1")
     assert record.addresses == ((("198.51.100.7", "fd00::7") if address else ("192.0.2.7",)),)
     assert find_addresses(site.site, ["n9"]) in ({}, {"n9": ()})
+
+
+@pytest.mark.edge_case(18, 19)
+@pytest.mark.scenario(53)
+@pytest.mark.parametrize(
+    ("nodes", "addresses"),
+    [
+        ("n[1-3,7]", (("10.0.0.1",), ("10.0.0.2",), ("10.0.0.3",), ("10.0.0.7",))),
+        ("n1,gpu[01-02]", (("10.0.0.1",), ("192.0.2.1", "fd00::1"), ("fd00::2",))),
+        ("a[1-2]b[3-4]", (("10.1.0.3",), ("10.1.0.4",), ("10.2.0.3",), ("10.2.0.4",))),
+        ("n10,n1", (("10.0.0.10",), ("10.0.0.1",))),
+        ("cn-1.example.org", (("198.51.100.1",),)),
+        ("itself", (("192.0.2.9",),)),
+    ],
+)
+def test_nodes_of_every_kind_have_their_addresses(
+    tmp_path: Path, nodes: str, addresses: tuple[tuple[str, ...], ...]
+) -> None:
+    """Addresses come from Slurm and from names that it tells, never from what a node says of itself."""
+    site = Offline(tmp_path)
+    site.slurm = type(site.slurm)(
+        {
+            **{f"n{number}": f"10.0.0.{number}" for number in range(1, 11)},
+            **{f"a{a}b{b}": f"10.{a}.0.{b}" for a in (1, 2) for b in (3, 4)},
+            "gpu01": "gpu01-data",
+            "gpu02": "FD00:0::2",
+            "cn-1.example.org": "cn-1-alias",
+            "itself": "itself",
+        },
+        {
+            "gpu01-data": ["fe80::1%eth0", "192.0.2.1", "fd00::1"],
+            "cn-1-alias": ["198.51.100.1"],
+            "itself": ["127.0.1.1", "::1", "192.0.2.9"],
+        },
+    )
+    site.site = site.open()
+    database = site.job()
+    consumer = site.job(resources=[peer("db", database)])
+    record = site.run(database, *expand(nodes))
+    assert record.addresses == addresses
+    lines = [line.split() for line in (site.peers / consumer.id).read_text().splitlines() if line[0] != "#"]
+    assert {address for address, _ in lines} == {address for each in addresses for address in each}
+    assert [address for address, name in lines if name == "db"] == list(addresses[0])
 
 
 def test_a_node_without_an_address_is_told_and_asked_for_again(offline: Offline) -> None:
@@ -400,6 +448,83 @@ def test_an_answer_that_cannot_be_read_is_none(offline: Offline, monkeypatch: py
         patch.setattr(offline.slurm, "queue", queue)
         assert offline.sync(after=9999).problems == ("could not list Slurm's jobs: half a row",)
     assert offline.now(record) == record
+
+
+@pytest.mark.edge_case(10)
+@pytest.mark.scenario(63)
+def test_an_id_that_came_round_again_is_another_job(tmp_path: Path) -> None:
+    site = Offline(tmp_path, accounting=True)
+    record = site.run(site.job())
+    # The cluster was installed anew: the id is a job of the same account again, and soon one of somebody else's.
+    for values in ({"name": "another"}, {"name": "another", "user": "bob"}, {"user": "bob"}):
+        for state in ("RUNNING", "COMPLETED", "FAILED"):
+            site.slurm.change(1, **{"name": record.token, "user": "alice"} | values, state=state, submitted=1)
+            site.slurm.change(1, nodes=("node004",), exit_code=0, restarts=3)
+            site.sync()
+            assert (site.now(record).state, site.now(record).nodes) == (JobState.RUNNING, ("node001",)), values
+            assert "192.0.2.4" not in site.shared
+
+
+@pytest.mark.edge_case(10)
+@pytest.mark.scenario(63, 71)
+def test_a_job_of_somebody_else_under_the_name_of_ours(offline: Offline) -> None:
+    """Names of jobs are for everybody to see, and to foretell: one under a strange account is never taken for ours."""
+
+    def forge(token: str) -> int:
+        [forged] = offline.slurm.submit([Submission(token, "bob", "/f", ())])
+        assert isinstance(forged, Accepted)
+        offline.slurm.start(forged.slurm_id, ["node004"])
+        return forged.slurm_id
+
+    offline.job(user="bob")  # so that bob's jobs are asked for
+    record = offline.run(offline.job())
+    first = forge(record.token)
+    second = forge(f"{offline.site.store.instance}-local-3")
+    offline.slurm.lose_next("never")
+    lost = offline.job()
+    assert lost.token == offline.slurm.see(second).name
+    assert offline.sync().problems == ()
+    assert (offline.now(record).nodes, offline.now(lost).slurm_id) == (("node001",), None)
+    for slurm_id in (first, second):
+        offline.slurm.finish(slurm_id)
+    assert offline.sync().problems == ()
+    assert (offline.now(record).state, offline.now_stage(lost.id)) == (JobState.RUNNING, Stage.SUBMITTING)
+    jobs.cancel(offline.site, [record.id])
+    offline.sync()
+    forged = forge(record.token)
+    report = offline.sync()
+    assert (report.cancelled, report.problems) == ((), ()), "it is not ours to cancel"
+    assert offline.slurm.see(forged).state == "RUNNING"
+
+
+@pytest.mark.edge_case(9)
+@pytest.mark.scenario(61)
+@pytest.mark.parametrize("midnight", ["2026-11-24T00:00", "2026-03-29T01:00", "2026-10-25T01:00", "2027-01-01T00:00"])
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Copenhagen", "America/New_York"])
+def test_a_job_over_midnight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, midnight: str, zone: str) -> None:
+    """Or over the hour at which the clocks are changed; no pass comes between its start and its end."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    site = Offline(tmp_path, accounting=True)
+    turn = int(datetime.fromisoformat(f"{midnight}+00:00").timestamp())
+    site.slurm.now = turn - 60
+    record = site.job()
+    site.fence(record, 1)
+    site.slurm.start(1)
+    site.slurm.now = turn + 60
+    site.slurm.finish(1, 3)
+    site.slurm.purge(1)
+    site.sync(after=240)
+    ended = site.now(record)
+    assert (ended.state, ended.exit_code, ended.slurm_id) == (JobState.FAILURE, 3, 1)
+    assert (ended.started, ended.ended) == (turn - 60, turn + 60)
+
+
+@pytest.fixture(autouse=True)
+def _zone() -> Iterator[None]:
+    """Whatever a test did to the zone."""
+    yield
+    time.tzset()
 
 
 def test_a_job_that_its_user_renamed_is_not_lost(offline: Offline) -> None:
