@@ -9,8 +9,9 @@ def quote(text: str) -> str:
     """One word of bash that is exactly `text`.
 
     A carriage return is written in ANSI-C quoting: sbatch refuses a script that holds CRLF anywhere, quoted or not.
+    So is the end of a line before a `#`, that no line of a value looks like a directive.
     """
-    return shlex.quote(text).replace("\r", "'$'\\r''")
+    return shlex.quote(text).replace("\r", "'$'\\r''").replace("\n#", "'$'\\n''#")
 
 
 def plain(value: object) -> str:

@@ -286,6 +286,7 @@ def read_value(name: str, value: object) -> Directive | None:
     return Directive(name, str(value) or None)
 
 
+_DOCUMENT = re.compile(r"(?<!<)<<(?!<)-?\s*[\"'\\]?(\w+)")
 _SBATCH = re.compile(r"#SBATCH --([a-z-]+)(?:=(.*))?", re.ASCII)
 _VALUE = re.compile(r'[A-Za-z0-9_./:@%+=,\[\]-]+|"(?:[^"\\]|\\.)*"', re.ASCII)
 
@@ -294,9 +295,7 @@ def lint_script(text: str) -> None:
     """Look at a whole script as sbatch will. Raises `InvalidInput` with the line of what it would refuse or ignore.
 
     sbatch refuses a blank first line, CRLF and unquoted white space, and silently ignores an indented directive and
-    one that comes after the first command. A late line that looks like a directive is refused where it stands in
-    front of any command of the script only; behind it, text of the application may well be a heredoc with another
-    script in it, and sbatch does not read so far.
+    one that comes after the first command. Behind that, the lines of a here-document may be another script's own.
     """
     if not text.startswith("#!/"):
         raise InvalidInput("line 1 of the script is not #!/ and an interpreter")
@@ -308,16 +307,33 @@ def lint_script(text: str) -> None:
     if not text.endswith("\n"):
         raise InvalidInput("the script's last line does not end")
     seen: set[str] = set()
-    for number, line in enumerate(text.split("\n"), start=1):
+    lines = iter(enumerate(text.split("\n"), start=1))
+    for number, line in lines:
         if re.match(r"\s+#\s*SBATCH", line):
             raise InvalidInput(f"line {number} of the script: an indented #SBATCH, which sbatch ignores")
         if line and not line.startswith("#"):
-            return
-        if line.startswith("#SBATCH"):
+            _refuse_late([(number, line), *lines])
+        elif line.startswith("#SBATCH"):
             name = _name_of(line, number)
             if name in seen:
                 raise InvalidInput(f"line {number} of the script: the directive {name} stands twice")
             seen.add(name)
+
+
+def _refuse_late(lines: Iterable[tuple[int, str]]) -> None:
+    """Refuse directives among the script's commands, but for those in here-documents."""
+    documents: list[str] = []
+    for number, line in lines:
+        if documents:
+            if line.lstrip("\t") == documents[0]:
+                del documents[0]
+        elif line.startswith("#SBATCH"):
+            raise InvalidInput(
+                f"line {number} of the script: {shown(line)} stands behind the first command, where sbatch ignores it; "
+                "an application sets directives by `sbatch`, and the text of another script goes into a here-document"
+            )
+        elif not line.startswith("#"):
+            documents = _DOCUMENT.findall(line)
 
 
 def _name_of(line: str, number: int) -> str:

@@ -145,7 +145,8 @@ def wire() -> Callable[[str], bytes]:
 WEIRD = (
     "", " ", "'; touch pwned; '", "$(touch pwned)", "`touch pwned`", '"', "\\", "\n", "a\r\nb", "\r", "\t", "-leading",
     "--flag=value", "~", "*", "a b", "#SBATCH --uid=0", "x\n#SBATCH --account=root", "${HOME}", "!!", "{{ 7 * 7 }}",
-    "{% raw %}", "{- systemLoad -}", "grün 🧬 \u202e", "=", "A=b", "%j %%", "\x01\x1b[31m", "'\"'\"'", "\\n",
+    "{% raw %}", "{- systemLoad -}", "grün 🧬 \u202e", "=", "A=b", "a,b=c d,e", "%j %%",
+    "\x01\x1b[31m", "'\"'\"'", "\\n",
     "é" * 2000, "x" * 100_000,
 )  # fmt: skip
 """Texts that must arrive as they are."""

@@ -56,6 +56,7 @@ def scan(line: str) -> list[str]:
     return words + ([word] if word is not None else [])
 
 
+@pytest.mark.edge_case(23)
 @given(st.text(alphabet=st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"])))
 def test_sbatch_reads_back_every_value(value: str) -> None:
     assert scan(str(Directive("comment", value))) == [f"--comment={value}"]
@@ -108,11 +109,19 @@ def test_time_is_whole_minutes_rounded_up(
     assert time_limit(SimpleDuration(hours=hours, minutes=minutes, seconds=seconds), machine, 60) == expected
 
 
+@pytest.mark.edge_case(20)
+def test_one_second_is_a_minute_and_never_no_limit_at_all(machine: Machine) -> None:
+    seconds = time_limit(SimpleDuration(seconds=1), machine, 60)
+    directives = build_directives(machine, token="t", folder="/f", replicas=1, seconds=seconds)
+    assert [str(each) for each in directives if each.name == "time"] == ["--time=0-00:01:00"]
+
+
 def test_no_time_means_the_configured_default_within_the_machines_limit(machine: Machine) -> None:
     assert time_limit(None, machine, 7200) == 7200
     assert time_limit(None, machine, 10**9) == machine.max_time
 
 
+@pytest.mark.edge_case(20)
 @pytest.mark.parametrize("seconds", [0, -1, -(10**30)])
 def test_no_positive_time(machine: Machine, seconds: int) -> None:
     with pytest.raises(InvalidInput, match="Time allocated for job is too short"):
@@ -158,6 +167,7 @@ def test_what_the_machine_table_sets_stays(machine: Machine, config: Config, nam
     check_override(Directive(name, "x"), config.machines["example-compute"]["example-compute"])
 
 
+@pytest.mark.edge_case(23)
 @pytest.mark.parametrize("value", ["a\n#SBATCH --uid=0", "a\0", "a\rb", "x" * 5000])
 def test_a_value_that_cannot_be_written(machine: Machine, value: str) -> None:
     with pytest.raises(InvalidInput, match="the directive 'mail-user'"):
@@ -188,14 +198,25 @@ def test_what_a_template_sets(name: str, value: Any, expected: str | None) -> No
     assert (None if found is None else str(found)) == expected
 
 
+@pytest.mark.edge_case(16)
+def test_a_job_that_is_named_hetjob_is_a_plain_job(machine: Machine) -> None:
+    directives = build_directives(machine, token="hetjob", folder="/f", replicas=1, seconds=60)
+    text = "".join(f"#SBATCH {directive}\n" for directive in directives)
+    assert "#SBATCH --job-name=hetjob\n" in text  # `-J hetjob` would be a component's border to sbatch
+    lint_script(f"#!/bin/bash\n{text}run\n")
+
+
 GOOD = "#!/bin/bash\n#SBATCH --mem=4G\n# a comment\n\n#SBATCH --requeue\nrun\n"
 
 
 def test_a_good_script() -> None:
     lint_script(GOOD)
-    lint_script(GOOD + "cat <<END\n#SBATCH --mem=4G\n  #SBATCH --uid=0\nEND\n")
+    lint_script(GOOD + "cat <<END\n#SBATCH --mem=4G\n  #SBATCH --uid=0\nEND\nrun\n")
+    lint_script(GOOD + "cat <<-'A' <<\"B\"\n#SBATCH --mem=4G\n\tA\n#SBATCH --mem=4G\nB\nrun\n")
+    lint_script(GOOD + "run # not a directive: #SBATCH --mem=4G\n##SBATCH --mem=4G\n")
 
 
+@pytest.mark.edge_case(23)
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -207,7 +228,15 @@ def test_a_good_script() -> None:
         (GOOD + "\0\n", "NUL"),
         (GOOD.rstrip("\n"), "last line"),
         (GOOD.replace("#SBATCH --mem", "  #SBATCH --mem"), "line 2 of the script: an indented #SBATCH"),
+        (
+            GOOD.replace("\n#SBATCH --requeue", "\nrun\n#SBATCH --requeue"),
+            "line 6 of the script: '#SBATCH --requeue' st",
+        ),
+        (GOOD + "cat <<END\nEND\n#SBATCH --mem=4G\n", "line 9 of the script: '#SBATCH --mem=4G' stands behind"),
+        (GOOD + "cat <<<END\n#SBATCH --mem=4G\n", "line 8 of the script: '#SBATCH --mem=4G' stands behind"),
         (GOOD.replace("4G", "4 G"), "line 2 of the script: '#SBATCH --mem=4 G'"),
+        (GOOD.replace("4G", "4G #x"), "line 2 of the script"),
+        (GOOD.replace("--mem=4G", "hetjob"), "line 2 of the script: '#SBATCH hetjob'"),
         (GOOD.replace("4G", "'4G'"), "line 2 of the script"),
         (GOOD.replace("4G", '"4G'), "line 2 of the script"),
         (GOOD.replace("--mem=4G", "-J x"), "line 2 of the script"),

@@ -159,11 +159,28 @@ def test_an_error_in_a_sites_template_is_the_sites(case: Case, tmp_path: Path, t
         replace(case, config=config).translate()
 
 
-def test_a_sites_template_that_sbatch_would_misread(case: Case, tmp_path: Path) -> None:
-    (tmp_path / "job.sbatch.j2").write_text("\n#!/bin/sh\n")
+@pytest.mark.edge_case(23)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\n#!/bin/sh\n", "line 1 of the script is not"),
+        ("#!/bin/sh\n  #SBATCH --mem=1G\n{{ payload }}\n", "line 2 of the script: an indented #SBATCH"),
+        ("#!/bin/sh\n{{ payload }}\n#SBATCH --mem=1G\n", "line 3 of the script: '#SBATCH --mem=1G' stands behind"),
+        ("#!/bin/sh\n#SBATCH --comment=a b\n{{ payload }}\n", "line 2 of the script: '#SBATCH --comment=a b'"),
+    ],
+)
+def test_a_sites_template_that_sbatch_would_misread(case: Case, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "job.sbatch.j2").write_bytes(text.encode())
     config = case.config.model_copy(update={"templates": tmp_path})
-    with pytest.raises(InvalidInput, match="line 1 of the script"):
+    with pytest.raises(InvalidInput, match=said):
         replace(case, config=config).translate()
+
+
+@pytest.mark.edge_case(23)
+def test_a_sites_template_with_crlf_gives_a_script_without(case: Case, tmp_path: Path) -> None:
+    (tmp_path / "job.sbatch.j2").write_bytes(b"#!/bin/sh\r\n{{ payload }}\r\n")
+    config = case.config.model_copy(update={"templates": tmp_path})
+    assert replace(case, config=config).translate().script == "#!/bin/sh\nacme-batch\n"
 
 
 def test_templates_are_beside_the_package_or_inside_it() -> None:
@@ -189,6 +206,7 @@ def start(case: Case, slurm_id: str = "17", *, environment: dict[str, str] | Non
     return subprocess.run(["bash", path], capture_output=True, check=False, env=own)
 
 
+@pytest.mark.edge_case(23)
 def test_every_text_arrives_byte_for_byte(here: Case, weird: str, tmp_path: Path) -> None:
     done = start(here, parameters={"value": {"type": "text", "value": weird}})
     assert (done.returncode, done.stderr) == (0, b"")
@@ -197,6 +215,7 @@ def test_every_text_arrives_byte_for_byte(here: Case, weird: str, tmp_path: Path
     assert [path.name for path in tmp_path.rglob("*pwned*")] == []
 
 
+@pytest.mark.edge_case(24)
 def test_the_environment_arrives_byte_for_byte(here: Case, weird: str) -> None:
     shows = here.with_application(
         invocation=tuple(map(Word, ("printenv", "-0", "TEXT", "UCLOUD_JOB_ID", "UCLOUD_DIR", "SLURM_EXPORT_ENV"))),

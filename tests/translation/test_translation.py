@@ -118,10 +118,16 @@ def test_fields_that_are_taken(case: Case, fields: dict[str, Any]) -> None:
         ({"invocation": (Template("{{ script('x') }}"),)}, {}, "script() is not available here"),
         ({"parameters": (Parameter("srun", "text", optional=True),)}, {}, "a parameter cannot be named srun"),
         ({"invocation": (Template("echo {{ 'a\\r\\nb' | safe }}"),)}, {}, "CRLF"),
+        ({"invocation": (Template("run\n#SBATCH --mem=1G"),)}, {}, "'#SBATCH --mem=1G' stands behind the first"),
     ],
 )  # fmt: skip
 def test_applications_that_are_refused(case: Case, change: dict[str, Any], fields: dict[str, Any], said: str) -> None:
     assert said in refuse(case.with_application(**change), **fields)
+
+
+def test_an_application_may_write_another_script(case: Case) -> None:
+    text = "cat >again.sbatch <<END\n#!/bin/sh\n#SBATCH --mem=1G\nEND\nsbatch again.sbatch"
+    assert case.with_template(text).translate().script.endswith(f"{text}\n")
 
 
 def test_nothing_to_load_loads_nothing(case: Case) -> None:
