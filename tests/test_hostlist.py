@@ -55,11 +55,13 @@ entries = st.lists(st.tuples(stems, brackets), max_size=3).flatmap(
 lists = st.lists(entries, min_size=1, max_size=4).map(",".join)
 
 
+@pytest.mark.scenario(53)
 @pytest.mark.parametrize("text", TABLE)
 def test_expansion(text: str) -> None:
     assert expand(text) == tuple(TABLE[text].split())
 
 
+@pytest.mark.edge_case(17)
 @pytest.mark.parametrize("text", ["", " ", "(null)", "None", "None assigned", "N/A"])
 def test_nobody(text: str) -> None:
     assert expand(text) == ()
@@ -114,6 +116,7 @@ def test_plain_names_stay_as_they_are(names: list[str]) -> None:
     assert expand(",".join(names)) == tuple(names)
 
 
+@pytest.mark.edge_case(17)
 @pytest.mark.skipif(shutil.which("scontrol") is None, reason="scontrol is not installed; `sandbox install` brings it")
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=lists | st.sampled_from(sorted(TABLE)))

@@ -48,6 +48,8 @@ def seen(state: str, **values: object) -> Observation:
     return Observation(**(fields | {"state": state} | values))  # type: ignore[arg-type]  # any of its fields
 
 
+@pytest.mark.edge_case(2, 13)
+@pytest.mark.scenario(56)
 @pytest.mark.parametrize("word", WORDS)
 def test_every_form_of_a_word(word: str) -> None:
     forms = [word, word.lower(), f" {word}\n", f"{word}+", f'["{word}"]', json.dumps([word.title()])]
@@ -58,10 +60,15 @@ def test_every_form_of_a_word(word: str) -> None:
     assert {form: canonical(form) for form in forms} == dict.fromkeys(forms, word)
 
 
+@pytest.mark.scenario(56)
 @pytest.mark.parametrize(
     ("text", "word"),
     [
         ("OUT_OF_ME+", "OUT_OF_MEMORY"),
+        ("COMPLETED+", "COMPLETED"),
+        ("CANCELLED+", "CANCELLED"),
+        ("CANCELLED by 1000", "CANCELLED"),
+        ("CANCELLED by 1+", "CANCELLED"),
         ("REQUEUE_H+", "REQUEUE_HOLD"),
         ("RESV_DEL_+", "RESV_DEL_HOLD"),
         ("SPECIAL_E+", "SPECIAL_EXIT"),
@@ -118,6 +125,7 @@ def test_final_states(state: JobState) -> None:
     assert state.final == (state in {"SUCCESS", "FAILURE", "EXPIRED"})
 
 
+@pytest.mark.edge_case(14)
 @pytest.mark.parametrize(
     ("state", "values", "expected", "text"),
     [
@@ -131,6 +139,8 @@ def test_final_states(state: JobState) -> None:
         ("FAILED", {"exit_code": 1, "reason": "BadConstraints"}, JobState.FAILURE, "exit code 1: BadConstraints"),
         ("FAILED", {"exit_code": None}, JobState.FAILURE, "Your job failed"),
         ("FAILED", {"exit_code": 137}, JobState.FAILURE, "exit code 137, as after signal 9 (SIGKILL)"),
+        ("FAILED", {"exit_code": 143}, JobState.FAILURE, "exit code 143, as after signal 15 (SIGTERM)"),
+        ("FAILED", {"exit_code": None, "signal": 15}, JobState.FAILURE, "ended by signal 15 (SIGTERM)"),
         ("FAILED", {"exit_code": 255}, JobState.FAILURE, "exit code 255"),
         ("FAILED", {"exit_code": None, "signal": 11}, JobState.FAILURE, "ended by signal 11 (SIGSEGV)"),
         ("FAILED", {"exit_code": None, "signal": 53}, JobState.FAILURE, "cannot be opened on the node"),

@@ -53,7 +53,7 @@ _ID = re.compile(r"(\d+)(?:_(?:(\d+)|\[([^\]]*)\]?)|\+(\d+))?", re.ASCII)
 """`17`, `17_3`, `17_[4-9%2]`, the same cut off by squeue without `]`, and `17+1`."""
 
 _NO_TIME = frozenset({"", "N/A", "NONE", "None", "Unknown", "NOT_SET"})
-_NO_LIMIT = frozenset({"", "UNLIMITED", "Partition_Limit", "NOT_SET", "INVALID", "N/A"})
+_NO_LIMIT = frozenset({"", "0", "-1", "UNLIMITED", "Partition_Limit", "NOT_SET", "INVALID", "N/A"})
 
 
 def separator(mark: str) -> str:
@@ -221,14 +221,16 @@ def _read_time(text: str) -> int | None:
 
 
 def _read_limit(text: str) -> int | None:
-    """Seconds of `2-03:05:00`, `1:00:00` or `20:00`."""
+    """Seconds of any of Slurm's forms: `90`, `90:00`, `1:30:00`, and `1-3`, `1-3:5`, `1-03:05:06`."""
     if text in _NO_LIMIT:
         return None
-    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text, re.ASCII)
-    if match is None:
+    if not re.fullmatch(r"\d+(?:-\d+)?(?::\d+){0,2}", text, re.ASCII):
         raise ValueError(f"{_shown(text)} is no time limit")
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    days, dash, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    # Days are followed by hours. Without them one number is minutes, two are minutes and seconds.
+    hours, minutes, seconds = ([*parts, 0, 0] if dash or len(parts) == 3 else [0, *parts, 0])[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _shown(text: str) -> str:

@@ -61,6 +61,8 @@ esac
 
 _CONTACT = "Unable to contact slurm controller (connect failure)"
 
+_ANSWER = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S*| on cluster \S+)?\s*$", re.ASCII | re.MULTILINE)
+
 _UNCERTAIN = re.compile(
     r"""controller | communicat | message | socket | protocol | connect | timed\ out | timeout | transmitted | received
     | broken\ pipe | credential | authenticat | unspecified | temporarily | in\ progress | would\ block | interrupted
@@ -127,7 +129,8 @@ def judge_answer(status: int, said: str) -> Outcome:
 
     `InDoubt` unless they say for certain that there is one, or that there is none.
     """
-    ids = set(re.findall(r"^(\d+)(?:;\S*)?\s*$", said, re.ASCII | re.MULTILINE))
+    # With --parsable `17` or `17;cluster`; the sentence is of an sbatch that a site has wrapped.
+    ids = set(re.findall(_ANSWER, said))
     if status == 0 and len(ids) == 1:
         return Accepted(int(ids.pop()))
     if status in {126, 127}:

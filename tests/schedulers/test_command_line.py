@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,7 @@ from slurm_adapter.errors import TryAgain, Unknown
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.transports.fake import FakeTransport
 from slurm_adapter.transports.interface import Result
+from slurm_adapter.transports.local import LocalTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +40,17 @@ def listing(**values: object) -> Callable[[Command], Result]:
         if "sacctmgr" in command.argv:
             return Result(0, str(values.get("level", "None")).encode() + b"\n", b"")
         mark = command.argv[command.argv.index("sh", 8) + 1]
-        rows = f"\x1f{mark}".join(ROW) + "\n" if values.get("rows", True) else ""
+        told = values.get("rows", True)
+        rows = told if isinstance(told, str) else f"\x1f{mark}".join(ROW) + "\n" if told else ""
         given = {key: value for key, value in values.items() if key not in {"rows", "level"}}
         return queue_answer(mark, rows, **given)  # type: ignore[arg-type]  # the keywords above
 
     return answer
+
+
+def answering(stdout: str, stderr: str) -> CommandLineScheduler:
+    """Every command ends well, says this, and complains of that."""
+    return CommandLineScheduler(FakeTransport(lambda _: Result(0, stdout.encode(), stderr.encode())))
 
 
 def queue(*users: str, **values: object) -> tuple[int, bool]:
@@ -57,6 +67,7 @@ def test_a_healthy_answer() -> None:
     assert queue(rows=False) == (0, True)
 
 
+@pytest.mark.edge_case(6)
 @pytest.mark.parametrize(
     ("values", "proven"),
     [
@@ -91,11 +102,14 @@ def test_an_account_that_the_cluster_does_not_know_proves_nothing_but_hides_no_r
     assert queue(stderr="squeue: error: Invalid user: bob\n", status=1) == (1, False)
 
 
+@pytest.mark.edge_case(5)
 @pytest.mark.parametrize(
     ("values", "error"),
     [
         ({"stderr": "slurm_load_jobs error: Socket timed out on send/recv operation"}, Unknown),
         ({"stderr": "squeue: error: something odd", "rows": False}, Unknown),
+        ({"rows": "CLUSTER: x\n", "stderr": "slurm_load_jobs error: Socket timed out on send/recv operation"}, Unknown),
+        ({"rows": "CLUSTER: x\n"}, Unknown),
         ({"stderr": "squeue: fatal: Unable to process configuration file"}, Unknown),
         ({"status": 1}, Unknown),
         ({"status": 1, "stderr": f"slurm_load_jobs error: {DOWN}"}, TryAgain),
@@ -109,6 +123,24 @@ def test_an_account_that_the_cluster_does_not_know_proves_nothing_but_hides_no_r
 def test_an_odd_answer_is_no_answer(values: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error):
         queue(**values)
+
+
+@pytest.mark.edge_case(5)
+@pytest.mark.parametrize("stdout", ["", "CLUSTER: x\n", "NodeName=n1 NodeAddr=10.0.0.1\n"])
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        "slurm_load_jobs error: Socket timed out on send/recv operation",
+        "sacct: error: x",
+        "error: x",
+        "slurm_x error: x",
+    ],
+)
+def test_a_complaint_is_a_failure_whatever_the_exit_code(stdout: str, stderr: str) -> None:
+    scheduler = answering(stdout, stderr)
+    for ask in (lambda: scheduler.history([1]), scheduler.nodes, lambda: scheduler.cancel({1: "alice"})):
+        with pytest.raises(Unknown):
+            ask()
 
 
 @pytest.mark.parametrize(
@@ -141,6 +173,7 @@ def test_the_mark_is_another_one_each_time() -> None:
     assert transport.commands[0].argv != transport.commands[1].argv
 
 
+@pytest.mark.edge_case(9, 22)
 def test_every_command_has_a_whole_environment_of_its_own() -> None:
     transport = FakeTransport(lambda _: Result(1, b"", b"slurm_x error: no"))
     scheduler = CommandLineScheduler(transport, "/opt/bin", "/etc/s.conf")
@@ -156,7 +189,9 @@ def test_every_command_has_a_whole_environment_of_its_own() -> None:
     for command in transport.commands:
         assert command.argv[:3] == ("/usr/bin/env", "-i", "PATH=/opt/bin")
         assert {"LC_ALL=C.UTF-8", "SLURM_CONF=/etc/s.conf"} <= set(command.argv)
-    assert {"TZ=UTC", "SLURM_TIME_FORMAT=%s"} <= set(transport.commands[0].argv)
+    for command in transport.commands[:2]:  # those that are told times
+        assert {"TZ=UTC", "SLURM_TIME_FORMAT=%s"} <= set(command.argv)
+    assert "1970-01-01" in transport.commands[1].argv  # else sacct begins at midnight
 
 
 def test_history() -> None:
@@ -171,6 +206,31 @@ def test_history() -> None:
         tell(0, "", "sacct: error: Problem talking to the database: Connection refused").history([1])
 
 
+@pytest.mark.edge_case(24)
+@pytest.mark.parametrize("program", ["sacct", "scancel"])
+def test_five_thousand_ids_reach_a_real_command(tmp_path: Path, program: str) -> None:
+    (tmp_path / program).write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" | tail -n 5000 >"{tmp_path}/told"\n')
+    (tmp_path / program).chmod(0o755)
+    scheduler = CommandLineScheduler(LocalTransport(), f"{tmp_path}:/usr/bin:/bin")
+    ids = list(range(67_000_000, 67_005_000))
+    if program == "sacct":
+        assert scheduler.history(ids) == ()
+        assert (tmp_path / "told").read_text().split()[-1] == ",".join(map(str, ids))
+    else:
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        CommandLineScheduler(AsMyself(), f"{tmp_path}:/usr/bin:/bin").cancel(dict.fromkeys(ids, me))
+        assert (tmp_path / "told").read_text().split() == list(map(str, ids))
+
+
+class AsMyself(LocalTransport):
+    """Runs everything as whoever runs the tests."""
+
+    def run(self, command: Command) -> Result:
+        """Run it without sudo."""
+        return super().run(replace(command, user=None))
+
+
+@pytest.mark.edge_case(24)
 def test_many_ids_fit_in_an_argument() -> None:
     transport = FakeTransport(lambda _: Result(0, b"", b""))
     assert CommandLineScheduler(transport).history(range(67_000_000, 67_012_000)) == ()
@@ -194,6 +254,7 @@ def test_cancel_runs_as_each_owner_and_tries_all() -> None:
     ]
 
 
+@pytest.mark.edge_case(6)
 @pytest.mark.parametrize("words", ["Invalid job id specified", "Job/step already completing or completed"])
 def test_cancel_of_what_is_gone(words: str) -> None:
     said = f"scancel: error: Kill job error on job id 1: {words}".encode()

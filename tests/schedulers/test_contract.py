@@ -325,8 +325,20 @@ def test_the_fakes_accounting_remembers_what_the_queue_has_forgotten() -> None:
 
 
 @pytest.mark.sandbox
+@pytest.mark.edge_case(3)
 def test_names_of_other_jobs_change_nothing(cluster: Cluster, real: RealBench) -> None:
-    hostile = ["a|b", "x\n17\x1fRUNNING\x1falice", "\x1e\x1f", "'\"$(id)`id`", "æ日本", "JobState=RUNNING", "y" * 300]
+    hostile = [
+        "a|b",
+        "a b",
+        "x=y",
+        "a'b\"c$(id)",
+        "x\n17\x1fRUNNING\x1falice",
+        "\x1e\x1f",
+        "'\"$(id)`id`",
+        "æ日本",
+        "JobState=RUNNING",
+        "y" * 300,
+    ]
     ids = [int(cluster.submit("sleep 300", "--hold", f"--job-name={name}")) for name in hostile]
     found = {seen.slurm_id: seen for seen in real.scheduler.queue(["alice"]).observations}
     assert [found[slurm_id].name for slurm_id in ids] == hostile
@@ -335,11 +347,17 @@ def test_names_of_other_jobs_change_nothing(cluster: Cluster, real: RealBench) -
 
 
 @pytest.mark.sandbox
+@pytest.mark.edge_case(9, 22)
 def test_the_adapters_own_environment_changes_nothing(real: RealBench) -> None:
     hostile = {
         "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
         "SBATCH_PARTITION": "nosuch",
         "SBATCH_HOLD": "1",
+        "SBATCH_TIMELIMIT": "7",
+        "SBATCH_JOB_NAME": "another",
+        "SQUEUE_ALL": "1",
+        "LANG": "da_DK.UTF-8",
+        "LC_ALL": "C",
         "SQUEUE_FORMAT": "%i",
         "SQUEUE_STATES": "RUNNING",
         "SQUEUE_USERS": "bob",
@@ -348,16 +366,34 @@ def test_the_adapters_own_environment_changes_nothing(real: RealBench) -> None:
         "TZ": "America/New_York",
     }
     scheduler = CommandLineScheduler(LocalTransport(sandbox.enter(), hostile))
-    (outcome,) = scheduler.submit([real.make("sleep 300", "#SBATCH --hold")])
+    job = real.make("sleep 300", "#SBATCH --hold")
+    (outcome,) = scheduler.submit([job])
     slurm_id = accept(outcome)
     (seen,) = (seen for seen in scheduler.queue(["alice"]).observations if seen.slurm_id == slurm_id)
     assert seen.submitted is not None
     assert abs(seen.submitted - time.time()) < 60
-    assert (seen.state, seen.time_limit) == ("PENDING", 3600)
+    assert (seen.name, seen.state, seen.time_limit) == (job.token, "PENDING", 3600)
     scheduler.cancel({slurm_id: "alice"})
 
 
 @pytest.mark.sandbox
+@pytest.mark.edge_case(6)
+def test_which_exit_code_of_squeue_and_scancel_means_what(cluster: Cluster, real: RealBench) -> None:
+    """Silence and success of Slurm's commands say nothing of a job: so one is never asked for by its id."""
+    gone = ("66000001", "66000002")
+    one, two, task = (cluster.run("squeue", "-h", "-j", ids) for ids in (gone[0], ",".join(gone), "66000001_99"))
+    assert (one.returncode, b"Invalid job id specified" in one.stderr) == (1, True)
+    assert [(each.returncode, each.stdout) for each in (two, task)] == [(0, b""), (0, b"")]
+    ended = cluster.submit("exit 0")
+    cluster.wait_end(ended)
+    assert [cluster.run("scancel", id_).returncode for id_ in (*gone, ended)] == [0, 0, 0]
+    found = {seen.slurm_id: seen.state for seen in real.scheduler.queue(["alice", "bob"]).observations}
+    assert found[int(ended)] == "COMPLETED"
+    assert not {int(id_) for id_ in gone} & set(found)
+
+
+@pytest.mark.sandbox
+@pytest.mark.edge_case(15)
 def test_an_array_is_listed_by_its_own_id(real: RealBench) -> None:
     (outcome,) = real.scheduler.submit([real.make("sleep 300", "#SBATCH --hold --array=0-900:2%3")])
     slurm_id = accept(outcome)

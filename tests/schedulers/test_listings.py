@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from slurm_adapter.errors import Unknown
 from slurm_adapter.schedulers.listings import parse_history, parse_queue, sacct_argv, separator, squeue_argv
+from slurm_adapter.states import JobState, translate
 
 if TYPE_CHECKING:
     from slurm_adapter.schedulers.interface import Observation
@@ -75,6 +77,7 @@ def history_row(**fields: str) -> str:
     return SEP.join((row | fields).values()) + "\n"
 
 
+@pytest.mark.edge_case(3)
 def test_recorded_queue() -> None:
     found = {(seen.slurm_id, seen.task): seen for seen in parse_queue(recorded("squeue"), MARK)}
     assert {slurm_id: found[slurm_id, None].name for slurm_id in HOSTILE} == HOSTILE
@@ -102,6 +105,7 @@ def test_recorded_queue_with_arrays_cut_off() -> None:
     assert (80, "0,4,9,14,19,24,29,34,39,44,") in found
 
 
+@pytest.mark.edge_case(2)
 def test_recorded_history() -> None:
     found = {(seen.slurm_id, seen.task): seen for seen in parse_history(recorded("sacct"), MARK)}
     assert found[68, None].name == HOSTILE[68]
@@ -117,6 +121,7 @@ def test_recorded_history() -> None:
     assert {task for slurm_id, task in found if slurm_id == 79} == {"0", "3", "6"}
 
 
+@pytest.mark.edge_case(15)
 @pytest.mark.parametrize(
     ("text", "task"),
     [
@@ -127,17 +132,114 @@ def test_recorded_history() -> None:
         ("17_[3-20%2]", "3-20"),
         ("17_[1%1]", "1"),
         ("17_[0,4,8,", "0,4,8,"),
+        ("17_[0,4,8,...,4", "0,4,8,...,4"),
+        ("17_[0-9,1", "0-9,1"),
         ("17+0", "+0"),
         ("17+1", "+1"),
     ],
 )
 def test_ids(text: str, task: str | None) -> None:
     assert (read_one(id=text).slurm_id, read_one(id=text).task) == (17, task)
+    (told,) = parse_history(history_row(id=text).encode(), MARK)
+    assert (told.slurm_id, told.task) == (17, task)
 
 
+@pytest.mark.edge_case(15)
+@pytest.mark.parametrize("text", ["17_4.batch", "17.extern", "17.0", "17.0+", "17.batch", "17_", "_4", "17+", "17_x"])
+def test_a_step_is_no_job_and_is_never_dropped(text: str) -> None:
+    assert "-X" in sacct_argv([17], MARK)  # steps are not asked for
+    for parse, row in ((parse_queue, squeue_row), (parse_history, history_row)):
+        with pytest.raises(Unknown, match="is no id of a job"):
+            parse((row() + row(id=text)).encode(), MARK)
+
+
+@pytest.mark.edge_case(16)
+def test_both_components_of_a_heterogeneous_job() -> None:
+    rows = squeue_row(id="19+0", nodes="node001") + squeue_row(id="19+1", nodes="node[002-003]")
+    found = parse_queue(rows.encode(), MARK)
+    assert [(seen.slurm_id, seen.task, seen.nodes) for seen in found] == [
+        (19, "+0", ("node001",)), (19, "+1", ("node002", "node003"))
+    ]  # fmt: skip
+    rows = history_row(id="19+0") + history_row(id="19+1", raw="20")
+    assert [(seen.slurm_id, seen.task) for seen in parse_history(rows.encode(), MARK)] == [(19, "+0"), (19, "+1")]
+
+
+@pytest.mark.edge_case(3)
+@pytest.mark.parametrize(
+    "name",
+    ["a|b", "a b", "a'b\"c$(id)", "æøå 日本", "x=y", "a\nb", "\n", "18\x1fRUNNING", "JobState=RUNNING", "\udcff"],
+)
+def test_a_hostile_name_between_two_others(name: str) -> None:
+    for parse, row in ((parse_queue, squeue_row), (parse_history, history_row)):
+        middle = row(id="18", state="FAILED", name=name)
+        raw = "".join((row(), middle, row(id="19", state="PENDING"))).encode(errors="surrogateescape")
+        found = [(seen.slurm_id, seen.state, seen.name) for seen in parse(raw, MARK)]
+        shown = name.replace("\udcff", "\N{REPLACEMENT CHARACTER}")
+        assert found == [(17, found[0][1], "tok-1"), (18, "FAILED", shown), (19, "PENDING", "tok-1")]
+
+
+@pytest.mark.edge_case(4)
+def test_a_header_of_a_cluster_before_the_rows_is_a_banner_and_alone_it_is_no_answer() -> None:
+    for parse, row in ((parse_queue, squeue_row), (parse_history, history_row)):
+        assert [seen.slurm_id for seen in parse(f"CLUSTER: A\n{row()}".encode(), MARK)] == [17]
+        for text in ("CLUSTER: A", f"{row()}CLUSTER: B\n", f"{row()}CLUSTER: B\n{row(id='18')}"):
+            with pytest.raises(Unknown):
+                parse(text.encode(), MARK)
+    # Other clusters are never asked, whatever the site's defaults.
+    assert "--local" in squeue_argv(["alice"], MARK)
+    assert "--local" in sacct_argv([1], MARK)
+
+
+@pytest.mark.edge_case(2)
+@pytest.mark.scenario(56)
+@pytest.mark.parametrize(
+    ("text", "state", "by"),
+    [
+        ("CANCELLED by 7701", "CANCELLED", "alice"),
+        ("CANCELLED by 1001", "CANCELLED", "1001"),
+        ("CANCELLED", "CANCELLED", None),
+        ("COMPLETING by 1001", "COMPLETING", "1001"),
+        ("COMPLETED", "COMPLETED", None),
+    ],
+)
+def test_who_cancelled_according_to_accounting(text: str, state: str, by: str | None) -> None:
+    (seen,) = parse_history(history_row(state=text).encode(), MARK)
+    assert (seen.state, seen.cancelled_by) == (state, by)
+
+
+@pytest.mark.edge_case(9)
+@pytest.mark.parametrize(
+    ("submitted", "started", "ended"),
+    [
+        ("2026-11-23T23:59:00", "2026-11-23T23:59:00", "2026-11-24T00:01:00"),
+        ("2026-03-29T00:59:30", "2026-03-29T00:59:30", "2026-03-29T01:01:30"),  # summer time begins in Europe
+        ("2026-10-25T00:59:30", "2026-10-25T00:59:30", "2026-10-25T01:01:30"),  # and ends
+    ],
+)
+def test_a_time_is_the_same_second_in_every_zone(submitted: str, started: str, ended: str) -> None:
+    times = {
+        name: str(int(datetime.fromisoformat(f"{text}+00:00").timestamp()))
+        for name, text in (("submitted", submitted), ("started", started), ("ended", ended))
+    }
+    for parse, row in ((parse_queue, squeue_row), (parse_history, history_row)):
+        (seen,) = parse(row(state="COMPLETED", **times).encode(), MARK)
+        assert seen.started is not None
+        assert seen.ended is not None
+        assert seen.ended - seen.started == 120
+
+
+@pytest.mark.edge_case(20)
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
+        ("90", 5400),
+        ("90:00", 5400),
+        ("1:30:00", 5400),
+        ("1-3", 97200),
+        ("1-3:5", 97500),
+        ("1-03:05:06", 97506),
+        ("0", None),
+        ("-1", None),
         ("20:00", 1200),
         ("1:00", 60),
         ("1:00:00", 3600),
@@ -153,6 +255,13 @@ def test_time_limits(text: str, seconds: int | None) -> None:
     assert read_one(limit=text).time_limit == seconds
 
 
+@pytest.mark.parametrize("text", [":", "1:2:3:4", "1-", "-2", "1--2", "1-2-3", "1:", "x", "\u0661:00", "1.5"])
+def test_what_is_no_time_limit(text: str) -> None:
+    with pytest.raises(Unknown, match="is no time limit"):
+        read_one(limit=text)
+
+
+@pytest.mark.edge_case(14)
 @pytest.mark.parametrize(
     ("state", "status", "exit_code", "signal"),
     [
@@ -270,23 +379,35 @@ def test_nothing_but_unknown_is_ever_raised(data: bytes | str) -> None:
 
 @given(st.data())
 def test_damaged_recordings_raise_nothing_but_unknown(data: st.DataObject) -> None:
-    raw = bytearray(recorded("squeue"))
+    name, parse = data.draw(st.sampled_from([("squeue", parse_queue), ("sacct", parse_history)]))
+    raw = bytearray(recorded(name))
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(raw)))
         raw[start : start + data.draw(st.integers(0, 20))] = data.draw(st.binary(max_size=5))
     try:
-        parse_queue(bytes(raw), MARK)
+        found = parse(bytes(raw), MARK)
     except Unknown:
         return
+    # A row that is still whole has not been dropped: as many as there are separators for.
+    separators = bytes(raw).count(SEP.encode())
+    assert separators % 11 == 0
+    assert len(found) + sum(seen.restarts for seen in found if parse is parse_history) <= separators // 11
+    assert parse is parse_history or len(found) == separators // 11
 
 
+@pytest.mark.edge_case(14)
 @pytest.mark.parametrize(
     ("text", "exit_code", "signal"),
-    [("7:0", 7, None), ("0:11", None, 11), ("0:0", 0, None), ("1:0", 1, None), ("0:125", None, 125), ("", None, None)],
-)
+    [
+        ("7:0", 7, None), ("0:11", None, 11), ("0:0", 0, None), ("1:0", 1, None), ("0:125", None, 125),
+        ("0:15", None, 15), ("0:9", None, 9), ("0:53", None, 53), ("", None, None),
+    ],
+)  # fmt: skip
 def test_exit_codes_of_accounting(text: str, exit_code: int | None, signal: int | None) -> None:
-    (seen,) = parse_history(history_row(state="FAILED", exit=text).encode(), MARK)
-    assert (seen.exit_code, seen.signal) == (exit_code, signal)
+    for state in ("FAILED", "OUT_OF_MEMORY"):
+        (seen,) = parse_history(history_row(state=state, exit=text).encode(), MARK)
+        assert (seen.exit_code, seen.signal) == (exit_code, signal)
+        assert translate(seen).state is JobState.FAILURE
 
 
 def test_the_last_run_counts_and_the_earlier_ones_are_restarts() -> None:
@@ -300,17 +421,21 @@ def test_the_last_run_counts_and_the_earlier_ones_are_restarts() -> None:
         assert (seen.state, seen.restarts, seen.submitted) == ("COMPLETED", 2, 300)
 
 
+@pytest.mark.edge_case(10)
+@pytest.mark.scenario(63)
 def test_an_id_that_was_used_before_is_no_restart() -> None:
     rows = history_row(name="other", submitted="50") + history_row(user="bob", submitted="60") + history_row()
     (seen,) = parse_history(rows.encode(), MARK)
     assert (seen.name, seen.user, seen.restarts) == ("tok-1", "alice", 0)
 
 
+@pytest.mark.edge_case(6, 9)
 def test_the_commands() -> None:
     squeue = squeue_argv(["alice", "bob"], "ab")
     assert squeue[squeue.index("-u") + 1] == "alice,bob"
     assert {"--all", "--noheader"} <= set(squeue)
     assert squeue[-1].startswith("JobArrayID:0\x1fab,State:0\x1fab,")
+    assert "-j" not in squeue  # one unknown id would be an error, and two would be silence
     sacct = sacct_argv([1, 2], "ab")
     assert sacct[-2:] == ("-j", "1,2")
     assert sacct[sacct.index("-S") + 1] == "1970-01-01"

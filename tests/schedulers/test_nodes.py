@@ -27,11 +27,23 @@ def test_free_text_is_no_address() -> None:
     assert parse_nodes((line + odd).encode()) == {"n1": "10.0.0.1"}
 
 
+@pytest.mark.edge_case(18)
+@pytest.mark.parametrize("names", [("node1", "node10"), ("node10", "node1"), ("n1", "n1.example.org"), ("1", "11")])
+def test_a_name_that_begins_like_another(names: tuple[str, str]) -> None:
+    lines = [f"NodeName={name} NodeAddr=10.0.0.{number} NodeHostName={name}" for number, name in enumerate(names)]
+    found = parse_nodes("\n".join(lines).encode())
+    assert found == {names[0]: "10.0.0.0", names[1]: "10.0.0.1"}
+    many = [f"n{number}" for number in range(12)]
+    answer = "".join(f"m {number} 10.0.1.{number} \n" for number in (11, 1, 10, *range(2, 10), 0))
+    assert parse_addresses(answer.encode(), "m", many) == {f"n{number}": (f"10.0.1.{number}",) for number in range(12)}
+
+
 def test_no_nodes_at_all() -> None:
     with pytest.raises(Unknown):
         parse_nodes(b"No nodes in the system\n")
 
 
+@pytest.mark.edge_case(19)
 def test_addresses_in_order_without_loopback() -> None:
     answer = b"motd\nm 1 127.0.1.1 \nm 0 fd00::1 10.0.0.1 fd00::1 fe80::1%eth0 ::1 0.0.0.0 169.254.1.1 \nm 2 \n"
     found = parse_addresses(answer, "m", ["a", "b", "c"])
@@ -57,3 +69,13 @@ def test_nothing_but_unknown_is_ever_raised(data: bytes) -> None:
             parse(data)
         except Unknown:
             continue
+
+
+@given(st.lists(st.binary(max_size=60).filter(lambda line: b"m " not in line), max_size=8), st.integers(1, 5))
+def test_no_line_hides_a_name_that_was_looked_up(noise: list[bytes], count: int) -> None:
+    names = [f"n{number}" for number in range(count)]
+    told = [f"m {number} 10.0.0.{number + 1} ".encode() for number in range(count)]
+    text = b"".join(line + b"\n" for pair in zip(told, [*noise, *[b""] * count], strict=False) for line in pair)
+    assert parse_addresses(text, "m", names) == {f"n{number}": (f"10.0.0.{number + 1}",) for number in range(count)}
+    with pytest.raises(Unknown, match="gave no answer"):
+        parse_addresses(text, "m", [*names, "more"])

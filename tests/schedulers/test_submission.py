@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slurm_adapter.directives import PROTECTED
 from slurm_adapter.schedulers import submission
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
@@ -163,6 +165,7 @@ def test_the_time_is_one_for_all_accounts(tmp_path: Path) -> None:
     assert outcomes[1] == NotStarted("Slurm is slow: sbatch was not started any more")
 
 
+@pytest.mark.edge_case(22)
 def test_sbatch_gets_an_environment_of_its_own(tmp_path: Path, scheduler: CommandLineScheduler) -> None:
     job = make(tmp_path, "env")
     assert scheduler.submit([job]) == [Accepted(24)]
@@ -209,6 +212,9 @@ def test_a_transport_that_fails_for_one_user(error: Exception, kind: type) -> No
         (0, "Welcome to 42\n17\nBye", Accepted),
         (0, "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n17", Accepted),
         (0, "17\n17", Accepted),
+        (0, "Submitted batch job 17\n", Accepted),
+        (0, "Submitted batch job 17 on cluster A\n", Accepted),
+        (0, "Submitted batch job 17 on cluster A\nSubmitted batch job 18 on cluster A\n", InDoubt),
         (0, "", InDoubt),
         (0, "Submitted", InDoubt),
         (0, "17\n18", InDoubt),
@@ -272,6 +278,28 @@ def test_a_transport_that_fails_for_one_user(error: Exception, kind: type) -> No
 )
 def test_judgements(status: int, said: str, kind: type) -> None:
     assert type(judge_answer(status, said)) is kind
+
+
+@pytest.mark.edge_case(4)
+@pytest.mark.parametrize(
+    "said",
+    [
+        "123;clusterA",
+        "Submitted batch job 123 on cluster A",
+        "Submitted batch job 123",
+        "CLUSTER: A\n123;A",
+        "Welcome to login1, 2 users\n\n123;A\n",
+        "sbatch: lua: your job will wait for 45 minutes\nsbatch: 99 jobs are before it\n123\n",
+        "123;A\nsbatch: info: see https://example.org/7\nBye",
+        "\n  \n123 \n",
+    ],
+)
+def test_the_id_among_banners_messages_and_names_of_clusters(said: str) -> None:
+    """The cluster is always the configured one: SLURM_CLUSTERS does not reach sbatch, and `clusters` is protected."""
+    assert judge_answer(0, said) == Accepted(123)
+    line = f"m 0 0 {base64.b64encode(said.encode()).decode()}"
+    assert parse_submission(f"motd 7\nm 0 begun\n{line}\nbye 8\n".encode(), "m", 1) == [Accepted(123)]
+    assert "clusters" in PROTECTED
 
 
 def test_a_refusal_carries_slurms_own_words() -> None:
