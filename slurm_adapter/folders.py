@@ -10,7 +10,8 @@ import io
 import json
 import re
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import Unknown
@@ -182,6 +183,9 @@ def make(transport: Transport, user: str, folders: Sequence[NewFolder]) -> list[
     ]
 
 
+_TOLD = re.compile(r"([0-9]{1,9}) (?:(folder|missing)|(owner|exit) (.*))", re.DOTALL)
+
+
 def look(transport: Transport, user: str, folders: Sequence[str]) -> list[Inside]:
     """What stands in these folders. Raises `Unknown` where the answer is not whole."""
     result = _run(transport, user, _LOOK, _lines(folders), f"look into {len(folders)} job folders")
@@ -189,16 +193,24 @@ def look(transport: Transport, user: str, folders: Sequence[str]) -> list[Inside
     lines = result.text.split("\n")
     if lines[-2:] != ["end", ""]:
         raise Unknown(f"looking into {len(folders)} job folders as {user} gave half an answer: {result.complaint}")
-    found: list[Inside | None] = [None] * len(folders)
-    for line in lines[:-2]:
-        number, kind, *rest = line.split(" ", 2)
-        known = found[int(number)] or Inside(exists=kind != "missing")
-        if kind == "owner":
-            known = Inside(True, rest[0], known.exits)
-        elif kind == "exit" and (record := read_exit(rest[0])) is not None:
-            known = Inside(True, known.owner, (*known.exits, record))
-        found[int(number)] = known
-    return [inside or Inside(exists=False) for inside in found]
+    found: dict[int, Inside] = {}
+    # What stands before the first line is a banner.
+    for line in dropwhile(lambda line: not _TOLD.fullmatch(line), lines[:-2]):
+        match = _TOLD.fullmatch(line)
+        number = int(match[1]) if match else -1
+        if match and match[2]:
+            found[number] = Inside(exists=match[2] == "folder")
+        elif match and number in found:
+            known = found[number]
+            exits = (record,) if match[3] == "exit" and (record := read_exit(match[4])) is not None else ()
+            found[number] = replace(
+                known, owner=match[4] if match[3] == "owner" else known.owner, exits=known.exits + exits
+            )
+        else:
+            raise Unknown(f"looking into job folders as {user} gave the line {line[:200]!r}")
+    if set(found) != set(range(len(folders))):
+        raise Unknown(f"looking into {len(folders)} job folders as {user} told of {len(found)}")
+    return [found[number] for number in range(len(folders))]
 
 
 def fence(transport: Transport, user: str, targets: Mapping[str, str]) -> list[str]:

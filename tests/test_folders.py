@@ -189,6 +189,65 @@ def test_half_an_answer_is_none() -> None:
     assert answers == [None, "no answer"]
 
 
+def _say(stdout: bytes, status: int = 0) -> FakeTransport:
+    return FakeTransport(lambda _: Result(status, stdout, b""))
+
+
+_words = st.sampled_from(
+    [
+        b"0 folder\n",
+        b"1 owner 17\n",
+        b"0 exit {}\n",
+        b"1 missing\n",
+        b"end\n",
+        b"9 folder\n",
+        b"x owner\n",
+        b"0\n",
+        b"\n",
+    ]
+)
+_answers = st.binary(max_size=80) | st.lists(_words | st.binary(max_size=8), max_size=8).map(b"".join)
+
+
+@given(_answers)
+def test_no_answer_of_a_look_is_an_error_of_another_kind(answer: bytes) -> None:
+    for stdout in (answer, answer + b"end\n"):
+        try:
+            found = folders.look(_say(stdout), "alice", ["/1", "/2"])
+        except Unknown:
+            continue
+        assert len(found) == 2
+
+
+@given(_answers)
+def test_no_answer_of_a_fence_or_of_making_folders_is_an_error_of_another_kind(answer: bytes) -> None:
+    try:
+        assert len(folders.fence(_say(answer), "alice", {"/1": "17", "/2": "18"})) == 2
+    except Unknown:
+        assert answer.count(b"\n") != 2
+    assert len(folders.make(_say(answer), "alice", [new(Path("/1")), new(Path("/2"))])) == 2
+    assert folders.write_views(_say(answer), "alice", {"/1": "x"}) <= {"/1"}
+
+
+def test_a_line_about_a_folder_that_was_not_asked_for_is_no_answer() -> None:
+    for line in (b"2 folder\n", b"-1 folder\n", b"x folder\n", b"0\n", b"\n", b"0 owner\n", b"0 folder\n"):
+        with pytest.raises(Unknown):
+            folders.look(_say(b"0 folder\n" + line + b"end\n"), "alice", ["/1", "/2"])
+
+
+def test_a_banner_before_the_answer_is_skipped() -> None:
+    told = b"Welcome!\n\n7 users\n0 folder\n0 owner 17\n1 missing\nend\n"
+    assert folders.look(_say(told), "alice", ["/1", "/2"]) == [Inside(True, "17"), Inside(False)]
+
+
+@pytest.mark.edge_case(24)
+def test_five_thousand_folders_are_looked_into_by_one_command(local: LocalTransport, tmp_path: Path) -> None:
+    (tmp_path / "4999").mkdir()
+    (tmp_path / "4999" / "owner").symlink_to("17")
+    found = folders.look(local, "alice", [str(tmp_path / str(number)) for number in range(5000)])
+    assert found == [Inside(False)] * 4999 + [Inside(True, "17")]
+
+
 def test_the_first_to_fence_wins(local: LocalTransport, tmp_path: Path) -> None:
     for name in ("1", "2"):
         (tmp_path / name).mkdir()
