@@ -156,11 +156,47 @@ def test_any_foreign_bytes_stay(before: bytes, after: bytes) -> None:
     assert replace_block(text, "") == before + b"\n# BEGIN slurm-adapter\n# END slurm-adapter\n" + after
 
 
+_marks = st.sampled_from([b"# BEGIN slurm-adapter", b"# END slurm-adapter", b"\n", b" ", b"\r", b"10.0.0.1 x\n"])
+
+
+@given(st.binary(max_size=80) | st.lists(_marks, max_size=12).map(b"".join))
+def test_no_file_is_an_error_and_every_line_of_the_sites_stays(text: bytes) -> None:
+    assert isinstance(find_block(text), str)
+    try:
+        new = replace_block(text, BLOCK)
+    except Refused:
+        return
+    assert find_block(new) == BLOCK
+    assert replace_block(new, BLOCK) == new
+    before, after = new.split(OURS)
+    assert text.startswith(before)
+    assert text.endswith(after)
+    kept = text[len(before) : len(text) - len(after)]
+    assert kept == b"" or kept.startswith(b"# BEGIN slurm-adapter\n")
+
+
+@given(
+    st.text(max_size=80)
+    | st.lists(st.sampled_from(["# consumer 2 ", "10.0.0.1 x.2.peers", "\n", "#", " "])).map("".join)
+)
+def test_a_projection_of_any_text_is_text(text: str) -> None:
+    assert all(line in text or f"{line}.2.peers" in text for line in project(text, "2").splitlines())
+
+
+@pytest.mark.edge_case(19)
 def test_addresses_that_other_nodes_can_use() -> None:
     never = ["", "127.0.0.1", "127.0.1.1", "::1", "169.254.1.1", "fe80::1", "fe80::1%eth0", "fd00::1%eth0", "224.0.0.1"]
     never += ["0.0.0.0", "::", "::ffff:127.0.0.1", "node001", "10.0.0.1/24"]  # noqa: S104  # nothing listens there
     good = ["10.0.0.1", "10.0.0.1", "FD00:0::01", "::ffff:10.0.0.2"]
     assert usable([*never, *good]) == ("10.0.0.1", "fd00::1", "10.0.0.2")
+
+
+@pytest.mark.edge_case(18)
+def test_a_job_whose_id_begins_like_anothers_has_names_of_its_own() -> None:
+    groups = [group("db", consumer=consumer, peer=peer) for consumer, peer in (("1", "2"), ("11", "3"), ("10", "1"))]
+    shared = shared_block([group(None, consumer="1", peer="1"), group(None, consumer="11", peer="11"), *groups])
+    for each in groups:
+        assert project(shared, each.consumer) == view([each])
 
 
 def test_an_unknown_consumer_has_nothing() -> None:

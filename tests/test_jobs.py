@@ -420,6 +420,24 @@ def test_an_unknown_job_cancels_nothing(offline: Offline) -> None:
     assert offline.now(record).cancelled is None
 
 
+@pytest.mark.scenario(72)
+@pytest.mark.parametrize(
+    "id_", ["a/b", "'; rm -rf /", "", "../1", "1/../1", "$(id)", "1\n", " 1", "01", "-1", "\u0661", "1" * 4000]
+)
+def test_what_is_no_id_is_unknown_and_runs_nothing(offline: Offline, id_: str) -> None:
+    record = offline.job()
+    before = list(offline.transport.commands)
+    for ask in (
+        lambda: jobs.cancel(offline.site, [id_]),
+        lambda: jobs.cancel(offline.site, [record.id, id_]),
+        lambda: offline.site.store.get(id_),
+    ):
+        with pytest.raises(NotFound):
+            ask()
+    assert offline.transport.commands == before
+    assert (offline.now(record).cancelled, offline.slurm.see(1).state) == (None, "PENDING")
+
+
 def test_slurm_is_down_when_a_cancel_is_asked_for(offline: Offline) -> None:
     record = offline.run(offline.job())
     offline.slurm.down = True
@@ -429,9 +447,13 @@ def test_slurm_is_down_when_a_cancel_is_asked_for(offline: Offline) -> None:
     assert offline.now(record).cancelled is None, "it was not cancelled, and its failure is a failure"
 
 
-def test_a_strangers_job_under_the_same_id_is_left_alone(offline: Offline) -> None:
+@pytest.mark.edge_case(10)
+@pytest.mark.scenario(63, 71)
+@pytest.mark.parametrize("strange", [{"name": "a stranger's"}, {"user": "bob"}])
+def test_a_strangers_job_under_the_same_id_is_left_alone(offline: Offline, strange: dict[str, str]) -> None:
     record = offline.job()
-    offline.slurm.change(1, name="a stranger's")
+    offline.job(user="bob")
+    offline.slurm.change(1, **strange)
     jobs.cancel(offline.site, [record.id])
     assert offline.slurm.see(1).state == "PENDING"
 

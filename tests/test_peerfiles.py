@@ -11,12 +11,15 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slurm_adapter import peerfiles
 from slurm_adapter.errors import Refused, TryAgain, Unknown
 from slurm_adapter.folders import archive
 from slurm_adapter.peerfiles import PeerFiles, PeerFilesChange, plan_change
-from slurm_adapter.transports.interface import Command
+from slurm_adapter.transports.fake import FakeTransport
+from slurm_adapter.transports.interface import Command, Result
 from slurm_adapter.transports.local import LocalTransport
 from tests.offline import tiny
 
@@ -52,6 +55,23 @@ def test_the_folder_is_made_and_everybody_may_read_it(tmp_path: Path) -> None:
     assert files(folder) == {"hosts": ours("10.0.0.1 job-1\n"), "1": "x\n", "2": ""}
     assert folder.stat().st_mode & 0o777 == 0o755
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+
+
+@given(st.binary(max_size=200) | st.lists(st.sampled_from([b"\nhosts\n", b"0" * 64 + b"  7\n", b"x"])).map(b"".join))
+def test_no_answer_is_an_error_of_another_kind(stdout: bytes) -> None:
+    for status in (0, 1):
+        transport = FakeTransport(lambda _, status=status: Result(status, stdout, b""))  # type: ignore[misc]  # bound
+        try:
+            found = peerfiles.read(transport, "/peers")
+        except Unknown:
+            assert status == 1 or b"\nhosts\n" not in stdout
+            continue
+        assert stdout.endswith(found.shared), "nothing of the site's is lost"
+        try:
+            change = plan_change(found, {}, "")
+        except Refused:
+            continue
+        assert set(change.removed) == set(found.views)
 
 
 def test_only_what_changed_is_written(tmp_path: Path) -> None:
