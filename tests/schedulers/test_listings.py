@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from slurm_adapter.errors import Unknown
 from slurm_adapter.schedulers.listings import parse_history, parse_queue, sacct_argv, separator, squeue_argv
-from slurm_adapter.states import JobState, translate
+from slurm_adapter.states import ENDED, JobState, translate
 
 if TYPE_CHECKING:
     from slurm_adapter.schedulers.interface import Observation
@@ -119,6 +119,76 @@ def test_recorded_history() -> None:
     assert (found[81, None].nodes, found[81, None].started) == ((), None)
     assert (found[82, None].time_limit, found[88, None].time_limit) == (3065 * 60, None)
     assert {task for slurm_id, task in found if slurm_id == 79} == {"0", "3", "6"}
+
+
+STATES = {
+    "timeout": ("TIMEOUT", JobState.EXPIRED),
+    "held": ("PENDING", JobState.IN_QUEUE),
+    "dependency": ("PENDING", JobState.IN_QUEUE),
+    "begin": ("PENDING", JobState.IN_QUEUE),
+    "completed": ("COMPLETED", JobState.SUCCESS),
+    "failed": ("FAILED", JobState.FAILURE),
+    "signalled": ("FAILED", JobState.FAILURE),
+    "suspended": ("SUSPENDED", JobState.SUSPENDED),
+    "requeued": ("RUNNING", JobState.RUNNING),
+    "requeue-held": ("PENDING", JobState.IN_QUEUE),
+    "special-exit": ("SPECIAL_EXIT", JobState.IN_QUEUE),
+    "cancelled": ("CANCELLED", JobState.SUCCESS),
+    "cancelled-by-root": ("CANCELLED", JobState.SUCCESS),
+    "cancelled-pending": ("CANCELLED", JobState.SUCCESS),
+    "x=y": ("RUNNING", JobState.RUNNING),
+    "node-fail": ("NODE_FAIL", JobState.FAILURE),
+    "node-fail-requeued": ("RUNNING", JobState.RUNNING),
+}
+
+
+def by_name(observations: tuple[Observation, ...]) -> dict[str, Observation]:
+    return {seen.name: seen for seen in observations if seen.task is None}
+
+
+def test_recorded_queue_of_jobs_in_every_state() -> None:
+    observations = parse_queue(recorded("squeue-states"), MARK)
+    found = by_name(observations)
+    assert {name: (seen.state, translate(seen).state) for name, seen in found.items()} == STATES
+    restarted = {"requeued", "requeue-held", "special-exit", "node-fail-requeued"}
+    assert {name for name, seen in found.items() if seen.restarts} == restarted
+    assert found["requeue-held"].reason == "job requeued in held state"
+    assert (found["dependency"].reason, found["held"].reason) == ("Dependency", "JobHeldUser")
+    assert found["timeout"].time_limit == 60
+    # Several seconds late: Slurm looks at time limits now and then.
+    assert (found["timeout"].ended or 0) - (found["timeout"].started or 0) >= 60
+    tasks = {seen.task: seen for seen in observations if seen.name == "throttled"}
+    assert set(tasks) == {"1", "8", "15", "22", "29", "36-995:7"}
+    assert (tasks["36-995:7"].state, tasks["36-995:7"].nodes, tasks["29"].nodes) == ("PENDING", (), ("node001",))
+    parts = [(seen.task, seen.nodes) for seen in observations if seen.name == "het"]
+    assert parts == [("+0", ("node001",)), ("+1", ("node002",))]
+
+
+def test_recorded_accounting_of_jobs_in_every_state() -> None:
+    observations = parse_history(recorded("sacct-states"), MARK)
+    found = by_name(observations)
+    # A job that is held after a requeue is just pending to accounting, and it knows who cancelled one.
+    known = STATES | {
+        "special-exit": ("PENDING", JobState.IN_QUEUE), "cancelled-by-root": ("CANCELLED", JobState.FAILURE)
+    }  # fmt: skip
+    assert {name: (seen.state, translate(seen).state) for name, seen in found.items()} == known
+    restarted = {"requeued", "requeue-held", "special-exit", "node-fail-requeued"}
+    assert {name for name, seen in found.items() if seen.restarts} == restarted
+    by = {name: seen.cancelled_by for name, seen in found.items() if seen.state == "CANCELLED"}
+    assert by == {"cancelled": "alice", "cancelled-by-root": "0", "cancelled-pending": "alice"}
+    assert (found["failed"].exit_code, found["signalled"].signal, found["timeout"].exit_code) == (3, 11, 0)
+    assert found["node-fail-requeued"].nodes == ("node003",)
+    tasks = {seen.task for seen in observations if seen.name == "throttled"}
+    assert tasks == {"1", "8", "15", "22", "29", "36-995:7"}
+
+
+def test_what_the_two_say_of_a_job_does_not_contradict() -> None:
+    """Whichever is asked first: neither says of a job that goes on that it has ended."""
+    queue = by_name(parse_queue(recorded("squeue-states"), MARK))
+    history = by_name(parse_history(recorded("sacct-states"), MARK))
+    for job, seen in queue.items():
+        assert (seen.state in ENDED) == (history[job].state in ENDED), job
+        assert (seen.slurm_id, seen.restarts) == (history[job].slurm_id, history[job].restarts)
 
 
 @pytest.mark.edge_case(15)
