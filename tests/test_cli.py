@@ -19,12 +19,16 @@ from slurm_adapter import cli as module
 from slurm_adapter import views
 from slurm_adapter.reporting import MOST_LINES, outage_lines
 from slurm_adapter.sync import Report
-from tests.offline import PRODUCT, Offline, offline, peer
+from slurm_adapter.transports.local import clean_environment
+from tests.offline import PRODUCT, Offline, Tripping, offline, peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from click.testing import Result
+
+    from slurm_adapter.site import Site
+    from slurm_adapter.transports.interface import Command
 
 __all__ = ["offline"]
 
@@ -90,6 +94,43 @@ def test_bad_input_is_65_and_leaves_nothing(run: Callable[..., Result], offline:
         assert result.stderr.startswith("error: ")
     assert offline.slurm.submissions == []
     assert offline.site.store.all(9) == []
+
+
+@pytest.mark.scenario(91)
+def test_secrets_reach_no_output_no_file_and_no_command(
+    run: Callable[..., Result], offline: Offline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of the adapter's own environment, and those that come with a job."""
+    secret = "hunter2-8c1f"
+    monkeypatch.setenv("UCLOUD_REFRESH_TOKEN", secret)
+    commands: list[Command] = []
+
+    def opened(_: object) -> Site:
+        site = offline.open()
+        site.transport = Tripping(site.transport, commands.append)
+        return site
+
+    monkeypatch.setattr(module, "Site", opened)
+    access = {"type": "api_server", "token": secret, "api": secret}
+    said = [
+        run("submit", "-", stdin=SPECIFICATION | {"resources": [access]}),
+        run("submit", "-", stdin=SPECIFICATION | {"parameters": {"x": access}}),
+        run("submit", "-", stdin=SPECIFICATION),
+        run("render", "-", stdin=SPECIFICATION),
+    ]
+    [response] = json.loads(said[2].stdout)["responses"]
+    id_ = response["id"]
+    said += [run(*words) for words in (["sync"], ["show", id_], ["jobs", "--json"], ["cancel", id_], ["sync"])]
+    assert [result.exit_code for result in said] == [65, 65, 0, 0, 0, 0, 0, 0, 0]
+    files = [path for path in offline.folder.rglob("*") if path.is_file()]
+    told = [result.output.encode() for result in said] + [path.read_bytes() for path in files] + [caplog.text.encode()]
+    told += ["\0".join(command.argv).encode() + command.stdin for command in commands]
+    assert any(b"job.sbatch" in text for text in told)
+    assert not [text for text in told if secret.encode() in text]
+    assert secret not in clean_environment().values()
+    state = [path for path in files if offline.folder / "state" in path.parents]
+    assert state
+    assert not [path for path in state if path.stat().st_mode & 0o077], "others could read it"
 
 
 def test_exit_codes(run: Callable[..., Result], offline: Offline, tmp_path: Path) -> None:

@@ -381,7 +381,10 @@ def test_the_adapters_own_environment_changes_nothing(real: RealBench) -> None:
 def test_which_exit_code_of_squeue_and_scancel_means_what(cluster: Cluster, real: RealBench) -> None:
     """Silence and success of Slurm's commands say nothing of a job: so one is never asked for by its id."""
     gone = ("66000001", "66000002")
-    one, two, task = (cluster.run("squeue", "-h", "-j", ids) for ids in (gone[0], ",".join(gone), "66000001_99"))
+    array = cluster.submit("sleep 300", "--hold", "--array=0-3")
+    asked = (gone[0], ",".join(gone), f"{array}_99")
+    one, two, task = (cluster.run("squeue", "-h", "-j", ids) for ids in asked)
+    cluster.ask("scancel", array)
     assert (one.returncode, b"Invalid job id specified" in one.stderr) == (1, True)
     assert [(each.returncode, each.stdout) for each in (two, task)] == [(0, b""), (0, b"")]
     ended = cluster.submit("exit 0")
