@@ -440,11 +440,13 @@ def _forget(site: Site, records: Sequence[Record]) -> None:
     """Leave nothing behind of these jobs. One that a pass has taken up meanwhile stays: it is Slurm's by now."""
     ours = [record for record in records if record.stage is Stage.SUBMITTING]
     ours += site.store.take([record.id for record in records if record.stage is Stage.CLAIMED], site.clock())
-    site.store.forget(record.id for record in ours)
+    # Before they are forgotten: nobody would look for the folders that a crash between the two leaves.
     with suppress(AdapterError):  # the cluster may be what is out of reach
         for user, owned in by_account(ours):
             folders.remove(site.transport, user, {record.folder: record.token for record in owned})
-        if any(record.peers for record in ours):
+    site.store.forget(record.id for record in ours)
+    if any(record.peers for record in ours):
+        with suppress(AdapterError):
             publish_hosts(site)
 
 
