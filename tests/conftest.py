@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytest_plugins = ["tests.adapter", "tests.cluster"]
+pytest_plugins = ["tests.adapter", "tests.cluster", "tests.crash.ground"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
