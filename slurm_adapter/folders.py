@@ -10,6 +10,7 @@ import io
 import json
 import re
 import tarfile
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from itertools import dropwhile
 from typing import TYPE_CHECKING
@@ -26,26 +27,37 @@ if TYPE_CHECKING:
 CANCELLED = "cancelled"
 """What `owner` names where a job was cancelled before anything ran: nothing will."""
 
+# $1 is the folder in which they are made. One process unpacks them all beside their places and one puts them there, so
+# that a thousand cost little more than one, and each is there whole or not at all.
 _MAKE = r"""
 umask 077
-here=$(mktemp -d /tmp/ucloud.XXXXXX) || exit 1
-trap 'rm -rf "$here"' EXIT
-tar -x -f - -C "$here" || exit 1
-while IFS='	' read -r number token folder; do
-    if [ "$(readlink -- "$folder/.token")" != "$token" ] || [ ! -O "$folder" ]; then
-        # One that is empty was made by an attempt that was cut short; it is made again.
-        [ -L "$folder" ] || [ ! -O "$folder" ] || rmdir -- "$folder" 2>/dev/null
-        if ! why=$(mkdir -m 700 -- "$folder" 2>&1 && ln -s -- "$token" "$folder/.token" 2>&1); then
-            printf '%s\t%s\n' "$number" "${why:-exists}" | head -n 1
+say() { printf '%s\t%s\n' "$1" "${2:-no reason given}" | head -n 1; }
+cd -P -- "$1" 2>/dev/null || { say all "$(ls -d -- "$1/." 2>&1)"; exit 0; }
+# Those of makers that were killed.
+find . -maxdepth 1 -name '.ucloud-new.*' -mmin +60 -exec rm -rf {} + 2>/dev/null
+new=$(mktemp -d ./.ucloud-new.XXXXXX 2>&1) || { say all "$new"; exit 0; }
+trap 'rm -rf "$new"' EXIT
+if ! why=$(tar -x -p -f - -C "$new" 2>&1); then
+    # GNU tar tells of a full disk as of a file that it "wrote only" a part of.
+    say all "$(printf '%s\n' "$why" | head -n 1) ($(df -P -k . | awk 'END { print $4 }') KiB are free in $1)"
+    exit 0
+fi
+find "$new/jobs" -mindepth 1 -maxdepth 1 -print0 | xargs -0 mv -n -t . -- 2>/dev/null
+while IFS='	' read -r number token name; do
+    one=$new/jobs/$name
+    if [ -e "$one" ]; then
+        if [ -L "./$name" ] || [ ! -O "./$name" ] || [ "$(readlink -- "./$name/.token")" != "$token" ]; then
+            # One that is empty was made by an attempt that was cut short.
+            [ -L "./$name" ] || [ ! -O "./$name" ] || rmdir -- "./$name" 2>/dev/null
+            [ -e "./$name" ] || [ -L "./$name" ] || why=$(mv -n -T -- "$one" "./$name" 2>&1)
+            [ ! -e "$one" ] || { say "$number" "${why:-File exists}"; continue; }
+        elif ! why=$(cp -R -P -p --remove-destination -- "$one/." "./$name/" 2>&1); then
+            say "$number" "$why"
             continue
         fi
     fi
-    if why=$(cp -R -p --remove-destination -- "$here/$number/." "$folder/" 2>&1); then
-        printf '%s\tmade\n' "$number"
-    else
-        printf '%s\t%s\n' "$number" "$why" | head -n 1
-    fi
-done <"$here/list"
+    printf '%s\tmade\n' "$number"
+done <"$new/list"
 """
 
 _LOOK = r"""
@@ -171,16 +183,38 @@ def make(transport: Transport, user: str, folders: Sequence[NewFolder]) -> list[
     A folder that exists is refused unless it is this very job's, from an attempt that was cut short: the link `.token`
     in it tells, which comes into being with what it says.
     """
-    listed = "".join(f"{number}\t{new.token}\t{new.path}\n" for number, new in enumerate(folders))
-    files = {"list": (listed.encode(), 0o600)}
+    answers: list[str | None] = [None] * len(folders)
+    parents: dict[str, list[int]] = defaultdict(list)
     for number, new in enumerate(folders):
-        files |= {f"{number}/{name}": (file.content, file.mode) for name, file in new.files.items()}
-    result = _run(transport, user, _MAKE, archive(files), f"make {len(folders)} job folders")
-    answers = dict(line.split("\t", 1) for line in result.text.split("\n") if "\t" in line)
-    return [
-        None if (answer := answers.get(str(number), result.complaint or "no answer")) == "made" else answer
-        for number in range(len(folders))
-    ]
+        parents[new.path.rpartition("/")[0] or "/"].append(number)
+    for parent, numbers in parents.items():
+        told = _make_in(transport, user, parent, [folders[number] for number in numbers])
+        for number, answer in zip(numbers, told, strict=True):
+            answers[number] = answer
+    return answers
+
+
+def _make_in(transport: Transport, user: str, parent: str, folders: Sequence[NewFolder]) -> list[str | None]:
+    named = [(new, new.path.rpartition("/")[2]) for new in folders]
+    listed = "".join(f"{number}\t{new.token}\t{name}\n" for number, (new, name) in enumerate(named))
+    data = archive({"list": (listed.encode(), 0o600)} | _entries(named))
+    what = f"make {len(folders)} job folders"
+    result = _run(transport, user, _MAKE, data, what, parent)
+    told = dict(line.split("\t", 1) for line in result.text.split("\n") if "\t" in line)
+    answers = [told.get("all") or told.get(str(n)) or result.complaint or "no answer" for n in range(len(folders))]
+    return [None if answer == "made" else answer for answer in answers]
+
+
+def _entries(named: Sequence[tuple[NewFolder, str]]) -> dict[str, tuple[bytes | str | None, int]]:
+    """What a tar archive holds of these folders, as `archive` wants it: the token first."""
+    found: dict[str, tuple[bytes | str | None, int]] = {"jobs": (None, 0o700)}
+    for new, name in named:
+        found[f"jobs/{name}"] = (None, 0o700)
+        found[f"jobs/{name}/.token"] = (new.token, 0o777)
+        inner = {path.rpartition("/")[0] for path in new.files} - {""}
+        found |= {f"jobs/{name}/{folder}": (None, 0o700) for folder in sorted(inner)}
+        found |= {f"jobs/{name}/{path}": (file.content, file.mode) for path, file in new.files.items()}
+    return found
 
 
 _TOLD = re.compile(r"([0-9]{1,9}) (?:(folder|missing)|(owner|exit) (.*))", re.DOTALL)
@@ -280,14 +314,23 @@ def read_exit(text: str) -> ExitRecord | None:
         return None
 
 
-def archive(files: Mapping[str, tuple[bytes, int]]) -> bytes:
-    """A tar archive of these files, given by name with content and mode; the same files give the same bytes."""
+def archive(entries: Mapping[str, tuple[bytes | str | None, int]]) -> bytes:
+    """A tar archive of files, given by name with content and mode; the same entries give the same bytes.
+
+    A text instead of bytes is where a symbolic link points, and None a folder.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for name, (content, mode) in files.items():
+        for name, (content, mode) in entries.items():
             info = tarfile.TarInfo(name)
-            info.size, info.mode = len(content), mode
-            tar.addfile(info, io.BytesIO(content))
+            info.mode = mode
+            if content is None:
+                info.type = tarfile.DIRTYPE
+            elif isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+            else:
+                info.size = len(content)
+            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
     return buffer.getvalue()
 
 
@@ -295,8 +338,8 @@ def _lines(folders: Sequence[str]) -> bytes:
     return "".join(f"{folder}\n" for folder in folders).encode()
 
 
-def _run(transport: Transport, user: str, script: str, stdin: bytes, what: str) -> Result:
-    result = transport.run(Command(("/bin/sh", "-c", script), stdin=stdin, user=user))
+def _run(transport: Transport, user: str, script: str, stdin: bytes, what: str, *arguments: str) -> Result:
+    result = transport.run(Command(("/bin/sh", "-c", script, "sh", *arguments), stdin=stdin, user=user))
     if result.status != 0:
         raise Unknown(f"could not {what} as {user}: exit {result.status}: {result.complaint or 'no reason given'}")
     return result

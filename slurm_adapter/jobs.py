@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -394,6 +395,14 @@ def _peers_are_there(site: Site, record: Record) -> bool:
     return all(peer and peer.slurm_id is not None and peer.stage is not Stage.ENDED for peer in peers)
 
 
+_PASSES = re.compile(
+    r"No space left|Wrote only|quota exceeded|Read-only file system|Input/output error|Stale file handle|timed out"
+    r"|Transport endpoint|Resource temporarily",
+    re.IGNORECASE,
+)
+"""Words of errno(3) for what is wrong with a file system for a while, and not with what is wanted of it."""
+
+
 def _make_folders(
     site: Site, records: Sequence[Record], bundles: Mapping[str, bundle.Bundle], failures: dict[str, AdapterError]
 ) -> list[Record]:
@@ -409,6 +418,10 @@ def _make_folders(
         for record, why in zip(owned, answers, strict=True):
             if why is None:
                 made.append(record)
+            elif _PASSES.search(why):
+                failures[record.id] = TryAgain(
+                    f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}"
+                )
             else:
                 failures[record.id] = InvalidConfig(
                     f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}; "

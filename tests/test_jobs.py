@@ -18,7 +18,7 @@ from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage
 from slurm_adapter.transports.interface import ConnectionLost, NotConnected
-from tests.offline import Offline, Tripping, offline, peer
+from tests.offline import Offline, Tripping, offline, peer, tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from slurm_adapter.store import Record
     from slurm_adapter.transports.interface import Command
 
-__all__ = ["offline"]
+__all__ = ["offline", "tiny"]
 
 
 def nothing_is_left(site: Offline) -> bool:
@@ -219,7 +219,7 @@ def drop(when: Callable[[Command], bool], error: type[AdapterError]) -> Callable
 
 
 @pytest.mark.parametrize("error", [NotConnected, ConnectionLost])
-@pytest.mark.parametrize("part", ["mkdir -m 700", "sha256sum", "find . -maxdepth"])
+@pytest.mark.parametrize("part", [".ucloud-new.", "sha256sum", "find . -maxdepth"])
 def test_the_cluster_goes_away_before_sbatch(offline: Offline, part: str, error: type[AdapterError]) -> None:
     database = offline.job()
     offline.transport.before = drop(lambda command: part in "".join(command.argv), error)
@@ -346,7 +346,7 @@ def test_a_bulk_is_handed_over_by_one_call(offline: Offline) -> None:
     records = offline.submit(*(offline.item(f"k/{number}") for number in range(20)))
     assert [record.id for record in records] == [str(number) for number in range(1, 21)]
     assert {record.stage for record in records} == {Stage.SUBMITTED}
-    assert sum("mkdir -m 700" in "".join(command.argv) for command in offline.transport.commands) == 1
+    assert sum(".ucloud-new." in "".join(command.argv) for command in offline.transport.commands) == 1
 
 
 def test_a_bad_item_of_a_bulk_refuses_all(offline: Offline) -> None:
@@ -391,7 +391,9 @@ def test_trouble_with_one_account_is_not_the_others(offline: Offline) -> None:
     for user in ("alice", "bob"):
         offline.job(user=user, project="p", resources=[peer("db", database)])
     offline.slurm.arrive()
-    offline.transport.before = drop(lambda each: each.user == "alice" and "mkdir" in str(each.argv), NotConnected)
+    offline.transport.before = drop(
+        lambda each: each.user == "alice" and ".ucloud-new." in str(each.argv), NotConnected
+    )
     [problem] = offline.sync().problems
     assert problem == "job 2 was not handed to Slurm: the connection broke"
     assert [offline.now_stage(id_) for id_ in "123"] == [Stage.SUBMITTED, Stage.CLAIMED, Stage.SUBMITTED]
@@ -634,7 +636,7 @@ def test_a_pass_that_overtakes_a_submission_makes_no_second_job(
     inner = offline.transport.run
 
     def run(command: Command) -> Any:
-        if "mkdir -m 700" in "".join(command.argv):
+        if ".ucloud-new." in "".join(command.argv):
             monkeypatch.setattr(offline.site.transport, "run", inner)
             kept, offline.site = offline.site, other
             offline.sync()
@@ -664,3 +666,27 @@ def test_what_is_kept_of_a_specification_is_json(offline: Offline) -> None:
     assert json.loads(record.specification)["name"] == "a name"
     assert json.loads(record.labels) == {"key": "value"}
     assert os.path.basename(record.folder) == record.id  # noqa: PTH119  # a path of the cluster's
+
+
+@pytest.mark.scenario(88)
+def test_a_full_file_system_ends_no_claim_that_waits(offline: Offline, tiny: Path) -> None:
+    home = offline.folder / "home" / "alice"
+    home.rmdir()
+    home.symlink_to(tiny)
+    offline.slurm.lose_next("later")
+    database = offline.job()
+    waits = offline.job(resources=[peer("db", database)])
+    ballast = tiny / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    offline.slurm.arrive()
+    [problem] = offline.sync().problems
+    assert "of job 2 could not be made as alice" in problem
+    assert offline.now(waits).stage is Stage.CLAIMED
+    with pytest.raises(TryAgain, match="could not be made as alice"):
+        offline.job()
+    ballast.unlink()
+    assert offline.sync().problems == ()
+    assert offline.now(waits).stage is Stage.SUBMITTED
+    assert {path.name for path in tiny.iterdir()} == {"1", "2"}
