@@ -7,6 +7,7 @@ appears late is picked up, and one that the job has cut short is read from its b
 from __future__ import annotations
 
 import base64
+import re
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -40,6 +41,12 @@ for file in stdout.txt stderr.txt stdout-*.txt stderr-*.txt; do
     echo
 done
 """
+
+
+_LINE = re.compile(
+    rb"((stdout|stderr)(?:-([0-9]{1,18}))?\.txt) ([0-9]{1,18}) "
+    rb"((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}[A-Za-z0-9+/=]=)?)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +98,12 @@ def _read_once(site: Site, record: Record, offsets: dict[str, int]) -> Iterator[
         return  # the folder is not there yet, or no longer
     if result.status != 0:
         raise Unknown(f"could not read the output of job {record.id} in {record.folder}: {result.complaint}")
-    for line in result.stdout.splitlines():
-        name, start, encoded = line.decode().split(" ")
-        data = base64.b64decode(encoded)
-        offsets[name] = int(start) + len(data)
-        stem = name.removesuffix(".txt")
-        kind, _, rank = stem.partition("-")
-        yield Piece(data, kind == "stderr", int(rank) if rank.isdecimal() else None)
+    for line in result.stdout.split(b"\n"):
+        match = _LINE.fullmatch(line)
+        if match is None and not line.startswith((b"stdout", b"stderr")):
+            continue  # a banner
+        if match is None:
+            raise Unknown(f"the output of job {record.id} was garbled on its way: {line[:100]!r}")
+        data = base64.b64decode(match[5])
+        offsets[match[1].decode()] = int(match[4]) + len(data)
+        yield Piece(data, match[2] == b"stderr", int(match[3]) if match[3] else None)

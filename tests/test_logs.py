@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slurm_adapter import joblogs
 from slurm_adapter.errors import Unknown
 from slurm_adapter.joblogs import Piece, labelled
-from slurm_adapter.transports.interface import MEBIBYTE, ConnectionLost
+from slurm_adapter.states import JobState
+from slurm_adapter.transports.fake import FakeTransport
+from slurm_adapter.transports.interface import MEBIBYTE, ConnectionLost, Result
 from tests.offline import Offline, offline
 
 if TYPE_CHECKING:
@@ -32,6 +38,41 @@ def texts(site: Offline, record: Record) -> dict[tuple[int | None, bool], bytes]
     for piece in joblogs.read(site.site, record):
         found[piece.rank, piece.is_error] = found.get((piece.rank, piece.is_error), b"") + piece.data
     return found
+
+
+@given(
+    st.binary(max_size=80)
+    | st.lists(st.sampled_from([b"stdout.txt 0 ", b"stderr-1.txt 5 ", b"eHg=", b"eA==", b"\n", b"x", b"="])).map(
+        b"".join
+    )
+)
+def test_no_answer_is_an_error_of_another_kind(stdout: bytes) -> None:
+    record = SimpleNamespace(id="1", folder="/f", account="alice")
+    site = SimpleNamespace(
+        store=SimpleNamespace(get=lambda _: SimpleNamespace(state=JobState.SUCCESS)),
+        transport=FakeTransport(lambda command: Result(0, stdout if len(command.argv) == 6 else b"", b"")),
+    )
+    with suppress(Unknown):
+        found = list(joblogs.read(site, record))  # type: ignore[arg-type]  # all that it looks at
+        assert sum(len(piece.data) for piece in found) <= len(stdout)
+
+
+def test_a_banner_is_no_output_and_half_a_line_no_answer(offline: Offline) -> None:
+    record = offline.job()
+    write(record, stdout=b"hello")
+    whole = offline.site.transport
+
+    def told(before: bytes, cut: int) -> dict[tuple[int | None, bool], bytes]:
+        def answer(command: Command) -> Result:
+            result = whole.run(command)
+            return replace(result, stdout=before + result.stdout[: len(result.stdout) - cut] if result.stdout else b"")
+
+        offline.site.transport = FakeTransport(answer)
+        return texts(offline, record)
+
+    assert told(b"Welcome to login1\n7 users\n", 0) == {(None, False): b"hello"}
+    with pytest.raises(Unknown, match="garbled"):
+        told(b"", 2)
 
 
 def test_output_is_read_byte_for_byte(offline: Offline) -> None:
