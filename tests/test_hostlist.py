@@ -55,6 +55,14 @@ entries = st.lists(st.tuples(stems, brackets), max_size=3).flatmap(
 lists = st.lists(entries, min_size=1, max_size=4).map(",".join)
 
 
+def ask_scontrol(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    config = folder / "slurm.conf"
+    config.write_text("ClusterName=none\nSlurmctldHost=none\n")
+    environment = {"PATH": os.environ["PATH"], "SLURM_CONF": str(config)}
+    command = ["scontrol", "show", "hostnames", text]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
 @pytest.mark.scenario(53)
 @pytest.mark.parametrize("text", TABLE)
 def test_expansion(text: str) -> None:
@@ -111,6 +119,17 @@ def test_nothing_but_unknown_is_ever_raised(text: str) -> None:
     assert all(names)
 
 
+@pytest.mark.edge_case(17)
+@pytest.mark.skipif(shutil.which("scontrol") is None, reason="scontrol is not installed; `sandbox install` brings it")
+@pytest.mark.parametrize("text", ["n[3-1]", "n[a]", "n[]", "n[1-99999999]"])
+def test_where_scontrol_fails_with_exit_code_zero_it_is_no_answer(tmp_path: Path, text: str) -> None:
+    done = ask_scontrol(tmp_path, text)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "Invalid hostlist" in done.stderr
+    with pytest.raises(Unknown):
+        expand(text)
+
+
 @given(st.lists(stems, min_size=1, max_size=8))
 def test_plain_names_stay_as_they_are(names: list[str]) -> None:
     assert expand(",".join(names)) == tuple(names)
@@ -121,10 +140,6 @@ def test_plain_names_stay_as_they_are(names: list[str]) -> None:
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=lists | st.sampled_from(sorted(TABLE)))
 def test_scontrol_says_the_same(tmp_path: Path, text: str) -> None:
-    config = tmp_path / "slurm.conf"
-    config.write_text("ClusterName=none\nSlurmctldHost=none\n")
-    environment = {"PATH": os.environ["PATH"], "SLURM_CONF": str(config)}
-    command = ["scontrol", "show", "hostnames", text]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
-    assert done.stderr == ""
+    done = ask_scontrol(tmp_path, text)
+    assert (done.returncode, done.stderr) == (0, "")
     assert expand(text) == tuple(done.stdout.split())

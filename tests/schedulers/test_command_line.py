@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import pwd
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slurm_adapter.errors import TryAgain, Unknown
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.schedulers.interface import Submission
 from slurm_adapter.transports.fake import FakeTransport
 from slurm_adapter.transports.interface import Result
 from slurm_adapter.transports.local import LocalTransport
@@ -163,6 +167,35 @@ def test_an_answer_that_breaks_off() -> None:
 
     with pytest.raises(Unknown, match="breaks off"):
         CommandLineScheduler(FakeTransport(answer)).queue(["alice"])
+
+
+_texts = st.sampled_from(
+    [b"17", b"\x1f", b"\n", b"n1 NodeAddr=1.2.3.4", b"NodeName=n1", b"m 0 begun\n", b"m 0 0 MTcK\n"]
+)
+_stdouts = st.binary(max_size=120) | st.lists(_texts, max_size=12).map(b"".join)
+_stderrs = st.sampled_from([b"", b"x", b"sacct: error: x", b"Slurm accounting storage is disabled", b"\xff"])
+
+
+@given(_stdouts, _stderrs, st.integers(0, 255))
+def test_no_answer_is_an_error_of_another_kind(stdout: bytes, stderr: bytes, status: int) -> None:
+    def answer(command: Command) -> Result:
+        # The mark of this question, where the answer is to hold one, and half an answer about the queue.
+        marks = [word for word in command.argv if re.fullmatch("[0-9a-f]{12}", word)]
+        told = stdout.replace(b"m ", marks[0].encode() + b" ") if marks else stdout
+        begun = f"{marks[0]} begin\n".encode() if marks and "squeue" in command.argv else b""
+        return Result(status, begun + told, stderr)
+
+    scheduler = CommandLineScheduler(FakeTransport(answer))
+    for ask in (
+        lambda: scheduler.queue(["alice"]),
+        lambda: scheduler.history([17]),
+        scheduler.nodes,
+        lambda: scheduler.addresses(["n1"]),
+        lambda: scheduler.cancel({17: "alice"}),
+    ):
+        with suppress(TryAgain, Unknown):
+            ask()
+    assert len(scheduler.submit([Submission("t", "alice", "/f", ())])) == 1
 
 
 def test_the_mark_is_another_one_each_time() -> None:
