@@ -99,11 +99,19 @@ def needs_look(record: Record, rows: tuple[Observation, ...] | None) -> bool:
     return not any(live_row(row) for row in rows) or len(ids) > 1 or (record.slurm_id or next(iter(ids))) not in ids
 
 
-def needs_history(record: Record, rows: tuple[Observation, ...] | None) -> bool:
+def kept_id(record: Record, rows: tuple[Observation, ...], inside: Inside | None) -> int | None:
+    """The Slurm job that is the job's own: the one that its fence names, else the one that is remembered or listed."""
+    ids = {row.slurm_id for row in rows}
+    if (owner := slurm_id(inside.owner if inside else None)) is not None:
+        return owner
+    return record.slurm_id if record.slurm_id in ids or not ids else min(ids)
+
+
+def needs_history(record: Record, rows: tuple[Observation, ...] | None, kept: int | None) -> bool:
     """Whether accounting has to be asked: the queue has forgotten a job, or does not tell who cancelled it."""
-    if rows is None or record.slurm_id is None:
+    if rows is None or kept is None:
         return False
-    own = [row for row in rows if row.slurm_id == record.slurm_id]
+    own = [row for row in rows if row.slurm_id == kept]
     cancelled = any(row.state == "CANCELLED" for row in own) and record.cancelled is None
     # Of an array the queue may have forgotten some tasks already.
     return not own or ((cancelled or record.array) and not any(live_row(row) for row in own))
@@ -236,7 +244,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
     inside = evidence.inside.get(record.id)
     if inside is not None and inside.owner == CANCELLED:
         return _end(evidence.now, JobState.SUCCESS, "Your job was cancelled") | {"cancelled": evidence.now}
-    found = slurm_id(inside.owner if inside else None) or min((row.slurm_id for row in rows), default=None)
+    found = kept_id(record, rows, inside)
     if found is not None:
         adopted = replace(record, stage=Stage.SUBMITTED, slurm_id=found)
         return {
@@ -268,9 +276,7 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
             "looked into; nothing was changed"
         )
         return {"missing_since": None}
-    kept = slurm_id(inside.owner if inside else None) or (
-        record.slurm_id if record.slurm_id in ids or not ids else min(ids)
-    )
+    kept = kept_id(record, rows, inside)
     values: dict[str, Any] = {} if kept == record.slurm_id else {"slurm_id": kept, "restarts": 0}
     record = replace(record, **values)
     own = tuple(row for row in rows if row.slurm_id == kept)

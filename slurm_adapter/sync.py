@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter import folders, hosts, outbox, retention
 from slurm_adapter.errors import AdapterError, TryAgain, Unknown
 from slurm_adapter.jobs import HOSTS_SEEN, by_account, hand_over, publish_hosts
-from slurm_adapter.plan import Evidence, Plan, live_row, make_plan, needs_history, needs_look
+from slurm_adapter.plan import Evidence, Plan, kept_id, live_row, make_plan, needs_history, needs_look
 from slurm_adapter.states import JobState, translate
 from slurm_adapter.store import Stage
 
@@ -102,7 +102,8 @@ def _gather(site: Site, records: tuple[Record, ...], *, end_many: bool, remember
     addresses: dict[str, tuple[str, ...]] = {}
     if listing is not None:
         inside = _look(site, [r for r in records if needs_look(r, rows_of[r.id])], problems)
-        asked = [r.slurm_id for r in records if r.slurm_id is not None and needs_history(r, rows_of[r.id])]
+        kept = {r.id: kept_id(r, rows_of[r.id], inside.get(r.id)) for r in records}
+        asked = [id_ for r in records if needs_history(r, rows_of[r.id], id_ := kept[r.id]) and id_ is not None]
         if asked:
             history = None
             with _noting(problems, "ask Slurm's accounting"):

@@ -470,7 +470,7 @@ def test_groups_are_of_live_jobs_only() -> None:
 def test_what_has_to_be_asked(
     record: Record, rows: tuple[Observation, ...] | None, look: object, history: object
 ) -> None:
-    assert (needs_look(record, rows), needs_history(record, rows)) == (look, history)
+    assert (needs_look(record, rows), needs_history(record, rows, record.slurm_id)) == (look, history)
 
 
 def test_the_same_evidence_gives_the_same_plan() -> None:

@@ -754,6 +754,15 @@ def test_hosts_files_that_somebody_damaged_are_mended(offline: Offline) -> None:
     assert offline.shared == whole
 
 
+def test_accounting_is_asked_about_a_job_whose_answer_was_lost(tmp_path: Path) -> None:
+    site = Offline(tmp_path, accounting=True)
+    site.slurm.lose_next("now")
+    record = site.job()
+    site.slurm.end(1, "CANCELLED", cancelled_by="root")
+    site.sync(after=100)
+    assert (site.now(record).state, site.now(record).status) == (JobState.FAILURE, "Your job was cancelled by the site")
+
+
 # Arrays
 
 
