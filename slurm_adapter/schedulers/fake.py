@@ -53,13 +53,18 @@ class FakeScheduler:
         self.down = False
         """Whether the controller is out of reach."""
         self.sees_others = True
+        self.accounting_down = False
+        """Whether accounting is out of reach; the queue answers all the same."""
+        self.accounting_lag = 0
+        """For so many seconds accounting does not know that a job has ended."""
+        self.next_id = 1
+        """Of the next job; one that is in use is passed over. A controller that lost its state begins anew."""
         self.submissions: list[Submission] = []
         """Everything that was handed in, refused and lost ones included, in order."""
         self._nodes = dict(nodes)
         self._names = dict(names)
         self._accounting = accounting
-        self._jobs: dict[int, _Job] = {}
-        self._next_id = 1
+        self._jobs: dict[tuple[int, str | None], _Job] = {}
         self._answers: list[Rejected | Arrival] = []
         self._late: list[tuple[int, Submission]] = []
 
@@ -74,15 +79,22 @@ class FakeScheduler:
         answer = self._answers.pop(0) if self._answers else None
         if isinstance(answer, Rejected):
             return answer
-        slurm_id = self._next_id
-        self._next_id += 1
+        slurm_id = self._draw_id()
         if answer in {None, "now"}:
-            self._make(slurm_id, submission)
+            self.make(slurm_id, submission)
         elif answer == "later":
             self._late.append((slurm_id, submission))
         return Accepted(slurm_id) if answer is None else InDoubt("Socket timed out on send/recv operation")
 
-    def _make(self, slurm_id: int, submission: Submission) -> None:
+    def _draw_id(self) -> int:
+        used = {slurm_id for slurm_id, _ in (*self._jobs, *self._late)}
+        while self.next_id in used:
+            self.next_id += 1
+        self.next_id += 1
+        return self.next_id - 1
+
+    def make(self, slurm_id: int, submission: Submission) -> None:
+        """There is a job with this id, which waits; anybody's."""
         seen = Observation(
             slurm_id=slurm_id,
             task=None,
@@ -92,15 +104,15 @@ class FakeScheduler:
             reason="Priority",
             submitted=self.now,
         )
-        self._jobs[slurm_id] = _Job(submission, seen)
+        self._jobs[slurm_id, None] = _Job(submission, seen)
 
     def cancel(self, jobs: Mapping[int, str]) -> None:
         """See `Scheduler.cancel`."""
         self._reach()
-        for slurm_id, user in jobs.items():
-            job = self._jobs.get(slurm_id)
-            if job is not None and not job.purged and job.submission.user == user and job.seen.state not in ENDED:
-                self.end(slurm_id, "CANCELLED", cancelled_by=user)
+        for (slurm_id, task), job in self._jobs.items():
+            user = jobs.get(slurm_id)
+            if user == job.submission.user and not job.purged and job.seen.state not in ENDED:
+                self.end(slurm_id, "CANCELLED", of=task, cancelled_by=user)
 
     def queue(self, users: Sequence[str]) -> Listing:
         """See `Scheduler.queue`."""
@@ -114,7 +126,10 @@ class FakeScheduler:
         if not self._accounting:
             return None
         self._reach()
-        return tuple(self._jobs[slurm_id].seen for slurm_id in slurm_ids if slurm_id in self._jobs)
+        if self.accounting_down:
+            raise TryAgain("sacct: error: Problem talking to the database: Connection refused")
+        rows = [job.seen for (slurm_id, _), job in self._jobs.items() if slurm_id in slurm_ids]
+        return tuple(row for row in rows if row.ended is None or row.ended + self.accounting_lag <= self.now)
 
     def nodes(self) -> Mapping[str, str]:
         """See `Scheduler.nodes`."""
@@ -138,44 +153,50 @@ class FakeScheduler:
         """Make the jobs that were lost on their way; their ids."""
         late, self._late = self._late, []
         for slurm_id, submission in late:
-            self._make(slurm_id, submission)
+            self.make(slurm_id, submission)
         return [slurm_id for slurm_id, _ in late]
 
-    def see(self, slurm_id: int) -> Observation:
-        """The job as it is."""
-        return self._jobs[slurm_id].seen
+    def see(self, slurm_id: int, of: str | None = None) -> Observation:
+        """The job as it is; here and below `of` names a task of an array that was `split`."""
+        return self._jobs[slurm_id, of].seen
 
-    def change(self, slurm_id: int, **values: object) -> None:
-        """Set fields of what is seen of a job."""
-        job = self._jobs[slurm_id]
+    def split(self, slurm_id: int, *tasks: str, of: str | None = None) -> None:
+        """List an array, or those of its tasks that are listed as `of`, as these tasks from now on."""
+        job = self._jobs.pop((slurm_id, of))
+        for each in tasks:
+            self._jobs[slurm_id, each] = _Job(job.submission, replace(job.seen, task=each))
+
+    def change(self, slurm_id: int, *, of: str | None = None, **values: object) -> None:
+        """Set fields of what is seen of a job, or of a task."""
+        job = self._jobs[slurm_id, of]
         job.seen = replace(job.seen, **values)  # type: ignore[arg-type]  # any field of Observation
 
-    def start(self, slurm_id: int, nodes: Iterable[str] = ("node001",)) -> None:
+    def start(self, slurm_id: int, nodes: Iterable[str] = ("node001",), of: str | None = None) -> None:
         """The job runs on these nodes."""
-        self.change(slurm_id, state="RUNNING", reason="", nodes=tuple(nodes), started=self.now)
+        self.change(slurm_id, of=of, state="RUNNING", reason="", nodes=tuple(nodes), started=self.now)
 
-    def finish(self, slurm_id: int, exit_code: int = 0, signal: int | None = None) -> None:
+    def finish(self, slurm_id: int, exit_code: int = 0, signal: int | None = None, of: str | None = None) -> None:
         """The job's script ends."""
         state, reason = ("COMPLETED", "") if exit_code == 0 and signal is None else ("FAILED", "NonZeroExitCode")
-        self.end(slurm_id, state, reason=reason, exit_code=None if signal else exit_code, signal=signal)
+        self.end(slurm_id, state, of=of, reason=reason, exit_code=None if signal else exit_code, signal=signal)
 
-    def end(self, slurm_id: int, state: str, **values: object) -> None:
+    def end(self, slurm_id: int, state: str, *, of: str | None = None, **values: object) -> None:
         """The job ends in one of Slurm's words; `values` are fields of `Observation`."""
-        self.change(slurm_id, **({"exit_code": 0} | values | {"state": state, "ended": self.now}))
+        self.change(slurm_id, of=of, **({"exit_code": 0} | values | {"state": state, "ended": self.now}))
 
-    def requeue(self, slurm_id: int) -> None:
+    def requeue(self, slurm_id: int, of: str | None = None) -> None:
         """The job waits again, under its own id."""
         fresh = {"exit_code": None, "signal": None, "started": None, "ended": None, "nodes": (), "cancelled_by": None}
-        again = {"state": "PENDING", "reason": "BeginTime", "restarts": self.see(slurm_id).restarts + 1}
-        self.change(slurm_id, submitted=self.now, **fresh, **again)
+        again = {"state": "PENDING", "reason": "BeginTime", "restarts": self.see(slurm_id, of).restarts + 1}
+        self.change(slurm_id, of=of, submitted=self.now, **fresh, **again)
 
-    def purge(self, slurm_id: int) -> None:
+    def purge(self, slurm_id: int, of: str | None = None) -> None:
         """The controller forgets the job, as it does MinJobAge after its end; accounting still knows it."""
-        self._jobs[slurm_id].purged = True
+        self._jobs[slurm_id, of].purged = True
 
     def forget(self, slurm_id: int) -> None:
         """Nobody knows the job any more, accounting neither: the controller has lost its state."""
-        del self._jobs[slurm_id]
+        self._jobs = {key: job for key, job in self._jobs.items() if key[0] != slurm_id}
 
     def _reach(self) -> None:
         if self.down:
