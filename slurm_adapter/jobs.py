@@ -446,6 +446,10 @@ def _settle_failures(
         else:
             values = {"stage": Stage.CLAIMED, "status": "Your job waits until it can be handed to Slurm"}
         changes.append((record, values))
+    ended = [record for record, values in changes if values["stage"] is Stage.ENDED]
+    with suppress(AdapterError):  # an earlier sbatch whose answer was lost may still come up: it must run nothing
+        for user, owned in by_account(ended):
+            folders.close(site.transport, user, [record.folder for record in owned])
     site.store.change(changes, site.clock())
 
 
