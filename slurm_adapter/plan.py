@@ -399,7 +399,7 @@ def _ended(
     reason = next((exit_.reason for exit_ in exits if exit_.reason), None)
     if reason is not None and state is JobState.FAILURE:
         text = f"Your job could not start: {reason}"
-    elif state is JobState.SUCCESS and record.cancelled is None and _failed_alone(rows, exits):
+    elif record.array and state is not JobState.FAILURE and record.cancelled is None and _failed_alone(rows, exits):
         state, text = JobState.FAILURE, "Your job failed: a task of it ended with an exit code that is not 0"
     codes = [row.exit_code for row in rows if row.exit_code is not None]
     # A job that began and ended between two passes is seen here for the first time.
@@ -436,10 +436,11 @@ _WORST = (JobState.RUNNING, JobState.SUSPENDED, JobState.IN_QUEUE, JobState.FAIL
 
 def _exits(record: Record, inside: Inside) -> list[ExitRecord]:
     """The exit records of this job's run; those of an earlier run say nothing."""
-    own = [exit_ for exit_ in inside.exits if exit_.slurm_id == record.slurm_id and exit_.restarts >= record.restarts]
-    if record.array:
+    own = [exit_ for exit_ in inside.exits if exit_.slurm_id == record.slurm_id]
+    if record.array:  # every task is started again by itself, and takes the record of its last run away
         return [exit_ for exit_ in own if exit_.task is not None]
-    return sorted((exit_ for exit_ in own if exit_.task is None), key=lambda exit_: -exit_.restarts)[:1]
+    last = [exit_ for exit_ in own if exit_.task is None and exit_.restarts >= record.restarts]
+    return sorted(last, key=lambda exit_: -exit_.restarts)[:1]
 
 
 def _end_by_record(record: Record, exits: list[ExitRecord], evidence: Evidence) -> dict[str, Any]:

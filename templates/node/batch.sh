@@ -283,6 +283,7 @@ kill_number() {
 
 # --- The run ---------------------------------------------------------------------------------------------------------
 rm -rf "$node/holder-$SLURM_JOB_ID-"* "$node/ready-$SLURM_JOB_ID-"* "$node/etc-$SLURM_JOB_ID-"* # of runs before a requeue
+rm -f "$folder/exit${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}.json" # it tells of a run before a requeue
 list_replicas || give_up "the nodes of this job could not be listed: $(tail -n 1 "$log" 2>/dev/null)"
 write_rank_files || give_up "the files of the ranks could not be written to $folder/ucloud"
 
