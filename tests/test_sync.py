@@ -763,6 +763,16 @@ def test_accounting_is_asked_about_a_job_whose_answer_was_lost(tmp_path: Path) -
     assert (site.now(record).state, site.now(record).status) == (JobState.FAILURE, "Your job was cancelled by the site")
 
 
+def test_a_job_that_comes_up_late_runs_nothing_where_slurm_refused_the_second_attempt(offline: Offline) -> None:
+    offline.slurm.lose_next("later")
+    record = offline.job()
+    offline.slurm.refuse_next("Batch job submission failed: Invalid qos specification")
+    for _ in range(3):
+        offline.sync(after=400)
+    assert offline.now(record).state is JobState.FAILURE
+    assert Path(record.folder, "owner").readlink() == Path("closed")
+
+
 # Arrays
 
 
@@ -794,6 +804,24 @@ def test_an_array_ends_with_its_last_task(offline: Offline) -> None:
     offline.slurm.finish(1)
     offline.sync()
     assert offline.now(record).state is JobState.FAILURE
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_array_that_its_user_cancelled_has_not_failed(offline: Offline, *, known: bool) -> None:
+    record = offline.job(application="array")
+    offline.slurm.split(1, "0", "1")
+    offline.fence(record, 1)
+    for task in ("0", "1"):
+        offline.slurm.start(1, of=task)
+    if known:
+        offline.sync()
+    for task in ("0", "1"):
+        offline.slurm.end(1, "CANCELLED", of=task, cancelled_by="alice")
+    (Path(record.folder) / "exit-0.json").write_text(
+        json.dumps({"slurm_id": 1, "restart": 0, "task": 0, "exit_code": 143, "ended_at": 1, "reason": None})
+    )
+    offline.sync()
+    assert offline.now(record).state is JobState.SUCCESS
 
 
 def test_only_one_pass_at_a_time(offline: Offline) -> None:
