@@ -742,7 +742,7 @@ class LongLives(Lives):
 _ALL = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(_ALL, max_examples=80, stateful_step_count=25)
+TestLives.settings = settings(_ALL, max_examples=40, stateful_step_count=25)
 
 TestLongLives = pytest.mark.long(LongLives.TestCase)
 TestLongLives.settings = settings(_ALL, max_examples=1000, stateful_step_count=60)
