@@ -136,10 +136,23 @@ APPLICATIONS = {
         sbatch: {array: 0-1}
         invocation: sleep 60
         """,
+    "tasks": """
+        application: v2
+        name: tasks
+        version: "1"
+        software: {type: Native, load: []}
+        features: {}
+        parameters:
+          code: {type: TextArea, optional: false}
+        sbatch: {array: 0-1}
+        invocation: |
+          bash -c {{ code }}
+        """,
 }
 """Applications of the test's site: `shell` runs its parameter once, `spread` on every node by the template's srun().
 
-`client` takes its peer as a parameter, `directive` sets any directive, and `array` is one.
+`client` takes its peer as a parameter, `directive` sets any directive, `array` is one, and `tasks` runs its parameter
+in each of two tasks.
 """
 
 
@@ -283,7 +296,9 @@ class Adapter:
         """Ask for the end of jobs."""
         jobs.cancel(self.site, [record.id for record in records])
 
-    def run(self, *arguments: str, stdin: bytes = b"", timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, stdin: bytes = b"", timeout: float = 60, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """The command line, as a process of its own, to its end whatever its exit code."""
         return subprocess.run(
             [sys.executable, "-m", "slurm_adapter", "--config", self.config_file, *arguments],
@@ -292,7 +307,7 @@ class Adapter:
             text=True,
             timeout=timeout,
             check=False,
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **(environment or {})},
         )
 
     def invoke(self, *arguments: str, stdin: object = None) -> Result:

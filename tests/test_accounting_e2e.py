@@ -1,0 +1,215 @@
+"""What accounting adds, on a real cluster with slurmdbd: who cancelled a job, and what the queue has forgotten.
+
+One file, so that the cluster is changed once there and once back.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter import sandbox
+from slurm_adapter.sandbox import accounting, layout, processes
+from slurm_adapter.states import JobState
+from slurm_adapter.sync import sync
+from tests.adapter import UNTIL_TOLD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slurm_adapter.store import Record
+    from tests.adapter import Adapter, AdapterMaker
+    from tests.cluster import Cluster
+
+pytestmark = pytest.mark.sandbox
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def with_accounting(cluster: Cluster) -> Iterator[None]:
+    """The cluster has accounting, and afterwards none again."""
+    if problem := sandbox.obstacle(accounting=True):
+        pytest.skip(problem)
+    sandbox.up(accounting=True, say=quiet)
+    yield
+    cluster.repair()
+
+
+@pytest.fixture
+def short_memory(cluster: Cluster) -> Iterator[None]:
+    """Slurm's controller forgets a job two seconds after its end."""
+    cluster.set_min_job_age(2)
+    yield
+    cluster.set_min_job_age(300)
+
+
+@pytest.fixture
+def slurmdbd_again() -> Iterator[None]:
+    """Afterwards slurmdbd runs."""
+    yield
+    accounting.start_accounting(quiet)
+
+
+def stop_slurmdbd() -> None:
+    processes.end(processes.on_node(layout.LOGIN, "slurmdbd"))
+
+
+def until_forgotten(cluster: Cluster, *records: Record) -> None:
+    """Wait, without a pass, until slurmctld no longer knows these jobs."""
+    for slurm_id in [str(record.slurm_id) for record in records]:
+        cluster.wait_for(lambda id_=slurm_id: cluster.run("scontrol", "show", "job", id_).returncode != 0)
+
+
+def until_accounted(cluster: Cluster, record: Record, word: str) -> None:
+    """Wait until sacct says so of a job."""
+    show = ("sacct", "-XnPD", "-S", "1970-01-01", "-j", str(record.slurm_id), "-oState")
+    cluster.wait_for(lambda: word in cluster.run(*show).stdout.decode())
+
+
+def told(adapter: Adapter, *records: Record) -> list[tuple[JobState, str]]:
+    return [(new.state, new.status) for new in map(adapter.now, records)]
+
+
+@pytest.mark.scenario(55, 56)
+@pytest.mark.edge_case(2)
+def test_who_cancelled_a_job(adapter: Adapter, cluster: Cluster) -> None:
+    """Its user, the site, another user's name for the site, and the adapter; one that waits, too."""
+    sleeps = adapter.shell("sleep 600")
+    by_user, by_root, by_slurm, by_adapter = records = adapter.start(sleeps, sleeps, sleeps, sleeps)
+    [waits] = adapter.submit(adapter.shell("sleep 600", begin="now+1hour"))
+    cluster.ask("scancel", str(by_user.slurm_id))
+    cluster.ask("scancel", str(by_root.slurm_id), str(waits.slurm_id), user="root")
+    cluster.ask("scancel", str(by_slurm.slurm_id), user="slurm")
+    adapter.cancel(by_adapter)
+    adapter.until_ended(*records, waits)
+    cancelled, by_site = "Your job was cancelled", "Your job was cancelled by the site"
+    assert told(adapter, *records, waits) == [
+        (JobState.SUCCESS, cancelled),
+        (JobState.FAILURE, by_site),
+        (JobState.FAILURE, by_site),
+        (JobState.SUCCESS, cancelled),
+        (JobState.FAILURE, by_site),
+    ]
+
+
+@pytest.mark.scenario(61, 62)
+@pytest.mark.edge_case(7, 9, 11, 14)
+@pytest.mark.usefixtures("short_memory")
+def test_what_the_queue_has_forgotten_is_known_to_accounting(adapter: Adapter, cluster: Cluster) -> None:
+    """No job leaves a record, and midnight lies between two passes: one pass tells how each of them ended."""
+    erases = "exec 3>&1; rm -rf \"$UCLOUD_DIR/../..\"/*.json; chmod a-w \"$UCLOUD_DIR/../..\""
+    wait = UNTIL_TOLD
+    well, badly, by_signal, by_user, by_root, overdue, moves = adapter.start(
+        adapter.shell(f"{wait}; {erases}; exit 0"),
+        adapter.shell(f"{wait}; {erases}; exit 3"),
+        adapter.shell(f"{wait}; kill -KILL $SLURM_TASK_PID"),
+        adapter.shell(f"{erases}; sleep 600"),
+        adapter.shell(f"{erases}; sleep 600"),
+        adapter.shell(f"{erases}; sleep 600"),
+        adapter.shell(f"[ ! $SLURM_RESTART_COUNT ] || {{ {erases}; exit 4; }}; sleep 600"),
+    )
+    tasks = adapter.shell(f"{wait}; {erases}; exit $SLURM_ARRAY_TASK_ID", application="tasks")
+    [array] = adapter.submit(tasks)
+    adapter.sync_until(lambda: adapter.now(array).state is JobState.RUNNING)
+    midnight = int(time.time()) + 1
+    cluster.ask("scontrol", "update", f"job={overdue.slurm_id}", "EndTime=now+1", user="slurm")
+    for record in (well, badly, by_signal, array):
+        adapter.tell(record)
+    cluster.ask("scontrol", "requeue", str(moves.slurm_id))
+    again = ("scontrol", "update", f"job={moves.slurm_id}", f"ExcNodeList={moves.nodes[0]}", "StartTime=now")
+    cluster.wait_for(lambda: cluster.run(*again).returncode == 0)
+    cluster.ask("scancel", str(by_user.slurm_id))
+    cluster.ask("scancel", str(by_root.slurm_id), user="root")
+    records = (well, badly, by_signal, by_user, by_root, overdue, moves, array)
+    until_forgotten(cluster, *records)
+    assert [adapter.output(record, "exit.json") for record in records] == [""] * len(records)
+    second = midnight % 86400
+    zone = f"XXX{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}"
+    done = adapter.run("sync", environment={"TZ": zone})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert told(adapter, *records) == [
+        (JobState.SUCCESS, "Your job ended with exit code 0"),
+        (JobState.FAILURE, "Your job failed with exit code 3"),
+        (JobState.FAILURE, "Your job was ended by signal 9 (SIGKILL)"),
+        (JobState.SUCCESS, "Your job was cancelled"),
+        (JobState.FAILURE, "Your job was cancelled by the site"),
+        (JobState.EXPIRED, "Your job reached its time limit"),
+        (JobState.FAILURE, "Your job failed with exit code 4"),
+        (JobState.FAILURE, "1 of 2 tasks: Your job failed with exit code 1"),
+    ]
+    for record in map(adapter.now, records):
+        assert record.started is not None
+        assert record.ended is not None
+        assert record.created - 1 <= record.started <= record.ended <= time.time()
+
+
+@pytest.mark.scenario(60)
+@pytest.mark.edge_case(5, 7, 8)
+@pytest.mark.usefixtures("short_memory", "slurmdbd_again")
+def test_while_slurmdbd_is_away_nothing_is_guessed(make_adapter: AdapterMaker, cluster: Cluster) -> None:
+    """The queue's words count; what it has forgotten, or does not know, stays; it is told once, and right afterwards."""
+    adapter = make_adapter(in_jobs='lost_after = "00:00:01"')
+    well, badly, by_root, by_user, runs = records = adapter.start(
+        adapter.shell(f"{UNTIL_TOLD}; exit 0"),
+        adapter.shell(f"{UNTIL_TOLD}; exit 3"),
+        *[adapter.shell("sleep 600")] * 3,
+    )
+    stop_slurmdbd()
+    assert adapter.run("sync").returncode == 0, "all jobs run: nobody had to ask accounting"
+    adapter.tell(well)
+    adapter.tell(badly)
+    cluster.ask("scancel", str(by_root.slurm_id), user="root")
+    cluster.ask("scancel", str(by_user.slurm_id))
+    until_forgotten(cluster, well, badly, by_root, by_user)
+    passes = []
+    for _ in range(3):
+        passes.append(adapter.run("sync"))
+        assert [adapter.now(record).state for record in records] == [JobState.RUNNING] * 5
+        time.sleep(0.5)
+    assert [done.returncode for done in passes] == [1, 1, 1]
+    assert "could not ask Slurm's accounting" in passes[0].stderr
+    assert "no job was changed without evidence" in passes[0].stderr
+    assert [done.stderr for done in passes[1:]] == ["", ""]
+    assert adapter.invoke("hosts").stdout.count("job-") >= 5
+    accounting.start_accounting(quiet)
+    for record, word in ((well, "COMPLETED"), (badly, "FAILED"), (by_root, "CANCELLED"), (by_user, "CANCELLED")):
+        until_accounted(cluster, record, word)
+    done = adapter.run("sync")
+    assert (done.returncode, done.stderr) == (0, "slurm-adapter: passes are complete again\n")
+    assert told(adapter, *records) == [
+        (JobState.SUCCESS, "Your job ended with exit code 0"),
+        (JobState.FAILURE, "Your job failed with exit code 3"),
+        (JobState.FAILURE, "Your job was cancelled by the site"),
+        (JobState.SUCCESS, "Your job was cancelled"),
+        (JobState.RUNNING, "Your job is running"),
+    ]
+    assert runs.id == records[-1].id
+
+
+@pytest.mark.edge_case(8)
+@pytest.mark.usefixtures("short_memory", "slurmdbd_again")
+def test_accounting_that_lags_behind_takes_nothing_back(adapter: Adapter, cluster: Cluster) -> None:
+    """The queue has told the end, and forgotten it; accounting still says RUNNING: the state stays final."""
+    ended, forgotten = adapter.start(*[adapter.shell(f"{UNTIL_TOLD}; exit 3")] * 2)
+    until_accounted(cluster, ended, "RUNNING")
+    until_accounted(cluster, forgotten, "RUNNING")
+    stop_slurmdbd()
+    adapter.tell(ended)
+    [final] = adapter.until_ended(ended)
+    adapter.tell(forgotten)
+    until_forgotten(cluster, ended, forgotten)
+    processes.end(processes.on_node(layout.LOGIN, "slurmctld"))  # accounting is told nothing more
+    accounting.start_accounting(quiet)
+    until_accounted(cluster, forgotten, "RUNNING")
+    cluster.slurmctld.start()
+    for _ in range(3):
+        sync(adapter.site)
+        assert adapter.now(ended) == final
+        assert adapter.now(forgotten).state in {JobState.RUNNING, JobState.FAILURE}
+    adapter.until_ended(forgotten)
+    assert told(adapter, ended, forgotten) == [(JobState.FAILURE, "Your job failed with exit code 3")] * 2
