@@ -171,9 +171,7 @@ def mounts(cluster: Cluster) -> Iterator[Callable[..., None]]:
 
 @sandbox
 @pytest.mark.scenario(51)
-def test_the_shared_file_system_is_read_only(
-    adapter: Adapter, cluster: Cluster, mounts: Callable[..., None]
-) -> None:
+def test_the_shared_file_system_is_read_only(adapter: Adapter, cluster: Cluster, mounts: Callable[..., None]) -> None:
     """Jobs' states are Slurm's affair and go on; the hosts files stay as they were until they can be written."""
     well, badly, runs = start_three(adapter)
     shared = str(adapter.site.config.shared)
@@ -196,11 +194,15 @@ def test_the_shared_file_system_is_read_only(
 
 @sandbox
 @pytest.mark.scenario(51)
-def test_the_shared_file_system_is_full(make_adapter: AdapterMaker, cluster: Cluster, mounts: Callable[..., None]) -> None:
+def test_the_shared_file_system_is_full(
+    make_adapter: AdapterMaker, cluster: Cluster, mounts: Callable[..., None]
+) -> None:
     adapter = make_adapter()
     peers = adapter.site.peers_folder
     cluster.ask("mkdir", "-m", "755", peers, user="ucloud")
-    mounts("-t", "tmpfs", "-o", f"size=64k,mode=755,uid={layout.ADAPTER.uid},gid={layout.ADAPTER.uid}", "tmpfs", at=peers)
+    mounts(
+        "-t", "tmpfs", "-o", f"size=64k,mode=755,uid={layout.ADAPTER.uid},gid={layout.ADAPTER.uid}", "tmpfs", at=peers
+    )
     [first] = adapter.start(adapter.shell("sleep 600"))
     cluster.run("sh", "-c", f"head -c 100000 /dev/zero >{peers}/ballast", user="ucloud")
     before = cluster.ask("cat", f"{peers}/hosts", user="ucloud")

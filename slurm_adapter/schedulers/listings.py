@@ -167,10 +167,21 @@ def _read_sacct(row: dict[str, str]) -> Observation:
             started=None if state in WAITING else _read_time(row["Start"]),
             ended=_read_time(row["End"]),
             time_limit=None if row["TimelimitRaw"] in _NO_LIMIT else 60 * int(row["TimelimitRaw"]),
-            cancelled_by=row["User"] if by is not None and by == row["UID"] else by,
+            cancelled_by=_read_canceller(by, row),
         )
     except (ValueError, Unknown) as error:
         raise Unknown(f"sacct's row {_shown(str(row))} cannot be read: {error}") from error
+
+
+def _read_canceller(by: str | None, row: dict[str, str]) -> str | None:
+    """The account or uid that cancelled a job.
+
+    slurmdbd may hear of a job's end before it has heard all of its start; until then its user's uid is given as 0, and
+    nobody can tell whether `by` is the user's own.
+    """
+    if row["UID"] == "0" and row["User"] != "root":
+        return by if by == "0" else None
+    return row["User"] if by is not None and by == row["UID"] and row["User"] else by
 
 
 def _read_id(text: str) -> tuple[int, str | None]:

@@ -191,6 +191,24 @@ def test_what_the_two_say_of_a_job_does_not_contradict() -> None:
         assert (seen.slurm_id, seen.restarts) == (history[job].slurm_id, history[job].restarts)
 
 
+@pytest.mark.edge_case(2)
+@pytest.mark.parametrize(
+    ("uid", "by", "canceller"),
+    [
+        ("7701", "7701", "alice"),
+        ("7701", "0", "0"),
+        ("7701", "64030", "64030"),
+        # What slurmdbd says of a job whose end it has heard of before all of its start.
+        ("0", "7701", None),
+        ("0", "64030", None),
+        ("0", "0", "0"),
+    ],
+)
+def test_who_cancelled_it(uid: str, by: str, canceller: str | None) -> None:
+    (seen,) = parse_history(history_row(state=f"CANCELLED by {by}", uid=uid).encode(), MARK)
+    assert (seen.state, seen.cancelled_by) == ("CANCELLED", canceller)
+
+
 @pytest.mark.edge_case(15)
 @pytest.mark.parametrize(
     ("text", "task"),
