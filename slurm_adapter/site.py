@@ -117,8 +117,14 @@ class Site:
     @contextmanager
     def only_one_pass(self) -> Iterator[bool]:
         """Hold the lock of `sync`: true where this process has it. It goes with the process, however that ends."""
-        self.config.state.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(self.config.state / "sync.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self.config.state / "sync.lock"
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            from slurm_adapter.store import StoreError
+
+            raise StoreError(f"{path}: {error.strerror}; no pass was made, and no job was changed") from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
