@@ -250,7 +250,7 @@ def _ask_for_nodes(site: Site) -> Mapping[str, str]:
     """All nodes; the question shows, too, that the controller answers."""
     try:
         return site.scheduler.nodes()
-    except Unknown as error:
+    except (TryAgain, Unknown) as error:
         raise TryAgain(f"Slurm does not answer, so nothing was submitted: {error}") from error
 
 
