@@ -6,6 +6,7 @@ One file, so that the cluster is changed once there and once back.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,20 +50,27 @@ def short_memory(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def slurmdbd_again() -> Iterator[None]:
-    """Afterwards slurmdbd runs."""
+def slurmdbd_again(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[None]:
+    """Afterwards slurmdbd and slurmctld run."""
+    del make_adapter
     yield
     accounting.start_accounting(quiet)
+    if not cluster.slurmctld.pids:
+        cluster.slurmctld.start()
 
 
 def stop_slurmdbd() -> None:
     processes.end(processes.on_node(layout.LOGIN, "slurmdbd"))
 
 
+def is_forgotten(cluster: Cluster, slurm_id: str) -> bool:
+    return cluster.run("scontrol", "show", "job", slurm_id).returncode != 0
+
+
 def until_forgotten(cluster: Cluster, *records: Record) -> None:
     """Wait, without a pass, until slurmctld no longer knows these jobs."""
     for slurm_id in [str(record.slurm_id) for record in records]:
-        cluster.wait_for(lambda id_=slurm_id: cluster.run("scontrol", "show", "job", id_).returncode != 0)
+        cluster.wait_for(partial(is_forgotten, cluster, slurm_id))
 
 
 def until_accounted(cluster: Cluster, record: Record, word: str) -> None:
@@ -82,6 +90,8 @@ def test_who_cancelled_a_job(adapter: Adapter, cluster: Cluster) -> None:
     sleeps = adapter.shell("sleep 600")
     by_user, by_root, by_slurm, by_adapter = records = adapter.start(sleeps, sleeps, sleeps, sleeps)
     [waits] = adapter.submit(adapter.shell("sleep 600", begin="now+1hour"))
+    for record in records:
+        until_accounted(cluster, record, "RUNNING")
     cluster.ask("scancel", str(by_user.slurm_id))
     cluster.ask("scancel", str(by_root.slurm_id), str(waits.slurm_id), user="root")
     cluster.ask("scancel", str(by_slurm.slurm_id), user="slurm")
@@ -100,6 +110,7 @@ def test_who_cancelled_a_job(adapter: Adapter, cluster: Cluster) -> None:
 @pytest.mark.scenario(61, 62)
 @pytest.mark.edge_case(7, 9, 11, 14)
 @pytest.mark.usefixtures("short_memory")
+@pytest.mark.long
 def test_what_the_queue_has_forgotten_is_known_to_accounting(adapter: Adapter, cluster: Cluster) -> None:
     """No exit record is left, and midnight lies between two passes: one pass tells how each of them ended."""
     sleeps = adapter.shell("sleep 600")
@@ -114,6 +125,8 @@ def test_what_the_queue_has_forgotten_is_known_to_accounting(adapter: Adapter, c
     )
     [array] = adapter.submit(adapter.shell(f"{UNTIL_TOLD}; exit $SLURM_ARRAY_TASK_ID", application="tasks"))
     adapter.sync_until(lambda: adapter.now(array).state is JobState.RUNNING)
+    for record in (by_user, by_root, overdue, moves):
+        until_accounted(cluster, record, "RUNNING")
     midnight = int(time.time()) + 1
     cluster.ask("scontrol", "update", f"job={overdue.slurm_id}", "EndTime=now+1", user="slurm")
     for record in (well, badly, by_signal, array):
@@ -150,7 +163,7 @@ def test_what_the_queue_has_forgotten_is_known_to_accounting(adapter: Adapter, c
 @pytest.mark.edge_case(5, 7, 8)
 @pytest.mark.usefixtures("short_memory", "slurmdbd_again")
 def test_while_slurmdbd_is_away_nothing_is_guessed(make_adapter: AdapterMaker, cluster: Cluster) -> None:
-    """The queue's words count; what it has forgotten, or does not know, stays; it is told once, and right afterwards."""
+    """The queue's words count; what it has forgotten, or does not know, stays; it is told once."""
     adapter = make_adapter(in_jobs='lost_after = "00:00:01"')
     well, badly, by_root, by_user, runs = records = adapter.start(
         adapter.shell(f"{UNTIL_TOLD}; exit 0"),

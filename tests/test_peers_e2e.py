@@ -274,6 +274,8 @@ def test_a_peer_that_is_cancelled_while_pending_ends_the_wait(make_adapter: Adap
 # Changes while a job runs
 
 
+@pytest.mark.scenario(48)
+@pytest.mark.edge_case(11)
 def test_a_peer_that_moves_to_another_node(adapter: Adapter) -> None:
     """Its consumer asks for it all the time: the old address, none for a while, the new one, and nothing else."""
     [server] = adapter.start(adapter.shell(SERVER))

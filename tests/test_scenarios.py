@@ -306,6 +306,8 @@ def test_a_user_who_spoils_his_jobs_folder_harms_nobody(make_adapter: AdapterMak
         assert result.exit_code == 0, result.output
 
 
+@pytest.mark.scenario(55)
+@pytest.mark.edge_case(14)
 def test_how_jobs_end(adapter: Adapter) -> None:
     wanted = {
         "exit 0": (JobState.SUCCESS, 0, "exit code 0"),

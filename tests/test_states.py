@@ -158,6 +158,8 @@ def test_final_states(state: JobState) -> None:
         ("CANCELLED", {"exit_code": 143}, JobState.SUCCESS, "by whom is unknown"),
     ],
 )
+@pytest.mark.scenario(55, 56)
+@pytest.mark.edge_case(2, 14)
 def test_verdicts(state: str, values: dict[str, object], expected: JobState | None, text: str) -> None:
     verdict = translate(seen(state, **values))
     assert verdict.state is expected

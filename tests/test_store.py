@@ -320,6 +320,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         Store(tmp_path / "file")
 
 
+@pytest.mark.scenario(88)
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir(mode=0o700)
     (tmp_path / "state" / "jobs.sqlite").write_bytes(b"this is no database, and never was one" * 50)

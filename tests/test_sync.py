@@ -423,6 +423,8 @@ def test_a_claim_that_slurm_refuses_in_a_pass_ends_with_its_words(offline: Offli
 # Outages
 
 
+@pytest.mark.scenario(60)
+@pytest.mark.edge_case(25)
 def test_an_outage_changes_nothing_and_empties_no_file(offline: Offline) -> None:
     database = offline.run(offline.job())
     offline.job(resources=[peer("db", database)])
@@ -556,6 +558,8 @@ def test_a_job_that_nobody_knows_is_lost_after_long_and_healthy_silence(offline:
     assert "Your job was lost" in offline.now(record).status
 
 
+@pytest.mark.scenario(62)
+@pytest.mark.edge_case(7)
 def test_a_purged_job_ends_by_its_exit_record(offline: Offline) -> None:
     for code, state in ((0, JobState.SUCCESS), (3, JobState.FAILURE)):
         record = offline.run(offline.job())
@@ -824,6 +828,7 @@ def test_an_array_that_its_user_cancelled_has_not_failed(offline: Offline, *, kn
     assert offline.now(record).state is JobState.SUCCESS
 
 
+@pytest.mark.edge_case(25)
 def test_only_one_pass_at_a_time(offline: Offline) -> None:
     with offline.site.only_one_pass() as first, offline.open().only_one_pass() as second:
         assert (first, second) == (True, False)
