@@ -24,7 +24,7 @@ _AT_ONCE = 16
 
 
 def parse_nodes(data: bytes) -> dict[str, str]:
-    """Every node's NodeAddr, by name. Raises `Unknown` where there is no node at all.
+    """Every node's NodeAddr, by name. Raises `Unknown` where there is no node at all, or the last line breaks off.
 
     Free text (Comment, Reason) comes last on a line, so that the first NodeAddr is the node's.
     """
@@ -36,6 +36,8 @@ def parse_nodes(data: bytes) -> dict[str, str]:
             found.setdefault(name[1], address[1])
     if not found:
         raise Unknown("scontrol shows no node with an address")
+    if not data.endswith(b"\n"):  # half an address is another machine's
+        raise Unknown("the list of nodes breaks off")
     return found
 
 

@@ -43,6 +43,11 @@ def test_no_nodes_at_all() -> None:
         parse_nodes(b"No nodes in the system\n")
 
 
+def test_a_list_that_breaks_off_is_none() -> None:
+    with pytest.raises(Unknown, match="breaks off"):
+        parse_nodes(b"NodeName=n1 NodeAddr=10.0.0.12 State=IDLE\nNodeName=n2 NodeAddr=10.0.0.1")
+
+
 @pytest.mark.edge_case(19)
 def test_addresses_in_order_without_loopback() -> None:
     answer = b"motd\nm 1 127.0.1.1 \nm 0 fd00::1 10.0.0.1 fd00::1 fe80::1%eth0 ::1 0.0.0.0 169.254.1.1 \nm 2 \n"
