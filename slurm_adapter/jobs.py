@@ -29,7 +29,7 @@ from slurm_adapter import bundle, folders, hosts, peerfiles
 from slurm_adapter.directives import count_tasks
 from slurm_adapter.drives import check_paths_command, read_path_check
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, Refused, TryAgain, Unknown
-from slurm_adapter.plan import make_groups
+from slurm_adapter.plan import live_row, make_groups
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
 from slurm_adapter.specification import PeerValue
 from slurm_adapter.states import JobState
@@ -204,7 +204,8 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
     """Ask for the end of jobs. One that has ended is no error; `NotFound` for an unknown one, and then nothing is done.
 
     A claim that was never handed over ends at once. One whose answer was lost is fenced first, so that a job which
-    comes up later runs nothing.
+    comes up later runs nothing. Slurm jobs are known by their names: one that its user renamed is left alone, and
+    `Refused` says so once the others are cancelled.
     """
     records = [site.store.get(id_) for id_ in dict.fromkeys(ids)]
     now = site.clock()
@@ -229,21 +230,38 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
                 unfenced.append(record)
         site.store.change(changes, now)
     submitted = [r for r in site.store.find(r.id for r in records).values() if r.stage is Stage.SUBMITTED]
+    renamed: list[Record] = []
     if submitted:
-        alive = _own_slurm_jobs(site, submitted)
-        site.store.change([(record, {"cancelled": now}) for record in submitted], now)
+        alive, renamed = _own_slurm_jobs(site, submitted)
+        site.store.change([(record, {"cancelled": now}) for record in submitted if record not in renamed], now)
         site.scheduler.cancel(alive)
     if unfenced:
         named = ", ".join(f"{record.id} in {record.folder}" for record in unfenced)
         raise Unknown(f"not cancelled, for it is not known whether Slurm has them, and no fence could be made: {named}")
+    if renamed:
+        raise Refused(
+            "\n".join(
+                f"not cancelled: Slurm job {record.slurm_id} of {record.account} has another name than {record.token}. "
+                f"If it is job {record.id}, renamed: scontrol update JobId={record.slurm_id} JobName={record.token}"
+                for record in renamed
+            )
+        )
     return [site.store.get(record.id) for record in records]
 
 
-def _own_slurm_jobs(site: Site, records: Sequence[Record]) -> dict[int, str]:
-    """The Slurm jobs of these records, known by token and account: ids come round again, and may be a stranger's."""
+def _own_slurm_jobs(site: Site, records: Sequence[Record]) -> tuple[dict[int, str], list[Record]]:
+    """The Slurm jobs of these records, known by token and account: ids come round again, and may be a stranger's.
+
+    And the records that Slurm has no job for, but a live one of the same id and account under a strange name.
+    """
     accounts = {record.token: record.account for record in records}
-    listing = site.scheduler.queue(sorted(set(accounts.values())))
-    return {row.slurm_id: row.user for row in listing.observations if accounts.get(row.name) == row.user}
+    rows = site.scheduler.queue(sorted(set(accounts.values()))).observations
+    own = {row.slurm_id: row.user for row in rows if accounts.get(row.name) == row.user}
+    strange = {
+        (row.slurm_id, row.user) for row in rows if live_row(row) and not row.name.startswith(f"{site.store.instance}-")
+    }
+    named = {(row.name, row.user) for row in rows}
+    return own, [r for r in records if (r.token, r.account) not in named and (r.slurm_id, r.account) in strange]
 
 
 def _ask_for_nodes(site: Site) -> Mapping[str, str]:

@@ -451,13 +451,23 @@ def test_slurm_is_down_when_a_cancel_is_asked_for(offline: Offline) -> None:
 
 @pytest.mark.edge_case(10)
 @pytest.mark.scenario(63, 71)
-@pytest.mark.parametrize("strange", [{"name": "a stranger's"}, {"user": "bob"}])
-def test_a_strangers_job_under_the_same_id_is_left_alone(offline: Offline, strange: dict[str, str]) -> None:
+def test_a_strangers_job_under_the_same_id_is_left_alone(offline: Offline) -> None:
     record = offline.job()
     offline.job(user="bob")
-    offline.slurm.change(1, **strange)
+    offline.slurm.change(1, user="bob")
     jobs.cancel(offline.site, [record.id])
     assert offline.slurm.see(1).state == "PENDING"
+
+
+@pytest.mark.scenario(71)
+def test_a_job_under_a_strange_name_is_left_alone_and_said_to_be(offline: Offline) -> None:
+    record = offline.job()
+    other = offline.job()
+    offline.slurm.change(1, name="a stranger's")
+    with pytest.raises(Refused, match=f"JobId=1 JobName={record.token}"):
+        jobs.cancel(offline.site, [record.id, other.id])
+    assert (offline.slurm.see(1).state, offline.slurm.see(2).state) == ("PENDING", "CANCELLED")
+    assert offline.now(record).cancelled is None
 
 
 def test_a_claim_that_waits_for_its_peer_ends_at_once(offline: Offline) -> None:
