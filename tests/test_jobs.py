@@ -193,6 +193,7 @@ def test_slurm_refuses_a_consumer(offline: Offline) -> None:
     assert not (offline.folder / "home/alice/2").exists()
 
 
+@pytest.mark.scenario(27)
 def test_slurm_is_down(offline: Offline) -> None:
     offline.slurm.down = True
     with pytest.raises(TryAgain, match="Unable to contact slurm controller"):
@@ -201,6 +202,7 @@ def test_slurm_is_down(offline: Offline) -> None:
     assert nothing_is_left(offline)
 
 
+@pytest.mark.scenario(27)
 def test_slurm_goes_down_before_sbatch(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline.slurm, "submit", lambda given: [NotStarted("busy") for _ in given])
     with pytest.raises(TryAgain, match="job 1 could not be handed to Slurm: busy"):

@@ -323,6 +323,7 @@ def test_how_jobs_end(adapter: Adapter) -> None:
         assert (told["slurm_id"], told["exit_code"]) == (record.slurm_id, code)
 
 
+@pytest.mark.scenario(70)
 @pytest.mark.parametrize("transport", ["local", "ssh"])
 def test_cancel(make_adapter: AdapterMaker, transport: Transport) -> None:
     """A job that waits, one that runs with names and cleans up, and one that does not want to end."""

@@ -216,6 +216,7 @@ def test_a_node_without_an_address_is_told_and_asked_for_again(offline: Offline)
 # Lost answers, and second jobs
 
 
+@pytest.mark.edge_case(1)
 def test_a_lost_answer_is_adopted(offline: Offline) -> None:
     offline.slurm.lose_next("now")
     record = offline.job("key")
@@ -226,6 +227,7 @@ def test_a_lost_answer_is_adopted(offline: Offline) -> None:
     assert len(offline.slurm.submissions) == 1
 
 
+@pytest.mark.edge_case(1)
 def test_an_answer_that_was_lost_for_good_is_asked_for_again_once_it_is_certain(offline: Offline) -> None:
     offline.slurm.lose_next("never")
     record = offline.job()
@@ -243,6 +245,7 @@ def test_an_answer_that_was_lost_for_good_is_asked_for_again_once_it_is_certain(
     assert Path(record.folder, "job.sbatch").exists()
 
 
+@pytest.mark.edge_case(1, 6)
 def test_no_second_submission_while_silence_says_nothing(offline: Offline) -> None:
     offline.slurm.lose_next("later")
     offline.slurm.sees_others = False

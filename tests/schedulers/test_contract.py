@@ -256,6 +256,7 @@ def test_a_job_that_ends(bench: Bench, exit_code: int, state: str) -> None:
     assert seen.submitted <= seen.started <= seen.ended
 
 
+@pytest.mark.edge_case(6)
 def test_cancelling_twice_and_what_was_never_there(bench: Bench) -> None:
     (outcome,) = bench.scheduler.submit([bench.make("sleep 300")])
     slurm_id = accept(outcome)

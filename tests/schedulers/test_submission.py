@@ -88,6 +88,7 @@ def make(tmp_path: Path, what: str, user: str = "alice", number: int = 0) -> Sub
     return Submission(f"tok-{what}", user, str(folder), ())
 
 
+@pytest.mark.edge_case(4)
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
@@ -204,6 +205,7 @@ def test_a_transport_that_fails_for_one_user(error: Exception, kind: type) -> No
     assert [type(outcome) for outcome in outcomes] == [kind, Accepted, kind]
 
 
+@pytest.mark.edge_case(1, 4)
 @pytest.mark.parametrize(
     ("status", "said", "kind"),
     [

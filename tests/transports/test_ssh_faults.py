@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ECHO = Command(("echo", "here"))
 
 
+@pytest.mark.scenario(86)
+@pytest.mark.edge_case(21)
 def test_one_connection_serves_many_commands(ssh: SshTransport, sshd: Sshd) -> None:
     ssh.run(ECHO)
     before = sshd.connections()
@@ -114,6 +116,7 @@ def test_a_stuck_command_does_not_hold_up_the_others(sshd: Sshd, tmp_path: Path)
     ssh.close()
 
 
+@pytest.mark.edge_case(21)
 def test_hung_commands_do_not_use_up_the_sessions_of_the_server(start_sshd: StartSshd) -> None:
     ssh = SshTransport(start_sshd("MaxSessions 2").settings)
     for _ in range(4):
@@ -123,6 +126,7 @@ def test_hung_commands_do_not_use_up_the_sessions_of_the_server(start_sshd: Star
     ssh.close()
 
 
+@pytest.mark.edge_case(21)
 def test_a_server_that_allows_one_session_serves_many_threads(start_sshd: StartSshd) -> None:
     ssh = SshTransport(start_sshd("MaxSessions 1").settings)
     answers: list[str] = []
@@ -209,6 +213,7 @@ def test_paramiko_stays_silent(sshd: Sshd, capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.scenario(86)
 def test_the_line_for_the_remote_shell_holds_nothing_that_a_shell_acts_on() -> None:
     line = shell_line(["printf", "it's $x `y` !! \n \\ \" æ"])
     start, _, rest = line.partition(b'"$(printf %b "')

@@ -74,6 +74,8 @@ def agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     process.wait(10)
 
 
+@pytest.mark.scenario(86)
+@pytest.mark.edge_case(21)
 def test_an_unknown_host_key_is_refused_with_the_files_and_the_mend(sshd: Sshd, tmp_path: Path) -> None:
     file = tmp_path / "empty"
     file.write_text("# nobody\n", encoding="ascii")
@@ -103,6 +105,7 @@ def test_without_settings_the_users_and_the_systems_files_are_looked_in(sshd: Ss
     assert "/etc/ssh/ssh_known_hosts" in str(caught.value)
 
 
+@pytest.mark.scenario(86)
 def test_a_changed_host_key_is_refused(start_sshd: StartSshd) -> None:
     server, other = start_sshd(), start_sshd()
     known = server.folder / "known_hosts"

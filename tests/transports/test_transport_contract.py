@@ -54,6 +54,7 @@ def test_no_input_is_an_empty_file(transport: Transport) -> None:
     assert transport.run(Command(("wc", "-c"))).stdout.strip() == b"0"
 
 
+@pytest.mark.edge_case(21)
 def test_twenty_megabytes_in_and_out_at_once(transport: Transport) -> None:
     data = EVERY_BYTE * 81_920
     assert transport.run(Command(("cat",), stdin=data)).stdout == data
@@ -81,6 +82,7 @@ def test_death_by_a_signal_is_128_and_its_number(transport: Transport, number: i
     assert transport.run(Command(("sh", "-c", f"kill -{number} $$"))).status == 128 + number
 
 
+@pytest.mark.scenario(86)
 def test_arguments_arrive_byte_for_byte(transport: Transport) -> None:
     result = transport.run(Command(("printf", "%s\\0", *WEIRD)))
     assert result.stdout.split(b"\0")[:-1] == [os.fsencode(word) for word in WEIRD]
@@ -118,6 +120,7 @@ def test_nothing_of_our_environment_reaches_a_command(transport: Transport, monk
     assert b"hush" not in transport.run(Command(("env",))).stdout
 
 
+@pytest.mark.edge_case(21)
 def test_a_command_that_hangs_is_given_up_and_the_next_one_runs(transport: Transport) -> None:
     with pytest.raises(CommandTimeout, match=r"sleep did not end within 0\.5 s") as caught:
         transport.run(Command(("sleep", "60"), timeout=0.5))
