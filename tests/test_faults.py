@@ -71,12 +71,16 @@ SBATCH = {
     ),
 }  # fmt: skip
 """What sbatch does, how far the job has come then, and the stand-ins that do it."""
+BY_ITS_WORDS = {"fails with a new message", "tells its id and fails", "tells two ids", "tells its id twice"}
+"""Those that differ from others in sbatch's words only, whose judgement has a quick test of its own."""
 
 
 @pytest.mark.sandbox
 @pytest.mark.scenario(26)
 @pytest.mark.edge_case(1, 4)
-@pytest.mark.parametrize("what", SBATCH)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=pytest.mark.long) if what in BY_ITS_WORDS else what for what in SBATCH]
+)
 def test_sbatch_misbehaves(faulty: Faulty, what: str) -> None:
     stage, stand_ins = SBATCH[what]
     faulty.put(**stand_ins)
@@ -143,6 +147,7 @@ def restart(cluster: Cluster) -> None:
 
 
 @pytest.mark.sandbox
+@pytest.mark.long
 @pytest.mark.scenario(27)
 @pytest.mark.usefixtures("restarted")
 def test_a_controller_that_is_down_leaves_no_claim(faulty: Faulty) -> None:
