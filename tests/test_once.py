@@ -81,20 +81,18 @@ def lost_submission(faulty: Faulty, code: str = COUNT, begin: str = "") -> Recor
     return record
 
 
-SOON = "now+2seconds"
-"""Not in the second in which the run before it ended: a node refuses a credential that is no newer."""
-
-
-def start(faulty: Faulty, slurm_id: int | None, when: str = "now") -> None:
+def start(faulty: Faulty, slurm_id: int | None) -> None:
     """Let a Slurm job that was held back begin."""
-    faulty.cluster.ask("scontrol", "update", f"JobId={slurm_id}", f"StartTime={when}")
+    faulty.cluster.ask("scontrol", "update", f"JobId={slurm_id}", "StartTime=now")
 
 
-def requeue(faulty: Faulty, record: Record, when: str) -> None:
-    """Let the job's own user put it back into the queue, until some time."""
+def requeue(faulty: Faulty, record: Record) -> None:
+    """Let the job's own user put it back into the queue. When it starts again is left to Slurm.
+
+    Told to start at once, it may start before its former run's credential has lapsed, and a node refuses that.
+    """
     faulty.cluster.ask("scontrol", "requeue", str(record.slurm_id))
     faulty.cluster.wait_state(str(record.slurm_id), "PENDING")
-    start(faulty, record.slurm_id, when)
 
 
 def ended_once(faulty: Faulty, record: Record) -> Record:
@@ -224,10 +222,10 @@ def test_a_finished_job_that_its_owner_requeues_runs_nothing(faulty: Faulty) -> 
     [record, other] = faulty.submit(faulty.shell(COUNT), faulty.shell(UNTIL_TOLD))
     record = ended_once(faulty, record)
     # Its own script holds it back, also where there is no pass.
-    requeue(faulty, record, SOON)
+    requeue(faulty, record)
     faulty.cluster.wait_for(lambda: "closed holds this job's folder" in faulty.errors(record))
     assert faulty.until_slurm_is_done(record) == {record.slurm_id: "COMPLETED"}
-    requeue(faulty, record, "now+1hour")
+    requeue(faulty, record)
     report = faulty.pass_after()
     assert (report.cancelled, report.problems) == (((record.id, record.slurm_id),), ())
     assert faulty.until_slurm_is_done(record) == {record.slurm_id: "CANCELLED"}
@@ -239,9 +237,8 @@ def test_a_finished_job_that_its_owner_requeues_runs_nothing(faulty: Faulty) -> 
 
 def test_a_requeue_while_it_runs_is_the_same_job(faulty: Faulty) -> None:
     [record] = faulty.start(faulty.shell(f"{COUNT}; {UNTIL_TOLD}"))
-    requeue(faulty, record, "now+1hour")
+    requeue(faulty, record)
     faulty.sync_until(lambda: faulty.now(record).state is JobState.IN_QUEUE)
-    start(faulty, record.slurm_id, SOON)
     [again] = faulty.until_running(record)
     assert (again.slurm_id, again.restarts) == (record.slurm_id, 1)
     faulty.cluster.wait_for(lambda: faulty.starts(record) == 2)
