@@ -237,6 +237,7 @@ def test_a_finished_job_that_its_owner_requeues_runs_nothing(faulty: Faulty) -> 
 
 def test_a_requeue_while_it_runs_is_the_same_job(faulty: Faulty) -> None:
     [record] = faulty.start(faulty.shell(f"{COUNT}; {UNTIL_TOLD}"))
+    faulty.cluster.wait_for(lambda: faulty.starts(record))
     requeue(faulty, record)
     faulty.sync_until(lambda: faulty.now(record).state is JobState.IN_QUEUE)
     [again] = faulty.until_running(record)
