@@ -22,32 +22,44 @@ if TYPE_CHECKING:
 
     from slurm_adapter.transports.interface import Transport
 
-_READ = r"""
+# A writer whose adapter was killed may be at it still, and would bring back what it was given: it is waited for. No job
+# user can take the lock. It goes without one where that folder is not ours, or the file system or the cluster has none.
+_LOCK = r"""
+if (umask 077 && : >>"$1.lock") 2>/dev/null; then
+    exec 9<>"$1.lock"
+    flock -w 30 9 2>/dev/null
+    [ $? -ne 1 ] || { echo "a writer whose adapter has ended is still at work" >&2; exit 75; }
+fi
+"""
+
+_READ = rf"""
 umask 022
 [ -d "$1" ] || mkdir -m 755 -- "$1" || exit 1
 cd -P -- "$1" || exit 1
-[ -O . ] || { echo "$1 does not belong to this account" >&2; exit 1; }
+[ -O . ] || {{ echo "$1 does not belong to this account" >&2; exit 1; }}
+{_LOCK}
 set -- [0-9]*
 [ ! -e "$1" ] || printf '%s\0' "$@" | xargs -0 sha256sum --
 printf '\nhosts\n'
 [ ! -e hosts ] || cat hosts
 """
 
-_WRITE = r"""
+_WRITE = rf"""
 umask 022
 cd -P -- "$1" || exit 1
+{_LOCK}
 # Those of writers that were killed; one that still writes (its caller may have given it up) keeps its own.
-find . -maxdepth 1 -name '.new.*' -mmin +60 -exec rm -rf {} +
+find . -maxdepth 1 -name '.new.*' -mmin +60 -exec rm -rf {{}} +
 new=$(mktemp -d .new.XXXXXX) || exit 1
 trap 'rm -rf "$new"' EXIT
 tar -x -f - -C "$new" || exit 1
 if [ -f "$new/hosts" ]; then
     now=$(if [ -e hosts ]; then cat hosts; fi | sha256sum)
-    [ "${now%% *}" = "$2" ] || { echo "changed meanwhile" >&2; exit 75; }
+    [ "${{now%% *}}" = "$2" ] || {{ echo "changed meanwhile" >&2; exit 75; }}
 fi
 sync "$new"/* 2>/dev/null
 for file in "$new"/*; do
-    [ "${file##*/}" = remove ] || mv -fT -- "$file" "${file##*/}" || exit 1
+    [ "${{file##*/}}" = remove ] || mv -fT -- "$file" "${{file##*/}}" || exit 1
 done
 [ ! -f "$new/remove" ] || while IFS= read -r name; do rm -f -- "$name"; done <"$new/remove"
 """

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import pytest
@@ -171,6 +172,34 @@ def test_a_killed_writer_leaves_the_old_files_and_its_rest_is_swept_up(tmp_path:
     os.utime(rest[0], (0, 0))
     write(folder, {"1": "newer\n"}, "new\n")
     assert not list(folder.glob(".new.*"))
+
+
+@pytest.mark.scenario(51)
+def test_a_writer_whose_adapter_was_killed_is_waited_for(tmp_path: Path) -> None:
+    folder, slow = tmp_path / "peers", tmp_path / "slow"
+    write(folder, {"1": "old\n"}, "old\n")
+    digest = hashlib.sha256((folder / "hosts").read_bytes()).hexdigest()
+    # It has seen that nobody else wrote, and is about to put its files in place. Nobody waits for its answer any more.
+    slow.mkdir()
+    (slow / "sync").write_text(f"#!/bin/sh\n: >{slow}/held\nuntil [ -e {slow}/go ]; do sleep 0.05; done\n")
+    (slow / "sync").chmod(0o755)
+    argv = ("/bin/sh", "-c", peerfiles._WRITE, "sh", str(folder), digest)  # noqa: SLF001  # the very script
+    writer = subprocess.Popen(argv, stdin=subprocess.PIPE, env={"PATH": f"{slow}:/usr/bin:/bin"})
+    assert writer.stdin is not None
+    writer.stdin.write(archive({"1": (b"late\n", 0o644), "hosts": (ours("late\n").encode(), 0o644)}))
+    writer.stdin.close()
+    limit = time.monotonic() + 30
+    while not (slow / "held").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    # The next one knows that nothing is to be mapped any more.
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(write, folder, {}, "")
+        wait([later], timeout=1)
+        (slow / "go").touch()
+        assert later.result()
+    assert writer.wait(30) == 0
+    assert files_only(folder) == {"hosts": ours("")}
 
 
 def files_only(folder: Path) -> dict[str, str]:
