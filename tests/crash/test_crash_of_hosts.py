@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import pytest
@@ -119,3 +120,25 @@ def test_consumers_that_come_and_go_leave_nothing(make_ground: GroundMaker, tmp_
     assert [path.name for path in ground.peers.iterdir()] == ["hosts"]
     assert re.findall(r"^# consumer", ground.shared_block, re.MULTILINE) == []
     ground.check(database)
+
+
+@pytest.mark.scenario(51)
+def test_a_writer_that_outlives_its_adapter_does_not_bring_back_what_was(make_ground: GroundMaker, slow: Slow) -> None:
+    """Killed was only who had started it: it has seen that nobody wrote meanwhile, and is about to write."""
+    ground = make_ground(path=slow.folder("sync"))
+    [database] = ground.start(ground.job("database", code="sleep 300"))
+    slow.hold("asked")
+    job = ground.job("job", peers={"database": database}, begin="now+1hour")
+    process = ground.launch("never", "submit", "key", ground.write("job", [job]))
+    slow.wait_held()
+    kill(process, all_of_it=False)
+    # Its names are on the way. A later truth has none: both jobs end.
+    ground.cancel(*ground.site.store.active())
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(ground.settle)
+        wait([later], timeout=3)
+        slow.release()
+        later.result()
+    assert finish(process).killed
+    ground.settle()
+    ground.check()
