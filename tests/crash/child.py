@@ -158,8 +158,6 @@ def main() -> int:
             return code
         if pid == worker:
             code = os.waitstatus_to_exitcode(status)
-            # What was printed so far is all that the one that works will say.
-            tell("ended")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from slurm_adapter.sync import sync
 from tests.adapter import Adapter, on_node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from slurm_adapter.store import Record
     from tests.cluster import Cluster
@@ -162,7 +162,7 @@ class Ground(Adapter):
         if record.slurm_id is not None or owner.is_symlink():
             assert owner.readlink() in {Path("closed"), Path("cancelled")}, "its user could run it again"
 
-    def _check_folders(self, records: Sequence[Record] | Any) -> None:
+    def _check_folders(self, records: Collection[Record]) -> None:
         pattern = self.site.config.jobs.folder
         parent, prefix = on_node(pattern.replace("{user}", "alice"), self.cluster).parent, pattern.split("/")[-1]
         there = {path.name for path in parent.glob(prefix.replace("{id}", "*"))}
@@ -202,11 +202,21 @@ def finish(process: subprocess.Popen[str]) -> Death:
 
 def kill(process: subprocess.Popen[str], *, all_of_it: bool, after: float = 0) -> None:
     """Kill the one that works some seconds after it has begun, or it and all that it has started on the cluster."""
-    assert process.stdout is not None
-    worker = int(process.stdout.readline().split()[1])
+    worker = int(_first_line(process).split()[1])
     time.sleep(after)
     for pid in [worker, *(_descendants(worker) if all_of_it else [])]:
         os.kill(pid, signal.SIGKILL)
+
+
+def _first_line(process: subprocess.Popen[str]) -> str:
+    """What it says first, byte by byte: a buffer would take more, and `communicate` does not look into it."""
+    assert process.stdout is not None
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(process.stdout.fileno(), 1)
+        assert byte, "it ended before it began"
+        line += byte
+    return line.decode()
 
 
 def _descendants(pid: int) -> list[int]:
