@@ -208,7 +208,7 @@ def one_pass(ground: Ground, point: str) -> Death:
 @pytest.mark.scenario(25)
 @pytest.mark.edge_case(1)
 @pytest.mark.parametrize(
-    ("play", "step"), [(submit, 2), (submit_without_key, 3), (submit_what_slurm_refuses, 2), (cancel, 2), (one_pass, 4)]
+    ("play", "step"), [(submit, 2), (submit_without_key, 2), (submit_what_slurm_refuses, 2), (cancel, 2), (one_pass, 4)]
 )
 def test_killed_between_two_effects(make_ground: GroundMaker, play: Play, step: int) -> None:
     """Some thirty points in all, as many as a quick run allows; `test_killed_at_every_point` has all of them."""
