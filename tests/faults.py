@@ -15,7 +15,7 @@ import pytest
 
 from slurm_adapter import jobs
 from slurm_adapter.config import load_config
-from slurm_adapter.plan import SBATCH_SECONDS
+from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.site import Site
 from slurm_adapter.specification import Owner, parse_submission
 from slurm_adapter.sync import Report, sync
@@ -115,7 +115,7 @@ class Faulty(Adapter):
 
     def pass_until_handed_in_again(self) -> None:
         """The passes after which a submission that was lost is made again: sbatch is dead, and silence has lasted."""
-        self.pass_after(SBATCH_SECONDS + 1)
+        self.pass_after(HAND_OVER_SECONDS + 1)
         self.pass_after(2 * self.site.config.cluster.message_timeout + 121)
 
     def starts(self, record: Record) -> int:

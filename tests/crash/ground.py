@@ -20,6 +20,7 @@ import pytest
 from slurm_adapter import jobs
 from slurm_adapter.config import load_config
 from slurm_adapter.errors import AdapterError
+from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.site import Site
 from slurm_adapter.specification import Owner, parse_submission
 from slurm_adapter.states import JobState
@@ -126,7 +127,7 @@ class Ground(Adapter):
         while True:
             active = self.site.store.active()
             if any(record.stage is Stage.SUBMITTING for record in active):
-                self.clock.ahead += 160
+                self.clock.ahead += HAND_OVER_SECONDS + 5
             report = sync(self.site)
             assert [each for each in report.problems if not problem or problem not in each] == []
             if {record.id for record in active} == {record.id for record in living} and not report.changed:
@@ -181,7 +182,7 @@ class Ground(Adapter):
             limit = time.monotonic() + 60
             while (active := self.site.store.active()) and time.monotonic() < limit:
                 if any(record.stage is Stage.SUBMITTING for record in active):
-                    self.clock.ahead += 160
+                    self.clock.ahead += HAND_OVER_SECONDS + 5
                 try:
                     jobs.cancel(self.site, [record.id for record in active if record.cancelled is None])
                     sync(self.site)

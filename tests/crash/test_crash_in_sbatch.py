@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage
 from slurm_adapter.sync import sync
@@ -57,7 +58,7 @@ def test_an_sbatch_that_outlives_its_clock_makes_a_job_that_runs_nothing(make_gr
     kill(process, all_of_it=False)
     [record] = ground.site.store.active()
     for _ in range(3):
-        ground.clock.ahead += 160
+        ground.clock.ahead += HAND_OVER_SECONDS + 5
         assert sync(ground.site).problems == ()
     assert slow.calls == 2
     assert ground.now(record).stage is Stage.SUBMITTED

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.errors import Refused
+from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage
 from slurm_adapter.sync import sync
@@ -183,7 +184,7 @@ def one_pass(ground: Ground, point: str) -> Death:
     [database] = ground.start(ground.job("database", code="sleep 300"))
     ground.cluster.wait_for(lambda: ground.starts("database"))
     ground.cluster.wait_for(lambda: ground.file(before, "exit.json").exists())
-    ground.clock.ahead = 160
+    ground.clock.ahead = HAND_OVER_SECONDS + 5
     while ground.now(before).stage is not Stage.ENDED or ground.now(silent).missing_since is None:
         assert sync(ground.site).problems == ()
     ending, starting = ground.submit(ground.job("ending"), ground.job("starting", code="sleep 3"))
@@ -192,7 +193,7 @@ def one_pass(ground: Ground, point: str) -> Death:
     submit_once_more(ground, database)
     submit_once_more(ground, before)
     ground.cluster.wait_for(lambda: ground.file(ending, "exit.json").exists())
-    ground.clock.ahead = 320
+    ground.clock.ahead = HAND_OVER_SECONDS + 5 + 160
     death = ground.die(point, "sync")
     assert death.complaint == ""
     ground.settle(database)
