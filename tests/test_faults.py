@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from slurm_adapter import cli as module
 from slurm_adapter.errors import TryAgain
+from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage
 from tests.adapter import UNTIL_TOLD
@@ -106,8 +107,8 @@ def test_sbatch_hangs_and_hands_nothing_over(faulty: Faulty) -> None:
     record = faulty.hand_in(faulty.shell(COUNT))
     assert (record.stage, record.state) == (Stage.SUBMITTING, JobState.IN_QUEUE)
     faulty.heal()
-    faulty.pass_after(150)
-    faulty.pass_after(5)
+    faulty.pass_after(HAND_OVER_SECONDS - 5)
+    faulty.pass_after(6)
     faulty.pass_after(135)
     assert (faulty.now(record).stage, faulty.slurm_jobs(record)) == (Stage.SUBMITTING, {})
     report = faulty.pass_after(10)
@@ -219,7 +220,7 @@ def test_questions_that_are_answered_badly_change_nothing(faulty: Faulty) -> Non
     def ask_badly(program: str, what: str, script: str, words: str) -> None:
         faulty.put(**{program: script})
         faulty.hurried.seconds = 2
-        report = faulty.pass_after()
+        report = faulty.pass_after(130)  # longer than a controller that answers badly is spared
         assert report.changed == (), f"{program} {what}"
         assert any(words in problem for problem in report.problems), f"{program} {what}: {report.problems}"
         faulty.hurried.seconds = 600
@@ -234,7 +235,7 @@ def test_questions_that_are_answered_badly_change_nothing(faulty: Faulty) -> Non
         ask_badly("sacct", what, script, words)
     assert [faulty.now(record).state for record in (running, ended)] == [JobState.RUNNING] * 2
     faulty.heal()
-    assert faulty.pass_after().problems == ()
+    assert faulty.pass_after(130).problems == ()
     assert faulty.now(ended).state is JobState.SUCCESS
     assert faulty.now(running).state is JobState.RUNNING
     faulty.tell(running)

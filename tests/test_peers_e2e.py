@@ -310,6 +310,7 @@ def test_a_consumer_that_is_requeued_has_its_names_again(adapter: Adapter) -> No
     assert (record.state, record.restarts) == (JobState.SUCCESS, 1)
 
 
+@pytest.mark.scenario(49)
 def test_a_peer_that_ends_disappears_without_a_pass(adapter: Adapter) -> None:
     """Both jobs have the same user: the nodes read the exit record. The consumer runs on."""
     [server] = adapter.start(adapter.shell(f"{UNTIL_TOLD}; exit 1"))

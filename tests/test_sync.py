@@ -102,6 +102,7 @@ def test_a_pass_costs_the_same_for_many_jobs(tmp_path: Path, monkeypatch: pytest
     assert commands_for(1) == commands_for(40)
 
 
+@pytest.mark.scenario(49)
 def test_names_are_in_force_while_both_live(offline: Offline) -> None:
     database = offline.job()
     consumer = offline.job(resources=[peer("database", database)])

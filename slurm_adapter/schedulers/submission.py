@@ -85,7 +85,7 @@ _OPTION = re.compile(
 
 def submit_argv(mark: str, until: float) -> tuple[str, ...]:
     """Hand in the jobs that are named on standard input (`submit_stdin`); no sbatch is started after `until`."""
-    return ("sh", "-c", _ALL, "sh", str(int(until)), _ONE, str(_AT_ONCE), mark)
+    return ("/bin/sh", "-c", _ALL, "sh", str(int(until)), _ONE, str(_AT_ONCE), mark)
 
 
 def submit_stdin(folders: Sequence[str]) -> bytes:
@@ -114,7 +114,9 @@ def parse_submission(data: bytes, mark: str, count: int, complaint: str = "") ->
             told[index] = judge_answer(int(match[3]), said)
     lost = InDoubt("the answer of sbatch was lost")
     # Either the whole command failed, or a job before this one found that Slurm is not there, or too slow.
-    why = "Slurm is out of reach, or slow: sbatch was not started any more" if begun else _last_line(complaint)
+    why = "Slurm is out of reach, or slow: sbatch was not started any more"
+    if not begun:
+        why = _last_line(complaint) or "the command that starts sbatch ended before it did so, and said nothing"
     if late := re.search(rf"^{re.escape(mark)} late (-?\d+)\s*$", text, re.ASCII | re.MULTILINE):
         why = (
             f"by the cluster's clock the command to hand it in came {START_SECONDS - int(late[1])} seconds late; "

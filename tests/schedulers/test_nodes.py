@@ -31,7 +31,7 @@ def test_free_text_is_no_address() -> None:
 @pytest.mark.parametrize("names", [("node1", "node10"), ("node10", "node1"), ("n1", "n1.example.org"), ("1", "11")])
 def test_a_name_that_begins_like_another(names: tuple[str, str]) -> None:
     lines = [f"NodeName={name} NodeAddr=10.0.0.{number} NodeHostName={name}" for number, name in enumerate(names)]
-    found = parse_nodes("\n".join(lines).encode())
+    found = parse_nodes(("\n".join(lines) + "\n").encode())
     assert found == {names[0]: "10.0.0.0", names[1]: "10.0.0.1"}
     many = [f"n{number}" for number in range(12)]
     answer = "".join(f"m {number} 10.0.1.{number} \n" for number in (11, 1, 10, *range(2, 10), 0))
