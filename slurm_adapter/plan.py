@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 ACCOUNTING_SECONDS = 60
 """How long accounting may lag behind the queue before the queue's word is taken alone."""
 
+CANCEL_SECONDS = 120
+"""After this time a job whose end was asked for is cancelled again: longer than most sites' KillWait."""
+
 MANY, MANY_OF_ALL = 10, 0.2
 """More endings than this, and more than this part of all jobs, are many."""
 
@@ -79,6 +82,8 @@ class Plan:
     """The Slurm id that a job's `owner` is to name, by job id, before the others are cancelled."""
     cancel: tuple[tuple[Record, int], ...]
     """Slurm jobs to cancel: those that are not, or no longer, the job's own."""
+    cancel_again: tuple[tuple[Record, int], ...]
+    """Jobs whose end was asked for, and which go on all the same: that call came to nothing."""
     groups: tuple[hosts.Group, ...]
     """The mappings of all live jobs, once the changes are made."""
     problems: tuple[str, ...]
@@ -123,6 +128,7 @@ def make_plan(evidence: Evidence) -> Plan:
     submit: list[Record] = []
     fence: dict[str, int] = {}
     cancel: list[tuple[Record, int]] = []
+    again: list[tuple[Record, int]] = []
     problems: list[str] = []
     after: dict[str, Record] = dict(evidence.peers)
     for record, values in _judge_all(evidence, after, problems):
@@ -134,6 +140,8 @@ def make_plan(evidence: Evidence) -> Plan:
         if strangers and kept is not None:
             fence[record.id] = kept
             cancel += [(record, slurm_id) for slurm_id in sorted(strangers)]
+        if record.cancelled is not None and evidence.now >= record.cancelled + CANCEL_SECONDS:
+            again += [(record, row.slurm_id) for row in rows if row.slurm_id == kept and live_row(row)][:1]
         new = replace(record, **values)
         after[record.id] = new
         if new != record:
@@ -143,6 +151,7 @@ def make_plan(evidence: Evidence) -> Plan:
         submit=tuple(submit),
         fence=fence,
         cancel=tuple(cancel),
+        cancel_again=tuple(again),
         groups=make_groups(after),
         problems=tuple(problems),
     )

@@ -54,7 +54,7 @@ def plan_lines(report: Report) -> list[str]:
         states = f"{old.state} -> {new.state}" if old.state is not new.state else f"stays {new.state}"
         lines.append(f"job {new.id}: {states}: {new.status}")
     lines += [f"job {id_}: would be handed to Slurm" for id_ in report.submitted]
-    lines += [f"job {id_}: its surplus Slurm job {slurm_id} would be cancelled" for id_, slurm_id in report.cancelled]
+    lines += [f"job {id_}: its Slurm job {slurm_id} would be cancelled" for id_, slurm_id in report.cancelled]
     for what, records in (("logs", report.due.logs), ("folder", report.due.folders)):
         lines += [f"job {record.id}: its {what} in {record.folder} would be removed" for record in records]
     lines += [f"job {id_}: would no longer be remembered" for id_ in report.due.records]

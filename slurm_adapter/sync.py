@@ -41,7 +41,7 @@ class Report:
     """Records before and after."""
     submitted: tuple[str, ...] = ()
     cancelled: tuple[tuple[str, int], ...] = ()
-    """Jobs whose surplus Slurm jobs were cancelled, and these."""
+    """Jobs of which Slurm jobs were cancelled, surplus ones or such as did not end when told to, and these."""
     due: retention.Due = field(default_factory=retention.Due)
     """What was removed of jobs that ended long ago."""
     problems: tuple[str, ...] = ()
@@ -181,7 +181,10 @@ def _close(site: Site, ended: list[Record], problems: list[str]) -> None:
 
 
 def _cancel_surplus(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> tuple[tuple[str, int], ...]:
-    """Cancel Slurm jobs that no job owns: second ones, once the fence names another; and those of ended jobs."""
+    """Cancel Slurm jobs that no job owns: second ones, once the fence names another, and those of ended jobs.
+
+    And those whose end was asked for in vain.
+    """
     surplus = list(gathered.strays)
     targets = {record.id: record for record, _ in plan.cancel}
     kept: dict[str, str] = {}
@@ -192,8 +195,9 @@ def _cancel_surplus(site: Site, plan: Plan, gathered: _Gathered, problems: list[
             )
             kept |= {record.id: owner for record, owner in zip(owned, fenced, strict=True)}
     surplus += [(record, id_) for record, id_ in plan.cancel if kept.get(record.id) not in {None, "", str(id_)}]
+    surplus += plan.cancel_again
     if surplus:
-        with _noting(problems, "cancel surplus Slurm jobs"):
+        with _noting(problems, "cancel Slurm jobs"):
             site.scheduler.cancel({id_: record.account for record, id_ in surplus})
             return tuple((record.id, id_) for record, id_ in surplus)
     return ()

@@ -366,6 +366,17 @@ def test_a_claim_that_slurm_has_all_the_same_is_not_handed_over_again() -> None:
     assert (new.stage, new.slurm_id, plan.submit) == (Stage.SUBMITTED, 17, ())
 
 
+@pytest.mark.parametrize(("since", "again"), [(119, ()), (120, (17,))])
+def test_a_cancel_that_came_to_nothing_is_repeated(since: int, again: tuple[int, ...]) -> None:
+    record = job(cancelled=NOW - since, **RUNNING)
+    _, plan = decide(record, (row("RUNNING", nodes=("n1",)),))
+    assert tuple(slurm_id for _, slurm_id in plan.cancel_again) == again
+    _, plan = decide(record, (row("CANCELLED"),))
+    assert plan.cancel_again == ()
+    _, plan = decide(job(**RUNNING), (row("RUNNING", nodes=("n1",)),))
+    assert plan.cancel_again == ()
+
+
 def test_surplus_slurm_jobs_are_cancelled_once_the_fence_names_the_kept_one() -> None:
     rows = (row("PENDING"), row("RUNNING", 18), row("COMPLETED", 19, exit_code=0))
     _, plan = decide(job(), rows, inside={"1": Inside(True, None)})

@@ -533,6 +533,24 @@ def _zone() -> Iterator[None]:
     time.tzset()
 
 
+def test_a_cancel_that_slurm_did_not_carry_out_is_repeated(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = offline.run(offline.job())
+    inner = offline.slurm.cancel
+
+    def fail(_: object) -> None:
+        raise Unknown("Socket timed out on send/recv operation")
+
+    monkeypatch.setattr(offline.slurm, "cancel", fail)
+    with pytest.raises(Unknown):
+        jobs.cancel(offline.site, [record.id])
+    monkeypatch.setattr(offline.slurm, "cancel", inner)
+    offline.sync()
+    assert offline.slurm.see(1).state == "RUNNING", "Slurm may still be ending it"
+    assert offline.sync(after=120).cancelled == ((record.id, 1),)
+    offline.sync()
+    assert (offline.now(record).state, offline.now(record).status) == (JobState.SUCCESS, "Your job was cancelled")
+
+
 def test_a_job_that_its_user_renamed_is_not_lost(offline: Offline) -> None:
     record = offline.run(offline.job())
     offline.slurm.change(1, name="my own name")
