@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter import peerfiles
 from slurm_adapter.config import parse_duration
-from slurm_adapter.errors import AdapterError
+from slurm_adapter.errors import AdapterError, Unknown
 from slurm_adapter.script import read_node_files
 from slurm_adapter.sync import find_addresses
 from slurm_adapter.transports.interface import Command
@@ -144,7 +144,8 @@ def _pyslurm(site: Site) -> Iterator[Finding]:
     if not isinstance(site.scheduler, LibslurmScheduler):
         return
     made_for = ".".join(site.scheduler.version().split(".")[:2])
-    words = site.transport.run(Command(("scontrol", "--version"))).text.split()
+    asked = ("/usr/bin/env", f"PATH={site.config.cluster.path}", "scontrol", "--version")
+    words = site.transport.run(Command(asked)).text.split()
     major, minor = (words[1] if len(words) > 1 else "0.0").split(".")[:2]
     if made_for == f"{int(major)}.{int(minor)}":
         yield Finding(Level.GOOD, f"pyslurm {site.scheduler.version()} speaks to Slurm {words[1]}")
@@ -157,7 +158,10 @@ def _pyslurm(site: Site) -> Iterator[Finding]:
 def _clocks(site: Site) -> Iterator[Finding]:
     """An sbatch is given up by the clock: see `slurm_adapter.schedulers.submission`."""
     before = site.clock()
-    there = float(site.transport.run(Command(("date", "+%s"))).text)
+    told = re.findall(r"^\d{9,11}$", site.transport.run(Command(("date", "+%s"))).text, re.MULTILINE | re.ASCII)
+    if not told:
+        raise Unknown("the cluster's clock could not be read: `date +%s` did not answer there")
+    there = float(told[-1])
     apart = max(before - there - 1, there - site.clock(), 0)
     if apart > _CLOCKS_APART:
         yield Finding(

@@ -19,7 +19,7 @@ from slurm_adapter.errors import Unknown
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from slurm_adapter.translation import File
     from slurm_adapter.transports.interface import Result, Transport
@@ -66,11 +66,15 @@ while IFS= read -r folder; do
     if [ -d "$folder/" ] && cd -P -- "$folder" 2>/dev/null; then
         printf '%s folder\n' "$number"
         owner=$(readlink -n owner | tr '\n' ' ') && [ -n "$owner" ] && printf '%s owner %s\n' "$number" "$owner"
-        for record in exit.json exit-*.json; do
-            [ -f "$record" ] && printf '%s exit %s\n' "$number" "$(head -c 4096 -- "$record" | tr '\n' ' ')"
-        done
-    else
+        set -- exit*.json
+        [ "$#" -le 20000 ] || shift $(($# - 20000)) # more than any array has; its user may have made them
+        # A thousand tasks leave as many files; every line of them is marked, so that none speaks for another folder.
+        [ ! -e "$1" ] || { head -v -c 1024 -- "$@" 2>/dev/null; echo; } | sed "s/^/$number exit /"
+        cd /
+    elif [ -d "${folder%/*}" ]; then
         printf '%s missing\n' "$number"
+    else
+        printf '%s away\n' "$number"
     fi
     number=$((number + 1))
 done
@@ -94,31 +98,41 @@ done
 exit $status
 """
 
-# Both print the numbers of those of which something is left, or of which it cannot be seen whether it is. A folder that
-# bears another token, or none, is not the job's.
-_REMOVE = r"""
+# Both print the numbers of those of which something is left, or of which it cannot be seen whether it is: the file
+# system may be away, and leave its mount point, which is not the user's. A folder with another token is not the job's.
+_LEFT = r"""
+left() { # TOKEN FOLDER
+    [ -O "${2%/*}" ] && [ -r "${2%/*}" ] || return 0
+    [ -e "$2" ] || [ -L "$2" ] || return 1
+    found=$(readlink -- "$2/.token") || return 0
+    [ "$found" = "$1" ]
+}
+"""
+
+_REMOVE = rf"""
+{_LEFT}
 number=0
 while IFS='	' read -r token folder; do
-    if [ ! -d "${folder%/*}" ]; then
-        printf '%s\n' "$number"
-    elif [ "$(readlink -- "$folder/.token")" = "$token" ]; then
-        rm -rf -- "$folder" || printf '%s\n' "$number"
+    if left "$token" "$folder"; then
+        [ "$(readlink -- "$folder/.token")" != "$token" ] || rm -rf -- "$folder"
+        ! left "$token" "$folder" || printf '%s\n' "$number"
     fi
     number=$((number + 1))
 done
 printf 'end\n'
 """
 
-_REMOVE_LOGS = r"""
+_REMOVE_LOGS = rf"""
+{_LEFT}
 number=0
 while IFS='	' read -r token folder; do
-    if [ ! -d "${folder%/*}" ]; then
-        printf '%s\n' "$number"
-    elif [ "$(readlink -- "$folder/.token")" = "$token" ]; then
+    if [ "$(readlink -- "$folder/.token")" != "$token" ]; then
+        ! left "$token" "$folder" || printf '%s\n' "$number"
+    else
         for file in "$folder"/stdout.txt "$folder"/stderr.txt "$folder"/stdout-*.txt "$folder"/stderr-*.txt; do
             # Other files that the job has named so are its own affair.
-            name=${file##*/}
-            case ${name%.txt} in stdout | stderr) ;; std???-*[!0-9]*) continue ;; esac
+            name=${{file##*/}}
+            case ${{name%.txt}} in stdout | stderr) ;; std???-*[!0-9]*) continue ;; esac
             rm -f -- "$file" || printf '%s\n' "$number"
         done
     fi
@@ -217,31 +231,53 @@ def _entries(named: Sequence[tuple[NewFolder, str]]) -> dict[str, tuple[bytes | 
     return found
 
 
-_TOLD = re.compile(r"([0-9]{1,9}) (?:(folder|missing)|(owner|exit) (.*))", re.DOTALL)
+_TOLD = re.compile(r"([0-9]{1,9}) (?:(folder|missing|away)|(owner|exit) (.*))", re.DOTALL)
+_EXIT_FILE = re.compile(r"==> exit(?:-([0-9]{1,7}))?\.json <==", re.ASCII)
 
 
-def look(transport: Transport, user: str, folders: Sequence[str]) -> list[Inside]:
-    """What stands in these folders. Raises `Unknown` where the answer is not whole."""
-    result = _run(transport, user, _LOOK, _lines(folders), f"look into {len(folders)} job folders")
+def _read_exits(lines: Sequence[str]) -> Iterator[ExitRecord]:
+    """The records in `head -v`'s answer about a folder's exit files: each speaks of its own task only."""
+    files: list[tuple[str | None, list[str]]] = []
+    for line in lines:
+        if match := _EXIT_FILE.fullmatch(line):
+            files.append((match[1], []))
+        elif files:
+            files[-1][1].append(line)
+    for task, text in files:
+        record = read_exit(" ".join(text))
+        if record is not None and record.task == task:
+            yield record
+
+
+def look(transport: Transport, user: str, folders: Sequence[str]) -> list[Inside | None]:
+    """What stands in these folders. Raises `Unknown` where the answer is not whole.
+
+    None for one whose parent is not there either: its file system is away, and nothing can be said of it.
+    """
+    what = f"look into {len(folders)} job folders"
+    result = _run(transport, user, _LOOK, _lines(folders), what, timeout=60.0 + len(folders) / 10)
     # Not `splitlines`, for which a user's text may hold more ends of lines than this one.
     lines = result.text.split("\n")
     if lines[-2:] != ["end", ""]:
         raise Unknown(f"looking into {len(folders)} job folders as {user} gave half an answer: {result.complaint}")
-    found: dict[int, Inside] = {}
+    found: dict[int, Inside | None] = {}
+    exits: dict[int, list[str]] = defaultdict(list)
     # What stands before the first line is a banner.
     for line in dropwhile(lambda line: not _TOLD.fullmatch(line), lines[:-2]):
         match = _TOLD.fullmatch(line)
         number = int(match[1]) if match else -1
+        known = found.get(number)
         if match and match[2]:
-            found[number] = Inside(exists=match[2] == "folder")
-        elif match and number in found:
-            known = found[number]
-            exits = (record,) if match[3] == "exit" and (record := read_exit(match[4])) is not None else ()
-            found[number] = replace(
-                known, owner=match[4] if match[3] == "owner" else known.owner, exits=known.exits + exits
-            )
+            found[number] = None if match[2] == "away" else Inside(exists=match[2] == "folder")
+        elif match and known is not None and match[3] == "owner":
+            found[number] = replace(known, owner=match[4])
+        elif match and known is not None:
+            exits[number].append(match[4])
         else:
             raise Unknown(f"looking into job folders as {user} gave the line {line[:200]!r}")
+    for number, texts in exits.items():
+        if (looked := found[number]) is not None:
+            found[number] = replace(looked, exits=tuple(_read_exits(texts)))
     if set(found) != set(range(len(folders))):
         raise Unknown(f"looking into {len(folders)} job folders as {user} told of {len(found)}")
     return [found[number] for number in range(len(folders))]
@@ -276,11 +312,12 @@ def remove_logs(transport: Transport, user: str, folders: Mapping[str, str]) -> 
 
 def _remove(transport: Transport, user: str, script: str, folders: Mapping[str, str], what: str) -> frozenset[str]:
     stdin = "".join(f"{token}\t{folder}\n" for folder, token in folders.items()).encode()
-    lines = _run(transport, user, script, stdin, what).text.split("\n")
+    lines = _run(transport, user, script, stdin, what, timeout=300.0).text.split("\n")
     if lines[-2:] != ["end", ""]:
         raise Unknown(f"could not {what} as {user}: the answer breaks off")
     ordered = list(folders)
-    return frozenset(ordered[int(number)] for number in lines[:-2])
+    numbers = {int(line) for line in lines[:-2] if re.fullmatch(r"[0-9]{1,9}", line)}
+    return frozenset(folder for number, folder in enumerate(ordered) if number in numbers)
 
 
 def write_views(transport: Transport, user: str, views: Mapping[str, str]) -> set[str]:
@@ -338,8 +375,17 @@ def _lines(folders: Sequence[str]) -> bytes:
     return "".join(f"{folder}\n" for folder in folders).encode()
 
 
-def _run(transport: Transport, user: str, script: str, stdin: bytes, what: str, *arguments: str) -> Result:
-    result = transport.run(Command(("/bin/sh", "-c", script, "sh", *arguments), stdin=stdin, user=user))
+def _run(
+    transport: Transport,
+    user: str,
+    script: str,
+    stdin: bytes,
+    what: str,
+    *arguments: str,
+    timeout: float = 60.0,
+) -> Result:
+    argv = ("/bin/sh", "-c", script, "sh", *arguments)
+    result = transport.run(Command(argv, stdin=stdin, user=user, timeout=timeout))
     if result.status != 0:
         raise Unknown(f"could not {what} as {user}: exit {result.status}: {result.complaint or 'no reason given'}")
     return result

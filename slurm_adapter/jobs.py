@@ -125,7 +125,7 @@ def hand_over(site: Site, records: Sequence[Record], *, new: bool = False) -> di
     bundles = {id_: bundle.unpack(content) for id_, content in site.store.bundles([r.id for r in ready]).items()}
     ready = [record for record in ready if record.id in bundles]
     failures: dict[str, AdapterError] = {}
-    ready = _make_folders(site, ready, bundles, failures)
+    ready = _make_folders(site, ready, bundles, failures, new=new)
     if any(record.peers for record in ready):
         try:
             publish_hosts(site)
@@ -154,9 +154,18 @@ def hand_over(site: Site, records: Sequence[Record], *, new: bool = False) -> di
                 status = "Your job was handed to Slurm, whose answer was lost; it is being looked for"
                 changes.append((record, {"status": f"{status} ({why})"}))
     current = {record.id: record for record in [*records, *taken]}
-    site.store.change(changes, site.clock())
+    changed = {record.id for record in site.store.change(changes, site.clock())}
+    _cancel_unwanted(site, [record for record, values in changes if "slurm_id" in values and record.id not in changed])
     _settle_failures(site, current, failures, new=new)
     return failures
+
+
+def _cancel_unwanted(site: Site, records: Sequence[Record]) -> None:
+    """Cancel the Slurm jobs of records that somebody cancelled while they were being handed over; the fence holds."""
+    ended = [record for record in site.store.find(r.id for r in records).values() if record.stage is Stage.ENDED]
+    if ended:
+        with suppress(AdapterError):
+            site.scheduler.cancel(_own_slurm_jobs(site, ended)[0])
 
 
 def publish_hosts(site: Site) -> None:
@@ -422,21 +431,27 @@ _PASSES = re.compile(
 
 
 def _make_folders(
-    site: Site, records: Sequence[Record], bundles: Mapping[str, bundle.Bundle], failures: dict[str, AdapterError]
+    site: Site,
+    records: Sequence[Record],
+    bundles: Mapping[str, bundle.Bundle],
+    failures: dict[str, AdapterError],
+    *,
+    new: bool,
 ) -> list[Record]:
     """Make these jobs' folders; those whose folder stands."""
     made = []
     for user, owned in by_account(records):
-        new = [folders.NewFolder(r.folder, r.token, bundles[r.id].files) for r in owned]
+        wanted = [folders.NewFolder(r.folder, r.token, bundles[r.id].files) for r in owned]
         try:
-            answers = folders.make(site.transport, user, new)
+            answers = folders.make(site.transport, user, wanted)
         except AdapterError as error:  # one account's trouble is not the others'
             failures |= {r.id: TryAgain(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
             continue
         for record, why in zip(owned, answers, strict=True):
             if why is None:
                 made.append(record)
-            elif _PASSES.search(why):
+            elif _PASSES.search(why) or not (new or "File exists" in why):
+                # What was right when the job was claimed is away now, or will be mended: the claim waits for it.
                 failures[record.id] = TryAgain(
                     f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}"
                 )
@@ -454,7 +469,7 @@ def _settle_failures(
     """What becomes of claims that came to nothing: forgotten where the caller is told, else tried again or ended."""
     failed = [records[id_] for id_ in failures]
     if failed and new and len(failed) == len(records):
-        _forget(site, failed)
+        _forget(site, failed, failures)
         return
     changes: list[tuple[Record, dict[str, Any]]] = []
     for record in failed:
@@ -471,11 +486,17 @@ def _settle_failures(
     site.store.change(changes, site.clock())
 
 
-def _forget(site: Site, records: Sequence[Record]) -> None:
-    """Leave nothing behind of these jobs. One that a pass has taken up meanwhile stays: it is Slurm's by now."""
+def _forget(site: Site, records: Sequence[Record], failures: Mapping[str, AdapterError]) -> None:
+    """Leave nothing behind of these jobs. One that a pass has taken up meanwhile stays: it is Slurm's by now.
+
+    They end first: without its folder nobody could tell any more that a job which was left in doubt has not run. And
+    the folders go before they are forgotten: nobody would look for those that a crash between the two leaves.
+    """
     ours = [record for record in records if record.stage is Stage.SUBMITTING]
     ours += site.store.take([record.id for record in records if record.stage is Stage.CLAIMED], site.clock())
-    # Before they are forgotten: nobody would look for the folders that a crash between the two leaves.
+    now = site.clock()
+    ending = {"stage": Stage.ENDED, "state": JobState.FAILURE, "ended": now}
+    ours = site.store.change([(record, ending | {"status": str(failures[record.id])}) for record in ours], now)
     with suppress(AdapterError):  # the cluster may be what is out of reach
         for user, owned in by_account(ours):
             folders.remove(site.transport, user, {record.folder: record.token for record in owned})

@@ -260,13 +260,20 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
             "stage": Stage.SUBMITTED,
             "slurm_id": found,
             "missing_since": None,
-            **_judge_submitted(adopted, evidence, problems),
+            # Accounting is asked about it in the next pass: what its script says alone may be less than Slurm knows.
+            **(_judge_submitted(adopted, evidence, problems) if rows else {}),
         }
     if record.handed_over is None or evidence.now < record.handed_over + HAND_OVER_SECONDS:
         return {}
     if not evidence.silence_counts or inside is None:
         return {"missing_since": None}
     since = record.missing_since if record.missing_since is not None else evidence.now
+    if not inside.exists:
+        # It stood before sbatch was started, and the fence with it: nobody can tell any more whether the job has run.
+        if evidence.now - since < evidence.lost_after:
+            return {"missing_since": since}
+        text = "Your job was lost: Slurm knows nothing of it, and its folder is gone"
+        return _end(evidence.now, JobState.FAILURE, text) | {"unproven": True}
     if evidence.now - since >= 2 * evidence.message_timeout + 120:
         return {"stage": Stage.CLAIMED, "missing_since": None, "submit": True}
     return {"missing_since": since}
@@ -456,13 +463,14 @@ def _end_by_record(record: Record, exits: list[ExitRecord], evidence: Evidence) 
     """Slurm has forgotten the job, and its own script tells how it ended."""
     if evidence.accounting and evidence.history is None:
         return {}
-    ended = max(exit_.ended for exit_ in exits)
+    # The node's clock may be wrong, and its user can write there what he likes.
+    ended = min(max(*(exit_.ended for exit_ in exits), record.handed_over or 0.0), evidence.now)
     worst = max(exits, key=lambda exit_: (exit_.exit_code != 0, exit_.ended))
     if worst.reason is not None:
         state, text = JobState.FAILURE, f"Your job could not start: {worst.reason}"
     elif worst.exit_code == 0:
         state, text = JobState.SUCCESS, "Your job ended with exit code 0"
-    elif record.cancelled is not None:
+    elif record.cancelled is not None and ended >= record.cancelled:
         state, text = JobState.SUCCESS, "Your job was cancelled"
     elif record.started is not None and ended >= record.started + record.time_limit:
         state, text = JobState.EXPIRED, "Your job reached its time limit"

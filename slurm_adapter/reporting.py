@@ -44,7 +44,7 @@ def _kind(problem: str) -> str:
 def _at_most(problems: Sequence[str]) -> Iterator[str]:
     yield from problems[:MOST_LINES]
     if len(problems) > MOST_LINES:
-        yield f"and {len(problems) - MOST_LINES} more; `slurm-adapter sync --dry-run` lists all"
+        yield f"and {len(problems) - MOST_LINES} more"
 
 
 def plan_lines(report: Report) -> list[str]:

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from slurm_adapter.store import Record, Removable
     from slurm_adapter.transports.interface import Transport
 
-AT_ONCE = 500
+AT_ONCE = 100
 """How many of each kind one pass removes: it must not keep the jobs that live waiting."""
 
 _AGAIN_AFTER = 86400
+_UNANSWERED_FOR = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,9 @@ def _remove(
             left = remove(site.transport, user, {record.folder: record.token for record in owned})
         except AdapterError as error:
             problems.append(f"the {what} of {len(owned)} jobs that ended long ago were not removed as {user}: {error}")
-            left = frozenset(record.folder for record in owned)
+            # Some of them may be gone: large ones take their time, and the next answer tells.
+            site.store.put_off([record.id for record in owned], now + _UNANSWERED_FOR)
+            continue
         else:
             problems += [
                 f"job {record.id} ended long ago, and its {what} in {record.folder} could not be removed as {user}; "

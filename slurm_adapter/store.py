@@ -430,12 +430,13 @@ class Store:
     def forgettable(self, time: float, limit: int, *, with_folder: bool) -> list[str]:
         """Ids of jobs that ended before this time, of which nothing is due and which no live job names as its peer.
 
-        `with_folder`: those, too, whose folder still stands.
+        `with_folder`: those, too, whose folder still stands. One that could not be removed is given up after a month.
         """
         with _told(self._path):
             rows = self._connection.execute(
                 """
-                SELECT id FROM jobs WHERE stage = 'ended' AND ended < ? AND (? OR folder_gone IS NOT NULL)
+                SELECT id FROM jobs WHERE stage = 'ended' AND ended < ?
+                AND (? OR folder_gone IS NOT NULL OR ended < ?)
                 AND NOT EXISTS (SELECT 1 FROM updates WHERE job_id = jobs.id AND due = 1)
                 AND NOT EXISTS (
                     SELECT 1 FROM peers JOIN jobs AS consumers ON consumers.id = consumer
@@ -443,7 +444,7 @@ class Store:
                 )
                 ORDER BY ended LIMIT ?
                 """,
-                (time, with_folder, limit),
+                (time, with_folder, time - 30 * 86400, limit),
             ).fetchall()
         return [row["id"] for row in rows]
 

@@ -68,7 +68,7 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False) -> Report
         gathered = _gather(site, records, end_many=end_many, remember=not dry_run)
         plan = make_plan(gathered.evidence)
         problems = [*gathered.problems, *plan.problems]
-        report = _preview(plan, problems) if dry_run else _apply(site, plan, gathered, problems)
+        report = _preview(plan, gathered, problems) if dry_run else _apply(site, plan, gathered, problems)
     report = replace(report, due=retention.find_due(site))
     if dry_run:
         return report
@@ -80,10 +80,12 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False) -> Report
     return replace(report, problems=tuple(problems))
 
 
-def _preview(plan: Plan, problems: list[str]) -> Report:
+def _preview(plan: Plan, gathered: _Gathered, problems: list[str]) -> Report:
+    unwanted = (*gathered.strays, *plan.cancel, *plan.cancel_again)
     return Report(
         changed=tuple((record, replace(record, **values)) for record, values in plan.changes),
         submitted=tuple(record.id for record in plan.submit),
+        cancelled=tuple((record.id, slurm_id) for record, slurm_id in unwanted),
         problems=tuple(problems),
     )
 
@@ -209,7 +211,13 @@ def _look(site: Site, records: list[Record], problems: list[str]) -> dict[str, f
     for user, owned in by_account(records):
         with _noting(problems, f"look into job folders as {user}"):
             inside = folders.look(site.transport, user, [record.folder for record in owned])
-            found |= {record.id: each for record, each in zip(owned, inside, strict=True)}
+            found |= {record.id: each for record, each in zip(owned, inside, strict=True) if each is not None}
+            problems += [
+                f"job {record.id}: neither its folder {record.folder} is there nor that in which it should be; "
+                "is its file system away?"
+                for record, each in zip(owned, inside, strict=True)
+                if each is None
+            ]
     return found
 
 

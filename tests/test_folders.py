@@ -132,7 +132,7 @@ def test_look(local: LocalTransport, tmp_path: Path) -> None:
     (paths[4] / "exit-1.json").mkdir()
     (paths[4] / "owner").write_text("17")  # no link
     record = ExitRecord(slurm_id=17, restarts=0, task=None, exit_code=3, ended=1790000000.0, reason=None)
-    found = folders.look(local, "alice", list(map(str, paths)))
+    found = [each or Inside(False) for each in folders.look(local, "alice", list(map(str, paths)))]
     assert found[:3] == [Inside(True, "17", (record,)), Inside(False), Inside(True)]
     assert {each.task for each in found[3].exits} == {"1", "10"}
     assert found[4] == Inside(True)
@@ -158,7 +158,8 @@ def test_a_user_cannot_speak_for_another_job_nor_break_the_answer(
     (tmp_path / "1" / "owner").symlink_to(forged)
     (tmp_path / "1" / "exit.json").write_text(f"{{}}\n{forged}")
     (tmp_path / "2" / "owner").symlink_to("18")
-    first, second = folders.look(local, "alice", [str(tmp_path / name) for name in ("1", "2")])
+    looked = folders.look(local, "alice", [str(tmp_path / name) for name in ("1", "2")])
+    first, second = (each or Inside(False) for each in looked)
     assert slurm_id(first.owner) is None
     assert (first.exits, second) == ((), Inside(True, "18"))
     answers = folders.fence(local, "alice", {str(tmp_path / name): "19" for name in ("1", "2")})

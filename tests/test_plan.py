@@ -162,8 +162,12 @@ SILENT = [
     (job(**RUNNING), (), {"exits": (exited(3),)}, FAILURE, "exit code 3"),
     (job(**RUNNING), (), {"exits": (exited(1, reason="peer 4 never started"),)}, FAILURE, "peer 4 never started"),
     (job(cancelled=9980.0, **RUNNING), (), {"exits": (exited(143),)}, SUCCESS, "was cancelled"),
-    (job(**RUNNING), (), {"exits": (exited(143, ended=10100.0),)}, EXPIRED, "time limit"),
-    (job(**RUNNING), (), {"exits": (exited(143, ended=10099.0),)}, FAILURE, "exit code 143"),
+    (job(**RUNNING), (), {"exits": (exited(143, ended=10100.0),), "now": NOW + 200}, EXPIRED, "time limit"),
+    (job(**RUNNING), (), {"exits": (exited(143, ended=10099.0),), "now": NOW + 200}, FAILURE, "exit code 143"),
+    # A clock that goes wrong, or a user who writes there, moves no end into the future.
+    (job(**RUNNING), (), {"exits": (exited(143, ended=99_999.0),)}, FAILURE, "exit code 143"),
+    # It had failed before its end was asked for.
+    (job(cancelled=9995.0, **RUNNING), (), {"exits": (exited(3),)}, FAILURE, "exit code 3"),
     # Records that say nothing: of an earlier run, of another Slurm job, of a task.
     (job(restarts=1, **RUNNING), (), {"exits": (exited(0),)}, RUNS, ""),
     (job(**RUNNING), (), {"exits": (exited(0, slurm_id=16),)}, RUNS, ""),

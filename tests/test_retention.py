@@ -13,6 +13,7 @@ from slurm_adapter.errors import NotFound, TryAgain
 from slurm_adapter.receivers.fake import FakeReceiver
 from slurm_adapter.reporting import plan_lines
 from slurm_adapter.sync import sync
+from slurm_adapter.transports.interface import Result
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
@@ -179,3 +180,47 @@ def test_one_pass_removes_so_many_and_no_more(site: Offline, monkeypatch: pytest
 def test_what_cannot_be_kept_so(values: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"logs|records"):
         Retention.model_validate(values)
+
+
+def test_a_record_of_an_exit_that_lies_about_its_time_shortens_nothing(site: Offline) -> None:
+    record = site.run(site.job())
+    site.record_exit(record, 0, ended_at=1)
+    site.slurm.finish(site.slurm_id(record))
+    site.slurm.purge(site.slurm_id(record))
+    site.sync()
+    assert site.now(record).state.final
+    site.sync(HOUR)
+    assert (Path(record.folder) / "job.sbatch").exists()
+
+
+def test_a_folder_whose_token_cannot_be_read_is_not_taken_for_gone(site: Offline) -> None:
+    record = ended(site)
+    (Path(record.folder) / ".token").unlink()
+    assert "could not be removed" in site.sync(2 * DAY + HOUR).problems[0]
+    assert site.now(record).folder_gone is None
+
+
+def test_what_cannot_be_removed_is_given_up_in_the_end(site: Offline) -> None:
+    record = ended(site)
+    (Path(record.folder) / ".token").unlink()
+    site.sync(30 * DAY)
+    assert site.now(record).state.final
+    site.sync(4 * DAY)
+    assert site.site.store.all(9) == []
+
+
+def test_a_banner_before_the_answer_is_no_number(site: Offline) -> None:
+    record = ended(site)
+    inner = site.site.transport
+
+    class Greeting:
+        def run(self, command: Command) -> Result:
+            result = inner.run(command)
+            return Result(result.status, b"Welcome to 2026\n" + result.stdout, result.stderr)
+
+        def close(self) -> None:
+            pass
+
+    site.site.transport = Greeting()
+    assert site.sync(2 * DAY + HOUR).problems == ()
+    assert not Path(record.folder).exists()

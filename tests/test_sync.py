@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from datetime import datetime
 from functools import partial
@@ -25,7 +26,7 @@ from tests.offline import Offline, offline, peer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from slurm_adapter.schedulers.interface import Listing
+    from slurm_adapter.schedulers.interface import Listing, Outcome
     from slurm_adapter.store import Record
     from slurm_adapter.transports.interface import Command
 
@@ -856,3 +857,92 @@ def test_only_one_pass_at_a_time(offline: Offline) -> None:
         assert (first, second) == (True, False)
     with offline.site.only_one_pass() as again:
         assert again
+
+
+# What a review found
+
+
+@pytest.mark.edge_case(1)
+def test_a_job_in_doubt_whose_folder_is_gone_is_never_handed_in_again(offline: Offline) -> None:
+    """It may have run, ended and been forgotten, and its application may have removed the folder, the fence with it."""
+    offline.slurm.lose_next("now")
+    record = offline.job()
+    offline.slurm.start(1)
+    offline.slurm.finish(1)
+    offline.slurm.purge(1)
+    shutil.rmtree(record.folder)
+    for _ in range(9):
+        offline.sync(after=300)
+    assert len(offline.slurm.submissions) == 1
+    offline.sync(after=3600)
+    assert (offline.now(record).state, offline.now(record).status) == (
+        JobState.FAILURE, "Your job was lost: Slurm knows nothing of it, and its folder is gone"
+    )  # fmt: skip
+
+
+def test_a_job_that_only_its_fence_tells_of_is_not_judged_by_its_script_alone(tmp_path: Path) -> None:
+    site = Offline(tmp_path, accounting=True)
+    site.slurm.lose_next("now")
+    record = site.job()
+    site.fence(record, 1)
+    site.slurm.start(1)
+    site.slurm.end(1, "OUT_OF_MEMORY")
+    site.slurm.purge(1)
+    (Path(record.folder) / "exit.json").write_text(
+        json.dumps({"slurm_id": 1, "restart": 0, "task": None, "exit_code": 0, "ended_at": 1, "reason": None})
+    )
+    site.sync()
+    site.sync()
+    assert (site.now(record).state, site.now(record).status) == (
+        JobState.FAILURE, "Your job used more memory than it asked for"
+    )  # fmt: skip
+
+
+@pytest.mark.edge_case(25)
+def test_a_file_system_that_is_away_ends_nothing(offline: Offline) -> None:
+    ended, waits = offline.run(offline.job()), offline.submit(offline.item(), offline.item())
+    offline.record_exit(ended, 0)
+    offline.slurm.finish(offline.slurm_id(ended))
+    offline.slurm.purge(offline.slurm_id(ended))
+    home = offline.folder / "home"
+    home.rename(home.with_name("away"))
+    for _ in range(3):
+        problems = offline.sync(after=3000).problems
+        assert f"neither its folder {ended.folder} is there nor that in which it should be" in problems[0]
+    home.with_name("away").rename(home)
+    assert offline.sync().problems == ()
+    assert offline.now(ended).state is JobState.SUCCESS
+    assert not any(offline.now(record).state.final for record in waits)
+
+
+def test_a_job_that_is_cancelled_while_it_is_handed_over_leaves_no_slurm_job(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = offline.slurm.submit
+
+    def submit(submissions: Sequence[Submission]) -> list[Outcome]:
+        outcomes = inner(submissions)
+        jobs.cancel(offline.open(), ["1"])
+        return outcomes
+
+    monkeypatch.setattr(offline.slurm, "submit", submit)
+    record = offline.job()
+    assert (offline.now(record).state, offline.slurm.see(1).state) == (JobState.SUCCESS, "CANCELLED")
+
+
+def test_a_dry_run_names_slurm_jobs_that_would_be_cancelled(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    offline.slurm.make(2, offline.slurm.submissions[0])
+    assert sync(offline.site, dry_run=True).cancelled == ((record.id, 2),)
+
+
+def test_thousands_of_exit_files_keep_no_other_job_waiting(offline: Offline) -> None:
+    busy, other = offline.run(offline.job()), offline.run(offline.job())
+    for number in range(5000):
+        (Path(busy.folder) / f"exit-{number}.json").write_text("x" * 2000)
+    for record in (busy, other):
+        offline.record_exit(record, 0)
+        offline.slurm.finish(offline.slurm_id(record))
+        offline.slurm.purge(offline.slurm_id(record))
+    assert offline.sync().problems == ()
+    assert [offline.now(record).state for record in (busy, other)] == [JobState.SUCCESS] * 2

@@ -63,10 +63,10 @@ class CommandLineScheduler:
         self._clock = clock
         self._environment = (f"PATH={path}", "LC_ALL=C.UTF-8", *([f"SLURM_CONF={slurm_conf}"] if slurm_conf else []))
 
-    def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        """See `Scheduler.submit`. One command for each account, all with one limit of time."""
+    def submit(self, submissions: Sequence[Submission], until: float | None = None) -> list[Outcome]:
+        """See `Scheduler.submit`. One command for each account, all with one limit of time, `until`."""
         outcomes: list[Outcome] = [InDoubt("")] * len(submissions)
-        until = self._clock() + submission.START_SECONDS
+        until = self._clock() + submission.START_SECONDS if until is None else until
         for user, indices in _grouped([each.user for each in submissions]).items():
             told = self._submit_as(user, [submissions[index].folder for index in indices], until)
             for index, outcome in zip(indices, told, strict=True):

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from slurm_adapter.directives import Directive
 
 
-HAND_OVER_SECONDS = 220
+HAND_OVER_SECONDS = 250
 """So long after `submit` was called nothing that it has started still runs, whatever has become of its caller.
 
-An sbatch tries for up to 120 seconds by itself while the controller is busy.
+An sbatch tries for up to 120 seconds by itself while the controller is busy. Half a minute of it is for a database that
+is locked when the hand-over is noted in it.
 """
 
 

@@ -135,7 +135,7 @@ class LibslurmScheduler:
         for (number, _), outcome in zip(ours, self._submit(ours, until), strict=True):
             outcomes[number] = outcome
         others = [number for number, fields in enumerate(described) if fields is None]
-        for number, outcome in zip(others, self._commands.submit([submissions[n] for n in others]), strict=True):
+        for number, outcome in zip(others, self._commands.submit([submissions[n] for n in others], until), strict=True):
             outcomes[number] = outcome
         return outcomes
 
@@ -144,9 +144,10 @@ class LibslurmScheduler:
             return []
         mark = secrets.token_hex(6)
         jobs = [(index, fields) for index, (_, fields) in enumerate(described)]
-        limit = submission.START_SECONDS + submission.SBATCH_SECONDS - 5
+        seconds = submission.SBATCH_SECONDS - 5
+        question = {"jobs": jobs, "until": until, "seconds": seconds}
         try:
-            output = self._run(mark, "submit", {"jobs": jobs, "until": until}, ends_after=limit)
+            output = self._run(mark, "submit", question, ends_after=submission.START_SECONDS + seconds)
         except TryAgain as error:
             return [NotStarted(str(error))] * len(jobs)
         except InvalidConfig as error:

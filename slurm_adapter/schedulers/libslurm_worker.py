@@ -19,6 +19,7 @@ import importlib
 import json
 import os
 import pwd
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -49,6 +50,8 @@ def submit(slurm: Any, mark: str, question: Mapping[str, Any]) -> None:
     if late <= 0:
         say(mark, "late", int(late))
         return
+    # Whatever libslurm waits for: what the port promises of the end of a hand-over holds.
+    signal.setitimer(signal.ITIMER_REAL, late + question["seconds"])
     for number, job in question["jobs"]:
         if time.time() >= question["until"]:
             return
@@ -57,8 +60,10 @@ def submit(slurm: Any, mark: str, question: Mapping[str, Any]) -> None:
             status, said = 0, str(slurm.JobSubmitDescription(**job).submit())
         except slurm.RPCError as error:
             status, said = 1, f"sbatch: error: Batch job submission failed: {error}"
-        except (TypeError, ValueError, OSError) as error:
-            # pyslurm refuses the values, or cannot read the script: nothing was sent.
+        except OSError as error:
+            status, said = 1, f"sbatch: error: Unable to open file {job['script']}: {error}"
+        except (TypeError, ValueError) as error:
+            # pyslurm refuses the values: nothing was sent.
             status, said = 255, f"sbatch: error: {error}: invalid, said pyslurm"
         say(mark, number, status, encode(said))
         if "Unable to contact slurm controller" in said:
@@ -116,7 +121,7 @@ def _row(job: Any, user: str) -> list[Any]:
     if job.array_id:
         slurm_id, task = job.array_id, job.array_tasks_waiting
         if task is None:
-            task = None if job.array_task_id is None else str(job.array_task_id)
+            task = str(job.array_task_id or 0)  # pyslurm takes 0 for none
     elif job.heterogeneous_id:
         slurm_id, task = job.heterogeneous_id, f"+{job.heterogeneous_offset}"
     try:
@@ -159,6 +164,8 @@ def main(mark: str, call: str) -> None:
             say(mark, "answer", encode(json.dumps(CALLS[call](pyslurm, question))))
     except pyslurm.RPCError as error:
         say(mark, "failed", encode(str(error)))
+    except Exception as error:  # noqa: BLE001  # one that is not ours to know: it is told, and is no answer
+        say(mark, "failed", encode(f"{type(error).__name__}: {error}"))
 
 
 if __name__ == "__main__":

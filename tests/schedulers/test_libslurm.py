@@ -34,8 +34,8 @@ def job(*directives: tuple[str, str | None], user: str = "jobs") -> Submission:
 
 
 def scheduler(answer: Callable[[Command], Result]) -> LibslurmScheduler:
-    transport = FakeTransport(answer)
-    return LibslurmScheduler(transport, "jobs", CommandLineScheduler(transport), clock=lambda: 1000.0)
+    transport, clock = FakeTransport(answer), lambda: 1000.0
+    return LibslurmScheduler(transport, "jobs", CommandLineScheduler(transport, clock=clock), clock=clock)
 
 
 def mark_of(command: Command) -> str:
