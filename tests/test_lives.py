@@ -25,7 +25,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from slurm_adapter import jobs
 from slurm_adapter.errors import AdapterError, InvalidInput
-from slurm_adapter.hosts import find_block, project
+from slurm_adapter.hosts import find_block, project, view
+from slurm_adapter.plan import make_groups
 from slurm_adapter.schedulers.interface import InDoubt, Listing, Submission
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
@@ -353,6 +354,8 @@ class Lives(RuleBasedStateMachine):
         done: Report | Exception = self._act(partial(sync, self.site.site, end_many=end_many))
         if not whole or isinstance(done, Exception | Killed):
             return
+        if "controller" in self.broken:
+            self._check_outage(before)
         if "hosts" not in self.broken:
             self._check_hosts(rows)
         if self.broken or any("would end in this pass" in problem for problem in done.problems):
@@ -366,6 +369,13 @@ class Lives(RuleBasedStateMachine):
                     order = (RUNNING, SUSPENDED, QUEUED)
                     assert record.state is min(live, key=order.index), (record, live)
 
+    def _check_outage(self, before: dict[str, Record]) -> None:
+        """While the controller does not answer nothing moves but claims, which end with their peers."""
+        now = self._records()
+        for id_, old in before.items():
+            if old.stage is not Stage.CLAIMED:
+                assert (now[id_].state, now[id_].stage, now[id_].slurm_id) == (old.state, old.stage, old.slurm_id)
+
     def _check_hosts(self, rows: dict[Key, Observation]) -> None:
         """Names of live jobs only, in their workspace; after a healthy pass those of all present runs."""
         if not self.site.shared or not self.site.site.store.hosts_are_written():
@@ -373,6 +383,7 @@ class Lives(RuleBasedStateMachine):
         records = self._records()
         block = find_block(self.site.shared.encode())
         found: dict[str, tuple[str, set[str]]] = {}
+        pairs: set[tuple[str, str]] = set()
         for comment, names in re.findall(r"^# (.*)\n((?:[^#].*\n)*)", block, re.MULTILINE):
             words = comment.split()
             id_ = words[1] if words[0] == "job" else words[3]
@@ -382,12 +393,15 @@ class Lives(RuleBasedStateMachine):
             assert found.setdefault(id_, (run, addresses)) == (run, addresses)
             if words[0] == "consumer":
                 consumer, named = records[words[1]], records[id_]
+                pairs.add((consumer.id, id_))
                 assert consumer.stage is not Stage.ENDED
                 same = consumer.project == named.project and (consumer.project or consumer.owner == named.owner)
                 assert same, "a name of another workspace's job"
+        groups = make_groups(records)
         for id_ in self.site.views:
             assert records[id_].stage is not Stage.ENDED
-            assert (self.site.peers / id_).read_text() == project(block, id_)
+            text = (self.site.peers / id_).read_text()
+            assert text == project(block, id_) == view(group for group in groups if group.consumer == id_)
         if self.broken:
             return
         wanted: dict[str, tuple[str, set[str]]] = {}
@@ -402,6 +416,9 @@ class Lives(RuleBasedStateMachine):
         listed = {row.name for row in rows.values()}
         known = {each.record.id for each in self.truths.values() if not each.robbed and each.record.token in listed}
         assert {id_: each for id_, each in found.items() if id_ in known} == wanted, (found, wanted)
+        living = [record for record in records.values() if record.stage is not Stage.ENDED]
+        wished = {(each.id, one.job_id) for each in living for one in each.peers if one.job_id in wanted}
+        assert {pair for pair in pairs if pair[1] in known} == wished
 
     def _heal(self) -> None:
         self._set_broken(set())
