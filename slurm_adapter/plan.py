@@ -295,9 +295,10 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
     kept = kept_id(record, rows, inside)
     values: dict[str, Any] = {} if kept == record.slurm_id else {"slurm_id": kept, "restarts": 0}
     record = replace(record, **values)
+    values["missing_since"] = None  # only `_missing` goes on with a silence; whatever else was learned, or not, ends it
     own = tuple(row for row in rows if row.slurm_id == kept)
     if any(live_row(row) for row in own):
-        return values | {"missing_since": None} | _alive(record, own, evidence, problems)
+        return values | _alive(record, own, evidence, problems)
     if any(translate(row, evidence.states).state is None for row in own):
         words = ", ".join(sorted({row.state for row in own}))
         problems.append(f"job {record.id}: Slurm says {words} of job {kept}, which tells nothing; nothing was changed")

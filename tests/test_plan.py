@@ -300,11 +300,20 @@ def test_what_becomes_of_a_lost_answer(
 
 
 @pytest.mark.parametrize("other", [{"rows": None}, {"silence_counts": False}, {"inside": {}}])
-def test_silence_that_was_not_healthy_begins_anew(other: dict[str, Any]) -> None:
-    for record in (job(missing_since=1.0), job(**LOST_ANSWER | {"missing_since": 1.0})):
-        values = {"inside": {"1": Inside(True)}} | other
-        new, _ = decide(record, values.pop("rows", ()), **values)
-        assert new.missing_since is None or (record.stage is Stage.SUBMITTED and "inside" in other)
+@pytest.mark.parametrize("known", [{}, LOST_ANSWER])
+def test_silence_that_was_not_healthy_begins_anew(other: dict[str, Any], known: dict[str, Any]) -> None:
+    values = {"inside": {"1": Inside(True)}} | other
+    new, _ = decide(job(missing_since=1.0, **known), values.pop("rows", ()), **values)
+    assert new.missing_since is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "tasks"), [((row("CANCELLED"),), 0), ((row("CANCELLED"),), 2), ((), 2), ((row("BAKING"),), 0)]
+)
+def test_a_word_of_slurm_and_accounting_out_of_reach_end_a_silence(rows: tuple[Observation, ...], tasks: int) -> None:
+    known = job(missing_since=1.0, array=tasks > 0, tasks=tasks)
+    new, _ = decide(known, rows, accounting=True, history=None, inside={"1": Inside(True)})
+    assert new == replace(known, missing_since=None)
 
 
 def test_silence_is_counted_from_the_first_pass_that_heard_it() -> None:
