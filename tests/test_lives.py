@@ -91,8 +91,21 @@ class Truth:
 class Lives(RuleBasedStateMachine):
     """Jobs come, start, end, are requeued, forgotten, lost and cancelled; things break; and passes look on."""
 
-    @initialize(accounting=st.booleans())
-    def _open(self, accounting: bool) -> None:  # noqa: FBT001  # drawn by hypothesis
+    @initialize(
+        accounting=st.booleans(),
+        first=st.lists(st.sampled_from(["server", "consumer", "wide"]), min_size=1, max_size=4),
+        begun=st.integers(0, 4),
+    )
+    def _open(self, *, accounting: bool, first: list[str], begun: int) -> None:
+        """Some jobs are there from the start, and some of those run: most of what can happen happens to such."""
+        self._open_site(accounting=accounting)
+        for kind in first:
+            application = "wide" if kind == "wide" else "sleeper"
+            self._hand_in("alice", None, application, self._nameable("alice", None)[:1] if kind == "consumer" else [])
+        for key in self._ours("PENDING")[:begun]:
+            self._begin(key, ("node001",))
+
+    def _open_site(self, *, accounting: bool) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.site = Offline(Path(self.folder.name), accounting=accounting)
         wide = Path(self.folder.name, "applications", "wide.yaml")
@@ -104,6 +117,7 @@ class Lives(RuleBasedStateMachine):
         self.purged: dict[Key, Observation] = {}
         self.final: dict[str, Record] = {}
         self.broken: set[str] = set()
+        self.late = False
         self.countdown = 0
         self.meanwhile = False
         self.event: Callable[[Callable[..., Any], tuple[Any, ...]], Any] = lambda inner, given: inner(*given)
@@ -503,29 +517,43 @@ class Lives(RuleBasedStateMachine):
         self.slurm.accounting_down = "accounting" in broken
 
     @rule(
-        lost=st.sampled_from([None, None, "now", "later", "never", "refused"]),
-        named=st.integers(0, 5),
+        lost=st.sampled_from([None, None, None, "now", "later", "never", "refused"]),
+        named=st.sampled_from(["nobody", "its own", "its own", "anybody"]),
+        which=st.integers(0, 9),
         user=st.sampled_from(["alice", "alice", "bob"]),
         workspace=st.sampled_from([None, None, "project"]),
         application=st.sampled_from(["sleeper", "sleeper", "wide"]),
     )
-    def submit(self, lost: Any, named: int, user: str, workspace: str | None, application: str) -> None:
+    def submit(self, lost: Any, named: str, which: int, user: str, workspace: str | None, application: str) -> None:
         """A job, perhaps with a peer; perhaps the answer is lost."""
-        records = self._records()
-        alive = [record for record in records.values() if record.stage is not Stage.ENDED]
-        peers = [alive[named]] if named < len(alive) else []
+        anybody = [record for record in self._records().values() if record.stage is not Stage.ENDED]
+        some = {"nobody": [], "its own": self._nameable(user, workspace), "anybody": anybody}[named]
         if lost == "refused":
             self.slurm.refuse_next("Batch job submission failed: Invalid qos specification")
         elif lost:
             self.slurm.lose_next(lost)
+        self.late = self.late or lost == "later"
+        self._hand_in(user, workspace, application, [some[which % len(some)]] if some else [])
+
+    def _nameable(self, user: str, workspace: str | None) -> list[Record]:
+        """The jobs that this user may name as peers there."""
+        return [
+            record
+            for record in self._records().values()
+            if record.stage is not Stage.ENDED and not record.array
+            if (record.project, record.owner if record.project is None else user) == (workspace, user)
+        ]
+
+    def _hand_in(self, user: str, workspace: str | None, application: str, peers: list[Record]) -> None:
+        records = self._records()
         given: dict[str, Any] = {"user": user, "project": workspace, "application": application}
         stood = self._folders()
         done = self._act(lambda: self.site.job(resources=[peer("db", each) for each in peers], **given))
         if isinstance(done, AdapterError):
             assert set(self._records()) == set(records)
             assert "folders" in self.broken or self._folders() == stood
-        mine = (workspace, user if workspace is None else None)
-        foreign = any((r.project, r.owner if r.project is None else None) != mine or r.array for r in peers)
+        own = {record.id for record in self._nameable(user, workspace)}
+        foreign = any(each.id not in own for each in peers)
         if "controller" not in self.broken:
             assert foreign == isinstance(done, InvalidInput)
 
@@ -570,7 +598,7 @@ class Lives(RuleBasedStateMachine):
         recorded=st.booleans(),
         code=st.sampled_from([None, None, 0]),
     )
-    def move(self, which: int, how: str, recorded: bool, code: int | None) -> None:  # noqa: FBT001  # drawn
+    def move(self, which: int, how: str, *, recorded: bool, code: int | None) -> None:
         """Something becomes of a job that runs."""
         running = self._ours("RUNNING", "COMPLETING", "SUSPENDED")
         key = running[which % len(running)]
@@ -628,7 +656,7 @@ class Lives(RuleBasedStateMachine):
 
     @precondition(lambda self: hasattr(self, "last_lost"))
     @rule(user=st.sampled_from(["alice", "bob"]), ours=st.booleans())
-    def hand_out_an_id_again(self, user: str, ours: bool) -> None:  # noqa: FBT001  # drawn
+    def hand_out_an_id_again(self, user: str, *, ours: bool) -> None:
         """A controller that lost its state gives the id to the next job of ours, or to a stranger's."""
         if ours:
             self.slurm.next_id = self.last_lost
@@ -637,10 +665,12 @@ class Lives(RuleBasedStateMachine):
             self.slurm.start(self.last_lost)
         del self.last_lost
 
+    @precondition(lambda self: self.late)
     @rule()
     def arrive(self) -> None:
         """What was lost on its way comes up."""
         self.slurm.arrive()
+        self.late = False
 
     @precondition(lambda self: self.truths)
     @rule(which=st.integers(0, 9))
@@ -652,15 +682,11 @@ class Lives(RuleBasedStateMachine):
             shutil.rmtree(folder)
         truth.robbed = True
 
-    @rule(seconds=st.sampled_from([0, 30]))
-    def accounting_lags(self, seconds: int) -> None:
-        """Accounting learns later, or at once, that jobs have ended."""
-        self.slurm.accounting_lag = seconds
-
-    @rule(parts=st.sets(st.sampled_from(PARTS), max_size=2))
-    def break_and_mend(self, parts: set[str]) -> None:
-        """These parts are broken from now on, and all others are whole."""
+    @rule(parts=st.sets(st.sampled_from(PARTS), max_size=2), lag=st.sampled_from([0, 0, 30]))
+    def break_and_mend(self, parts: set[str], lag: int) -> None:
+        """These parts are broken from now on, all others are whole, and so late does accounting learn of an end."""
         self._set_broken(parts)
+        self.slurm.accounting_lag = lag
 
     @precondition(lambda self: self._records())
     @rule(which=st.integers(0, 9), tidy=st.sampled_from([None, 0, 143]))
@@ -759,7 +785,7 @@ class LongLives(Lives):
 _ALL = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(_ALL, max_examples=40, stateful_step_count=25)
+TestLives.settings = settings(_ALL, max_examples=30, stateful_step_count=25)
 
 TestLongLives = pytest.mark.long(LongLives.TestCase)
 TestLongLives.settings = settings(_ALL, max_examples=1000, stateful_step_count=60)
