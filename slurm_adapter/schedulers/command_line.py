@@ -108,9 +108,7 @@ class CommandLineScheduler:
         mark = _draw_mark()
         asked = listings.squeue_argv(users, mark) if users else ()
         result = self._run(("sh", "-c", _QUEUE, "sh", mark, *asked), listing=True)
-        begin, end = (mark.encode() + word for word in (b" begin", b" end"))
-        found = re.findall(rb"^%b\n(.*?)\n%b (\d+)$" % (begin, end), result.stdout, re.DOTALL | re.MULTILINE)
-        parts = [Result(int(status), output, result.stderr) for output, status in found]
+        parts = [Result(status, output, result.stderr) for output, status in _parts(result.stdout, mark.encode())]
         names = ("scontrol show config", "id", *(["squeue"] if users else []))
         # They end with the first that fails. Words on the stderr that they share are taken for the last one's.
         if not parts or (len(parts) < len(names) and parts[-1].status == 0):
@@ -201,6 +199,20 @@ _HARMLESS = re.compile(r"RPC rate limit|obsolete|deprecated", re.IGNORECASE)
 
 _NO_USER = re.compile(r"^squeue: error: Invalid user: ", re.MULTILINE)
 _GONE = re.compile(r"Invalid job id|already (?:completing|finished|completed)", re.IGNORECASE)
+
+
+def _parts(stdout: bytes, mark: bytes) -> list[tuple[bytes, int]]:
+    """What each of `_QUEUE`'s commands wrote, with its exit code, as far as they came to their ends.
+
+    No pattern: one with a mark in it, new in every pass, would stay in the cache of `re` and push the others out.
+    """
+    found = []
+    for piece in (b"\n" + stdout).split(b"\n%b begin\n" % mark)[1:]:
+        output, _, rest = piece.partition(b"\n%b end " % mark)
+        status = rest.partition(b"\n")[0]
+        if status.isdigit():
+            found.append((output, int(status)))
+    return found
 
 
 def _draw_mark() -> str:
