@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pwd
 import re
+import tracemalloc
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +71,20 @@ def hiding(what: str) -> str:
 def test_a_healthy_answer() -> None:
     assert queue() == (1, True)
     assert queue(rows=False) == (0, True)
+
+
+def test_a_process_that_asks_again_and_again_holds_on_to_nothing() -> None:
+    """A pattern with a question's own mark would stay, of some hundreds of bytes each."""
+    queue()
+    tracemalloc.start()
+    try:
+        for _ in range(50):
+            queue()
+        gc.collect()
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 50 * 200
 
 
 @pytest.mark.edge_case(6)
