@@ -471,7 +471,7 @@ def _end_by_record(record: Record, exits: list[ExitRecord], evidence: Evidence) 
         state, text = JobState.FAILURE, f"Your job could not start: {worst.reason}"
     elif worst.exit_code == 0:
         state, text = JobState.SUCCESS, "Your job ended with exit code 0"
-    elif record.cancelled is not None and ended >= record.cancelled:
+    elif record.cancelled is not None and ended + 2 > record.cancelled:  # the script's clock knows whole seconds only
         state, text = JobState.SUCCESS, "Your job was cancelled"
     elif record.started is not None and ended >= record.started + record.time_limit:
         state, text = JobState.EXPIRED, "Your job reached its time limit"

@@ -302,7 +302,7 @@ def test_scancel_fails(faulty: Faulty, script: str, words: str) -> None:
     assert result.exit_code in {1, 75}
     assert words in result.stderr
     report = faulty.pass_after()
-    assert [problem for problem in report.problems if "cancel surplus Slurm jobs" in problem and words in problem]
+    assert [problem for problem in report.problems if "cancel Slurm jobs" in problem and words in problem]
     assert faulty.now(running).state is JobState.RUNNING
     faulty.heal()
     report = faulty.pass_after()
