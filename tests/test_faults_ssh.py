@@ -217,7 +217,7 @@ def test_a_connection_that_breaks_in_a_pass_changes_nothing(faulty: Faulty, prox
     faulty.cluster.wait_end(str(server.slurm_id))
     little = measure_little(faulty, proxy)
     for part, problem in (
-        ("exit-*.json", "could not look into job folders"),
+        ("head -v -c", "could not look into job folders"),
         (".closed", "could not close the folders"),
     ):
         cut_in(faulty, proxy, runs(part), "server", little * 2 // 3)
