@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -130,6 +131,8 @@ def test_look(local: LocalTransport, tmp_path: Path) -> None:
         (paths[3] / f"exit-{task}.json").write_text(json.dumps(RECORD | {"task": int(task)}))
     (paths[4] / "exit.json").write_bytes(b"\xff{")
     (paths[4] / "exit-1.json").mkdir()
+    os.mkfifo(paths[4] / "exit-2.json")  # whoever opens it waits for ever
+    (paths[4] / "exit-3.json").symlink_to(paths[0] / "exit.json")
     (paths[4] / "owner").write_text("17")  # no link
     record = ExitRecord(slurm_id=17, restarts=0, task=None, exit_code=3, ended=1790000000.0, reason=None)
     found = [each or Inside(False) for each in folders.look(local, "alice", list(map(str, paths)))]
