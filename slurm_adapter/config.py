@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 ACCOUNT_NAME = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
 """What a Unix account may be called here (useradd(8), with the dot that many sites use)."""
 
+FIRST_ID_BESIDE_UCLOUD = 10**12
+"""UCloud's own ids come nowhere near it."""
+
 _DURATION = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d{2}):(\d{2})", re.ASCII)
 
 
@@ -76,6 +79,8 @@ class Cluster(_Table):
     """SLURM_CONF for Slurm's commands and jobs, where the site needs one."""
     message_timeout: int = Field(default=10, ge=1)
     """Slurm's MessageTimeout in seconds: how long an accepted submission may stay unseen."""
+    operator: tuple[str, ...] = ()
+    """Words put before the commands that only an operator of Slurm may give: to extend, suspend and resume jobs."""
 
     @model_validator(mode="after")
     def _complete(self) -> Cluster:
@@ -228,6 +233,39 @@ class Peers(_Table):
     _read_time = field_validator("wait", mode="before")(_duration)
 
 
+class Ucloud(_Table):
+    """The UCloud that sends jobs here. Without it there is no door for it."""
+
+    url: str = Field(pattern=r"^https?://[^/\s]+$")
+    """Where it is told what becomes of its jobs."""
+    key: Path
+    """The public key that its tokens are signed with: PEM, or base64 of the DER, as UCloud shows it."""
+    refresh_token: Path
+    """The file with the token that UCloud showed when the provider was registered. For this account's eyes only."""
+    issuer: str = "cloud.sdu.dk"
+    """Who its tokens say has issued them."""
+
+
+class Gateway(_Table):
+    """What `serve` offers."""
+
+    listen: str = "127.0.0.1"
+    """The address. TLS is a reverse proxy's business (README)."""
+    port: int = Field(default=8889, ge=0, le=65535)
+    url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+$")
+    """Where browsers reach it; without it there are no shells, no web and no VNC sessions for UCloud's users."""
+    stand_alone: bool = True
+    """Serve `/api/jobs`, for users with tokens of `slurm-adapter token`."""
+    refuse_duplicates: bool = False
+    """Refuse a job whose specification is that of another job of the same owner that has not ended."""
+    web_domain: str | None = Field(default=None, pattern=r"^[a-z0-9.-]*\{job\}-\{rank\}[a-z0-9.-]*(:[0-9]{1,5})?$")
+    """Where a job's web application is seen, e.g. "app-{job}-{rank}.example.org"; without it there are none."""
+    reaches_nodes: bool = False
+    """The compute nodes' ports are reached from this machine; otherwise by a command on the cluster."""
+    body_limit: int = Field(default=32, ge=1, le=1024)
+    """The largest request, in MiB."""
+
+
 class Config(_Table):
     """The whole file."""
 
@@ -252,6 +290,8 @@ class Config(_Table):
     drives: tuple[Drive, ...] = ()
     peers: Peers = Peers()
     retention: Retention = Retention()
+    ucloud: Ucloud | None = None
+    gateway: Gateway = Gateway()
     states: dict[str, JobState] = Field(default_factory=dict)
     """Slurm's state words to UCloud's states, where the site wants another one than the adapter's table."""
 
@@ -261,6 +301,15 @@ class Config(_Table):
             raise ValueError(
                 'cluster.scheduler = "pyslurm" goes with identity.mode = "service": libslurm speaks as the account of '
                 "its process, and there is one for all jobs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> Config:
+        if self.ucloud is not None and self.first_id < FIRST_ID_BESIDE_UCLOUD:
+            raise ValueError(
+                f"with [ucloud], first_id is at least {FIRST_ID_BESIDE_UCLOUD}: UCloud's ids are below, and no two "
+                "jobs may share folders and names"
             )
         return self
 

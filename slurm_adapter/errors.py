@@ -3,7 +3,9 @@
     AdapterError                 anything this program says in one message instead of a traceback
     ├── InvalidInput             the specification, application or request is wrong (exit 65, HTTP 400)
     ├── InvalidConfig            the site's configuration is wrong (exit 78)
-    ├── Refused                  Slurm, or the state of a job, does not allow it (exit 1)
+    ├── Refused                  Slurm, or the state of a job, does not allow it (exit 1, HTTP 400)
+    │   ├── NotOffered           this site, or this program, does not do that (HTTP 400 with UCloud's error code)
+    │   └── Duplicate            the same job runs already, and the site refuses such (HTTP 409)
     ├── NotFound                 no such job, or not for this user (exit 1, HTTP 404)
     ├── TryAgain                 nothing was done; the same call may succeed later (exit 75, HTTP 503)
     └── Unknown                  an answer was lost or unreadable: it says nothing about the jobs (exit 1)
@@ -27,6 +29,14 @@ class InvalidConfig(AdapterError):
 
 class Refused(AdapterError):
     """The cluster or the job's state does not allow it; Slurm's own words are in the message."""
+
+
+class NotOffered(Refused):
+    """This is not done here; UCloud's `FEATURE_NOT_SUPPORTED_BY_PROVIDER` (contract 1.2)."""
+
+
+class Duplicate(Refused):
+    """A job with the same specification has not ended yet (contract 1.7)."""
 
 
 class NotFound(AdapterError):

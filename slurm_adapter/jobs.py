@@ -388,6 +388,7 @@ def _new_record(
         tasks=count_tasks(translation.directives),
         array=any(directive.name == "array" for directive in translation.directives),
         created=site.clock(),
+        names=translation.names,
         peers=peers,
     )
 

@@ -20,9 +20,10 @@ import re
 import secrets
 import sqlite3
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, TryAgain
@@ -30,7 +31,7 @@ from slurm_adapter.receivers.interface import Message
 from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 STANDALONE = "local"
 """The origin of jobs that do not come from UCloud."""
@@ -127,6 +128,15 @@ class Record:
     """Removing failed, and is tried again then."""
     view: str | None = None
     """The SHA-256 of the view last written into the job's folder, where views are private."""
+    names: bool = False
+    """It has a hosts file of its own on its nodes; see `slurm_adapter.script.NodeSettings`."""
+    web_port: int | None = None
+    """Where its application's web interface listens on the node of a rank, if it has one."""
+    vnc_port: int | None = None
+    output_folder: str | None = None
+    """Its folder as UCloud names it, where that lies in a drive."""
+    unknown_since: float | None = None
+    """Since when UCloud says that it knows no such job."""
     peers: tuple[Peer, ...] = ()
 
     @property
@@ -145,16 +155,18 @@ class Update:
     state: JobState | None
     status: str
     delivered: float | None
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of UCloud's `JobUpdate` (contract 1.14)."""
 
 
-_COLUMNS = tuple(field.name for field in fields(Record) if field.name != "peers")
+_COLUMNS = tuple(each.name for each in fields(Record) if each.name != "peers")
 
 _IN_HOSTS = frozenset({"state", "slurm_id", "restarts", "nodes", "addresses"})
 """What the hosts files are made from."""
 
 _TELL = """
-    INSERT INTO updates (job_id, time, state, status, due)
-    SELECT id, ?, ?, ?, origin <> 'local' FROM jobs WHERE id = ?
+    INSERT INTO updates (job_id, time, state, status, more, due)
+    SELECT id, ?, ?, ?, ?, origin <> 'local' FROM jobs WHERE id = ?
 """
 """Notes what users are told. Nobody waits for what becomes of jobs that do not come from UCloud."""
 
@@ -202,6 +214,23 @@ _MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE updates ADD COLUMN due INTEGER NOT NULL DEFAULT 0;
         CREATE INDEX updates_due ON updates (number) WHERE due = 1;
         DELETE FROM facts WHERE name = 'outage';
+        """,
+    ),
+    (
+        "what the gateway needs",
+        """
+        ALTER TABLE jobs ADD COLUMN names INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE jobs ADD COLUMN web_port INTEGER;
+        ALTER TABLE jobs ADD COLUMN vnc_port INTEGER;
+        ALTER TABLE jobs ADD COLUMN output_folder TEXT;
+        ALTER TABLE jobs ADD COLUMN unknown_since REAL;
+        UPDATE jobs SET names = 1 WHERE replicas > 1 OR EXISTS (SELECT 1 FROM peers WHERE consumer = jobs.id);
+        CREATE INDEX jobs_by_owner ON jobs (owner, project, created);
+        ALTER TABLE updates ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
+        CREATE TABLE tokens (
+            name TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, user TEXT NOT NULL, projects TEXT NOT NULL,
+            created REAL NOT NULL, expires REAL
+        ) STRICT;
         """,
     ),
 )
@@ -339,7 +368,7 @@ class Store:
                     _note_for_hosts(connection)
                 if new.state is not old.state or new.status != old.status:
                     state = new.state if new.state is not old.state else None
-                    connection.execute(_TELL, (now, state, new.status, new.id))
+                    connection.execute(_TELL, (now, state, new.status, "{}", new.id))
                 changed.append(new)
         return changed
 
@@ -367,10 +396,18 @@ class Store:
         newest = "rowid IN (SELECT rowid FROM jobs ORDER BY created DESC, rowid DESC LIMIT ?)"
         return self._select(newest, (limit,))
 
-    def note(self, notes: Iterable[tuple[str, str]], now: float) -> None:
-        """Tell users more of jobs, given by id, that changes nothing of them; nothing of those that have ended."""
+    def note(
+        self, notes: Iterable[tuple[str, str]], now: float, more: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Tell users more of jobs, given by id, that changes nothing of them; nothing of those that have ended.
+
+        `more`: see `Update.more`.
+        """
+        fields = json.dumps(dict(more))
         with self._transaction() as connection:
-            connection.executemany(f"{_TELL} AND stage <> 'ended'", [(now, None, text, id_) for id_, text in notes])
+            connection.executemany(
+                f"{_TELL} AND stage <> 'ended'", [(now, None, text, fields, id_) for id_, text in notes]
+            )
 
     def updates(self, id_: str) -> list[Update]:
         """What was to be told of a job, in order."""
@@ -384,6 +421,7 @@ class Store:
                 JobState(row["state"]) if row["state"] else None,
                 row["status"],
                 row["delivered"],
+                json.loads(row["more"]),
             )
             for row in rows
         ]
@@ -410,6 +448,7 @@ class Store:
                 JobState(row["state"]) if row["state"] else None,
                 row["status"],
                 JobState(row["before"] or JobState.IN_QUEUE),
+                json.loads(row["more"]),
             )
             for row in rows
         ]
@@ -573,6 +612,7 @@ def _values(record: Record) -> list[object]:
 def _record(row: sqlite3.Row, peers: tuple[Peer, ...]) -> Record:
     values: dict[str, Any] = {name: row[name] for name in _COLUMNS}
     values["array"] = bool(values["array"])
+    values["names"] = bool(values["names"])
     values["stage"] = Stage(values["stage"])
     values["state"] = JobState(values["state"])
     values["nodes"] = tuple(json.loads(values["nodes"]))

@@ -103,6 +103,8 @@ class Translation:
     seconds: int
     """The time limit."""
     replicas: int
+    names: bool
+    """It gets a hosts file of its own on its nodes."""
     notes: tuple[str, ...]
     """What a user should know of how the job was understood."""
 
@@ -172,9 +174,10 @@ def translate(
     script = render_script(inputs, config.templates)
     if len(script.encode()) > SCRIPT_LIMIT:
         raise InvalidInput(f"the job's script has {len(script.encode())} bytes; Slurm takes {SCRIPT_LIMIT}")
+    names = bool(peers) or specification.replicas > 1 or config.peers.always
     settings = NodeSettings(
         job_id=job_id,
-        names=bool(peers) or specification.replicas > 1 or config.peers.always,
+        names=names,
         view=f"{folder}/hosts" if config.peers.private else f"{config.shared}/peers/{job_id}",
         replicate=specification.replicas > 1 and not application.template,
         cpus=_cpus(directives, machine),
@@ -194,6 +197,7 @@ def translate(
         labels=labels,
         seconds=seconds,
         replicas=specification.replicas,
+        names=names,
         notes=tuple(_notes(application, resources, folder)),
     )
 

@@ -51,6 +51,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "[drives]": config.Drive,
     "peers": config.Peers,
     "retention": config.Retention,
+    "ucloud": config.Ucloud,
+    "gateway": config.Gateway,
 }
 
 
@@ -69,7 +71,7 @@ def _example_keys() -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("table", MODELS)
 def test_the_example_shows_every_key(table: str) -> None:
-    nested = {"cluster", "identity", "command_line", "jobs", "machines", "drives", "peers", "retention", "states"}
+    nested = {table.strip("[]").split(".")[0] for table in MODELS} | {"states"}
     keys = set(MODELS[table].model_fields) - (nested if not table else {"ssh"} if table == "cluster" else set())
     assert set(_example_keys()[table]) == keys
 
@@ -84,6 +86,7 @@ def test_the_example_with_every_optional_key_can_be_read(tmp_path: Path) -> None
     text = re.sub(r"^# (?=([a-z_]+ = |\[))", "", EXAMPLE, flags=re.MULTILINE)
     text = re.sub(r'^(transport) = "local"', r'\1 = "ssh"', text, flags=re.MULTILINE)
     text = re.sub(r"^service_user = .*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^first_id = .*$", f"first_id = {config.FIRST_ID_BESIDE_UCLOUD}", text, flags=re.MULTILINE)
     text = text.replace("# PREEMPTED", "PREEMPTED")
     path = tmp_path / "config.toml"
     path.write_text(text)

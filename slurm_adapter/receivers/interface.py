@@ -6,11 +6,11 @@ second message and never a missing one; `Message.before` lets the receiver pass 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from slurm_adapter.states import JobState
 
@@ -30,6 +30,8 @@ class Message:
     """For the job's user."""
     before: JobState
     """The state that the messages before this one have told; UCloud's `expectedState`."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of UCloud's `JobUpdate` (contract 1.14), such as `newTimeAllocation`."""
 
 
 class Receiver(Protocol):
