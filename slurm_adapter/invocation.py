@@ -120,6 +120,11 @@ class Bound:
     """No job text came from the user."""
 
 
+def is_injected(name: str) -> bool:
+    """Whether UCloud adds a parameter of this name by itself; see the module."""
+    return name == "ucMetricSampleRate" or name.startswith("_injected_")
+
+
 def bind(
     given: Mapping[str, AppParameterValue],
     application: Application,
@@ -134,7 +139,7 @@ def bind(
     problems: list[str] = []
     parameters = _with_workflows(bound, application, given, problems)
     for name in given:
-        if name not in parameters and name != "ucMetricSampleRate" and not name.startswith("_injected_"):
+        if name not in parameters and not is_injected(name):
             known = ", ".join(parameters) or "none"
             problems.append(f"{_where(name)}: Unknown parameter supplied: {shown(name)}; this application has: {known}")
     for name, parameter in parameters.items():

@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,10 +29,11 @@ from typing import TYPE_CHECKING, Any
 from slurm_adapter import bundle, folders, hosts, peerfiles
 from slurm_adapter.directives import count_tasks
 from slurm_adapter.drives import check_paths_command, read_path_check
-from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, Refused, TryAgain, Unknown
+from slurm_adapter.errors import AdapterError, Duplicate, InvalidConfig, InvalidInput, Refused, TryAgain, Unknown
+from slurm_adapter.invocation import is_injected
 from slurm_adapter.plan import live_row, make_groups
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
-from slurm_adapter.specification import PeerValue
+from slurm_adapter.specification import JobSpecification, PeerValue
 from slurm_adapter.states import JobState
 from slurm_adapter.store import STANDALONE, Peer, Record, Stage, same_job
 from slurm_adapter.translation import translate
@@ -40,9 +42,10 @@ from slurm_adapter.transports.interface import Command
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from slurm_adapter.application import Application
     from slurm_adapter.drives import DrivePath
     from slurm_adapter.site import Site
-    from slurm_adapter.specification import JobSpecification, Owner
+    from slurm_adapter.specification import Owner, ResolvedProduct
     from slurm_adapter.translation import Translation
 
 
@@ -57,51 +60,102 @@ class Item:
     specification: JobSpecification
     key: str | None = None
     """By which it is recognised when it is handed in again; without one, twice is two jobs."""
+    id: str | None = None
+    """UCloud's id of a job that comes from there, which is its key too."""
+    application: Application | None = None
+    """That it brings along; without one it is looked up in the site's catalogue."""
+    product: ResolvedProduct | None = None
+    """What UCloud sells by the product's name, where it says."""
+
+
+class Caller:
+    """Who waits for `submit`, and may leave before it is done. What he was told when he left stays true.
+
+    Left before his jobs were claimed, he was told that nothing was done: none is claimed then. Left later, he was told
+    that they are taken: none of them is forgotten any more.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[Record] | None = None
+        """His jobs, once they are claimed."""
+        self._lock = threading.Lock()
+        self._held = False
+        self._left = False
+
+    def hold(self) -> bool:
+        """Keep him from leaving, for a moment; false where he has left."""
+        with self._lock:
+            self._held = not self._left
+            return self._held
+
+    def release(self, records: list[Record]) -> None:
+        """He may leave, with these jobs claimed."""
+        with self._lock:
+            self._held = False
+            self.records = records
+
+    def leave(self) -> bool:
+        """Wait no longer; false where the answer is being decided, and has to be waited for."""
+        with self._lock:
+            self._left = not self._held
+            return self._left
 
 
 def render(site: Site, owner: Owner, specification: JobSpecification) -> str:
     """The script that would be submitted, with id 0. Needs no cluster, and touches nothing."""
-    return _translate(site, owner, specification, job_id="0", token="render-0", after=()).script  # noqa: S106  # a name
+    return _translate(site, owner, Item(specification), job_id="0", token="render-0", after=()).script  # noqa: S106  # a name
 
 
 def submit(
-    site: Site, owner: Owner, items: Sequence[Item], say: Callable[[str], None] = lambda _: None
+    site: Site,
+    owner: Owner,
+    items: Sequence[Item],
+    say: Callable[[str], None] = lambda _: None,
+    caller: Caller | None = None,
 ) -> list[Record]:
     """Hand in jobs of one owner; they are claimed all or none. `say` is told how new ones were understood.
 
-    Raises `InvalidInput` before anything is remembered or written, `TryAgain` where Slurm is out of reach (nothing is
-    remembered), and `Refused` with Slurm's own words where it does not take a job that was handed in alone. In a bulk
-    such a job ends as FAILURE with these words, and the others run.
+    Raises `InvalidInput` before anything is remembered or written, `Duplicate` where the site refuses what runs
+    already, `TryAgain` where Slurm is out of reach (nothing is remembered), and `Refused` with Slurm's own words where
+    it does not take a job that was handed in alone. In a bulk such a job ends as FAILURE with these words, and the
+    others run.
     """
-    known = [site.store.find_key(STANDALONE, owner.created_by, owner.project, item.key) for item in items]
+    caller = caller or Caller()
+    known = _find_known(site, owner, items)
     again = [same_job(record, _as_stored(item)) for record, item in zip(known, items, strict=True) if record]
     if len(again) == len(items):
         return again
+    if site.config.gateway.refuse_duplicates:
+        _refuse_duplicates(site, owner, [item for item, found in zip(items, known, strict=True) if found is None])
     account = site.account_of(owner)
     nodes = _ask_for_nodes(site)
     peers = _find_peers(site, owner, items, nodes)
-    ids = site.store.reserve_ids(len(items), site.config.first_id)
+    own = iter(site.store.reserve_ids(sum(item.id is None for item in items), site.config.first_id))
+    ids = [item.id if item.id is not None else next(own) for item in items]
     claims: list[tuple[Record, bytes]] = []
     notes: dict[str, list[str]] = {}
     paths: list[DrivePath] = []
     for number, (item, id_, named) in enumerate(zip(items, ids, peers, strict=True)):
-        token = f"{site.store.instance}-{STANDALONE}-{id_}"
+        token = f"{site.store.instance}-{_origin(site, item)}-{id_}"
         after = [record.slurm_id for _, record in named if record.slurm_id is not None]
         with _naming(number, items):
-            translation = _translate(site, owner, item.specification, job_id=id_, token=token, after=after)
+            translation = _translate(site, owner, item, job_id=id_, token=token, after=after)
         paths += translation.paths
         record = _new_record(site, owner, item, id_, token, account, translation, tuple(peer for peer, _ in named))
         claims.append((record, bundle.pack(translation)))
         notes[id_] = [*translation.notes, *_left_out_notes(record, [known.replicas for _, known in named])]
     if paths:
         read_path_check(paths, site.transport.run(check_paths_command(paths, account)).stdout)
+    if not caller.hold():
+        raise TryAgain("nothing was submitted: whoever asked for it has left before it could be")
     records = site.store.claim(claims)
+    caller.release(records)
     fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.id == claim.id]
     noted = [(record.id, note) for record in fresh for note in notes[record.id]]
     site.store.note(noted, site.clock())
     for id_, note in noted:
         say(f"job {id_}: {note}")
-    refusals = hand_over(site, fresh, new=True)
+    refusals = hand_over(site, fresh, forgets=caller.hold)
     if len(items) == 1 and refusals:
         raise next(iter(refusals.values()))
     now = site.store.find([record.id for record in records])
@@ -113,12 +167,15 @@ def submit(
     return [now[record.id] for record in records]
 
 
-def hand_over(site: Site, records: Sequence[Record], *, new: bool = False) -> dict[str, AdapterError]:
+def hand_over(
+    site: Site, records: Sequence[Record], *, forgets: Callable[[], bool] | None = None
+) -> dict[str, AdapterError]:
     """Give claimed jobs to Slurm: folders, hosts files, then sbatch; why not, for those that were refused, by id.
 
-    `new`: the caller has just claimed them and waits for the answer, so that what came to nothing is forgotten again
-    instead of being tried by the next pass.
+    `forgets`: they were claimed just now, and whether somebody still waits for the answer, so that what came to nothing
+    is forgotten again instead of being tried by the next pass.
     """
+    new = forgets is not None
     ready = [record for record in records if _peers_are_there(site, record)]
     if not ready:
         return {}
@@ -156,7 +213,7 @@ def hand_over(site: Site, records: Sequence[Record], *, new: bool = False) -> di
     current = {record.id: record for record in [*records, *taken]}
     changed = {record.id for record in site.store.change(changes, site.clock())}
     _cancel_unwanted(site, [record for record, values in changes if "slurm_id" in values and record.id not in changed])
-    _settle_failures(site, current, failures, new=new)
+    _settle_failures(site, current, failures, new=bool(failures) and forgets is not None and forgets())
     return failures
 
 
@@ -343,16 +400,61 @@ def _system_names(site: Site) -> tuple[str, ...]:
     return tuple(name for words in lines for name in words[1:])
 
 
-def _translate(
-    site: Site, owner: Owner, specification: JobSpecification, *, job_id: str, token: str, after: Sequence[int]
-) -> Translation:
+def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record | None]:
+    """The job that each item is known as already. UCloud's ids are UCloud's alone, whoever owns the job."""
+    by_id = site.store.find(item.id for item in items if item.id is not None)
+    for record in by_id.values():
+        if (record.owner, record.project) != (owner.created_by, owner.project):
+            raise InvalidInput(f"id: {record.id}: this job is known here, and belongs to somebody else")
+    return [
+        by_id.get(item.id)
+        if item.id is not None
+        else site.store.find_key(STANDALONE, owner.created_by, owner.project, item.key)
+        for item in items
+    ]
+
+
+def _refuse_duplicates(site: Site, owner: Owner, items: Sequence[Item]) -> None:
+    """Refuse what runs already, as UCloud once did (contract 1.7). Raises `Duplicate`."""
+    wanted = {_alike(item.specification) for item in items if not item.specification.allow_duplicate_job}
+    if not wanted:
+        return
+    for record in site.store.active():
+        if (record.owner, record.project) != (owner.created_by, owner.project):
+            continue
+        if _alike(specification_of(record)) in wanted:
+            raise Duplicate(
+                f"Duplicate job is already running: job {record.id} has the same specification; "
+                "allowDuplicateJob: true submits it all the same"
+            )
+
+
+def _alike(specification: JobSpecification) -> str:
+    """What makes two jobs the same to a user: all but his permission, and what UCloud adds by itself."""
+    parameters = {name: value for name, value in specification.parameters.items() if not is_injected(name)}
+    return specification.model_copy(update={"allow_duplicate_job": False, "parameters": parameters}).model_dump_json(
+        by_alias=False
+    )
+
+
+def _origin(site: Site, item: Item) -> str:
+    return STANDALONE if item.id is None else site.config.provider
+
+
+def specification_of(record: Record) -> JobSpecification:
+    """What a job was handed in with."""
+    return JobSpecification.model_validate_json(record.specification)
+
+
+def _translate(site: Site, owner: Owner, item: Item, *, job_id: str, token: str, after: Sequence[int]) -> Translation:
     account = site.account_of(owner)
-    wanted = specification.application
+    wanted = item.specification.application
     return translate(
-        specification,
-        site.catalogue.find(wanted.name, wanted.version),
+        item.specification,
+        item.application or site.catalogue.find(wanted.name, wanted.version),
         site.config,
         owner,
+        product=item.product,
         job_id=job_id,
         token=token,
         folder=site.config.jobs.folder.replace("{user}", account).replace("{id}", job_id),
@@ -373,8 +475,8 @@ def _new_record(
     specification = item.specification
     return Record(
         id=id_,
-        origin=STANDALONE,
-        key=item.key,
+        origin=_origin(site, item),
+        key=item.key if item.id is None else item.id,
         token=token,
         owner=owner.created_by,
         project=owner.project,
@@ -389,6 +491,8 @@ def _new_record(
         array=any(directive.name == "array" for directive in translation.directives),
         created=site.clock(),
         names=translation.names,
+        web_port=translation.web_port,
+        vnc_port=translation.vnc_port,
         peers=peers,
     )
 

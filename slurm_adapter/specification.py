@@ -92,7 +92,7 @@ class Wire(BaseModel):
     """A JSON object of UCloud: camelCase keys, unknown ones ignored, `null` the same as absent, nothing converted."""
 
     model_config = ConfigDict(
-        alias_generator=AliasGenerator(validation_alias=to_camel),
+        alias_generator=AliasGenerator(validation_alias=to_camel, serialization_alias=to_camel),
         extra="ignore",
         frozen=True,
         populate_by_name=True,
@@ -298,12 +298,20 @@ class Owner(Wire):
     project: Line | None = None
 
 
+class ResolvedProduct(Wire):
+    """What UCloud sells under a product's name, per node. Both of its generations have these keys; 0 says nothing."""
+
+    cpu: Annotated[int, Field(ge=0)] = 0
+    memory_in_gigs: Annotated[int, Field(ge=0)] = 0
+    gpu: Annotated[int, Field(ge=0)] = 0
+
+
 class JobStatus(Wire):
     """What UCloud has resolved for a job. Read further by `slurm_adapter.application`."""
 
     state: Line = "IN_QUEUE"
     resolved_application: dict[str, Any] | None = None
-    resolved_product: dict[str, Any] | None = None
+    resolved_product: ResolvedProduct | None = None
 
 
 class Job(Wire):

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from slurm_adapter.config import Config, Machine
     from slurm_adapter.drives import Kind
     from slurm_adapter.invocation import Bound, Resolve
-    from slurm_adapter.specification import JobSpecification, Owner
+    from slurm_adapter.specification import JobSpecification, Owner, ResolvedProduct
 
 REFUSED_LABELS = frozenset(
     f"ucloud.dk/{name}" for name in ("init-script", "service-ip-address", "service-forward-tcp", "stack-state-folder")
@@ -105,6 +105,9 @@ class Translation:
     replicas: int
     names: bool
     """It gets a hosts file of its own on its nodes."""
+    web_port: int | None
+    """Where its application's web interface listens, if it has one."""
+    vnc_port: int | None
     notes: tuple[str, ...]
     """What a user should know of how the job was understood."""
 
@@ -125,13 +128,18 @@ def translate(
     token: str,
     folder: str,
     after: Sequence[int] = (),
+    product: ResolvedProduct | None = None,
 ) -> Translation:
     """Translate one job. Nothing is read but templates, and nothing is written.
 
     `token` is the job's name in Slurm, `folder` its folder on the cluster, `after` the Slurm ids of its peers.
+    `product` is what UCloud sells by the product's name, which goes before the machine table's sizes.
     Raises `InvalidInput` that names the field, its value, and what is allowed.
     """
     machine = find_machine(specification, config)
+    if product is not None:
+        sizes = {"cpus": product.cpu, "memory": product.memory_in_gigs, "gpus": product.gpu}
+        machine = machine.model_copy(update={name: size for name, size in sizes.items() if size})
     _refuse_application(specification, application)
     labels = _check_labels(specification)
     check_replicas(specification.replicas, machine, multi_node=application.multi_node)
@@ -198,6 +206,8 @@ def translate(
         seconds=seconds,
         replicas=specification.replicas,
         names=names,
+        web_port=application.web_port,
+        vnc_port=application.vnc_port,
         notes=tuple(_notes(application, resources, folder)),
     )
 
