@@ -327,6 +327,76 @@ def demo(ctx: click.Context, in_sandbox: bool) -> None:
 
 
 @cli.group()
+def token() -> None:
+    """Tokens by which users hand in jobs at `serve`'s own door, /api/jobs."""
+
+
+@token.command("create")
+@click.argument("name", metavar="NAME")
+@click.option("--user", metavar="USER", required=True, help="The UCloud user whom it stands for.")
+@click.option(
+    "--project", "projects", metavar="ID", multiple=True, help="A project that it may be used in; repeatable."
+)
+@click.option("--expires", metavar="[D-]HH:MM:SS", help="How long it is good for; without it until it is revoked.")
+@click.pass_context
+def token_create(ctx: click.Context, name: str, user: str, projects: Sequence[str], expires: str | None) -> None:
+    """Make a token for a user, and print it, this once.
+
+    NAME is for `token list` and `token revoke`. Without --project it is for the user's personal workspace alone.
+    """
+    from slurm_adapter import tokens
+    from slurm_adapter.config import parse_duration
+
+    try:
+        lifetime = None if expires is None else parse_duration(expires)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--expires") from error
+    site = open_site(ctx)
+    click.echo(tokens.create(site, name, user, projects, lifetime))
+    talk("keep it: it is not shown again, and only its digest is kept here")
+    if not site.config.gateway.stand_alone:
+        talk("it opens nothing while the configuration says gateway.stand_alone = false")
+
+
+@token.command("list")
+@_as_json
+@click.pass_context
+def token_list(ctx: click.Context, as_json: bool) -> None:
+    """List tokens by name, with whom they stand for; never the tokens."""
+    from dataclasses import asdict
+
+    from slurm_adapter.terminal import moment, table
+
+    site = open_site(ctx)
+    found, now = site.store.tokens(), site.clock()
+    if as_json:
+        print_json([asdict(each) for each in found])
+    elif found:
+        rows = [
+            (
+                each.name,
+                each.user,
+                ", ".join(each.projects) or "-",
+                moment(each.created),
+                "never" if each.expires is None else moment(each.expires) + (" (expired)" if each.expired(now) else ""),
+            )
+            for each in found
+        ]
+        click.echo(table(("NAME", "USER", "PROJECTS", "CREATED", "EXPIRES"), rows, wide=2))
+    else:
+        talk("no tokens")
+
+
+@token.command("revoke")
+@click.argument("name", metavar="NAME")
+@click.pass_context
+def token_revoke(ctx: click.Context, name: str) -> None:
+    """Revoke a token: from now on it opens nothing."""
+    revoked = open_site(ctx).store.revoke_token(name)
+    talk(f"token {revoked.name} of {revoked.user} is revoked")
+
+
+@cli.group()
 def sandbox() -> None:
     """A real Slurm cluster on this machine, to try and to test with (Debian or Ubuntu, as root)."""
 

@@ -8,6 +8,8 @@
     │   └── Duplicate            the same job runs already, and the site refuses such (HTTP 409)
     ├── NotFound                 no such job, or not for this user (exit 1, HTTP 404)
     ├── TryAgain                 nothing was done; the same call may succeed later (exit 75, HTTP 503)
+    ├── NotAuthenticated         it is not known who is asking (HTTP 401); see `slurm_adapter.gateway.authentication`
+    ├── Forbidden                it is known, and that one may not (HTTP 403); as above
     └── Unknown                  an answer was lost or unreadable: it says nothing about the jobs (exit 1)
 
 Library code raises these and knows nothing of exit codes; `slurm_adapter.cli` maps them (sysexits.h).

@@ -159,6 +159,24 @@ class Update:
     """Further fields of UCloud's `JobUpdate` (contract 1.14)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What is remembered of a user's token; see `slurm_adapter.tokens`."""
+
+    name: str
+    user: str
+    """The UCloud user."""
+    projects: tuple[str, ...]
+    """In which it may be used, besides the user's personal workspace."""
+    created: float
+    expires: float | None
+    """None: never."""
+
+    def expired(self, now: float) -> bool:
+        """Whether it is of no use any more."""
+        return self.expires is not None and self.expires <= now
+
+
 _COLUMNS = tuple(each.name for each in fields(Record) if each.name != "peers")
 
 _IN_HOSTS = frozenset({"state", "slurm_id", "restarts", "nodes", "addresses"})
@@ -502,6 +520,40 @@ class Store:
         with self._transaction() as connection:
             connection.executemany("UPDATE jobs SET tidy_after = ? WHERE id = ?", [(until, id_) for id_ in ids])
 
+    def add_token(self, token: Token, digest: str) -> None:
+        """Remember a token by its digest. Raises `InvalidInput` where its name is taken."""
+        with self._transaction() as connection:
+            if connection.execute("SELECT 1 FROM tokens WHERE name = ?", (token.name,)).fetchone():
+                raise InvalidInput(
+                    f"there is a token {token.name} already; take another name, or revoke that one first "
+                    f"(`slurm-adapter token revoke {token.name}`)"
+                )
+            projects = json.dumps(token.projects)
+            connection.execute(
+                "INSERT INTO tokens (name, digest, user, projects, created, expires) VALUES (?, ?, ?, ?, ?, ?)",
+                (token.name, digest, token.user, projects, token.created, token.expires),
+            )
+
+    def tokens(self) -> list[Token]:
+        """All tokens, by name, those that have expired included."""
+        with _told(self._path):
+            rows = self._connection.execute("SELECT * FROM tokens ORDER BY name").fetchall()
+        return [_token(row) for row in rows]
+
+    def token_of(self, digest: str) -> Token | None:
+        """The token with this digest, expired or not; None where it is not known, or was revoked."""
+        with _told(self._path):
+            row = self._connection.execute("SELECT * FROM tokens WHERE digest = ?", (digest,)).fetchone()
+        return _token(row) if row else None
+
+    def revoke_token(self, name: str) -> Token:
+        """Forget a token: it opens nothing from now on. Raises `NotFound`."""
+        with self._transaction() as connection:
+            rows = connection.execute("DELETE FROM tokens WHERE name = ? RETURNING *", (name,)).fetchall()
+        if not rows:
+            raise NotFound(f"there is no token {name!r}; `slurm-adapter token list` shows those that there are")
+        return _token(rows[0])
+
     def fact(self, name: str) -> str | None:
         """Something remembered under a name, such as an outage that was told already."""
         with _told(self._path):
@@ -618,6 +670,10 @@ def _record(row: sqlite3.Row, peers: tuple[Peer, ...]) -> Record:
     values["nodes"] = tuple(json.loads(values["nodes"]))
     values["addresses"] = tuple(tuple(rank) for rank in json.loads(values["addresses"]))
     return Record(**values, peers=peers)
+
+
+def _token(row: sqlite3.Row) -> Token:
+    return Token(row["name"], row["user"], tuple(json.loads(row["projects"])), row["created"], row["expires"])
 
 
 @contextmanager
