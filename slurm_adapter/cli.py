@@ -275,6 +275,19 @@ def sync(ctx: click.Context, dry_run: bool, end_many: bool) -> None:
 
 
 @cli.command()
+@click.pass_context
+def serve(ctx: click.Context) -> None:
+    """Serve UCloud, and users with tokens, over HTTP, and make passes, until told to stop."""
+    try:
+        from slurm_adapter.gateway.server import serve as run
+    except ModuleNotFoundError as error:
+        raise InvalidConfig(
+            f"serve needs the module {error.name}, which is not installed: pip install 'slurm-adapter[serve]'"
+        ) from error
+    run(open_site(ctx))
+
+
+@cli.command()
 @_as_json
 @click.pass_context
 def check(ctx: click.Context, as_json: bool) -> None:

@@ -375,7 +375,7 @@ def _declared_peers(specification: JobSpecification) -> Iterator[tuple[str, Peer
 
 def _check_peer(record: Record | None, id_: str, owner: Owner, place: str) -> None:
     """One may name jobs of one's own workspace that have not ended. What is not one's own is not told from unknown."""
-    if record is None or not _same_workspace(record, owner):
+    if record is None or not same_workspace(record, owner):
         raise InvalidInput(
             f"{place}.jobId: {id_!r}: there is no such job in this workspace; name one of your running jobs"
         )
@@ -387,7 +387,8 @@ def _check_peer(record: Record | None, id_: str, owner: Owner, place: str) -> No
         raise InvalidInput(f"{place}.jobId: {id_!r}: this job is an array, whose tasks have no one address")
 
 
-def _same_workspace(record: Record, owner: Owner) -> bool:
+def same_workspace(record: Record, owner: Owner) -> bool:
+    """Whether a job is in the workspace in which this owner acts: a project's, or his personal one."""
     if owner.project is not None:
         return record.project == owner.project
     return record.project is None and record.owner == owner.created_by

@@ -56,6 +56,15 @@ class Site:
 
         return SshTransport(settings)
 
+    def beside(self) -> Site:
+        """This site for another thread: a database connection of its own, and the same way to the cluster."""
+        other = Site(self.config, self.clock)
+        other.receiver = self.receiver
+        other.transport = self.transport
+        other.scheduler = self.scheduler
+        other.catalogue = self.catalogue
+        return other
+
     @property
     def ssh_settings(self) -> SshSettings | None:
         """How to log in to the cluster; None for the local transport."""

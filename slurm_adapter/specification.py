@@ -37,7 +37,7 @@ from pydantic.alias_generators import to_camel
 from slurm_adapter.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 BULK_LIMIT = 1000
 """The most items of one request; the limit of UCloud's documentation."""
@@ -425,7 +425,12 @@ _SAID_SHORTER = {
 
 def describe(error: ValidationError, prefix: tuple[str | int, ...]) -> Iterable[str]:
     """One line per wrong field: where it stands, its value, and what is allowed."""
-    for problem in error.errors(include_url=False):
+    return describe_all(error.errors(include_url=False), prefix)
+
+
+def describe_all(problems: Iterable[Mapping[str, Any]], prefix: tuple[str | int, ...] = ()) -> Iterable[str]:
+    """The same, of pydantic's list of errors."""
+    for problem in problems:
         path = field_path((*prefix, *(part for part in problem["loc"] if not str(part).startswith("<"))))
         allowed = _SAID_SHORTER.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         allowed = allowed.removeprefix("Input ")

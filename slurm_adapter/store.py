@@ -28,10 +28,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, TryAgain
 from slurm_adapter.receivers.interface import Message
+from slurm_adapter.selection import place
 from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from slurm_adapter.selection import Selection
 
 STANDALONE = "local"
 """The origin of jobs that do not come from UCloud."""
@@ -413,6 +416,29 @@ class Store:
         """The newest `limit` jobs, oldest first."""
         newest = "rowid IN (SELECT rowid FROM jobs ORDER BY created DESC, rowid DESC LIMIT ?)"
         return self._select(newest, (limit,))
+
+    def keep_labels(self, labels: Mapping[str, Mapping[str, str]]) -> None:
+        """Remember these labels of jobs, given by id, in place of those before."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE jobs SET labels = ? WHERE id = ?",
+                [(json.dumps(dict(each), sort_keys=True), id_) for id_, each in labels.items()],
+            )
+
+    def select(self, selection: Selection) -> tuple[list[Record], str | None]:
+        """A page of jobs, and where the next one begins; None where there is none."""
+        condition, values = selection.conditions()
+        direction = "ASC" if selection.ascending else "DESC"
+        query = (
+            f"SELECT id, rowid, {selection.key} AS key FROM jobs WHERE {condition} "  # noqa: S608  # our own conditions
+            f"ORDER BY key {direction}, rowid {direction} LIMIT ?"
+        )
+        with _told(self._path):
+            rows = self._connection.execute(query, [*values, selection.limit + 1]).fetchall()
+        page = rows[: selection.limit]
+        found = self.find(row["id"] for row in page)
+        following = place(page[-1]["key"], page[-1]["rowid"]) if len(rows) > len(page) else None
+        return [found[row["id"]] for row in page if row["id"] in found], following
 
     def note(
         self, notes: Iterable[tuple[str, str]], now: float, more: Mapping[str, Any] = MappingProxyType({})

@@ -1,0 +1,140 @@
+"""The ASGI application: both doors, and what is the same for both.
+
+Whatever a client can send ends in a 4xx with a reason, or in a 503 where trying again helps; the body of every error is
+`{"why", "errorCode"}`, which both of UCloud's cores read (contract 1.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from slurm_adapter import __version__
+from slurm_adapter.errors import (
+    AdapterError,
+    Duplicate,
+    InvalidInput,
+    NotFound,
+    NotOffered,
+    Refused,
+)
+from slurm_adapter.gateway import provider, schemas, users
+from slurm_adapter.gateway.authentication import Forbidden, NotAuthenticated
+from slurm_adapter.gateway.gateway import Gateway
+from slurm_adapter.gateway.passes import reconcile
+from slurm_adapter.specification import describe_all
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from slurm_adapter.site import Site
+
+log = logging.getLogger(__name__)
+
+_STATUS: tuple[tuple[type[AdapterError], HTTPStatus], ...] = (
+    (NotAuthenticated, HTTPStatus.UNAUTHORIZED),
+    (Forbidden, HTTPStatus.FORBIDDEN),
+    (Duplicate, HTTPStatus.CONFLICT),
+    (InvalidInput, HTTPStatus.BAD_REQUEST),
+    (Refused, HTTPStatus.BAD_REQUEST),
+    (NotFound, HTTPStatus.NOT_FOUND),
+    (AdapterError, HTTPStatus.SERVICE_UNAVAILABLE),  # the cluster, the database or the configuration is to be mended
+)
+
+MEBIBYTE = 1024 * 1024
+
+
+class _AllIsJson:
+    """Takes every body for JSON: UCloud's newer core sends no Content-Type, and its examples a malformed one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Replace the header."""
+        if scope["type"] == "http":
+            headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+            scope = {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
+        await self.app(scope, receive, send)
+
+
+def make_app(site: Site) -> FastAPI:
+    """The application over a site, which it closes at its end. Raises `InvalidConfig` where a key cannot be read."""
+    gateway = Gateway(site)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        passes = asyncio.create_task(reconcile(gateway))
+        try:
+            yield
+        finally:
+            passes.cancel()
+            await gateway.close()
+
+    app = FastAPIOffline(
+        title="Slurm adapter for UCloud",
+        version=__version__,
+        lifespan=lifespan,
+        max_body_size=site.config.gateway.body_limit * MEBIBYTE,
+        strict_content_type=False,
+        responses={code: {"model": schemas.Error} for code in (400, 401, 403, 404, 409, 413, 503)},
+    )
+    app.state.gateway = gateway
+    if site.config.ucloud is not None:
+        app.include_router(provider.api, prefix=f"/ucloud/{site.config.provider}")
+    if site.config.gateway.stand_alone:
+        app.include_router(users.api)
+    app.add_middleware(_AllIsJson)
+    _answer_errors(app)
+    return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    @app.exception_handler(AdapterError)
+    async def _(_: Request, error: AdapterError) -> JSONResponse:
+        status = next(status for kind, status in _STATUS if isinstance(error, kind))
+        code = "FEATURE_NOT_SUPPORTED_BY_PROVIDER" if isinstance(error, NotOffered) else None
+        headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
+        return _error(status, str(error), code, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_: Request, error: RequestValidationError) -> JSONResponse:
+        return _error(HTTPStatus.BAD_REQUEST, "\n".join(_without_body(error)))
+
+    @app.exception_handler(AnyHTTPException)
+    async def _(request: Request, error: AnyHTTPException) -> JSONResponse:
+        why = error.detail
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            why = f"there is nothing at {request.method} {request.url.path}"
+        if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            why = "the request is larger than this gateway takes (gateway.body_limit)"
+        return _error(error.status_code, why, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def _(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
+
+
+def _error(status: int, why: str, code: str | None = None, headers: Any = None) -> JSONResponse:
+    return JSONResponse({"why": why[:1].upper() + why[1:], "errorCode": code}, status, headers)
+
+
+def _without_body(error: RequestValidationError) -> list[str]:
+    """One line for each wrong field; that it stands in the body goes without saying."""
+    problems = [
+        {**each, "loc": each["loc"][1:] if each["loc"][0] == "body" else each["loc"]} for each in error.errors()
+    ]
+    return list(describe_all(problems))

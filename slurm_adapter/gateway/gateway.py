@@ -1,0 +1,43 @@
+"""What the parts of the gateway share."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+
+from slurm_adapter.gateway.authentication import UcloudKey
+from slurm_adapter.gateway.submitting import Submitter
+from slurm_adapter.gateway.workers import Workers
+
+if TYPE_CHECKING:
+    from slurm_adapter.site import Site
+
+
+class Gateway:
+    """One gateway over one site. Raises `InvalidConfig` where UCloud's key cannot be read."""
+
+    def __init__(self, site: Site) -> None:
+        self.config = site.config
+        self.key = None if site.config.ucloud is None else UcloudKey(site.config.ucloud)
+        """UCloud's own; None where there is no door for it."""
+        self.workers = Workers(site)
+        self.submitter = Submitter(self.workers)
+        self.changed = asyncio.Event()
+        """Set where the next pass should come soon."""
+        self.names_work = False
+        """Jobs were seen to get names on this cluster, as `check` looks; told as `native.peers`."""
+
+    async def close(self) -> None:
+        """Wait for what was begun, and give everything back."""
+        await asyncio.to_thread(self.workers.close)
+
+
+def _of(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+Shared = Annotated[Gateway, Depends(_of)]
+"""The gateway, for a route."""

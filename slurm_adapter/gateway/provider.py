@@ -1,0 +1,196 @@
+"""UCloud's door: what its core asks of a provider (contract 3.1).
+
+Everything is asked with UCloud's own token. A job is known by UCloud's id; `providerGeneratedId`, which comes back with
+it, is the job's token, and a job with another one is not known here.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Depends, Header
+
+from slurm_adapter import jobs
+from slurm_adapter.application import resolve_application
+from slurm_adapter.errors import InvalidInput, NotFound, NotOffered
+from slurm_adapter.gateway import describe
+from slurm_adapter.gateway.gateway import Shared
+from slurm_adapter.gateway.routes import StrictRoute
+from slurm_adapter.gateway.schemas import (
+    AclUpdate,
+    Bulk,
+    BulkRequest,
+    Empty,
+    Id,
+    Init,
+    Manifest,
+    Parameters,
+    ParametersRequest,
+    Support,
+)
+from slurm_adapter.specification import Job, Owner, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from slurm_adapter.site import Site
+    from slurm_adapter.store import Record
+
+NOT_SERVED = ("files/collections", "ingresses", "networkips", "licenses", "private-networks")
+"""Kinds of resource that UCloud asks every provider for, every ten seconds (contract 3.9)."""
+
+
+def _authenticate(
+    gateway: Shared, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
+) -> None:
+    if gateway.key is None:
+        raise NotFound("there is no UCloud here; its door needs the table [ucloud]")
+    gateway.key.verify(authorization, time.time())
+
+
+api = APIRouter(route_class=StrictRoute, dependencies=[Depends(_authenticate)], tags=["provider"])
+
+
+@api.post("/jobs")
+async def create(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Id]:
+    """Take jobs; none where one of them cannot be taken."""
+    owner, items = _read_items(request.items)
+    records = await gateway.submitter.submit(owner, items)
+    gateway.changed.set()
+    return Bulk(responses=tuple(Id(id=record.token) for record in records))
+
+
+@api.post("/jobs/terminate")
+async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
+    """End jobs. One that has ended, or is not known here, is no error."""
+    await gateway.workers.call(_terminate, request.items)
+    gateway.changed.set()
+    return _done(request.items)
+
+
+@api.get("/jobs/retrieveProducts")
+async def retrieve_products(gateway: Shared) -> Bulk[Support]:
+    """What each product can do here."""
+    return Bulk(responses=describe.support(gateway.config, peers=gateway.names_work))
+
+
+@api.post("/jobs/requestDynamicParameters")
+async def request_dynamic_parameters(_: ParametersRequest) -> Parameters:
+    """More parameters of an application: none."""
+    return Parameters()
+
+
+@api.post("/jobs/updateAcl")
+async def update_acl(request: BulkRequest[AclUpdate]) -> Bulk[Empty]:
+    """Who may use a job: UCloud asks that itself, before it asks the provider for anything."""
+    return _done(request.items)
+
+
+@api.post("/jobs/onUpdatedLabels")
+async def on_updated_labels(gateway: Shared, request: BulkRequest[Job]) -> Empty:
+    """Keep the labels of jobs."""
+    await gateway.workers.call(_keep_labels, request.items)
+    return Empty()
+
+
+@api.post("/jobs/init")
+@api.post("/integration/init")
+async def init(_: Init) -> Empty:
+    """Make a user ready: there is nothing to do."""
+    return Empty()
+
+
+@api.post("/integration/unlinked")
+async def unlinked(_: Init) -> Empty:
+    """Users are not linked here."""
+    return Empty()
+
+
+@api.post("/integration/connect")
+@api.post("/ssh/keyUploaded")
+async def not_offered() -> Empty:
+    """Users do not connect here, and jobs have no SSH servers."""
+    raise NotOffered("this provider does not offer that: users need not connect, and jobs have no SSH server")
+
+
+@api.get("/integration/retrieveManifest")
+async def retrieve_manifest() -> Manifest:
+    """Users need not connect."""
+    return Manifest()
+
+
+@api.get("/provider/branding/retrieveInfo")
+async def retrieve_branding() -> Empty:
+    """No branding; UCloud would ask for ever for an answer."""
+    return Empty()
+
+
+async def retrieve_nothing() -> Bulk[Empty]:
+    """No products of this kind."""
+    return Bulk(responses=())
+
+
+for kind in NOT_SERVED:
+    api.add_api_route(f"/{kind}/retrieveProducts", retrieve_nothing, name=f"retrieve_products_of_{kind}")
+
+
+def _done(items: Sequence[object]) -> Bulk[Empty]:
+    return Bulk(responses=tuple(Empty() for _ in items))
+
+
+def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[jobs.Item]]:
+    """Whose jobs these are, and what is to be handed in."""
+    problems = []
+    for number, job in enumerate(wanted):
+        if not (job.id.isascii() and job.id.isdecimal()):
+            problems.append(f"items[{number}].id: {shown(job.id)}: must be a decimal number, as UCloud's ids are")
+        if job.owner != wanted[0].owner:
+            problems.append(f"items[{number}].owner: must be that of items[0]: one request is of one owner")
+    if len({job.id for job in wanted}) < len(wanted):
+        problems.append("items: two jobs have the same id")
+    if problems:
+        raise InvalidInput("\n".join(problems))
+    return wanted[0].owner, [
+        jobs.Item(
+            job.specification,
+            id=job.id,
+            application=resolve_application(job.status.resolved_application)
+            if job.status.resolved_application is not None
+            else None,
+            product=job.status.resolved_product,
+        )
+        for job in wanted
+    ]
+
+
+def find_own(site: Site, wanted: Iterable[Job]) -> list[Record]:
+    """These jobs, those of them that are known here as UCloud's, under the provider's id that it gives for them."""
+    wanted = list(wanted)
+    known = site.store.find(job.id for job in wanted)
+    found = []
+    for job in wanted:
+        record = known.get(job.id)
+        if record is None or record.origin != site.config.provider:
+            continue
+        if job.provider_generated_id in {"", record.token}:
+            found.append(record)
+    return found
+
+
+def get_own(site: Site, job: Job) -> Record:
+    """This job. Raises `NotFound`."""
+    found = find_own(site, [job])
+    if not found:
+        raise NotFound(f"permission denied or job not found ({job.id})")
+    return found[0]
+
+
+def _terminate(site: Site, wanted: Sequence[Job]) -> None:
+    if found := find_own(site, wanted):
+        jobs.cancel(site, [record.id for record in found])
+
+
+def _keep_labels(site: Site, wanted: Sequence[Job]) -> None:
+    labels = {job.id: job.specification.labels for job in wanted}
+    site.store.keep_labels({record.id: labels[record.id] for record in find_own(site, wanted)})

@@ -1,0 +1,32 @@
+"""`serve`: the application under a server made for it, until somebody ends it.
+
+SIGTERM ends it gently: no new request is taken, and what was accepted is finished first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from slurm_adapter.gateway.app import make_app
+
+if TYPE_CHECKING:
+    from slurm_adapter.site import Site
+
+GRACE_SECONDS = 30
+"""How long requests that are under way are waited for at the end."""
+
+
+def serve(site: Site) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    settings = site.config.gateway
+    uvicorn.run(
+        make_app(site),
+        host=settings.listen,
+        port=settings.port,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        ws="websockets-sansio",
+    )

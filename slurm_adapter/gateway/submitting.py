@@ -1,0 +1,71 @@
+"""Jobs that come in over HTTP: an answer in time, whatever Slurm does (D11).
+
+UCloud waits five seconds for an answer, and deletes its job when none comes. So an answer is given before that: what
+was refused by then is refused and leaves nothing behind, and what was claimed is taken, and goes on behind the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from slurm_adapter import jobs
+from slurm_adapter.errors import TryAgain
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Hashable, Sequence
+
+    from slurm_adapter.gateway.workers import Workers
+    from slurm_adapter.specification import Owner
+    from slurm_adapter.store import Record
+
+CLAIMED_SECONDS = 3.0
+"""How long jobs that are claimed are waited for, to tell Slurm's own refusal where there is one."""
+
+LONGEST_SECONDS = 4.5
+"""How long a claim is waited for; a bulk of a thousand may take that long."""
+
+
+class Submitter:
+    """Hands jobs in. What comes twice at once is done once: the second waits for what becomes of the first."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._underway: dict[Hashable, asyncio.Lock] = {}
+        self._behind: set[asyncio.Future[list[Record]]] = set()
+
+    async def submit(self, owner: Owner, items: Sequence[jobs.Item]) -> list[Record]:
+        """The jobs, in order. Raises what `jobs.submit` raises, and `TryAgain` where it took too long to claim them."""
+        keys = {item.id or (owner.created_by, owner.project, item.key) for item in items if item.id or item.key}
+        async with AsyncExitStack() as stack:
+            for key in sorted(keys, key=repr):
+                await stack.enter_async_context(self._alone(key))
+            return await self._submit(owner, items)
+
+    async def _submit(self, owner: Owner, items: Sequence[jobs.Item]) -> list[Record]:
+        caller = jobs.Caller()
+        work = asyncio.ensure_future(self._workers.call(jobs.submit, owner, items, caller=caller))
+        self._behind.add(work)
+        work.add_done_callback(self._done)
+        await asyncio.wait({work}, timeout=CLAIMED_SECONDS)
+        if not work.done() and caller.records is None:
+            await asyncio.wait({work}, timeout=LONGEST_SECONDS - CLAIMED_SECONDS)
+        if work.done() or not caller.leave():
+            return await asyncio.shield(work)
+        if caller.records is None:
+            raise TryAgain("the cluster took too long to answer, and nothing was submitted; try again")
+        return caller.records
+
+    def _done(self, work: asyncio.Future[list[Record]]) -> None:
+        self._behind.discard(work)
+        if not work.cancelled():
+            work.exception()  # told already, or told to the job's user by its record
+
+    @asynccontextmanager
+    async def _alone(self, key: Hashable) -> AsyncIterator[None]:
+        lock = self._underway.setdefault(key, asyncio.Lock())
+        async with lock:
+            yield
+        if not lock.locked() and self._underway.get(key) is lock:
+            del self._underway[key]

@@ -1,0 +1,224 @@
+"""The users' door: UCloud's own `/api/jobs`, for a site without UCloud (contract 2).
+
+A token says who asks; the header `Project` chooses among his workspaces. Nobody sees or touches a job of another one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, Query
+
+from slurm_adapter import jobs
+from slurm_adapter.errors import NotFound
+from slurm_adapter.gateway import authentication, describe
+from slurm_adapter.gateway.gateway import Shared
+from slurm_adapter.gateway.routes import StrictRoute
+from slurm_adapter.gateway.schemas import (
+    Bulk,
+    BulkRequest,
+    Empty,
+    FindById,
+    Id,
+    JobView,
+    Page,
+    Products,
+    Search,
+)
+from slurm_adapter.selection import Selection, SortBy
+from slurm_adapter.specification import JobSpecification, Owner
+from slurm_adapter.states import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slurm_adapter.site import Site
+    from slurm_adapter.store import Record
+
+MOST_ON_A_PAGE = 1000
+
+
+class Flags:
+    """What of a job is told besides, and which jobs are asked for; the names are UCloud's."""
+
+    def __init__(
+        self,
+        *,
+        include_others: Annotated[bool, Query(alias="includeOthers")] = False,
+        include_updates: Annotated[bool, Query(alias="includeUpdates")] = False,
+        include_support: Annotated[bool, Query(alias="includeSupport")] = False,
+        include_product: Annotated[bool, Query(alias="includeProduct")] = False,
+        include_parameters: Annotated[bool, Query(alias="includeParameters")] = False,
+        include_application: Annotated[bool, Query(alias="includeApplication")] = False,
+    ) -> None:
+        # Nobody else may use a job, parameters are in the specification, and applications are in the catalogue.
+        del include_others, include_parameters, include_application
+        self.updates = include_updates
+        self.support = include_support
+        self.product = include_product or include_support
+
+
+async def _authenticate(
+    gateway: Shared,
+    authorization: Annotated[str | None, Header(include_in_schema=False)] = None,
+    project: Annotated[str | None, Header(description="The project whose jobs are meant.")] = None,
+) -> Owner:
+    return await gateway.workers.call(_owner, authorization, project)
+
+
+def _owner(site: Site, authorization: str | None, project: str | None) -> Owner:
+    return authentication.authenticate(site.store, authorization, project, site.clock())
+
+
+Caller = Annotated[Owner, Depends(_authenticate)]
+
+api = APIRouter(prefix="/api/jobs", route_class=StrictRoute, tags=["jobs"])
+
+
+def _selection(
+    items_per_page: Annotated[int, Query(alias="itemsPerPage", ge=-(2**63), lt=2**63)] = 50,
+    following: Annotated[str | None, Query(alias="next", description="What the page before gave as its next.")] = None,
+    sort_by: Annotated[SortBy, Query(alias="sortBy")] = "createdAt",
+    sort_direction: Annotated[Literal["ascending", "descending"], Query(alias="sortDirection")] = "descending",
+    state: Annotated[JobState | None, Query(alias="filterState")] = None,
+    application: Annotated[str | None, Query(alias="filterApplication")] = None,
+    created_by: Annotated[str | None, Query(alias="filterCreatedBy")] = None,
+    created_after: Annotated[int | None, Query(alias="filterCreatedAfter", ge=-(2**63), lt=2**63)] = None,
+    created_before: Annotated[int | None, Query(alias="filterCreatedBefore", ge=-(2**63), lt=2**63)] = None,
+    provider: Annotated[str | None, Query(alias="filterProvider")] = None,
+    product: Annotated[str | None, Query(alias="filterProductId")] = None,
+    category: Annotated[str | None, Query(alias="filterProductCategory")] = None,
+    provider_ids: Annotated[str | None, Query(alias="filterProviderIds", description="Separated by commas.")] = None,
+    ids: Annotated[str | None, Query(alias="filterIds", description="Separated by commas.")] = None,
+    hide_provider: Annotated[str | None, Query(alias="hideProvider")] = None,
+    hide_product: Annotated[str | None, Query(alias="hideProductId")] = None,
+    hide_category: Annotated[str | None, Query(alias="hideProductCategory")] = None,
+) -> Selection:
+    return Selection(
+        owner="",
+        project=None,
+        ids=None if ids is None else tuple(ids.split(",")),
+        tokens=None if provider_ids is None else tuple(provider_ids.split(",")),
+        state=state,
+        application=application,
+        created_by=created_by,
+        created_after=None if created_after is None else created_after / 1000,
+        created_before=None if created_before is None else created_before / 1000,
+        provider=provider,
+        product=product,
+        category=category,
+        without_provider=hide_provider,
+        without_product=hide_product,
+        without_category=hide_category,
+        sort_by=sort_by,
+        ascending=sort_direction == "ascending",
+        limit=_page_size(items_per_page),
+        after=following,
+    )
+
+
+@api.post("")
+async def create(
+    gateway: Shared,
+    owner: Caller,
+    request: BulkRequest[JobSpecification],
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=200, description="The same key, the same jobs.")
+    ] = None,
+) -> Bulk[Id]:
+    """Submit jobs; none where one of them cannot be."""
+    wanted = request.items
+    key = idempotency_key
+    keys = [key] if len(wanted) == 1 else [f"{key}/{n}" if key else None for n in range(len(wanted))]
+    items = [jobs.Item(each, own) for each, own in zip(wanted, keys, strict=True)]
+    records = await gateway.submitter.submit(owner, items)
+    gateway.changed.set()
+    return Bulk(responses=tuple(Id(id=record.id) for record in records))
+
+
+@api.get("/retrieve")
+async def retrieve(gateway: Shared, owner: Caller, flags: Annotated[Flags, Depends()], id: str) -> JobView:  # noqa: A002  # UCloud's
+    """One job."""
+    return await gateway.workers.call(_retrieve, owner, id, flags, names_work=gateway.names_work)
+
+
+@api.get("/browse")
+async def browse(
+    gateway: Shared,
+    owner: Caller,
+    flags: Annotated[Flags, Depends()],
+    selection: Annotated[Selection, Depends(_selection)],
+) -> Page[JobView]:
+    """Jobs of this workspace, the newest first unless told otherwise."""
+    return await gateway.workers.call(_browse, owner, selection, flags, names_work=gateway.names_work)
+
+
+@api.post("/search")
+async def search(gateway: Shared, owner: Caller, request: Search) -> Page[JobView]:
+    """Jobs of this workspace by application, name or id."""
+    flags = Flags(
+        include_updates=request.include_updates,
+        include_product=request.include_product,
+        include_support=request.include_support,
+    )
+    selection = Selection(
+        owner="", project=None, query=request.query, limit=_page_size(request.items_per_page), after=request.next
+    )
+    return await gateway.workers.call(_browse, owner, selection, flags, names_work=gateway.names_work)
+
+
+@api.post("/terminate")
+async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
+    """End jobs; one that has ended is no error."""
+    await gateway.workers.call(_terminate, owner, [item.id for item in request.items])
+    gateway.changed.set()
+    return Bulk(responses=tuple(Empty() for _ in request.items))
+
+
+@api.get("/retrieveProducts")
+async def retrieve_products(gateway: Shared, _: Caller) -> Products:
+    """The machine types, and what each can do."""
+    return describe.products(gateway.config, peers=gateway.names_work)
+
+
+def _retrieve(site: Site, owner: Owner, id_: str, flags: Flags, *, names_work: bool) -> JobView:
+    return view(site, find_owned(site, owner, [id_])[0], flags, names_work=names_work)
+
+
+def _browse(site: Site, owner: Owner, selection: Selection, flags: Flags, *, names_work: bool) -> Page[JobView]:
+    own = replace(selection, owner=owner.created_by, project=owner.project)
+    records, following = site.store.select(own)
+    return Page(
+        items_per_page=selection.limit,
+        items=tuple(view(site, r, flags, names_work=names_work) for r in records),
+        next=following,
+    )
+
+
+def view(site: Site, record: Record, flags: Flags, *, names_work: bool) -> JobView:
+    """A job with what was asked for of it."""
+    reference = jobs.specification_of(record).product
+    product = describe.product(site.config, reference) if flags.product else None
+    support = describe.support_of(site.config, reference, peers=names_work) if flags.support else None
+    updates = site.store.updates(record.id) if flags.updates else ()
+    return describe.job(record, updates, product=product, support=support)
+
+
+def _page_size(wanted: int) -> int:
+    """As UCloud reads it (contract 1.2): nothing means 50."""
+    return 50 if wanted <= 0 else min(wanted, MOST_ON_A_PAGE)
+
+
+def find_owned(site: Site, owner: Owner, ids: Sequence[str]) -> list[Record]:
+    """These jobs, in order. Raises `NotFound` for the first that is not in this workspace, as if there were none."""
+    known = site.store.find(ids)
+    for id_ in ids:
+        record = known.get(id_)
+        if record is None or not jobs.same_workspace(record, owner):
+            raise NotFound(f"permission denied or job not found ({id_})")
+    return [known[id_] for id_ in ids]
+
+
+def _terminate(site: Site, owner: Owner, ids: Sequence[str]) -> None:
+    jobs.cancel(site, [record.id for record in find_owned(site, owner, ids)])

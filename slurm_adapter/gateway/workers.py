@@ -1,0 +1,55 @@
+"""Threads for what blocks (the database, the cluster), so that the event loop never does.
+
+Each thread has a `Site` of its own, with a database connection of its own; the way to the cluster is shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slurm_adapter.site import Site
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS = 32
+"""What waits for the cluster holds a thread; what waits for a thread has not begun."""
+
+
+class Workers:
+    """The threads of one gateway over one site."""
+
+    def __init__(self, site: Site) -> None:
+        self.config = site.config
+        self._site = site
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="worker")
+        self._own = threading.local()
+        self._opened: list[Site] = []
+
+    async def call(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` returns or raises, called with a site in a thread.
+
+        A caller that is cancelled stops waiting; the work itself goes on to its end.
+        """
+        return await asyncio.wrap_future(self._threads.submit(lambda: work(self._own_site(), *args, **kwargs)))
+
+    def _own_site(self) -> Site:
+        """This thread's."""
+        site: Site | None = getattr(self._own, "site", None)
+        if site is None:
+            site = self._own.site = self._site.beside()
+            self._opened.append(site)
+        return site
+
+    def close(self) -> None:
+        """Wait for all that was begun, and give everything back."""
+        self._threads.shutdown(wait=True)
+        for site in self._opened:
+            site.store.close()
+        self._site.close()
