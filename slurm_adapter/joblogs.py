@@ -1,7 +1,7 @@
 """A job's output, read through the transport under the job's account.
 
-The whole of it is read in pieces of a megabyte, from where the last piece ended, one command for all files. A file that
-appears late is picked up, and one that the job has cut short is read from its beginning.
+The whole of it is read in rounds of about a megabyte, one command for all files, each from where the last round ended.
+A file that appears late is picked up, and one that the job has cut short is read from its beginning.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from slurm_adapter.errors import Unknown
 from slurm_adapter.transports.interface import MEBIBYTE, Command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from slurm_adapter.site import Site
     from slurm_adapter.store import Record
@@ -25,26 +25,45 @@ _READ = r"""
 cd -P -- "$1" 2>/dev/null || exit 3
 limit=$2
 shift 2
+known=" $* "
+set --
 for file in stdout.txt stderr.txt stdout-*.txt stderr-*.txt; do
     [ -f "$file" ] || continue
     # Other files that the job has named so are its own affair.
     case ${file%.txt} in stdout | stderr) ;; std???-*[!0-9]*) continue ;; esac
+    # Opened first: over NFS only then does its size hold what a node wrote last (nfs(5), close-to-open).
+    { true <"$file"; } 2>/dev/null || continue
+    set -- "$@" "$file"
+done
+[ $# -gt 0 ] || exit 0
+news=$(stat -L -c '%s %n' -- "$@" 2>/dev/null | while read -r size file; do
     from=0
-    for known do
-        [ "${known%%:*}" != "$file" ] || from=${known##*:}
-    done
-    size=$(stat -c %s -- "$file")
+    case $known in
+    *" $file:"*)
+        from=${known##*" $file:"}
+        from=${from%% *}
+        ;;
+    esac
     [ "$size" -ne "$from" ] || continue
     [ "$size" -gt "$from" ] || from=0
-    printf '%s %s ' "$file" "$from"
-    tail -c +$((from + 1)) -- "$file" | head -c "$limit" | base64 -w 0
+    echo "$file $from $size"
+done)
+[ -n "$news" ] || exit 0
+set -- $news # names of these files, and numbers: nothing to quote
+limit=$((limit * 3 / $#))
+[ "$limit" -ge 4096 ] || limit=4096
+while [ $# -gt 0 ]; do
+    printf '%s %s %s ' "$1" "$2" "$3"
+    tail -c +$(($2 + 1)) -- "$1" | head -c "$limit" | base64 -w 0
     echo
+    shift 3
 done
 """
+"""Prints a line for each file that has grown: its name, where the piece begins, the file's size, the piece."""
 
 
 _LINE = re.compile(
-    rb"((stdout|stderr)(?:-([0-9]{1,18}))?\.txt) ([0-9]{1,18}) "
+    rb"((stdout|stderr)(?:-([0-9]{1,18}))?\.txt) ([0-9]{1,18}) ([0-9]{1,18}) "
     rb"((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}[A-Za-z0-9+/=]=)?)"
 )
 
@@ -57,6 +76,16 @@ class Piece:
     is_error: bool
     rank: int | None
     """Of the replica that wrote it, where each writes files of its own."""
+    file: str = ""
+    start: int = 0
+    """Where in the file it begins; 0 again for a file that has become shorter."""
+    more: bool = False
+    """The file goes on after it."""
+
+    @property
+    def end(self) -> int:
+        """Where in the file it ends."""
+        return self.start + len(self.data)
 
 
 def read(site: Site, record: Record, *, follow: bool = False, interval: float = 1.0) -> Iterator[Piece]:
@@ -64,13 +93,41 @@ def read(site: Site, record: Record, *, follow: bool = False, interval: float = 
     offsets: dict[str, int] = {}
     while True:
         ended = site.store.get(record.id).state.final
-        pieces = list(_read_once(site, record, offsets))
+        pieces = read_round(site, record, offsets)
+        offsets.update({piece.file: piece.end for piece in pieces})
         yield from pieces
-        if pieces:
+        if any(piece.data for piece in pieces):
             continue
         if not follow or ended:
             return
         time.sleep(interval)
+
+
+def read_round(site: Site, record: Record, offsets: Mapping[str, int], limit: int = MEBIBYTE) -> list[Piece]:
+    """What comes after these offsets, by file: about `limit` bytes in all, shared evenly by the files that have news.
+
+    One command, however many files. Nothing where the folder is not there yet, or no longer. Raises `Unknown` where
+    the answer is unreadable, and what the transport raises.
+    """
+    known = tuple(f"{name}:{offset}" for name, offset in offsets.items())
+    argv = ("/bin/sh", "-c", _READ, "sh", record.folder, str(limit), *known)
+    result = site.transport.run(Command(argv, user=record.account))
+    if result.status == 3:
+        return []
+    if result.status != 0:
+        raise Unknown(f"could not read the output of job {record.id} in {record.folder}: {result.complaint}")
+    pieces: list[Piece] = []
+    for line in result.stdout.split(b"\n"):
+        match = _LINE.fullmatch(line)
+        if match is None and not line.startswith((b"stdout", b"stderr")):
+            continue  # a banner
+        if match is None:
+            raise Unknown(f"the output of job {record.id} was garbled on its way: {line[:100]!r}")
+        data, start = base64.b64decode(match[6]), int(match[4])
+        rank = int(match[3]) if match[3] else None
+        more = start + len(data) < int(match[5])
+        pieces.append(Piece(data, match[2] == b"stderr", rank, match[1].decode(), start, more))
+    return pieces
 
 
 def labelled(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -88,22 +145,3 @@ def labelled(pieces: Iterable[Piece]) -> Iterator[Piece]:
         )
         inside[stream] = not piece.data.endswith(b"\n")
         yield replace(piece, data=data)
-
-
-def _read_once(site: Site, record: Record, offsets: dict[str, int]) -> Iterator[Piece]:
-    known = tuple(f"{name}:{offset}" for name, offset in offsets.items())
-    argv = ("/bin/sh", "-c", _READ, "sh", record.folder, str(MEBIBYTE), *known)
-    result = site.transport.run(Command(argv, user=record.account))
-    if result.status == 3:
-        return  # the folder is not there yet, or no longer
-    if result.status != 0:
-        raise Unknown(f"could not read the output of job {record.id} in {record.folder}: {result.complaint}")
-    for line in result.stdout.split(b"\n"):
-        match = _LINE.fullmatch(line)
-        if match is None and not line.startswith((b"stdout", b"stderr")):
-            continue  # a banner
-        if match is None:
-            raise Unknown(f"the output of job {record.id} was garbled on its way: {line[:100]!r}")
-        data = base64.b64decode(match[5])
-        offsets[match[1].decode()] = int(match[4]) + len(data)
-        yield Piece(data, match[2] == b"stderr", int(match[3]) if match[3] else None)

@@ -42,7 +42,7 @@ def texts(site: Offline, record: Record) -> dict[tuple[int | None, bool], bytes]
 
 @given(
     st.binary(max_size=80)
-    | st.lists(st.sampled_from([b"stdout.txt 0 ", b"stderr-1.txt 5 ", b"eHg=", b"eA==", b"\n", b"x", b"="])).map(
+    | st.lists(st.sampled_from([b"stdout.txt 0 9 ", b"stderr-1.txt 5 6 ", b"eHg=", b"eA==", b"\n", b"x", b"="])).map(
         b"".join
     )
 )
@@ -93,6 +93,35 @@ def test_much_output_comes_in_pieces_and_none_is_lost(offline: Offline) -> None:
     assert max(len(piece.data) for piece in pieces) == MEBIBYTE
     assert b"".join(piece.data for piece in pieces if not piece.is_error) == much
     assert sum(len(piece.data) for piece in pieces if piece.is_error) == MEBIBYTE + 1
+
+
+def test_a_round_is_shared_by_all_files_that_have_news(offline: Offline) -> None:
+    record = offline.job()
+    for rank in range(100):
+        write(record, **{f"stdout_{rank}": bytes([rank]) * 50_000})
+    pieces = joblogs.read_round(offline.site, record, {})
+    assert [len(piece.data) for piece in pieces] == [MEBIBYTE // 100] * 100
+    assert all(piece.more for piece in pieces)
+    assert texts(offline, record) == {(rank, False): bytes([rank]) * 50_000 for rank in range(100)}
+
+
+def test_a_file_that_became_shorter_is_read_from_its_beginning(offline: Offline) -> None:
+    record = offline.job()
+    write(record, stdout=b"short\n")
+    assert joblogs.read_round(offline.site, record, {"stdout.txt": 6}) == []
+    assert joblogs.read_round(offline.site, record, {"stdout.txt": 7}) == [Piece(b"short\n", False, None, "stdout.txt")]
+    write(record, stdout=b"")
+    assert joblogs.read_round(offline.site, record, {"stdout.txt": 6}) == [Piece(b"", False, None, "stdout.txt")]
+    assert texts(offline, record) == {}
+
+
+def test_a_link_is_read_to_the_end_of_what_it_points_at(offline: Offline) -> None:
+    record = offline.job()
+    write(record, target=b"much longer than the name of the link\n")
+    Path(record.folder, "stdout.txt").symlink_to("target.txt")
+    assert texts(offline, record) == {(None, False): b"much longer than the name of the link\n"}
+    Path(record.folder, "stderr.txt").symlink_to("nowhere")
+    assert set(texts(offline, record)) == {(None, False)}
 
 
 def test_files_that_a_job_has_named_so_are_its_own_affair(offline: Offline) -> None:
