@@ -470,6 +470,18 @@ class Store:
             for row in rows
         ]
 
+    def last_told(self, ids: Iterable[str]) -> dict[str, int]:
+        """The number of the last thing that was to be told of each of these jobs."""
+        with _told(self._path):
+            rows = self._connection.execute(
+                """
+                SELECT job_id, max(number) AS number FROM updates
+                WHERE job_id IN (SELECT value FROM json_each(?)) GROUP BY job_id
+                """,
+                (json.dumps(list(ids)),),
+            ).fetchall()
+        return {row["job_id"]: row["number"] for row in rows}
+
     def due(self, after: int, limit: int) -> list[Message]:
         """What UCloud is yet to be told, beyond this number, in order, at most `limit`."""
         with _told(self._path):

@@ -19,18 +19,11 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from slurm_adapter import __version__
-from slurm_adapter.errors import (
-    AdapterError,
-    Duplicate,
-    InvalidInput,
-    NotFound,
-    NotOffered,
-    Refused,
-)
-from slurm_adapter.gateway import provider, schemas, users
-from slurm_adapter.gateway.authentication import Forbidden, NotAuthenticated
+from slurm_adapter.errors import AdapterError
+from slurm_adapter.gateway import logs, provider, schemas, users
 from slurm_adapter.gateway.gateway import Gateway
 from slurm_adapter.gateway.passes import reconcile
+from slurm_adapter.gateway.statuses import body_of, status_of
 from slurm_adapter.specification import describe_all
 
 if TYPE_CHECKING:
@@ -42,16 +35,6 @@ if TYPE_CHECKING:
     from slurm_adapter.site import Site
 
 log = logging.getLogger(__name__)
-
-_STATUS: tuple[tuple[type[AdapterError], HTTPStatus], ...] = (
-    (NotAuthenticated, HTTPStatus.UNAUTHORIZED),
-    (Forbidden, HTTPStatus.FORBIDDEN),
-    (Duplicate, HTTPStatus.CONFLICT),
-    (InvalidInput, HTTPStatus.BAD_REQUEST),
-    (Refused, HTTPStatus.BAD_REQUEST),
-    (NotFound, HTTPStatus.NOT_FOUND),
-    (AdapterError, HTTPStatus.SERVICE_UNAVAILABLE),  # the cluster, the database or the configuration is to be mended
-)
 
 MEBIBYTE = 1024 * 1024
 
@@ -94,8 +77,10 @@ def make_app(site: Site) -> FastAPI:
     app.state.gateway = gateway
     if site.config.ucloud is not None:
         app.include_router(provider.api, prefix=f"/ucloud/{site.config.provider}")
+        app.include_router(logs.provider)
     if site.config.gateway.stand_alone:
         app.include_router(users.api)
+        app.include_router(logs.users)
     app.add_middleware(_AllIsJson)
     _answer_errors(app)
     return app
@@ -104,10 +89,9 @@ def make_app(site: Site) -> FastAPI:
 def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(AdapterError)
     async def _(_: Request, error: AdapterError) -> JSONResponse:
-        status = next(status for kind, status in _STATUS if isinstance(error, kind))
-        code = "FEATURE_NOT_SUPPORTED_BY_PROVIDER" if isinstance(error, NotOffered) else None
+        status, body = status_of(error), body_of(error)
         headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
-        return _error(status, str(error), code, headers)
+        return JSONResponse(body.model_dump(by_alias=True), status, headers)
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -128,8 +112,8 @@ def _answer_errors(app: FastAPI) -> None:
         return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
 
 
-def _error(status: int, why: str, code: str | None = None, headers: Any = None) -> JSONResponse:
-    return JSONResponse({"why": why[:1].upper() + why[1:], "errorCode": code}, status, headers)
+def _error(status: int, why: str, headers: Any = None) -> JSONResponse:
+    return JSONResponse({"why": why[:1].upper() + why[1:], "errorCode": None}, status, headers)
 
 
 def _without_body(error: RequestValidationError) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from slurm_adapter.gateway.authentication import UcloudKey
+from slurm_adapter.gateway.following import Following
 from slurm_adapter.gateway.submitting import Submitter
 from slurm_adapter.gateway.workers import Workers
 
@@ -24,6 +25,7 @@ class Gateway:
         """UCloud's own; None where there is no door for it."""
         self.workers = Workers(site)
         self.submitter = Submitter(self.workers)
+        self.following = Following(self.workers)
         self.changed = asyncio.Event()
         """Set where the next pass should come soon."""
         self.names_work = False
@@ -31,6 +33,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Wait for what was begun, and give everything back."""
+        await self.following.close()
         await asyncio.to_thread(self.workers.close)
 
 

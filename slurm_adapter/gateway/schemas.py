@@ -135,6 +135,14 @@ class Init(Wire):
     username: Text = ""
 
 
+class FollowRequest(Wire):
+    """UCloud wants to follow a job, or no longer (contract 3.7)."""
+
+    type: Literal["init", "cancel"]
+    job: Job | None = None
+    stream_id: Text = ""
+
+
 class Answer(BaseModel):
     """An answer: camelCase keys, all of them, null for what is not there."""
 
@@ -311,6 +319,31 @@ class JobView(Answer):
     specification: JobSpecification
     status: StatusView
     output: Output
+
+
+class LogView(Answer):
+    """Some output of a job: of one of the two."""
+
+    rank: int
+    stdout: str | None = None
+    stderr: str | None = None
+    channel: str | None = None
+
+
+class StreamedLog(LogView):
+    """The same, as UCloud gets it from a provider."""
+
+    stream_id: str
+    """By which the stream is cancelled."""
+
+
+class Followed(Answer):
+    """What is new of a job that a user follows (contract 2)."""
+
+    updates: tuple[UpdateView, ...] = ()
+    log: tuple[LogView, ...] = ()
+    new_status: StatusView | None = None
+    initial_job: JobView | None = None
 
 
 class Page(Answer, Generic[T]):

@@ -1,0 +1,31 @@
+"""What goes wrong, as HTTP says it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from slurm_adapter.errors import AdapterError, Duplicate, InvalidInput, NotFound, NotOffered, Refused
+from slurm_adapter.gateway.authentication import Forbidden, NotAuthenticated
+from slurm_adapter.gateway.schemas import Error
+
+_STATUS: tuple[tuple[type[AdapterError], HTTPStatus], ...] = (
+    (NotAuthenticated, HTTPStatus.UNAUTHORIZED),
+    (Forbidden, HTTPStatus.FORBIDDEN),
+    (Duplicate, HTTPStatus.CONFLICT),
+    (InvalidInput, HTTPStatus.BAD_REQUEST),
+    (Refused, HTTPStatus.BAD_REQUEST),
+    (NotFound, HTTPStatus.NOT_FOUND),
+    (AdapterError, HTTPStatus.SERVICE_UNAVAILABLE),  # the cluster, the database or the configuration is to be mended
+)
+
+
+def status_of(error: AdapterError) -> HTTPStatus:
+    """The status of an answer that tells of it."""
+    return next(status for kind, status in _STATUS if isinstance(error, kind))
+
+
+def body_of(error: AdapterError) -> Error:
+    """The body of that answer, which both of UCloud's cores read (contract 1.2)."""
+    why = str(error)
+    code = "FEATURE_NOT_SUPPORTED_BY_PROVIDER" if isinstance(error, NotOffered) else None
+    return Error(why=why[:1].upper() + why[1:], error_code=code)
