@@ -62,13 +62,10 @@ async def refuse(websocket: WebSocket, error: AdapterError) -> None:
 class Conversation:
     """A socket and its streams. `limit` is in characters of one frame; `pings`: of the protocol's own kind, too."""
 
-    def __init__(
-        self, websocket: WebSocket, limit: int, *, pings: bool = False, ping_seconds: float = PING_SECONDS
-    ) -> None:
+    def __init__(self, websocket: WebSocket, limit: int, *, pings: bool = False) -> None:
         self._websocket = websocket
         self._limit = limit
         self._pings = pings
-        self._ping_seconds = ping_seconds
         self._sending = asyncio.Lock()
         self._streams: set[_Stream] = set()
         self._idle_since = 0.0
@@ -152,9 +149,9 @@ class Conversation:
         """Say that the socket lives, and end one that is of no use."""
         with suppress(WebSocketDisconnect):
             while True:
-                await asyncio.sleep(self._ping_seconds)
+                await asyncio.sleep(PING_SECONDS)
                 idle = asyncio.get_running_loop().time() - self._idle_since
-                if not self._streams and idle >= self._ping_seconds:
+                if not self._streams and idle >= PING_SECONDS:
                     await self._close(_NORMAL)
                     return
                 if self._streams and self._pings:
