@@ -212,6 +212,33 @@ class Drive(_Table):
     read_only: bool = False
 
 
+class DrivePattern(_Table):
+    """Where drives are that are in no table. A job's paths then lie in the folders of its own workspace."""
+
+    user: str | None = None
+    """The folder of a personal drive, from {user} (the UCloud user) and {drive} (its id). None: there are none."""
+    project: str | None = None
+    """The folder of a project's drive, from {project} (its id), {user} and {drive}. None: there are none."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> DrivePattern:
+        for pattern, names in ((self.user, "user|drive"), (self.project, "project|user|drive")):
+            if pattern is None:
+                continue
+            path = PurePosixPath(pattern)
+            if not path.is_absolute() or ".." in path.parts or re.search(r"[\x00-\x1f]", pattern):
+                raise ValueError(f"{pattern!r} is no absolute path without ..")
+            if re.search(r"[{}]", re.sub(rf"\{{({names})\}}", "", pattern)):
+                raise ValueError(f"{pattern!r}: known are {names.replace('|', ', ')}, each in braces")
+            if "{drive}" not in pattern:
+                raise ValueError(f"{pattern!r} holds no {{drive}}: every id would be the same folder")
+            if pattern is self.project and "{project}" not in pattern:
+                raise ValueError(f"{pattern!r} holds no {{project}}: all projects would share it")
+            if pattern is self.user and "{user}" not in pattern:
+                raise ValueError(f"{pattern!r} holds no {{user}}: all users would share it")
+        return self
+
+
 class Peers(_Table):
     """How jobs find each other by name."""
 
@@ -288,6 +315,7 @@ class Config(_Table):
     machines: dict[str, dict[str, Machine]] = Field(min_length=1)
     """By product category, then product id."""
     drives: tuple[Drive, ...] = ()
+    drive_pattern: DrivePattern = DrivePattern()
     peers: Peers = Peers()
     retention: Retention = Retention()
     ucloud: Ucloud | None = None

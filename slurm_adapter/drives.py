@@ -7,17 +7,17 @@ request, run as the job's user, that sees on the cluster whether a symbolic link
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from slurm_adapter.config import Drive, DrivePattern
 from slurm_adapter.errors import InvalidInput, Unknown
 from slurm_adapter.specification import shown
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from slurm_adapter.config import Drive
 
 Kind = Literal["file", "directory", "any"]
 
@@ -54,9 +54,11 @@ def resolve_path(
     project: str | None,
     field: str,
     kind: Kind = "any",
+    pattern: DrivePattern | None = None,
 ) -> DrivePath:
     """Where a UCloud path is on the cluster.
 
+    `pattern` is where a drive is that is not in the table: the workspace's own folder for it.
     Raises `InvalidInput` for a path that is not `/<drive>/...`, holds `.`, `..`, empty components or NUL, or names a
     drive that is not in the table or not open to this user or project; which of the two it is, is not told.
     """
@@ -68,6 +70,8 @@ def resolve_path(
         raise InvalidInput(f"{said}: must not hold . or .. as a part; no path leaves its drive")
     name, *inner = components
     drive = next((drive for drive in drives if drive.id == name), None)
+    if drive is None and pattern is not None:
+        drive = by_pattern(name, pattern, user=user, project=project)
     if drive is None or not _may_use(drive, user, project):
         raise InvalidInput(f"{said}: drive {shown(name)} is not known here, or not open to {_who(user, project)}")
     root = drive.path.rstrip("/") or "/"
@@ -75,6 +79,32 @@ def resolve_path(
     if len(cluster.encode()) > PATH_LIMIT:
         raise InvalidInput(f"{said}: is longer than {PATH_LIMIT} bytes on the cluster")
     return DrivePath(field=field, ucloud=path, cluster=cluster, root=root, read_only=drive.read_only, kind=kind)
+
+
+def by_pattern(drive_id: str, pattern: DrivePattern, *, user: str, project: str | None) -> Drive | None:
+    """The folder that a workspace has for a drive; None where the pattern gives none.
+
+    None of the values may be more than a part of one component, so that none leads out of the pattern's folders.
+    """
+    form = pattern.user if project is None else pattern.project
+    values = {"{drive}": drive_id, "{user}": user, "{project}": project or ""}
+    if form is None or any("/" in value or "\0" in value or "\n" in value for value in values.values()):
+        return None
+    # In one pass: a value that holds another's name in braces is no pattern.
+    path = re.sub(r"\{(?:drive|user|project)\}", lambda match: values[match[0]], form.rstrip("/"))
+    if {"", ".", ".."} & set(path.split("/")[1:]):
+        return None
+    return Drive(id=drive_id, path=path)
+
+
+def ucloud_path(cluster_path: str, drives: Sequence[Drive]) -> str | None:
+    """The UCloud path of a folder on the cluster, by the deepest drive that holds it; None where none does."""
+    holding = [drive for drive in drives if f"{cluster_path.rstrip('/')}/".startswith(f"{drive.path.rstrip('/')}/")]
+    if not holding:
+        return None
+    drive = max(holding, key=lambda each: len(each.path.rstrip("/")))
+    inner = cluster_path.rstrip("/")[len(drive.path.rstrip("/")) :]
+    return f"/{drive.id}{inner}"
 
 
 def _may_use(drive: Drive, user: str, project: str | None) -> bool:

@@ -157,6 +157,7 @@ def translate(
             user=owner.created_by,
             project=owner.project,
             field="openedFile",
+            pattern=config.drive_pattern,
         )
     context = _context(specification, application, machine, job_id)
     rendered, modules = _render(application, bound, context, config)
@@ -267,7 +268,13 @@ def _check_labels(specification: JobSpecification) -> dict[str, str]:
 
 def _resolve_file(config: Config, owner: Owner, value: FileValue, field: str, kind: Kind) -> DrivePath:
     path = resolve_path(
-        value.path, config.drives, user=owner.created_by, project=owner.project, field=f"{field}.path", kind=kind
+        value.path,
+        config.drives,
+        user=owner.created_by,
+        project=owner.project,
+        field=f"{field}.path",
+        kind=kind,
+        pattern=config.drive_pattern,
     )
     if value.read_only and not path.read_only:
         raise InvalidInput(

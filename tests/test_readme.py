@@ -49,6 +49,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "jobs": config.Jobs,
     "machines.example-compute.example-compute": config.Machine,
     "[drives]": config.Drive,
+    "drive_pattern": config.DrivePattern,
     "peers": config.Peers,
     "retention": config.Retention,
     "ucloud": config.Ucloud,

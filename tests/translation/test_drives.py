@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.config import Drive
-from slurm_adapter.drives import DrivePath, check_paths_command, read_path_check, resolve_path
+from slurm_adapter.config import Drive, DrivePattern
+from slurm_adapter.drives import DrivePath, by_pattern, check_paths_command, read_path_check, resolve_path, ucloud_path
 from slurm_adapter.errors import InvalidInput, Unknown
 
 if TYPE_CHECKING:
@@ -147,3 +147,58 @@ def test_an_answer_that_is_none_says_nothing(drive: Drive, answer: bytes) -> Non
     path = resolve_path("/d/file", [drive], user="u", project=None, field="f")
     with pytest.raises(Unknown):
         read_path_check([path], answer)
+
+
+PATTERN = DrivePattern(user="/work/u/{user}/{drive}", project="/work/p/{project}/{drive}")
+
+
+@pytest.mark.parametrize(
+    ("path", "project", "cluster"),
+    [
+        ("/77/a", None, "/work/u/bob/77/a"),
+        ("/77/a", "p1", "/work/p/p1/77/a"),
+        ("/123/a", "p1", "/shared/data/123/a"),
+        ("/{user}", None, "/work/u/bob/{user}"),
+    ],
+)
+def test_a_drive_that_is_in_no_table_is_the_workspaces_own(path: str, project: str | None, cluster: str) -> None:
+    found = resolve_path(path, DRIVES, user="bob", project=project, field="x", pattern=PATTERN)
+    assert found.cluster == cluster
+
+
+def test_a_drive_of_the_table_that_is_not_open_is_not_looked_for_by_pattern() -> None:
+    with pytest.raises(InvalidInput, match="not open to user 'bob'"):
+        resolve_path("/hers/a", DRIVES, user="bob", project=None, field="x", pattern=PATTERN)
+
+
+@given(st.text(), st.text(), st.none() | st.text())
+def test_no_value_leads_out_of_the_patterns_folders(drive: str, user: str, project: str | None) -> None:
+    found = by_pattern(drive, PATTERN, user=user, project=project) if drive else None
+    if found is not None:
+        parts = found.path.split("/")
+        assert parts[:3] == ["", "work", "u" if project is None else "p"]
+        assert len(parts) == 5
+        assert not {"", ".", ".."} & set(parts[1:])
+
+
+@pytest.mark.parametrize(
+    ("folder", "path"),
+    [
+        ("/shared/data/123", "/123"),
+        ("/shared/data/123/jobs/7/", "/123/jobs/7"),
+        ("/shared/hers/a", "/hers/a"),
+        ("/shared/data/1234", None),
+        ("/elsewhere", None),
+    ],
+)
+def test_the_drive_that_holds_a_folder_names_it(folder: str, path: str | None) -> None:
+    assert ucloud_path(folder, DRIVES[:2]) == path
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["work/{user}/{drive}", "/work/../{user}/{drive}", "/work/{user}", "/work/{drive}", "/{user}/{drive}/{x}"],
+)
+def test_a_pattern_that_cannot_tell_drives_or_users_apart_is_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"(no absolute path|known are|holds no)"):
+        DrivePattern(user=pattern)
