@@ -21,36 +21,21 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from slurm_adapter import __version__
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.gateway import logs, provider, schemas, users
+from slurm_adapter.gateway.bodies import Bodies
 from slurm_adapter.gateway.gateway import Gateway
 from slurm_adapter.gateway.passes import reconcile
 from slurm_adapter.gateway.statuses import body_of, status_of
 from slurm_adapter.specification import describe_all
+from slurm_adapter.transports.interface import MEBIBYTE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from slurm_adapter.site import Site
 
 log = logging.getLogger(__name__)
-
-MEBIBYTE = 1024 * 1024
-
-
-class _AllIsJson:
-    """Takes every body for JSON: UCloud's newer core sends no Content-Type, and its examples a malformed one."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Replace the header."""
-        if scope["type"] == "http":
-            headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-            scope = {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
-        await self.app(scope, receive, send)
 
 
 def make_app(site: Site) -> FastAPI:
@@ -70,7 +55,6 @@ def make_app(site: Site) -> FastAPI:
         title="Slurm adapter for UCloud",
         version=__version__,
         lifespan=lifespan,
-        max_body_size=site.config.gateway.body_limit * MEBIBYTE,
         strict_content_type=False,
         responses={code: {"model": schemas.Error} for code in (400, 401, 403, 404, 409, 413, 503)},
     )
@@ -81,7 +65,7 @@ def make_app(site: Site) -> FastAPI:
     if site.config.gateway.stand_alone:
         app.include_router(users.api)
         app.include_router(logs.users)
-    app.add_middleware(_AllIsJson)
+    app.add_middleware(Bodies, limit=site.config.gateway.body_limit * MEBIBYTE)
     _answer_errors(app)
     return app
 
@@ -102,8 +86,6 @@ def _answer_errors(app: FastAPI) -> None:
         why = error.detail
         if error.status_code == HTTPStatus.NOT_FOUND:
             why = f"there is nothing at {request.method} {request.url.path}"
-        if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            why = "the request is larger than this gateway takes (gateway.body_limit)"
         return _error(error.status_code, why, headers=error.headers)
 
     @app.exception_handler(Exception)
@@ -113,7 +95,7 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _error(status: int, why: str, headers: Any = None) -> JSONResponse:
-    return JSONResponse({"why": why[:1].upper() + why[1:], "errorCode": None}, status, headers)
+    return JSONResponse({"why": why, "errorCode": None}, status, headers)
 
 
 def _without_body(error: RequestValidationError) -> list[str]:

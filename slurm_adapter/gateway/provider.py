@@ -182,7 +182,7 @@ def get_own(site: Site, job: Job) -> Record:
     """This job. Raises `NotFound`."""
     found = find_own(site, [job])
     if not found:
-        raise NotFound(f"permission denied or job not found ({job.id})")
+        raise NotFound(f"Permission denied or job not found ({job.id})")
     return found[0]
 
 

@@ -28,4 +28,4 @@ def body_of(error: AdapterError) -> Error:
     """The body of that answer, which both of UCloud's cores read (contract 1.2)."""
     why = str(error)
     code = "FEATURE_NOT_SUPPORTED_BY_PROVIDER" if isinstance(error, NotOffered) else None
-    return Error(why=why[:1].upper() + why[1:], error_code=code)
+    return Error(why=why, error_code=code)

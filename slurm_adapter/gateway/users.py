@@ -216,7 +216,7 @@ def find_owned(site: Site, owner: Owner, ids: Sequence[str]) -> list[Record]:
     for id_ in ids:
         record = known.get(id_)
         if record is None or not jobs.same_workspace(record, owner):
-            raise NotFound(f"permission denied or job not found ({id_})")
+            raise NotFound(f"Permission denied or job not found ({id_})")
     return [known[id_] for id_ in ids]
 
 

@@ -1,0 +1,109 @@
+"""An offline site behind a served gateway, with a UCloud beside it, and short ways to ask it things."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from slurm_adapter import tokens
+from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
+from slurm_adapter.gateway.app import make_app
+from slurm_adapter.schedulers.fake import FakeScheduler
+from tests.gateway.serving import served
+from tests.offline import Offline
+from tests.ucloud_double import Ucloud
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from slurm_adapter.schedulers.interface import Outcome, Submission
+
+WIRE = Path(__file__).parent.parent / "translation" / "wire"
+
+
+class SlowScheduler(FakeScheduler):
+    """One whose controller takes its time."""
+
+    submitting = 0.0
+    """Seconds that it takes to take jobs."""
+    answering = 0.0
+    """Seconds that it takes to tell its nodes, which is asked before any job is claimed."""
+
+    def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        """See `Scheduler.submit`."""
+        time.sleep(self.submitting)
+        return super().submit(submissions)
+
+    def nodes(self) -> Mapping[str, str]:
+        """See `Scheduler.nodes`."""
+        time.sleep(self.answering)
+        return super().nodes()
+
+
+@dataclass
+class Doors:
+    """A site, its gateway, and who asks there."""
+
+    offline: Offline
+    slurm: SlowScheduler
+    ucloud: Ucloud
+    url: str
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        """Ask the gateway; a body that is no bytes is sent as JSON, without a Content-Type."""
+        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        return httpx.request(method, f"{self.url}{path}", content=content, headers=headers, timeout=30)
+
+    def token(self, user: str = "alice", *projects: str) -> dict[str, str]:
+        """The header of a user with a token of his own."""
+        name = f"{user}-{len(self.offline.site.store.tokens())}"
+        return {"Authorization": f"Bearer {tokens.create(self.offline.site, name, user, projects)}"}
+
+    def as_ucloud(self) -> dict[str, str]:
+        """The header of UCloud's core."""
+        return {"Authorization": f"Bearer {self.ucloud.token()}"}
+
+    def item(self, **fields: Any) -> dict[str, Any]:
+        """A JobSpecification, as JSON."""
+        return {
+            "application": {"name": "sleeper", "version": "1"},
+            "product": {"provider": "example", "category": "example-compute", "id": "example-compute"},
+            **fields,
+        }
+
+    def job(self, id_: str, user: str = "alice", **fields: Any) -> dict[str, Any]:
+        """A Job as UCloud sends it; its application is looked up here."""
+        return {
+            "id": id_,
+            "owner": {"createdBy": user, "project": None},
+            "specification": self.item(**fields),
+            "status": {"state": "IN_QUEUE"},
+        }
+
+
+@contextmanager
+def opened(folder: Path, more: Mapping[str, Any] | None = None, *, ucloud: bool = True) -> Iterator[Doors]:
+    """Both doors, or the users' alone, over an offline site."""
+    with Ucloud() as double:
+        own: dict[str, Any] = {}
+        if ucloud:
+            own = {
+                "first_id": FIRST_ID_BESIDE_UCLOUD,
+                "ucloud": {
+                    "url": double.url,
+                    "key": str(double.write_key(folder / "ucloud.pem")),
+                    "refresh_token": str(double.write_refresh_token(folder / "refresh-token")),
+                },
+            }
+        offline = Offline(folder, {**own, **(more or {})})
+        offline.slurm = slurm = SlowScheduler()
+        offline.site = offline.open()
+        with served(make_app(offline.open())) as address:
+            double.provider = f"http://{address}"
+            yield Doors(offline, slurm, double, f"http://{address}")

@@ -1,0 +1,269 @@
+"""UCloud's door: what its core sends is taken, what it must not do is refused, and nothing is left of a refusal."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from slurm_adapter.specification import BULK_LIMIT
+from slurm_adapter.store import Stage
+from tests.gateway.doors import WIRE, Doors, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+JOBS = "/ucloud/example/jobs"
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Iterator[Doors]:
+    with opened(tmp_path) as doors:
+        yield doors
+
+
+def names_in_slurm(doors: Doors) -> list[str]:
+    """The names of all jobs that Slurm has, whatever became of them."""
+    return [row.name for row in doors.offline.slurm.queue(["alice", "bob"]).observations]
+
+
+def why(answer: httpx.Response) -> str:
+    """What an error says; its body has exactly the two keys that both cores read."""
+    body = answer.json()
+    assert set(body) == {"why", "errorCode"}
+    return str(body["why"])
+
+
+@pytest.mark.scenario(1)
+def test_ucloud_is_let_in(doors: Doors) -> None:
+    assert doors.ask("GET", f"{JOBS}/retrieveProducts", **doors.as_ucloud()).status_code == 200
+
+
+@pytest.mark.scenario(2, 3, 4, 5, 6)
+def test_nobody_else_is(doors: Doors) -> None:
+    assert why(doors.ask("GET", f"{JOBS}/retrieveProducts"))
+    for wrong, token in doors.ucloud.bad_tokens().items():
+        answer = doors.ask("GET", f"{JOBS}/retrieveProducts", Authorization=f"Bearer {token}")
+        assert answer.status_code in {401, 403}, wrong
+        assert why(answer)
+    own = doors.ask("GET", f"{JOBS}/retrieveProducts", Authorization=f"Bearer {doors.ucloud.access_token()}")
+    assert own.status_code == 403
+    user = doors.ask("GET", f"{JOBS}/retrieveProducts", **doors.token())
+    assert user.status_code == 401
+    skewed = doors.ucloud.token(iat=doors.ucloud._now + 20)  # noqa: SLF001  # the double's own clock
+    answer = doors.ask("GET", f"{JOBS}/retrieveProducts", Authorization=f"Bearer {skewed}")
+    assert answer.status_code == 200
+
+
+@pytest.mark.scenario(7)
+def test_another_provider_is_not_here(doors: Doors) -> None:
+    answer = doors.ask("POST", "/ucloud/other/jobs", {"items": [doors.job("1")]}, **doors.as_ucloud())
+    assert answer.status_code == 404
+    assert why(answer)
+
+
+@pytest.mark.scenario(9)
+@pytest.mark.parametrize("kind", [None, "content-type: application/json; charset=utf-8", "text/plain"])
+def test_every_content_type_is_json(doors: Doors, kind: str | None) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    answer = doors.ask("POST", JOBS, {"items": [doors.job("54112")]}, **headers, **doors.as_ucloud())
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.scenario(10)
+def test_what_is_no_request_is_refused(doors: Doors) -> None:
+    known = doors.as_ucloud()
+    assert doors.ask("POST", JOBS, b"no json", **known).status_code == 400
+    assert doors.ask("POST", JOBS, b"", **known).status_code == 400
+    assert doors.ask("POST", JOBS, b'{"items": [], "items": []}', **known).status_code == 400
+    assert doors.ask("POST", f"{JOBS}/nothing", {}, **known).status_code == 404
+    assert doors.ask("GET", JOBS, **known).status_code == 405
+    large = b" " * (33 * 1024 * 1024)
+    for content in (large, iter([large])):  # with a Content-Length, and in chunks
+        answer = httpx.post(f"{doors.url}{JOBS}", content=content, headers=known, timeout=30)
+        assert (answer.status_code, "body_limit" in why(answer)) == (413, True)
+    assert doors.ask("GET", f"{JOBS}/retrieveProducts", **known).status_code == 200
+
+
+@pytest.mark.scenario(11)
+def test_products_and_what_they_can_do(doors: Doors) -> None:
+    [support] = doors.ask("GET", f"{JOBS}/retrieveProducts", **doors.as_ucloud()).json()["responses"]
+    assert support["product"] == {"id": "example-compute", "category": "example-compute", "provider": "example"}
+    assert support["native"]["enabled"]
+    assert support["native"]["logs"]
+    assert not support["native"]["timeExtension"], "without cluster.operator"
+    assert not support["docker"]["enabled"]
+
+
+@pytest.mark.scenario(12)
+def test_what_core_asks_for_by_itself_is_answered(doors: Doors) -> None:
+    known = doors.as_ucloud()
+    assert doors.ask("POST", "/ucloud/example/integration/init", {"username": "alice"}, **known).json() == {}
+    manifest = doors.ask("GET", "/ucloud/example/integration/retrieveManifest", **known)
+    assert manifest.json() == {"enabled": False, "expireAfterMs": None}
+    assert doors.ask("GET", "/ucloud/example/provider/branding/retrieveInfo", **known).json() == {}
+    for kind in ("files/collections", "ingresses", "networkips", "licenses", "private-networks"):
+        answer = doors.ask("GET", f"/ucloud/example/{kind}/retrieveProducts", **known)
+        assert answer.json() == {"responses": []}
+    parameters = doors.ask("POST", f"{JOBS}/requestDynamicParameters", {"owner": None, "application": {}}, **known)
+    assert parameters.json() == {"parameters": []}
+
+
+@pytest.mark.scenario(13)
+def test_what_is_not_offered_says_so(doors: Doors) -> None:
+    answer = doors.ask("POST", "/ucloud/example/integration/connect", {"username": "alice"}, **doors.as_ucloud())
+    assert answer.status_code == 400
+    assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"
+
+
+@pytest.mark.scenario(19)
+@pytest.mark.parametrize("name", ["create-4101", "create-4150"])
+def test_what_cores_own_code_sends_is_read(doors: Doors, name: str) -> None:
+    """They are refused for what they name and is not there: their application's invocation is empty, or their peer."""
+    request = json.loads((WIRE / f"{name}.json").read_bytes())
+    request["items"][0]["owner"]["createdBy"] = "alice"
+    answer = doors.ask("POST", JOBS, request, **doors.as_ucloud())
+    assert answer.status_code in {200, 400}
+    if answer.status_code == 400:
+        assert "peer" in why(answer) or "drive" in why(answer) or "jobId" in why(answer)
+
+
+@pytest.mark.scenario(16, 17, 28, 29)
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"timeAllocation": {"hours": 0, "minutes": 0, "seconds": 0}}, "timeAllocation"),
+        ({"replicas": 0}, "replicas"),
+        ({"replicas": -1}, "replicas"),
+        ({"replicas": 5}, "replicas"),
+        ({"product": {"provider": "example", "category": "example-compute", "id": "none"}}, "product"),
+        ({"resources": [{"type": "peer", "hostname": "database", "jobId": "77"}]}, "jobId"),
+        ({"parameters": {"what": {"type": "text", "value": "is this"}}}, "what"),
+    ],
+)
+def test_a_refusal_leaves_nothing(doors: Doors, fields: dict[str, Any], says: str) -> None:
+    answer = doors.ask("POST", JOBS, {"items": [doors.job("5", **fields)]}, **doors.as_ucloud())
+    assert answer.status_code == 400
+    assert says in why(answer)
+    assert doors.offline.site.store.find(["5"]) == {}
+    assert names_in_slurm(doors) == []
+    stranger = doors.ask("POST", JOBS, {"items": [doors.job("6", user="mallory")]}, **doors.as_ucloud())
+    assert (stranger.status_code, "account" in why(stranger)) == (400, True)
+
+
+@pytest.mark.scenario(22)
+def test_a_bulk_with_one_wrong_job_is_refused_whole(doors: Doors) -> None:
+    items = [doors.job("1"), doors.job("2", replicas=0), doors.job("3")]
+    answer = doors.ask("POST", JOBS, {"items": items}, **doors.as_ucloud())
+    assert answer.status_code == 400
+    assert "items[1]" in why(answer)
+    assert doors.offline.site.store.find(["1", "2", "3"]) == {}
+
+
+@pytest.mark.scenario(23)
+def test_a_bulk_has_one_to_a_thousand_jobs(doors: Doors) -> None:
+    known = doors.as_ucloud()
+    for empty in (b"{}", b'{"items": null}', b'{"items": []}'):
+        assert "Request must not be empty" in why(doors.ask("POST", JOBS, empty, **known))
+    many = [doors.job(str(number)) for number in range(BULK_LIMIT + 1)]
+    answer = doors.ask("POST", JOBS, {"items": many}, **known)
+    assert answer.status_code == 400
+    assert "Request cannot exceed 1000 items" in why(answer)
+    taken = doors.ask("POST", JOBS, {"items": many[:BULK_LIMIT]}, **known)
+    assert taken.status_code == 200, taken.text
+    tokens = [each["id"] for each in taken.json()["responses"]]
+    records = doors.offline.site.store.find(str(number) for number in range(BULK_LIMIT))
+    assert tokens == [records[str(number)].token for number in range(BULK_LIMIT)]
+
+
+@pytest.mark.scenario(24)
+def test_the_same_create_again_is_the_same_job(doors: Doors) -> None:
+    known = doors.as_ucloud()
+    body = {"items": [doors.job("54112")]}
+    with ThreadPoolExecutor(10) as threads:
+        answers = list(threads.map(lambda _: doors.ask("POST", JOBS, body, **known), range(10)))
+    answers.append(doors.ask("POST", JOBS, body, **known))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.text for answer in answers}) == 1
+    [name] = names_in_slurm(doors)
+    assert answers[0].json() == {"responses": [{"id": name}]}
+
+
+def test_an_id_that_is_no_number_is_refused(doors: Doors) -> None:
+    for id_ in ("../x", "a", "1 2", "٣"):
+        answer = doors.ask("POST", JOBS, {"items": [doors.job(id_)]}, **doors.as_ucloud())
+        assert answer.status_code == 400
+        assert "id" in why(answer)
+
+
+def test_a_job_of_another_is_not_created_again(doors: Doors) -> None:
+    known = doors.as_ucloud()
+    assert doors.ask("POST", JOBS, {"items": [doors.job("7")]}, **known).status_code == 200
+    assert doors.ask("POST", JOBS, {"items": [doors.job("7", user="bob")]}, **known).status_code == 400
+    other = doors.ask("POST", JOBS, {"items": [doors.job("7", replicas=2)]}, **known)
+    assert (other.status_code, "another one" in why(other)) == (400, True)
+
+
+@pytest.mark.scenario(27)
+def test_slurm_down_is_503_and_leaves_nothing(doors: Doors) -> None:
+    doors.offline.slurm.down = True
+    answer = doors.ask("POST", JOBS, {"items": [doors.job("8")]}, **doors.as_ucloud())
+    assert answer.status_code == 503
+    assert "Slurm" in why(answer)
+    assert doors.offline.site.store.find(["8"]) == {}
+    doors.offline.slurm.down = False
+    assert doors.ask("POST", JOBS, {"items": [doors.job("8")]}, **doors.as_ucloud()).status_code == 200
+
+
+@pytest.mark.scenario(70, 72)
+def test_terminate_ends_what_is_known_under_its_own_name(doors: Doors) -> None:
+    known = doors.as_ucloud()
+    for id_ in ("1", "2"):
+        assert doors.ask("POST", JOBS, {"items": [doors.job(id_)]}, **known).status_code == 200
+    forged = [doors.job("2") | {"providerGeneratedId": bad} for bad in ("acc/1/17", "'; rm -rf /", "a/b")]
+    wanted = [doors.job("1"), *forged, doors.job("99")]
+    answer = doors.ask("POST", f"{JOBS}/terminate", {"items": wanted}, **known)
+    assert answer.json() == {"responses": [{}] * len(wanted)}
+    doors.offline.sync()
+    records = doors.offline.site.store.find(["1", "2"])
+    assert (records["1"].stage, records["1"].state) == (Stage.ENDED, "SUCCESS")
+    assert records["2"].stage is Stage.SUBMITTED
+    again = doors.ask("POST", f"{JOBS}/terminate", {"items": [doors.job("1")]}, **known)
+    assert again.json() == {"responses": [{}]}
+
+
+@pytest.mark.scenario(80, 81)
+def test_acls_and_labels_are_taken_note_of(doors: Doors) -> None:
+    known = doors.as_ucloud()
+    doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **known)
+    acl = {"items": [{"resource": doors.job("1"), "added": [], "deleted": [{"type": "user", "username": "bob"}]}]}
+    assert doors.ask("POST", f"{JOBS}/updateAcl", acl, **known).json() == {"responses": [{}]}
+    labelled = {"items": [doors.job("1", labels={"colour": "red"})]}
+    assert doors.ask("POST", f"{JOBS}/onUpdatedLabels", labelled, **known).json() == {}
+    assert json.loads(doors.offline.site.store.get("1").labels) == {"colour": "red"}
+
+
+@pytest.mark.scenario(26)
+def test_an_sbatch_that_hangs_is_answered_in_time_and_its_job_is_kept(doors: Doors) -> None:
+    """UCloud waits five seconds. The double deletes a job whose create came to nothing; this one it keeps."""
+    doors.slurm.submitting = 6.0
+    answer = doors.ucloud.create(doors.job("9"))
+    assert answer.status == 200, answer
+    assert doors.ucloud.knows("9")
+    record = doors.offline.site.store.get("9")
+    assert record.token == answer.json["responses"][0]["id"]
+    assert len(names_in_slurm(doors)) <= 1
+
+
+def test_a_cluster_that_hangs_before_the_claim_is_503_and_leaves_nothing(doors: Doors) -> None:
+    doors.slurm.answering = 7.0
+    answer = doors.ask("POST", JOBS, {"items": [doors.job("10")]}, **doors.as_ucloud())
+    assert answer.status_code == 503
+    doors.slurm.answering = 0.0
+    assert doors.ask("POST", JOBS, {"items": [doors.job("11")]}, **doors.as_ucloud()).status_code == 200
+    assert doors.offline.site.store.find(["10"]) == {}
+    assert len(names_in_slurm(doors)) == 1
