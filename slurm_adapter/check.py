@@ -308,6 +308,13 @@ def _demo(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator
         yield Finding(Level.NOTE, f"the demo cannot run here: it needs {', '.join(lacks)}; other jobs do not")
 
 
+def methods_that_work(site: Site) -> list[str]:
+    """The ways to give a job its names that work on this machine of the cluster, for the first account of the site."""
+    user = next(iter(sorted(_accounts(site))), None)
+    result = site.transport.run(Command(("/bin/sh", "-c", _METHODS), user=user))
+    return [method for method in result.text.split() if method in site.config.peers.methods]
+
+
 def _peers(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
     """Whether jobs can be given names, and nodes have addresses for them."""
     addresses = find_addresses(site, nodes)
@@ -321,8 +328,7 @@ def _peers(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterato
         examples = ", ".join(f"{node} {found[0]}" for node, found in list(addresses.items())[:2])
         yield Finding(Level.GOOD, f"every node has an address ({examples}, ...)")
     if accounts:
-        result = site.transport.run(Command(("/bin/sh", "-c", _METHODS), user=accounts[0]))
-        works = [method for method in result.text.split() if method in site.config.peers.methods]
+        works = methods_that_work(site)
         if works:
             yield Finding(
                 Level.GOOD, f"names work on this machine of the cluster, by {works[0]} (works: {', '.join(works)})"

@@ -417,6 +417,20 @@ class Store:
         newest = "rowid IN (SELECT rowid FROM jobs ORDER BY created DESC, rowid DESC LIMIT ?)"
         return self._select(newest, (limit,))
 
+    def count_states(self) -> dict[JobState, int]:
+        """How many jobs are remembered in each state."""
+        with _told(self._path):
+            rows = self._connection.execute("SELECT state, count(*) AS jobs FROM jobs GROUP BY state").fetchall()
+        return {JobState(row["state"]): row["jobs"] for row in rows}
+
+    def outbox(self) -> tuple[int, float | None]:
+        """How much UCloud is yet to be told, and since when the oldest of it is true."""
+        with _told(self._path):
+            row = self._connection.execute(
+                "SELECT count(*) AS due, min(time) AS oldest FROM updates WHERE due = 1"
+            ).fetchone()
+        return row["due"], row["oldest"]
+
     def keep_labels(self, labels: Mapping[str, Mapping[str, str]]) -> None:
         """Remember these labels of jobs, given by id, in place of those before."""
         with self._transaction() as connection:

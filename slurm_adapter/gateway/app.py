@@ -20,9 +20,11 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from slurm_adapter import __version__
 from slurm_adapter.errors import AdapterError
-from slurm_adapter.gateway import logs, provider, schemas, users
+from slurm_adapter.gateway import logs, provider, schemas, users, watching
 from slurm_adapter.gateway.bodies import Bodies
 from slurm_adapter.gateway.gateway import Gateway
+from slurm_adapter.gateway.guard import Guard
+from slurm_adapter.gateway.logging import RequestLog
 from slurm_adapter.gateway.passes import reconcile
 from slurm_adapter.gateway.statuses import body_of, status_of
 from slurm_adapter.specification import describe_all
@@ -65,7 +67,10 @@ def make_app(site: Site) -> FastAPI:
     if site.config.gateway.stand_alone:
         app.include_router(users.api)
         app.include_router(logs.users)
+    app.include_router(watching.api)
+    app.add_middleware(Guard, workers=gateway.workers)
     app.add_middleware(Bodies, limit=site.config.gateway.body_limit * MEBIBYTE)
+    app.add_middleware(RequestLog)
     _answer_errors(app)
     return app
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
 from slurm_adapter.gateway.authentication import UcloudKey
 from slurm_adapter.gateway.following import Following
+from slurm_adapter.gateway.metrics import Counted, Metrics
 from slurm_adapter.gateway.submitting import Submitter
 from slurm_adapter.gateway.workers import Workers
 
 if TYPE_CHECKING:
+    from slurm_adapter.schedulers.interface import Scheduler
     from slurm_adapter.site import Site
 
 
@@ -21,6 +23,8 @@ class Gateway:
 
     def __init__(self, site: Site) -> None:
         self.config = site.config
+        self.metrics = Metrics()
+        site.scheduler = cast("Scheduler", Counted(site.scheduler, self.metrics.failures))
         self.key = None if site.config.ucloud is None else UcloudKey(site.config.ucloud)
         """UCloud's own; None where there is no door for it."""
         self.workers = Workers(site)
@@ -30,6 +34,13 @@ class Gateway:
         """Set where the next pass should come soon."""
         self.names_work = False
         """Jobs were seen to get names on this cluster, as `check` looks; told as `native.peers`."""
+        self.not_ready: str | None = "no pass has been made yet"
+        """Why nobody should rely on it just now."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the last pass learned all that it had to."""
+        return self.not_ready is None
 
     async def close(self) -> None:
         """Wait for what was begun, and give everything back."""

@@ -11,6 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from slurm_adapter.check import methods_that_work
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.reporting import outage_lines
 from slurm_adapter.states import JobState
@@ -40,11 +41,7 @@ async def reconcile(gateway: Gateway) -> None:
     while True:
         gateway.changed.clear()
         began = time.monotonic()
-        try:
-            hurry = await gateway.workers.call(one_pass)
-        except AdapterError as error:
-            log.warning("a pass was not made: %s", error)
-            hurry = False
+        hurry = await _one(gateway)
         took = time.monotonic() - began
         if hurry:
             await asyncio.sleep(max(PEER_SECONDS, took))
@@ -56,14 +53,31 @@ async def reconcile(gateway: Gateway) -> None:
             continue
 
 
-def one_pass(site: Site) -> bool:
-    """Make one pass, unless another process makes one; whether a job waits for a peer."""
+async def _one(gateway: Gateway) -> bool:
+    """A pass, counted; whether the next should come at once."""
+    try:
+        if not gateway.names_work:
+            gateway.names_work = bool(await gateway.workers.call(methods_that_work))
+        with gateway.metrics.pass_seconds.time():
+            problems, hurry = await gateway.workers.call(one_pass)
+    except AdapterError as error:
+        log.warning("a pass was not made: %s", error)
+        problems, hurry = (str(error),), False
+    gateway.not_ready = problems[0] if problems else None
+    gateway.metrics.passes.labels("no" if problems else "yes").inc()
+    return hurry
+
+
+def one_pass(site: Site) -> tuple[tuple[str, ...], bool]:
+    """Make one pass, unless another process makes one: its problems, and whether a job waits for a peer."""
+    problems: tuple[str, ...] = ()
     with site.only_one_pass() as mine:
         if mine:
             report = sync(site)
+            problems = report.problems
             for line in outage_lines(site.store, report):
                 log.warning("%s", line)
-    return waits_for_peer(site.store.active())
+    return problems, waits_for_peer(site.store.active())
 
 
 def waits_for_peer(active: Iterable[Record]) -> bool:

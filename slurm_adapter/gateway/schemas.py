@@ -354,6 +354,15 @@ class Page(Answer, Generic[T]):
     next: str | None
 
 
+class Health(Answer):
+    """How the gateway is."""
+
+    live: bool = True
+    ready: bool
+    why: str | None
+    """Why it is not ready."""
+
+
 class Capacity(Answer):
     """Processors, and bytes of memory."""
 

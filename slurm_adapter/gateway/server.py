@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from slurm_adapter.gateway.app import make_app
+from slurm_adapter.gateway.logging import log_to_stderr
 
 if TYPE_CHECKING:
     from slurm_adapter.site import Site
@@ -21,11 +22,14 @@ GRACE_SECONDS = 30
 def serve(site: Site) -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = site.config.gateway
+    app = make_app(site)
+    log_to_stderr()
     uvicorn.run(
-        make_app(site),
+        app,
         host=settings.listen,
         port=settings.port,
         log_config=None,
+        access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws="websockets-sansio",

@@ -1,0 +1,78 @@
+"""What `serve` logs: a JSON object a line on stderr, with the id of the request that it is about.
+
+No body, no query and no header is ever logged: that is where tokens, sessions and users' data are.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from pythonjsonlogger.json import JsonFormatter
+from starlette.datastructures import Headers, MutableHeaders
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+_request: ContextVar[str | None] = ContextVar("request", default=None)
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def _add_request(record: logging.LogRecord) -> bool:
+    record.request = _request.get()
+    return True
+
+
+def log_to_stderr() -> None:
+    """Begin to log, all of this process."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_add_request)
+    handler.setFormatter(
+        JsonFormatter(
+            "{asctime}{levelname}{name}{message}{request}",
+            style="{",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        )
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for noisy in ("httpx", "httpcore", "paramiko", "websockets"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class RequestLog:
+    """Gives every request an id, its client's own where it has one (`X-Request-Id`), and logs how it went."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; see ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        id_ = given if _ID.fullmatch(given) else uuid4().hex
+        _request.set(id_)
+        began = time.monotonic()
+        status = 500
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = id_
+            await send(message)
+
+        try:
+            await self._app(scope, receive, told)
+        finally:
+            took = round((time.monotonic() - began) * 1000)
+            fields = {"method": scope["method"], "path": scope["path"], "status": status, "milliseconds": took}
+            log.info("%s %s: %s", scope["method"], scope["path"], status, extra=fields)
