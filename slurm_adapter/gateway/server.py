@@ -5,6 +5,7 @@ SIGTERM ends it gently: no new request is taken, and what was accepted is finish
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -24,6 +25,9 @@ def serve(site: Site) -> None:
     settings = site.config.gateway
     app = make_app(site)
     log_to_stderr()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The server handles them, and raises them once more when it has ended; then nothing is left to do.
+        signal.signal(number, lambda *_: None)
     uvicorn.run(
         app,
         host=settings.listen,
