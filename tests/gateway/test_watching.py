@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import socket
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +11,7 @@ import pytest
 
 from slurm_adapter import tokens
 from tests.gateway.doors import Doors, opened
+from tests.gateway.process import free_port, serving
 from tests.offline import Offline
 
 if TYPE_CHECKING:
@@ -81,39 +78,22 @@ def test_the_documents_page_loads_nothing_from_elsewhere(doors: Doors) -> None:
 
 def test_a_served_process_logs_no_secrets_and_ends_gently(tmp_path: Path) -> None:
     """Its cluster is not there, which makes it unready and not silent."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     offline = Offline(tmp_path, {"gateway": {"port": port}})
     token = tokens.create(offline.site, "alice", "alice")
     config = tmp_path / "config.toml"
     config.write_text(toml(offline.config))
-    command = [sys.executable, "-m", "slurm_adapter", "--config", str(config), "serve"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            answer = until_answered(f"http://127.0.0.1:{port}/api/jobs/browse?next=hush", token)
-            assert answer.status_code == 400
-            assert answer.headers["x-request-id"] == "mine-17"
-            process.send_signal(signal.SIGTERM)
-            _, stderr = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 0
+    with serving(config, port) as url:
+        headers = {"Authorization": f"Bearer {token}", "X-Request-Id": "mine-17"}
+        answer = httpx.get(f"{url}/api/jobs/browse?next=hush", headers=headers, timeout=30)
+        assert answer.status_code == 400
+        assert answer.headers["x-request-id"] == "mine-17"
+    stderr = config.with_suffix(".log").read_text()
     lines = [json.loads(line) for line in stderr.splitlines()]
     [asked] = [line for line in lines if line.get("path") == "/api/jobs/browse"]
     assert (asked["status"], asked["request"], asked["method"]) == (400, "mine-17", "GET")
     assert token not in stderr
     assert "hush" not in stderr
-
-
-def until_answered(url: str, token: str) -> httpx.Response:
-    """Ask until somebody listens."""
-    for _ in range(300):
-        try:
-            return httpx.get(url, headers={"Authorization": f"Bearer {token}", "X-Request-Id": "mine-17"}, timeout=30)
-        except httpx.ConnectError:
-            time.sleep(0.1)
-    raise AssertionError("nobody listened")
 
 
 def toml(config: Config) -> str:
