@@ -1,0 +1,404 @@
+"""The figures: what is measured, and what it is measured against."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slurm_adapter import jobs
+from slurm_adapter.config import Config
+from slurm_adapter.sandbox.layout import KEYS, SHARED, SHARED_ON_NODES
+from slurm_adapter.schedulers import listings
+from slurm_adapter.schedulers.fake import FakeScheduler
+from slurm_adapter.schedulers.interface import Submission
+from slurm_adapter.site import Site
+from slurm_adapter.store import Record, Stage
+from slurm_adapter.sync import sync
+from tests.benchmarks import others
+from tests.benchmarks.ground import SCRIPT, USER, Ground, ask, clear, fill, items
+from tests.benchmarks.report import Figure
+from tests.offline import configuration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from tests.benchmarks.ground import DelayingProxy
+
+PARALLEL = (2, 4, 8, 16)
+FEW = 50
+"""So many jobs stand for all where one takes long; what they took is told for all."""
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def _bulk(site: Site, count: int, user: str = "alice") -> float:
+    """A bulk through the adapter, from specifications to ids; the connection is open, and the store is new."""
+    wanted = items(count)
+    with site:
+        site.scheduler.nodes()
+        began = time.monotonic()
+        made = jobs.submit(site, USER, wanted)
+        took = time.monotonic() - began
+        if any(record.slurm_id is None for record in made):
+            raise RuntimeError("a job has no Slurm id")
+    clear(user)
+    return took
+
+
+def _xargs(ground: Ground, count: int, parallel: int) -> float:
+    script = _script(ground)
+    line = 'seq "$1" | xargs -P "$2" -I{} sbatch --parsable "$3" | wc -l'
+    began = time.monotonic()
+    done = ask("sh", "-c", line, "sh", str(count), str(parallel), script)
+    took = time.monotonic() - began
+    if int(done) != count:
+        raise RuntimeError(f"{done} of {count} were taken")
+    clear("alice")
+    return took
+
+
+def _loop(ground: Ground, count: int) -> float:
+    line = 'i=0; while [ $i -lt "$1" ]; do sbatch --parsable "$2"; i=$((i+1)); done'
+    took = _timed(lambda: ask("sh", "-c", line, "sh", str(count), _script(ground)))
+    clear("alice")
+    return took
+
+
+def _script(ground: Ground) -> str:
+    name = f"home/alice/{Path(ground.shared).name}/bare.sbatch"
+    if not (SHARED / name).exists():
+        ask("sh", "-c", 'cat > "$1"; chmod 700 "$1"', "sh", f"{SHARED_ON_NODES}/{name}", stdin=SCRIPT.encode())
+    return f"{SHARED_ON_NODES}/{name}"
+
+
+def _other(run: Callable[[Path, int], float], ground: Ground, count: int) -> float:
+    folder = Path(tempfile.mkdtemp(dir=SHARED))
+    folder.chmod(0o777)
+    others.enter_sandbox(ground.folder)
+    few = min(FEW, count)
+    try:
+        return run(folder, few) * count / few
+    finally:
+        clear("alice")
+        subprocess.run(["rm", "-rf", str(folder)], check=False)
+
+
+def bulk(ground: Ground, count: int) -> Iterator[Figure]:
+    """A bulk, against the best of sbatch in parallel, a shell loop, and other libraries."""
+
+    def met(medians: Mapping[str, float]) -> tuple[bool, str]:
+        best = min(medians[f"xargs -P{parallel} sbatch"] for parallel in PARALLEL)
+        return best / medians["adapter"] >= 0.85, f"{best / medians['adapter']:.2f} of it"
+
+    left_out = {name: "not installed" for name in others.ALL if find_spec(_MODULES[name]) is None}
+    yield Figure(
+        f"{count} jobs in bulk, local",
+        {
+            "adapter": lambda: _bulk(ground.site(), count),
+            **{f"xargs -P{n} sbatch": partial(_xargs, ground, count, n) for n in PARALLEL},
+            "shell loop": partial(_loop, ground, count),
+            **{
+                f"{name} ({min(FEW, count)} jobs, told for all)": partial(_other, run, ground, count)
+                for name, run in others.ALL.items()
+                if name not in left_out
+            },
+        },
+        target="at least 0.85 of the best parallel sbatch",
+        met=met,
+        left_out=left_out,
+    )
+
+
+_MODULES = {"submitit": "submitit", "PSI/J": "psij", "parsl": "parsl"}
+
+_BARE = """
+import pyslurm, sys, time
+began = time.monotonic()
+for _ in range(int(sys.argv[1])):
+    pyslurm.JobSubmitDescription(
+        name="bare", script="#!/bin/bash\ntrue\n", partitions="scavenge", time_limit="30", nodes=1, ntasks=1,
+        memory_per_node="1G", working_directory="/tmp", standard_output="/dev/null",
+    ).submit()
+print(time.monotonic() - began)
+"""
+
+
+def pyslurm(ground: Ground, count: int) -> Iterator[Figure]:
+    """The same by libslurm, against a bare loop."""
+
+    def bare() -> float:
+        took = float(ask(sys.executable, "-c", _BARE, str(count), user="jobs").split()[-1])
+        clear("jobs")
+        return took
+
+    sides = {
+        "adapter": lambda: _bulk(ground.site("local", "service", pyslurm=True), count, "jobs"),
+        "pyslurm loop": bare,
+    }
+    missing = {} if find_spec("pyslurm") else dict.fromkeys(sides, "pyslurm is not installed")
+    yield Figure(
+        f"{count} jobs in bulk, pyslurm",
+        sides,
+        target="at least 0.85 of a bare pyslurm loop",
+        met=lambda m: (m["pyslurm loop"] / m["adapter"] >= 0.85, f"{m['pyslurm loop'] / m['adapter']:.2f} of it"),
+        left_out=missing,
+    )
+
+
+def ssh(ground: Ground, count: int, proxy: DelayingProxy) -> Iterator[Figure]:
+    """The same over SSH with a round trip of 20 ms, against the local bulk and one `ssh` a job."""
+    one = "one ssh sbatch a job (20, told for all)"
+
+    def each() -> float:
+        known = ground.site("ssh", port=proxy.port).config.cluster.ssh
+        if known is None:
+            raise RuntimeError("no SSH")
+        words = ["ssh", "-p", str(proxy.port), "-i", str(KEYS / "id_ed25519"), "-o", "BatchMode=yes", "-o"]
+        words += [
+            f"UserKnownHostsFile={known.known_hosts}",
+            "ucloud@127.0.0.1",
+            "sbatch",
+            "--parsable",
+            "--partition=scavenge",
+        ]
+        words += ["--output=/dev/null", "--wrap=true"]
+
+        def twenty() -> None:
+            for _ in range(20):
+                subprocess.run(words, check=True, capture_output=True, timeout=60)
+
+        took = _timed(twenty) * count / 20
+        clear("ucloud")
+        return took
+
+    def met(medians: Mapping[str, float]) -> tuple[bool, str]:
+        slower, faster = medians["over SSH"] / medians["local"], medians[one] / medians["over SSH"]
+        return slower <= 1.5 and faster >= 50, f"{slower:.2f}x the local time, {faster:.0f}x faster than one a job"
+
+    yield Figure(
+        f"{count} jobs in bulk over SSH, 20 ms",
+        {
+            "local": lambda: _bulk(ground.site(), count),
+            "over SSH": lambda: _bulk(ground.site("ssh", port=proxy.port), count),
+            one: each,
+        },
+        target="at most 1.5x the local time, at least 50x faster than one a job",
+        met=met,
+    )
+
+
+def single(ground: Ground) -> Iterator[Figure]:
+    """One job, from call to id, store included."""
+
+    def bare() -> float:
+        return _timed(lambda: ask("sbatch", "--parsable", _script(ground)))
+
+    def fsync() -> float:
+        path = ground.folder / "fsync"
+
+        def write() -> None:
+            with path.open("ab") as file:
+                file.write(b"x" * 4096)
+                file.flush()
+                os.fsync(file.fileno())
+
+        return _timed(write)
+
+    def met(medians: Mapping[str, float]) -> tuple[bool, str]:
+        over = 1000 * (medians["adapter"] - medians["sbatch"] - medians["fsync"])
+        return over <= 10, f"the sum plus {over:.0f} ms"
+
+    yield Figure(
+        "one job, from call to id",
+        {"adapter": lambda: _bulk(ground.site(), 1), "sbatch": bare, "fsync": fsync},
+        target="bare sbatch, an fsync, and 10 ms",
+        met=met,
+    )
+    clear("alice")
+
+
+def _rewind(site: Site) -> None:
+    """Make the store believe that every job runs, so that a pass finds all of them changed."""
+    with closing(sqlite3.connect(site.config.state / "jobs.sqlite", isolation_level=None)) as connection:
+        connection.execute("UPDATE jobs SET state = 'RUNNING', status = 'rewound' WHERE stage = 'submitted'")
+
+
+def _pass(site: Site, *, changed: bool) -> float:
+    if changed:
+        _rewind(site)
+    began = time.monotonic()
+    report = sync(site)
+    took = time.monotonic() - began
+    if report.problems or bool(report.changed) != changed:
+        raise RuntimeError(f"not the pass that was meant: {len(report.changed)} changed; {report.problems[:1]}")
+    return took
+
+
+def _squeue() -> float:
+    argv = listings.squeue_argv(["alice"], "mark")
+    return _timed(lambda: ask(*argv, user="ucloud"))
+
+
+def passes(ground: Ground, sizes: tuple[int, ...], proxy: DelayingProxy) -> Iterator[Figure]:
+    """A pass over active jobs, in one process, local and over SSH; and cron's whole cold run; and its memory."""
+    site = ground.site()
+    with site:
+        for size in sizes:
+            fill(site, size - len(site.store.active()))
+            sync(site)
+            far = _over_ssh(ground, site, proxy)
+            with far:
+                far.scheduler.nodes()
+                far_pass = partial(_pass, far, changed=False)
+                yield Figure(
+                    f"sync, {size} active jobs",
+                    {
+                        "unchanged": partial(_pass, site, changed=False),
+                        "all changed": partial(_pass, site, changed=True),
+                        "squeue": _squeue,
+                        "unchanged over SSH, 20 ms": far_pass,
+                        "cold run": partial(_cold, ground, site),
+                        "cold run over SSH, 20 ms": partial(_cold, ground, far),
+                    },
+                    target="at most 2x / 4x of squeue; over SSH three round trips more",
+                    met=_judge_passes,
+                )
+            if size == sizes[-1]:
+                yield Figure(
+                    f"memory of sync, {size} active jobs",
+                    {"peak": partial(_memory, ground, site)},
+                    unit="MB",
+                    target="under 120 MB",
+                    met=lambda m: (m["peak"] < 120, f"{m['peak']:.0f} MB"),
+                )
+    clear("alice")
+
+
+def _judge_passes(medians: Mapping[str, float]) -> tuple[bool, str]:
+    squeue = medians["squeue"]
+    factors = medians["unchanged"] / squeue, medians["all changed"] / squeue
+    more = 1000 * (medians["unchanged over SSH, 20 ms"] - medians["unchanged"])
+    met = factors[0] <= 2 and factors[1] <= 4 and more <= 60
+    return met, f"{factors[0]:.2f}x / {factors[1]:.2f}x; over SSH {more:.0f} ms more"
+
+
+def _over_ssh(ground: Ground, site: Site, proxy: DelayingProxy) -> Site:
+    """The same site, store included, over SSH."""
+    far = ground.site("ssh", port=proxy.port)
+    path = ground.config_of(far)
+    text = re.sub(r'^state = ".*"$', f'state = "{site.config.state}"', path.read_text(), flags=re.MULTILINE)
+    path.write_text(text)
+    other = Site(far.config.model_copy(update={"state": site.config.state}))
+    other.__dict__["config_file"] = path
+    return other
+
+
+def _config_file(ground: Ground, site: Site) -> Path:
+    found = site.__dict__.get("config_file")
+    return found if isinstance(found, Path) else ground.config_of(site)
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "slurm_adapter", *arguments]
+
+
+def _cold(ground: Ground, site: Site) -> float:
+    command = _command("--config", str(_config_file(ground, site)), "sync")
+    return _timed(lambda: subprocess.run(command, check=True, timeout=120))
+
+
+def _memory(ground: Ground, site: Site) -> float:
+    process = subprocess.Popen(_command("--config", str(_config_file(ground, site)), "sync"))
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"sync ended with {process.returncode}")
+    return usage.ru_maxrss / 1000
+
+
+def start(ground: Ground) -> Iterator[Figure]:
+    """How long it takes to begin."""
+    site = ground.site()
+    with site:
+        site.store.active()
+    config = str(ground.config_of(site))
+
+    def run(*command: str) -> Callable[[], float]:
+        return lambda: _timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60))
+
+    def met(medians: Mapping[str, float]) -> tuple[bool, str]:
+        help_, empty = (1000 * (medians[side] - medians["python -c pass"]) for side in ("--help", "empty sync"))
+        return help_ <= 120 and empty <= 250, f"plus {help_:.0f} ms; plus {empty:.0f} ms"
+
+    yield Figure(
+        "start",
+        {
+            "python -c pass": run(sys.executable, "-c", "pass"),
+            "--help": run(*_command("--help")),
+            "empty sync": run(*_command("--config", config, "sync")),
+        },
+        target="--help plus 120 ms, an empty sync plus 250 ms",
+        met=met,
+    )
+
+
+def simulated(ground: Ground, sizes: tuple[int, ...]) -> Iterator[Figure]:
+    """A pass over the fake scheduler: the adapter's own share, and the shape of its curve."""
+    sides: dict[str, Callable[[], float]] = {}
+    for size in sizes:
+        folder = Path(tempfile.mkdtemp(dir=ground.folder))
+        site = Site(Config.model_validate(configuration(folder)), clock=lambda: 1_000_000_000.0)
+        site.scheduler = _fill_fake(site, size)
+        sync(site)
+        sides[f"{size} unchanged"] = partial(_pass, site, changed=False)
+        sides[f"{size} all changed"] = partial(_pass, site, changed=True)
+
+    def met(medians: Mapping[str, float]) -> tuple[bool, str]:
+        first, last = (medians[f"{size} unchanged"] / size for size in (sizes[0], sizes[-1]))
+        return last <= 2 * first, f"{1e6 * first:.0f} and {1e6 * last:.0f} microseconds a job"
+
+    yield Figure("sync, simulated", sides, target="linear", met=met)
+
+
+def _fill_fake(site: Site, size: int) -> FakeScheduler:
+    slurm = FakeScheduler()
+    claims = []
+    for number in range(1, size + 1):
+        token = f"{site.store.instance}-local-{number}"
+        slurm.submit([Submission(token, "alice", "/none", ())])
+        record = Record(
+            id=str(number),
+            origin="local",
+            key=None,
+            token=token,
+            owner="alice",
+            project=None,
+            account="alice",
+            folder=f"/none/{number}",
+            application="sleeper 1",
+            specification="{}",
+            labels="{}",
+            replicas=1,
+            time_limit=3600,
+            array=False,
+            created=1_000_000_000.0,
+            stage=Stage.SUBMITTED,
+            slurm_id=number,
+        )
+        claims.append((record, b""))
+    site.store.claim(claims)
+    return slurm

@@ -1,0 +1,208 @@
+"""Where it is measured: sites on the sandbox whose jobs wait for a partition that is down, and a delaying proxy."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import TYPE_CHECKING, Any
+
+from slurm_adapter import jobs, sandbox
+from slurm_adapter.config import load_config
+from slurm_adapter.sandbox.layout import KEYS, LOGIN, SHARED, SHARED_ON_NODES
+from slurm_adapter.site import Site
+from slurm_adapter.specification import Owner, parse_submission
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slurm_adapter.sandbox.configuration import Identity, Transport
+    from slurm_adapter.store import Record
+
+USER = Owner(created_by="alice")
+
+WAITS = """
+application: v2
+name: waits
+version: "1"
+software: {type: Native, load: []}
+features: {multiNode: true, jobLinking: true}
+parameters: {}
+invocation: "true"
+"""
+"""It is never run: what is measured is what comes before."""
+
+SCRIPT = "#!/bin/bash\n#SBATCH --partition=scavenge --time=30 --nodes=1 --mem=1024 --output=/dev/null\ntrue\n"
+"""The same for a bare sbatch."""
+
+DELAY = 0.010
+"""Seconds each way."""
+
+
+def ask(*argv: str, user: str = "alice", stdin: bytes = b"", timeout: float = 600) -> str:
+    """The output of a command on the login node that must succeed."""
+    done = subprocess.run(
+        [*sandbox.enter(LOGIN.name, user), *argv], input=stdin, capture_output=True, timeout=timeout, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{argv[0]} as {user}: {done.returncode} {done.stderr.decode()[-300:]}")
+    return done.stdout.decode()
+
+
+def clear(*users: str) -> None:
+    """End all jobs of these accounts, and wait until none is left."""
+    for user in users:
+        ask("scancel", "-u", user, user=user)
+    while any(ask("squeue", "-h", "-u", user, "-o", "%i", user=user) for user in users):
+        time.sleep(0.2)
+
+
+def _set_partition(state: str) -> None:
+    """While it is down its jobs wait."""
+    ask("scontrol", "update", "PartitionName=scavenge", f"State={state}", user="root")
+
+
+@dataclass
+class Ground:
+    """A folder for everything that a run makes."""
+
+    folder: Path
+    shared: str
+
+    def site(
+        self,
+        transport: Transport = "local",
+        identity: Identity = "sudo",
+        *,
+        port: int | None = None,
+        pyslurm: bool = False,
+    ) -> Site:
+        """A new site with nothing in it; over the proxy's port where one is given."""
+        own = Path(tempfile.mkdtemp(dir=self.folder))
+        (own / "applications").mkdir()
+        (own / "applications" / "waits.yaml").write_text(WAITS)
+        path = sandbox.write_config(own, transport=transport, identity=identity)
+        text = path.read_text().replace('state = "', f'applications = "{own}/applications"\nstate = "', 1)
+        text = text.replace("/ucloud-jobs/", f"/{Path(self.shared).name}/{own.name}-")
+        text = re.sub(r"^shared = .*$", f'shared = "{self.shared}"', text, flags=re.MULTILINE)
+        if port is not None:
+            known = own / "known_hosts"
+            keys = (line.split()[1:3] for line in (KEYS / "known_hosts").read_text().splitlines() if "ed25519" in line)
+            known.write_text(f"[127.0.0.1]:{port} {' '.join(next(keys))}\n")
+            text = text.replace(f'host = "{LOGIN.address}"', f'host = "127.0.0.1"\nport = {port}')
+            text = text.replace(str(KEYS / "known_hosts"), str(known))
+        if pyslurm:
+            text = text.replace("[cluster]\n", '[cluster]\nscheduler = "pyslurm"\n')
+        path.write_text(text)
+        return Site(load_config(path))
+
+    @staticmethod
+    def config_of(site: Site) -> Path:
+        """The file that a site was made from."""
+        return site.config.state.parent / "config.toml"
+
+
+@contextmanager
+def ground() -> Iterator[Ground]:
+    """A ground, and nothing left of it afterwards."""
+    sandbox.up(accounting=False, say=lambda _: None) if sandbox.status().state != "up" else None
+    shared = ask("mktemp", "-d", f"{SHARED_ON_NODES}/ucloud/bench-XXXXXX", user="ucloud").strip()
+    ask("chmod", "755", shared, user="ucloud")
+    for user in ("alice", "jobs"):
+        ask("mkdir", "-p", "-m", "700", f"{SHARED_ON_NODES}/home/{user}/{Path(shared).name}", user=user)
+    folder = Path(tempfile.mkdtemp(prefix="slurm-adapter-bench-"))
+    _set_partition("DOWN")
+    try:
+        yield Ground(folder, shared)
+    finally:
+        with suppress(RuntimeError):
+            clear("alice", "jobs")
+        _set_partition("UP")
+        for user in ("alice", "jobs"):
+            shutil.rmtree(SHARED / "home" / user / Path(shared).name, ignore_errors=True)
+        shutil.rmtree(SHARED / "ucloud" / Path(shared).name, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def items(count: int) -> list[jobs.Item]:
+    """So many jobs to hand in."""
+    one: dict[str, Any] = {
+        "application": {"name": "waits", "version": "1"},
+        "product": {"provider": "example", "category": "example-compute", "id": "example-scavenge"},
+    }
+    return [jobs.Item(each) for each in parse_submission(json.dumps({"items": [one] * count}).encode())]
+
+
+def fill(site: Site, count: int) -> list[Record]:
+    """Hand in so many jobs, in bulks of a thousand."""
+    made: list[Record] = []
+    while len(made) < count:
+        made += jobs.submit(site, USER, items(min(1000, count - len(made))))
+    return made
+
+
+class DelayingProxy:
+    """Passes bytes on to a server, each so many seconds later."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                server = socket.create_connection(self._target, timeout=10)
+                server.settimeout(None)
+                for each in (client, server):
+                    each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for source, sink in ((client, server), (server, client)):
+                    waiting: Queue[tuple[float, bytes]] = Queue()
+                    threading.Thread(target=self._take, args=(source, waiting), daemon=True).start()
+                    threading.Thread(target=self._give, args=(waiting, sink), daemon=True).start()
+
+    @staticmethod
+    def _take(source: socket.socket, waiting: Queue[tuple[float, bytes]]) -> None:
+        data = b"."
+        while data:
+            try:
+                data = source.recv(262144)
+            except OSError:
+                data = b""
+            waiting.put((time.monotonic() + DELAY, data))
+
+    @staticmethod
+    def _give(waiting: Queue[tuple[float, bytes]], sink: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                due, data = waiting.get()
+                time.sleep(max(0.0, due - time.monotonic()))
+                if not data:
+                    sink.shutdown(socket.SHUT_WR)
+                    return
+                sink.sendall(data)
+
+
+@contextmanager
+def delayed() -> Iterator[DelayingProxy]:
+    """The proxy before the login node's sshd, for the length of the block."""
+    proxy = DelayingProxy(LOGIN.address, 22)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
