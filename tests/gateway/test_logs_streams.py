@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,14 +75,28 @@ class Served(Offline):
         return tokens.create(self.site, f"t{time.monotonic_ns()}", user, projects)
 
 
+@contextmanager
+def open_site(folder: Path) -> Iterator[Served]:
+    """A site whose gateway is served, with both doors."""
+    (folder / "key.pem").write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (folder / "refresh").write_text("secret")
+    ucloud = {"url": "http://127.0.0.1:1", "key": str(folder / "key.pem"), "refresh_token": str(folder / "refresh")}
+    made = Served(folder, {"ucloud": ucloud, "first_id": 10**12})
+    with served(make_app(made.open())) as made.address:
+        yield made
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Served]:
-    """A site whose gateway is served, with both doors."""
-    (tmp_path / "key.pem").write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    (tmp_path / "refresh").write_text("secret")
-    ucloud = {"url": "http://127.0.0.1:1", "key": str(tmp_path / "key.pem"), "refresh_token": str(tmp_path / "refresh")}
-    made = Served(tmp_path, {"ucloud": ucloud, "first_id": 10**12})
-    with served(make_app(made.open())) as made.address:
+    """A site of the test's own."""
+    with open_site(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A site for those who do no more than knock."""
+    with open_site(tmp_path_factory.mktemp("doors")) as made:
         yield made
 
 
@@ -279,8 +293,8 @@ def test_nobody_follows_a_job_of_another_workspace(site: Served) -> None:
         ("/api/jobs", ucloud_token(), 401),
     ],
 )
-def test_who_may_not_gets_no_socket(site: Served, path: str, token: str | None, status: int) -> None:
-    with pytest.raises(InvalidStatus) as refused, site.connect(path, token):
+def test_who_may_not_gets_no_socket(doors: Served, path: str, token: str | None, status: int) -> None:
+    with pytest.raises(InvalidStatus) as refused, doors.connect(path, token):
         pass
     response = refused.value.response
     assert response.status_code == status
@@ -297,8 +311,8 @@ def test_who_may_not_gets_no_socket(site: Served, path: str, token: str | None, 
         '{"call":"a","streamId":"' + "x" * 300 + '"}', '{"call":"a","payload":{"x":"' + "x" * 70_000 + '"}}',
     ],
 )  # fmt: skip
-def test_what_is_no_frame_ends_the_socket_with_a_reason(site: Served, frame: str | bytes) -> None:
-    with site.connect() as client:
+def test_what_is_no_frame_ends_the_socket_with_a_reason(doors: Served, frame: str | bytes) -> None:
+    with doors.connect() as client:
         client.send(frame)
         (response,) = rest(client)
         assert (response["type"], response["streamId"], response["status"]) == ("response", "", 400)
@@ -321,9 +335,9 @@ def test_what_is_no_frame_ends_the_socket_with_a_reason(site: Served, frame: str
     ],
 )
 def test_a_call_that_cannot_be_answered_says_why_and_the_socket_stays(
-    site: Served, frame: str, status: int, why: str
+    doors: Served, frame: str, status: int, why: str
 ) -> None:
-    with site.as_ucloud() as client:
+    with doors.as_ucloud() as client:
         for _ in range(2):
             client.send(frame)
             (response,) = rest(client)
