@@ -176,7 +176,7 @@ def test_ten_megabytes_at_once_arrive_whole_whatever_else_comes(door: Door) -> N
     folder = '"$UCLOUD_DIR/../.."'
     job = door.create(
         f'echo begin; {TOLD}; seq -f "%.0f 🦄" {LINES}; head -c 300000 /dev/urandom >&2; printf "\\xf0\\x9f" >&2; '
-        f"sleep 2; echo late >{folder}/stdout-7.txt; echo end"
+        f"sleep 1; echo late >{folder}/stdout-7.txt; echo end"
     )
     with ExitStack() as stack:
         heard = [Heard(stack.enter_context(door.follow(job))) for _ in range(2)]
@@ -197,6 +197,7 @@ def test_ten_megabytes_at_once_arrive_whole_whatever_else_comes(door: Door) -> N
 
 
 @pytest.mark.scenario(77)
+@pytest.mark.parametrize("door", ["ssh"], indirect=True)
 def test_fifty_followers_cost_the_cluster_what_one_does(door: Door) -> None:
     token = {"Authorization": f"Bearer {tokens.create(door.adapter.site, 'laptop', 'alice')}"}
 
