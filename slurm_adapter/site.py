@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from slurm_adapter.config import ACCOUNT_NAME
-from slurm_adapter.errors import InvalidInput
+from slurm_adapter.errors import InvalidConfig, InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,8 +34,6 @@ class Site:
     def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
         self.config = config
         self.clock = clock
-        self.receiver: Receiver | None = None
-        """Who is told what becomes of jobs that came from UCloud."""
 
     @cached_property
     def store(self) -> Store:
@@ -96,6 +94,23 @@ class Site:
         return LibslurmScheduler(self.transport, account, commands, slurm_conf=cluster.slurm_conf)
 
     @cached_property
+    def receiver(self) -> Receiver | None:
+        """Who is told what becomes of jobs that came from UCloud; None for a site that has no UCloud.
+
+        Raises `InvalidConfig` where what it needs is not installed.
+        """
+        ucloud = self.config.ucloud
+        if ucloud is None:
+            return None
+        try:
+            from slurm_adapter.receivers.ucloud import Client, UcloudReceiver
+        except ImportError as error:
+            raise InvalidConfig(
+                f"[ucloud] needs {error.name}, which is not installed: pip install 'slurm-adapter[serve]'"
+            ) from error
+        return UcloudReceiver(Client(ucloud.url, ucloud.refresh_token, self.clock))
+
+    @cached_property
     def catalogue(self) -> Catalogue:
         """The applications of jobs that do not bring their own."""
         from slurm_adapter.catalogue import open_catalogue
@@ -146,9 +161,9 @@ class Site:
 
     def close(self) -> None:
         """Give back what was opened."""
-        for name in ("store", "transport"):
-            if name in self.__dict__:
-                getattr(self, name).close()
+        for name in ("store", "transport", "receiver"):
+            if (opened := self.__dict__.get(name)) is not None:
+                opened.close()
 
     def __enter__(self) -> Self:
         """Give everything back at the end of the block."""

@@ -140,6 +140,8 @@ class Record:
     """Its folder as UCloud names it, where that lies in a drive."""
     unknown_since: float | None = None
     """Since when UCloud says that it knows no such job."""
+    gone: float | None = None
+    """When it was sure that UCloud has no such job: it is told nothing more of it."""
     peers: tuple[Peer, ...] = ()
 
     @property
@@ -187,9 +189,9 @@ _IN_HOSTS = frozenset({"state", "slurm_id", "restarts", "nodes", "addresses"})
 
 _TELL = """
     INSERT INTO updates (job_id, time, state, status, more, due)
-    SELECT id, ?, ?, ?, ?, origin <> 'local' FROM jobs WHERE id = ?
+    SELECT id, ?, ?, ?, ?, origin <> 'local' AND gone IS NULL FROM jobs WHERE id = ?
 """
-"""Notes what users are told. Nobody waits for what becomes of jobs that do not come from UCloud."""
+"""Notes what users are told. Nobody waits for what becomes of jobs that do not come from UCloud, or that it deleted."""
 
 _CHANGED, _WRITTEN = "hosts changed", "hosts written"
 """The facts that say what the hosts files must hold, and what they hold."""
@@ -245,9 +247,11 @@ _MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE jobs ADD COLUMN vnc_port INTEGER;
         ALTER TABLE jobs ADD COLUMN output_folder TEXT;
         ALTER TABLE jobs ADD COLUMN unknown_since REAL;
+        ALTER TABLE jobs ADD COLUMN gone REAL;
         UPDATE jobs SET names = 1 WHERE replicas > 1 OR EXISTS (SELECT 1 FROM peers WHERE consumer = jobs.id);
         CREATE INDEX jobs_by_owner ON jobs (owner, project, created);
         ALTER TABLE updates ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
+        ALTER TABLE updates ADD COLUMN sent INTEGER NOT NULL DEFAULT 0;
         CREATE TABLE tokens (
             name TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, user TEXT NOT NULL, projects TEXT NOT NULL,
             created REAL NOT NULL, expires REAL
@@ -505,7 +509,11 @@ class Store:
                     SELECT state FROM updates AS earlier
                     WHERE earlier.job_id = updates.job_id AND earlier.number < updates.number AND state IS NOT NULL
                     ORDER BY number DESC LIMIT 1
-                ) AS before
+                ) AS before, (
+                    SELECT count(*) FROM updates AS earlier
+                    WHERE earlier.job_id = updates.job_id AND earlier.number < updates.number
+                    AND earlier.state IS updates.state AND earlier.status = updates.status
+                ) AS copies
                 FROM updates WHERE due = 1 AND number > ? ORDER BY number LIMIT ?
                 """,
                 (after, limit),
@@ -519,9 +527,18 @@ class Store:
                 row["status"],
                 JobState(row["before"] or JobState.IN_QUEUE),
                 json.loads(row["more"]),
+                fresh=not row["sent"],
+                copies=row["copies"],
             )
             for row in rows
         ]
+
+    def note_sent(self, numbers: Iterable[int], *, sent: bool) -> None:
+        """These are on their way to UCloud, or have certainly not arrived."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE updates SET sent = ? WHERE number = ?", [(int(sent), number) for number in numbers]
+            )
 
     def note_delivered(self, numbers: Iterable[int], now: float) -> None:
         """UCloud was told these."""
@@ -529,6 +546,34 @@ class Store:
             connection.executemany(
                 "UPDATE updates SET due = 0, delivered = ? WHERE number = ?", [(now, number) for number in numbers]
             )
+
+    def note_unknown(self, ids: Iterable[str], since: float | None) -> None:
+        """UCloud does not know these jobs, since this time or an earlier one; None: it does."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE jobs SET unknown_since = CASE WHEN ? IS NULL THEN NULL ELSE coalesce(unknown_since, ?) END "
+                "WHERE id = ?",
+                [(since, since, id_) for id_ in ids],
+            )
+
+    def unknown_since(self, time: float) -> list[Record]:
+        """Jobs that UCloud has not known since this time or an earlier one, and of which it is to be told all the same.
+
+        Such as have ended, and of which nothing is due, matter to nobody.
+        """
+        return self._select(
+            "unknown_since <= ? AND gone IS NULL AND (stage <> 'ended' OR EXISTS "
+            "(SELECT 1 FROM updates WHERE job_id = jobs.id AND due = 1))",
+            (time,),
+        )
+
+    def note_gone(self, ids: Iterable[str], text: str, now: float) -> None:
+        """UCloud has no such jobs: it is told nothing more of them, not even what was due."""
+        with self._transaction() as connection:
+            for id_ in ids:
+                connection.execute("UPDATE jobs SET gone = ? WHERE id = ?", (now, id_))
+                connection.execute("UPDATE updates SET due = 0 WHERE job_id = ?", (id_,))
+                connection.execute(_TELL, (now, None, text, "{}", id_))
 
     def ended_before(self, time: float, column: Removable, now: float, limit: int) -> list[Record]:
         """Jobs that ended before this time and still have this part of them, oldest first, at most `limit`."""

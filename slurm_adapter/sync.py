@@ -60,8 +60,9 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False) -> Report
     """One reconciliation pass. The caller holds the lock (`Site.only_one_pass`).
 
     `end_many`: see `Evidence.end_many`. What cannot be asked or written is in the report's problems, and the rest is
-    done all the same. Raises only what the database raises.
+    done all the same. Raises only what the database raises, and `InvalidConfig` before anything is done.
     """
+    receiver = site.receiver
     records = tuple(site.store.active())
     report = Report()
     if records or not site.store.hosts_are_written():
@@ -74,9 +75,10 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False) -> Report
         return report
     problems = list(report.problems)
     retention.remove(site, report.due, problems)
-    if site.receiver is not None:
+    if receiver is not None:
         with _noting(problems, "tell UCloud what became of jobs"):
-            outbox.deliver(site.store, site.receiver, site.clock())
+            problems += outbox.deliver(site.store, receiver, site.clock())
+            problems += outbox.settle(site, receiver, end_many=end_many)
     return replace(report, problems=tuple(problems))
 
 

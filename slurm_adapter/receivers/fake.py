@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import TryAgain, Unknown
+from slurm_adapter.receivers.interface import Told
 from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ class FakeReceiver:
         """Ids of jobs that it does not know."""
         self.told: list[Message] = []
         """Everything that it took, in order; what came a second time is not in it."""
+        self.asked: list[tuple[str, ...]] = []
+        """Of which jobs it was asked whether it knows them."""
         self._states: dict[str, JobState] = {}
         self._last: dict[str, int] = {}
         self._answers_lost_after: int | None = None
 
-    def tell(self, messages: Sequence[Message]) -> frozenset[str]:
+    def tell(self, messages: Sequence[Message]) -> Told:
         """See `Receiver.tell`."""
         if self.down:
             raise TryAgain("UCloud is out of reach")
@@ -36,7 +39,20 @@ class FakeReceiver:
             self._take(message)
         if lost is not None:
             raise Unknown("UCloud's answer was lost")
-        return frozenset(message.job_id for message in messages if message.job_id in self.unknown)
+        return Told(
+            frozenset(message.number for message in messages if message.job_id not in self.unknown),
+            frozenset(message.job_id for message in messages if message.job_id in self.unknown),
+        )
+
+    def known(self, ids: Sequence[str]) -> frozenset[str]:
+        """See `Receiver.known`."""
+        if self.down:
+            raise TryAgain("UCloud is out of reach")
+        self.asked.append(tuple(ids))
+        return frozenset(ids) - self.unknown
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def lose_next(self, after: int) -> None:
         """The next call's first messages arrive, so many of them, and its answer is lost."""

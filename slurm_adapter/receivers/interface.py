@@ -1,7 +1,7 @@
-"""The port through which UCloud is told of its jobs.
+"""The port through which UCloud is told of its jobs, and asked which it has.
 
 What is to be told is in the database before it is sent (`slurm_adapter.outbox`), so that an answer that is lost costs a
-second message and never a missing one; `Message.before` lets the receiver pass over the second.
+question and never a missing message: what was sent before and not answered is looked for before it is sent again.
 """
 
 from __future__ import annotations
@@ -29,18 +29,43 @@ class Message:
     status: str
     """For the job's user."""
     before: JobState
-    """The state that the messages before this one have told; UCloud's `expectedState`."""
+    """The state that the messages before this one have told."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of UCloud's `JobUpdate` (contract 1.14), such as `newTimeAllocation`."""
+    fresh: bool = False
+    """It was never sent; otherwise it may have arrived already."""
+    copies: int = 0
+    """How many messages with the same state and text the job has had before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came of messages."""
+
+    taken: frozenset[int]
+    """The numbers of those that are not to be told again."""
+    unknown: frozenset[str] = frozenset()
+    """Ids of jobs that UCloud does not know, whose messages it did not take."""
+    problems: tuple[str, ...] = ()
+    """What UCloud refused, and what was done about it."""
 
 
 class Receiver(Protocol):
-    """Tells UCloud."""
+    """Tells UCloud. For one thread at a time."""
 
-    def tell(self, messages: Sequence[Message]) -> frozenset[str]:
-        """Deliver messages in their order; the ids of jobs that UCloud does not know, whose messages it did not take.
+    def tell(self, messages: Sequence[Message]) -> Told:
+        """Deliver messages in their order, each once, however often it is told; at most a thousand.
 
-        A state arrives once, however often it is told. Raises `TryAgain` where UCloud is out of reach or busy, and
-        `Unknown` where its answer was lost: then any first part of them may have arrived.
+        One that is not taken holds back the later ones of its job, and no other job's. Raises `TryAgain` where UCloud
+        is out of reach or busy, `Refused` and `InvalidConfig` where it does not let this program in (nothing of the
+        messages has arrived then), and `Unknown` where its answer was lost: then any first part may have arrived.
         """
+        ...
+
+    def known(self, ids: Sequence[str]) -> frozenset[str]:
+        """Those of these jobs that UCloud has. Raises as `tell` does."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held."""
         ...

@@ -1,17 +1,31 @@
-"""What everyone promises who is told what becomes of jobs: so far the one in memory."""
+"""What everyone promises who is told what becomes of jobs: the one in memory, and UCloud over HTTP."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
 from slurm_adapter.errors import TryAgain, Unknown
 from slurm_adapter.receivers.fake import FakeReceiver
 from slurm_adapter.receivers.interface import Message
+from slurm_adapter.receivers.ucloud import Client, UcloudReceiver
 from slurm_adapter.states import JobState
+from tests.ucloud_double import Ucloud, ucloud
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slurm_adapter.receivers.interface import Receiver
+
+__all__ = ["ucloud"]
 
 
 def message(number: int, job_id: str = "1", state: JobState | None = None, **values: JobState) -> Message:
-    return Message(number, job_id, float(number), state, f"text {number}", values.get("before", JobState.IN_QUEUE))
+    before = values.get("before", JobState.IN_QUEUE)
+    return Message(number, job_id, float(number), state, f"text {number}", before, fresh=True)
 
 
 LIFE = (
@@ -21,46 +35,131 @@ LIFE = (
     message(4, state=JobState.SUCCESS, before=JobState.RUNNING),
 )
 
+AGAIN = tuple(replace(each, fresh=False) for each in LIFE)
+"""As they are told when they may have arrived before."""
 
-@pytest.fixture
-def receiver() -> FakeReceiver:
-    return FakeReceiver()
-
-
-def test_messages_arrive_in_their_order(receiver: FakeReceiver) -> None:
-    assert receiver.tell(LIFE) == frozenset()
-    assert receiver.told == list(LIFE)
-    assert (receiver.state("1"), receiver.state("2")) == (JobState.SUCCESS, JobState.RUNNING)
+ALL = frozenset({1, 2, 3, 4})
 
 
-def test_what_comes_again_arrives_once(receiver: FakeReceiver) -> None:
-    receiver.tell(LIFE[:2])
-    receiver.tell(LIFE)
-    receiver.tell(LIFE)
-    assert receiver.told == list(LIFE)
+class World(Protocol):
+    """A receiver, and what is behind it."""
+
+    @property
+    def receiver(self) -> Receiver: ...
+    def told(self, job_id: str) -> list[tuple[JobState | None, str]]: ...
+    def lose_next(self, after: int, /) -> None: ...
+    def down(self) -> None: ...
+    def forget(self, job_id: str, /) -> None: ...
+    def know(self, job_id: str, /) -> None: ...
 
 
-def test_an_unknown_job_does_not_hold_back_the_others(receiver: FakeReceiver) -> None:
-    receiver.unknown.add("1")
-    assert receiver.tell(LIFE) == {"1"}
-    assert receiver.told == [LIFE[2]]
-    receiver.unknown.clear()
-    assert receiver.tell(LIFE) == frozenset()
-    assert receiver.state("1") is JobState.SUCCESS
+class InMemory:
+    def __init__(self) -> None:
+        self.receiver = FakeReceiver()
+        self.lose_next = self.receiver.lose_next
+
+    def told(self, job_id: str) -> list[tuple[JobState | None, str]]:
+        return [(each.state, each.status) for each in self.receiver.told if each.job_id == job_id]
+
+    def down(self) -> None:
+        self.receiver.down = True
+
+    def forget(self, job_id: str) -> None:
+        self.receiver.unknown.add(job_id)
+
+    def know(self, job_id: str) -> None:
+        self.receiver.unknown.discard(job_id)
 
 
-def test_out_of_reach(receiver: FakeReceiver) -> None:
-    receiver.down = True
+class OverHttp:
+    def __init__(self, ucloud: Ucloud, folder: Path) -> None:
+        self._ucloud = ucloud
+        self.receiver = UcloudReceiver(Client(ucloud.url, ucloud.write_refresh_token(folder / "refresh")))
+        ucloud.know("1", "2")
+        self.lose_next = ucloud.lose_next
+        self.down = ucloud.down
+        self.forget = ucloud.forget
+        self.know = ucloud.know
+
+    def told(self, job_id: str) -> list[tuple[JobState | None, str]]:
+        if not self._ucloud.knows(job_id):
+            return []
+        states = [(each["state"], each["status"]) for each in self._ucloud.updates(job_id)]
+        return [(None if state is None else JobState(state), status) for state, status in states]
+
+
+@pytest.fixture(params=["memory", "ucloud"])
+def world(request: pytest.FixtureRequest, ucloud: Ucloud, tmp_path: Path) -> Iterator[World]:
+    made: World = InMemory() if request.param == "memory" else OverHttp(ucloud, tmp_path)
+    yield made
+    made.receiver.close()
+
+
+def life(job_id: str, first: int = len(LIFE)) -> list[tuple[JobState | None, str]]:
+    """What a job was told when so many of the messages have arrived."""
+    return [(each.state, each.status) for each in LIFE[:first] if each.job_id == job_id]
+
+
+def test_messages_arrive_in_their_order(world: World) -> None:
+    told = world.receiver.tell(LIFE)
+    assert (told.taken, told.unknown, told.problems) == (ALL, frozenset(), ())
+    assert (world.told("1"), world.told("2")) == (life("1"), life("2"))
+
+
+def test_what_comes_again_arrives_once(world: World) -> None:
+    world.receiver.tell(LIFE[:2])
+    assert world.receiver.tell((*AGAIN[:2], *LIFE[2:])).taken == ALL
+    assert world.receiver.tell(AGAIN).taken == ALL
+    assert (world.told("1"), world.told("2")) == (life("1"), life("2"))
+
+
+def test_an_unknown_job_does_not_hold_back_the_others(world: World) -> None:
+    world.forget("1")
+    told = world.receiver.tell(LIFE)
+    assert (told.taken, told.unknown) == (frozenset({3}), frozenset({"1"}))
+    assert (world.told("1"), world.told("2")) == ([], life("2"))
+    world.know("1")
+    assert world.receiver.tell(AGAIN).taken == ALL
+    assert (world.told("1"), world.told("2")) == (life("1"), life("2"))
+
+
+def test_out_of_reach(world: World) -> None:
+    world.down()
     with pytest.raises(TryAgain):
-        receiver.tell(LIFE)
-    assert receiver.told == []
+        world.receiver.tell(LIFE)
+    with pytest.raises(TryAgain):
+        world.receiver.known(["1"])
+    assert (world.told("1"), world.told("2")) == ([], [])
 
 
+@pytest.mark.scenario(65)
 @pytest.mark.parametrize("arrived", range(len(LIFE) + 1))
-def test_an_answer_that_is_lost(receiver: FakeReceiver, arrived: int) -> None:
-    receiver.lose_next(arrived)
+def test_an_answer_that_is_lost(world: World, arrived: int) -> None:
+    world.lose_next(arrived)
     with pytest.raises(Unknown):
-        receiver.tell(LIFE)
-    assert receiver.told == list(LIFE[:arrived])
-    receiver.tell(LIFE)
-    assert receiver.told == list(LIFE)
+        world.receiver.tell(LIFE)
+    assert (world.told("1"), world.told("2")) == (life("1", arrived), life("2", arrived))
+    assert world.receiver.tell(AGAIN).taken == ALL
+    assert (world.told("1"), world.told("2")) == (life("1"), life("2"))
+
+
+def test_which_jobs_it_has(world: World) -> None:
+    world.forget("2")
+    assert world.receiver.known(["2", "1"]) == {"1"}
+    assert world.receiver.known([]) == frozenset()
+
+
+def test_a_job_that_runs_twice(world: World) -> None:
+    """The same state and text a second time is another update; what was lost of them is told, and no more."""
+    runs = message(1, state=JobState.RUNNING)
+    waits = message(2, state=JobState.IN_QUEUE, before=JobState.RUNNING)
+    runs_again = replace(runs, number=3, copies=1)
+    world.lose_next(2)
+    with pytest.raises(Unknown):
+        world.receiver.tell((runs, waits, runs_again))
+    world.receiver.tell(tuple(replace(each, fresh=False) for each in (runs, waits, runs_again)))
+    assert world.told("1") == [
+        (JobState.RUNNING, "text 1"),
+        (JobState.IN_QUEUE, "text 2"),
+        (JobState.RUNNING, "text 1"),
+    ]
