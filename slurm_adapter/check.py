@@ -71,6 +71,8 @@ _CLOCKS_APART = 15
 def check_site(site: Site) -> Iterator[Finding]:
     """Look at everything that a job of this site will need."""
     yield from _here(site)
+    yield from _noted(_ucloud_key(site))
+    yield from _noted(_ucloud(site))
     try:
         identity = site.transport.run(Command(("id", "-un"))).text.strip()
         conf = site.config.cluster.slurm_conf
@@ -127,6 +129,34 @@ def _here(site: Site) -> Iterator[Finding]:
                 yield Finding(Level.WARNING, f"{option} of the SSH configuration has no effect here")
         except AdapterError as error:
             yield Finding(Level.PROBLEM, str(error))
+
+
+def _ucloud_key(site: Site) -> Iterator[Finding]:
+    """Whether UCloud's tokens can be told from others'."""
+    if (settings := site.config.ucloud) is None:
+        return
+    try:
+        from slurm_adapter.gateway.authentication import UcloudKey  # noqa: PLC0415  # the extra `serve`
+    except ImportError:
+        return  # the receiver needs it, too, and says so
+    UcloudKey(settings)
+    yield Finding(Level.GOOD, f"ucloud.key: {settings.key} holds the key by which UCloud is known")
+
+
+def _ucloud(site: Site) -> Iterator[Finding]:
+    """Whether UCloud lets the adapter in."""
+    if (settings := site.config.ucloud) is None:
+        return
+    receiver = site.receiver
+    from slurm_adapter.receivers.ucloud import is_loopback  # noqa: PLC0415  # the extra `serve`
+
+    if receiver is not None:
+        receiver.check()
+        yield Finding(Level.GOOD, f"UCloud at {settings.url} takes the refresh token")
+    if settings.url.startswith("http://") and not is_loopback(settings.url):
+        yield Finding(
+            Level.WARNING, f"ucloud.url: {settings.url} is not encrypted: who listens may act as this provider"
+        )
 
 
 def _noted(findings: Iterator[Finding]) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from slurm_adapter import folders, hosts, outbox, retention
+from slurm_adapter import folders, hosts, orphans, outbox, retention
 from slurm_adapter.errors import AdapterError, TryAgain, Unknown
 from slurm_adapter.jobs import HOSTS_SEEN, by_account, hand_over, publish_hosts
 from slurm_adapter.plan import Evidence, Plan, kept_id, live_row, make_plan, needs_history, needs_look
@@ -78,7 +78,7 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False) -> Report
     if receiver is not None:
         with _noting(problems, "tell UCloud what became of jobs"):
             problems += outbox.deliver(site.store, receiver, site.clock())
-            problems += outbox.settle(site, receiver, end_many=end_many)
+            problems += orphans.end_orphans(site, receiver, end_many=end_many)
     return replace(report, problems=tuple(problems))
 
 

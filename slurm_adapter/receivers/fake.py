@@ -51,6 +51,10 @@ class FakeReceiver:
         self.asked.append(tuple(ids))
         return frozenset(ids) - self.unknown
 
+    def check(self) -> None:
+        """See `Receiver.check`."""
+        self.known([])
+
     def close(self) -> None:
         """Nothing is held."""
 

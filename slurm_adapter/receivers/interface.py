@@ -66,6 +66,10 @@ class Receiver(Protocol):
         """Those of these jobs that UCloud has. Raises as `tell` does."""
         ...
 
+    def check(self) -> None:
+        """Find out whether UCloud lets this program in. Raises as `tell` does."""
+        ...
+
     def close(self) -> None:
         """Give back what is held."""
         ...

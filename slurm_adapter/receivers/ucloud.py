@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import ipaddress
 import json
@@ -274,6 +275,10 @@ class UcloudReceiver:
             found |= _known(self.client, ids[start : start + AT_ONCE])
         return frozenset(found)
 
+    def check(self) -> None:
+        """See `Receiver.check`."""
+        self.client.refresh()
+
     def close(self) -> None:
         """See `Receiver.close`."""
         self.client.close()
@@ -309,8 +314,10 @@ class _Bulk:
             ids = list(dict.fromkeys(message.job_id for message in wanted))
             named = _NOT_OURS.search(answer.why) if answer.status == 404 else None
             if named is not None and named[1] in ids:
-                # It names the first only. Where many are gone, as many calls would be needed without this one.
-                self.unknown |= {named[1]} | (set(ids) - _known(self._client, ids))
+                # It names the first only. Where many are gone, as many calls are needed without this one.
+                self.unknown.add(named[1])
+                with contextlib.suppress(Unknown):
+                    self.unknown |= set(ids) - _known(self._client, ids)
             elif answer.status == 404:
                 raise Unknown(
                     f"UCloud at {self._client.url} has no {_UPDATE} (404: {answer.why}); is ucloud.url right?"

@@ -1,0 +1,72 @@
+"""Jobs that came from UCloud, and that it does not know any more.
+
+UCloud deletes a job whose `create` was answered late or with an error (contract 3.2), and it may run here all the same.
+While the answer is under way UCloud denies such a job, too: only what it denies twice, minutes apart, is given up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slurm_adapter import jobs
+from slurm_adapter.errors import AdapterError
+from slurm_adapter.plan import MANY, MANY_OF_ALL
+from slurm_adapter.store import STANDALONE, Stage
+
+if TYPE_CHECKING:
+    from slurm_adapter.receivers.interface import Receiver
+    from slurm_adapter.site import Site
+    from slurm_adapter.store import Record
+
+UNKNOWN_SECONDS = 120
+"""How long UCloud must not have known a job before it is asked for the last time."""
+
+ASK_SECONDS = 600
+"""How often it is asked for all its jobs: it may have deleted one of which there is nothing to tell."""
+
+_ASKED = "existence asked"
+"""The fact that tells when that was."""
+
+
+def end_orphans(site: Site, receiver: Receiver, *, end_many: bool = False) -> list[str]:
+    """Cancel and close jobs that UCloud does not know any more; what stood in the way.
+
+    Many at once are more likely a mistake, such as a UCloud that was restored from a backup: they are held back, as in
+    `slurm_adapter.plan`, unless `end_many`. Raises what the receiver raises.
+    """
+    store, now = site.store, site.clock()
+    ours = [record for record in store.active() if record.origin != STANDALONE and record.gone is None]
+    asked = float(store.fact(_ASKED) or 0)
+    if ours and not asked <= now < asked + ASK_SECONDS:
+        known = receiver.known([record.id for record in ours])
+        store.note_unknown([record.id for record in ours if record.id not in known], now)
+        store.set_fact(_ASKED, str(now))
+    doubtful = store.unknown_since(now - UNKNOWN_SECONDS)
+    if not doubtful:
+        return []
+    known = receiver.known([record.id for record in doubtful])
+    store.note_unknown(known, None)
+    orphans = [record for record in doubtful if record.id not in known]
+    if not end_many and len(orphans) > max(MANY, MANY_OF_ALL * len({record.id for record in (*ours, *orphans)})):
+        named = ", ".join(record.id for record in orphans[:5])
+        text = (
+            f"UCloud knows {len(orphans)} jobs no more ({named}, ...), more than are ended unasked; nothing was done "
+            "about them. Where that is right, `slurm-adapter sync --end-many` cancels them"
+        )
+        return [text]
+    return _give_up(site, orphans)
+
+
+def _give_up(site: Site, orphans: list[Record]) -> list[str]:
+    problems: list[str] = []
+    alive = [record.id for record in orphans if record.stage is not Stage.ENDED]
+    try:
+        if alive:
+            jobs.cancel(site, alive)
+    except AdapterError as error:
+        problems.append(f"could not cancel jobs that UCloud knows no more: {error}")
+    # One that could not be cancelled stays as it is, and the next pass finds it again.
+    done = [r.id for r in site.store.find(r.id for r in orphans).values() if r.stage is Stage.ENDED or r.cancelled]
+    text = "UCloud has no such job any more: its end was asked for, and nobody is told of it"
+    site.store.note_gone(done, text, site.clock())
+    return problems

@@ -1,0 +1,246 @@
+"""A whole site beside a UCloud: what it is told through outages, and what becomes of jobs that it has deleted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter import orphans
+from slurm_adapter.check import Finding, Level, check_site
+from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
+from slurm_adapter.receivers.fake import FakeReceiver
+from slurm_adapter.states import JobState
+from slurm_adapter.store import Stage
+from tests.offline import Offline
+from tests.ucloud_double import Ucloud, ucloud
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slurm_adapter.store import Record
+
+__all__ = ["ucloud"]
+
+UPDATE = "/api/jobs/control/update"
+EXISTS = "/api/providers/resources/checkExistence"
+
+
+@pytest.fixture
+def site(ucloud: Ucloud, tmp_path: Path) -> Iterator[Offline]:
+    """A site whose UCloud is `ucloud`; both go by the same clock."""
+    key, token = ucloud.write_key(tmp_path / "key"), ucloud.write_refresh_token(tmp_path / "refresh")
+    table = {"url": ucloud.url, "key": str(key), "refresh_token": str(token)}
+    made = Offline(tmp_path, {"ucloud": table, "first_id": FIRST_ID_BESIDE_UCLOUD})
+    ucloud.clock = made.site.clock
+    yield made
+    made.site.close()
+
+
+def create(site: Offline, ucloud: Ucloud, *ids: str) -> list[Record]:
+    """UCloud's jobs."""
+    ucloud.know(*ids)
+    return site.submit(*(replace(site.item(), id=id_) for id_ in ids))
+
+
+def states(ucloud: Ucloud, id_: str) -> list[str]:
+    """The states that a job was told, in order."""
+    return [update["state"] for update in ucloud.updates(id_) if update["state"] is not None]
+
+
+def alive(site: Offline, record: Record) -> bool:
+    """Whether Slurm has the job still."""
+    rows = site.slurm.queue([record.account]).observations
+    return any(row.name == record.token and row.state in {"PENDING", "RUNNING"} for row in rows)
+
+
+@pytest.mark.scenario(65)
+def test_an_outage_of_ten_minutes(site: Offline, ucloud: Ucloud) -> None:
+    first, second = create(site, ucloud, "4101", "4102")
+    assert site.sync().problems == ()
+    ucloud.down()
+    site.slurm.start(site.slurm_id(first))
+    site.slurm.start(site.slurm_id(second))
+    for minute in range(10):
+        assert "could not tell UCloud" in site.sync(60).problems[0]
+        if minute == 5:
+            site.slurm.finish(site.slurm_id(first))
+    assert site.now(first).state is JobState.SUCCESS
+    ucloud.up()
+    ucloud.lose_next(after=1)
+    assert "lost" in site.sync().problems[0]
+    for _ in range(3):
+        assert site.sync().problems == ()
+    assert (states(ucloud, "4101"), states(ucloud, "4102")) == (["RUNNING", "SUCCESS"], ["RUNNING"])
+    for id_ in ("4101", "4102"):
+        told = [(update["state"], update["status"]) for update in ucloud.updates(id_)]
+        assert told == [(update.state, update.status) for update in site.site.store.updates(id_)]
+    assert len(ucloud.calls_to(UPDATE)) == 3
+
+
+@pytest.mark.scenario(64)
+def test_a_hundred_and_fifty_changes_and_one_unknown_job(site: Offline, ucloud: Ucloud) -> None:
+    ids = [str(4000 + number) for number in range(150)]
+    records = create(site, ucloud, *ids)
+    site.sync()
+    ucloud.forget("4070")
+    ucloud.calls.clear()
+    for record in records:
+        site.slurm.start(site.slurm_id(record))
+    assert site.sync().problems == ()
+    assert all(ucloud.state(id_) == "RUNNING" for id_ in ids if id_ != "4070")
+    assert len(ucloud.calls) <= 5
+    assert {message.job_id for message in site.site.store.due(after=0, limit=999)} == {"4070"}
+
+
+def test_a_job_that_ucloud_denies_twice_is_ended_and_told_of_no_more(site: Offline, ucloud: Ucloud) -> None:
+    orphan, other = create(site, ucloud, "4101", "4102")
+    site.sync()
+    ucloud.forget("4101")
+    site.slurm.start(site.slurm_id(orphan))
+    site.sync()
+    since = site.now(orphan).unknown_since
+    assert since is not None
+    site.sync(orphans.UNKNOWN_SECONDS - 2)
+    assert alive(site, orphan), "it may be that UCloud only waits for an answer"
+    assert site.now(orphan).unknown_since == since
+    site.sync(2)
+    assert (alive(site, orphan), alive(site, other)) == (False, True)
+    for _ in range(3):
+        assert site.sync(60).problems == ()
+    assert (site.now(orphan).stage, site.now(orphan).cancelled is not None) == (Stage.ENDED, True)
+    assert site.site.store.due(after=0, limit=9) == []
+    ucloud.calls.clear()
+    site.slurm.start(site.slurm_id(other))
+    site.sync()
+    [call] = ucloud.calls_to(UPDATE)
+    assert [item["id"] for item in call.body["items"]] == ["4102"]
+
+
+def test_a_job_that_ucloud_knows_after_all_goes_on_and_is_told_of_in_order(site: Offline, ucloud: Ucloud) -> None:
+    """UCloud knows a job only once `create` was answered."""
+    [job] = create(site, ucloud, "4101")
+    ucloud.forget("4101")
+    site.sync()
+    assert site.now(job).unknown_since is not None
+    site.slurm.start(site.slurm_id(job))
+    site.sync()
+    ucloud.know("4101")
+    assert site.sync(orphans.UNKNOWN_SECONDS).problems == ()
+    assert site.now(job).unknown_since is None
+    assert alive(site, job)
+    site.slurm.finish(site.slurm_id(job))
+    site.sync()
+    assert states(ucloud, "4101") == ["RUNNING", "SUCCESS"]
+
+
+def test_ucloud_is_asked_now_and_then_which_jobs_it_has(site: Offline, ucloud: Ucloud) -> None:
+    """Of a job that runs for days there is nothing to tell; that UCloud has deleted it is learned all the same."""
+    [job] = create(site, ucloud, "4101")
+    site.run(job)
+    assert len(ucloud.calls_to(EXISTS)) == 1
+    ucloud.forget("4101")
+    site.sync(orphans.ASK_SECONDS - 10)
+    assert len(ucloud.calls_to(EXISTS)) == 1
+    site.sync(20)
+    assert len(ucloud.calls_to(EXISTS)) == 2
+    assert alive(site, job)
+    site.sync(orphans.UNKNOWN_SECONDS)
+    assert not alive(site, job)
+    site.sync()
+    assert site.now(job).stage is Stage.ENDED
+
+
+def test_jobs_that_do_not_come_from_ucloud_are_not_asked_for(site: Offline, ucloud: Ucloud) -> None:
+    job = site.run(site.job())
+    site.sync(orphans.ASK_SECONDS)
+    site.sync(orphans.UNKNOWN_SECONDS)
+    assert ucloud.calls == []
+    assert alive(site, job)
+
+
+def test_a_ucloud_that_is_away_makes_no_orphans(site: Offline, ucloud: Ucloud) -> None:
+    [job] = create(site, ucloud, "4101")
+    site.run(job)
+    ucloud.down()
+    for _ in range(5):
+        site.sync(orphans.ASK_SECONDS)
+    ucloud.up()
+    for status in (500, 401, 404, 503):
+        ucloud.fail(status, times=2)
+        site.sync(orphans.ASK_SECONDS)
+        site.sync(orphans.UNKNOWN_SECONDS)
+    assert alive(site, job)
+    assert site.now(job).unknown_since is None
+
+
+def test_many_at_once_wait_for_somebody_to_look(site: Offline, ucloud: Ucloud) -> None:
+    """As when UCloud was restored from a backup of yesterday."""
+    ids = [str(4100 + number) for number in range(12)]
+    records = create(site, ucloud, *ids)
+    site.sync()
+    ucloud.forget(*ids)
+    site.sync(orphans.ASK_SECONDS)
+    [problem] = site.sync(orphans.UNKNOWN_SECONDS).problems
+    assert "12 jobs" in problem
+    assert "--end-many" in problem
+    assert all(alive(site, record) for record in records)
+    assert orphans.end_orphans(site.site, _receiver(site), end_many=True) == []
+    assert not any(alive(site, record) for record in records)
+
+
+def _receiver(site: Offline) -> FakeReceiver:
+    """One that knows no job."""
+    made = FakeReceiver()
+    made.unknown = {record.id for record in site.site.store.all(99)}
+    return made
+
+
+def test_one_that_could_not_be_cancelled_is_tried_again(site: Offline, ucloud: Ucloud) -> None:
+    [job] = create(site, ucloud, "4101")
+    site.run(job)
+    ucloud.forget("4101")
+    site.sync(orphans.ASK_SECONDS)
+    site.slurm.now += orphans.UNKNOWN_SECONDS
+    site.slurm.down = True
+    assert "could not cancel" in orphans.end_orphans(site.site, _receiver(site))[0]
+    assert site.now(job).gone is None
+    site.slurm.down = False
+    site.sync()
+    assert not alive(site, job)
+
+
+def test_an_ended_job_that_ucloud_does_not_know_is_told_of_no_more(site: Offline, ucloud: Ucloud) -> None:
+    [job] = create(site, ucloud, "4101")
+    site.run(job)
+    ucloud.forget("4101")
+    site.slurm.finish(site.slurm_id(job))
+    site.sync()
+    assert site.site.store.due(after=0, limit=9) != []
+    site.sync(orphans.UNKNOWN_SECONDS)
+    assert site.site.store.due(after=0, limit=9) == []
+    assert site.now(job).state is JobState.SUCCESS
+
+
+def findings(site: Offline, word: str) -> list[Finding]:
+    """What `check` says of it."""
+    return [each for each in check_site(site.site) if word in each.text]
+
+
+@pytest.mark.scenario(90)
+def test_check_tells_whether_ucloud_lets_it_in(site: Offline, ucloud: Ucloud) -> None:
+    assert {each.level for each in findings(site, "ucloud.key") + findings(site, "refresh token")} == {Level.GOOD}
+    (site.folder / "refresh").chmod(0o644)
+    assert [each.level for each in findings(site, "ucloud.refresh_token")] == [Level.PROBLEM]
+    (site.folder / "refresh").chmod(0o600)
+    ucloud.refresh_token = "another"
+    assert [each.level for each in findings(site, "refused the refresh token")] == [Level.PROBLEM]
+    (site.folder / "key").write_text("no key\n")
+    assert [each.level for each in findings(site, "is no key")] == [Level.PROBLEM]
+    (site.folder / "key").unlink()
+    assert [each.level for each in findings(site, "ucloud.key")] == [Level.PROBLEM]
+    ucloud.down()
+    site.slurm.now += 60
+    assert [each.level for each in findings(site, "out of reach")] == [Level.PROBLEM]
