@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_adapter import jobs, outbox
 from slurm_adapter.errors import AdapterError, TryAgain, Unknown
 from slurm_adapter.receivers.fake import FakeReceiver
+from slurm_adapter.receivers.ucloud import Client, UcloudReceiver
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage, Store
 from tests.offline import Offline, offline
 from tests.test_store import record
+from tests.ucloud_double import Ucloud
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +29,7 @@ __all__ = ["offline"]
 
 RUNS: dict[str, Any] = {"state": JobState.RUNNING, "status": "runs"}
 WAITS: dict[str, Any] = {"state": JobState.IN_QUEUE, "status": "waits again"}
+NOTES: dict[str, Any] = {"status": "still there"}
 ENDS: dict[str, Any] = {"state": JobState.SUCCESS, "status": "done", "stage": Stage.ENDED, "ended": 9.0}
 
 
@@ -140,6 +143,65 @@ def test_whatever_happens_each_job_is_told_of_in_order_and_once(
         assert receiver.state("1") is JobState.SUCCESS
         assert told(receiver).count(JobState.SUCCESS) == 1
         assert all(earlier.number < later.number for earlier, later in pairwise(receiver.told))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "run",
+                "wait",
+                "note",
+                "end",
+                "tell",
+                "down",
+                "lose 0",
+                "lose 1",
+                "lose 2",
+                "fail 500",
+                "fail 429",
+                "killed",
+            ]
+        ),
+        min_size=4,
+    )
+)
+def test_whatever_happens_on_the_way_to_ucloud_each_update_arrives_in_order_and_once(
+    tmp_path_factory: pytest.TempPathFactory, story: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    with Ucloud() as ucloud, Store(folder / "state") as store:
+        ucloud.know("1", "2")
+        with closing(UcloudReceiver(Client(ucloud.url, ucloud.write_refresh_token(folder / "refresh")))) as receiver:
+            first, second = claim(store, "1", "2")
+            for step in [*story, "end", "tell", "tell"]:
+                if step in {"run", "wait", "note", "end"}:
+                    change(store, first, {"run": RUNS, "wait": WAITS, "note": NOTES, "end": ENDS}[step])
+                    change(store, second, {"run": WAITS, "wait": RUNS, "note": NOTES, "end": ENDS}[step])
+                    continue
+                if step == "down":
+                    ucloud.down()
+                elif step.startswith("lose"):
+                    ucloud.lose_next(int(step[-1]))
+                elif step.startswith("fail"):
+                    ucloud.fail(int(step[-3:]))
+                with suppress(AdapterError):
+                    if step == "killed":  # after UCloud took it, and before that was remembered
+                        messages = store.due(after=0, limit=9)
+                        store.note_sent([each.number for each in messages], sent=True)
+                        receiver.tell(messages)
+                    outbox.deliver(store, receiver, 1.0)
+                if step == "down":
+                    ucloud.up()
+            # A loss or failure that was ordered while there was nothing to tell comes at the end.
+            for _ in story:
+                with suppress(AdapterError):
+                    outbox.deliver(store, receiver, 1.0)
+            for id_ in ("1", "2"):
+                told = [(each["state"], each["status"]) for each in ucloud.updates(id_)]
+                assert told == [(each.state, each.status) for each in store.updates(id_)]
+                assert ucloud.state(id_) == "SUCCESS"
 
 
 def test_a_pass_tells_what_it_has_decided(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
