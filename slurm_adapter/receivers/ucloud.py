@@ -44,8 +44,8 @@ LIFETIME = 600
 BACK_OFF = (10, 320)
 """Seconds for which a refresh token that was refused is not shown again: at first, and at most."""
 
-CALL_SECONDS = 30
-"""For a whole call; a connection has five of them."""
+CALL_SECONDS = 10
+"""For a whole call; a connection has five of them. Jobs are not looked after meanwhile."""
 
 MOST_BYTES = 64 * 1024 * 1024
 """Of an answer."""
