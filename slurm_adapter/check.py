@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter import peerfiles
 from slurm_adapter.config import parse_duration
-from slurm_adapter.errors import AdapterError, Unknown
+from slurm_adapter.errors import AdapterError, Refused, Unknown
 from slurm_adapter.script import read_node_files
 from slurm_adapter.sync import find_addresses
 from slurm_adapter.transports.interface import Command
@@ -95,6 +95,7 @@ def check_site(site: Site) -> Iterator[Finding]:
     yield from _noted(_clocks(site))
     yield from _noted(_evidence(site))
     yield from _noted(_partitions(site))
+    yield from _noted(_operator(site))
     accounts = sorted(_accounts(site))
     yield from _noted(_identities(site, identity, accounts))
     yield from _noted(_shared(site))
@@ -236,6 +237,24 @@ def _partitions(site: Site) -> Iterator[Finding]:
                 yield Finding(Level.PROBLEM, f"machines.{category}.{name}: {problem}")
             if not problems:
                 yield Finding(Level.GOOD, f"machine {category}/{name} fits partition {machine.partition}")
+
+
+def _operator(site: Site) -> Iterator[Finding]:
+    """Whether an operator's commands can be given: one is, for job 0, which there never is.
+
+    scontrol looks for the job before it looks for the right: whether Slurm takes the account for an operator shows with
+    the first job.
+    """
+    if not site.config.cluster.operator:
+        yield Finding(Level.NOTE, "jobs are not extended, suspended or resumed: there is no cluster.operator")
+        return
+    try:
+        site.scheduler.suspend([0])
+    except Refused as error:
+        if "for job 0" not in str(error).split(": ", 1)[-1]:
+            yield Finding(Level.PROBLEM, f"cluster.operator: {error}")
+            return
+    yield Finding(Level.GOOD, "cluster.operator lets the adapter's account run scontrol, to extend and suspend jobs")
 
 
 def _machine_problems(machine: Machine, partitions: Mapping[str, Mapping[str, str]]) -> Iterator[str]:

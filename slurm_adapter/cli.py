@@ -250,6 +250,46 @@ def cancel(ctx: click.Context, ids: Sequence[str]) -> None:
 
 
 @cli.command()
+@click.argument("id", metavar="ID")
+@click.argument("time", metavar="[D-]HH:MM:SS")
+@click.pass_context
+def extend(ctx: click.Context, id: str, time: str) -> None:
+    """Add to a job's time limit. Prints the new one."""
+    from slurm_adapter import operations
+    from slurm_adapter.config import parse_duration
+    from slurm_adapter.terminal import duration
+
+    try:
+        seconds = parse_duration(time)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="[D-]HH:MM:SS") from error
+    [record] = operations.extend(open_site(ctx), [(id, seconds)])
+    click.echo(duration(record.time_limit))
+
+
+@cli.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.pass_context
+def suspend(ctx: click.Context, ids: Sequence[str]) -> None:
+    """Suspend jobs that run. One that is suspended is no error."""
+    from slurm_adapter import operations
+
+    for record in operations.suspend(open_site(ctx), ids):
+        talk(f"job {record.id}: is being suspended")
+
+
+@cli.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.pass_context
+def resume(ctx: click.Context, ids: Sequence[str]) -> None:
+    """Let suspended jobs run on. One that runs is no error."""
+    from slurm_adapter import operations
+
+    for record in operations.resume(open_site(ctx), ids):
+        talk(f"job {record.id}: runs on")
+
+
+@cli.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--end-many", is_flag=True, help="End however many jobs, though Slurm itself does not say they ended.")
 @click.pass_context

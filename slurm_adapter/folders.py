@@ -149,7 +149,7 @@ here=$(mktemp -d /tmp/ucloud.XXXXXX) || exit 1
 trap 'rm -rf "$here"' EXIT
 tar -x -f - -C "$here" || exit 1
 while IFS='	' read -r number folder; do
-    cp --remove-destination -- "$here/$number" "$folder/.hosts" && mv -fT -- "$folder/.hosts" "$folder/hosts" &&
+    cp --remove-destination -- "$here/$number" "$folder/.hosts" && mv -fT -- "$folder/.hosts" "$folder/$1" &&
         printf '%s\n' "$number"
 done <"$here/list"
 true
@@ -322,15 +322,15 @@ def _remove(transport: Transport, user: str, script: str, folders: Mapping[str, 
     return frozenset(folder for number, folder in enumerate(ordered) if number in numbers)
 
 
-def write_views(transport: Transport, user: str, views: Mapping[str, str]) -> set[str]:
+def write_views(transport: Transport, user: str, views: Mapping[str, str], name: str = "hosts") -> set[str]:
     """Write a hosts file into each of these folders, mode 0600, by rename; those folders where it now stands.
 
-    It cannot stand in a folder that is not made yet.
+    It cannot stand in a folder that is not made yet. `name`: that of another small file.
     """
     listed = "".join(f"{number}\t{folder}\n" for number, folder in enumerate(views))
     files = {"list": (listed.encode(), 0o600)}
     files |= {str(number): (text.encode(), 0o600) for number, text in enumerate(views.values())}
-    told = set(_run(transport, user, _VIEWS, archive(files), f"write {len(views)} hosts files").text.split("\n"))
+    told = set(_run(transport, user, _VIEWS, archive(files), f"write {len(views)} files {name}", name).text.split("\n"))
     return {folder for number, folder in enumerate(views) if str(number) in told}
 
 

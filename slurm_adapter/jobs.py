@@ -128,7 +128,7 @@ def submit(
     if site.config.gateway.refuse_duplicates:
         _refuse_duplicates(site, owner, [item for item, found in zip(items, known, strict=True) if found is None])
     account = site.account_of(owner)
-    nodes = _ask_for_nodes(site)
+    nodes = ask_for_nodes(site)
     peers = _find_peers(site, owner, items, nodes)
     own = iter(site.store.reserve_ids(sum(item.id is None for item in items), site.config.first_id))
     ids = [item.id if item.id is not None else next(own) for item in items]
@@ -138,7 +138,7 @@ def submit(
     for number, (item, id_, named) in enumerate(zip(items, ids, peers, strict=True)):
         token = f"{site.store.instance}-{_origin(site, item)}-{id_}"
         after = [record.slurm_id for _, record in named if record.slurm_id is not None]
-        with _naming(number, items):
+        with naming(number, items):
             translation = _translate(site, owner, item, job_id=id_, token=token, after=after)
         paths += translation.paths
         record = _new_record(site, owner, item, id_, token, account, translation, tuple(peer for peer, _ in named))
@@ -230,7 +230,7 @@ def publish_hosts(site: Site) -> None:
 
     One process at a time: two that read and write across each other would leave the older of two truths.
     """
-    with _hosts_lock(site):
+    with alone(site, "hosts"):
         version = site.store.hosts_version()
         active = site.store.active()
         named = {peer.job_id for record in active for peer in record.peers}
@@ -241,9 +241,9 @@ def publish_hosts(site: Site) -> None:
 
 
 @contextmanager
-def _hosts_lock(site: Site) -> Iterator[None]:
-    """Wait until no other process writes hosts files. The lock goes with the process, however that ends."""
-    descriptor = os.open(site.config.state / "hosts.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def alone(site: Site, name: str) -> Iterator[None]:
+    """Wait until no other process holds the lock of this name. It goes with the process, however that ends."""
+    descriptor = os.open(site.config.state / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -253,7 +253,9 @@ def _hosts_lock(site: Site) -> Iterator[None]:
 
 def _write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts.Group]) -> None:
     """Make the hosts files hold these mappings, and nothing of jobs that are not `live`; write only what changed."""
-    consumers = {record.id: record for record in live if record.peers or site.config.peers.always}
+    always = site.config.peers.always
+    # A view of one whose last peer was detached is empty, and not gone: nodes keep what they read last.
+    consumers = {record.id: record for record in live if record.peers or record.original is not None or always}
     named: dict[str, list[hosts.Group]] = defaultdict(list)
     for group in groups:
         named[group.consumer].append(group)
@@ -330,7 +332,7 @@ def _own_slurm_jobs(site: Site, records: Sequence[Record]) -> tuple[dict[int, st
     return own, [r for r in records if (r.token, r.account) not in named and (r.slurm_id, r.account) in strange]
 
 
-def _ask_for_nodes(site: Site) -> Mapping[str, str]:
+def ask_for_nodes(site: Site) -> Mapping[str, str]:
     """All nodes; the question shows, too, that the controller answers."""
     try:
         return site.scheduler.nodes()
@@ -342,14 +344,14 @@ def _find_peers(
     site: Site, owner: Owner, items: Sequence[Item], nodes: Mapping[str, str]
 ) -> list[list[tuple[Peer, Record]]]:
     """Every job's peers with their records, once each may be named by this owner, under this name."""
-    declared = [list(_declared_peers(item.specification)) for item in items]
+    declared = [list(declared_peers(item.specification)) for item in items]
     records = site.store.find({value.job_id for each in declared for _, value in each})
-    system = _system_names(site) if any(declared) else ()
+    system = system_names(site) if any(declared) else ()
     found = []
     for number, each in enumerate(declared):
-        with _naming(number, items):
+        with naming(number, items):
             for place, value in each:
-                _check_peer(records.get(value.job_id), value.job_id, owner, place)
+                check_peer(records.get(value.job_id), value.job_id, owner, place)
             names = hosts.check_hostnames(
                 [(value.hostname, records[value.job_id].replicas, f"{place}.hostname") for place, value in each],
                 nodes={*nodes, *nodes.values()},
@@ -364,7 +366,8 @@ def _find_peers(
     return found
 
 
-def _declared_peers(specification: JobSpecification) -> Iterator[tuple[str, PeerValue]]:
+def declared_peers(specification: JobSpecification) -> Iterator[tuple[str, PeerValue]]:
+    """The peers that a job names, each with its place in the specification."""
     for name, value in specification.parameters.items():
         if isinstance(value, PeerValue):
             yield f"parameters.{name}", value
@@ -373,7 +376,7 @@ def _declared_peers(specification: JobSpecification) -> Iterator[tuple[str, Peer
             yield f"resources[{number}]", value
 
 
-def _check_peer(record: Record | None, id_: str, owner: Owner, place: str) -> None:
+def check_peer(record: Record | None, id_: str, owner: Owner, place: str) -> None:
     """One may name jobs of one's own workspace that have not ended. What is not one's own is not told from unknown."""
     if record is None or not same_workspace(record, owner):
         raise InvalidInput(
@@ -394,7 +397,7 @@ def same_workspace(record: Record, owner: Owner) -> bool:
     return record.project is None and record.owner == owner.created_by
 
 
-def _system_names(site: Site) -> tuple[str, ...]:
+def system_names(site: Site) -> tuple[str, ...]:
     """Every name in the cluster's own hosts file: a job that took one could lead another service's users astray."""
     result = site.transport.run(Command(("cat", "/etc/hosts")))
     lines = (line.split("#", 1)[0].split() for line in result.text.splitlines())
@@ -423,7 +426,7 @@ def _refuse_duplicates(site: Site, owner: Owner, items: Sequence[Item]) -> None:
     for record in site.store.active():
         if (record.owner, record.project) != (owner.created_by, owner.project):
             continue
-        if _alike(specification_of(record)) in wanted:
+        if _alike(original_of(record)) in wanted:
             raise Duplicate(
                 f"Duplicate job is already running: job {record.id} has the same specification; "
                 "allowDuplicateJob: true submits it all the same"
@@ -443,8 +446,13 @@ def _origin(site: Site, item: Item) -> str:
 
 
 def specification_of(record: Record) -> JobSpecification:
-    """What a job was handed in with."""
+    """What a job was handed in with, and with the peers that it has by now."""
     return JobSpecification.model_validate_json(record.specification)
+
+
+def original_of(record: Record) -> JobSpecification:
+    """What a job was handed in with."""
+    return JobSpecification.model_validate_json(record.original or record.specification)
 
 
 def _translate(site: Site, owner: Owner, item: Item, *, job_id: str, token: str, after: Sequence[int]) -> Translation:
@@ -511,7 +519,7 @@ def _as_stored(item: Item) -> str:
 
 
 @contextmanager
-def _naming(number: int, items: Sequence[object]) -> Iterator[None]:
+def naming(number: int, items: Sequence[object]) -> Iterator[None]:
     """Say which item of a bulk an error is about."""
     try:
         yield

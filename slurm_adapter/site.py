@@ -86,7 +86,7 @@ class Site:
         from slurm_adapter.schedulers.command_line import CommandLineScheduler
 
         cluster, account = self.config.cluster, self.config.identity.service_user
-        commands = CommandLineScheduler(self.transport, cluster.path, cluster.slurm_conf)
+        commands = CommandLineScheduler(self.transport, cluster.path, cluster.slurm_conf, operator=cluster.operator)
         if cluster.scheduler == "commands" or account is None:
             return commands
         from slurm_adapter.schedulers.libslurm import LibslurmScheduler

@@ -32,7 +32,7 @@ from slurm_adapter.selection import place
 from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from slurm_adapter.selection import Selection
 
@@ -142,6 +142,8 @@ class Record:
     """Since when UCloud says that it knows no such job."""
     gone: float | None = None
     """When it was sure that UCloud has no such job: it is told nothing more of it."""
+    original: str | None = None
+    """The JobSpecification that it was handed in with, where its peers were changed since."""
     peers: tuple[Peer, ...] = ()
 
     @property
@@ -162,6 +164,17 @@ class Update:
     delivered: float | None
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of UCloud's `JobUpdate` (contract 1.14)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """What becomes of a job by a wish of its user, and what users are told of it; see `Store.amend`."""
+
+    values: Mapping[str, Any]
+    """Fields of `Record`; at least one that is not `peers`."""
+    text: str
+    more: Mapping[str, Any]
+    """See `Update.more`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +261,7 @@ _MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE jobs ADD COLUMN output_folder TEXT;
         ALTER TABLE jobs ADD COLUMN unknown_since REAL;
         ALTER TABLE jobs ADD COLUMN gone REAL;
+        ALTER TABLE jobs ADD COLUMN original TEXT;
         UPDATE jobs SET names = 1 WHERE replicas > 1 OR EXISTS (SELECT 1 FROM peers WHERE consumer = jobs.id);
         CREATE INDEX jobs_by_owner ON jobs (owner, project, created);
         ALTER TABLE updates ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
@@ -326,10 +340,7 @@ class Store:
             return same_job(known, record.specification)
         marks = ", ".join("?" * len(_COLUMNS))
         connection.execute(f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})", _values(record))  # noqa: S608  # our own names
-        connection.executemany(
-            "INSERT INTO peers VALUES (?, ?, ?, ?)",
-            [(record.id, peer.hostname, peer.job_id, position) for position, peer in enumerate(record.peers)],
-        )
+        _insert_peers(connection, record)
         connection.execute("INSERT INTO bundles VALUES (?, ?)", (record.id, bundle))
         return record
 
@@ -396,6 +407,28 @@ class Store:
                     connection.execute(_TELL, (now, state, new.status, "{}", new.id))
                 changed.append(new)
         return changed
+
+    def amend(self, id_: str, amend: Callable[[Record], Amendment | None], now: float) -> Record:
+        """Change what is remembered of a job that has not ended, and tell users, in one step; the job as it is then.
+
+        `amend` is given the job as it is at that moment; it may raise, or give None for no change. Raises `NotFound`.
+        """
+        with self._transaction() as connection:
+            record = self.get(id_)
+            amendment = amend(record) if record.stage is not Stage.ENDED else None
+            if amendment is None:
+                return record
+            new = replace(record, **amendment.values)
+            row = dict(zip(_COLUMNS, _values(new), strict=True))
+            names = [name for name in amendment.values if name != "peers"]
+            sets = ", ".join(f"{name} = ?" for name in names)
+            connection.execute(f"UPDATE jobs SET {sets} WHERE id = ?", [*(row[name] for name in names), id_])  # noqa: S608  # our own names
+            if new.peers != record.peers:
+                connection.execute("DELETE FROM peers WHERE consumer = ?", (id_,))
+                _insert_peers(connection, new)
+                _note_for_hosts(connection)
+            connection.execute(_TELL, (now, None, amendment.text, json.dumps(dict(amendment.more)), id_))
+        return new
 
     def get(self, id_: str) -> Record:
         """One job. Raises `NotFound`."""
@@ -729,6 +762,13 @@ class Store:
                 connection.execute(f"PRAGMA user_version = {number + 1}")
 
 
+def _insert_peers(connection: sqlite3.Connection, record: Record) -> None:
+    connection.executemany(
+        "INSERT INTO peers VALUES (?, ?, ?, ?)",
+        [(record.id, peer.hostname, peer.job_id, position) for position, peer in enumerate(record.peers)],
+    )
+
+
 def _note_for_hosts(connection: sqlite3.Connection) -> None:
     """Within the transaction that changes it, so that no crash can come between."""
     connection.execute(
@@ -739,7 +779,7 @@ def _note_for_hosts(connection: sqlite3.Connection) -> None:
 
 def same_job(known: Record, specification: str) -> Record:
     """The job that a key belongs to. Raises `InvalidInput` where the key comes with another specification."""
-    if known.specification != specification:
+    if (known.original or known.specification) != specification:
         raise InvalidInput(
             f"the key {known.key!r} belongs to job {known.id}, whose specification is another one; "
             "use a new key for a new job"

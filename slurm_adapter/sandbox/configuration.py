@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Literal
 
-from slurm_adapter.sandbox.layout import ADAPTER, JOBS, KEYS, LOGIN, SHARED_ON_NODES
+from slurm_adapter.sandbox.layout import ADAPTER, JOBS, KEYS, LOGIN, SHARED_ON_NODES, SLURM_ACCOUNT
 from slurm_adapter.sandbox.processes import entry
 from slurm_adapter.sandbox.settings import GPUS
 
@@ -22,16 +22,19 @@ def config_text(state: Path, nodes: int, *, transport: Transport, identity: Iden
     `local` enters the login node's namespaces; `ssh` goes over the network to its sshd. Both as the adapter's
     unprivileged account.
     """
+    operator = f'operator = ["sudo", "-n", "-u", "{SLURM_ACCOUNT.name}"]'
     if transport == "local":
         cluster = f"""\
 [cluster]
 transport = "local"
 prefix = {json.dumps(entry(LOGIN, ADAPTER.name))}
+{operator}
 """
     else:
         cluster = f"""\
 [cluster]
 transport = "ssh"
+{operator}
 
 [cluster.ssh]
 host = "{LOGIN.address}"

@@ -12,7 +12,8 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from slurm_adapter.errors import AdapterError, TryAgain, Unknown
+from slurm_adapter.config import parse_duration
+from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
 from slurm_adapter.schedulers import listings, nodes, submission
 from slurm_adapter.schedulers.interface import InDoubt, Listing, NotStarted
 from slurm_adapter.transports.interface import Command, Result
@@ -49,7 +50,8 @@ if [ $# -gt 0 ]; then part "$@"; fi
 class CommandLineScheduler:
     """A Slurm cluster behind a transport.
 
-    `path` is where its commands are looked for, `slurm_conf` the value of SLURM_CONF at sites that need one.
+    `path` is where its commands are looked for, `slurm_conf` the value of SLURM_CONF at sites that need one, and
+    `operator` what is put before the commands that only an operator of Slurm may give.
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class CommandLineScheduler:
         path: str = "/usr/local/bin:/usr/bin:/bin",
         slurm_conf: str | None = None,
         clock: Callable[[], float] = time.time,
+        operator: Sequence[str] = (),
     ) -> None:
         self._transport = transport
         self._clock = clock
+        self._operator = (f"PATH={path}:/usr/local/bin:/usr/bin:/bin", *operator)  # sudo is not where Slurm is
         self._environment = (f"PATH={path}", "LC_ALL=C.UTF-8", *([f"SLURM_CONF={slurm_conf}"] if slurm_conf else []))
 
     def submit(self, submissions: Sequence[Submission], until: float | None = None) -> list[Outcome]:
@@ -142,6 +146,70 @@ class CommandLineScheduler:
             found.extend(listings.parse_history(result.stdout, mark))
         return tuple(found)
 
+    def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:
+        """See `Scheduler.longest`. Two commands."""
+        if not slurm_ids:
+            return {}
+        asked = ("squeue", "-h", "-a", "-j", ",".join(str(int(id_)) for id_ in slurm_ids), "-o", "%F %P")
+        result = self._run(asked, listing=True)
+        if result.status != 0 and _GONE.search(result.complaint):
+            return {}
+        self._check(result, "squeue")
+        shown = self._run(("scontrol", "-a", "-o", "show", "partition"), listing=True)
+        self._check(shown, "scontrol show partition")
+        limits = dict(re.findall(r"^PartitionName=(\S+) .*? MaxTime=(\S+)", shown.text, re.MULTILINE))
+        found: dict[int, int | None] = {}
+        for line in result.text.splitlines():
+            slurm_id, _, partitions = line.strip().partition(" ")
+            of_each = [_read_longest(limits.get(name), name) for name in partitions.split(",")]
+            known = [limit for limit in (found.get(int(slurm_id)), *of_each) if limit is not None]
+            found[int(slurm_id)] = min(known, default=None)
+        return found
+
+    def set_time_limit(self, slurm_id: int, seconds: int) -> None:
+        """See `Scheduler.set_time_limit`."""
+        minutes = -(-seconds // 60)
+        self._operate("update", f"jobid={int(slurm_id)}", f"timelimit={minutes}")
+
+    def suspend(self, slurm_ids: Sequence[int]) -> None:
+        """See `Scheduler.suspend`. One command for each job, as sites' sudoers name them."""
+        self._operate_on_each("suspend", slurm_ids)
+
+    def resume(self, slurm_ids: Sequence[int]) -> None:
+        """See `Scheduler.resume`, and `suspend`."""
+        self._operate_on_each("resume", slurm_ids)
+
+    def _operate_on_each(self, word: str, slurm_ids: Sequence[int]) -> None:
+        failures: list[AdapterError] = []
+        for slurm_id in slurm_ids:
+            try:
+                self._operate(word, str(int(slurm_id)))
+            except AdapterError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _operate(self, *words: str) -> None:
+        """One command of an operator. Of an array scontrol answers for each task, and fails with any of them."""
+        result = self._run((*self._operator, "scontrol", *words))
+        if result.status == 0:
+            return
+        lines = f"{result.text}\n{result.complaint}".splitlines()
+        said = "; ".join(line.strip() for line in lines if line.strip() and not _DONE_ALREADY.search(line))
+        what = f"scontrol {' '.join(words)}"
+        if "Unable to contact slurm controller (connect failure)" in said:
+            raise TryAgain(f"{what}: Slurm's controller does not answer: {said}")
+        if not said and any(map(str.strip, lines)):
+            return
+        if _LOST.search(said) or not said:
+            raise Unknown(f"{what} failed with exit code {result.status}: {said or 'no word'}")
+        mend = (
+            "; cluster.operator must let the adapter's account run this as an operator of Slurm"
+            if result.status in {126, 127} or _NO_RIGHT.search(said)
+            else ""
+        )
+        raise Refused(f"{what}: {said}{mend}")
+
     def nodes(self) -> Mapping[str, str]:
         """See `Scheduler.nodes`."""
         result = self._run(nodes.NODES_ARGV, listing=True)
@@ -198,6 +266,14 @@ _HARMLESS = re.compile(r"RPC rate limit|obsolete|deprecated", re.IGNORECASE)
 """Complaints of commands that went on to do what they were asked."""
 
 _NO_USER = re.compile(r"^squeue: error: Invalid user: ", re.MULTILINE)
+_DONE_ALREADY = re.compile(
+    r"^\d+_\S+: (?:No error|Job is pending execution|Job has already finished|Job/step already completing or completed"
+    r"|Job is not suspended)$|^Job is not suspended for job \d+$"
+)
+"""What scontrol says of a task or a job of which it did what it was asked, or for which there was nothing to do."""
+
+_LOST = re.compile(r"timed out|Zero Bytes|connection|Unable to contact", re.IGNORECASE)
+_NO_RIGHT = re.compile(r"sudo|denied|permitted", re.IGNORECASE)
 _GONE = re.compile(r"Invalid job id|already (?:completing|finished|completed)", re.IGNORECASE)
 
 
@@ -213,6 +289,17 @@ def _parts(stdout: bytes, mark: bytes) -> list[tuple[bytes, int]]:
         if status.isdigit():
             found.append((output, int(status)))
     return found
+
+
+def _read_longest(text: str | None, partition: str) -> int | None:
+    if text in {"UNLIMITED", "INFINITE"}:
+        return None
+    if text is None:
+        raise Unknown(f"Slurm did not tell the MaxTime of partition {partition}")
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise Unknown(f"the MaxTime of partition {partition} cannot be read: {error}") from error
 
 
 def _draw_mark() -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from slurm_adapter.errors import TryAgain
+from slurm_adapter.config import parse_duration
+from slurm_adapter.errors import Refused, TryAgain
 from slurm_adapter.hosts import usable
 from slurm_adapter.schedulers.interface import (
     Accepted,
@@ -53,6 +54,8 @@ class FakeScheduler:
         self.down = False
         """Whether the controller is out of reach."""
         self.sees_others = True
+        self.partition_limit: int | None = None
+        """The longest time limit of the only partition, in seconds; None for any."""
         self.accounting_down = False
         """Whether accounting is out of reach; the queue answers all the same."""
         self.accounting_lag = 0
@@ -103,6 +106,10 @@ class FakeScheduler:
             state="PENDING",
             reason="Priority",
             submitted=self.now,
+            time_limit=next(
+                (parse_duration(each.value) for each in submission.directives if each.name == "time" and each.value),
+                None,
+            ),
         )
         self._jobs[slurm_id, None] = _Job(submission, seen)
 
@@ -130,6 +137,42 @@ class FakeScheduler:
             raise TryAgain("sacct: error: Problem talking to the database: Connection refused")
         rows = [job.seen for (slurm_id, _), job in self._jobs.items() if slurm_id in slurm_ids]
         return tuple(row for row in rows if row.ended is None or row.ended + self.accounting_lag <= self.now)
+
+    def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:
+        """See `Scheduler.longest`."""
+        self._reach()
+        return {slurm_id: self.partition_limit for slurm_id, _ in self._jobs if slurm_id in slurm_ids}
+
+    def set_time_limit(self, slurm_id: int, seconds: int) -> None:
+        """See `Scheduler.set_time_limit`."""
+        tasks = self._live(slurm_id)
+        if not tasks:
+            raise Refused(f"Job has already finished for job {slurm_id}")
+        for job in tasks:
+            job.seen = replace(job.seen, time_limit=-(-seconds // 60) * 60)
+
+    def suspend(self, slurm_ids: Sequence[int]) -> None:
+        """See `Scheduler.suspend`."""
+        self._move(slurm_ids, "RUNNING", "SUSPENDED")
+
+    def resume(self, slurm_ids: Sequence[int]) -> None:
+        """See `Scheduler.resume`."""
+        self._move(slurm_ids, "SUSPENDED", "RUNNING")
+
+    def _move(self, slurm_ids: Sequence[int], before: str, after: str) -> None:
+        failures = []
+        for slurm_id in slurm_ids:
+            tasks = [job for job in self._live(slurm_id) if job.seen.state in {before, after}]
+            for job in tasks:
+                job.seen = replace(job.seen, state=after)
+            if not tasks:
+                failures.append(Refused(f"job {slurm_id} does not run"))
+        if failures:
+            raise failures[0]
+
+    def _live(self, slurm_id: int) -> list[_Job]:
+        self._reach()
+        return [job for (id_, _), job in self._jobs.items() if id_ == slurm_id and job.seen.state not in ENDED]
 
     def nodes(self) -> Mapping[str, str]:
         """See `Scheduler.nodes`."""

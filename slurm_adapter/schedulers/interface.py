@@ -119,7 +119,8 @@ class Scheduler(Protocol):
     """Talks to one Slurm cluster.
 
     Every method but `submit` raises `TryAgain` (nothing was done) or `Unknown` (the answer was lost, or cannot be
-    read) and then says nothing about any job.
+    read) and then says nothing about any job. `set_time_limit`, `suspend` and `resume` need the rights of an operator
+    of Slurm; they raise `Refused`, too, with Slurm's words.
     """
 
     def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
@@ -139,6 +140,32 @@ class Scheduler(Protocol):
 
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
         """What accounting says of these jobs (sacct(1)), the last run of each; None at a site without accounting."""
+        ...
+
+    def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:
+        """The longest time limit that each job's partition allows, in seconds; None where it allows any.
+
+        Slurm itself holds an operator to no limit. Jobs that the controller does not know are left out.
+        """
+        ...
+
+    def set_time_limit(self, slurm_id: int, seconds: int) -> None:
+        """Give a job, with all tasks of it that have not ended, this time limit; Slurm counts in minutes, rounded up.
+
+        In all, and not what is added: of `scontrol update TimeLimit=+N` in parallel some are lost (measured), since
+        scontrol itself reads the limit and adds to it.
+        """
+        ...
+
+    def suspend(self, slurm_ids: Sequence[int]) -> None:
+        """Suspend jobs that run, with all tasks that do; one that is suspended is no error, nor a task that waits.
+
+        All are tried before the first failure is raised; so it is with `resume`.
+        """
+        ...
+
+    def resume(self, slurm_ids: Sequence[int]) -> None:
+        """Let suspended jobs run on; one that runs is no error."""
         ...
 
     def nodes(self) -> Mapping[str, str]:

@@ -176,6 +176,22 @@ class LibslurmScheduler:
         """See `Scheduler.history`."""
         return self._commands.history(slurm_ids)
 
+    def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:
+        """See `Scheduler.longest`."""
+        return self._commands.longest(slurm_ids)
+
+    def set_time_limit(self, slurm_id: int, seconds: int) -> None:
+        """See `Scheduler.set_time_limit`. By Slurm's command, as an operator; so are the next two."""
+        self._commands.set_time_limit(slurm_id, seconds)
+
+    def suspend(self, slurm_ids: Sequence[int]) -> None:
+        """See `Scheduler.suspend`."""
+        self._commands.suspend(slurm_ids)
+
+    def resume(self, slurm_ids: Sequence[int]) -> None:
+        """See `Scheduler.resume`."""
+        self._commands.resume(slurm_ids)
+
     def nodes(self) -> Mapping[str, str]:
         """See `Scheduler.nodes`."""
         return {str(name): str(address) for name, address in self._ask("nodes", {}).items()}
