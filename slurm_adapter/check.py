@@ -250,7 +250,7 @@ def _operator(site: Site) -> Iterator[Finding]:
         return
     try:
         site.scheduler.suspend([0])
-    except Refused as error:
+    except (Refused, Unknown) as error:
         if "for job 0" not in str(error).split(": ", 1)[-1]:
             yield Finding(Level.PROBLEM, f"cluster.operator: {error}")
             return

@@ -71,6 +71,8 @@ def test_a_good_site(make_adapter: AdapterMaker, transport: Transport, identity:
         (r'^shared = ".*"', 'shared = "/srv/never-made"', ("/srv/never-made",)),
         (r'^shared = ".*"', 'shared = "/srv/home/alice"', ("/srv/home/alice",)),
         (r"^prefix = .*", 'prefix = ["/nonexistent"]', ("the cluster cannot be asked", "/nonexistent")),
+        (r"^operator = .*", 'operator = ["sudo", "-n", "-u", "root"]', ("cluster.operator", "sudo")),
+        (r"^operator = .*", 'operator = ["/nonexistent"]', ("cluster.operator", "/nonexistent")),
         (r"^\[cluster\]", '[cluster]\nslurm_conf = "/nonexistent"', ("cluster.slurm_conf", "cannot read /nonexistent")),
         (r"^\[cluster\]", '[cluster]\npath = "/nonexistent"', ("the cluster cannot be asked", "cluster.path")),
     ],

@@ -206,7 +206,7 @@ def test_without_an_operator_it_is_not_offered(tmp_path: Path, what: str) -> Non
 
 @pytest.mark.sandbox
 @pytest.mark.scenario(73, 74)
-@pytest.mark.parametrize(("transport", "identity"), [("local", "sudo"), ("ssh", "sudo"), ("local", "service")])
+@pytest.mark.parametrize(("transport", "identity"), [("ssh", "sudo"), ("local", "service")])
 def test_extensions_at_the_same_time_add_up(
     make_adapter: AdapterMaker, cluster: Cluster, transport: Transport, identity: Identity
 ) -> None:

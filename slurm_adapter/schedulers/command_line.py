@@ -272,7 +272,9 @@ _DONE_ALREADY = re.compile(
 )
 """What scontrol says of a task or a job of which it did what it was asked, or for which there was nothing to do."""
 
-_LOST = re.compile(r"timed out|Zero Bytes|connection|Unable to contact", re.IGNORECASE)
+_LOST = re.compile(r"timed out|Zero Bytes|connection|Unable to contact|Unexpected message", re.IGNORECASE)
+"""That there was no answer. The last is what scontrol says where the controller is out of reach, or the id unknown."""
+
 _NO_RIGHT = re.compile(r"sudo|denied|permitted", re.IGNORECASE)
 _GONE = re.compile(r"Invalid job id|already (?:completing|finished|completed)", re.IGNORECASE)
 

@@ -13,7 +13,7 @@ import pytest
 
 from slurm_adapter import sandbox
 from slurm_adapter.directives import Directive
-from slurm_adapter.errors import TryAgain
+from slurm_adapter.errors import Refused, TryAgain, Unknown
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.schedulers.fake import FakeScheduler
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Observation, Rejected, Submission
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from slurm_adapter.schedulers.interface import Outcome, Scheduler
     from tests.cluster import Cluster
+
+
+OPERATOR = ("sudo", "-n", "-u", "slurm")
 
 
 class Bench(Protocol):
@@ -59,11 +62,13 @@ class FakeBench:
 
     def __init__(self) -> None:
         self.scheduler = FakeScheduler()
+        self.scheduler.partition_limit = 172_800
 
     def make(self, script: str, *directives: str, user: str = "alice") -> Submission:
         """See `Bench`."""
         token = f"test-{uuid.uuid4().hex[:12]}"
-        return Submission(token, user, f"/srv/{token}", (Directive("comment", f"{script} {directives}"),))
+        times = [Directive("time", line.partition("--time=")[2]) for line in directives if "--time=" in line]
+        return Submission(token, user, f"/srv/{token}", (Directive("comment", f"{script} {directives}"), *times))
 
     def refuse(self) -> Submission:
         """See `Bench`."""
@@ -96,7 +101,7 @@ class RealBench:
         self._cluster = cluster
         self._made: list[Submission] = []
         self._transport = LocalTransport(sandbox.enter())
-        self.scheduler: Scheduler = CommandLineScheduler(self._transport)
+        self.scheduler: Scheduler = CommandLineScheduler(self._transport, operator=OPERATOR)
 
     def make(self, script: str, *directives: str, user: str = "alice") -> Submission:
         """See `Bench`."""
@@ -153,7 +158,7 @@ class LibslurmBench(RealBench):
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
-        self._commands = CommandLineScheduler(self._transport)
+        self._commands = CommandLineScheduler(self._transport, operator=OPERATOR)
         self.scheduler = LibslurmScheduler(self._transport, "alice", self._commands)
 
     def make(self, script: str, *directives: str, user: str = "alice") -> Submission:
@@ -282,6 +287,46 @@ def test_a_requeued_job_keeps_its_id_and_counts_its_restarts(bench: Bench) -> No
     bench.scheduler.cancel({slurm_id: "alice"})
 
 
+def test_a_time_limit_in_whole_minutes(bench: Bench) -> None:
+    """And what the partition allows, which an operator is not held to."""
+    [outcome] = bench.scheduler.submit([bench.make("sleep 300", "#SBATCH --time=0-01:00:00")])
+    slurm_id = accept(outcome)
+    assert look(bench, slurm_id).time_limit == 3600
+    assert bench.scheduler.longest([slurm_id]) == {slurm_id: 172_800}
+    assert bench.scheduler.longest([66_000_000]) == bench.scheduler.longest([]) == {}
+    bench.scheduler.set_time_limit(slurm_id, 7141)
+    assert look(bench, slurm_id).time_limit == 7200
+    bench.start(slurm_id)
+    bench.scheduler.set_time_limit(slurm_id, 180_000)
+    assert look(bench, slurm_id).time_limit == 180_000
+    bench.scheduler.cancel({slurm_id: "alice"})
+    wait(bench, slurm_id, lambda seen: seen.state in ENDED)
+    for unknown in (slurm_id, 66_000_000):
+        with pytest.raises(Refused):
+            bench.scheduler.set_time_limit(unknown, 3600)
+
+
+def test_a_job_is_suspended_and_runs_on(bench: Bench) -> None:
+    outcomes = bench.scheduler.submit([bench.make("sleep 300"), bench.make("sleep 300", "#SBATCH --hold")])
+    runs, waits = map(accept, outcomes)
+    for move in (bench.scheduler.suspend, bench.scheduler.resume):
+        with pytest.raises(Refused):
+            move([waits])
+    bench.start(runs)
+    wait(bench, runs, lambda seen: seen.state == "RUNNING")
+    for _ in range(2):
+        with pytest.raises(Refused):  # the other one is suspended all the same
+            bench.scheduler.suspend([waits, runs])
+        assert look(bench, runs).state == "SUSPENDED"
+    for _ in range(2):
+        bench.scheduler.resume([runs])
+        assert look(bench, runs).state == "RUNNING"
+    bench.scheduler.cancel({runs: "alice", waits: "alice"})
+    wait(bench, runs, lambda seen: seen.state in ENDED)
+    with pytest.raises(Refused):
+        bench.scheduler.suspend([runs])
+
+
 def test_nodes_and_their_addresses(bench: Bench) -> None:
     nodes = bench.scheduler.nodes()
     assert {"node001", "node002", "node003"} <= set(nodes)
@@ -295,9 +340,18 @@ def test_a_controller_out_of_reach(bench: Bench) -> None:
     away = bench.away()
     (outcome,) = away.submit([job])
     assert isinstance(outcome, NotStarted)
-    for ask in (lambda: away.queue(["alice"]), away.nodes, lambda: away.cancel({1: "alice"})):
+    for ask in (
+        lambda: away.queue(["alice"]),
+        away.nodes,
+        lambda: away.cancel({1: "alice"}),
+        lambda: away.longest([1]),
+    ):
         with pytest.raises(TryAgain):
             ask()
+    with pytest.raises((TryAgain, Unknown)):  # what scontrol says then may mean an unknown id, too
+        away.set_time_limit(1, 60)
+    with pytest.raises((TryAgain, Unknown)):
+        away.suspend([1])
 
 
 def test_the_fake_loses_answers() -> None:
