@@ -33,7 +33,7 @@ COUNT = 'echo started >>"${UCLOUD_DIR%/ucloud/*}.starts"'
 """Shell text of an application: it counts its starts, in a file that outlives the job's folder."""
 
 SHORT_TIMEOUT = 'shift 3; exec /usr/bin/timeout -k 1 2 "$@"'
-"""A stand-in for `timeout -k 5 150 sbatch`: an sbatch that hangs is dead after two seconds."""
+"""A stand-in for `timeout -s KILL 200 xargs`: an sbatch that hangs is dead after two seconds."""
 
 
 @dataclass

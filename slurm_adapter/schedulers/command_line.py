@@ -83,7 +83,7 @@ class CommandLineScheduler:
         mark = _draw_mark()
         try:
             result = self._run(
-                submission.submit_argv(mark, until),
+                submission.submit_argv(mark, until, len(folders)),
                 user=user,
                 stdin=submission.submit_stdin(folders),
                 timeout=submission.SUBMIT_TIMEOUT,

@@ -1,8 +1,9 @@
 """Handing many jobs in with one command, and telling from sbatch's words what became of each.
 
-The command is xargs, which starts sbatch for one pair of index and folder after another. Each prints a line when it
-begins and one when it is done, and these lines bear a mark drawn at random, so that no banner and no message of a
-site's plugin is taken for one. A job whose first line is missing was never handed in.
+The command is xargs, which gives a few pairs of index and folder at a time to a shell, and keeps several of these
+shells at work; each starts one sbatch after another and, where all goes well, no other program: it is sbatch's time
+that counts. It prints a line before each and one after it, and these lines bear a mark drawn at random, so that no
+banner and no message of a site's plugin is taken for one. A job whose first line is missing was never handed in.
 """
 
 from __future__ import annotations
@@ -24,40 +25,52 @@ gone. So the clocks of the two machines must agree; `check` compares them.
 """
 
 SBATCH_SECONDS = 155
-"""After this time an sbatch is dead: `timeout -k 5 150` on the machine where it runs sees to it.
+"""So long after the last sbatch may be started all are dead: `timeout` on the machine where they run sees to it.
 
-It tries for up to 120 seconds by itself when the controller is busy.
+An sbatch tries for up to 120 seconds by itself when the controller is busy.
 """
 
 assert START_SECONDS + SBATCH_SECONDS + 30 < HAND_OVER_SECONDS  # noqa: S101  # what the port promises
 
 _AT_ONCE = 4
+_IN_A_ROW = 8
+"""How many jobs one shell hands in, at most: its own start costs as much as a quarter of an sbatch."""
 
-# $1 is when the last sbatch may be started, $2 the script below, $3 how many at once, $4 the mark.
+# $1 is when the last sbatch may be started, $2 the script below, $3 how many at once, $4 how many for one shell, $5 the
+# mark. KILL, for nothing may outlive it, and it goes to all that xargs has started.
 _ALL = f"""
 left=$(($1 - $(date +%s)))
 [ "$left" -le {START_SECONDS} ] || left={START_SECONDS} # the cluster's clock is behind
 if [ "$left" -le 0 ]; then
-    printf '%s late %s\\n' "$4" "$left"
+    printf '%s late %s\\n' "$5" "$left"
     exit 0
 fi
 read -r up _ </proc/uptime
-exec xargs -0 -n 2 -P "$3" sh -c "$2" "$4" "$((${{up%.*}} + left))"
+exec timeout -s KILL "$((left + {SBATCH_SECONDS - 5}))" xargs -0 -n "$((2 * $4))" -P "$3" \\
+    sh -c "$2" "$5" "$((${{up%.*}} + left))"
 """
 
-# $0 is the mark, $1 the uptime until which it may begin, $2 the index, $3 the folder. Both lines are shorter than 4096
-# bytes: written whole to a pipe, whoever else writes to it. 255 makes xargs start no more: where the controller is not
-# there, the rest would only wait, too.
-_ONE = """
-read -r up _ </proc/uptime
-[ "${up%.*}" -lt "$1" ] || exit 255
-printf '%s %s begun\\n' "$0" "$2"
-said=$(timeout -k 5 150 sbatch --parsable --export=NONE "$3/job.sbatch" </dev/null 2>&1)
-status=$?
-printf '%s %s %s %s\\n' "$0" "$2" "$status" "$(printf %s "$said" | tail -c 2400 | base64 | tr -d '\\n')"
-case $status,$said in
-124,* | 137,* | *'Unable to contact slurm controller'* | *'s_p_parse_file'*) exit 255 ;;
-esac
+# $0 is the mark, $1 the uptime until which one may begin; then an index and a folder, and so on. Every line is shorter
+# than 4096 bytes: written whole to a pipe, whoever else writes to it. 255 makes xargs start no more: where the
+# controller is not there, the rest would only wait, too.
+_SOME = """
+until=$1
+shift
+while [ $# -gt 1 ]; do
+    read -r up _ </proc/uptime
+    [ "${up%.*}" -lt "$until" ] || exit 255
+    printf '%s %s begun\\n' "$0" "$1"
+    said=$(sbatch --parsable --export=NONE "$2/job.sbatch" </dev/null 2>&1)
+    status=$?
+    case $said in
+    '' | ??????????????* | *[!0-9]*)
+        printf '%s %s %s %s\\n' "$0" "$1" "$status" "$(printf %s "$said" | tail -c 2400 | base64 | tr -d '\\n')" ;;
+    *)
+        printf '%s %s %s =%s\\n' "$0" "$1" "$status" "$said" ;;
+    esac
+    case $said in *'Unable to contact slurm controller'* | *'s_p_parse_file'*) exit 255 ;; esac
+    shift 2
+done
 """
 
 _CONTACT = "Unable to contact slurm controller (connect failure)"
@@ -75,6 +88,11 @@ _UNCERTAIN = re.compile(
 _BUSY = re.compile(r"try again|MaxJobCount|queue full|Rate limit|disabled|Requested nodes are busy", re.IGNORECASE)
 """Words of the controller for a refusal that passes."""
 
+_LINE = re.compile(r" (\d+) (?:(begun)|(\d+) (=?)([A-Za-z0-9+/=]*))\s*", re.ASCII)
+"""What follows the mark; after `=` sbatch's words stand as they are, else in base64."""
+
+_LATE = re.compile(r" late (-?\d+)\s*", re.ASCII)
+
 _OPTION = re.compile(
     r"""invalid | unrecognized | unknown\ option | ambiguous | requires\ an\ argument | only\ permitted | not\ valid
     | does\ not\ look\ like | empty | whitespace | too\ (?:large|big|long) | DOS\ line | NULL\ char | malformed
@@ -84,9 +102,10 @@ _OPTION = re.compile(
 """sbatch's own words for options and scripts that it does not send."""
 
 
-def submit_argv(mark: str, until: float) -> tuple[str, ...]:
-    """Hand in the jobs that are named on standard input (`submit_stdin`); no sbatch is started after `until`."""
-    return ("/bin/sh", "-c", _ALL, "sh", str(int(until)), _ONE, str(_AT_ONCE), mark)
+def submit_argv(mark: str, until: float, count: int) -> tuple[str, ...]:
+    """Hand in the `count` jobs named on standard input (`submit_stdin`); no sbatch is started after `until`."""
+    row = min(_IN_A_ROW, 1 + count // (4 * _AT_ONCE))
+    return ("/bin/sh", "-c", _ALL, "sh", str(int(until)), _SOME, str(_AT_ONCE), str(row), mark)
 
 
 def submit_stdin(folders: Sequence[str]) -> bytes:
@@ -95,30 +114,32 @@ def submit_stdin(folders: Sequence[str]) -> bytes:
 
 
 SUBMIT_TIMEOUT = HAND_OVER_SECONDS + 30.0
-"""How long it may take, in seconds. The first sbatch that is stopped by the clock stops the rest."""
+"""How long it may take, in seconds."""
 
 
 def parse_submission(data: bytes, mark: str, count: int, complaint: str = "") -> list[Outcome]:
     """What became of each of `count` jobs; `complaint` is what the whole command said on stderr."""
     begun: set[int] = set()
     told: dict[int, Outcome] = {}
-    line = re.compile(rf"^{re.escape(mark)} (\d+) (?:(begun)|(\d+) ([A-Za-z0-9+/=]*))\s*$", re.ASCII | re.MULTILINE)
-    text = data.decode(errors="replace")
-    for match in line.finditer(text):
+    lines = [line for line in data.decode(errors="replace").split("\n") if line.startswith(f"{mark} ")]
+    for line in lines:
+        match = _LINE.fullmatch(line, len(mark))
+        if match is None:
+            continue
         index = int(match[1])
         if match[2]:
             begun.add(index)
         elif index in told:
             told[index] = InDoubt("sbatch answered twice")
         else:
-            said = base64.b64decode(match[4] + "===").decode(errors="replace")
+            said = match[5] if match[4] else base64.b64decode(match[5] + "===").decode(errors="replace")
             told[index] = judge_answer(int(match[3]), said)
     lost = InDoubt("the answer of sbatch was lost")
     # Either the whole command failed, or a job before this one found that Slurm is not there, or too slow.
     why = "Slurm is out of reach, or slow: sbatch was not started any more"
     if not begun:
         why = _last_line(complaint) or "the command that starts sbatch ended before it did so, and said nothing"
-    if late := re.search(rf"^{re.escape(mark)} late (-?\d+)\s*$", text, re.ASCII | re.MULTILINE):
+    if late := next(filter(None, (_LATE.fullmatch(line, len(mark)) for line in lines)), None):
         why = (
             f"by the cluster's clock the command to hand it in came {START_SECONDS - int(late[1])} seconds late; "
             "do the clocks of this machine and the cluster agree? `slurm-adapter check` compares them"
