@@ -6,14 +6,18 @@ the configuration since.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from slurm_adapter.directives import Directive
 from slurm_adapter.translation import File
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from slurm_adapter.translation import Translation
 
 
@@ -26,25 +30,40 @@ class Bundle:
 
 
 def pack(translation: Translation) -> bytes:
-    """The bundle of a translated job, as bytes."""
+    """The bundle of a translated job, as bytes; of its shared files it has the digests only."""
     return json.dumps(
         {
-            "format": 1,
+            "format": 2,
             "directives": [[directive.name, directive.value] for directive in translation.directives],
             "files": {
                 name: [file.content.decode("utf-8", "surrogateescape"), file.mode]
                 for name, file in translation.files.items()
+                if not file.shared
+            },
+            "shared": {
+                name: [digest(file.content), file.mode] for name, file in translation.files.items() if file.shared
             },
         }
     ).encode()
 
 
-def unpack(data: bytes) -> Bundle:
-    """What `pack` wrote."""
+def shared(translation: Translation) -> dict[str, bytes]:
+    """What a translated job shares with others, by digest."""
+    return {digest(file.content): file.content for file in translation.files.values() if file.shared}
+
+
+def unpack(data: bytes, contents: Mapping[str, bytes]) -> Bundle:
+    """What `pack` wrote, now or before an upgrade; `contents` is what is shared, by digest."""
     content = json.loads(data)
-    return Bundle(
-        directives=tuple(Directive(name, value) for name, value in content["directives"]),
-        files={
-            name: File(text.encode("utf-8", "surrogateescape"), mode) for name, (text, mode) in content["files"].items()
-        },
-    )
+    files = {
+        name: File(text.encode("utf-8", "surrogateescape"), mode) for name, (text, mode) in content["files"].items()
+    }
+    for name, (named, mode) in content.get("shared", {}).items():
+        files[name] = File(contents[named], mode, shared=True)
+    return Bundle(tuple(Directive(name, value) for name, value in content["directives"]), files)
+
+
+@lru_cache(maxsize=64)
+def digest(content: bytes) -> str:
+    """By which a content is known: its SHA-256."""
+    return hashlib.sha256(content).hexdigest()

@@ -133,6 +133,7 @@ def submit(
     own = iter(site.store.reserve_ids(sum(item.id is None for item in items), site.config.first_id))
     ids = [item.id if item.id is not None else next(own) for item in items]
     claims: list[tuple[Record, bytes]] = []
+    shared: dict[str, bytes] = {}
     notes: dict[str, list[str]] = {}
     paths: list[DrivePath] = []
     for number, (item, id_, named) in enumerate(zip(items, ids, peers, strict=True)):
@@ -143,12 +144,13 @@ def submit(
         paths += translation.paths
         record = _new_record(site, owner, item, id_, token, account, translation, tuple(peer for peer, _ in named))
         claims.append((record, bundle.pack(translation)))
+        shared |= bundle.shared(translation)
         notes[id_] = [*translation.notes, *_left_out_notes(record, [known.replicas for _, known in named])]
     if paths:
         read_path_check(paths, site.transport.run(check_paths_command(paths, account)).stdout)
     if not caller.hold():
         raise TryAgain("nothing was submitted: whoever asked for it has left before it could be")
-    records = site.store.claim(claims)
+    records = site.store.claim(claims, shared)
     caller.release(records)
     fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.id == claim.id]
     noted = [(record.id, note) for record in fresh for note in notes[record.id]]
@@ -176,10 +178,12 @@ def hand_over(
     is forgotten again instead of being tried by the next pass.
     """
     new = forgets is not None
-    ready = [record for record in records if _peers_are_there(site, record)]
+    ready = _with_peers_there(site, records)
     if not ready:
         return {}
-    bundles = {id_: bundle.unpack(content) for id_, content in site.store.bundles([r.id for r in ready]).items()}
+    packed = site.store.bundles([record.id for record in ready])
+    contents = site.store.shared()
+    bundles = {id_: bundle.unpack(content, contents) for id_, content in packed.items()}
     ready = [record for record in ready if record.id in bundles]
     failures: dict[str, AdapterError] = {}
     ready = _make_folders(site, ready, bundles, failures, new=new)
@@ -410,12 +414,9 @@ def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record 
     for record in by_id.values():
         if (record.owner, record.project) != (owner.created_by, owner.project):
             raise InvalidInput(f"id: {record.id}: this job is known here, and belongs to somebody else")
-    return [
-        by_id.get(item.id)
-        if item.id is not None
-        else site.store.find_key(STANDALONE, owner.created_by, owner.project, item.key)
-        for item in items
-    ]
+    keys = [item.key for item in items if item.key is not None]
+    by_key = site.store.find_keys(STANDALONE, owner.created_by, owner.project, keys)
+    return [by_id.get(item.id) if item.id is not None else by_key.get(item.key or "") for item in items]
 
 
 def _refuse_duplicates(site: Site, owner: Owner, items: Sequence[Item]) -> None:
@@ -529,11 +530,11 @@ def naming(number: int, items: Sequence[object]) -> Iterator[None]:
         raise InvalidInput("\n".join(f"items[{number}].{line}" for line in str(error).splitlines())) from error
 
 
-def _peers_are_there(site: Site, record: Record) -> bool:
-    """Whether Slurm has every peer of a job, so that it may wait for them there."""
-    known = site.store.find(peer.job_id for peer in record.peers)
-    peers = [known.get(named.job_id) for named in record.peers]
-    return all(peer and peer.slurm_id is not None and peer.stage is not Stage.ENDED for peer in peers)
+def _with_peers_there(site: Site, records: Sequence[Record]) -> list[Record]:
+    """Those of these jobs of which Slurm has every peer, so that they may wait for them there."""
+    known = site.store.find({peer.job_id for record in records for peer in record.peers})
+    there = {id_ for id_, peer in known.items() if peer.slurm_id is not None and peer.stage is not Stage.ENDED}
+    return [record for record in records if all(peer.job_id in there for peer in record.peers)]
 
 
 _PASSES = re.compile(

@@ -266,6 +266,7 @@ _MIGRATIONS: tuple[tuple[str, str], ...] = (
         CREATE INDEX jobs_by_owner ON jobs (owner, project, created);
         ALTER TABLE updates ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
         ALTER TABLE updates ADD COLUMN sent INTEGER NOT NULL DEFAULT 0;
+        CREATE TABLE shared (digest TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
         CREATE TABLE tokens (
             name TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, user TEXT NOT NULL, projects TEXT NOT NULL,
             created REAL NOT NULL, expires REAL
@@ -326,23 +327,55 @@ class Store:
             connection.execute("INSERT OR REPLACE INTO facts VALUES ('next_id', ?)", (str(start + count),))
         return [str(number) for number in range(start, start + count)]
 
-    def claim(self, claims: Sequence[tuple[Record, bytes]]) -> list[Record]:
+    def claim(
+        self, claims: Sequence[tuple[Record, bytes]], shared: Mapping[str, bytes] = MappingProxyType({})
+    ) -> list[Record]:
         """Remember new jobs with what is to be handed to Slurm, all or none.
 
-        For one whose key is known already, the record that has it is in the result instead. Raises `InvalidInput`
-        where a known key comes with another specification.
+        `shared` is what the bundles name by its digest. For a job whose key is known already, the record that has it is
+        in the result instead. Raises `InvalidInput` where a known key comes with another specification.
         """
         with self._transaction() as connection:
-            return [self._claim(connection, record, bundle) for record, bundle in claims]
+            known = self._with_keys([record for record, _ in claims])
+            found: list[Record] = []
+            new: list[tuple[Record, bytes]] = []
+            for record, bundle in claims:
+                one = known.get(_key(record)) if record.key is not None else None
+                if one is None:
+                    known[_key(record)] = one = record
+                    new.append((record, bundle))
+                found.append(same_job(one, record.specification))
+            marks = ", ".join("?" * len(_COLUMNS))
+            connection.executemany(
+                f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})",  # noqa: S608  # our own names
+                [_values(record) for record, _ in new],
+            )
+            for record, _ in new:
+                _insert_peers(connection, record)
+            if new:
+                self._share(connection, shared)
+            connection.executemany("INSERT INTO bundles VALUES (?, ?)", [(record.id, bundle) for record, bundle in new])
+        return found
 
-    def _claim(self, connection: sqlite3.Connection, record: Record, bundle: bytes) -> Record:
-        if (known := self.find_key(record.origin, record.owner, record.project, record.key)) is not None:
-            return same_job(known, record.specification)
-        marks = ", ".join("?" * len(_COLUMNS))
-        connection.execute(f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})", _values(record))  # noqa: S608  # our own names
-        _insert_peers(connection, record)
-        connection.execute("INSERT INTO bundles VALUES (?, ?)", (record.id, bundle))
-        return record
+    def _with_keys(self, records: Iterable[Record]) -> dict[tuple[str, ...], Record]:
+        """The jobs that are known by the keys of these, by `_key`."""
+        keys: dict[tuple[str, str, str | None], list[str]] = {}
+        for record in records:
+            if record.key is not None:
+                keys.setdefault((record.origin, record.owner, record.project), []).append(record.key)
+        return {
+            _key(record): record for whose, some in keys.items() for record in self.find_keys(*whose, some).values()
+        }
+
+    @staticmethod
+    def _share(connection: sqlite3.Connection, shared: Mapping[str, bytes]) -> None:
+        names = json.dumps(list(shared))
+        here = "SELECT count(*) FROM shared WHERE digest IN (SELECT value FROM json_each(?))"
+        if connection.execute(here, (names,)).fetchone()[0] == len(shared):
+            return
+        # An upgrade: what no bundle can name any more goes.
+        connection.execute("DELETE FROM shared WHERE NOT EXISTS (SELECT 1 FROM bundles)")
+        connection.executemany("INSERT OR IGNORE INTO shared VALUES (?, ?)", shared.items())
 
     def bundles(self, ids: Iterable[str]) -> dict[str, bytes]:
         """What is to be handed to Slurm for these jobs; kept until Slurm has it."""
@@ -351,6 +384,11 @@ class Store:
                 "SELECT * FROM bundles WHERE job_id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),)
             ).fetchall()
         return {row["job_id"]: row["content"] for row in rows}
+
+    def shared(self) -> dict[str, bytes]:
+        """What bundles name by its digest."""
+        with _told(self._path):
+            return {row["digest"]: row["content"] for row in self._connection.execute("SELECT * FROM shared")}
 
     def take(self, ids: Iterable[str], now: float) -> list[Record]:
         """Move those of these jobs that are still only claimed to stage `submitting`, before sbatch is started.
@@ -365,12 +403,17 @@ class Store:
             )
         return [replace(record, stage=Stage.SUBMITTING, handed_over=now, missing_since=None) for record in taken]
 
-    def find_key(self, origin: str, owner: str, project: str | None, key: str | None) -> Record | None:
-        """The job that was handed in with this key."""
-        if key is None:
-            return None
-        found = self._select("origin = ? AND owner = ? AND project IS ? AND key = ?", (origin, owner, project, key))
-        return found[0] if found else None
+    def find_keys(self, origin: str, owner: str, project: str | None, keys: Iterable[str]) -> dict[str, Record]:
+        """The jobs that were handed in with these keys, by key."""
+        listed = list(keys)
+        if not listed:
+            return {}
+        found = self._select(
+            "origin = ? AND owner = ? AND coalesce(project, '') = coalesce(?, '') AND key IS NOT NULL "
+            "AND key IN (SELECT value FROM json_each(?))",
+            (origin, owner, project, json.dumps(listed)),
+        )
+        return {record.key: record for record in found if record.key is not None}
 
     def forget(self, ids: Iterable[str]) -> None:
         """Remove claims that came to nothing."""
@@ -384,28 +427,40 @@ class Store:
         A final state stays. And what was decided on a record counts only while its job is at the same stage, with the
         same Slurm job: where another process was faster, that change is not made, and is not in the result.
         """
+        changes = list(changes)
+        if not changes:
+            return []
         changed: list[Record] = []
+        updates: dict[tuple[str, ...], list[list[object]]] = {}
+        told: list[tuple[object, ...]] = []
         with self._transaction() as connection:
+            known = self.find(record.id for record, _ in changes)
+            in_hosts = False
             for record, values in changes:
-                old = self._one(record.id)
+                old = known.get(record.id)
                 if old is None or old.stage is Stage.ENDED:
                     continue
                 if (old.stage, old.slurm_id) != (record.stage, record.slurm_id):
                     continue
+                names = tuple(name for name, value in values.items() if value != getattr(old, name))
                 new = replace(old, **values)
-                names = [name for name in _COLUMNS if getattr(new, name) != getattr(old, name)]
                 if names:
-                    row = dict(zip(_COLUMNS, _values(new), strict=True))
-                    sets = ", ".join(f"{name} = ?" for name in names)
-                    connection.execute(f"UPDATE jobs SET {sets} WHERE id = ?", [*(row[n] for n in names), new.id])  # noqa: S608  # our own names
-                if new.stage in {Stage.SUBMITTED, Stage.ENDED} and old.stage not in {Stage.SUBMITTED, Stage.ENDED}:
-                    connection.execute("DELETE FROM bundles WHERE job_id = ?", (new.id,))
-                if _IN_HOSTS.intersection(names) or new.stage is Stage.ENDED:
-                    _note_for_hosts(connection)
+                    row = [_plain(getattr(new, name)) for name in names]
+                    updates.setdefault(names, []).append([*row, new.id])
+                in_hosts = in_hosts or new.stage is Stage.ENDED or not _IN_HOSTS.isdisjoint(names)
                 if new.state is not old.state or new.status != old.status:
                     state = new.state if new.state is not old.state else None
-                    connection.execute(_TELL, (now, state, new.status, "{}", new.id))
+                    told.append((now, state, new.status, "{}", new.id))
+                known[new.id] = new
                 changed.append(new)
+            for names, rows in updates.items():
+                sets = ", ".join(f"{name} = ?" for name in names)
+                connection.executemany(f"UPDATE jobs SET {sets} WHERE id = ?", rows)  # noqa: S608  # our own names
+            done = [(new.id,) for new in changed if new.stage in {Stage.SUBMITTED, Stage.ENDED}]
+            connection.executemany("DELETE FROM bundles WHERE job_id = ?", done)
+            connection.executemany(_TELL, told)
+            if in_hosts:
+                _note_for_hosts(connection)
         return changed
 
     def amend(self, id_: str, amend: Callable[[Record], Amendment | None], now: float) -> Record:
@@ -725,7 +780,7 @@ class Store:
 
     def _select(self, condition: str, values: Sequence[object]) -> list[Record]:
         with _told(self._path):
-            query = f"SELECT * FROM jobs WHERE {condition} ORDER BY created, rowid"  # noqa: S608  # our own conditions
+            query = f"SELECT {_NAMES} FROM jobs WHERE {condition} ORDER BY created, rowid"  # noqa: S608  # our own conditions
             rows = self._connection.execute(query, values).fetchall()
             peers: dict[str, list[Peer]] = {}
             if rows:
@@ -787,26 +842,47 @@ def same_job(known: Record, specification: str) -> Record:
     return known
 
 
+def _key(record: Record) -> tuple[str, ...]:
+    """By which a job with a key is known; by its id, where it has none."""
+    if record.key is None:
+        return (record.id,)
+    return (record.origin, record.owner, record.project or "", record.key)
+
+
 def _values(record: Record) -> list[object]:
     """A record as SQLite takes it."""
-    plain: list[object] = []
-    for name in _COLUMNS:
-        value = getattr(record, name)
-        if isinstance(value, tuple):
-            value = json.dumps(value)
-        plain.append(int(value) if isinstance(value, bool) else value)
-    return plain
+    return [_plain(getattr(record, name)) for name in _COLUMNS]
 
 
-def _record(row: sqlite3.Row, peers: tuple[Peer, ...]) -> Record:
-    values: dict[str, Any] = {name: row[name] for name in _COLUMNS}
-    values["array"] = bool(values["array"])
-    values["names"] = bool(values["names"])
-    values["stage"] = Stage(values["stage"])
-    values["state"] = JobState(values["state"])
-    values["nodes"] = tuple(json.loads(values["nodes"]))
-    values["addresses"] = tuple(tuple(rank) for rank in json.loads(values["addresses"]))
-    return Record(**values, peers=peers)
+def _plain(value: object) -> object:
+    """A value as SQLite takes it."""
+    if isinstance(value, tuple):
+        return json.dumps(value) if value else "[]"
+    return int(value) if isinstance(value, bool) else value
+
+
+def _read_list(text: str) -> tuple[Any, ...]:
+    return tuple(json.loads(text)) if text != "[]" else ()
+
+
+_READERS: tuple[tuple[int, Callable[[Any], Any]], ...] = (
+    (_COLUMNS.index("array"), bool),
+    (_COLUMNS.index("names"), bool),
+    (_COLUMNS.index("stage"), {stage.value: stage for stage in Stage}.__getitem__),
+    (_COLUMNS.index("state"), {state.value: state for state in JobState}.__getitem__),
+    (_COLUMNS.index("nodes"), _read_list),
+    (_COLUMNS.index("addresses"), lambda text: tuple(map(tuple, _read_list(text)))),
+)
+"""What makes more of the columns than SQLite gives, by their places."""
+
+_NAMES = ", ".join(_COLUMNS)
+
+
+def _record(row: Sequence[Any], peers: tuple[Peer, ...]) -> Record:
+    values = list(row)
+    for number, read in _READERS:
+        values[number] = read(values[number])
+    return Record(*values, peers=peers)  # type: ignore[misc]  # the columns are all fields but the last
 
 
 def _token(row: sqlite3.Row) -> Token:

@@ -85,6 +85,8 @@ class File:
 
     content: bytes
     mode: int
+    shared: bool = False
+    """The same for every job that this program hands in: kept, and sent to the cluster, once for many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,7 @@ def translate(
         script=script,
         files={
             SCRIPT_NAME: File(script.encode(), EXECUTABLE),
-            **{name: File(content, EXECUTABLE) for name, content in read_node_files().items()},
+            **{name: File(content, EXECUTABLE, shared=True) for name, content in read_node_files().items()},
             **{name: File(content, PRIVATE) for name, content in node_files(settings, config).items()},
         },
         peers=peers,

@@ -330,12 +330,12 @@ def test_the_same_key_while_the_first_is_being_refused(offline: Offline, monkeyp
     # The second call has found no key yet, the first one claims and is refused, and the claim is gone again.
     claim = offline.site.store.claim
 
-    def meanwhile(claims: Any) -> list[Record]:
+    def meanwhile(*arguments: Any) -> list[Record]:
         kept = offline.open()
         offline.slurm.refuse_next("no")
         with pytest.raises(Refused):
             jobs.submit(kept, Owner(created_by="alice"), [offline.item("key")])
-        return claim(claims)
+        return claim(*arguments)
 
     monkeypatch.setattr(offline.site.store, "claim", meanwhile)
     assert offline.job("key").stage is Stage.SUBMITTED

@@ -80,7 +80,7 @@ def test_the_same_key_is_the_same_job(store: Store) -> None:
     first = record(key="k")
     assert store.claim([(first, b"1")]) == [first]
     assert store.claim([(record("2", key="k"), b"2")]) == [first]
-    assert store.find_key("local", "alice", None, "k") == first
+    assert store.find_keys("local", "alice", None, ["k"]) == {"k": first}
     assert [each.id for each in store.all(10)] == ["1"]
 
 
@@ -104,7 +104,7 @@ def test_a_key_twice_in_one_claim_is_one_job(store: Store) -> None:
 
 def test_no_key_is_no_key(store: Store) -> None:
     assert len(store.claim([(record(), b""), (record("2"), b"")])) == 2
-    assert store.find_key("local", "alice", None, None) is None
+    assert store.find_keys("local", "alice", None, []) == {}
 
 
 def test_a_claim_is_taken_once(store: Store) -> None:

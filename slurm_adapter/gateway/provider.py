@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Header
 
-from slurm_adapter import jobs
+from slurm_adapter import jobs, live_peers, operations
 from slurm_adapter.application import resolve_application
 from slurm_adapter.errors import InvalidInput, NotFound, NotOffered
 from slurm_adapter.gateway import describe
@@ -24,9 +24,12 @@ from slurm_adapter.gateway.schemas import (
     Empty,
     Id,
     Init,
+    JobExtension,
+    JobItem,
     Manifest,
     Parameters,
     ParametersRequest,
+    ResourceChange,
     Support,
 )
 from slurm_adapter.specification import Job, Owner, shown
@@ -67,6 +70,47 @@ async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
     await gateway.workers.call(_terminate, request.items)
     gateway.changed.set()
     return _done(request.items)
+
+
+@api.post("/jobs/extend")
+async def extend(gateway: Shared, request: BulkRequest[JobExtension]) -> Bulk[Empty]:
+    """Give jobs more time, added to what they have."""
+    wanted = [(item.job, item.requested_time.in_seconds) for item in request.items]
+    await gateway.workers.call(_extend, wanted)
+    gateway.changed.set()
+    return _done(request.items)
+
+
+@api.post("/jobs/suspend")
+async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
+    """Let jobs rest; they keep their nodes."""
+    await gateway.workers.call(_suspend, [item.job for item in request.items])
+    gateway.changed.set()
+    return _done(request.items)
+
+
+@api.post("/jobs/unsuspend")
+async def unsuspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
+    """Let jobs that rest run on."""
+    await gateway.workers.call(_resume, [item.job for item in request.items])
+    gateway.changed.set()
+    return _done(request.items)
+
+
+@api.post("/jobs/attachResource")
+async def attach_resource(gateway: Shared, request: ResourceChange) -> Empty:
+    """Give a job that runs one more peer."""
+    await gateway.workers.call(_attach, request)
+    gateway.changed.set()
+    return Empty()
+
+
+@api.post("/jobs/detachResource")
+async def detach_resource(gateway: Shared, request: ResourceChange) -> Empty:
+    """Take a peer from a job that runs."""
+    await gateway.workers.call(_detach, request)
+    gateway.changed.set()
+    return Empty()
 
 
 @api.get("/jobs/retrieveProducts")
@@ -189,6 +233,26 @@ def get_own(site: Site, job: Job) -> Record:
 def _terminate(site: Site, wanted: Sequence[Job]) -> None:
     if found := find_own(site, wanted):
         jobs.cancel(site, [record.id for record in found])
+
+
+def _extend(site: Site, wanted: Sequence[tuple[Job, int]]) -> None:
+    operations.extend(site, [(get_own(site, job).id, seconds) for job, seconds in wanted])
+
+
+def _suspend(site: Site, wanted: Sequence[Job]) -> None:
+    operations.suspend(site, [get_own(site, job).id for job in wanted])
+
+
+def _resume(site: Site, wanted: Sequence[Job]) -> None:
+    operations.resume(site, [get_own(site, job).id for job in wanted])
+
+
+def _attach(site: Site, change: ResourceChange) -> None:
+    live_peers.attach(site, get_own(site, change.job).id, change.resource)
+
+
+def _detach(site: Site, change: ResourceChange) -> None:
+    live_peers.detach(site, get_own(site, change.job).id, change.resource)
 
 
 def _keep_labels(site: Site, wanted: Sequence[Job]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query
 
-from slurm_adapter import jobs
+from slurm_adapter import jobs, operations
 from slurm_adapter.errors import NotFound
 from slurm_adapter.gateway import authentication, describe
 from slurm_adapter.gateway.gateway import Shared
@@ -19,6 +19,7 @@ from slurm_adapter.gateway.schemas import (
     Bulk,
     BulkRequest,
     Empty,
+    Extension,
     FindById,
     Id,
     JobView,
@@ -176,6 +177,31 @@ async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindByI
     return Bulk(responses=tuple(Empty() for _ in request.items))
 
 
+@api.post("/extend")
+async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]) -> Bulk[Empty]:
+    """Give jobs more time, added to what they have."""
+    wanted = [(item.job_id, item.requested_time.in_seconds) for item in request.items]
+    await gateway.workers.call(_extend, owner, wanted)
+    gateway.changed.set()
+    return Bulk(responses=tuple(Empty() for _ in request.items))
+
+
+@api.post("/suspend")
+async def suspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
+    """Let jobs rest; they keep their nodes."""
+    await gateway.workers.call(_suspend, owner, [item.id for item in request.items])
+    gateway.changed.set()
+    return Bulk(responses=tuple(Empty() for _ in request.items))
+
+
+@api.post("/unsuspend")
+async def unsuspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
+    """Let jobs that rest run on."""
+    await gateway.workers.call(_resume, owner, [item.id for item in request.items])
+    gateway.changed.set()
+    return Bulk(responses=tuple(Empty() for _ in request.items))
+
+
 @api.get("/retrieveProducts")
 async def retrieve_products(gateway: Shared, _: Caller) -> Products:
     """The machine types, and what each can do."""
@@ -218,6 +244,19 @@ def find_owned(site: Site, owner: Owner, ids: Sequence[str]) -> list[Record]:
         if record is None or not jobs.same_workspace(record, owner):
             raise NotFound(f"Permission denied or job not found ({id_})")
     return [known[id_] for id_ in ids]
+
+
+def _extend(site: Site, owner: Owner, wanted: Sequence[tuple[str, int]]) -> None:
+    find_owned(site, owner, [id_ for id_, _ in wanted])
+    operations.extend(site, wanted)
+
+
+def _suspend(site: Site, owner: Owner, ids: Sequence[str]) -> None:
+    operations.suspend(site, [record.id for record in find_owned(site, owner, ids)])
+
+
+def _resume(site: Site, owner: Owner, ids: Sequence[str]) -> None:
+    operations.resume(site, [record.id for record in find_owned(site, owner, ids)])
 
 
 def _terminate(site: Site, owner: Owner, ids: Sequence[str]) -> None:

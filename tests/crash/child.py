@@ -41,7 +41,18 @@ if TYPE_CHECKING:
     from slurm_adapter.transports.interface import Command
 
 _PR_SET_CHILD_SUBREAPER = 36
-_ONLY_READ = {"active", "all", "bundles", "fact", "find", "find_key", "get", "hosts_are_written", "hosts_version"}
+_ONLY_READ = {
+    "active",
+    "all",
+    "bundles",
+    "fact",
+    "find",
+    "find_keys",
+    "get",
+    "hosts_are_written",
+    "hosts_version",
+    "shared",
+}
 _ONLY_READ |= {"updates", "with_tokens", "close"}
 _SCRIPTS = {
     value: name.strip("_").lower()

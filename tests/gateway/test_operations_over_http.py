@@ -1,0 +1,104 @@
+"""Extend, suspend, resume and live peers through both doors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.gateway.doors import Doors, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slurm_adapter.store import Record
+
+JOBS = "/ucloud/example/jobs"
+HOUR = {"hours": 1, "minutes": 0, "seconds": 0}
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Iterator[Doors]:
+    with opened(tmp_path, {"cluster": {"operator": ["true"]}}) as doors:
+        yield doors
+
+
+def start(doors: Doors, id_: str, **fields: Any) -> Record:
+    """A job of UCloud's that runs."""
+    answer = doors.ask("POST", JOBS, {"items": [doors.job(id_, **fields)]}, **doors.as_ucloud())
+    assert answer.status_code == 200, answer.text
+    doors.ucloud.know(id_)
+    return doors.offline.run(doors.offline.site.store.get(id_))
+
+
+@pytest.mark.scenario(73)
+def test_ucloud_extends_a_job(doors: Doors) -> None:
+    start(doors, "1", timeAllocation={"hours": 5, "minutes": 0, "seconds": 0})
+    body = {"items": [{"job": doors.job("1"), "requestedTime": HOUR}]}
+    answer = doors.ask("POST", f"{JOBS}/extend", body, **doors.as_ucloud())
+    assert answer.json() == {"responses": [{}]}
+    assert doors.offline.site.store.get("1").time_limit == 6 * 3600
+    told = [each.more.get("newTimeAllocation") for each in doors.offline.site.store.updates("1")]
+    assert [each for each in told if each] == [21600000]
+    too_much = {"items": [{"job": doors.job("1"), "requestedTime": {"hours": 100, "minutes": 0, "seconds": 0}}]}
+    assert doors.ask("POST", f"{JOBS}/extend", too_much, **doors.as_ucloud()).status_code == 400
+    assert doors.offline.site.store.get("1").time_limit == 6 * 3600
+    unknown = {"items": [{"job": doors.job("77"), "requestedTime": HOUR}]}
+    assert doors.ask("POST", f"{JOBS}/extend", unknown, **doors.as_ucloud()).status_code == 404
+
+
+@pytest.mark.scenario(75)
+def test_ucloud_suspends_a_job_and_lets_it_run_on(doors: Doors) -> None:
+    start(doors, "1")
+    body = {"items": [{"job": doors.job("1")}]}
+    for path, state in (("suspend", "SUSPENDED"), ("unsuspend", "RUNNING")):
+        assert doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud()).json() == {"responses": [{}]}
+        doors.offline.sync()
+        assert doors.offline.site.store.get("1").state == state
+
+
+def test_users_do_the_same_with_their_own_jobs_only(doors: Doors) -> None:
+    alice, bob = doors.token(), doors.token("bob")
+    made = doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **alice).json()
+    id_ = made["responses"][0]["id"]
+    doors.offline.run(doors.offline.site.store.get(id_))
+    before = doors.offline.site.store.get(id_).time_limit
+    extension = {"items": [{"jobId": id_, "requestedTime": HOUR}]}
+    named = {"items": [{"id": id_}]}
+    for path, body in (("extend", extension), ("suspend", named), ("unsuspend", named)):
+        assert doors.ask("POST", f"/api/jobs/{path}", body, **bob).status_code == 404
+        assert doors.ask("POST", f"/api/jobs/{path}", body, **alice).json() == {"responses": [{}]}
+    assert doors.offline.site.store.get(id_).time_limit == before + 3600
+
+
+@pytest.mark.scenario(13)
+def test_without_an_operator_none_of_it_is_offered(tmp_path: Path) -> None:
+    with opened(tmp_path) as doors:
+        start(doors, "1")
+        extension = {"items": [{"job": doors.job("1"), "requestedTime": HOUR}]}
+        named = {"items": [{"job": doors.job("1")}]}
+        for path, body in (("extend", extension), ("suspend", named), ("unsuspend", named)):
+            answer = doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud())
+            assert answer.status_code == 400
+            assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"
+
+
+@pytest.mark.scenario(81)
+def test_ucloud_attaches_and_detaches_a_peer(doors: Doors) -> None:
+    start(doors, "1")
+    start(doors, "2")
+    peer = {"type": "peer", "hostname": "database", "jobId": "1"}
+    start(doors, "3", resources=[peer])
+    change = {"job": doors.job("3"), "resource": {"type": "peer", "hostname": "cache", "jobId": "2"}}
+    assert doors.ask("POST", f"{JOBS}/attachResource", change, **doors.as_ucloud()).json() == {}
+    assert "cache" in (doors.offline.peers / "3").read_text()
+    lists = [each.more.get("resourceList") for each in doors.offline.site.store.updates("3")]
+    assert [len(each) for each in lists if each] == [2]
+    assert doors.ask("POST", f"{JOBS}/detachResource", change, **doors.as_ucloud()).json() == {}
+    assert "cache" not in (doors.offline.peers / "3").read_text()
+    alone = {"job": doors.job("1"), "resource": {"type": "peer", "hostname": "cache", "jobId": "2"}}
+    refused = doors.ask("POST", f"{JOBS}/attachResource", alone, **doors.as_ucloud())
+    assert (refused.status_code, "started without peers" in refused.json()["why"]) == (400, True)
+    other = {"job": doors.job("3"), "resource": {"type": "file", "path": "/1/a"}}
+    assert doors.ask("POST", f"{JOBS}/attachResource", other, **doors.as_ucloud()).status_code == 400
