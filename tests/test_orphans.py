@@ -153,6 +153,20 @@ def test_ucloud_is_asked_now_and_then_which_jobs_it_has(site: Offline, ucloud: U
     assert site.now(job).stage is Stage.ENDED
 
 
+def test_what_ucloud_denies_once_and_knows_again_is_forgiven(site: Offline, ucloud: Ucloud) -> None:
+    """Each time counts by itself: a job is not ended for what was denied hours ago."""
+    [job] = create(site, ucloud, "4101")
+    site.run(job)
+    for _ in range(2):
+        ucloud.forget("4101")
+        site.sync(orphans.ASK_SECONDS)
+        assert site.now(job).unknown_since is not None
+        ucloud.know("4101")
+        site.sync(orphans.UNKNOWN_SECONDS)
+        assert site.now(job).unknown_since is None
+    assert alive(site, job)
+
+
 def test_jobs_that_do_not_come_from_ucloud_are_not_asked_for(site: Offline, ucloud: Ucloud) -> None:
     job = site.run(site.job())
     site.sync(orphans.ASK_SECONDS)

@@ -145,7 +145,7 @@ def test_whatever_happens_each_job_is_told_of_in_order_and_once(
         assert all(earlier.number < later.number for earlier, later in pairwise(receiver.told))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(
         st.sampled_from(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slurm_adapter.gateway import passes
 from slurm_adapter.orphans import ASK_SECONDS, UNKNOWN_SECONDS
 from tests.gateway.doors import Doors, opened
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[Doors]:
+def doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
+    monkeypatch.setattr(passes, "SECONDS", 0.2)
     with opened(tmp_path) as made:
         yield made
 
