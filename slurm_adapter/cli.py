@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slurm_adapter import __version__
-from slurm_adapter.config import find_config, load_config
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, TryAgain
-from slurm_adapter.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slurm_adapter.site import Site
     from slurm_adapter.specification import Owner
 
 OK, FAILED, BAD_INPUT, TRY_AGAIN, BAD_CONFIG = 0, 1, 65, 75, 78
@@ -82,6 +81,9 @@ def cli(ctx: click.Context, config_path: Path | None) -> None:
 
 def open_site(ctx: click.Context) -> Site:
     """The configured site, closed when the command ends. Raises `InvalidConfig` where there is no configuration."""
+    from slurm_adapter.config import find_config, load_config
+    from slurm_adapter.site import Site
+
     path = find_config(ctx.find_root().obj)
     if path is None:
         raise InvalidConfig(
@@ -374,6 +376,7 @@ def demo(ctx: click.Context, in_sandbox: bool) -> None:
 
     On the configured cluster, or in a sandbox where there is none (Debian or Ubuntu, as root).
     """
+    from slurm_adapter.config import find_config
     from slurm_adapter.demo import run_demo
 
     run_demo(None if in_sandbox else find_config(ctx.find_root().obj), say=talk)

@@ -15,42 +15,35 @@ script lets one of them run.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
 import re
 import threading
-from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slurm_adapter import bundle, folders, hosts, peerfiles
+from slurm_adapter import bundle, folders, hosts
 from slurm_adapter.directives import count_tasks
 from slurm_adapter.drives import check_paths_command, read_path_check
 from slurm_adapter.errors import AdapterError, Duplicate, InvalidConfig, InvalidInput, Refused, TryAgain, Unknown
 from slurm_adapter.invocation import is_injected
-from slurm_adapter.plan import live_row, make_groups
+from slurm_adapter.plan import live_row
+from slurm_adapter.publishing import publish_hosts
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
 from slurm_adapter.specification import JobSpecification, PeerValue
 from slurm_adapter.states import JobState
-from slurm_adapter.store import STANDALONE, Peer, Record, Stage, same_job
+from slurm_adapter.store import STANDALONE, Peer, Record, Stage, by_account, same_job
 from slurm_adapter.translation import translate
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from slurm_adapter.application import Application
     from slurm_adapter.drives import DrivePath
     from slurm_adapter.site import Site
     from slurm_adapter.specification import Owner, ResolvedProduct
     from slurm_adapter.translation import Translation
-
-
-HOSTS_SEEN = "hosts seen"
-"""The fact that tells when the hosts files were last looked at, and were what they should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +174,7 @@ def hand_over(
     ready = _with_peers_there(site, records)
     if not ready:
         return {}
-    packed = site.store.bundles([record.id for record in ready])
-    contents = site.store.shared()
+    packed, contents = site.store.bundles([record.id for record in ready])
     bundles = {id_: bundle.unpack(content, contents) for id_, content in packed.items()}
     ready = [record for record in ready if record.id in bundles]
     failures: dict[str, AdapterError] = {}
@@ -227,49 +219,6 @@ def _cancel_unwanted(site: Site, records: Sequence[Record]) -> None:
     if ended:
         with suppress(AdapterError):
             site.scheduler.cancel(_own_slurm_jobs(site, ended)[0])
-
-
-def publish_hosts(site: Site) -> None:
-    """Bring the hosts files on the shared file system up to what is remembered.
-
-    One process at a time: two that read and write across each other would leave the older of two truths.
-    """
-    with alone(site, "hosts"):
-        version = site.store.hosts_version()
-        active = site.store.active()
-        named = {peer.job_id for record in active for peer in record.peers}
-        known = {**site.store.find(named), **{record.id: record for record in active}}
-        _write_hosts(site, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known))
-        site.store.note_hosts_written(version)
-        site.store.set_fact(HOSTS_SEEN, str(site.clock()))
-
-
-@contextmanager
-def alone(site: Site, name: str) -> Iterator[None]:
-    """Wait until no other process holds the lock of this name. It goes with the process, however that ends."""
-    descriptor = os.open(site.config.state / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts.Group]) -> None:
-    """Make the hosts files hold these mappings, and nothing of jobs that are not `live`; write only what changed."""
-    always = site.config.peers.always
-    # A view of one whose last peer was detached is empty, and not gone: nodes keep what they read last.
-    consumers = {record.id: record for record in live if record.peers or record.original is not None or always}
-    named: dict[str, list[hosts.Group]] = defaultdict(list)
-    for group in groups:
-        named[group.consumer].append(group)
-    views = {id_: hosts.view(named[id_]) for id_ in consumers}
-    if site.config.peers.private:
-        _write_private(site, {id_: (consumers[id_], text) for id_, text in views.items()})
-        return
-    seen = peerfiles.read(site.transport, site.peers_folder)
-    change = peerfiles.plan_change(seen, views, hosts.shared_block(groups))
-    peerfiles.write(site.transport, site.peers_folder, seen, change)
 
 
 def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
@@ -619,21 +568,3 @@ def _forget(site: Site, records: Sequence[Record], failures: Mapping[str, Adapte
     if any(record.peers for record in ours):
         with suppress(AdapterError):
             publish_hosts(site)
-
-
-def _write_private(site: Site, views: Mapping[str, tuple[Record, str]]) -> None:
-    """Write views into their jobs' folders, under each job's account, where they changed."""
-    digests = {id_: hashlib.sha256(text.encode()).hexdigest() for id_, (_, text) in views.items()}
-    changed = [record for id_, (record, _) in views.items() if record.view != digests[id_]]
-    for user, owned in by_account(changed):
-        written = folders.write_views(site.transport, user, {record.folder: views[record.id][1] for record in owned})
-        done = [(record, {"view": digests[record.id]}) for record in owned if record.folder in written]
-        site.store.change(done, site.clock())
-
-
-def by_account(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:
-    """Records grouped by the account that runs them: a command runs as one account."""
-    grouped: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        grouped[record.account].append(record)
-    yield from sorted(grouped.items())

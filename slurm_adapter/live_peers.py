@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import folders, hosts, jobs
 from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused, TryAgain
+from slurm_adapter.publishing import publish_hosts
 from slurm_adapter.specification import Owner, PeerValue
 from slurm_adapter.store import Amendment, Peer, Stage
 
@@ -139,5 +140,5 @@ def _is(value: AppParameterValue, peer: Peer) -> bool:
 def _publish(site: Site, record: Record) -> Record:
     """Write the hosts files at once. Where that cannot be done, the next pass does it."""
     with suppress(AdapterError):
-        jobs.publish_hosts(site)
+        publish_hosts(site)
     return record

@@ -11,9 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused, TryAgain, Unknown
-from slurm_adapter.jobs import alone, by_account, naming, specification_of
+from slurm_adapter.jobs import naming, specification_of
 from slurm_adapter.plan import live_row
-from slurm_adapter.store import Amendment, Stage
+from slurm_adapter.publishing import alone
+from slurm_adapter.store import Amendment, Stage, by_account
 from slurm_adapter.terminal import duration
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ from slurm_adapter.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from jinja2 import Template
 
 OUTPUT_LIMIT = 1024 * 1024
 """The most characters of a rendered invocation. (sbatch takes scripts of 4 MiB.)"""
@@ -212,18 +215,22 @@ def render(task: Task) -> Rendered:
         "script": absent("script"),
         "dynamicInterface": absent("dynamicInterface"),
     }
-    values = _Environment(_print_plain)
-    directives = {name: _render_one(values, source, variables) for name, source in task.sbatch.items()}
-    environment = {name: _render_one(values, source, variables) for name, source in task.environment.items()}
+    directives = {name: _render_one(_print_plain, source, variables) for name, source in task.sbatch.items()}
+    environment = {name: _render_one(_print_plain, source, variables) for name, source in task.environment.items()}
     found.clear()  # a value is no place to set directives from
-    shell = _Environment(_print)
-    body = "\n".join(_render_one(shell, source, variables) for source in task.body)
+    body = "\n".join(_render_one(_print, source, variables) for source in task.body)
     return Rendered(body=body, environment=environment, sbatch=directives, calls=tuple(found))
 
 
-def _render_one(environment: _Environment, source: Source, variables: Mapping[str, Any]) -> str:
+@lru_cache(maxsize=256)
+def _compile(printed: Callable[[object], Any], text: str) -> Template:
+    """Compiled once for all jobs of an application: that takes longer than all else of a job's translation."""
+    return _Environment(printed).from_string(text)
+
+
+def _render_one(printed: Callable[[object], Any], source: Source, variables: Mapping[str, Any]) -> str:
     try:
-        return "".join(_limited(environment.from_string(source.text).generate(variables)))
+        return "".join(_limited(_compile(printed, source.text).generate(variables)))
     except TemplateSyntaxError as error:
         raise _problem(source, error.lineno, error.message) from error
     except Exception as error:  # a template can bring about any error of Python's operators and filters

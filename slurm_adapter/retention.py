@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter import folders
 from slurm_adapter.errors import AdapterError
-from slurm_adapter.jobs import by_account
+from slurm_adapter.store import by_account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import sqlite3
+from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -377,18 +378,13 @@ class Store:
         connection.execute("DELETE FROM shared WHERE NOT EXISTS (SELECT 1 FROM bundles)")
         connection.executemany("INSERT OR IGNORE INTO shared VALUES (?, ?)", shared.items())
 
-    def bundles(self, ids: Iterable[str]) -> dict[str, bytes]:
-        """What is to be handed to Slurm for these jobs; kept until Slurm has it."""
-        with _told(self._path):
-            rows = self._connection.execute(
-                "SELECT * FROM bundles WHERE job_id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),)
-            ).fetchall()
-        return {row["job_id"]: row["content"] for row in rows}
-
-    def shared(self) -> dict[str, bytes]:
-        """What bundles name by its digest."""
-        with _told(self._path):
-            return {row["digest"]: row["content"] for row in self._connection.execute("SELECT * FROM shared")}
+    def bundles(self, ids: Iterable[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """What is to be handed to Slurm for these jobs, kept until it has it; and what bundles name by its digest."""
+        found = "SELECT job_id, content FROM bundles WHERE job_id IN (SELECT value FROM json_each(?))"
+        with self._transaction() as connection:  # else another process's upgrade might come in between
+            packed = connection.execute(found, (json.dumps(list(ids)),)).fetchall()
+            shared = connection.execute("SELECT digest, content FROM shared").fetchall()
+        return {row["job_id"]: row["content"] for row in packed}, {row["digest"]: row["content"] for row in shared}
 
     def take(self, ids: Iterable[str], now: float) -> list[Record]:
         """Move those of these jobs that are still only claimed to stage `submitting`, before sbatch is started.
@@ -840,6 +836,14 @@ def same_job(known: Record, specification: str) -> Record:
             "use a new key for a new job"
         )
     return known
+
+
+def by_account(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """Records grouped by the account that runs them: a command runs as one account."""
+    grouped: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        grouped[record.account].append(record)
+    yield from sorted(grouped.items())
 
 
 def _key(record: Record) -> tuple[str, ...]:

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from slurm_adapter import folders, hosts, orphans, outbox, retention
+from slurm_adapter import folders, hosts, outbox, retention
 from slurm_adapter.errors import AdapterError, TryAgain, Unknown
-from slurm_adapter.jobs import HOSTS_SEEN, by_account, hand_over, publish_hosts
 from slurm_adapter.plan import Evidence, Plan, kept_id, live_row, make_plan, needs_history, needs_look
+from slurm_adapter.publishing import HOSTS_SEEN, publish_hosts
 from slurm_adapter.states import JobState, translate
-from slurm_adapter.store import Stage
+from slurm_adapter.store import Stage, by_account
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -76,6 +76,8 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False) -> Report
     problems = list(report.problems)
     retention.remove(site, report.due, problems)
     if receiver is not None:
+        from slurm_adapter import orphans
+
         with _noting(problems, "tell UCloud what became of jobs"):
             problems += outbox.deliver(site.store, receiver, site.clock())
             problems += orphans.end_orphans(site, receiver, end_many=end_many)
@@ -167,7 +169,11 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
     claimed = [
         record for record in site.store.find(r.id for r in plan.submit).values() if record.stage is Stage.CLAIMED
     ]
-    failures = hand_over(site, claimed)
+    failures: dict[str, AdapterError] = {}
+    if claimed:
+        from slurm_adapter.jobs import hand_over
+
+        failures = hand_over(site, claimed)
     problems += [str(error) for error in failures.values()]
     return Report(
         changed=tuple((old[record.id], record) for record in changed),

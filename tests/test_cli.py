@@ -54,7 +54,7 @@ def run(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
     """The command line on the site without a cluster."""
     path = offline.folder / "config.toml"
     path.write_text(CONFIG.format(folder=offline.folder))
-    monkeypatch.setattr(module, "Site", lambda _: offline.open())
+    monkeypatch.setattr("slurm_adapter.site.Site", lambda _: offline.open())
     # A mistake of the program must not look like one of its messages.
     monkeypatch.setenv("SLURM_ADAPTER_TRACEBACK", "1")
 
@@ -110,7 +110,7 @@ def test_secrets_reach_no_output_no_file_and_no_command(
         site.transport = Tripping(site.transport, commands.append)
         return site
 
-    monkeypatch.setattr(module, "Site", opened)
+    monkeypatch.setattr("slurm_adapter.site.Site", opened)
     access = {"type": "api_server", "token": secret, "api": secret}
     said = [
         run("submit", "-", stdin=SPECIFICATION | {"resources": [access]}),

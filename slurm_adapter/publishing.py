@@ -1,0 +1,75 @@
+"""Hosts files, from what is remembered to the shared file system."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections import defaultdict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from slurm_adapter import folders, hosts, peerfiles
+from slurm_adapter.plan import make_groups
+from slurm_adapter.store import Record, Stage, by_account
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from slurm_adapter.site import Site
+
+HOSTS_SEEN = "hosts seen"
+"""The fact that tells when the hosts files were last looked at, and were what they should be."""
+
+
+def publish_hosts(site: Site) -> None:
+    """Bring the hosts files on the shared file system up to what is remembered.
+
+    One process at a time: two that read and write across each other would leave the older of two truths.
+    """
+    with alone(site, "hosts"):
+        version = site.store.hosts_version()
+        active = site.store.active()
+        named = {peer.job_id for record in active for peer in record.peers}
+        known = {**site.store.find(named), **{record.id: record for record in active}}
+        _write_hosts(site, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known))
+        site.store.note_hosts_written(version)
+        site.store.set_fact(HOSTS_SEEN, str(site.clock()))
+
+
+@contextmanager
+def alone(site: Site, name: str) -> Iterator[None]:
+    """Wait until no other process holds the lock of this name. It goes with the process, however that ends."""
+    descriptor = os.open(site.config.state / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts.Group]) -> None:
+    """Make the hosts files hold these mappings, and nothing of jobs that are not `live`; write only what changed."""
+    always = site.config.peers.always
+    # A view of one whose last peer was detached is empty, and not gone: nodes keep what they read last.
+    consumers = {record.id: record for record in live if record.peers or record.original is not None or always}
+    named: dict[str, list[hosts.Group]] = defaultdict(list)
+    for group in groups:
+        named[group.consumer].append(group)
+    views = {id_: hosts.view(named[id_]) for id_ in consumers}
+    if site.config.peers.private:
+        _write_private(site, {id_: (consumers[id_], text) for id_, text in views.items()})
+        return
+    seen = peerfiles.read(site.transport, site.peers_folder)
+    change = peerfiles.plan_change(seen, views, hosts.shared_block(groups))
+    peerfiles.write(site.transport, site.peers_folder, seen, change)
+
+
+def _write_private(site: Site, views: Mapping[str, tuple[Record, str]]) -> None:
+    """Write views into their jobs' folders, under each job's account, where they changed."""
+    digests = {id_: hashlib.sha256(text.encode()).hexdigest() for id_, (_, text) in views.items()}
+    changed = [record for id_, (record, _) in views.items() if record.view != digests[id_]]
+    for user, owned in by_account(changed):
+        written = folders.write_views(site.transport, user, {record.folder: views[record.id][1] for record in owned})
+        done = [(record, {"view": digests[record.id]}) for record in owned if record.folder in written]
+        site.store.change(done, site.clock())
