@@ -365,7 +365,10 @@ def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record 
             raise InvalidInput(f"id: {record.id}: this job is known here, and belongs to somebody else")
     keys = [item.key for item in items if item.key is not None]
     by_key = site.store.find_keys(STANDALONE, owner.created_by, owner.project, keys)
-    return [by_id.get(item.id) if item.id is not None else by_key.get(item.key or "") for item in items]
+    return [
+        by_id.get(item.id) if item.id is not None else None if item.key is None else by_key.get(item.key)
+        for item in items
+    ]
 
 
 def _refuse_duplicates(site: Site, owner: Owner, items: Sequence[Item]) -> None:

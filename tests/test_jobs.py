@@ -299,6 +299,13 @@ def test_the_same_key_is_the_same_job(offline: Offline) -> None:
         offline.job("key", name="another")
 
 
+def test_a_job_without_a_key_is_not_the_one_with_an_empty_key(offline: Offline) -> None:
+    first, second = jobs.submit(offline.site, Owner(created_by="alice"), [offline.item(""), offline.item(None)])
+    again, third = jobs.submit(offline.site, Owner(created_by="alice"), [offline.item(""), offline.item(None)])
+    assert again.id == first.id
+    assert len({first.id, second.id, third.id}) == 3
+
+
 def test_a_key_is_its_owners(offline: Offline) -> None:
     ids = {
         offline.job("key").id,
