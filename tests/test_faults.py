@@ -360,9 +360,9 @@ def test_what_is_no_id_is_unknown_and_reaches_no_shell(
 ) -> None:
     record = offline.job()
     before = offline.transport.commands.copy()
-    monkeypatch.setattr(module, "find_config", lambda _: "here")
-    monkeypatch.setattr(module, "load_config", lambda _: offline.config)
-    monkeypatch.setattr(module, "Site", lambda _: offline.site)
+    monkeypatch.setattr("slurm_adapter.config.find_config", lambda _: "here")
+    monkeypatch.setattr("slurm_adapter.config.load_config", lambda _: offline.config)
+    monkeypatch.setattr("slurm_adapter.site.Site", lambda _: offline.site)
     monkeypatch.setattr(offline.site, "close", lambda: None)
     for garbage in GARBAGE:
         result = CliRunner().invoke(module.cli, [command, "--", garbage])
