@@ -46,6 +46,10 @@ def end_orphans(site: Site, receiver: Receiver, *, end_many: bool = False) -> li
         return []
     known = receiver.known([record.id for record in doubtful])
     store.note_unknown(known, None)
+    # What is due still was refused a moment ago.
+    denied = sorted(known & {message.job_id for message in store.due(after=0, limit=1000)})
+    named = ", ".join(denied[:5])
+    problems = [f"UCloud has jobs {named}, and takes no updates of them from this provider"] if denied else []
     orphans = [record for record in doubtful if record.id not in known]
     if not end_many and len(orphans) > max(MANY, MANY_OF_ALL * len({record.id for record in (*ours, *orphans)})):
         named = ", ".join(record.id for record in orphans[:5])
@@ -53,8 +57,8 @@ def end_orphans(site: Site, receiver: Receiver, *, end_many: bool = False) -> li
             f"UCloud knows {len(orphans)} jobs no more ({named}, ...), more than are ended unasked; nothing was done "
             "about them. Where that is right, `slurm-adapter sync --end-many` cancels them"
         )
-        return [text]
-    return _give_up(site, orphans)
+        return [*problems, text]
+    return problems + _give_up(site, orphans)
 
 
 def _give_up(site: Site, orphans: list[Record]) -> list[str]:

@@ -42,6 +42,9 @@ def deliver(store: Store, receiver: Receiver, now: float) -> list[str]:
         taken = {message.job_id for message in wanted if message.number in told.taken}
         store.note_delivered([number for number in numbers if number in told.taken], now)
         passed_over |= {message.job_id for message in wanted if message.number not in told.taken}
+        # A bulk with an unknown job is refused before anything of it is done: there is nothing to look for.
+        refused = [m for m in wanted if m.job_id in told.unknown and m.number not in told.taken and m.fresh]
+        store.note_sent([message.number for message in refused], sent=False)
         store.note_unknown(told.unknown, now)
         store.note_unknown([id_ for id_, job in store.find(taken - told.unknown).items() if job.unknown_since], None)
         problems += told.problems

@@ -205,6 +205,30 @@ def test_many_at_once_wait_for_somebody_to_look(site: Offline, ucloud: Ucloud) -
     assert not any(alive(site, record) for record in records)
 
 
+def test_jobs_that_wait_for_somebody_to_look_cost_few_requests(site: Offline, ucloud: Ucloud) -> None:
+    """However long that takes: each pass finds their updates due."""
+    ids = [str(4100 + number) for number in range(12)]
+    create(site, ucloud, *ids)
+    ucloud.forget(*ids)
+    site.sync()
+    site.sync(orphans.UNKNOWN_SECONDS)
+    before = len(ucloud.calls)
+    site.sync()
+    assert len(ucloud.calls) - before <= 5
+
+
+def test_a_job_that_ucloud_has_and_takes_nothing_of_goes_on(site: Offline, ucloud: Ucloud) -> None:
+    [job] = create(site, ucloud, "4101")
+    ucloud.deny("4101")
+    site.run(job)
+    [problem] = site.sync(orphans.UNKNOWN_SECONDS).problems
+    assert "has jobs 4101" in problem
+    assert alive(site, job)
+    ucloud.know("4101")
+    assert site.sync().problems == ()
+    assert states(ucloud, "4101") == ["RUNNING"]
+
+
 def _receiver(site: Offline) -> FakeReceiver:
     """One that knows no job."""
     made = FakeReceiver()
