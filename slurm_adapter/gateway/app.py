@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from fastapi import Request
+from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as AnyHTTPException
 
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": schemas.Error} for code in (400, 401, 403, 404, 409, 413, 503)
+}
+
+# They document that a token is needed, and refuse nothing: see `authentication` for who is let in.
+_UCLOUDS_TOKEN = HTTPBearer(scheme_name="ucloud", description="A token that UCloud signs.", auto_error=False)
+_USERS_TOKEN = HTTPBearer(scheme_name="user", description="A token of `slurm-adapter token`.", auto_error=False)
+
 
 def make_app(site: Site) -> FastAPI:
     """The application over a site, which it closes at its end. Raises `InvalidConfig` where a key cannot be read."""
@@ -58,21 +67,43 @@ def make_app(site: Site) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         strict_content_type=False,
-        responses={code: {"model": schemas.Error} for code in (400, 401, 403, 404, 409, 413, 503)},
+        redirect_slashes=False,  # what is not there is not there; behind a proxy the redirect would lead elsewhere
     )
     app.state.gateway = gateway
     if site.config.ucloud is not None:
-        app.include_router(provider.api, prefix=f"/ucloud/{site.config.provider}")
+        app.include_router(
+            provider.api,
+            prefix=f"/ucloud/{site.config.provider}",
+            dependencies=[Depends(_UCLOUDS_TOKEN)],
+            responses=_ERRORS,
+        )
         app.include_router(logs.provider)
     if site.config.gateway.stand_alone:
-        app.include_router(users.api)
+        app.include_router(users.api, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS)
         app.include_router(logs.users)
     app.include_router(watching.api)
     app.add_middleware(Guard, workers=gateway.workers)
     app.add_middleware(Bodies, limit=site.config.gateway.body_limit * MEBIBYTE)
     app.add_middleware(RequestLog)
     _answer_errors(app)
+    _document_no_422(app)
     return app
+
+
+def _document_no_422(app: FastAPI) -> None:
+    """Take out of the document what FastAPI says by itself: input that is wrong is answered with 400 here."""
+    make = app.openapi
+
+    def document() -> dict[str, Any]:
+        made = make()
+        for operations in made["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            made.get("components", {}).get("schemas", {}).pop(name, None)
+        return made
+
+    app.openapi = document  # type: ignore[method-assign]  # as FastAPI's own documentation does
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -1,0 +1,162 @@
+"""The OpenAPI document of both doors, and whether what is served is what it says: by requests that are made from it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.gateway.doors import Doors, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BIG = "9" * 5000
+HALF = "\\ud800"
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    with opened(tmp_path_factory.mktemp("doors")) as doors:
+        yield doors
+
+
+def document(doors: Doors) -> Any:
+    """As it is served."""
+    return doors.ask("GET", "/openapi.json", **doors.token()).json()
+
+
+def credentials(doors: Doors) -> dict[str, dict[str, str]]:
+    """The header for each security scheme."""
+    return {"ucloud": doors.as_ucloud(), "user": doors.token("alice", "p1")}
+
+
+def operations(doors: Doors) -> Iterator[Any]:
+    """All that the document holds."""
+    schema = schemathesis.openapi.from_dict(document(doors))
+    schema.config.update(base_url=doors.url)
+    for each in schema.get_all_operations():
+        assert isinstance(each, Ok), each
+        yield each.ok()
+
+
+def make_good(doors: Doors, case: Any) -> None:
+    """Name what is there in a request that was made up, so that it comes further than the first refusal."""
+    case.headers["Project"] = "p1"
+    body = case.body
+    if not isinstance(body, dict) or not isinstance(body.get("items"), list):
+        return
+    for number, item in enumerate(body["items"]):
+        if not isinstance(item, dict):
+            continue
+        if case.path == "/api/jobs":
+            item.update(doors.item())
+        elif case.path == "/ucloud/example/jobs":
+            given = item.get("specification")
+            item.update(doors.job(str(number)))
+            item["specification"] = {**(given if isinstance(given, dict) else {}), **item["specification"]}
+
+
+def ask_all(doors: Doors, operation: Any, mode: GenerationMode, header: dict[str, str]) -> None:
+    """Ask for one operation in several ways, the same in every run."""
+
+    @settings(
+        max_examples=8,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode), good=st.booleans())
+    def ask(case: Any, good: bool) -> None:  # noqa: FBT001  # as hypothesis calls it
+        if good:
+            make_good(doors, case)
+        answer = case.call(headers=header, timeout=30)
+        assert answer.status_code < 500 or answer.status_code == 503, answer.text
+        case.validate_response(
+            answer, checks=[status_code_conformance, content_type_conformance, response_schema_conformance]
+        )
+
+    ask()
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_every_answer_is_as_the_document_says(doors: Doors, mode: GenerationMode) -> None:
+    known = credentials(doors)
+    asked = set()
+    for operation in operations(doors):
+        if mode is GenerationMode.NEGATIVE and not operation.body:
+            continue  # what takes nothing can be asked for nothing wrong
+        schemes = [name for each in operation.definition.raw.get("security", []) for name in each]
+        ask_all(doors, operation, mode, known[schemes[0]] if schemes else {})
+        asked.add(operation.label)
+    assert {"POST /ucloud/example/jobs", "POST /api/jobs", "POST /api/jobs/search"} <= asked
+
+
+def test_what_needs_a_token_says_so_and_does(doors: Doors) -> None:
+    free = set()
+    for operation in operations(doors):
+        answer = httpx.request(operation.method, f"{doors.url}{operation.path}", timeout=30)
+        said = operation.definition.raw
+        if "security" in said:
+            assert answer.status_code == 401, operation.label
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert "401" in said["responses"]
+        else:
+            free.add(operation.path)
+            assert str(answer.status_code) in said["responses"]
+    assert free == {"/healthz", "/healthz/ready"}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"itemsPerPage={BIG}", f"filterCreatedAfter=-{BIG}", "filterCreatedAfter=-9223372036854775808", "next=%00",
+        "next=%ED%A0%80", "next=%FF", f"next={'A' * 50000}", f"filterIds={'1,' * 15000}", "filterIds=%00,%ED%A0%80",
+        "filterApplication=%00", "includeUpdates=%D9%A3",
+    ],
+)  # fmt: skip
+def test_a_query_that_is_odd_is_answered(doors: Doors, query: str) -> None:
+    assert doors.ask("GET", f"/api/jobs/browse?{query}", **doors.token()).status_code in {200, 400}
+
+
+@pytest.mark.parametrize("path", ["%00", "%FF", "%ED%A0%80", "..%2F..%2Fetc%2Fpasswd", "%2F%2F"])
+@pytest.mark.parametrize("folder", ["/", "/api/jobs/", "/ucloud/example/jobs/", "/static-offline-docs/"])
+def test_a_path_that_is_odd_is_not_there(doors: Doors, folder: str, path: str) -> None:
+    assert doors.ask("GET", f"{folder}{path}", **doors.token()).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"items": [{{"timeAllocation": {{"hours": {BIG}}}}}]}}', '{"items": [{"replicas": 1e999}]}',
+        f'{{"items": [{{"name": "{HALF}"}}]}}', f'{{"items": [{{"{HALF}": "{HALF}"}}]}}', "[" * 100_000,
+        '{"items": [{"name": "\\u0000", "labels": {"\\u0000": "\\u0000"}}]}', '{"items": [null]}', "5", "\ufeff{}",
+        f'{{"items": [{{"parameters": {{"{HALF}": {{"type": "{HALF}"}}}}}}]}}',
+    ],
+)  # fmt: skip
+def test_a_body_that_is_odd_is_refused(doors: Doors, body: str) -> None:
+    for path, header in (("/api/jobs", doors.token()), ("/ucloud/example/jobs", doors.as_ucloud())):
+        answer = doors.ask("POST", path, body.encode(), **header)
+        assert answer.status_code == 400
+        assert set(json.loads(answer.text)) == {"why", "errorCode"}
+
+
+@pytest.mark.parametrize("header", [b"\xff", b"Basic \xff", b"Basic //79/w==", b"Bearer \xed\xa0\x80", b"Bearer ..."])
+def test_a_token_that_is_odd_is_none(doors: Doors, header: bytes) -> None:
+    for path in ("/api/jobs/browse", "/ucloud/example/jobs/retrieveProducts", "/openapi.json"):
+        answer = httpx.get(f"{doors.url}{path}", headers={b"Authorization": header}, timeout=30)
+        assert answer.status_code == 401
