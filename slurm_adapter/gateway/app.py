@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from slurm_adapter import __version__
 from slurm_adapter.errors import AdapterError
-from slurm_adapter.gateway import logs, provider, schemas, users, watching
+from slurm_adapter.gateway import logs, provider, schemas, users, watching, web
 from slurm_adapter.gateway.bodies import Bodies
 from slurm_adapter.gateway.gateway import Gateway
 from slurm_adapter.gateway.guard import Guard
@@ -85,6 +85,9 @@ def make_app(site: Site) -> FastAPI:
     app.add_middleware(Guard, workers=gateway.workers)
     app.add_middleware(Bodies, limit=site.config.gateway.body_limit * MEBIBYTE)
     app.add_middleware(RequestLog)
+    if gateway.web.domains is not None:
+        app.include_router(web.sockets, prefix=f"/ucloud/{site.config.provider}")
+        app.add_middleware(web.Applications, web=gateway.web)  # outermost: nothing of ours is read into such requests
     _answer_errors(app)
     _document_no_422(app)
     return app

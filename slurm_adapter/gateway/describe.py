@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slurm_adapter.gateway import schemas
+from slurm_adapter.gateway.web import lacks
 from slurm_adapter.jobs import specification_of
 from slurm_adapter.specification import Owner, ProductReference
 
@@ -85,8 +86,8 @@ def support(config: Config, *, peers: bool) -> tuple[schemas.Support, ...]:
         enabled=True,
         logs=True,
         terminal=config.gateway.url is not None,
-        web=config.gateway.web_domain is not None,
-        vnc=config.gateway.web_domain is not None,
+        web=lacks(config) is None,
+        vnc=lacks(config) is None,
         peers=peers,
         time_extension=bool(config.cluster.operator),
         utilization=True,

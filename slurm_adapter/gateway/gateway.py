@@ -11,6 +11,7 @@ from slurm_adapter.gateway.authentication import UcloudKey
 from slurm_adapter.gateway.following import Following
 from slurm_adapter.gateway.metrics import Counted, Metrics
 from slurm_adapter.gateway.submitting import Submitter
+from slurm_adapter.gateway.web import Web
 from slurm_adapter.gateway.workers import Workers
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Gateway:
         self.workers = Workers(site)
         self.submitter = Submitter(self.workers)
         self.following = Following(self.workers)
+        self.web = Web(self.config, self.workers)
         self.changed = asyncio.Event()
         """Set where the next pass should come soon."""
         self.names_work = False

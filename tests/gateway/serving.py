@@ -12,11 +12,11 @@ import uvicorn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[str]:
+def served(app: ASGIApp) -> Iterator[str]:
     """Serve within the block; gives host and port. What is under way at its end has five seconds."""
     config = uvicorn.Config(
         app, port=0, log_config=None, ws="websockets-sansio", timeout_graceful_shutdown=5, lifespan="on"

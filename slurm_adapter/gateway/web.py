@@ -1,0 +1,260 @@
+"""Web and VNC sessions: a job's own interface, for whoever may use the job (contract 1.15, 3.7).
+
+Each rank of a job is seen on a domain of its own, so that one application's pages are strangers to another's. A session
+begins with a token in the address, which is good once; from then on a cookie of that domain opens it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import parse_qs, urlsplit
+
+from fastapi import APIRouter, Query, WebSocket
+from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse
+
+from slurm_adapter.errors import InvalidInput, NotOffered, Refused
+from slurm_adapter.gateway.issued import Secrets
+from slurm_adapter.gateway.proxy import Way, forward, forward_bytes, page, refuse
+from slurm_adapter.gateway.schemas import Session
+from slurm_adapter.states import JobState
+
+if TYPE_CHECKING:
+    from starlette.responses import HTMLResponse
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from slurm_adapter.config import Config
+    from slurm_adapter.gateway.workers import Workers
+    from slurm_adapter.site import Site
+    from slurm_adapter.store import Record
+
+TOKEN_SECONDS = 60.0
+"""How long a browser may take to come with its token."""
+
+COOKIE_SECONDS = 8 * 3600
+"""How long a browser may stay, unless the job ends before."""
+
+COOKIE = "ucloud-compute-session-"
+"""What the names of our cookies begin with."""
+
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A rank of a job."""
+
+    job: str
+    rank: int
+
+
+class Domains:
+    """Where each rank's application is seen."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        host, _, _ = pattern.partition(":")
+        before, after = (re.escape(part) for part in host.split("{job}-{rank}"))
+        numbers = r"([1-9][0-9]*)-(0|[1-9][0-9]{0,5})"
+        self._host = re.compile(rf"{before}{numbers}{after}\.?(?::[0-9]+)?", re.ASCII | re.IGNORECASE)
+
+    def domain(self, place: Place) -> str:
+        """The rank's, with the port where the site's pattern has one."""
+        return self._pattern.replace("{job}", place.job).replace("{rank}", str(place.rank))
+
+    def find(self, host: str) -> Place | None:
+        """Whose domain this is (a request's Host); None where it is no job's."""
+        match = self._host.fullmatch(host)
+        return None if match is None else Place(match[1], int(match[2]))
+
+
+class Web:
+    """The open web and VNC sessions of a gateway."""
+
+    def __init__(self, config: Config, workers: Workers) -> None:
+        self.config = config
+        self.workers = workers
+        pattern = config.gateway.web_domain
+        self.domains = None if pattern is None else Domains(pattern)
+        self.tokens: Secrets[tuple[Place, Literal["WEB", "VNC"]]] = Secrets(TOKEN_SECONDS)
+        self.cookies: Secrets[Place] = Secrets(COOKIE_SECONDS)
+
+    @property
+    def scheme(self) -> str:
+        """Of the addresses that browsers see."""
+        return urlsplit(self.config.gateway.url or "").scheme
+
+    def open(self, record: Record, rank: int, kind: Literal["WEB", "VNC"]) -> Session:
+        """A session with the interface of a rank, for a caller who was found to be allowed to use the job.
+
+        Raises `NotOffered` where the site or the application has none, `Refused` where the job does not run, and
+        `InvalidInput` for a rank that it does not have.
+        """
+        if self.domains is None or (why := lacks(self.config)) is not None:
+            missing = "gateway.web_domain is not set" if self.domains is None else why
+            raise NotOffered(f"{_NAMES[kind]} access is not supported by this provider: {missing}")
+        if port_of(record, kind) is None:
+            raise NotOffered(f"{_NAMES[kind]} access: {record.application} declares no port for it")
+        check(record, rank)
+        place = Place(record.id, rank)
+        token = self.tokens.issue((place, kind))
+        path = f"/ucloud/{self.config.provider}"
+        if kind == "WEB":
+            address = f"{self.scheme}://{self.domains.domain(place)}{path}/authorize-app?token={token}"
+            return Session(type="web", job_id=record.id, rank=rank, redirect_client_to=address)
+        host = urlsplit(self.config.gateway.url or "").netloc
+        address = f"{self.scheme.replace('http', 'ws')}://{host}{path}/vnc?token={token}"
+        return Session(type="vnc", job_id=record.id, rank=rank, url=address)
+
+    async def find(self, place: Place) -> Record | None:
+        """The job, where it is still remembered."""
+        return await self.workers.call(_find, place.job)
+
+
+def lacks(config: Config) -> str | None:
+    """What a site has not set that web and VNC sessions need; None where they work."""
+    for key, value in (("web_domain", config.gateway.web_domain), ("url", config.gateway.url)):
+        if value is None:
+            return f"gateway.{key} is not set"
+    return None if config.gateway.reaches_nodes else "gateway.reaches_nodes is not true"
+
+
+def check(record: Record, rank: int) -> None:
+    """Raise `Refused` where the job does not run, and `InvalidInput` where it has no such rank."""
+    ranks = max(record.replicas, record.tasks)
+    if not 0 <= rank < ranks:
+        raise InvalidInput(f"rank: {rank}: job {record.id} has the ranks 0 to {ranks - 1}")
+    if record.state is not JobState.RUNNING:
+        raise Refused(f"job {record.id} is {record.state}; a session needs a job that is RUNNING")
+
+
+def port_of(record: Record, kind: Literal["WEB", "VNC"]) -> int | None:
+    """The port that its application declares."""
+    return record.web_port if kind == "WEB" else record.vnc_port
+
+
+_NAMES = {"WEB": "Web", "VNC": "Vnc"}
+
+
+def _find(site: Site, id_: str) -> Record | None:
+    return site.store.find([id_]).get(id_)
+
+
+def _way(record: Record, rank: int, port: int) -> Way | None:
+    """How its port is reached; None where its node's address is not known yet."""
+    addresses = record.addresses[rank] if rank < len(record.addresses) else ()
+    return Way(addresses[0], port) if addresses else None
+
+
+class Applications:
+    """Answers what is asked of a job's domain; everything else is the application's inside."""
+
+    def __init__(self, app: ASGIApp, web: Web) -> None:
+        self._app = app
+        self._web = web
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or one WebSocket; see ASGI."""
+        domains = self._web.domains
+        place = None
+        if domains is not None and scope["type"] in {"http", "websocket"}:
+            place = domains.find(Headers(scope=scope).get("host", ""))
+        if place is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == f"/ucloud/{self._web.config.provider}/authorize-app":
+            await self._authorize(place, scope)(scope, receive, send)
+        else:
+            answer = await self._answer(place, scope)
+            if isinstance(answer, Way):
+                await forward(scope, receive, send, answer, scheme=self._web.scheme, without=(COOKIE,))
+            else:
+                await refuse(scope, receive, send, answer)
+
+    def _authorize(self, place: Place, scope: Scope) -> HTMLResponse | RedirectResponse:
+        [token] = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[-1:]
+        if scope["method"] != "GET" or self._web.tokens.redeem(token) != (place, "WEB"):
+            text = "This link is good once, and for a minute only. Open the application's interface from the job again."
+            return page(HTTPStatus.UNAUTHORIZED, text)
+        answer = RedirectResponse(
+            "/", HTTPStatus.FOUND, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+        )
+        answer.set_cookie(
+            self._cookie(place),
+            self._web.cookies.issue(place),
+            max_age=COOKIE_SECONDS,
+            path="/",
+            secure=self._web.scheme == "https",
+            httponly=True,
+            samesite="lax",
+        )
+        return answer
+
+    def _cookie(self, place: Place) -> str:
+        return f"{COOKIE}{place.job}-{place.rank}-{self._web.config.provider}"
+
+    async def _answer(self, place: Place, scope: Scope) -> HTMLResponse | Way:
+        """Where it is to be answered, or a page that says why not."""
+        secrets = _values(scope, self._cookie(place))
+        if not any(self._web.cookies.find(each) == place for each in secrets):
+            text = "There is no session for this application here. Open its interface from the job, in UCloud."
+            return page(HTTPStatus.UNAUTHORIZED, text)
+        if not _from_its_own_page(scope):
+            return page(HTTPStatus.FORBIDDEN, "A page of another site may not do this here.")
+        record = await self._web.find(place)
+        if record is None or record.state.final:
+            for each in secrets:
+                self._web.cookies.redeem(each)
+            return page(HTTPStatus.GONE, "The job has ended, and its application with it.")
+        if record.state is not JobState.RUNNING or record.web_port is None:
+            text = f"The job does not run at present: it is {record.state}."
+            return page(HTTPStatus.SERVICE_UNAVAILABLE, text, again=10)
+        way = _way(record, place.rank, record.web_port)
+        if way is None:
+            return page(HTTPStatus.BAD_GATEWAY, "It is not known yet on which node the job runs.", again=3)
+        return way
+
+
+sockets = APIRouter()
+
+
+@sockets.websocket("/vnc")
+async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None:
+    """A desktop: what a browser's VNC client and a VNC server say to each other (RFC 6143), as messages of bytes."""
+    web: Web = websocket.app.state.gateway.web
+    found = web.tokens.redeem(token)
+    if found is None or found[1] != "VNC":
+        await websocket.send_denial_response(page(HTTPStatus.UNAUTHORIZED, "This session is open no longer."))
+        return
+    place = found[0]
+    record = await web.find(place)
+    if record is None or record.state is not JobState.RUNNING or record.vnc_port is None:
+        await websocket.send_denial_response(page(HTTPStatus.GONE, "The job does not run any more."))
+        return
+    way = _way(record, place.rank, record.vnc_port)
+    if way is None:
+        text = "It is not known yet on which node the job runs."
+        await websocket.send_denial_response(page(HTTPStatus.BAD_GATEWAY, text))
+        return
+    await forward_bytes(websocket, way)
+
+
+def _values(scope: Scope, name: str) -> list[str]:
+    """What cookies of this name hold."""
+    pairs = (each.strip().partition("=") for line in Headers(scope=scope).getlist("cookie") for each in line.split(";"))
+    return [value for own, _, value in pairs if own == name]
+
+
+def _from_its_own_page(scope: Scope) -> bool:
+    """Whether no page of another origin has asked for this.
+
+    Browsers take all domains of a site for one when they decide whether a cookie with SameSite=Lax is sent, so that
+    one job's page could act in the name of another job's user.
+    """
+    headers = Headers(scope=scope)
+    origin = headers.get("origin")
+    if origin is None or (scope["type"] == "http" and scope["method"] in _SAFE):
+        return True
+    return urlsplit(origin).netloc.lower() == headers.get("host", "").lower()

@@ -1,0 +1,409 @@
+"""Web and VNC sessions: who gets one, what the job's application sees, and what it never sees."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+from slurm_adapter.errors import InvalidInput, NotOffered, Refused
+from slurm_adapter.gateway import describe
+from slurm_adapter.gateway.app import make_app
+from slurm_adapter.gateway.issued import Secrets
+from slurm_adapter.gateway.web import Domains, Place, Web
+from slurm_adapter.gateway.workers import Workers
+from slurm_adapter.states import JobState
+from tests.gateway.process import free_port
+from tests.gateway.serving import served
+from tests.offline import Offline
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from starlette.requests import Request
+    from starlette.websockets import WebSocket
+    from websockets.sync.client import ClientConnection
+
+    from slurm_adapter.store import Record
+
+SETTINGS = {
+    "url": "http://gateway.localhost",
+    "web_domain": "app-{job}-{rank}.localhost",
+    "reaches_nodes": True,
+    "body_limit": 1,
+}
+
+
+async def echo(request: Request) -> Response:
+    """Tell what was asked, as the application sees it."""
+    body = await request.body()
+    seen = {
+        "method": request.method,
+        "path": request.scope["raw_path"].decode(),
+        "query": request.scope["query_string"].decode(),
+        "headers": [[name.decode(), value.decode()] for name, value in request.scope["headers"]],
+        "length": len(body),
+        "last": body[-10:].decode("latin-1"),
+    }
+    headers = {"Content-Type": "application/json", "X-Own": "yes", "Keep-Alive": "timeout=5"}
+    answer = Response(json.dumps(seen), 207, headers)
+    answer.set_cookie("own", "1")
+    answer.set_cookie("other", "2")
+    return answer
+
+
+async def stream(_: Request) -> StreamingResponse:
+    """Say something, and more once somebody has read it; see `READ`."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield b"first\n"
+        await asyncio.to_thread(READ.wait, 30)
+        yield b"second\n"
+
+    return StreamingResponse(lines(), media_type="text/event-stream")
+
+
+READ = threading.Event()
+
+
+async def talk(websocket: WebSocket) -> None:
+    """Say everything again, to whoever speaks `chat`; `bye` ends it."""
+    await websocket.accept("chat" if "chat" in websocket.scope["subprotocols"] else None)
+    await websocket.send_json({"headers": dict(websocket.headers), "query": websocket.scope["query_string"].decode()})
+    while (message := await websocket.receive())["type"] != "websocket.disconnect":
+        if message.get("text") == "bye":
+            await websocket.close(4321, "as you wish")
+            return
+        if message.get("text") is not None:
+            await websocket.send_text(message["text"])
+        else:
+            await websocket.send_bytes(message["bytes"])
+
+
+APPLICATION = Starlette(
+    routes=[
+        Route("/stream", stream),
+        WebSocketRoute("/talk", talk),
+        Route("/{path:path}", echo, methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"]),
+    ]
+)
+
+
+class Ground:
+    """A running job whose application listens here, and the gateway before it."""
+
+    def __init__(self, offline: Offline, web: Web, address: str, port: int) -> None:
+        self.offline = offline
+        self.web = web
+        self.address = address
+        self.port = port
+        self.record = self.start()
+
+    def host(self, record: Record | None = None, rank: int = 0) -> str:
+        """The domain of a rank."""
+        return f"app-{(record or self.record).id}-{rank}.localhost"
+
+    def ask(self, method: str, path: str, *, host: str | None = None, **more: Any) -> httpx.Response:
+        """Ask the gateway by the name of a domain."""
+        headers = [("Host", host or self.host()), *more.pop("headers", {}).items()]
+        return httpx.request(method, f"http://{self.address}{path}", headers=headers, timeout=30, **more)
+
+    def authorize(self, record: Record | None = None, rank: int = 0) -> httpx.Response:
+        """Follow the link of a new session."""
+        session = self.web.open(record or self.record, rank, "WEB")
+        assert session.redirect_client_to is not None
+        link = urlsplit(session.redirect_client_to)
+        return self.ask("GET", f"{link.path}?{link.query}", host=link.netloc)
+
+    def cookie(self, record: Record | None = None, rank: int = 0) -> dict[str, str]:
+        """The header of a browser with a session."""
+        answer = self.authorize(record, rank)
+        return {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+
+    def keep(self, record: Record, **fields: Any) -> Record:
+        """Change what is remembered of a job."""
+        return self.offline.site.store.change([(self.offline.now(record), fields)], self.offline.slurm.now)[0]
+
+    def start(self, **fields: Any) -> Record:
+        """A job that runs on this machine, with a web and a VNC interface."""
+        record = self.offline.run(self.offline.job(**fields))
+        local = (("127.0.0.1",),) * record.replicas
+        return self.keep(record, addresses=local, web_port=self.port, vnc_port=self.port)
+
+    def socket(self, path: str, headers: dict[str, str], **more: Any) -> ClientConnection:
+        """A WebSocket to the application."""
+        host, _, port = self.address.partition(":")
+        url = f"ws://{self.host()}{path}"
+        where = (host, int(port))
+        client: ClientConnection = connect(url, address=where, additional_headers=headers, proxy=None, **more)
+        return client
+
+
+@pytest.fixture(scope="module")
+def application() -> Iterator[int]:
+    """The port on which an application listens."""
+    with served(APPLICATION) as address:
+        yield int(address.rpartition(":")[2])
+
+
+@contextmanager
+def opened(folder: Path, port: int, **settings: Any) -> Iterator[Ground]:
+    """A gateway before a job whose port this is."""
+    offline = Offline(folder, {"gateway": {**SETTINGS, **settings}})
+    app = make_app(offline.open())
+    with served(app) as address:
+        yield Ground(offline, app.state.gateway.web, address, port)
+
+
+@pytest.fixture
+def ground(tmp_path: Path, application: int) -> Iterator[Ground]:
+    with opened(tmp_path, application) as ground:
+        yield ground
+
+
+def test_a_session_is_a_link_that_is_good_once(ground: Ground) -> None:
+    session = ground.web.open(ground.record, 0, "WEB")
+    assert (session.type, session.job_id, session.rank) == ("web", ground.record.id, 0)
+    assert session.redirect_client_to is not None
+    link = urlsplit(session.redirect_client_to)
+    assert (link.scheme, link.netloc, link.path) == ("http", ground.host(), "/ucloud/example/authorize-app")
+    path = f"{link.path}?{link.query}"
+    first = ground.ask("GET", path)
+    assert (first.status_code, first.headers["Location"]) == (302, "/")
+    cookie = first.headers["Set-Cookie"]
+    assert re.match(rf"ucloud-compute-session-{ground.record.id}-0-example=[\w-]{{43}}; ", cookie)
+    assert {"HttpOnly", "Path=/", "SameSite=lax", "Max-Age=28800"} <= set(cookie.split("; "))
+    assert "Secure" not in cookie
+    assert "Domain" not in cookie
+    again = ground.ask("GET", path)
+    assert again.status_code == 401
+    assert "Set-Cookie" not in again.headers
+
+
+def test_over_https_the_cookie_is_for_https_alone(tmp_path: Path, application: int) -> None:
+    with opened(tmp_path, application, url="https://gateway.localhost") as ground:
+        assert "Secure" in ground.authorize().headers["Set-Cookie"].split("; ")
+        session = ground.web.open(ground.record, 0, "WEB")
+        assert session.redirect_client_to is not None
+        assert session.redirect_client_to.startswith(f"https://{ground.host()}/")
+
+
+def test_a_link_opens_its_own_rank_alone(ground: Ground) -> None:
+    other = ground.start()
+    for host in (ground.host(other), ground.host(rank=1), "app-77-0.localhost"):
+        session = ground.web.open(ground.record, 0, "WEB")
+        assert session.redirect_client_to is not None
+        link = urlsplit(session.redirect_client_to)
+        assert ground.ask("GET", f"{link.path}?{link.query}", host=host).status_code == 401
+    assert ground.ask("GET", "/ucloud/example/authorize-app").status_code == 401
+    desktop = ground.web.open(ground.record, 0, "VNC")
+    assert desktop.url is not None
+    query = urlsplit(desktop.url).query
+    assert ground.ask("GET", f"/ucloud/example/authorize-app?{query}").status_code == 401
+
+
+def test_nobody_sees_an_application_without_its_cookie(ground: Ground) -> None:
+    other = ground.start()
+    value = ground.cookie(other)["Cookie"].partition("=")[2]
+    name = f"ucloud-compute-session-{ground.record.id}-0-example"
+    for headers in ({}, {"Cookie": f"{name}=wrong"}, {"Cookie": f"{name}={value}"}, ground.cookie(other)):
+        answer = ground.ask("GET", "/", headers=headers)
+        assert (answer.status_code, "Open its interface" in answer.text) == (401, True)
+        with pytest.raises(InvalidStatus) as refused, ground.socket("/talk", headers):
+            pass
+        assert refused.value.response.status_code == 401
+
+
+def test_an_application_is_asked_what_the_browser_asks(ground: Ground) -> None:
+    cookie = ground.cookie()
+    cookie["Cookie"] = f"a=1; {cookie['Cookie']}; ucloud-compute-session-77-0-other=2; b=3"
+    asked = {
+        **cookie, "X-Forwarded-For": "198.51.100.1", "X-Forwarded-Proto": "https", "Connection": "X-Hop, close",
+        "X-Hop": "1", "Te": "trailers", "Authorization": "Basic eA==", "Origin": f"http://{ground.host()}",
+    }  # fmt: skip
+    answer = ground.ask("PUT", "/a%2Fb/%E2%82%AC//c?x=1&y=%20&x=2", headers=asked, content=b"0123456789")
+    assert answer.status_code == 207
+    seen = answer.json()
+    headers = dict(seen["headers"])
+    assert (seen["method"], seen["path"], seen["query"]) == ("PUT", "/a%2Fb/%E2%82%AC//c", "x=1&y=%20&x=2")
+    assert (seen["length"], seen["last"]) == (10, "0123456789")
+    assert headers["cookie"] == "a=1; b=3"
+    assert headers["host"] == headers["x-forwarded-host"] == ground.host()
+    assert (headers["x-forwarded-for"], headers["x-forwarded-proto"]) in {
+        ("127.0.0.1", "http"),
+        ("198.51.100.1", "http"),  # the server believes what runs on its own machine
+    }
+    assert headers["authorization"] == "Basic eA=="
+    assert not {"x-hop", "te"} & set(headers)
+    assert len(seen["headers"]) == len(headers)
+    assert answer.headers.get_list("set-cookie") == ["own=1; Path=/; SameSite=lax", "other=2; Path=/; SameSite=lax"]
+    assert (answer.headers["x-own"], answer.headers["content-type"]) == ("yes", "application/json")
+    assert "keep-alive" not in answer.headers
+
+
+def test_bodies_are_as_large_as_they_are(ground: Ground) -> None:
+    size = 5 * 1024 * 1024
+    assert ground.web.config.gateway.body_limit < 5
+    whole = ground.ask("POST", "/", headers=ground.cookie(), content=b"x" * size + b"last bytes")
+    assert (whole.json()["length"], whole.json()["last"]) == (size + 10, "last bytes")
+    pieces = ground.ask("POST", "/", headers=ground.cookie(), content=iter([b"y" * size, b"last bytes"]))
+    assert (pieces.json()["length"], pieces.json()["last"]) == (size + 10, "last bytes")
+
+
+def test_an_answer_comes_piece_by_piece(ground: Ground) -> None:
+    READ.clear()
+    headers = {"Host": ground.host(), **ground.cookie()}
+    with httpx.stream("GET", f"http://{ground.address}/stream", headers=headers, timeout=30) as answer:
+        pieces = answer.iter_bytes()
+        assert next(pieces) == b"first\n"
+        READ.set()
+        assert b"".join(pieces) == b"second\n"
+
+
+def test_sockets_carry_both_kinds_both_ways(ground: Ground) -> None:
+    cookie = ground.cookie()
+    own = {"Cookie": f"a=1; {cookie['Cookie']}", "Origin": f"http://{ground.host()}"}
+    with ground.socket("/talk?x=1", own, subprotocols=[Subprotocol("other"), Subprotocol("chat")]) as client:
+        assert client.subprotocol == "chat"
+        seen = json.loads(client.recv(timeout=30))
+        assert (seen["query"], seen["headers"]["cookie"], seen["headers"]["host"]) == ("x=1", "a=1", ground.host())
+        for message in ("grün", b"\x00\xff", "", "x" * 100_000):
+            client.send(message)
+            assert client.recv(timeout=30) == message
+        client.send("bye")
+        with pytest.raises(Exception, match=r"4321.*as you wish"):
+            client.recv(timeout=30)
+    with pytest.raises(InvalidStatus) as refused, ground.socket("/nothing", cookie):
+        pass
+    assert refused.value.response.status_code in {403, 404}
+
+
+def test_pages_of_other_jobs_can_do_nothing_here(ground: Ground) -> None:
+    strange = {**ground.cookie(), "Origin": f"http://{ground.host(ground.start())}"}
+    assert ground.ask("POST", "/", headers=strange).status_code == 403
+    with pytest.raises(InvalidStatus) as refused, ground.socket("/talk", strange):
+        pass
+    assert refused.value.response.status_code == 403
+    assert ground.ask("GET", "/", headers=strange).status_code == 207
+
+
+def test_an_application_that_does_not_listen_yet_says_so(ground: Ground) -> None:
+    port = free_port()
+    ground.keep(ground.record, web_port=port)
+    answer = ground.ask("GET", "/", headers=ground.cookie())
+    assert (answer.status_code, f"not listen on port {port}" in answer.text) == (502, True)
+    with pytest.raises(InvalidStatus) as refused, ground.socket("/talk", ground.cookie()):
+        pass
+    assert refused.value.response.status_code == 502
+    ground.keep(ground.record, addresses=())
+    assert ground.ask("GET", "/", headers=ground.cookie()).status_code == 502
+
+
+def test_with_the_job_its_session_ends(ground: Ground) -> None:
+    cookie = ground.cookie()
+    ground.keep(ground.record, state=JobState.SUSPENDED)
+    assert ground.ask("GET", "/", headers=cookie).status_code == 503
+    ground.keep(ground.record, state=JobState.SUCCESS)
+    ended = ground.ask("GET", "/", headers=cookie)
+    assert (ended.status_code, "has ended" in ended.text) == (410, True)
+    assert ground.ask("GET", "/", headers=cookie).status_code == 401
+
+
+def test_other_domains_are_the_gateways_own(ground: Ground) -> None:
+    for host in ("gateway.localhost", "127.0.0.1", f"x{ground.host()}", f"{ground.host()}.evil.example"):
+        assert ground.ask("GET", "/healthz", host=host, headers=ground.cookie()).json()["live"] is True
+
+
+def test_a_desktop_is_bytes_both_ways(ground: Ground) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        record = ground.keep(ground.record, vnc_port=server.getsockname()[1])
+        session = ground.web.open(record, 0, "VNC")
+        assert (session.type, session.url is not None) == ("vnc", True)
+        link = urlsplit(session.url or "")
+        assert (link.scheme, link.netloc, link.path) == ("ws", "gateway.localhost", "/ucloud/example/vnc")
+        url = f"ws://{ground.address}{link.path}?{link.query}"
+        with connect(url, subprotocols=[Subprotocol("binary")], proxy=None) as client:
+            desktop, _ = server.accept()
+            with desktop:
+                desktop.sendall(b"RFB 003.008\n")
+                assert client.recv(timeout=30) == b"RFB 003.008\n"
+                client.send(b"RFB 003.008\n")
+                assert desktop.recv(100) == b"RFB 003.008\n"
+            with pytest.raises(Exception, match="1000"):
+                client.recv(timeout=30)
+        for once_more in (url, f"ws://{ground.address}/ucloud/example/vnc"):
+            with pytest.raises(InvalidStatus) as refused, connect(once_more, proxy=None):
+                pass
+            assert refused.value.response.status_code == 401
+    session = ground.web.open(record, 0, "VNC")
+    with pytest.raises(InvalidStatus) as refused:  # nobody listens there now
+        connect(f"ws://{ground.address}/ucloud/example/vnc?{urlsplit(session.url or '').query}", proxy=None)
+    assert refused.value.response.status_code == 502
+
+
+@pytest.mark.scenario(79)
+@pytest.mark.parametrize("kind", ["WEB", "VNC"])
+def test_sessions_are_refused_with_their_reason(ground: Ground, kind: Any) -> None:
+    two = ground.start(replicas=2)
+    assert ground.web.open(two, 1, kind).rank == 1
+    for rank in (2, -1):
+        with pytest.raises(InvalidInput, match="ranks 0 to 1"):
+            ground.web.open(two, rank, kind)
+    for state in (JobState.IN_QUEUE, JobState.SUSPENDED, JobState.SUCCESS):
+        with pytest.raises(Refused, match=state):
+            ground.web.open(ground.keep(ground.start(), state=state), 0, kind)
+    with pytest.raises(NotOffered, match="declares no port"):
+        ground.web.open(ground.keep(two, web_port=None, vnc_port=None), 0, kind)
+
+
+@pytest.mark.scenario(79)
+@pytest.mark.parametrize(("key", "value"), [("web_domain", None), ("url", None), ("reaches_nodes", False)])
+def test_a_site_without_them_says_what_is_not_set(tmp_path: Path, key: str, value: object) -> None:
+    offline = Offline(tmp_path, {"gateway": {**SETTINGS, key: value}})
+    record = offline.run(offline.job())
+    web = Web(offline.config, Workers(offline.site))
+    with pytest.raises(NotOffered, match=f"supported.*gateway.{key}"):
+        web.open(record, 0, "WEB")
+    [support] = describe.support(offline.config, peers=False)
+    assert (support.native.web, support.native.vnc) == (False, False)
+
+
+def test_what_works_is_told(ground: Ground) -> None:
+    [support] = describe.support(ground.offline.config, peers=False)
+    assert (support.native.web, support.native.vnc) == (True, True)
+
+
+def test_secrets_end_by_themselves() -> None:
+    now = 0.0
+    known: Secrets[str] = Secrets(10, lambda: now)
+    first = known.issue("first")
+    now = 5
+    second = known.issue("second")
+    now = 10
+    assert (known.find(first), known.redeem(first), known.find(second)) == (None, None, "second")
+    assert (known.redeem(second), known.redeem(second)) == ("second", None)
+
+
+def test_domains_are_read_as_they_are_written() -> None:
+    domains = Domains("app-{job}-{rank}.example.org:8443")
+    place = Place("1000000000001", 12)
+    assert domains.domain(place) == "app-1000000000001-12.example.org:8443"
+    for host in (domains.domain(place), "APP-1000000000001-12.example.org.", "app-1000000000001-12.example.org:1"):
+        assert domains.find(host) == place
+    for other in ("app-1-02.example.org", "app-01-0.example.org", "app-1-0.exampleXorg", "app--1-0.example.org", ""):
+        assert domains.find(other) is None
