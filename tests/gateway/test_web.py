@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
     from websockets.sync.client import ClientConnection
 
+    from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.store import Record
 
 SETTINGS = {
@@ -161,13 +162,19 @@ def application() -> Iterator[int]:
         yield int(address.rpartition(":")[2])
 
 
+async def make_no_passes(_: Gateway) -> None:
+    """What is remembered is what the test says."""
+
+
 @contextmanager
 def opened(folder: Path, port: int, **settings: Any) -> Iterator[Ground]:
     """A gateway before a job whose port this is."""
     offline = Offline(folder, {"gateway": {**SETTINGS, **settings}})
-    app = make_app(offline.open())
-    with served(app) as address:
-        yield Ground(offline, app.state.gateway.web, address, port)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("slurm_adapter.gateway.app.reconcile", make_no_passes)
+        app = make_app(offline.open())
+        with served(app) as address:
+            yield Ground(offline, app.state.gateway.web, address, port)
 
 
 @pytest.fixture
