@@ -9,7 +9,7 @@ import click
 
 from slurm_adapter import sandbox
 from tests.benchmarks import figures, report
-from tests.benchmarks.ground import delayed, ground
+from tests.benchmarks.ground import ask, delayed, ground
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,11 +48,12 @@ def main(rows: tuple[str, ...], rounds: int, jobs: int, json_file: Path | None, 
         raise click.ClickException(problem)
     results = []
     with ground() as place, delayed() as proxy:
+        slurm = ask("sbatch", "--version").strip()
         for row in rows or ROWS:
             for figure in ROWS[row](place, jobs, proxy):
                 results.append(report.measure(figure, rounds, lambda text: click.echo(text, err=True)))
                 if json_file is not None:
-                    report.write_json(json_file, results)
+                    report.write_json(json_file, results, slurm)
     click.echo(report.markdown(results) if markdown else "\n".join(report.lines(results)))
 
 

@@ -125,7 +125,7 @@ def bulk(ground: Ground, count: int) -> Iterator[Figure]:
 
 _MODULES = {"submitit": "submitit", "PSI/J": "psij", "parsl": "parsl"}
 
-_BARE = """
+_BARE = r"""
 import pyslurm, sys, time
 began = time.monotonic()
 for _ in range(int(sys.argv[1])):

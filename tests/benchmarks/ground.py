@@ -125,7 +125,7 @@ def ground() -> Iterator[Ground]:
         yield Ground(folder, shared)
     finally:
         with suppress(RuntimeError):
-            clear("alice", "jobs")
+            clear("alice", "jobs", "ucloud")
         _set_partition("UP")
         for user in ("alice", "jobs"):
             shutil.rmtree(SHARED / "home" / user / Path(shared).name, ignore_errors=True)

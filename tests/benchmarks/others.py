@@ -28,7 +28,8 @@ def enter_sandbox(folder: Path) -> None:
     for name in COMMANDS:
         (bin_ / name).write_text(f'#!/bin/sh\nexec {words} {name} "$@"\n')
         (bin_ / name).chmod(0o755)
-    os.environ["PATH"] = f"{bin_}:{os.environ['PATH']}"
+    if str(bin_) not in os.environ["PATH"].split(":"):
+        os.environ["PATH"] = f"{bin_}:{os.environ['PATH']}"
 
 
 def submitit(folder: Path, count: int) -> float:

@@ -7,6 +7,7 @@ import os
 import platform
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -101,11 +102,23 @@ def markdown(results: list[Result]) -> str:
     return "\n".join(rows)
 
 
-def as_json(results: list[Result]) -> dict[str, Any]:
+def versions() -> dict[str, str | None]:
+    """Of what is measured; none for what is not installed."""
+    found: dict[str, str | None] = {}
+    for name in ("slurm-adapter", "pyslurm", "psij-python", "submitit", "parsl"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def as_json(results: list[Result], slurm: str) -> dict[str, Any]:
     """Everything, with the machine that it was measured on."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"processors": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
+        "versions": versions() | {"Slurm": slurm},
         "figures": [
             {
                 "name": result.figure.name,
@@ -121,6 +134,6 @@ def as_json(results: list[Result]) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, results: list[Result]) -> None:
+def write_json(path: Path, results: list[Result], slurm: str) -> None:
     """Write it."""
-    path.write_text(json.dumps(as_json(results), indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(as_json(results, slurm), indent=2) + "\n", encoding="utf-8")
