@@ -130,7 +130,7 @@ import pyslurm, sys, time
 began = time.monotonic()
 for _ in range(int(sys.argv[1])):
     pyslurm.JobSubmitDescription(
-        name="bare", script="#!/bin/bash\ntrue\n", partitions="scavenge", time_limit="30", nodes=1, ntasks=1,
+        name="bare", script="#!/bin/bash\ntrue\n", partitions="scavenge", time_limit="00:30:00", nodes=1, ntasks=1,
         memory_per_node="1G", working_directory="/tmp", standard_output="/dev/null",
     ).submit()
 print(time.monotonic() - began)
@@ -321,13 +321,20 @@ def _cold(ground: Ground, site: Site) -> float:
     return _timed(lambda: subprocess.run(command, check=True, timeout=120))
 
 
+_PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Linux counts what a process was before it became another program, so it is started by a small one."""
+
+
 def _memory(ground: Ground, site: Site) -> float:
-    process = subprocess.Popen(_command("--config", str(_config_file(ground, site)), "sync"))
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"sync ended with {process.returncode}")
-    return usage.ru_maxrss / 1000
+    command = _command("--config", str(_config_file(ground, site)), "sync")
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _PEAK, *command], check=True, capture_output=True, text=True, timeout=120
+    )
+    return int(done.stdout.split()[-1]) * 1024 / 1e6
 
 
 def start(ground: Ground) -> Iterator[Figure]:
