@@ -239,11 +239,14 @@ _MEND = (
 )
 
 
+_LINE = re.compile(r" ([a-z]+) ([A-Za-z0-9+/=]*)")
+"""What follows the mark. (A pattern that holds it would be new for every question, and fill the cache of `re`.)"""
+
+
 def _lines(output: bytes, mark: str) -> list[tuple[str, str]]:
-    found = re.findall(
-        rf"^{re.escape(mark)} ([a-z]+) ([A-Za-z0-9+/=]*)$", output.decode(errors="replace"), re.MULTILINE
-    )
-    return [(kind, base64.b64decode(text + "===").decode(errors="replace")) for kind, text in found]
+    lines = [line for line in output.decode(errors="replace").split("\n") if line.startswith(f"{mark} ")]
+    found = filter(None, (_LINE.fullmatch(line, len(mark)) for line in lines))
+    return [(match[1], base64.b64decode(match[2] + "===").decode(errors="replace")) for match in found]
 
 
 def _read_row(row: Sequence[Any]) -> Observation:

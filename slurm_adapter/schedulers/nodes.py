@@ -19,6 +19,9 @@ found=$(timeout 20 getent ahosts "$2" | cut -d ' ' -f 1 | head -n 60 | tr '\\n' 
 printf '%s %s %s\\n' "$0" "$1" "$found"
 """
 
+_TOLD = re.compile(r" (\d+) (.*)", re.ASCII)
+"""What follows the mark: the index, and what the name resolves to."""
+
 _AT_ONCE = 16
 """A look-up of a name that nobody serves takes seconds."""
 
@@ -54,8 +57,8 @@ def addresses_stdin(names: Sequence[str]) -> bytes:
 
 def parse_addresses(data: bytes, mark: str, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """What each name resolves to, in the resolver's order. Raises `Unknown` where a name has no answer at all."""
-    line = re.compile(rf"^{re.escape(mark)} (\d+) (.*)$", re.ASCII | re.MULTILINE)
-    told = {int(match[1]): match[2].split() for match in line.finditer(data.decode(errors="replace"))}
+    lines = [line for line in data.decode(errors="replace").split("\n") if line.startswith(f"{mark} ")]
+    told = {int(match[1]): match[2].split() for line in lines if (match := _TOLD.fullmatch(line, len(mark)))}
     if missing := [name for index, name in enumerate(names) if index not in told]:
         raise Unknown(f"the look-up of {missing[0]} gave no answer")
     found = {name: usable(told[index]) for index, name in enumerate(names)}
