@@ -51,7 +51,7 @@ class Told:
 
 
 class Receiver(Protocol):
-    """Tells UCloud. For one thread at a time."""
+    """Tells UCloud. Threads may share it; what one of them asks waits for what another one has asked."""
 
     def tell(self, messages: Sequence[Message]) -> Told:
         """Deliver messages in their order, each once, however often it is told; at most a thousand.

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import stat
+import threading
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -255,9 +256,14 @@ class UcloudReceiver:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self._alone = threading.Lock()
 
     def tell(self, messages: Sequence[Message]) -> Told:
         """See `Receiver.tell`."""
+        with self._alone:
+            return self._tell(messages)
+
+    def _tell(self, messages: Sequence[Message]) -> Told:
         bulk = _Bulk(self.client)
         bulk.look_for([message for message in messages if not message.fresh])
         try:
@@ -272,12 +278,14 @@ class UcloudReceiver:
         """See `Receiver.known`."""
         found: set[str] = set()
         for start in range(0, len(ids), AT_ONCE):
-            found |= _known(self.client, ids[start : start + AT_ONCE])
+            with self._alone:
+                found |= _known(self.client, ids[start : start + AT_ONCE])
         return frozenset(found)
 
     def check(self) -> None:
         """See `Receiver.check`."""
-        self.client.refresh()
+        with self._alone:
+            self.client.refresh()
 
     def close(self) -> None:
         """See `Receiver.close`."""
