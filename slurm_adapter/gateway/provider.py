@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Header
 
 from slurm_adapter import jobs, live_peers, operations
 from slurm_adapter.application import resolve_application
-from slurm_adapter.errors import InvalidInput, NotFound, NotOffered
+from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Unknown
 from slurm_adapter.gateway import describe
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.routes import StrictRoute
@@ -32,7 +32,9 @@ from slurm_adapter.gateway.schemas import (
     ResourceChange,
     Support,
 )
+from slurm_adapter.receivers.interface import Message
 from slurm_adapter.specification import Job, Owner, shown
+from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,6 +44,11 @@ if TYPE_CHECKING:
 
 NOT_SERVED = ("files/collections", "ingresses", "networkips", "licenses", "private-networks")
 """Kinds of resource that UCloud asks every provider for, every ten seconds (contract 3.9)."""
+
+NO_LONGER_AVAILABLE = "Your job is no longer available"
+"""What is told of a job that UCloud has and this adapter has not (contract 3.8)."""
+
+FINAL_STATES = frozenset(state.value for state in JobState if state.final)
 
 
 def _authenticate(
@@ -135,6 +142,13 @@ async def update_acl(request: BulkRequest[AclUpdate]) -> Bulk[Empty]:
 async def on_updated_labels(gateway: Shared, request: BulkRequest[Job]) -> Empty:
     """Keep the labels of jobs."""
     await gateway.workers.call(_keep_labels, request.items)
+    return Empty()
+
+
+@api.post("/jobs/verify")
+async def verify(gateway: Shared, request: BulkRequest[Job]) -> Empty:
+    """Tell of each job that is not known here that it is no longer available (contract 3.8)."""
+    await gateway.workers.call(_verify, request.items)
     return Empty()
 
 
@@ -258,3 +272,21 @@ def _detach(site: Site, change: ResourceChange) -> None:
 def _keep_labels(site: Site, wanted: Sequence[Job]) -> None:
     labels = {job.id: job.specification.labels for job in wanted}
     site.store.keep_labels({record.id: labels[record.id] for record in find_own(site, wanted)})
+
+
+def _verify(site: Site, wanted: Sequence[Job]) -> None:
+    """Raises what the receiver raises; UCloud asks again then, and what it was told meanwhile counts once."""
+    known = site.store.find(job.id for job in wanted)
+    # A job that is known here is never given up for lost, whatever name of ours comes with it.
+    lost = {job.id: job for job in wanted if job.id not in known and job.status.state not in FINAL_STATES}
+    if not lost or site.receiver is None:
+        return
+    now = site.clock()
+    told = site.receiver.tell(
+        [
+            Message(number, id_, now, JobState.FAILURE, NO_LONGER_AVAILABLE, JobState.IN_QUEUE, fresh=True)
+            for number, id_ in enumerate(lost)
+        ]
+    )
+    if told.problems:
+        raise Unknown("\n".join(told.problems))

@@ -53,3 +53,30 @@ def test_a_job_that_ucloud_deleted_is_ended(doors: Doors) -> None:
     wait_until(lambda: doors.offline.now(record).stage == "ended", "it goes on")
     assert doors.offline.now(record).cancelled is not None
     assert doors.offline.site.store.due(after=0, limit=9) == []
+
+
+@pytest.mark.scenario(69)
+def test_a_job_that_is_not_known_here_is_told_to_be_gone(doors: Doors) -> None:
+    verify = "/ucloud/example/jobs/verify"
+    assert doors.ucloud.create(doors.job("4101")).status == 200
+    wait_until(lambda: bool(doors.ucloud.updates("4101")), "UCloud was not told that it was submitted")
+    doors.ucloud.know("4102", "4103")
+    doors.ucloud.know("4104", state="SUCCESS")
+    told = doors.ucloud.updates("4101")[:]
+    forged = doors.job("4101") | {"providerGeneratedId": "another"}
+    ended = doors.job("4104") | {"status": {"state": "SUCCESS"}}
+    body = {"items": [forged, doors.job("4102"), doors.job("4103"), doors.job("4102"), doors.job("9"), ended]}
+    for _ in range(2):
+        answer = doors.ucloud.call(verify, body, user="alice")
+        assert (answer.status, answer.json) == (200, {})
+    for id_ in ("4102", "4103"):
+        updates = [(update["state"], update["status"]) for update in doors.ucloud.updates(id_)]
+        assert updates == [("FAILURE", "Your job is no longer available")]
+    assert doors.ucloud.updates("4101") == told
+    assert doors.ucloud.updates("4104") == []
+    doors.ucloud.know("4105")
+    doors.ucloud.down()
+    assert doors.ask("POST", verify, {"items": [doors.job("4105")]}, **doors.as_ucloud()).status_code == 503
+    doors.ucloud.up()
+    assert doors.ask("POST", verify, {"items": [doors.job("4105")]}, **doors.as_ucloud()).json() == {}
+    assert doors.ucloud.state("4105") == "FAILURE"
