@@ -1,0 +1,189 @@
+"""UCloud, a served gateway, and a real cluster: jobs come in at UCloud's door, run, and UCloud is told of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
+from slurm_adapter.specification import BULK_LIMIT
+from tests.adapter import UNTIL_TOLD
+from tests.gateway.process import free_port, serving
+from tests.ucloud_double import FINAL, Ucloud
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from slurm_adapter.store import Record
+    from tests.adapter import Adapter, AdapterMaker
+
+pytestmark = pytest.mark.sandbox
+
+WIRE = Path(__file__).parent.parent / "translation" / "wire"
+
+
+@dataclass
+class Served:
+    """A site whose gateway is a process of its own, and the UCloud beside it."""
+
+    adapter: Adapter
+    ucloud: Ucloud
+
+    def job(self, name: str, id_: str, code: str) -> dict[str, Any]:
+        """A job as UCloud's own code writes it, which runs a text of shell in an application of the test's site."""
+        job: dict[str, Any] = deepcopy(json.loads((WIRE / f"create-{name}.json").read_text())["items"][0])
+        value = next(iter(job["specification"]["parameters"].values()))
+        job["specification"]["application"] = {"name": "shell", "version": "1"}
+        job["specification"]["parameters"] = {"code": {**value, "type": "text", "value": code}}
+        job["status"]["resolvedApplication"] = None  # it is looked up at the site
+        return {**job, "id": id_, "owner": {"createdBy": "alice", "project": None}}
+
+    def create(self, job: dict[str, Any]) -> Record:
+        """UCloud hands it in, and it is in Slurm."""
+        answer = self.ucloud.create(job)
+        assert answer.status == 200, answer.text
+        record = self.adapter.site.store.get(job["id"])
+        assert answer.json == {"responses": [{"id": record.token}]}
+        return record
+
+    def until_state(self, id_: str, state: str) -> None:
+        """Wait until UCloud holds it for this."""
+
+        def look() -> bool:
+            now = self.ucloud.state(id_)
+            assert now == state or now not in FINAL, (now, self.ucloud.updates(id_), self.errors(id_))
+            return now == state
+
+        until(look, f"job {id_} is not {state}")
+
+    def errors(self, id_: str) -> str:
+        """What the job has complained of."""
+        return self.adapter.errors(self.adapter.site.store.get(id_))
+
+    def told(self, id_: str) -> list[tuple[str | None, str]]:
+        """The states and texts that UCloud was told of a job, in order."""
+        return [(each["state"], each["status"]) for each in self.ucloud.updates(id_)]
+
+
+def until(look: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    """Wait until it is so; the gateway makes the passes."""
+    limit = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < limit, what
+        time.sleep(0.1)
+
+
+@contextmanager
+def served(make_adapter: AdapterMaker, folder: Path) -> Iterator[Served]:
+    """Both of them, and every job of the test at its end before the gateway ends."""
+    port = free_port()
+    with Ucloud() as double:
+        ucloud = (
+            f'[ucloud]\nurl = "{double.url}"\nkey = "{double.write_key(folder / "ucloud.pem")}"\n'
+            f'refresh_token = "{double.write_refresh_token(folder / "refresh-token")}"\n'
+        )
+        adapter = make_adapter(more=f"[gateway]\nport = {port}\n{ucloud}", first_id=FIRST_ID_BESIDE_UCLOUD)
+        with serving(adapter.config_file, port) as url:
+            double.provider = url
+            yield Served(adapter, double)
+
+
+@pytest.fixture
+def site(make_adapter: AdapterMaker, tmp_path: Path) -> Iterator[Served]:
+    with served(make_adapter, tmp_path) as site:
+        yield site
+
+
+@pytest.mark.scenario(14, 15, 66)
+def test_a_job_is_told_from_its_queue_to_its_end_once(site: Served) -> None:
+    job = site.job("4101", "54112", f"echo one; {UNTIL_TOLD}; echo two")
+    job["specification"]["timeAllocation"] = {"hours": 1, "minutes": 0, "seconds": 0}
+    record = site.create(job)
+    site.until_state("54112", "RUNNING")
+    record = site.adapter.now(record)
+    shown = site.adapter.cluster.show(str(record.slurm_id))
+    assert "54112" in shown["JobName"]
+    assert (shown["TimeLimit"], shown["NumNodes"], shown["NumCPUs"]) == ("01:00:00", "1", "1")
+    assert shown["UserId"].startswith("alice(")
+    site.adapter.tell(record)
+    site.until_state("54112", "SUCCESS")
+    assert site.adapter.output(record) == "one\ntwo\n"
+    updates = site.told("54112")
+    assert str(record.slurm_id) in updates[0][1]
+    assert updates[0][0] is None
+    assert [state for state, _ in updates if state] == ["RUNNING", "SUCCESS"]
+    assert updates[-1][0] == "SUCCESS"
+    # It is final: neither a pass nor its end asked for again tells anything more.
+    calls = len(site.ucloud.calls_to("/api/jobs/control/update"))
+    assert site.ucloud.terminate("54112", user="alice").json == {"responses": [{}]}
+    until(lambda: site.adapter.run("sync").returncode == 0, "a pass beside the gateway's own")
+    assert len(site.ucloud.calls_to("/api/jobs/control/update")) == calls
+    assert site.told("54112") == updates
+
+
+@pytest.mark.scenario(39, 70)
+def test_a_job_finds_its_peer_by_name_and_is_ended_at_the_door(site: Served) -> None:
+    database = site.create(site.job("4101", "4101", f"{UNTIL_TOLD}"))
+    site.until_state("4101", "RUNNING")  # before that UCloud refuses a job that names it
+    consumer = site.create(site.job("4150", "4150", "getent hosts database"))
+    site.until_state("4150", "SUCCESS")
+    address = site.adapter.now(database).addresses[0][0]
+    assert site.adapter.output(consumer).split()[:2] == [address, "database"]
+    assert site.ucloud.terminate("4101", user="alice").json == {"responses": [{}]}
+    site.until_state("4101", "SUCCESS")
+    assert [state for state, _ in site.told("4101") if state] == ["RUNNING", "SUCCESS"]
+    number = str(site.adapter.now(database).slurm_id)
+    site.adapter.cluster.wait_state(number, "CANCELLED")
+
+
+@pytest.mark.scenario(70)
+def test_three_jobs_that_wait_are_ended_at_the_door(site: Served) -> None:
+    for id_ in ("1", "2", "3"):
+        job = site.job("4101", id_, "true")
+        job["specification"]["parameters"]["begin"] = {"type": "text", "value": "now+1hour"}
+        site.create(job)
+    assert site.ucloud.terminate("1", "2", "3", user="alice").json == {"responses": [{}] * 3}
+    for id_ in ("1", "2", "3"):
+        site.until_state(id_, "SUCCESS")
+        assert [state for state, _ in site.told(id_) if state] == ["SUCCESS"]
+
+
+@pytest.mark.scenario(69)
+def test_a_job_that_nobody_here_knows_is_told_to_be_gone(site: Served) -> None:
+    site.create(site.job("4101", "4101", UNTIL_TOLD))
+    site.until_state("4101", "RUNNING")
+    site.ucloud.know("4102")
+    body = {"items": [site.ucloud.job("4101"), site.job("4101", "4102", "true")]}
+    answer = site.ucloud.call("/ucloud/example/jobs/verify", body, user="alice")
+    assert (answer.status, answer.json) == (200, {})
+    assert site.told("4102") == [("FAILURE", "Your job is no longer available")]
+    assert site.ucloud.state("4101") == "RUNNING"
+
+
+@pytest.mark.long
+@pytest.mark.scenario(23)
+def test_a_thousand_jobs_at_once_are_taken_before_ucloud_stops_waiting(site: Served) -> None:
+    jobs = [site.job("4101", str(number), "true") for number in range(1, BULK_LIMIT + 1)]
+    for job in jobs:
+        job["specification"]["parameters"]["begin"] = {"type": "text", "value": "now+1hour"}
+    site.ucloud.know(*(job["id"] for job in jobs))
+    began = time.monotonic()
+    answer = site.ucloud.call("/ucloud/example/jobs", {"items": jobs})  # which does not wait for more than five seconds
+    taken = time.monotonic() - began
+    assert answer.status == 200, answer.text
+    assert len(answer.json["responses"]) == BULK_LIMIT
+
+    def queued() -> int:
+        listed = site.adapter.cluster.ask("squeue", "-h", "-a", "-t", "all", "-o", "%j", user="ucloud")
+        mine = site.adapter.site.store.instance
+        return sum(name.startswith(f"{mine}-") for name in listed.splitlines())
+
+    until(lambda: queued() == BULK_LIMIT, "not all are in Slurm", 300)
+    print(f"answered after {taken:.2f} s, in Slurm after {time.monotonic() - began:.2f} s")  # noqa: T201  # a measurement
