@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
-    """Serve within the block; gives host and port. What is under way at its end has five seconds."""
+def served(app: ASGIApp, port: int = 0) -> Iterator[str]:
+    """Serve within the block, on a free port unless told otherwise; gives host and port.
+
+    What is under way at its end has five seconds.
+    """
     config = uvicorn.Config(
-        app, port=0, log_config=None, ws="websockets-sansio", timeout_graceful_shutdown=5, lifespan="on"
+        app, port=port, log_config=None, ws="websockets-sansio", timeout_graceful_shutdown=5, lifespan="on"
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="gateway")

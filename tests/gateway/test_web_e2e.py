@@ -1,0 +1,72 @@
+"""A browser sees the page of an application that runs on a node of the cluster."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter.config import load_config
+from slurm_adapter.gateway.app import make_app
+from slurm_adapter.site import Site
+from tests.gateway.process import free_port
+from tests.gateway.serving import served
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.adapter import AdapterMaker
+
+pytestmark = pytest.mark.sandbox
+
+PORT = 18911
+
+APPLICATION = f"""
+application: v2
+name: pages
+version: "1"
+software: {{type: Native, load: []}}
+features: {{}}
+parameters: {{}}
+web: {{enabled: true, port: {PORT}}}
+invocation: |
+  mkdir pages
+  echo '<!DOCTYPE html><body><script src="hello.js"></script></body>' >pages/index.html
+  echo 'document.body.append(`Hello, ${{location.hostname}}. Cookies: [${{document.cookie}}]`)' >pages/hello.js
+  exec python3 -u -m http.server {PORT} --directory pages
+"""
+
+
+def show(url: str, profile: Path) -> str:
+    """What a browser that has never been here shows of a page, as HTML."""
+    browser = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage",
+        "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--no-proxy-server", f"--user-data-dir={profile}", "--dump-dom", url,
+    ]  # fmt: skip
+    done = subprocess.run(browser, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.scenario(79)
+def test_a_browser_sees_the_page_of_a_job(make_adapter: AdapterMaker, tmp_path: Path) -> None:
+    port = free_port()
+    adapter = make_adapter(
+        more=f"""
+            [gateway]
+            url = "http://localhost:{port}"
+            web_domain = "app-{{job}}-{{rank}}.localhost:{port}"
+            reaches_nodes = true
+        """
+    )
+    (adapter.config_file.parent / "applications" / "pages.yaml").write_text(APPLICATION)
+    [record] = adapter.start(adapter.specification("pages"))
+    adapter.until_said(record, "Serving HTTP")
+    app = make_app(Site(load_config(adapter.config_file)))
+    with served(app, port):
+        session = app.state.gateway.web.open(adapter.now(record), 0, "WEB")
+        host = f"app-{record.id}-0.localhost"
+        assert f"Hello, {host}. Cookies: []" in show(session.redirect_client_to, tmp_path / "first")
+        assert "401 Unauthorized" in show(f"http://{host}:{port}/", tmp_path / "second")
