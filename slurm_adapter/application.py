@@ -144,6 +144,8 @@ class Application:
     required_modules: tuple[str, ...] = ()
     web_port: int | None = None
     vnc_port: int | None = None
+    vnc_password: str | None = None
+    """Of the VNC server, as the application's author has written it down for whoever may use the job."""
     ssh: Literal["DISABLED", "OPTIONAL", "MANDATORY"] = "DISABLED"
     inference: Literal["NONE", "OPTIONAL", "MANDATORY"] = "NONE"
     multi_node: bool | None = None
@@ -265,6 +267,7 @@ class _WireToolReference(Wire):
 
 class _WirePort(Wire):
     port: int = Field(default=0, ge=0, le=65535)
+    password: Text | None = None
 
 
 class _WireSsh(Wire):
@@ -316,6 +319,7 @@ def resolve_application(resolved: dict[str, Any]) -> Application:
     invocation = found.invocation
     tool = invocation.tool.tool.description
     mode = invocation.inference.mode.upper()
+    vnc = invocation.vnc if invocation.application_type == "VNC" else None
     return Application(
         name=found.metadata.name,
         version=found.metadata.version,
@@ -330,7 +334,8 @@ def resolve_application(resolved: dict[str, Any]) -> Application:
         load=tuple((item.name, item.version) for item in tool.load_instructions.applications),
         required_modules=tool.required_modules,
         web_port=invocation.web.port if invocation.web and invocation.application_type == "WEB" else None,
-        vnc_port=invocation.vnc.port if invocation.vnc and invocation.application_type == "VNC" else None,
+        vnc_port=vnc.port if vnc else None,
+        vnc_password=(vnc.password or None) if vnc else None,
         ssh=invocation.ssh.mode,
         inference="MANDATORY" if mode == "MANDATORY" else "OPTIONAL" if mode == "OPTIONAL" else "NONE",
         multi_node=invocation.allow_multi_node,

@@ -244,6 +244,8 @@ def _read(top: _Section, filename: str) -> Application:
     invocation = top.template("invocation") or Template("")
     if top.node("ucx") is not None:
         top.wrong("ucx", "does not run on a Slurm cluster")
+    web_port, _ = _read_port(top.section("web"), 80)
+    vnc_port, vnc_password = _read_port(top.section("vnc"), 5900)
     application = Application(
         name=name,
         version=version,
@@ -256,8 +258,9 @@ def _read(top: _Section, filename: str) -> Application:
         environment=top.templates("environment"),
         sbatch=top.templates("sbatch"),
         load=load,
-        web_port=_read_port(top.section("web"), 80),
-        vnc_port=_read_port(top.section("vnc"), 5900),
+        web_port=web_port,
+        vnc_port=vnc_port,
+        vnc_password=vnc_password,
         ssh=cast("Any", _read_mode(top.section("ssh"), ("Mandatory", "Optional", "Disabled"), "Disabled")),
         inference=cast("Any", _read_mode(top.section("inference"), ("None", "Optional", "Mandatory"), "None")),
         extensions=top.texts("extensions"),
@@ -283,14 +286,15 @@ def _read_mode(section: _Section, allowed: Sequence[str], default: str) -> str:
     return mode.upper()
 
 
-def _read_port(section: _Section, default: int) -> int | None:
+def _read_port(section: _Section, default: int) -> tuple[int | None, str | None]:
+    """The port and the password of an interface; both None where it is not enabled."""
     enabled = section.flag("enabled")
     port = section.number("port", whole=True)
-    section.text("password")
+    password = section.text("password") or None
     section.finish()
     if port is not None and not 1 <= port <= 65535:
         section.wrong("port", f"{shown(port)}: must be 1 to 65535")
-    return (default if port is None else int(port)) if enabled else None
+    return (default if port is None else int(port), password) if enabled else (None, None)
 
 
 def _read_features(section: _Section, application: Application) -> Application:

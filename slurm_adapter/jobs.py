@@ -455,6 +455,7 @@ def _new_record(
         names=translation.names,
         web_port=translation.web_port,
         vnc_port=translation.vnc_port,
+        vnc_password=translation.vnc_password,
         peers=peers,
     )
 

@@ -137,6 +137,7 @@ class Record:
     web_port: int | None = None
     """Where its application's web interface listens on the node of a rank, if it has one."""
     vnc_port: int | None = None
+    vnc_password: str | None = None
     output_folder: str | None = None
     """Its folder as UCloud names it, where that lies in a drive."""
     unknown_since: float | None = None
@@ -259,6 +260,7 @@ _MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE jobs ADD COLUMN names INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE jobs ADD COLUMN web_port INTEGER;
         ALTER TABLE jobs ADD COLUMN vnc_port INTEGER;
+        ALTER TABLE jobs ADD COLUMN vnc_password TEXT;
         ALTER TABLE jobs ADD COLUMN output_folder TEXT;
         ALTER TABLE jobs ADD COLUMN unknown_since REAL;
         ALTER TABLE jobs ADD COLUMN gone REAL;

@@ -110,6 +110,7 @@ class Translation:
     web_port: int | None
     """Where its application's web interface listens, if it has one."""
     vnc_port: int | None
+    vnc_password: str | None
     notes: tuple[str, ...]
     """What a user should know of how the job was understood."""
 
@@ -211,6 +212,7 @@ def translate(
         names=names,
         web_port=application.web_port,
         vnc_port=application.vnc_port,
+        vnc_password=application.vnc_password,
         notes=tuple(_notes(application, resources, folder)),
     )
 
@@ -455,8 +457,8 @@ def _cpus(directives: Sequence[Directive], machine: Machine) -> int:
 def _notes(application: Application, resources: _Resources, folder: str) -> list[str]:
     notes = [f"{path.ucloud} is at {folder}/mounts/{name}" for name, path in resources.links.items()]
     notes += [
-        f"{application} has a {kind} interface on port {port}, which is not published here; "
-        "other jobs reach it by a resource of type peer"
+        f"{application} has a {kind} interface on port {port}: other jobs reach it by a resource of type peer, "
+        "and people by a session, where the site's gateway offers those"
         for kind, port in (("web", application.web_port), ("VNC", application.vnc_port))
         if port is not None
     ]

@@ -96,7 +96,7 @@ class Web:
         if self.domains is None or (why := lacks(self.config)) is not None:
             missing = "gateway.web_domain is not set" if self.domains is None else why
             raise NotOffered(f"{_NAMES[kind]} access is not supported by this provider: {missing}")
-        if port_of(record, kind) is None:
+        if not port_of(record, kind):
             raise NotOffered(f"{_NAMES[kind]} access: {record.application} declares no port for it")
         check(record, rank)
         place = Place(record.id, rank)
@@ -107,7 +107,7 @@ class Web:
             return Session(type="web", job_id=record.id, rank=rank, redirect_client_to=address)
         host = urlsplit(self.config.gateway.url or "").netloc
         address = f"{self.scheme.replace('http', 'ws')}://{host}{path}/vnc?token={token}"
-        return Session(type="vnc", job_id=record.id, rank=rank, url=address)
+        return Session(type="vnc", job_id=record.id, rank=rank, url=address, password=record.vnc_password)
 
     async def find(self, place: Place) -> Record | None:
         """The job, where it is still remembered."""
@@ -208,7 +208,7 @@ class Applications:
             for each in secrets:
                 self._web.cookies.redeem(each)
             return page(HTTPStatus.GONE, "The job has ended, and its application with it.")
-        if record.state is not JobState.RUNNING or record.web_port is None:
+        if record.state is not JobState.RUNNING or not record.web_port:
             text = f"The job does not run at present: it is {record.state}."
             return page(HTTPStatus.SERVICE_UNAVAILABLE, text, again=10)
         way = _way(record, place.rank, record.web_port)
@@ -230,7 +230,7 @@ async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None
         return
     place = found[0]
     record = await web.find(place)
-    if record is None or record.state is not JobState.RUNNING or record.vnc_port is None:
+    if record is None or record.state is not JobState.RUNNING or not record.vnc_port:
         await websocket.send_denial_response(page(HTTPStatus.GONE, "The job does not run any more."))
         return
     way = _way(record, place.rank, record.vnc_port)

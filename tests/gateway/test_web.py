@@ -338,9 +338,9 @@ def test_other_domains_are_the_gateways_own(ground: Ground) -> None:
 
 def test_a_desktop_is_bytes_both_ways(ground: Ground) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        record = ground.keep(ground.record, vnc_port=server.getsockname()[1])
+        record = ground.keep(ground.record, vnc_port=server.getsockname()[1], vnc_password="secret")
         session = ground.web.open(record, 0, "VNC")
-        assert (session.type, session.url is not None) == ("vnc", True)
+        assert (session.type, session.password) == ("vnc", "secret")
         link = urlsplit(session.url or "")
         assert (link.scheme, link.netloc, link.path) == ("ws", "gateway.localhost", "/ucloud/example/vnc")
         url = f"ws://{ground.address}{link.path}?{link.query}"

@@ -58,6 +58,7 @@ invocation: |
 web: {enabled: true, port: 8080}
 ssh: {mode: Optional}
 extensions: [.txt]
+vnc: {enabled: true, password: secret}
 """
 
 
@@ -98,6 +99,8 @@ def test_a_whole_file() -> None:
         sbatch=(("ntasks", Template("4", 29)),),
         load=(("gcc", "12.1"),),
         web_port=8080,
+        vnc_port=5900,
+        vnc_password="secret",
         ssh="OPTIONAL",
         multi_node=True,
         links=False,
@@ -202,6 +205,11 @@ def test_the_form_inside_a_job(wire: Callable[[str], bytes]) -> None:
     assert not application.template
     assert not application.trusted
     assert application.multi_node is application.job_linking is application.folders is None
+    assert (application.web_port, application.vnc_port, application.vnc_password) == (None, None, None)
+    document = job.status.resolved_application
+    document["invocation"] |= {"applicationType": "VNC", "vnc": {"password": "secret", "port": 5901}}
+    desktop = resolve_application(document)
+    assert (desktop.web_port, desktop.vnc_port, desktop.vnc_password) == (None, 5901, "secret")
 
 
 @pytest.mark.parametrize(
