@@ -142,9 +142,9 @@ def make_plan(evidence: Evidence) -> Plan:
             cancel += [(record, slurm_id) for slurm_id in sorted(strangers)]
         if record.cancelled is not None and evidence.now >= record.cancelled + CANCEL_SECONDS:
             again += [(record, row.slurm_id) for row in rows if row.slurm_id == kept and live_row(row)][:1]
-        new = replace(record, **values)
+        new = _with(record, values)
         after[record.id] = new
-        if new != record:
+        if new is not record:
             changes.append((record, values))
     return Plan(
         changes=tuple(changes),
@@ -155,6 +155,11 @@ def make_plan(evidence: Evidence) -> Plan:
         groups=make_groups(after),
         problems=tuple(problems),
     )
+
+
+def _with(record: Record, values: Mapping[str, Any]) -> Record:
+    """The record with these values; itself where it has them already, as most have in most passes."""
+    return replace(record, **values) if any(getattr(record, name) != values[name] for name in values) else record
 
 
 def _judge_all(
@@ -294,7 +299,7 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
         return {"missing_since": None}
     kept = kept_id(record, rows, inside)
     values: dict[str, Any] = {} if kept == record.slurm_id else {"slurm_id": kept, "restarts": 0}
-    record = replace(record, **values)
+    record = _with(record, values)
     values["missing_since"] = None  # only `_missing` goes on with a silence; whatever else was learned, or not, ends it
     own = tuple(row for row in rows if row.slurm_id == kept)
     if any(live_row(row) for row in own):

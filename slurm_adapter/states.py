@@ -12,6 +12,7 @@ import re
 import signal
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -127,6 +128,7 @@ _NEVER = frozenset(
 """Reasons for which a pending job does not start until somebody changes something."""
 
 
+@lru_cache(maxsize=1024)
 def canonical(word: str) -> str | None:
     """Slurm's own long word for a state in any of the forms in which Slurm prints it; None for an unknown one.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import Unknown
@@ -194,6 +195,7 @@ def _read_id(text: str) -> tuple[int, str | None]:
     return int(match[1]), several.partition("%")[0] if several is not None else one
 
 
+@lru_cache(maxsize=1024)
 def _read_state(text: str) -> tuple[str, str | None]:
     """The state, in Slurm's long form where it is known, and the uid that cancelled."""
     by = re.search(r" by (\d+)$", text)
@@ -231,6 +233,7 @@ def _read_time(text: str) -> int | None:
     return None if text in _NO_TIME else int(text)
 
 
+@lru_cache(maxsize=1024)
 def _read_limit(text: str) -> int | None:
     """Seconds of any of Slurm's forms: `90`, `90:00`, `1:30:00`, and `1-3`, `1-3:5`, `1-03:05:06`."""
     if text in _NO_LIMIT:
