@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slurm_adapter.store import Record
-    from slurm_adapter.transports.interface import Command, Result, Transport
+    from slurm_adapter.transports.interface import Command, Result, Stream, Terminal, Transport
     from tests.adapter import AdapterMaker
 
 COUNT = 'echo started >>"${UCLOUD_DIR%/ucloud/*}.starts"'
@@ -46,6 +46,10 @@ class Hurried:
     def run(self, command: Command) -> Result:
         """Run it, with less patience."""
         return self.inner.run(replace(command, timeout=min(command.timeout, self.seconds)))
+
+    def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
+        """Start it."""
+        return self.inner.open(command, terminal)
 
     def close(self) -> None:
         """Give back what is held."""

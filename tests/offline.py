@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.store import Record, Stage
     from slurm_adapter.sync import Report
-    from slurm_adapter.transports.interface import Command, Result, Transport
+    from slurm_adapter.transports.interface import Command, Result, Stream, Terminal, Transport
 
 PRODUCT = {"provider": "example", "category": "example-compute", "id": "example-compute"}
 
@@ -63,6 +63,12 @@ class Tripping:
         self.before(command)
         self.commands.append(command)
         return self.inner.run(command)
+
+    def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
+        """Start it, unless the tripwire says otherwise."""
+        self.before(command)
+        self.commands.append(command)
+        return self.inner.open(command, terminal)
 
     def close(self) -> None:
         """Nothing is held."""

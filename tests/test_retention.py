@@ -13,12 +13,12 @@ from slurm_adapter.errors import NotFound, TryAgain
 from slurm_adapter.receivers.fake import FakeReceiver
 from slurm_adapter.reporting import plan_lines
 from slurm_adapter.sync import sync
-from slurm_adapter.transports.interface import Result
+from slurm_adapter.transports.interface import Result, Stream, Terminal
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
     from slurm_adapter.store import Record
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.transports.interface import Command, Stream, Terminal
 
 __all__ = ["offline"]
 
@@ -217,6 +217,9 @@ def test_a_banner_before_the_answer_is_no_number(site: Offline) -> None:
         def run(self, command: Command) -> Result:
             result = inner.run(command)
             return Result(result.status, b"Welcome to 2026\n" + result.stdout, result.stderr)
+
+        def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
+            return inner.open(command, terminal)
 
         def close(self) -> None:
             pass

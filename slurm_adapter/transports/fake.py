@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_adapter.transports.interface import TooMuchOutput
+from slurm_adapter.transports.interface import NotConnected, TooMuchOutput
 from slurm_adapter.transports.sudo import check_sudo_started
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.transports.interface import Command, Result
+    from slurm_adapter.transports.interface import Command, Result, Stream, Terminal
 
 
 class FakeTransport:
     """Hands every command to `handler`, which returns a `Result` or raises one of the port's errors.
 
-    `commands` holds what was run, in order.
+    `opener` answers likewise where a command is to be talked to. `commands` holds what was run or opened, in order.
     """
 
-    def __init__(self, handler: Callable[[Command], Result]) -> None:
+    def __init__(
+        self,
+        handler: Callable[[Command], Result],
+        opener: Callable[[Command, Terminal | None], Stream] | None = None,
+    ) -> None:
         self._handler = handler
+        self._opener = opener
         self.commands: list[Command] = []
 
     def run(self, command: Command) -> Result:
@@ -31,6 +36,13 @@ class FakeTransport:
             raise TooMuchOutput(f"{command} wrote more than {command.output_limit} bytes and was given up")
         check_sudo_started(command, result)
         return result
+
+    def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
+        """What the opener gives. Raises `NotConnected` where there is none."""
+        self.commands.append(command)
+        if self._opener is None:
+            raise NotConnected(f"{command} cannot be talked to here")
+        return self._opener(command, terminal)
 
     def close(self) -> None:
         """Nothing is held."""

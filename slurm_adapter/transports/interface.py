@@ -66,6 +66,16 @@ class Result:
         return self.stderr.decode(errors="replace").strip()
 
 
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The terminal that a command gets."""
+
+    columns: int = 80
+    rows: int = 24
+    kind: str = "xterm-256color"
+    """The command's TERM."""
+
+
 class TransportError(AdapterError):
     """The base of a transport's own failures."""
 
@@ -86,6 +96,33 @@ class TooMuchOutput(TransportError, Unknown):
     """The command wrote more than its limit, and was given up."""
 
 
+class Stream(Protocol):
+    """A command that runs, with bytes both ways. Its methods may be called from several threads."""
+
+    def read(self) -> bytes:
+        """What it writes next, as soon as there is some; `b""` once there is nothing more, or after `close`.
+
+        With a terminal that is all it writes, without one its standard output alone: its complaints go nowhere.
+        """
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Give it all of this as input; waits while it does not read. What has ended takes anything."""
+        ...
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size of its terminal; without one nothing happens."""
+        ...
+
+    def close(self) -> None:
+        """Hang up; may be repeated.
+
+        With a terminal the command gets SIGHUP as if somebody had closed the window. Without one its input ends and
+        nobody reads its output any more, at which it has to end itself.
+        """
+        ...
+
+
 class Transport(Protocol):
     """Runs commands on the cluster."""
 
@@ -97,6 +134,15 @@ class Transport(Protocol):
         """
         ...
 
+    def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
+        """Start a command that is talked to while it runs, in the same place and environment as `run` does.
+
+        With a terminal, that is its controlling one. The command's `timeout` is how long it may take to start; its
+        `stdin` and `output_limit` are not used. Raises `NotConnected` where it certainly did not start, and
+        `ConnectionLost` where it may have. What sudo says comes as the command's own output.
+        """
+        ...
+
     def close(self) -> None:
-        """Give back what is held (a connection); a later `run` opens it anew."""
+        """Give back what is held (connections, and the streams on them); a later `run` opens anew."""
         ...

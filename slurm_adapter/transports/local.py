@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import threading
@@ -11,11 +12,14 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.transports.deadline import Deadline
 from slurm_adapter.transports.interface import Command, CommandTimeout, NotConnected, Result, TooMuchOutput
+from slurm_adapter.transports.local_stream import start
 from slurm_adapter.transports.sudo import check_sudo_started
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import IO
+
+    from slurm_adapter.transports.interface import Stream, Terminal
 
 _CHUNK = 1024 * 1024
 _REAP_SECONDS = 2.0
@@ -58,6 +62,17 @@ class LocalTransport:
         check_sudo_started(command, result)
         return result
 
+    def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
+        """Start a command that is talked to; see `Transport.open`."""
+        words = (*self._prefix, *command.words)
+        path = self._environment.get("PATH", os.defpath)
+        if shutil.which(words[0], path=path) is None:
+            raise _missing(words[0], "no such program", path)
+        try:
+            return start(words, self._environment, terminal)
+        except OSError as error:
+            raise _missing(words[0], error.strerror, path) from error
+
     def close(self) -> None:
         """Nothing is held between commands."""
 
@@ -76,10 +91,11 @@ class LocalTransport:
                 start_new_session=True,
             )
         except OSError as error:
-            where = self._environment.get("PATH", os.defpath)
-            raise NotConnected(
-                f"cannot start {words[0]}: {error.strerror}\nIt must be installed on this machine; looked in {where}"
-            ) from error
+            raise _missing(words[0], error.strerror, self._environment.get("PATH", os.defpath)) from error
+
+
+def _missing(program: str, why: str | None, path: str) -> NotConnected:
+    return NotConnected(f"cannot start {program}: {why}\nIt must be installed on this machine; looked in {path}")
 
 
 def _exchange(process: subprocess.Popen[bytes], command: Command, deadline: Deadline) -> tuple[bytes, bytes]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import threading
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ from slurm_adapter.transports.sudo import check_sudo_started
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from slurm_adapter.transports.interface import Stream, Terminal
     from slurm_adapter.transports.ssh_config import SshSettings
 
 SESSIONS = 5
@@ -49,12 +51,14 @@ _BROKEN = (OSError, EOFError, paramiko.SSHException)
 """What a read or write raises when the session ends under it; a TimeoutError is an OSError."""
 _LONGEST_LINE = 128 * 1024 - 1
 """Linux takes no longer single argument (MAX_ARG_STRLEN), and the line is one to the login shell."""
+_BANNER = 1024 * 1024
+"""The most bytes that start-up files may say before a command starts."""
 _NO_PROGRAM = b"slurm-adapter: no such program\n"
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 _@%+=:,./;-")
 """Characters without a meaning inside double inside single quotes, whatever the shell."""
 
 
-def shell_line(words: Sequence[str]) -> bytes:
+def shell_line(words: Sequence[str], before: bytes = b"", after: bytes = b"; exit $?") -> bytes:
     r"""One line that runs a program with exactly these arguments, whatever login shell reads it.
 
     SSH hands over a text, not arguments, and the account's login shell reads it. Shells quote differently: csh acts on
@@ -63,13 +67,14 @@ def shell_line(words: Sequence[str]) -> bytes:
     stands in single quotes, in which POSIX knows no special character but the quote itself.
 
     The program starts in `/` (our home may be closed to the account that sudo changes to) with a fixed locale; nothing
-    else of its environment is set. The shell stays its parent, to report death by signal N as 128 + N.
+    else of its environment is set. The shell stays its parent, to report death by signal N as 128 + N. `before` and
+    `after` are text for /bin/sh around the command.
     """
     quoted = [b"'" + os.fsencode(word).replace(b"'", rb"'\''") + b"'" for word in words]
     script = (
         b"cd /; export LANG=C.UTF-8 LC_ALL=C.UTF-8; "
-        b"command -v -- %s >/dev/null || { printf '%s' >&2; exit 127; }; %s; exit $?"
-        % (quoted[0], _NO_PROGRAM.replace(b"\n", rb"\n"), b" ".join(quoted))
+        b"command -v -- %s >/dev/null || { printf '%s' >&2; exit 127; }; %s%s%s"
+        % (quoted[0], _NO_PROGRAM.replace(b"\n", rb"\n"), before, b" ".join(quoted), after)
     )
     spelt = b"".join(b"%c" % byte if byte in _PLAIN else rb"\0%03o" % byte for byte in script)
     return b"""exec /bin/sh -c 'eval "$(printf %%b "%s")"'""" % spelt
@@ -89,16 +94,13 @@ class SshTransport:
         self._connecting = threading.Lock()
         self._lock = threading.Lock()  # for what follows, and the connections' users; never held while waiting
         self._kept: Connection | None = None
+        self._for_streams: list[Connection] = []
 
     def run(self, command: Command) -> Result:
         """Run a command to its end; see `Transport.run`."""
         deadline = Deadline(command.timeout)
         line = shell_line(command.words)
-        if len(line) > _LONGEST_LINE:
-            raise NotConnected(
-                f"cannot start {command}: its command line takes {len(line)} bytes for the remote shell, "
-                f"and at most {_LONGEST_LINE} are possible; data belong into standard input"
-            )
+        _check_length(command, line)
         with self._slot(deadline), self._session(deadline) as (connection, session):
             try:
                 result = _Conversation(session, command, deadline).hold(line)
@@ -110,19 +112,83 @@ class SshTransport:
                 self._retire(connection)
                 raise ConnectionLost(f"{error} (on {self._target})") from error
         if result.status == 127 and result.stderr == _NO_PROGRAM:
-            raise NotConnected(
-                f"cannot start {command.words[0]}: no such program\n"
-                f"It must be installed on {self._target.host}, on the PATH of {self._target.user}"
-            )
+            raise self._missing(command)
         check_sudo_started(command, result)
         return result
 
+    def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
+        """Start a command that is talked to; see `Transport.open`. Streams have connections of their own."""
+        deadline = Deadline(command.timeout)
+        mark = f"started-{secrets.token_hex(8)}".encode()
+        line = shell_line(
+            command.words,
+            before=b"printf %s; exec " % mark,
+            after=b"" if terminal is not None else b" 2>/dev/null",
+        )
+        _check_length(command, line)
+        connection = self._take_for_stream(deadline)
+        try:
+            seconds = min(self._connect_timeout, deadline.left)
+            with _watched(connection, seconds):
+                session = connection.open_session(seconds)
+            with _watched(connection, deadline.left):
+                session.settimeout(deadline.left)
+                with translated(f"the connection to {self._target} broke when {command} was started", handed_over=True):
+                    if terminal is not None:
+                        session.get_pty(terminal.kind, terminal.columns, terminal.rows)
+                    session.set_combine_stderr(combine=True)
+                    session.exec_command(line)
+                    said = _read_until(session, mark)
+            session.settimeout(None)
+        except BaseException:
+            self._give_back_stream(connection, broken=True)
+            raise
+        if said is None:
+            self._hang_up(connection, session)
+            raise self._missing(command)
+        return _SshStream(session, said, lambda: self._hang_up(connection, session), terminal=terminal is not None)
+
+    def _take_for_stream(self, deadline: Deadline) -> Connection:
+        """A connection with room for one more stream; a new one where the others are full."""
+        with self._lock:
+            for connection in self._for_streams:
+                if connection.alive and connection.users < SESSIONS:
+                    connection.users += 1
+                    return connection
+        new = Connection(self._target, min(self._connect_timeout, deadline.left))
+        with self._lock:
+            new.users += 1
+            self._for_streams.append(new)
+        return new
+
+    def _hang_up(self, connection: Connection, session: paramiko.Channel) -> None:
+        with _watched(connection, _GRACE), contextlib.suppress(*_BROKEN):
+            session.close()
+        self._give_back_stream(connection)
+
+    def _give_back_stream(self, connection: Connection, *, broken: bool = False) -> None:
+        """A stream has ended. The last one closes its connection; a broken one takes no further streams."""
+        with self._lock:
+            connection.users -= 1
+            last = connection.users == 0
+            if (last or broken) and connection in self._for_streams:
+                self._for_streams.remove(connection)
+        if last:
+            connection.close()
+
+    def _missing(self, command: Command) -> NotConnected:
+        return NotConnected(
+            f"cannot start {command.words[0]}: no such program\n"
+            f"It must be installed on {self._target.host}, on the PATH of {self._target.user}"
+        )
+
     def close(self) -> None:
-        """Close the connection. Commands that still run on it end with `ConnectionLost`; a later `run` opens anew."""
+        """Close the connections. What still runs on them ends with `ConnectionLost`; a later `run` opens anew."""
         with self._lock:
             kept, self._kept = self._kept, None
-        if kept is not None:
-            kept.close()
+            others, self._for_streams = self._for_streams, []
+        for connection in (*others, *([kept] if kept is not None else [])):
+            connection.close()
 
     @contextlib.contextmanager
     def _slot(self, deadline: Deadline) -> Iterator[None]:
@@ -202,6 +268,73 @@ def _watched(connection: Connection, seconds: float) -> Iterator[None]:
         yield
     finally:
         watchdog.cancel()
+
+
+def _check_length(command: Command, line: bytes) -> None:
+    if len(line) > _LONGEST_LINE:
+        raise NotConnected(
+            f"cannot start {command}: its command line takes {len(line)} bytes for the remote shell, "
+            f"and at most {_LONGEST_LINE} are possible; data belong into standard input"
+        )
+
+
+def _read_until(session: paramiko.Channel, mark: bytes) -> bytes | None:
+    """What comes after the mark that the command is about to start; None where it ended without.
+
+    Before it comes what the account's start-up files say. Raises `EOFError` where there is neither.
+    """
+    said = b""
+    while len(said) < _BANNER:
+        chunk = session.recv(_CHUNK)
+        said += chunk
+        _, found, rest = said.partition(mark)
+        if found:
+            return rest
+        if not chunk:
+            if _NO_PROGRAM.strip() in said:
+                return None
+            break
+    raise EOFError
+
+
+class _SshStream:
+    """See `Stream`."""
+
+    def __init__(self, session: paramiko.Channel, first: bytes, hang_up: Callable[[], None], *, terminal: bool) -> None:
+        self._session = session
+        self._first = first
+        self._hang_up = hang_up
+        self._terminal = terminal
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def read(self) -> bytes:
+        """See `Stream.read`."""
+        first, self._first = self._first, b""
+        if first:
+            return first
+        with contextlib.suppress(*_BROKEN):
+            return self._session.recv(_CHUNK)
+        return b""
+
+    def write(self, data: bytes) -> None:
+        """See `Stream.write`."""
+        with contextlib.suppress(*_BROKEN):
+            self._session.sendall(data)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """See `Stream.resize`."""
+        if self._terminal:
+            with contextlib.suppress(*_BROKEN):
+                self._session.resize_pty(columns, rows)
+
+    def close(self) -> None:
+        """See `Stream.close`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._hang_up()
 
 
 class _Conversation:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slurm_adapter.schedulers.interface import Outcome
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.transports.interface import Command, Stream, Terminal
 
 FAILED = "sbatch: error: Batch job submission failed: "
 RETRYING = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
@@ -61,6 +61,9 @@ class _Here:
     def run(self, command: Command) -> Result:
         self.commands.append(command)
         return self._local.run(replace(command, user=None))
+
+    def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
+        return self._local.open(replace(command, user=None), terminal)
 
     def close(self) -> None:
         pass
