@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from slurm_adapter import __version__
 from slurm_adapter.errors import AdapterError
-from slurm_adapter.gateway import logs, provider, schemas, users, watching, web
+from slurm_adapter.gateway import logs, provider, schemas, shell, users, watching, web
 from slurm_adapter.gateway.bodies import Bodies
 from slurm_adapter.gateway.gateway import Gateway
 from slurm_adapter.gateway.guard import Guard
@@ -78,9 +78,17 @@ def make_app(site: Site) -> FastAPI:
             responses=_ERRORS,
         )
         app.include_router(logs.provider)
+        app.include_router(
+            shell.for_ucloud,
+            prefix=f"/ucloud/{site.config.provider}",
+            dependencies=[Depends(_UCLOUDS_TOKEN)],
+            responses=_ERRORS,
+        )
     if site.config.gateway.stand_alone:
         app.include_router(users.api, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS)
         app.include_router(logs.users)
+        app.include_router(shell.for_users, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS)
+    app.include_router(shell.for_browsers)
     app.include_router(watching.api)
     app.add_middleware(Guard, workers=gateway.workers)
     app.add_middleware(Bodies, limit=site.config.gateway.body_limit * MEBIBYTE)

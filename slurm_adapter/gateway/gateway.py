@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
@@ -10,6 +11,7 @@ from fastapi import Depends, Request
 from slurm_adapter.gateway.authentication import UcloudKey
 from slurm_adapter.gateway.following import Following
 from slurm_adapter.gateway.metrics import Counted, Metrics
+from slurm_adapter.gateway.sessions import Sessions
 from slurm_adapter.gateway.submitting import Submitter
 from slurm_adapter.gateway.web import Web
 from slurm_adapter.gateway.workers import Workers
@@ -17,6 +19,9 @@ from slurm_adapter.gateway.workers import Workers
 if TYPE_CHECKING:
     from slurm_adapter.schedulers.interface import Scheduler
     from slurm_adapter.site import Site
+
+SHELLS = 100
+"""Shells in browsers at once."""
 
 
 class Gateway:
@@ -32,6 +37,11 @@ class Gateway:
         self.submitter = Submitter(self.workers)
         self.following = Following(self.workers)
         self.web = Web(self.config, self.workers)
+        self.sessions = Sessions()
+        self.shells = 0
+        """How many are open."""
+        self.shell_threads = ThreadPoolExecutor(3 * SHELLS, thread_name_prefix="shell")
+        """Each shell has a thread that waits for its output, one that writes its input, and one to close it."""
         self.changed = asyncio.Event()
         """Set where the next pass should come soon."""
         self.names_work = False
@@ -47,6 +57,7 @@ class Gateway:
     async def close(self) -> None:
         """Wait for what was begun, and give everything back."""
         await self.following.close()
+        await asyncio.to_thread(self.shell_threads.shutdown)
         await asyncio.to_thread(self.workers.close)
 
 

@@ -25,6 +25,11 @@ class Secrets(Generic[T]):
         self._known: dict[bytes, tuple[T, float]] = {}
         """What each stands for, and until when, the oldest first."""
 
+    def __len__(self) -> int:
+        """How many stand for something."""
+        self._forget()
+        return len(self._known)
+
     def issue(self, meaning: T) -> str:
         """A new secret (256 bits, of letters, digits, - and _)."""
         self._forget()

@@ -260,6 +260,13 @@ class Session(Answer):
     password: str | None = None
 
 
+class ShellMessage(Answer):
+    """What a browser is told of its shell (contract 3.7)."""
+
+    type: Literal["initialize", "data", "ack"]
+    data: str | None = None
+
+
 class UserSession(Answer):
     """An open session, and whose it is."""
 

@@ -99,6 +99,11 @@ class Conversation:
         self._streams.add(stream)
         task.add_done_callback(lambda _: self._ended(stream))
 
+    async def acknowledge(self, stream_id: str, payload: BaseModel) -> None:
+        """Answer a call that wants no more than that: in the end of its stream, or on a stream that goes on."""
+        running = any(stream.id == stream_id for stream in self._streams)
+        await self._send((frames.message if running else frames.response)(stream_id, payload))
+
     async def stop(self, name: str, stream_id: str) -> None:
         """End a stream, by its name or the client's, as the call on this other stream wants it."""
         stopped = [each for each in self._streams if name in {each.name, each.id}]

@@ -1,0 +1,57 @@
+"""Sessions: what somebody may open once, soon, by an identifier that nobody can guess.
+
+The identifier is all that a browser shows, so it is worth little for long: it is good for one use within a minute.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slurm_adapter.errors import TryAgain
+from slurm_adapter.gateway.authentication import NotAuthenticated
+from slurm_adapter.gateway.issued import Secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slurm_adapter.store import Record
+
+SECONDS = 60.0
+"""How long an identifier is good for."""
+MOST = 10_000
+"""How many may wait for their use at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a session opens."""
+
+    job_id: str
+    run: str
+    """It opens nothing in another run of the job: see `Record.run`."""
+    rank: int
+
+
+class Sessions:
+    """All that wait for their use."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._waiting: Secrets[Target] = Secrets(SECONDS, clock)
+
+    def add(self, record: Record, rank: int) -> str:
+        """The identifier of a new session. Raises `TryAgain` where too many wait."""
+        if len(self._waiting) >= MOST:
+            raise TryAgain(f"{MOST} sessions wait to be opened, and no more are taken; each lives {SECONDS:.0f} s")
+        return self._waiting.issue(Target(record.id, record.run, rank))
+
+    def use(self, identifier: str) -> Target:
+        """What it opens, this once. Raises `NotAuthenticated`, whatever is wrong with it."""
+        found = self._waiting.redeem(identifier)
+        if found is None:
+            raise NotAuthenticated(
+                f"there is no such session, or no longer: each is good for one use within {SECONDS:.0f} s; "
+                "ask for a new one"
+            )
+        return found

@@ -1,0 +1,245 @@
+"""Sessions with jobs, which both doors give, and the WebSocket by which a browser sits before a shell.
+
+The browser shows nothing but the session's identifier (contract 3.7). A shell lives as long as its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+from fastapi import APIRouter, WebSocket
+from pydantic import Field, ValidationError
+
+from slurm_adapter import terminals
+from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused
+from slurm_adapter.gateway import provider, users
+from slurm_adapter.gateway.authentication import NotAuthenticated
+from slurm_adapter.gateway.gateway import SHELLS, Shared
+from slurm_adapter.gateway.routes import StrictRoute
+from slurm_adapter.gateway.schemas import (
+    Bulk,
+    BulkRequest,
+    FolderTerminal,
+    JobSessionRequest,
+    Session,
+    SessionRequest,
+    ShellMessage,
+    UserSession,
+)
+from slurm_adapter.gateway.streams import Conversation, refuse
+from slurm_adapter.specification import Text, Wire, shown
+from slurm_adapter.specification import describe as describe_problems
+from slurm_adapter.transports.interface import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from slurm_adapter.gateway.frames import Frame
+    from slurm_adapter.gateway.gateway import Gateway
+    from slurm_adapter.gateway.sessions import Target
+    from slurm_adapter.site import Site
+    from slurm_adapter.specification import Job
+    from slurm_adapter.store import Record
+    from slurm_adapter.transports.interface import Stream
+
+T = TypeVar("T")
+
+FRAME = 256 * 1024
+"""Characters of the longest frame that a browser may send: what somebody pastes comes in one."""
+WAITING = 1024 * 1024
+"""Bytes of input that may wait for a shell that does not read."""
+
+Size = Annotated[int, Field(ge=1, le=1000)]
+
+for_ucloud = APIRouter(route_class=StrictRoute, dependencies=provider.api.dependencies, tags=["provider"])
+for_users = APIRouter(prefix="/api/jobs", route_class=StrictRoute, tags=["jobs"])
+for_browsers = APIRouter()
+
+
+class _Call(Wire):
+    """What a browser says to a shell."""
+
+    type: Literal["initialize", "input", "resize"]
+    session_identifier: Text = ""
+    cols: Size = 80
+    rows: Size = 24
+    data: Text = ""
+
+
+@for_ucloud.post("/jobs/interactiveSession")
+async def open_for_ucloud(gateway: Shared, request: BulkRequest[JobSessionRequest]) -> Bulk[Session]:
+    """Open sessions with jobs: shells, and what their applications show."""
+    records = await gateway.workers.call(_find_own, [item.job for item in request.items])
+    return Bulk(responses=_sessions(gateway, records, request.items))
+
+
+@for_ucloud.post("/jobs/openTerminalInFolder")
+async def open_folder_for_ucloud(_: BulkRequest[FolderTerminal]) -> Bulk[Session]:
+    """Shells in folders: there are none."""
+    raise NotOffered("this provider opens no terminals in folders; a job that runs has terminals")
+
+
+@for_users.post("/interactiveSession")
+async def open_for_users(
+    gateway: Shared, owner: users.Caller, request: BulkRequest[SessionRequest]
+) -> Bulk[UserSession]:
+    """Open sessions with jobs: shells, and what their applications show."""
+    records = await gateway.workers.call(users.find_owned, owner, [item.id for item in request.items])
+    domain = gateway.config.gateway.url or ""
+    return Bulk(
+        responses=tuple(
+            UserSession(provider_domain=domain, provider_id=gateway.config.provider, session=each)
+            for each in _sessions(gateway, records, request.items)
+        )
+    )
+
+
+@for_users.post("/openTerminalInFolder")
+async def open_folder_for_users(_caller: users.Caller, _: BulkRequest[FolderTerminal]) -> Bulk[UserSession]:
+    """Shells in folders: there are none."""
+    raise NotOffered("this provider opens no terminals in folders; a job that runs has terminals")
+
+
+@for_browsers.websocket("/ucloud/{name}/websocket")
+async def talk(websocket: WebSocket, name: str) -> None:
+    """A browser's socket: nobody is known before he has named a session."""
+    gateway: Gateway = websocket.app.state.gateway
+    if name != gateway.config.provider or gateway.config.gateway.url is None:
+        await refuse(websocket, NotFound(f"there are no shells of a provider {shown(name)} here"))
+        return
+    shells: dict[str, _Shell] = {}
+
+    async def answer(conversation: Conversation, frame: Frame) -> None:
+        call = _read(frame, f"jobs.compute.{name}.shell.open")
+        if call.type == "initialize":
+            if shells:
+                raise InvalidInput("this socket has a shell already; each needs a socket of its own")
+            if gateway.shells >= SHELLS:
+                raise Refused(f"{SHELLS} shells are open, and no more are at once; close one")
+            identifier = call.session_identifier or websocket.query_params.get("session", "")
+            target = gateway.sessions.use(identifier)
+            shells[""] = shell = _Shell(gateway, target, Terminal(call.cols, call.rows))
+            conversation.start(frame.stream_id, frame.stream_id, shell.messages())
+            return
+        if not shells:
+            raise NotAuthenticated("no shell was opened on this socket: its first call must be an initialize")
+        if call.type == "input":
+            shells[""].write(call.data)
+        else:
+            shells[""].resize(call.cols, call.rows)
+        await conversation.acknowledge(frame.stream_id, ShellMessage(type="ack"))
+
+    await Conversation(websocket, FRAME).hold(answer)
+
+
+class _Shell:
+    """A shell and the threads that wait for it: one reads, one writes, and the event loop waits for neither."""
+
+    def __init__(self, gateway: Gateway, target: Target, terminal: Terminal) -> None:
+        self._gateway = gateway
+        self._target = target
+        self._terminal = terminal
+        self._input: asyncio.Queue[bytes | Terminal] = asyncio.Queue()
+        self._waiting = 0
+        self._ended = False
+
+    def write(self, text: str) -> None:
+        """Give it input. Raises `Refused` where it has ended, or too much waits already."""
+        self._put(data := text.encode(errors="replace"), len(data))
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change its size, after the input so far. Raises `Refused` as `write` does."""
+        self._put(Terminal(columns, rows), 1024)
+
+    def _put(self, piece: bytes | Terminal, size: int) -> None:
+        # Whoever waited here would not notice that the browser goes away.
+        if self._ended:
+            raise Refused("this shell has ended")
+        if self._waiting + size > WAITING:
+            raise Refused(f"this shell does not read its input, of which {self._waiting} bytes wait; this was dropped")
+        self._waiting += size
+        self._input.put_nowait(piece)
+
+    async def messages(self) -> AsyncGenerator[ShellMessage, None]:
+        """What it writes, until it ends. Whoever stops listening ends it."""
+        self._gateway.shells += 1
+        opening = asyncio.ensure_future(self._gateway.workers.call(_open, self._target, self._terminal))
+        stream: Stream | None = None
+        writing: asyncio.Task[None] | None = None
+        try:
+            stream = await asyncio.shield(opening)
+            writing = asyncio.create_task(self._write_on(stream))
+            yield ShellMessage(type="initialize")
+            # A character may be cut between two pieces: the rest of it comes with the next one.
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            while piece := await self._in_thread(stream.read):
+                if text := decoder.decode(piece):
+                    yield ShellMessage(type="data", data=text)
+            if text := decoder.decode(b"", final=True):
+                yield ShellMessage(type="data", data=text)
+        finally:
+            self._ended = True
+            self._gateway.shells -= 1
+            if writing is not None:
+                writing.cancel()
+            if stream is not None:
+                await asyncio.shield(self._in_thread(stream.close))
+            else:
+                opening.add_done_callback(self._close_late)
+
+    async def _write_on(self, stream: Stream) -> None:
+        while True:
+            piece = await self._input.get()
+            if isinstance(piece, Terminal):
+                self._waiting -= 1024
+                await self._in_thread(partial(stream.resize, piece.columns, piece.rows))
+            else:
+                self._waiting -= len(piece)
+                await self._in_thread(partial(stream.write, piece))
+
+    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._gateway.shell_threads, work)
+
+    def _close_late(self, opening: asyncio.Future[Stream]) -> None:
+        """End a shell that has come up after the browser went away."""
+        if not opening.cancelled() and opening.exception() is None:
+            self._gateway.shell_threads.submit(opening.result().close)
+
+
+def _open(site: Site, target: Target, terminal: Terminal) -> Stream:
+    record = site.store.get(target.job_id)
+    if record.run != target.run:
+        raise Refused(f"job {record.id} was started again since this session was given; ask for a new one")
+    return terminals.open_shell(site, record, target.rank, terminal)
+
+
+def _find_own(site: Site, wanted: Sequence[Job]) -> list[Record]:
+    return [provider.get_own(site, job) for job in wanted]
+
+
+def _sessions(
+    gateway: Gateway, records: Sequence[Record], items: Sequence[JobSessionRequest | SessionRequest]
+) -> tuple[Session, ...]:
+    return tuple(_session(gateway, record, item) for record, item in zip(records, items, strict=True))
+
+
+def _session(gateway: Gateway, record: Record, item: JobSessionRequest | SessionRequest) -> Session:
+    if item.session_type != "SHELL":
+        return gateway.web.open(record, item.rank, item.session_type)
+    if gateway.config.gateway.url is None:
+        raise NotOffered("Terminal access is not supported by this provider: gateway.url is not set")
+    terminals.check(record, item.rank)
+    identifier = gateway.sessions.add(record, item.rank)
+    return Session(type="shell", job_id=record.id, rank=item.rank, session_identifier=identifier)
+
+
+def _read(frame: Frame, call: str) -> _Call:
+    if frame.call != call:
+        raise NotFound(f"there is no call {shown(frame.call)} here; there is {call}")
+    try:
+        return _Call.model_validate(frame.payload)
+    except ValidationError as error:
+        raise InvalidInput("\n".join(describe_problems(error, ("payload",)))) from error

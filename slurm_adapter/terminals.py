@@ -1,0 +1,63 @@
+"""Shells inside running jobs: on the node of a rank, where the job's names resolve, as the account that runs the job.
+
+A shell is a step of the job, so its limits and its end are the job's. It asks for nothing of what the job has
+reserved, since a step that waits for processors or memory which the application has would wait for ever.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slurm_adapter.errors import InvalidInput, NotOffered, Refused, TryAgain
+from slurm_adapter.states import JobState
+from slurm_adapter.transports.interface import Command
+
+if TYPE_CHECKING:
+    from slurm_adapter.site import Site
+    from slurm_adapter.store import Record
+    from slurm_adapter.transports.interface import Stream, Terminal
+
+_SECONDS = 60.0
+"""How long it may take until srun runs."""
+
+_ATTACH = """
+path=$1 conf=$2 job=$3 node=$4 folder=$5
+shift 5
+name=$(id -un)
+home=$(getent passwd "$name" | cut -d: -f6)
+exec env -i PATH="$path" HOME="${home:-$HOME}" USER="$name" LOGNAME="$name" SHELL=/bin/bash LANG=C.UTF-8 \\
+    TERM="$TERM" ${conf:+SLURM_CONF="$conf"} \\
+    srun --quiet --overlap --pty --export=ALL --jobid="$job" --nodelist="$node" --nodes=1 --ntasks=1 \\
+    --mem=0 --gres=none --cpu-bind=none --chdir="$folder" "$@"
+"""
+"""Nothing of sudo's environment, nor any SLURM_* and SRUN_* variable of a start-up file, reaches srun and the shell."""
+
+
+def open_shell(site: Site, record: Record, rank: int, terminal: Terminal) -> Stream:
+    """A login shell on the node of a rank, in the job's folder.
+
+    Raises `InvalidInput` for a rank that the job does not have, `Refused` where it does not run, `NotOffered` for an
+    array, `TryAgain` where its nodes are not known yet, and what `Transport.open` raises. What srun has to say comes
+    as the shell's output.
+    """
+    check(record, rank)
+    shell: tuple[str, ...] = ("/bin/bash", "--login", "-i")
+    if record.names:
+        run = f"{record.slurm_id}-{record.restarts}"
+        shell = ("/bin/bash", "-p", f"{record.folder}/node/join.sh", "--run", run, *shell)
+    cluster = site.config.cluster
+    given = (cluster.path, cluster.slurm_conf or "", str(record.slurm_id), record.nodes[rank], record.folder)
+    command = Command(("/bin/sh", "-c", _ATTACH, "sh", *given, *shell), user=record.account, timeout=_SECONDS)
+    return site.transport.open(command, terminal)
+
+
+def check(record: Record, rank: int) -> None:
+    """Raise what `open_shell` raises of the job itself."""
+    if not 0 <= rank < record.replicas:
+        raise InvalidInput(f"rank: {rank}: job {record.id} has the ranks 0 to {record.replicas - 1}")
+    if record.state is not JobState.RUNNING:
+        raise Refused(f"job {record.id} has no shells: it is {record.state}, and only a job that is RUNNING has them")
+    if record.array:
+        raise NotOffered(f"job {record.id} has no shells: it is an array, whose tasks are jobs of their own in Slurm")
+    if record.slurm_id is None or rank >= len(record.nodes):
+        raise TryAgain(f"job {record.id} has no shells yet: the nodes on which it runs are not known")
