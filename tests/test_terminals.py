@@ -28,7 +28,7 @@ PATIENCE = 30.0
 """Seconds after which a shell that does not answer is closed, so that the test fails."""
 
 
-@pytest.fixture(params=["local", "ssh"])
+@pytest.fixture(params=["local", pytest.param("ssh", marks=pytest.mark.long)])
 def adapter(request: pytest.FixtureRequest, make_adapter: AdapterMaker) -> Adapter:
     """A site over each transport."""
     return make_adapter(request.param)
@@ -70,6 +70,7 @@ def sleepers(seconds: int) -> list[int]:
     return found
 
 
+@pytest.mark.long
 def test_a_shell_is_on_the_node_of_its_rank_inside_the_job(adapter: Adapter) -> None:
     [server] = adapter.start(adapter.shell(UNTIL_TOLD))
     [consumer] = adapter.start(adapter.shell(UNTIL_TOLD, peers={"database": server}, replicas=2))

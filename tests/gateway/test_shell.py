@@ -1,0 +1,259 @@
+"""Shells in browsers, over a site whose srun is a stand-in: sessions, frames, and what must not be lost or left."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from slurm_adapter.errors import TryAgain
+from slurm_adapter.gateway import sessions
+from slurm_adapter.gateway.authentication import NotAuthenticated
+from slurm_adapter.gateway.sessions import Sessions
+from tests.gateway.doors import Doors, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+    from websockets.sync.client import ClientConnection
+
+    from slurm_adapter.store import Record
+
+SRUN = """#!/bin/sh
+while [ "$1" != /bin/bash ]; do shift; done
+exec sh -c 'stty -echo; echo ready; while read -r line; do eval "$line"; done'
+"""
+CALL = "jobs.compute.example.shell.open"
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Iterator[Doors]:
+    """Both doors, of a site that browsers reach."""
+    more = {
+        "gateway": {"url": "https://gateway.example.org"},
+        "cluster": {"path": f"{tmp_path}/slurm:/usr/bin:/bin"},
+    }
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "srun").write_text(SRUN)
+    (tmp_path / "slurm" / "srun").chmod(0o755)
+    with opened(tmp_path, more) as both:
+        yield both
+
+
+def running(doors: Doors) -> Record:
+    """A job of alice that runs."""
+    record = doors.offline.job()
+    doors.offline.sync()
+    return doors.offline.run(record)
+
+
+def ask(doors: Doors, record: Record, rank: int = 0, kind: str = "SHELL", user: str = "alice") -> httpx.Response:
+    """A user asks for a session."""
+    body = {"items": [{"id": record.id, "rank": rank, "sessionType": kind}]}
+    return doors.ask("POST", "/api/jobs/interactiveSession", body, **doors.token(user))
+
+
+def session_of(doors: Doors, record: Record) -> str:
+    """The identifier of a new session."""
+    answer = ask(doors, record)
+    assert answer.status_code == 200, answer.text
+    identifier: str = answer.json()["responses"][0]["session"]["sessionIdentifier"]
+    return identifier
+
+
+class Browser:
+    """A socket with, maybe, a shell."""
+
+    def __init__(self, client: ClientConnection) -> None:
+        self.client = client
+        self.text = ""
+
+    def call(self, stream: str = "1", **payload: Any) -> None:
+        """Say something to the gateway."""
+        self.client.send(json.dumps({"call": CALL, "streamId": stream, "payload": payload}))
+
+    def receive(self) -> dict[str, Any]:
+        """The next frame; the shell's text is put together besides."""
+        frame: dict[str, Any] = json.loads(self.client.recv(timeout=30))
+        if frame["payload"].get("type") == "data":
+            self.text += frame["payload"]["data"]
+        return frame
+
+    def until(self, text: str) -> None:
+        """Listen until the shell has said this."""
+        while text not in self.text:
+            self.receive()
+
+    def response(self, stream: str = "1") -> dict[str, Any]:
+        """The end of a stream."""
+        while (frame := self.receive())["type"] != "response" or frame["streamId"] != stream:
+            pass
+        return frame
+
+
+@contextmanager
+def browser(doors: Doors, query: str = "") -> Iterator[Browser]:
+    """A browser's socket, within the block."""
+    url = f"{doors.url.replace('http', 'ws', 1)}/ucloud/example/websocket{query}"
+    with connect(url, compression=None) as client:
+        yield Browser(client)
+
+
+@contextmanager
+def shell(doors: Doors, record: Record) -> Iterator[Browser]:
+    """A browser with a shell, within the block."""
+    with browser(doors) as one:
+        one.call(type="initialize", sessionIdentifier=session_of(doors, record), cols=101, rows=31)
+        assert one.receive() == {
+            "type": "message", "streamId": "1", "payload": {"type": "initialize", "data": None},
+        }  # fmt: skip
+        one.until("ready")
+        yield one
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_both_doors_give_sessions(doors: Doors) -> None:
+    record = running(doors)
+    [mine] = ask(doors, record).json()["responses"]
+    assert mine["providerDomain"] == "https://gateway.example.org"
+    assert mine["providerId"] == "example"
+    assert {key: mine["session"][key] for key in ("type", "jobId", "rank", "domainOverride")} == {
+        "type": "shell", "jobId": record.id, "rank": 0, "domainOverride": None,
+    }  # fmt: skip
+    assert len(mine["session"]["sessionIdentifier"]) == 43
+    job = doors.job("4150")
+    doors.ask("POST", "/ucloud/example/jobs", {"items": [job]}, **doors.as_ucloud())
+    doors.offline.sync()
+    theirs = doors.offline.run(doors.offline.site.store.get("4150"))
+    items = [{"job": job | {"providerGeneratedId": theirs.token}, "rank": 0, "sessionType": "SHELL"}]
+    answer = doors.ask("POST", "/ucloud/example/jobs/interactiveSession", {"items": items}, **doors.as_ucloud())
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["responses"][0]["jobId"] == "4150"
+
+
+def test_what_has_no_session(doors: Doors) -> None:
+    waiting = doors.offline.job()
+    assert "IN_QUEUE" in ask(doors, waiting).json()["why"]
+    record = running(doors)
+    assert ask(doors, record, 1).status_code == 400
+    assert ask(doors, record, user="bob").status_code == 404
+    for kind in ("WEB", "VNC"):
+        answer = ask(doors, record, kind=kind)
+        assert (answer.status_code, answer.json()["errorCode"]) == (400, "FEATURE_NOT_SUPPORTED_BY_PROVIDER")
+    folder = {"items": [{"folder": "/1/x"}]}
+    answer = doors.ask("POST", "/api/jobs/openTerminalInFolder", folder, **doors.token())
+    assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"
+
+
+def test_without_an_address_for_browsers_there_are_no_shells(tmp_path: Path) -> None:
+    with opened(tmp_path) as doors:
+        answer = ask(doors, running(doors))
+        assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"
+        with pytest.raises(InvalidStatus, match="404"), browser(doors):
+            pass
+
+
+def test_input_is_acknowledged_and_the_size_is_told(doors: Doors) -> None:
+    with shell(doors, running(doors)) as one:
+        one.call("2", type="input", data="stty size\n")
+        assert one.response("2") == {
+            "type": "response", "streamId": "2", "payload": {"type": "ack", "data": None}, "status": 200,
+        }  # fmt: skip
+        one.until("31 101")
+        one.call("3", type="resize", cols=120, rows=40)
+        one.call("4", type="input", data="stty size\n")
+        one.until("40 120")
+
+
+def test_a_session_is_good_for_one_use_and_one_run(doors: Doors) -> None:
+    record = running(doors)
+    identifier = session_of(doors, record)
+    for status in (200, 401):
+        with browser(doors, f"?session={identifier}") as one:
+            one.call(type="initialize")
+            if status == 200:
+                one.until("ready")
+                one.call("2", type="input", data="exit\n")
+            assert one.response()["status"] == status
+    identifier = session_of(doors, record)
+    with browser(doors) as one:
+        one.call(type="initialize", sessionIdentifier="x" * 43)
+        assert one.response()["status"] == 401
+
+
+def test_a_session_expires(monkeypatch: pytest.MonkeyPatch, doors: Doors) -> None:
+    record = running(doors)
+    now = 0.0
+    mine = Sessions(lambda: now)
+    old, young = mine.add(record, 0), ""
+    now = 30.0
+    young = mine.add(record, 0)
+    now = 60.0
+    with pytest.raises(NotAuthenticated):
+        mine.use(old)
+    assert mine.use(young).job_id == record.id
+    monkeypatch.setattr(sessions, "MOST", 2)
+    mine.add(record, 0)
+    mine.add(record, 0)
+    with pytest.raises(TryAgain):
+        mine.add(record, 0)
+    now = 120.0
+    assert mine.add(record, 0) not in str(vars(mine))
+
+
+def test_characters_are_never_cut(doors: Doors) -> None:
+    with shell(doors, running(doors)) as one:
+        one.call("2", type="input", data="i=0; while [ $i -lt 20000 ]; do printf '🦆æ'; i=$((i+1)); done; echo end\n")
+        one.until("end")
+        assert one.text.count("🦆æ") == 20000
+        assert "\ufffd" not in one.text
+        one.call("3", type="input", data="printf '\\360\\237'; sleep 0.3; printf '\\246\\206.'; printf '\\377<'\n")
+        one.until("🦆.\ufffd<")
+
+
+def test_closing_the_socket_ends_the_shell(doors: Doors) -> None:
+    with shell(doors, running(doors)) as one:
+        one.call("2", type="input", data="echo $$.\n")
+        one.until(".")
+        pid = int(one.text.rpartition(".")[0].split()[-1])
+    limit = time.monotonic() + 30
+    while runs(pid):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_a_shell_that_does_not_read_holds_up_nobody(doors: Doors) -> None:
+    record = running(doors)
+    with shell(doors, record) as stuck, shell(doors, record) as other:
+        stuck.call("2", type="input", data="sleep 600\n")
+        for number in range(3, 20):
+            stuck.call(str(number), type="input", data="x" * 100_000)
+        assert stuck.response("19")["status"] == 400
+        other.call("2", type="input", data="echo fine\n")
+        other.until("fine")
+
+
+def test_bad_frames_end_in_reasons(doors: Doors) -> None:
+    with browser(doors) as one:
+        one.call(type="input", data="x")
+        assert one.response()["status"] == 401
+        for payload in ({"type": "explode"}, {"type": "initialize", "cols": 0}, {"type": "resize", "rows": "x"}, {}):
+            one.call(**payload)
+            assert one.response()["status"] == 400
+        one.client.send(json.dumps({"call": "jobs.follow", "streamId": "1", "payload": {}}))
+        assert one.response()["status"] == 404
+        one.client.send(b"\x00")
+        assert one.response("")["status"] == 400

@@ -1,0 +1,95 @@
+"""A shell in a browser, on the sandbox and over both transports."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from slurm_adapter import tokens
+from slurm_adapter.config import load_config
+from slurm_adapter.gateway import passes
+from slurm_adapter.gateway.app import make_app
+from slurm_adapter.site import Site
+from tests.adapter import UNTIL_TOLD
+from tests.gateway.serving import served
+from tests.test_terminals import sleepers
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+    from slurm_adapter.sandbox.configuration import Transport
+    from tests.adapter import AdapterMaker
+
+pytestmark = pytest.mark.sandbox
+
+SECONDS = "4712"
+"""How long something sleeps that no other test lets sleep for so long."""
+
+
+def until(client: ClientConnection, text: str) -> str:
+    """All that the shell says until it has said this, or the end."""
+    said = ""
+    limit = time.monotonic() + 60
+    while text not in said:
+        frame: dict[str, Any] = json.loads(client.recv(timeout=max(0, limit - time.monotonic())))
+        if frame["type"] == "response" and frame["streamId"] == "shell":
+            return said
+        said += frame["payload"].get("data") or ""
+    return said
+
+
+@pytest.mark.scenario(79)
+@pytest.mark.parametrize("transport", [pytest.param("local", marks=pytest.mark.long), "ssh"])
+def test_a_session_opens_one_shell_on_the_node_of_its_rank(
+    transport: Transport, make_adapter: AdapterMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "SECONDS", 0.5)
+    adapter = make_adapter(transport, more='[gateway]\nurl = "https://gateway.example.org"\n')
+    [server] = adapter.start(adapter.shell(UNTIL_TOLD))
+    [consumer] = adapter.start(adapter.shell(UNTIL_TOLD, peers={"database": server}, replicas=2))
+    token = {"Authorization": f"Bearer {tokens.create(adapter.site, 'laptop', 'alice')}"}
+    address, node = adapter.now(server).addresses[0][0], adapter.now(consumer).nodes[1]
+    call = {"call": "jobs.compute.example.shell.open", "streamId": "shell"}
+
+    def say(client: ClientConnection, **payload: Any) -> None:
+        client.send(
+            json.dumps({**call, "streamId": "shell" if payload["type"] == "initialize" else "1", "payload": payload})
+        )
+
+    def enter(client: ClientConnection, rank: int) -> str:
+        body = {"items": [{"id": consumer.id, "rank": rank, "sessionType": "SHELL"}]}
+        answer = httpx.post(f"http://{host}/api/jobs/interactiveSession", headers=token, json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+        identifier: str = answer.json()["responses"][0]["session"]["sessionIdentifier"]
+        say(client, type="initialize", sessionIdentifier=identifier, cols=101, rows=31)
+        return identifier
+
+    with served(make_app(Site(load_config(adapter.config_file)))) as host:
+        url = f"ws://{host}/ucloud/example/websocket"
+        with connect(url, compression=None) as client:
+            identifier = enter(client, 1)
+            ask = "echo $(hostname) $(getent ahosts database | head -1) $(stty size) 'do''ne'\n"
+            say(client, type="input", data=ask)
+            said = until(client, " done\r\n")
+            assert f"{node} {address} " in said
+            assert "31 101 done" in said
+            say(client, type="resize", cols=120, rows=40)
+            say(client, type="input", data=f"sleep 1; stty size; nohup sleep {SECONDS} & sleep {SECONDS}\n")
+            assert until(client, "40 120")
+            adapter.cluster.wait_for(lambda: len(sleepers(int(SECONDS))) == 2)
+            with connect(url, compression=None) as thief:
+                say(thief, type="initialize", sessionIdentifier=identifier)
+                assert json.loads(thief.recv(timeout=30))["status"] == 401
+        adapter.cluster.wait_for(lambda: not sleepers(int(SECONDS)))
+        with connect(url, compression=None) as client:
+            enter(client, 0)
+            say(client, type="input", data="echo $(hostname) 'he''re'\n")
+            assert f"{adapter.now(consumer).nodes[0]} here" in until(client, " here\r\n")
+            adapter.tell(consumer)
+            until(client, "what a shell whose job has ended does not say")
+    assert not sleepers(int(SECONDS))
