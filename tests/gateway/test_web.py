@@ -27,6 +27,7 @@ from slurm_adapter.gateway.issued import Secrets
 from slurm_adapter.gateway.web import Domains, Place, Web
 from slurm_adapter.gateway.workers import Workers
 from slurm_adapter.states import JobState
+from tests.gateway import doors
 from tests.gateway.process import free_port
 from tests.gateway.serving import served
 from tests.offline import Offline
@@ -414,3 +415,33 @@ def test_domains_are_read_as_they_are_written() -> None:
         assert domains.find(host) == place
     for other in ("app-1-02.example.org", "app-01-0.example.org", "app-1-0.exampleXorg", "app--1-0.example.org", ""):
         assert domains.find(other) is None
+
+
+@pytest.mark.scenario(79)
+def test_both_doors_open_sessions(tmp_path: Path, application: int) -> None:
+    with doors.opened(tmp_path, {"gateway": SETTINGS}) as both:
+        answer = both.ask("POST", "/api/jobs", {"items": [both.item()]}, **both.token())
+        taken = both.ask("POST", "/ucloud/example/jobs", {"items": [both.job("54112")]}, **both.as_ucloud())
+        assert (answer.status_code, taken.status_code) == (200, 200)
+        own = answer.json()["responses"][0]["id"]
+        for id_ in (own, "54112"):
+            record = both.offline.run(both.offline.site.store.get(id_))
+            change = {"addresses": (("127.0.0.1",),), "web_port": application}
+            both.offline.site.store.change([(record, change)], both.offline.slurm.now)
+        item = {"rank": 0, "sessionType": "WEB"}
+        path = "interactiveSession"
+        users = both.ask("POST", f"/api/jobs/{path}", {"items": [{**item, "id": own}]}, **both.token())
+        [opened_] = users.json()["responses"]
+        assert (opened_["providerDomain"], opened_["providerId"]) == (SETTINGS["url"], "example")
+        known = both.as_ucloud()
+        whole = {**item, "job": both.job("54112")}
+        core = both.ask("POST", f"/ucloud/example/jobs/{path}", {"items": [whole]}, **known)
+        for session, id_ in ((opened_["session"], own), (core.json()["responses"][0], "54112")):
+            assert (session["type"], session["jobId"], session["rank"]) == ("web", id_, 0)
+            assert session["redirectClientTo"].startswith(f"http://app-{id_}-0.localhost/ucloud/example/authorize-app?")
+        stranger = both.ask("POST", f"/api/jobs/{path}", {"items": [{**item, "id": own}]}, **both.token("bob"))
+        assert stranger.status_code == 404
+        wrong = {"items": [whole, {**whole, "rank": 1}]}
+        assert both.ask("POST", f"/ucloud/example/jobs/{path}", wrong, **known).status_code == 400
+        vnc = both.ask("POST", f"/api/jobs/{path}", {"items": [{"id": own, "sessionType": "VNC"}]}, **both.token())
+        assert (vnc.status_code, vnc.json()["errorCode"]) == (400, "FEATURE_NOT_SUPPORTED_BY_PROVIDER")
