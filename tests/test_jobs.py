@@ -709,3 +709,26 @@ def test_a_full_file_system_ends_no_claim_that_waits(offline: Offline, tiny: Pat
     assert offline.sync().problems == ()
     assert offline.now(waits).stage is Stage.SUBMITTED
     assert {path.name for path in tiny.iterdir()} == {"1", "2"}
+
+
+def test_many_jobs_take_no_more_commands_than_one(offline: Offline) -> None:
+    """Over SSH each command is a round trip. Slurm's own are in bulk by the scheduler's port."""
+
+    def commands(act: Callable[[], object]) -> int:
+        before = len(offline.transport.commands)
+        act()
+        return len(offline.transport.commands) - before
+
+    server = offline.run(offline.job())
+    peers = [{"type": "peer", "hostname": "server", "jobId": server.id}]
+    made: list[Record] = []
+    counts = []
+    for number in (1, 40):
+        items = [offline.item(resources=peers) for _ in range(number)]
+        submitted = commands(lambda items=items: made.extend(offline.submit(*items)))  # type: ignore[misc]  # mypy infers no lambda with a default
+        ids = [record.id for record in made[-number:]]
+        passed = commands(offline.sync)
+        cancelled = commands(lambda ids=ids: jobs.cancel(offline.site, ids))  # type: ignore[misc]  # as above
+        ended = commands(offline.sync)
+        counts.append((submitted, passed, cancelled, ended))
+    assert counts[0] == counts[1]
