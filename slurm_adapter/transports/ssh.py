@@ -92,6 +92,7 @@ class SshTransport:
         self._connect_timeout = settings.connect_timeout
         self._slots = threading.BoundedSemaphore(SESSIONS)
         self._connecting = threading.Lock()
+        self._connecting_streams = threading.Lock()
         self._lock = threading.Lock()  # for what follows, and the connections' users; never held while waiting
         self._kept: Connection | None = None
         self._for_streams: list[Connection] = []
@@ -127,6 +128,7 @@ class SshTransport:
         )
         _check_length(command, line)
         connection = self._take_for_stream(deadline)
+        session: paramiko.Channel | None = None
         try:
             seconds = min(self._connect_timeout, deadline.left)
             with _watched(connection, seconds):
@@ -141,6 +143,9 @@ class SshTransport:
                     said = _read_until(session, mark)
             session.settimeout(None)
         except BaseException:
+            if session is not None:  # what was started late must not live on with the connection's other streams
+                with _watched(connection, _GRACE), contextlib.suppress(*_BROKEN):
+                    session.close()
             self._give_back_stream(connection, broken=True)
             raise
         if said is None:
@@ -149,17 +154,25 @@ class SshTransport:
         return _SshStream(session, said, lambda: self._hang_up(connection, session), terminal=terminal is not None)
 
     def _take_for_stream(self, deadline: Deadline) -> Connection:
-        """A connection with room for one more stream; a new one where the others are full."""
-        with self._lock:
-            for connection in self._for_streams:
-                if connection.alive and connection.users < SESSIONS:
-                    connection.users += 1
-                    return connection
-        new = Connection(self._target, min(self._connect_timeout, deadline.left))
-        with self._lock:
-            new.users += 1
-            self._for_streams.append(new)
-        return new
+        """A connection with room for one more stream; a new one where the others are full.
+
+        One is opened at a time: of many that log in at once sshd turns some away (MaxStartups in sshd_config(5)).
+        """
+        if not self._connecting_streams.acquire(timeout=max(0.0, deadline.left)):
+            raise NotConnected(f"no connection to {self._target} was free in time for one more stream")
+        try:
+            with self._lock:
+                for connection in self._for_streams:
+                    if connection.alive and connection.users < SESSIONS:
+                        connection.users += 1
+                        return connection
+            new = Connection(self._target, min(self._connect_timeout, deadline.left))
+            with self._lock:
+                new.users += 1
+                self._for_streams.append(new)
+            return new
+        finally:
+            self._connecting_streams.release()
 
     def _hang_up(self, connection: Connection, session: paramiko.Channel) -> None:
         with _watched(connection, _GRACE), contextlib.suppress(*_BROKEN):
