@@ -257,4 +257,7 @@ def _from_its_own_page(scope: Scope) -> bool:
     origin = headers.get("origin")
     if origin is None or (scope["type"] == "http" and scope["method"] in _SAFE):
         return True
-    return urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    try:
+        return urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    except ValueError:  # it is no URL
+        return False

@@ -310,6 +310,15 @@ def test_pages_of_other_jobs_can_do_nothing_here(ground: Ground) -> None:
     assert ground.ask("GET", "/", headers=strange).status_code == 207
 
 
+@pytest.mark.parametrize("origin", ["null", "http://[", "http://a]b", "http://[::1"])
+def test_what_is_no_origin_is_none_of_its_own(ground: Ground, origin: str) -> None:
+    strange = {**ground.cookie(), "Origin": origin}
+    assert ground.ask("POST", "/", headers=strange).status_code == 403
+    with pytest.raises(InvalidStatus) as refused, ground.socket("/talk", strange):
+        pass
+    assert refused.value.response.status_code == 403
+
+
 def test_an_application_that_does_not_listen_yet_says_so(ground: Ground) -> None:
     port = free_port()
     ground.keep(ground.record, web_port=port)
