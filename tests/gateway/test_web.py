@@ -80,7 +80,21 @@ async def stream(_: Request) -> StreamingResponse:
     return StreamingResponse(lines(), media_type="text/event-stream")
 
 
+async def endless(_: Request) -> StreamingResponse:
+    """Say something for ever; `GONE` once nobody listens any more."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield b"first\n"
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            GONE.set()
+
+    return StreamingResponse(lines(), media_type="text/event-stream")
+
+
 READ = threading.Event()
+GONE = threading.Event()
 
 
 async def talk(websocket: WebSocket) -> None:
@@ -100,6 +114,7 @@ async def talk(websocket: WebSocket) -> None:
 APPLICATION = Starlette(
     routes=[
         Route("/stream", stream),
+        Route("/endless", endless),
         WebSocketRoute("/talk", talk),
         Route("/{path:path}", echo, methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"]),
     ]
@@ -281,6 +296,15 @@ def test_an_answer_comes_piece_by_piece(ground: Ground) -> None:
         assert next(pieces) == b"first\n"
         READ.set()
         assert b"".join(pieces) == b"second\n"
+
+
+def test_with_the_browser_goes_what_it_asked_for(ground: Ground) -> None:
+    GONE.clear()
+    headers = {"Host": ground.host(), **ground.cookie()}
+    with httpx.stream("GET", f"http://{ground.address}/endless", headers=headers, timeout=30) as answer:
+        assert next(answer.iter_bytes()) == b"first\n"
+        assert not GONE.is_set()
+    assert GONE.wait(60)
 
 
 def test_sockets_carry_both_kinds_both_ways(ground: Ground) -> None:

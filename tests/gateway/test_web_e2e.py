@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
+from slurm_adapter import tokens
 from slurm_adapter.config import load_config
 from slurm_adapter.gateway.app import make_app
 from slurm_adapter.site import Site
@@ -65,8 +67,11 @@ def test_a_browser_sees_the_page_of_a_job(make_adapter: AdapterMaker, tmp_path: 
     [record] = adapter.start(adapter.specification("pages"))
     adapter.until_said(record, "Serving HTTP")
     app = make_app(Site(load_config(adapter.config_file)))
-    with served(app, port):
-        session = app.state.gateway.web.open(adapter.now(record), 0, "WEB")
+    token = {"Authorization": f"Bearer {tokens.create(adapter.site, 'laptop', 'alice')}"}
+    wanted = {"items": [{"id": record.id, "rank": 0, "sessionType": "WEB"}]}
+    with served(app, port) as address:
+        answer = httpx.post(f"http://{address}/api/jobs/interactiveSession", headers=token, json=wanted, timeout=30)
+        [session] = [each["session"] for each in answer.json()["responses"]]
         host = f"app-{record.id}-0.localhost"
-        assert f"Hello, {host}. Cookies: []" in show(session.redirect_client_to, tmp_path / "first")
+        assert f"Hello, {host}. Cookies: []" in show(session["redirectClientTo"], tmp_path / "first")
         assert "401 Unauthorized" in show(f"http://{host}:{port}/", tmp_path / "second")
