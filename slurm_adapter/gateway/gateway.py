@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
-from slurm_adapter.errors import NotOffered
 from slurm_adapter.gateway.authentication import UcloudKey
 from slurm_adapter.gateway.following import Following
 from slurm_adapter.gateway.metrics import Counted, Metrics
@@ -18,10 +17,8 @@ from slurm_adapter.gateway.web import Web
 from slurm_adapter.gateway.workers import Workers
 
 if TYPE_CHECKING:
-    from slurm_adapter.gateway.schemas import JobSessionRequest, Session, SessionRequest
     from slurm_adapter.schedulers.interface import Scheduler
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
 
 SHELLS = 100
 """Shells in browsers at once."""
@@ -56,15 +53,6 @@ class Gateway:
     def ready(self) -> bool:
         """Whether the last pass learned all that it had to."""
         return self.not_ready is None
-
-    def open_session(self, record: Record, wanted: SessionRequest | JobSessionRequest) -> Session:
-        """A session with a rank of a job, for a caller who was found to be allowed to use it.
-
-        Raises `NotOffered`, `Refused` for a job that does not run, and `InvalidInput` for a rank that it does not have.
-        """
-        if wanted.session_type == "SHELL":
-            raise NotOffered("Terminal access is not supported by this provider")
-        return self.web.open(record, wanted.rank, wanted.session_type)
 
     async def close(self) -> None:
         """Wait for what was begun, and give everything back."""

@@ -26,12 +26,10 @@ from slurm_adapter.gateway.schemas import (
     Init,
     JobExtension,
     JobItem,
-    JobSessionRequest,
     Manifest,
     Parameters,
     ParametersRequest,
     ResourceChange,
-    Session,
     Support,
 )
 from slurm_adapter.receivers.interface import Message
@@ -120,14 +118,6 @@ async def detach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     await gateway.workers.call(_detach, request)
     gateway.changed.set()
     return Empty()
-
-
-@api.post("/jobs/interactiveSession")
-async def interactive_session(gateway: Shared, request: BulkRequest[JobSessionRequest]) -> Bulk[Session]:
-    """Open sessions with ranks of jobs; none where one of them cannot be."""
-    records = await gateway.workers.call(_get_all_own, [item.job for item in request.items])
-    pairs = zip(records, request.items, strict=True)
-    return Bulk(responses=tuple(gateway.open_session(record, item) for record, item in pairs))
 
 
 @api.get("/jobs/retrieveProducts")
@@ -252,10 +242,6 @@ def get_own(site: Site, job: Job) -> Record:
     if not found:
         raise NotFound(f"Permission denied or job not found ({job.id})")
     return found[0]
-
-
-def _get_all_own(site: Site, wanted: Sequence[Job]) -> list[Record]:
-    return [get_own(site, job) for job in wanted]
 
 
 def _terminate(site: Site, wanted: Sequence[Job]) -> None:

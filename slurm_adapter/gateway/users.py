@@ -26,8 +26,6 @@ from slurm_adapter.gateway.schemas import (
     Page,
     Products,
     Search,
-    SessionRequest,
-    UserSession,
 )
 from slurm_adapter.selection import Selection, SortBy
 from slurm_adapter.specification import JobSpecification, Owner
@@ -202,19 +200,6 @@ async def unsuspend(gateway: Shared, owner: Caller, request: BulkRequest[FindByI
     await gateway.workers.call(_resume, owner, [item.id for item in request.items])
     gateway.changed.set()
     return Bulk(responses=tuple(Empty() for _ in request.items))
-
-
-@api.post("/interactiveSession")
-async def interactive_session(
-    gateway: Shared, owner: Caller, request: BulkRequest[SessionRequest]
-) -> Bulk[UserSession]:
-    """Open sessions with ranks of jobs; none where one of them cannot be."""
-    records = await gateway.workers.call(find_owned, owner, [item.id for item in request.items])
-    sessions = [gateway.open_session(*pair) for pair in zip(records, request.items, strict=True)]
-    domain, provider = gateway.config.gateway.url or "", gateway.config.provider
-    return Bulk(
-        responses=tuple(UserSession(provider_domain=domain, provider_id=provider, session=each) for each in sessions)
-    )
 
 
 @api.get("/retrieveProducts")
