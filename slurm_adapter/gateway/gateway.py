@@ -58,6 +58,7 @@ class Gateway:
         """Wait for what was begun, and give everything back."""
         await self.following.close()
         await asyncio.to_thread(self.shell_threads.shutdown)
+        self.web.close()
         await asyncio.to_thread(self.workers.close)
 
 

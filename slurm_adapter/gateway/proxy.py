@@ -98,7 +98,8 @@ async def forward(
         await _forward_request(scope, receive, send, way, headers)
 
 
-def _silent(way: Way) -> HTMLResponse:
+def silent(way: Way) -> HTMLResponse:
+    """What is said where nothing listens."""
     text = (
         f"The job's application does not listen on port {way.port} of its node yet, or no longer. "
         "This page tries again every few seconds; the job's log may say more."
@@ -152,7 +153,7 @@ async def _answer(request: httpx.Request, scope: Scope, receive: Receive, send: 
         try:
             response = await transport.handle_async_request(request)
         except (httpx.ConnectError, httpx.ConnectTimeout):
-            await refuse(scope, receive, send, _silent(way))
+            await refuse(scope, receive, send, silent(way))
             return
         except httpx.TransportError as error:
             await refuse(scope, receive, send, _broken(error))
@@ -206,7 +207,7 @@ async def _forward_socket(scope: Scope, receive: Receive, send: Send, way: Way, 
         await browser.send_denial_response(_broken(error))
         return
     except (OSError, TimeoutError):
-        await browser.send_denial_response(_silent(way))
+        await browser.send_denial_response(silent(way))
         return
     async with application:
         await browser.accept(application.subprotocol, _cookies_set(application))
@@ -222,7 +223,7 @@ async def forward_bytes(browser: WebSocket, way: Way) -> None:
             else:
                 reader, writer = await asyncio.open_unix_connection(way.socket)
     except (OSError, TimeoutError):
-        await browser.send_denial_response(_silent(way))
+        await browser.send_denial_response(silent(way))
         return
     try:
         # Clients that say which subprotocols they speak, as VNC clients in browsers do, need one of them.

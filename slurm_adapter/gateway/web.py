@@ -6,8 +6,10 @@ begins with a token in the address, which is good once; from then on a cookie of
 
 from __future__ import annotations
 
+import logging
 import re
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -16,13 +18,16 @@ from fastapi import APIRouter, Query, WebSocket
 from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
 
-from slurm_adapter.errors import InvalidInput, NotOffered, Refused
+from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused
 from slurm_adapter.gateway.issued import Secrets
-from slurm_adapter.gateway.proxy import Way, forward, forward_bytes, page, refuse
+from slurm_adapter.gateway.proxy import Way, forward, forward_bytes, page, refuse, silent
 from slurm_adapter.gateway.schemas import Session
+from slurm_adapter.gateway.tunnels import NotListening, Tunnels
 from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.responses import HTMLResponse
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.workers import Workers
     from slurm_adapter.site import Site
     from slurm_adapter.store import Record
+    from slurm_adapter.transports.interface import Transport
 
 TOKEN_SECONDS = 60.0
 """How long a browser may take to come with its token."""
@@ -39,6 +45,8 @@ COOKIE_SECONDS = 8 * 3600
 
 COOKIE = "ucloud-compute-session-"
 """What the names of our cookies begin with."""
+
+log = logging.getLogger(__name__)
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 
@@ -79,6 +87,7 @@ class Web:
         self.workers = workers
         pattern = config.gateway.web_domain
         self.domains = None if pattern is None else Domains(pattern)
+        self._tunnels = Tunnels()
         self.tokens: Secrets[tuple[Place, Literal["WEB", "VNC"]]] = Secrets(TOKEN_SECONDS)
         self.cookies: Secrets[Place] = Secrets(COOKIE_SECONDS)
 
@@ -109,6 +118,23 @@ class Web:
         address = f"{self.scheme.replace('http', 'ws')}://{host}{path}/vnc?token={token}"
         return Session(type="vnc", job_id=record.id, rank=rank, url=address, password=record.vnc_password)
 
+    @asynccontextmanager
+    async def reach(self, way: Way) -> AsyncIterator[Way]:
+        """The same, over the cluster where this machine does not reach its nodes. For one connection, within the block.
+
+        Raises `NotListening` and, where the cluster is not reached, `AdapterError`.
+        """
+        if self.config.gateway.reaches_nodes:
+            yield way
+            return
+        transport = await self.workers.call(_transport)
+        async with self._tunnels.open(transport, way.host, way.port) as path:
+            yield replace(way, socket=path)
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._tunnels.close()
+
     async def find(self, place: Place) -> Record | None:
         """The job, where it is still remembered."""
         return await self.workers.call(_find, place.job)
@@ -119,7 +145,7 @@ def lacks(config: Config) -> str | None:
     for key, value in (("web_domain", config.gateway.web_domain), ("url", config.gateway.url)):
         if value is None:
             return f"gateway.{key} is not set"
-    return None if config.gateway.reaches_nodes else "gateway.reaches_nodes is not true"
+    return None
 
 
 def check(record: Record, rank: int) -> None:
@@ -141,6 +167,10 @@ _NAMES = {"WEB": "Web", "VNC": "Vnc"}
 
 def _find(site: Site, id_: str) -> Record | None:
     return site.store.find([id_]).get(id_)
+
+
+def _transport(site: Site) -> Transport:
+    return site.transport
 
 
 def _way(record: Record, rank: int, port: int) -> Way | None:
@@ -168,10 +198,16 @@ class Applications:
             await self._authorize(place, scope)(scope, receive, send)
         else:
             answer = await self._answer(place, scope)
-            if isinstance(answer, Way):
-                await forward(scope, receive, send, answer, scheme=self._web.scheme, without=(COOKIE,))
-            else:
+            if not isinstance(answer, Way):
                 await refuse(scope, receive, send, answer)
+                return
+            try:
+                async with self._web.reach(answer) as way:
+                    await forward(scope, receive, send, way, scheme=self._web.scheme, without=(COOKIE,))
+            except NotListening:
+                await refuse(scope, receive, send, silent(answer))
+            except AdapterError as error:
+                await refuse(scope, receive, send, _unreached(error))
 
     def _authorize(self, place: Place, scope: Scope) -> HTMLResponse | RedirectResponse:
         [token] = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[-1:]
@@ -238,7 +274,18 @@ async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None
         text = "It is not known yet on which node the job runs."
         await websocket.send_denial_response(page(HTTPStatus.BAD_GATEWAY, text))
         return
-    await forward_bytes(websocket, way)
+    try:
+        async with web.reach(way) as reached:
+            await forward_bytes(websocket, reached)
+    except NotListening:
+        await websocket.send_denial_response(silent(way))
+    except AdapterError as error:
+        await websocket.send_denial_response(_unreached(error))
+
+
+def _unreached(error: AdapterError) -> HTMLResponse:
+    log.warning("a node was not reached: %s", error)
+    return page(HTTPStatus.SERVICE_UNAVAILABLE, "The cluster is out of reach just now.", again=10)
 
 
 def _values(scope: Scope, name: str) -> list[str]:

@@ -195,7 +195,15 @@ def opened(folder: Path, port: int, **settings: Any) -> Iterator[Ground]:
 
 @pytest.fixture
 def ground(tmp_path: Path, application: int) -> Iterator[Ground]:
+    """A gateway that reaches the nodes itself."""
     with opened(tmp_path, application) as ground:
+        yield ground
+
+
+@pytest.fixture(params=[True, False], ids=["itself", "by commands"])
+def either(request: pytest.FixtureRequest, tmp_path: Path, application: int) -> Iterator[Ground]:
+    """One that reaches the nodes itself, and one that reaches them by commands on the cluster."""
+    with opened(tmp_path, application, reaches_nodes=request.param) as ground:
         yield ground
 
 
@@ -252,21 +260,21 @@ def test_nobody_sees_an_application_without_its_cookie(ground: Ground) -> None:
         assert refused.value.response.status_code == 401
 
 
-def test_an_application_is_asked_what_the_browser_asks(ground: Ground) -> None:
-    cookie = ground.cookie()
+def test_an_application_is_asked_what_the_browser_asks(either: Ground) -> None:
+    cookie = either.cookie()
     cookie["Cookie"] = f"a=1; {cookie['Cookie']}; ucloud-compute-session-77-0-other=2; b=3"
     asked = {
         **cookie, "X-Forwarded-For": "198.51.100.1", "X-Forwarded-Proto": "https", "Connection": "X-Hop, close",
-        "X-Hop": "1", "Te": "trailers", "Authorization": "Basic eA==", "Origin": f"http://{ground.host()}",
+        "X-Hop": "1", "Te": "trailers", "Authorization": "Basic eA==", "Origin": f"http://{either.host()}",
     }  # fmt: skip
-    answer = ground.ask("PUT", "/a%2Fb/%E2%82%AC//c?x=1&y=%20&x=2", headers=asked, content=b"0123456789")
+    answer = either.ask("PUT", "/a%2Fb/%E2%82%AC//c?x=1&y=%20&x=2", headers=asked, content=b"0123456789")
     assert answer.status_code == 207
     seen = answer.json()
     headers = dict(seen["headers"])
     assert (seen["method"], seen["path"], seen["query"]) == ("PUT", "/a%2Fb/%E2%82%AC//c", "x=1&y=%20&x=2")
     assert (seen["length"], seen["last"]) == (10, "0123456789")
     assert headers["cookie"] == "a=1; b=3"
-    assert headers["host"] == headers["x-forwarded-host"] == ground.host()
+    assert headers["host"] == headers["x-forwarded-host"] == either.host()
     assert (headers["x-forwarded-for"], headers["x-forwarded-proto"]) in {
         ("127.0.0.1", "http"),
         ("198.51.100.1", "http"),  # the server believes what runs on its own machine
@@ -279,48 +287,48 @@ def test_an_application_is_asked_what_the_browser_asks(ground: Ground) -> None:
     assert "keep-alive" not in answer.headers
 
 
-def test_bodies_are_as_large_as_they_are(ground: Ground) -> None:
+def test_bodies_are_as_large_as_they_are(either: Ground) -> None:
     size = 5 * 1024 * 1024
-    assert ground.web.config.gateway.body_limit < 5
-    whole = ground.ask("POST", "/", headers=ground.cookie(), content=b"x" * size + b"last bytes")
+    assert either.web.config.gateway.body_limit < 5
+    whole = either.ask("POST", "/", headers=either.cookie(), content=b"x" * size + b"last bytes")
     assert (whole.json()["length"], whole.json()["last"]) == (size + 10, "last bytes")
-    pieces = ground.ask("POST", "/", headers=ground.cookie(), content=iter([b"y" * size, b"last bytes"]))
+    pieces = either.ask("POST", "/", headers=either.cookie(), content=iter([b"y" * size, b"last bytes"]))
     assert (pieces.json()["length"], pieces.json()["last"]) == (size + 10, "last bytes")
 
 
-def test_an_answer_comes_piece_by_piece(ground: Ground) -> None:
+def test_an_answer_comes_piece_by_piece(either: Ground) -> None:
     READ.clear()
-    headers = {"Host": ground.host(), **ground.cookie()}
-    with httpx.stream("GET", f"http://{ground.address}/stream", headers=headers, timeout=30) as answer:
+    headers = {"Host": either.host(), **either.cookie()}
+    with httpx.stream("GET", f"http://{either.address}/stream", headers=headers, timeout=30) as answer:
         pieces = answer.iter_bytes()
         assert next(pieces) == b"first\n"
         READ.set()
         assert b"".join(pieces) == b"second\n"
 
 
-def test_with_the_browser_goes_what_it_asked_for(ground: Ground) -> None:
+def test_with_the_browser_goes_what_it_asked_for(either: Ground) -> None:
     GONE.clear()
-    headers = {"Host": ground.host(), **ground.cookie()}
-    with httpx.stream("GET", f"http://{ground.address}/endless", headers=headers, timeout=30) as answer:
+    headers = {"Host": either.host(), **either.cookie()}
+    with httpx.stream("GET", f"http://{either.address}/endless", headers=headers, timeout=30) as answer:
         assert next(answer.iter_bytes()) == b"first\n"
         assert not GONE.is_set()
     assert GONE.wait(60)
 
 
-def test_sockets_carry_both_kinds_both_ways(ground: Ground) -> None:
-    cookie = ground.cookie()
-    own = {"Cookie": f"a=1; {cookie['Cookie']}", "Origin": f"http://{ground.host()}"}
-    with ground.socket("/talk?x=1", own, subprotocols=[Subprotocol("other"), Subprotocol("chat")]) as client:
+def test_sockets_carry_both_kinds_both_ways(either: Ground) -> None:
+    cookie = either.cookie()
+    own = {"Cookie": f"a=1; {cookie['Cookie']}", "Origin": f"http://{either.host()}"}
+    with either.socket("/talk?x=1", own, subprotocols=[Subprotocol("other"), Subprotocol("chat")]) as client:
         assert client.subprotocol == "chat"
         seen = json.loads(client.recv(timeout=30))
-        assert (seen["query"], seen["headers"]["cookie"], seen["headers"]["host"]) == ("x=1", "a=1", ground.host())
+        assert (seen["query"], seen["headers"]["cookie"], seen["headers"]["host"]) == ("x=1", "a=1", either.host())
         for message in ("grün", b"\x00\xff", "", "x" * 100_000):
             client.send(message)
             assert client.recv(timeout=30) == message
         client.send("bye")
         with pytest.raises(Exception, match=r"4321.*as you wish"):
             client.recv(timeout=30)
-    with pytest.raises(InvalidStatus) as refused, ground.socket("/nothing", cookie):
+    with pytest.raises(InvalidStatus) as refused, either.socket("/nothing", cookie):
         pass
     assert refused.value.response.status_code in {403, 404}
 
@@ -343,16 +351,16 @@ def test_what_is_no_origin_is_none_of_its_own(ground: Ground, origin: str) -> No
     assert refused.value.response.status_code == 403
 
 
-def test_an_application_that_does_not_listen_yet_says_so(ground: Ground) -> None:
+def test_an_application_that_does_not_listen_yet_says_so(either: Ground) -> None:
     port = free_port()
-    ground.keep(ground.record, web_port=port)
-    answer = ground.ask("GET", "/", headers=ground.cookie())
+    either.keep(either.record, web_port=port)
+    answer = either.ask("GET", "/", headers=either.cookie())
     assert (answer.status_code, f"not listen on port {port}" in answer.text) == (502, True)
-    with pytest.raises(InvalidStatus) as refused, ground.socket("/talk", ground.cookie()):
+    with pytest.raises(InvalidStatus) as refused, either.socket("/talk", either.cookie()):
         pass
     assert refused.value.response.status_code == 502
-    ground.keep(ground.record, addresses=())
-    assert ground.ask("GET", "/", headers=ground.cookie()).status_code == 502
+    either.keep(either.record, addresses=())
+    assert either.ask("GET", "/", headers=either.cookie()).status_code == 502
 
 
 def test_with_the_job_its_session_ends(ground: Ground) -> None:
@@ -370,14 +378,14 @@ def test_other_domains_are_the_gateways_own(ground: Ground) -> None:
         assert ground.ask("GET", "/healthz", host=host, headers=ground.cookie()).json()["live"] is True
 
 
-def test_a_desktop_is_bytes_both_ways(ground: Ground) -> None:
+def test_a_desktop_is_bytes_both_ways(either: Ground) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        record = ground.keep(ground.record, vnc_port=server.getsockname()[1], vnc_password="secret")
-        session = ground.web.open(record, 0, "VNC")
+        record = either.keep(either.record, vnc_port=server.getsockname()[1], vnc_password="secret")
+        session = either.web.open(record, 0, "VNC")
         assert (session.type, session.password) == ("vnc", "secret")
         link = urlsplit(session.url or "")
         assert (link.scheme, link.netloc, link.path) == ("ws", "gateway.localhost", "/ucloud/example/vnc")
-        url = f"ws://{ground.address}{link.path}?{link.query}"
+        url = f"ws://{either.address}{link.path}?{link.query}"
         with connect(url, subprotocols=[Subprotocol("binary")], proxy=None) as client:
             desktop, _ = server.accept()
             with desktop:
@@ -387,13 +395,13 @@ def test_a_desktop_is_bytes_both_ways(ground: Ground) -> None:
                 assert desktop.recv(100) == b"RFB 003.008\n"
             with pytest.raises(Exception, match="1000"):
                 client.recv(timeout=30)
-        for once_more in (url, f"ws://{ground.address}/ucloud/example/vnc"):
+        for once_more in (url, f"ws://{either.address}/ucloud/example/vnc"):
             with pytest.raises(InvalidStatus) as refused, connect(once_more, proxy=None):
                 pass
             assert refused.value.response.status_code == 401
-    session = ground.web.open(record, 0, "VNC")
+    session = either.web.open(record, 0, "VNC")
     with pytest.raises(InvalidStatus) as refused:  # nobody listens there now
-        connect(f"ws://{ground.address}/ucloud/example/vnc?{urlsplit(session.url or '').query}", proxy=None)
+        connect(f"ws://{either.address}/ucloud/example/vnc?{urlsplit(session.url or '').query}", proxy=None)
     assert refused.value.response.status_code == 502
 
 
@@ -413,7 +421,7 @@ def test_sessions_are_refused_with_their_reason(ground: Ground, kind: Any) -> No
 
 
 @pytest.mark.scenario(79)
-@pytest.mark.parametrize(("key", "value"), [("web_domain", None), ("url", None), ("reaches_nodes", False)])
+@pytest.mark.parametrize(("key", "value"), [("web_domain", None), ("url", None)])
 def test_a_site_without_them_says_what_is_not_set(tmp_path: Path, key: str, value: object) -> None:
     offline = Offline(tmp_path, {"gateway": {**SETTINGS, key: value}})
     record = offline.run(offline.job())

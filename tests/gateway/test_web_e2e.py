@@ -18,6 +18,7 @@ from tests.gateway.serving import served
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from slurm_adapter.sandbox.configuration import Transport
     from tests.adapter import AdapterMaker
 
 pytestmark = pytest.mark.sandbox
@@ -53,15 +54,19 @@ def show(url: str, profile: Path) -> str:
 
 
 @pytest.mark.scenario(79)
-def test_a_browser_sees_the_page_of_a_job(make_adapter: AdapterMaker, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("transport", "direct"), [("local", "true"), ("local", "false"), ("ssh", "false")])
+def test_a_browser_sees_the_page_of_a_job(
+    make_adapter: AdapterMaker, tmp_path: Path, transport: Transport, direct: str
+) -> None:
     port = free_port()
     adapter = make_adapter(
+        transport,
         more=f"""
             [gateway]
             url = "http://localhost:{port}"
             web_domain = "app-{{job}}-{{rank}}.localhost:{port}"
-            reaches_nodes = true
-        """
+            reaches_nodes = {direct}
+        """,
     )
     (adapter.config_file.parent / "applications" / "pages.yaml").write_text(APPLICATION)
     [record] = adapter.start(adapter.specification("pages"))
