@@ -288,7 +288,7 @@ class Gateway(_Table):
     web_domain: str | None = Field(default=None, pattern=r"^[a-z0-9.-]*\{job\}-\{rank\}[a-z0-9.-]*(:[0-9]{1,5})?$")
     """Where a job's web application is seen, e.g. "app-{job}-{rank}.example.org"; without it there are none."""
     reaches_nodes: bool = False
-    """The compute nodes' ports are reached from this machine; otherwise by commands on its login node."""
+    """The compute nodes' ports are reached from this machine; otherwise by commands on the cluster's login node."""
     body_limit: int = Field(default=32, ge=1, le=1024)
     """The largest request, in MiB."""
 
