@@ -149,8 +149,10 @@ def lacks(config: Config) -> str | None:
 
 
 def check(record: Record, rank: int) -> None:
-    """Raise `Refused` where the job does not run, and `InvalidInput` where it has no such rank."""
-    ranks = max(record.replicas, record.tasks)
+    """Raise `NotOffered` for an array, `Refused` where the job does not run, and `InvalidInput` for a wrong rank."""
+    if record.array:
+        raise NotOffered(f"job {record.id} has no such sessions: it is an array, whose tasks have no one address")
+    ranks = record.replicas
     if not 0 <= rank < ranks:
         raise InvalidInput(f"rank: {rank}: job {record.id} has the ranks 0 to {ranks - 1}")
     if record.state is not JobState.RUNNING:

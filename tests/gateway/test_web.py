@@ -416,6 +416,8 @@ def test_sessions_are_refused_with_their_reason(ground: Ground, kind: Any) -> No
     for state in (JobState.IN_QUEUE, JobState.SUSPENDED, JobState.SUCCESS):
         with pytest.raises(Refused, match=state):
             ground.web.open(ground.keep(ground.start(), state=state), 0, kind)
+    with pytest.raises(NotOffered, match="an array"):
+        ground.web.open(ground.keep(ground.start(), array=True), 0, kind)
     with pytest.raises(NotOffered, match="declares no port"):
         ground.web.open(ground.keep(two, web_port=None, vnc_port=None), 0, kind)
 
