@@ -73,7 +73,7 @@ def ask_all(doors: Doors, operation: Any, mode: GenerationMode, header: dict[str
     """Ask for one operation in several ways, the same in every run."""
 
     @settings(
-        max_examples=5,
+        max_examples=3,
         derandomize=True,
         database=None,
         deadline=None,
