@@ -71,9 +71,16 @@ class Caller:
     def __init__(self) -> None:
         self.records: list[Record] | None = None
         """His jobs, once they are claimed."""
+        self.claimed = threading.Event()
+        """Set once they are."""
         self._lock = threading.Lock()
         self._held = False
         self._left = False
+
+    @property
+    def left(self) -> bool:
+        """Whether he has left."""
+        return self._left
 
     def hold(self) -> bool:
         """Keep him from leaving, for a moment; false where he has left."""
@@ -86,6 +93,7 @@ class Caller:
         with self._lock:
             self._held = False
             self.records = records
+        self.claimed.set()
 
     def leave(self) -> bool:
         """Wait no longer; false where the answer is being decided, and has to be waited for."""
@@ -113,15 +121,41 @@ def submit(
     it does not take a job that was handed in alone. In a bulk such a job ends as FAILURE with these words, and the
     others run.
     """
+    patient = caller is None
     caller = caller or Caller()
+    _go_on(caller)
     known = _find_known(site, owner, items)
     again = [same_job(record, _as_stored(item)) for record, item in zip(known, items, strict=True) if record]
     if len(again) == len(items):
         return again
     if site.config.gateway.refuse_duplicates:
         _refuse_duplicates(site, owner, [item for item, found in zip(items, known, strict=True) if found is None])
+    claims, shared, notes = _prepare(site, owner, items, caller)
+    if not caller.hold():
+        raise TryAgain("nothing was submitted: whoever asked for it has left before it could be")
+    records = site.store.claim(claims, shared)
+    caller.release(records)
+    fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.id == claim.id]
+    noted = [(record.id, note) for record in fresh for note in notes[record.id]]
+    try:
+        site.store.note(noted, site.clock())
+        for id_, note in noted:
+            say(f"job {id_}: {note}")
+        refusals = hand_over(site, fresh, forgets=caller.hold)
+    except AdapterError:
+        if patient:
+            raise
+        return records  # they are claimed, and the next pass goes on from where each stands: no refusal would be true
+    return _as_told(site, records, refusals)
+
+
+def _prepare(
+    site: Site, owner: Owner, items: Sequence[Item], caller: Caller
+) -> tuple[list[tuple[Record, bytes]], dict[str, bytes], dict[str, list[str]]]:
+    """Everything that can be refused is refused here: the claims with their bundles, what these share, and notes."""
     account = site.account_of(owner)
     nodes = ask_for_nodes(site)
+    _go_on(caller)
     peers = _find_peers(site, owner, items, nodes)
     own = iter(site.store.reserve_ids(sum(item.id is None for item in items), site.config.first_id))
     ids = [item.id if item.id is not None else next(own) for item in items]
@@ -141,25 +175,29 @@ def submit(
         notes[id_] = [*translation.notes, *_left_out_notes(record, [known.replicas for _, known in named])]
     if paths:
         read_path_check(paths, site.transport.run(check_paths_command(paths, account)).stdout)
-    if not caller.hold():
-        raise TryAgain("nothing was submitted: whoever asked for it has left before it could be")
-    records = site.store.claim(claims, shared)
-    caller.release(records)
-    fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.id == claim.id]
-    noted = [(record.id, note) for record in fresh for note in notes[record.id]]
-    site.store.note(noted, site.clock())
-    for id_, note in noted:
-        say(f"job {id_}: {note}")
-    refusals = hand_over(site, fresh, forgets=caller.hold)
-    if len(items) == 1 and refusals:
-        raise next(iter(refusals.values()))
+    return claims, shared, notes
+
+
+def _as_told(site: Site, records: Sequence[Record], refusals: Mapping[str, AdapterError]) -> list[Record]:
+    """The jobs as they are now. Raises the refusal of those that are no more."""
     now = site.store.find([record.id for record in records])
+    if len(records) == 1 and refusals:
+        # A pass may have taken the claim up meanwhile: then it is Slurm's, and no refusal of it is true.
+        kept = now.get(records[0].id)
+        if kept is None or kept.stage is Stage.ENDED:
+            raise next(iter(refusals.values()))
     if any(record.id not in now for record in records):
         if refusals:
             error = min(refusals.values(), key=lambda each: not isinstance(each, TryAgain))
             raise type(error)(f"{error} (nothing of all this was submitted)")
         raise TryAgain("another call with the same key, under way at the same time, was refused; nothing was submitted")
     return [now[record.id] for record in records]
+
+
+def _go_on(caller: Caller) -> None:
+    """Do no more for somebody who has left: others wait for the same threads and the same Slurm."""
+    if caller.left:
+        raise TryAgain("nothing was submitted: whoever asked for it has left before it could be")
 
 
 def hand_over(

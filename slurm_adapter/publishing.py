@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter import folders, hosts, peerfiles
 from slurm_adapter.plan import make_groups
-from slurm_adapter.store import Record, Stage, by_account
+from slurm_adapter.store import Record, Stage, StoreError, by_account
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +40,11 @@ def publish_hosts(site: Site) -> None:
 @contextmanager
 def alone(site: Site, name: str) -> Iterator[None]:
     """Wait until no other process holds the lock of this name. It goes with the process, however that ends."""
-    descriptor = os.open(site.config.state / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = site.config.state / f"{name}.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -103,8 +103,9 @@ def place(key: float | str, rowid: int) -> str:
 def _read_place(text: str) -> list[object]:
     try:
         key, rowid = json.loads(base64.urlsafe_b64decode(text.encode()))
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         key, rowid = None, None
-    if not isinstance(key, int | float | str) or not isinstance(rowid, int) or abs(rowid) >= 2**63:
+    too_large = any(isinstance(each, int) and abs(each) >= 2**63 for each in (key, rowid))
+    if not isinstance(key, int | float | str) or not isinstance(rowid, int) or too_large:
         raise InvalidInput("next: must be what the page before gave as its next, unchanged")
     return [key, rowid]

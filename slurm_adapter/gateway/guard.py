@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 
+from slurm_adapter.errors import AdapterError
 from slurm_adapter.gateway import authentication
 from slurm_adapter.gateway.authentication import NotAuthenticated
+from slurm_adapter.gateway.statuses import body_of, status_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -37,7 +39,11 @@ class Guard:
             header = Headers(scope=scope).get("authorization")
             try:
                 await self._workers.call(_authenticate, as_bearer(header))
-            except NotAuthenticated as error:
+            except AdapterError as error:
+                if not isinstance(error, NotAuthenticated):
+                    refusal = JSONResponse(body_of(error).model_dump(by_alias=True), status_of(error))
+                    await refusal(scope, receive, send)
+                    return
                 headers = {"WWW-Authenticate": 'Basic realm="slurm-adapter: a user\'s token is the password"'}
                 refusal = JSONResponse({"why": str(error), "errorCode": None}, 401, headers)
                 await refusal(scope, receive, send)

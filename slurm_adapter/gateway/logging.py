@@ -42,7 +42,8 @@ def log_to_stderr() -> None:
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("httpx", "httpcore", "paramiko", "websockets"):
+    # The server's own would tell the queries of WebSockets, where sessions and applications' tokens are.
+    for noisy in ("httpx", "httpcore", "paramiko", "uvicorn", "uvicorn.error", "websockets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

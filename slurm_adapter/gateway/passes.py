@@ -63,6 +63,9 @@ async def _one(gateway: Gateway) -> bool:
     except AdapterError as error:
         log.warning("a pass was not made: %s", error)
         problems, hurry = (str(error),), False
+    except Exception as error:  # the next pass may do, and without passes nothing here would be true for long
+        log.exception("a pass came to a mistake in slurm-adapter")
+        problems, hurry = (f"a mistake in slurm-adapter: {type(error).__name__}: {error}",), False
     gateway.not_ready = problems[0] if problems else None
     gateway.metrics.passes.labels("no" if problems else "yes").inc()
     return hurry

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Header
 
 from slurm_adapter import jobs, live_peers, operations
 from slurm_adapter.application import resolve_application
-from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Unknown
+from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
 from slurm_adapter.gateway import describe
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.routes import StrictRoute
@@ -250,7 +250,12 @@ def _terminate(site: Site, wanted: Sequence[Job]) -> None:
 
 
 def _extend(site: Site, wanted: Sequence[tuple[Job, int]]) -> None:
-    operations.extend(site, [(get_own(site, job).id, seconds) for job, seconds in wanted])
+    own = [(get_own(site, job).id, seconds) for job, seconds in wanted]
+    try:
+        operations.extend(site, own)
+    except (TryAgain, Unknown) as error:
+        # UCloud asks again by itself after a 503, and what was done before the failure would be done twice.
+        raise Refused(f"it is not sure that all of it was done: {error}") from error
 
 
 def _suspend(site: Site, wanted: Sequence[Job]) -> None:

@@ -5,6 +5,7 @@ SIGTERM ends it gently: no new request is taken, and what was accepted is finish
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 30
 """How long requests that are under way are waited for at the end."""
 
+log = logging.getLogger(__name__)
+
 
 def serve(site: Site) -> None:
     """Serve until SIGTERM or SIGINT."""
@@ -28,6 +31,7 @@ def serve(site: Site) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # The server handles them, and raises them once more when it has ended; then nothing is left to do.
         signal.signal(number, lambda *_: None)
+    log.info("listening on %s, port %s", settings.listen, settings.port)
     uvicorn.run(
         app,
         host=settings.listen,

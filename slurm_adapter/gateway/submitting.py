@@ -32,7 +32,8 @@ class Submitter:
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._underway: dict[Hashable, asyncio.Lock] = {}
+        self._underway: dict[Hashable, tuple[asyncio.Lock, int]] = {}
+        """A lock for each key that is under way, and how many hold it or wait for it."""
         self._behind: set[asyncio.Future[list[Record]]] = set()
 
     async def submit(self, owner: Owner, items: Sequence[jobs.Item]) -> list[Record]:
@@ -51,7 +52,10 @@ class Submitter:
         await asyncio.wait({work}, timeout=CLAIMED_SECONDS)
         if not work.done() and caller.records is None:
             await asyncio.wait({work}, timeout=LONGEST_SECONDS - CLAIMED_SECONDS)
-        if work.done() or not caller.leave():
+        while not work.done() and not caller.leave():
+            # The claim is being written, or its outcome settled: that takes moments, and decides what is told.
+            await asyncio.wait({work}, timeout=0.05)
+        if work.done():
             return await asyncio.shield(work)
         if caller.records is None:
             raise TryAgain("the cluster took too long to answer, and nothing was submitted; try again")
@@ -64,8 +68,14 @@ class Submitter:
 
     @asynccontextmanager
     async def _alone(self, key: Hashable) -> AsyncIterator[None]:
-        lock = self._underway.setdefault(key, asyncio.Lock())
-        async with lock:
-            yield
-        if not lock.locked() and self._underway.get(key) is lock:
-            del self._underway[key]
+        lock, users = self._underway.get(key, (asyncio.Lock(), 0))
+        self._underway[key] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._underway[key]
+            if users > 1:
+                self._underway[key] = lock, users - 1
+            else:
+                del self._underway[key]

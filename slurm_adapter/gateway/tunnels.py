@@ -105,6 +105,9 @@ class Tunnels:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 first = await loop.run_in_executor(self._threads, stream.read)
+        except TimeoutError as error:
+            await loop.run_in_executor(None, stream.close)
+            raise NotListening(f"no answer came from {address}, port {port}") from error
         except BaseException:
             await loop.run_in_executor(None, stream.close)
             raise

@@ -199,7 +199,10 @@ class Applications:
         elif scope["type"] == "http" and scope["path"] == f"/ucloud/{self._web.config.provider}/authorize-app":
             await self._authorize(place, scope)(scope, receive, send)
         else:
-            answer = await self._answer(place, scope)
+            try:
+                answer = await self._answer(place, scope)
+            except AdapterError as error:
+                answer = _unreached(error)
             if not isinstance(answer, Way):
                 await refuse(scope, receive, send, answer)
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,10 @@ def test_pages_follow_each_other(doors: Doors) -> None:
         page = doors.ask("GET", f"/api/jobs/browse?itemsPerPage=2{after}", **alice).json()
         seen += [job["id"] for job in page["items"]]
     assert seen == ids[::-1]
-    assert doors.ask("GET", "/api/jobs/browse?next=nonsense", **alice).status_code == 400
+    for wrong in ("nonsense", "NQ==", "bnVsbA==", base64.b64encode(b"[" + b"9" * 30 + b",1]").decode()):
+        assert doors.ask("GET", f"/api/jobs/browse?next={wrong}", **alice).status_code == 400
+    deep = base64.b64encode(b"[" * 200_000).decode()
+    assert doors.ask("POST", "/api/jobs/search", {"query": "", "next": deep}, **alice).status_code == 400
 
 
 @pytest.mark.parametrize(
