@@ -90,7 +90,6 @@ def support(config: Config, *, peers: bool) -> tuple[schemas.Support, ...]:
         vnc=lacks(config) is None,
         peers=peers,
         time_extension=bool(config.cluster.operator),
-        utilization=True,
     )
     return tuple(
         schemas.Support(product=ProductReference(id=name, category=category, provider=config.provider), native=features)
