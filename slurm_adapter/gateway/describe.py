@@ -80,7 +80,9 @@ def _product(config: Config, category: str, name: str, machine: Machine) -> sche
 def support(config: Config, *, peers: bool) -> tuple[schemas.Support, ...]:
     """What each machine type can do; `peers`: names were seen to work on this cluster.
 
-    Each flag that may be true here is shown by a test that carries its name.
+    Each flag that may be true here is shown on a cluster, under `tests/`: logs by `gateway/test_logs_e2e.py`, terminal
+    by `gateway/test_shell_e2e.py`, web by `gateway/test_web_e2e.py`, peers by `gateway/test_ucloud_e2e.py`, and
+    timeExtension by `test_operations.py`; vnc by `gateway/test_web.py`, without a cluster.
     """
     features = schemas.Features(
         enabled=True,

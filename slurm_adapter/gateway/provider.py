@@ -165,6 +165,12 @@ async def unlinked(_: Init) -> Empty:
     return Empty()
 
 
+@api.get("/jobs/retrieveUtilization")
+async def retrieve_utilization() -> Empty:
+    """How full the cluster is: that is not told here."""
+    raise NotOffered("this provider does not tell how full its cluster is")
+
+
 @api.post("/integration/connect")
 @api.post("/ssh/keyUploaded")
 async def not_offered() -> Empty:

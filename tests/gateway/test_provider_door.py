@@ -115,9 +115,15 @@ def test_what_core_asks_for_by_itself_is_answered(doors: Doors) -> None:
 
 @pytest.mark.scenario(13)
 def test_what_is_not_offered_says_so(doors: Doors) -> None:
-    answer = doors.ask("POST", "/ucloud/example/integration/connect", {"username": "alice"}, **doors.as_ucloud())
-    assert answer.status_code == 400
-    assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"
+    known = doors.as_ucloud()
+    for answer in (
+        doors.ask("POST", "/ucloud/example/integration/connect", {"username": "alice"}, **known),
+        doors.ask("POST", "/ucloud/example/ssh/keyUploaded", {"username": "alice", "allKeys": []}, **known),
+        doors.ask("POST", f"{JOBS}/openTerminalInFolder", {"items": [{"folder": "/123"}]}, **known),
+        doors.ask("GET", f"{JOBS}/retrieveUtilization?categoryId=example-compute", **known),
+    ):
+        assert answer.status_code == 400
+        assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"
 
 
 @pytest.mark.scenario(19)
