@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bundle, folders, hosts
 from slurm_adapter.directives import count_tasks
-from slurm_adapter.drives import check_paths_command, read_path_check
+from slurm_adapter.drives import check_paths_command, read_path_check, ucloud_path
 from slurm_adapter.errors import AdapterError, Duplicate, InvalidConfig, InvalidInput, Refused, TryAgain, Unknown
 from slurm_adapter.invocation import is_injected
 from slurm_adapter.plan import live_row
@@ -71,8 +71,6 @@ class Caller:
     def __init__(self) -> None:
         self.records: list[Record] | None = None
         """His jobs, once they are claimed."""
-        self.claimed = threading.Event()
-        """Set once they are."""
         self._lock = threading.Lock()
         self._held = False
         self._left = False
@@ -93,7 +91,6 @@ class Caller:
         with self._lock:
             self._held = False
             self.records = records
-        self.claimed.set()
 
     def leave(self) -> bool:
         """Wait no longer; false where the answer is being decided, and has to be waited for."""
@@ -473,6 +470,7 @@ def _new_record(
     peers: tuple[Peer, ...],
 ) -> Record:
     specification = item.specification
+    folder = site.config.jobs.folder.replace("{user}", account).replace("{id}", id_)
     return Record(
         id=id_,
         origin=_origin(site, item),
@@ -481,7 +479,7 @@ def _new_record(
         owner=owner.created_by,
         project=owner.project,
         account=account,
-        folder=site.config.jobs.folder.replace("{user}", account).replace("{id}", id_),
+        folder=folder,
         application=f"{specification.application.name} {specification.application.version}",
         specification=_as_stored(item),
         labels=json.dumps(translation.labels, sort_keys=True),
@@ -491,6 +489,7 @@ def _new_record(
         array=any(directive.name == "array" for directive in translation.directives),
         created=site.clock(),
         names=translation.names,
+        output_folder=ucloud_path(folder, site.config.drives),
         web_port=translation.web_port,
         vnc_port=translation.vnc_port,
         vnc_password=translation.vnc_password,

@@ -2,7 +2,7 @@
 
 Only jobs that have ended are looked at, so that nothing is ever taken from one that lives. A folder goes under its own
 account, and only while the token in it is the job's. What cannot be removed is a problem of the pass, and is tried
-again a day later.
+again a day later, or after an hour where it is not known what became of the attempt.
 """
 
 from __future__ import annotations

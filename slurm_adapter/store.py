@@ -448,7 +448,9 @@ class Store:
                 in_hosts = in_hosts or new.stage is Stage.ENDED or not _IN_HOSTS.isdisjoint(names)
                 if new.state is not old.state or new.status != old.status:
                     state = new.state if new.state is not old.state else None
-                    told.append((now, state, new.status, "{}", new.id))
+                    handed_in = new.stage is Stage.SUBMITTED and old.stage is not Stage.SUBMITTED
+                    more = {"outputFolder": new.output_folder} if handed_in and new.output_folder else {}
+                    told.append((now, state, new.status, json.dumps(more), new.id))
                 known[new.id] = new
                 changed.append(new)
             for names, rows in updates.items():
@@ -506,6 +508,16 @@ class Store:
         """The newest `limit` jobs, oldest first."""
         newest = "rowid IN (SELECT rowid FROM jobs ORDER BY created DESC, rowid DESC LIMIT ?)"
         return self._select(newest, (limit,))
+
+    def waits_for_peer(self) -> bool:
+        """Whether some job waits, or will wait, for the name of one that has not started."""
+        query = """
+            SELECT 1 FROM peers
+            JOIN jobs AS peer ON peer.id = peers.job_id JOIN jobs AS consumer ON consumer.id = peers.consumer
+            WHERE peer.stage <> 'ended' AND peer.state = 'IN_QUEUE' AND consumer.stage <> 'ended' LIMIT 1
+        """
+        with _told(self._path):
+            return self._connection.execute(query).fetchone() is not None
 
     def count_states(self) -> dict[JobState, int]:
         """How many jobs are remembered in each state."""

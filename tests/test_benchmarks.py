@@ -89,7 +89,8 @@ def test_a_row_that_is_not_there_is_refused_with_those_that_are() -> None:
 
 
 def test_the_bare_loop_beside_pyslurm_is_a_program() -> None:
-    compile(_BARE, "bare", "exec")
+    code = compile(_BARE, "bare", "exec")
+    assert {"pyslurm", "JobSubmitDescription", "submit"} <= set(code.co_names)
 
 
 @pytest.mark.sandbox

@@ -6,7 +6,6 @@ Nothing here tells what a token says but for the claim that is wrong, and nothin
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 import math
 import re
@@ -19,11 +18,10 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
-from pydantic import ValidationError
 
 from slurm_adapter import tokens
-from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput
-from slurm_adapter.specification import Owner, describe, shown
+from slurm_adapter.errors import AdapterError, InvalidConfig
+from slurm_adapter.specification import Owner, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -251,19 +249,3 @@ def authenticate(store: Store, authorization: str | None, project: str | None, n
     Raises `NotAuthenticated`, and `Forbidden` for a project that is not the token's.
     """
     return person(store, authorization, now).owner(project)
-
-
-def acting_user(header: str | None) -> str | None:
-    """The user for whom UCloud is asking, by its `Ucloud-Username` header: standard base64 of the name (contract 3.2).
-
-    None where UCloud asks for itself. Raises `InvalidInput`.
-    """
-    if not header:
-        return None
-    try:
-        name = base64.b64decode(header, validate=True).decode()
-        return Owner.model_validate({"createdBy": name}).created_by
-    except ValidationError as error:
-        raise InvalidInput("\n".join(describe(error, ("Ucloud-Username",)))) from error
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"Ucloud-Username: {shown(header)}: must be base64 of a user's name in UTF-8") from error

@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING
 from slurm_adapter.check import methods_that_work
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.reporting import outage_lines
-from slurm_adapter.states import JobState
 from slurm_adapter.sync import sync
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
 
 SECONDS = 5.0
 """Between two passes, where nothing tells otherwise."""
@@ -80,15 +76,4 @@ def one_pass(site: Site) -> tuple[tuple[str, ...], bool]:
             problems = report.problems
             for line in outage_lines(site.store, report):
                 log.warning("%s", line)
-    return problems, waits_for_peer(site.store.active())
-
-
-def waits_for_peer(active: Iterable[Record]) -> bool:
-    """Whether some job waits, or will wait, for the name of one that has not started."""
-    records = {record.id: record for record in active}
-    return any(
-        records[peer.job_id].state is JobState.IN_QUEUE
-        for record in records.values()
-        for peer in record.peers
-        if peer.job_id in records
-    )
+    return problems, site.store.waits_for_peer()

@@ -31,6 +31,7 @@ from slurm_adapter.gateway.schemas import (
     ParametersRequest,
     ResourceChange,
     Support,
+    done,
 )
 from slurm_adapter.receivers.interface import Message
 from slurm_adapter.specification import Job, Owner, shown
@@ -76,7 +77,7 @@ async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
     """End jobs. One that has ended, or is not known here, is no error."""
     await gateway.workers.call(_terminate, request.items)
     gateway.changed.set()
-    return _done(request.items)
+    return done(request.items)
 
 
 @api.post("/jobs/extend")
@@ -85,7 +86,7 @@ async def extend(gateway: Shared, request: BulkRequest[JobExtension]) -> Bulk[Em
     wanted = [(item.job, item.requested_time.in_seconds) for item in request.items]
     await gateway.workers.call(_extend, wanted)
     gateway.changed.set()
-    return _done(request.items)
+    return done(request.items)
 
 
 @api.post("/jobs/suspend")
@@ -93,7 +94,7 @@ async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]
     """Let jobs rest; they keep their nodes."""
     await gateway.workers.call(_suspend, [item.job for item in request.items])
     gateway.changed.set()
-    return _done(request.items)
+    return done(request.items)
 
 
 @api.post("/jobs/unsuspend")
@@ -101,7 +102,7 @@ async def unsuspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empt
     """Let jobs that rest run on."""
     await gateway.workers.call(_resume, [item.job for item in request.items])
     gateway.changed.set()
-    return _done(request.items)
+    return done(request.items)
 
 
 @api.post("/jobs/attachResource")
@@ -135,7 +136,7 @@ async def request_dynamic_parameters(_: ParametersRequest) -> Parameters:
 @api.post("/jobs/updateAcl")
 async def update_acl(request: BulkRequest[AclUpdate]) -> Bulk[Empty]:
     """Who may use a job: UCloud asks that itself, before it asks the provider for anything."""
-    return _done(request.items)
+    return done(request.items)
 
 
 @api.post("/jobs/onUpdatedLabels")
@@ -197,10 +198,6 @@ async def retrieve_nothing() -> Bulk[Empty]:
 
 for kind in NOT_SERVED:
     api.add_api_route(f"/{kind}/retrieveProducts", retrieve_nothing, name=f"retrieve_products_of_{kind}")
-
-
-def _done(items: Sequence[object]) -> Bulk[Empty]:
-    return Bulk(responses=tuple(Empty() for _ in items))
 
 
 def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[jobs.Item]]:

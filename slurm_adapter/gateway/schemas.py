@@ -6,6 +6,7 @@ read (contract 1.16). Answers hold every key, and integers where UCloud's newer 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasGenerator, BaseModel, ConfigDict, Field
@@ -73,7 +74,6 @@ class Search(Wire):
     items_per_page: Integer = 50
     next: Text | None = None
     include_updates: bool = False
-    include_application: bool = False
     include_product: bool = False
     include_support: bool = False
 
@@ -159,6 +159,11 @@ class Bulk(Answer, Generic[T]):
     """One answer for each item, in order."""
 
     responses: tuple[T, ...]
+
+
+def done(items: Sequence[object]) -> Bulk[Empty]:
+    """Each of them is done."""
+    return Bulk(responses=tuple(Empty() for _ in items))
 
 
 class Error(Answer):

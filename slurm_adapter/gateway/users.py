@@ -26,6 +26,7 @@ from slurm_adapter.gateway.schemas import (
     Page,
     Products,
     Search,
+    done,
 )
 from slurm_adapter.selection import Selection, SortBy
 from slurm_adapter.specification import JobSpecification, Owner
@@ -174,7 +175,7 @@ async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindByI
     """End jobs; one that has ended is no error."""
     await gateway.workers.call(_terminate, owner, [item.id for item in request.items])
     gateway.changed.set()
-    return Bulk(responses=tuple(Empty() for _ in request.items))
+    return done(request.items)
 
 
 @api.post("/extend")
@@ -183,7 +184,7 @@ async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]
     wanted = [(item.job_id, item.requested_time.in_seconds) for item in request.items]
     await gateway.workers.call(_extend, owner, wanted)
     gateway.changed.set()
-    return Bulk(responses=tuple(Empty() for _ in request.items))
+    return done(request.items)
 
 
 @api.post("/suspend")
@@ -191,7 +192,7 @@ async def suspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]
     """Let jobs rest; they keep their nodes."""
     await gateway.workers.call(_suspend, owner, [item.id for item in request.items])
     gateway.changed.set()
-    return Bulk(responses=tuple(Empty() for _ in request.items))
+    return done(request.items)
 
 
 @api.post("/unsuspend")
@@ -199,7 +200,7 @@ async def unsuspend(gateway: Shared, owner: Caller, request: BulkRequest[FindByI
     """Let jobs that rest run on."""
     await gateway.workers.call(_resume, owner, [item.id for item in request.items])
     gateway.changed.set()
-    return Bulk(responses=tuple(Empty() for _ in request.items))
+    return done(request.items)
 
 
 @api.get("/retrieveProducts")

@@ -8,7 +8,6 @@ import hmac
 import json
 import logging
 import traceback
-import unicodedata
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -23,13 +22,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slurm_adapter.config import Ucloud
-from slurm_adapter.errors import InvalidConfig, InvalidInput
+from slurm_adapter.errors import InvalidConfig
 from slurm_adapter.gateway.authentication import (
     TOKEN_LIMIT,
     Forbidden,
     NotAuthenticated,
     UcloudKey,
-    acting_user,
 )
 
 if TYPE_CHECKING:
@@ -370,37 +368,3 @@ def test_no_token_is_in_what_is_said_of_it(key: UcloudKey, caplog: pytest.LogCap
             said = "".join(traceback.format_exception(error))
         for part in each.split(".")[1:]:
             assert len(part) < 20 or part not in said + caplog.text + repr(key)
-
-
-@pytest.mark.parametrize(
-    ("header", "user"),
-    [
-        (None, None),
-        ("", None),
-        ("dXNlcg==", "user"),  # as in the request that UCloud's own code made
-        (base64.b64encode("BjørnOlsen#4812".encode()).decode(), "BjørnOlsen#4812"),
-        (base64.b64encode(b"???>>>").decode(), "???>>>"),  # has / and + in it
-    ],
-)
-def test_the_acting_user_is_read(header: str | None, user: str | None) -> None:
-    assert acting_user(header) == user
-
-
-@pytest.mark.parametrize(
-    "header", ["user", "dXNlcg", "dXNlcg==!", "====", " ", "Pz8_Pj4-", "/w==", "AA==", "Cg==", "é", "\udcff"]
-)
-def test_what_names_no_user_is_refused(header: str) -> None:
-    with pytest.raises(InvalidInput, match="Ucloud-Username"):
-        acting_user(header)
-
-
-@given(st.text())
-def test_any_user_name_comes_through_or_is_refused(name: str) -> None:
-    try:
-        header = base64.b64encode(name.encode()).decode()
-    except UnicodeEncodeError:
-        return
-    try:
-        assert acting_user(header) == (name or None)
-    except InvalidInput:
-        assert any(unicodedata.category(letter)[0] in "CZ" for letter in name)

@@ -253,6 +253,14 @@ def test_acls_and_labels_are_taken_note_of(doors: Doors) -> None:
     assert json.loads(doors.offline.site.store.get("1").labels) == {"colour": "red"}
 
 
+def test_the_folder_is_told_as_ucloud_names_it(tmp_path: Path) -> None:
+    drives = [{"id": "77", "path": f"{tmp_path}/home/alice"}]
+    with opened(tmp_path, {"drives": drives}) as doors:
+        assert doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **doors.as_ucloud()).status_code == 200
+        told = [each.more.get("outputFolder") for each in doors.offline.site.store.updates("1")]
+        assert [each for each in told if each] == ["/77/1"]
+
+
 @pytest.mark.scenario(26)
 def test_an_sbatch_that_hangs_is_answered_in_time_and_its_job_is_kept(doors: Doors) -> None:
     """UCloud waits five seconds. The double deletes a job whose create came to nothing; this one it keeps."""

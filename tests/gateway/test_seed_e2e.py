@@ -16,6 +16,7 @@ import pytest
 
 from slurm_adapter import tokens
 from tests.gateway.process import free_port, serving
+from tests.test_journey import DATABASE, WEB_APP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,77 +25,17 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.sandbox]
 
-DATABASE = """
-curl -XPOST -H "Authorization: Bearer $accessToken" -H "Content-Type: content-type: application/json; charset=utf-8" "$host/api/jobs" -d '{
-    "items": [
-        {
-            "application": {
-                "name": "acme-database",
-                "version": "1.0.0"
-            },
-            "product": {
-                "id": "example-compute",
-                "category": "example-compute",
-                "provider": "example"
-            },
-            "name": "my-database",
-            "replicas": 1,
-            "allowDuplicateJob": false,
-            "parameters": {
-                "dataStore": {
-                    "type": "file",
-                    "path": "/123/acme-database",
-                    "readOnly": false
-                }
-            },
-            "resources": null,
-            "timeAllocation": null,
-            "openedFile": null,
-            "restartOnExit": null,
-            "sshEnabled": null
-        }
-    ]
-}'
-"""  # noqa: E501  # as it is printed
-
-WEB_APP = """
-curl -XPOST -H "Authorization: Bearer $accessToken" -H "Content-Type: content-type: application/json; charset=utf-8" "$host/api/jobs" -d '{
-    "items": [
-        {
-            "application": {
-                "name": "acme-web-app",
-                "version": "1.0.0"
-            },
-            "product": {
-                "id": "example-compute",
-                "category": "example-compute",
-                "provider": "example"
-            },
-            "name": "my-web-app",
-            "replicas": 1,
-            "allowDuplicateJob": false,
-            "parameters": null,
-            "resources": [
-                {
-                    "type": "peer",
-                    "hostname": "database",
-                    "jobId": "4101"
-                }
-            ],
-            "timeAllocation": null,
-            "openedFile": null,
-            "restartOnExit": null,
-            "sshEnabled": null
-        }
-    ]
-}'
-"""  # noqa: E501  # as it is printed
+CURL = """
+curl -XPOST -H "Authorization: Bearer $accessToken" -H "Content-Type: content-type: application/json; charset=utf-8" \\
+ "$host/api/jobs" -d '{body}'
+"""
+"""As it is printed, on one line; its bodies are those of the journey."""
 
 
-def run_curl(command: str, url: str, token: str) -> Any:
-    """What a shell says to the command."""
+def run_curl(body: bytes, url: str, token: str) -> Any:
+    """What a shell says to the command with this body."""
     done = subprocess.run(
-        ["/bin/sh", "-ec", command],
+        ["/bin/sh", "-ec", CURL.replace("{body}", body.decode())],
         env={"PATH": "/usr/bin:/bin", "accessToken": token, "host": url},
         capture_output=True,
         check=True,

@@ -307,7 +307,9 @@ def test_cancel_runs_as_each_owner_and_tries_all() -> None:
 @pytest.mark.parametrize("words", ["Invalid job id specified", "Job/step already completing or completed"])
 def test_cancel_of_what_is_gone(words: str) -> None:
     said = f"scancel: error: Kill job error on job id 1: {words}".encode()
-    CommandLineScheduler(FakeTransport(lambda _: Result(1, b"", said))).cancel({1: "alice"})
+    transport = FakeTransport(lambda _: Result(1, b"", said))
+    CommandLineScheduler(transport).cancel({1: "alice"})
+    assert [command.user for command in transport.commands] == ["alice"], "asked once, and taken for done"
 
 
 def test_cancel_while_the_controller_is_away() -> None:

@@ -96,7 +96,8 @@ def drive(tmp_path: Path) -> Drive:
     return Drive(id="d", path=str(tmp_path / "drive"))
 
 
-def look(drive: Drive, *paths: str, kind: str = "any") -> None:
+def look(drive: Drive, *paths: str, kind: str = "any") -> int:
+    """Look at paths on the file system; how many were seen there."""
     found = [
         resolve_path(path, [drive], user="u", project=None, field=f"f{n}", kind=kind)  # type: ignore[arg-type]  # drawn from the table below
         for n, path in enumerate(paths)
@@ -105,13 +106,14 @@ def look(drive: Drive, *paths: str, kind: str = "any") -> None:
     done = subprocess.run(command.words, input=command.stdin, capture_output=True, check=True)
     assert done.stderr == b""
     read_path_check(found, done.stdout)
+    return done.stdout.count(b"\0") // 2  # of each path itself and of its drive
 
 
 def test_paths_that_are_fine(drive: Drive) -> None:
-    look(drive, "/d", "/d/file", "/d/folder", "/d/inside", "/d/a 'b\" $c\n\\d", "/d/-rf")
-    look(drive, "/d/inside", kind="directory")
-    look(drive, "/d/file", kind="file")
-    look(drive)
+    assert look(drive, "/d", "/d/file", "/d/folder", "/d/inside", "/d/a 'b\" $c\n\\d", "/d/-rf") == 6
+    assert look(drive, "/d/inside", kind="directory") == 1
+    assert look(drive, "/d/file", kind="file") == 1
+    assert look(drive) == 0
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_a_drive_whose_folder_is_gone(tmp_path: Path) -> None:
 
 
 def test_a_thousand_paths_are_one_command(drive: Drive) -> None:
-    look(drive, *["/d/folder"] * 1000)
+    assert look(drive, *["/d/folder"] * 1000) == 1000
 
 
 @pytest.mark.parametrize("answer", [b"", b"d/x", b"d/x\0", b"d/x\0d/x\0d/x\0", b"Permission denied\n"])
