@@ -27,15 +27,21 @@ class Proxy:
         self._threads = [threading.Thread(target=self._accept)]
         self._side: Side = "client"
         self._left: int | None = None
+        self._first = 0
+        """The number of the first connection whose bytes count."""
         self.port: int = self._listener.getsockname()[1]
         self.sent: Counter[Side] = Counter()
         self.connections = 0
         self._threads[0].start()
 
-    def cut_after(self, side: Side, count: int) -> None:
-        """Pass so many further bytes of one side on, and then drop the connection, once; later ones are passed on."""
+    def cut_after(self, side: Side, count: int, *, of_the_next: bool = False) -> None:
+        """Pass so many further bytes of one side on, and then drop the connection, once; later ones are passed on.
+
+        `of_the_next`: the last bytes of connections that stand, and may be about to end, do not count.
+        """
         with self._lock:
             self._side, self._left = side, count
+            self._first = self.connections + 1 if of_the_next else 0
 
     def leave_alone(self) -> None:
         """Cut nothing more."""
@@ -46,11 +52,6 @@ class Proxy:
     def has_cut(self) -> bool:
         """Whether what was asked for has happened."""
         return self._left is None
-
-    def settle(self) -> None:
-        """Wait until connections that were closed are gone, so that no last byte of theirs counts for the next cut."""
-        for thread in self._threads[1:]:
-            thread.join(10)
 
     def close(self) -> None:
         """Drop everything."""
@@ -73,14 +74,14 @@ class Proxy:
             self.connections += 1
             self._sockets |= {client, server}
             for side, source, sink in (("client", client, server), ("server", server, client)):
-                thread = threading.Thread(target=self._pass_on, args=(side, source, sink))
+                thread = threading.Thread(target=self._pass_on, args=(self.connections, side, source, sink))
                 self._threads.append(thread)
                 thread.start()
 
-    def _pass_on(self, side: Side, source: socket.socket, sink: socket.socket) -> None:
+    def _pass_on(self, number: int, side: Side, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                passed = self._allowed(side, len(data))
+                passed = self._allowed(number, side, len(data))
                 sink.sendall(data[:passed])
                 self.sent[side] += passed
                 if passed < len(data):
@@ -88,10 +89,10 @@ class Proxy:
         self._drop(source)
         self._drop(sink)
 
-    def _allowed(self, side: Side, count: int) -> int:
+    def _allowed(self, number: int, side: Side, count: int) -> int:
         """How many of so many bytes may pass; fewer than all of them where the cut is due."""
         with self._lock:
-            if self._left is None or side != self._side:
+            if self._left is None or side != self._side or number < self._first:
                 return count
             if count <= self._left:
                 self._left -= count

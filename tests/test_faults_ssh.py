@@ -131,8 +131,7 @@ def test_a_connection_that_breaks_before_sbatch_leaves_no_claim(faulty: Faulty, 
         for tenth in (0, 1, 3, 5, 7):
             faulty.site.transport.close()
             faulty.open()
-            proxy.settle()
-            proxy.cut_after(side, whole[side] * tenth // 10)
+            proxy.cut_after(side, whole[side] * tenth // 10, of_the_next=True)
             with pytest.raises(TryAgain):
                 faulty.hand_in(faulty.shell(COUNT), "key")
             assert proxy.has_cut
