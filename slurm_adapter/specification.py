@@ -333,13 +333,8 @@ def parse_submission(data: bytes) -> list[JobSpecification]:
     """
     document = decode_json(data)
     if isinstance(document, dict) and document and "items" not in document:
-        return [_validate(JobSpecification, document, ())]
-    return _validate_all(JobSpecification, document)
-
-
-def parse_jobs(data: bytes) -> list[Job]:
-    """The jobs of UCloud's request to a provider, `{"items": [...]}`. Raises as `parse_submission` does."""
-    return _validate_all(Job, decode_json(data))
+        return [_validate(document, ())]
+    return _validate_all(document)
 
 
 def decode_json(data: bytes) -> Any:
@@ -380,10 +375,7 @@ def _finite(text: str) -> float:
     return value
 
 
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def _validate_all(model: type[Model], document: object) -> list[Model]:
+def _validate_all(document: object) -> list[JobSpecification]:
     items = document.get("items") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not (items is None or isinstance(items, list)):
         raise InvalidInput('the input must be a JSON object: a JobSpecification, or {"items": [...]}')
@@ -392,10 +384,10 @@ def _validate_all(model: type[Model], document: object) -> list[Model]:
     if len(items) > BULK_LIMIT:
         raise InvalidInput(f"Request cannot exceed {BULK_LIMIT} items")
     problems: list[str] = []
-    found: list[Model] = []
+    found: list[JobSpecification] = []
     for number, item in enumerate(items):
         try:
-            found.append(_validate(model, item, ("items", number)))
+            found.append(_validate(item, ("items", number)))
         except InvalidInput as error:
             problems.append(str(error))
     if problems:
@@ -403,9 +395,9 @@ def _validate_all(model: type[Model], document: object) -> list[Model]:
     return found
 
 
-def _validate(model: type[Model], item: object, prefix: tuple[str | int, ...]) -> Model:
+def _validate(item: object, prefix: tuple[str | int, ...]) -> JobSpecification:
     try:
-        return model.model_validate(item)
+        return JobSpecification.model_validate(item)
     except ValidationError as error:
         raise InvalidInput("\n".join(describe(error, prefix))) from error
     except RecursionError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from slurm_adapter.application import Application, Option, Parameter, Template, 
 from slurm_adapter.application_file import lint_application_file, read_application_file
 from slurm_adapter.catalogue import Catalogue, open_catalogue
 from slurm_adapter.errors import InvalidConfig, InvalidInput
-from slurm_adapter.specification import parse_jobs
+from slurm_adapter.specification import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,7 +197,7 @@ def test_the_shipped_applications_are_without_problems(name: str, config: Config
 
 
 def test_the_form_inside_a_job(wire: Callable[[str], bytes]) -> None:
-    [job] = parse_jobs(wire("create-4101.json"))
+    job = Job.model_validate(json.loads(wire("create-4101.json"))["items"][0])
     assert job.status.resolved_application is not None
     application = resolve_application(job.status.resolved_application)
     assert str(application) == "acme-database 1.0.0"

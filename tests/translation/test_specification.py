@@ -14,11 +14,11 @@ from slurm_adapter.errors import InvalidInput
 from slurm_adapter.specification import (
     FileValue,
     IntegerValue,
+    Job,
     JobSpecification,
     PeerValue,
     TextValue,
     UnknownValue,
-    parse_jobs,
     parse_submission,
     shown,
 )
@@ -72,7 +72,7 @@ def test_a_value_means_the_same_with_every_key_and_without(minimal: dict[str, An
 
 @pytest.mark.parametrize("name", ["create-4101.json", "create-4150.json"])
 def test_jobs_as_ucloud_sends_them(name: str, wire: Callable[[str], bytes]) -> None:
-    [job] = parse_jobs(wire(name))
+    job = Job.model_validate(json.loads(wire(name))["items"][0])
     assert name == f"create-{job.id}.json"
     assert job.owner.created_by == "user"
     assert job.owner.project is None
@@ -85,7 +85,7 @@ def test_an_older_job_with_nulls_everywhere() -> None:
         "specification": MINIMAL, "output": None, "permissions": None,
         "status": {"state": "IN_QUEUE", "resolvedApplication": None, "resolvedProduct": None},
     }  # fmt: skip
-    [found] = parse_jobs(json.dumps({"items": [job]}).encode())
+    found = Job.model_validate(job)
     assert found.created_at < 0
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from slurm_adapter.application import EnvironmentVariable, Parameter, Template, Word, resolve_application
 from slurm_adapter.errors import InvalidInput
-from slurm_adapter.specification import Owner, parse_jobs
+from slurm_adapter.specification import Job, Owner
 from slurm_adapter.translation import translate
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def test_a_jobs_name_never_reaches_its_script(case: Case) -> None:
 def test_jobs_as_ucloud_sends_them(
     name: str, wire: Callable[[str], bytes], config: Config, catalogue: Catalogue, golden: Callable[[str, str], None]
 ) -> None:
-    [job] = parse_jobs(wire(name))
+    job = Job.model_validate(json.loads(wire(name))["items"][0])
     assert job.status.resolved_application is not None
     resolved = resolve_application(job.status.resolved_application)
     for application in (resolved, catalogue.find(resolved.name, resolved.version)):
@@ -212,7 +212,7 @@ def test_a_job_of_the_older_generation(config: Config) -> None:
         },
         "status": {"state": "IN_QUEUE", "resolvedApplication": application, "startedAt": None},
     }  # fmt: skip
-    [found] = parse_jobs(json.dumps({"items": [job]}).encode())
+    found = Job.model_validate(job)
     assert found.status.resolved_application is not None
     script = translate(
         found.specification, resolve_application(found.status.resolved_application), config, Owner(created_by="user"),
