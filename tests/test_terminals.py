@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.sandbox
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds after which a shell that does not answer is closed, so that the test fails."""
 
 

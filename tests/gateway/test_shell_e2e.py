@@ -79,8 +79,9 @@ def test_a_session_opens_one_shell_on_the_node_of_its_rank(
             assert f"{node} {address} " in said
             assert "31 101 done" in said
             say(client, type="resize", cols=120, rows=40)
-            say(client, type="input", data=f"sleep 1; stty size; nohup sleep {SECONDS} & sleep {SECONDS}\n")
-            assert until(client, "40 120")
+            resized = "until stty size | grep 120; do sleep 0.1; done"
+            say(client, type="input", data=f"{resized}; nohup sleep {SECONDS} & sleep {SECONDS}\n")
+            assert "40 120" in until(client, "40 120")
             adapter.cluster.wait_for(lambda: len(sleepers(int(SECONDS))) == 2)
             with connect(url, compression=None) as thief:
                 say(thief, type="initialize", sessionIdentifier=identifier)
