@@ -1,4 +1,4 @@
-"""A browser sees the page of an application that runs on a node of the cluster."""
+"""A browser sees the page, and a VNC client the desktop, of an application that runs on a node of the cluster."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from slurm_adapter import tokens
 from slurm_adapter.config import load_config
@@ -39,6 +41,28 @@ invocation: |
   echo 'document.body.append(`Hello, ${{location.hostname}}. Cookies: [${{document.cookie}}]`)' >pages/hello.js
   exec python3 -u -m http.server {PORT} --directory pages
 """
+
+DESKTOP = f"""
+application: v2
+name: desktop
+version: "1"
+software: {{type: Native, load: []}}
+features: {{}}
+parameters: {{}}
+vnc: {{enabled: true, port: {PORT}, password: hidden}}
+invocation: |
+  exec python3 -c '
+  import socket
+  with socket.create_server(("", {PORT})) as server:
+      print("it listens", flush=True)
+      while True:
+          client, _ = server.accept()
+          with client:
+              client.sendall(b"RFB 003.008\\n")
+              client.sendall(client.recv(12)[::-1])
+              client.recv(1)'
+"""
+"""Greets as a VNC server does (RFC 6143, 7.1.1), and says backwards what the client greets it with."""
 
 
 def show(url: str, profile: Path) -> str:
@@ -80,3 +104,34 @@ def test_a_browser_sees_the_page_of_a_job(
         host = f"app-{record.id}-0.localhost"
         assert f"Hello, {host}. Cookies: []" in show(session["redirectClientTo"], tmp_path / "first")
         assert "401 Unauthorized" in show(f"http://{host}:{port}/", tmp_path / "second")
+
+
+@pytest.mark.scenario(79)
+@pytest.mark.parametrize(("transport", "direct"), [("local", "true"), ("ssh", "false")])
+def test_a_vnc_client_is_greeted_by_the_desktop_of_a_job(
+    make_adapter: AdapterMaker, transport: Transport, direct: str
+) -> None:
+    port = free_port()
+    adapter = make_adapter(
+        transport,
+        more=f"""
+            [gateway]
+            url = "http://localhost:{port}"
+            web_domain = "app-{{job}}-{{rank}}.localhost:{port}"
+            reaches_nodes = {direct}
+        """,
+    )
+    (adapter.config_file.parent / "applications" / "desktop.yaml").write_text(DESKTOP)
+    [record] = adapter.start(adapter.specification("desktop"))
+    adapter.until_said(record, "it listens")
+    app = make_app(Site(load_config(adapter.config_file)))
+    token = {"Authorization": f"Bearer {tokens.create(adapter.site, 'laptop', 'alice')}"}
+    wanted = {"items": [{"id": record.id, "rank": 0, "sessionType": "VNC"}]}
+    with served(app, port) as address:
+        answer = httpx.post(f"http://{address}/api/jobs/interactiveSession", headers=token, json=wanted, timeout=30)
+        [session] = [each["session"] for each in answer.json()["responses"]]
+        assert session["password"] == "hidden"
+        with connect(session["url"], subprotocols=[Subprotocol("binary")], proxy=None) as client:
+            assert client.recv(timeout=60) == b"RFB 003.008\n"
+            client.send(b"RFB 003.008\n")
+            assert client.recv(timeout=60) == b"\n800.300 BFR"
