@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -18,18 +21,20 @@ from tests.gateway.process import free_port
 from tests.gateway.serving import served
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from slurm_adapter.sandbox.configuration import Transport
+    from slurm_adapter.store import Record
     from tests.adapter import AdapterMaker
 
 pytestmark = pytest.mark.sandbox
 
 PORT = 18911
 
-APPLICATION = f"""
+PAGES = f"""
 application: v2
-name: pages
+name: interface
 version: "1"
 software: {{type: Native, load: []}}
 features: {{}}
@@ -44,7 +49,7 @@ invocation: |
 
 DESKTOP = f"""
 application: v2
-name: desktop
+name: interface
 version: "1"
 software: {{type: Native, load: []}}
 features: {{}}
@@ -54,7 +59,7 @@ invocation: |
   exec python3 -c '
   import socket
   with socket.create_server(("", {PORT})) as server:
-      print("it listens", flush=True)
+      print("Serving", flush=True)
       while True:
           client, _ = server.accept()
           with client:
@@ -77,59 +82,57 @@ def show(url: str, profile: Path) -> str:
     return done.stdout
 
 
+@dataclass
+class Opener:
+    """Opens sessions of jobs that run at a site which is served."""
+
+    make_adapter: AdapterMaker
+
+    @contextmanager
+    def open(
+        self, application: str, kind: Literal["WEB", "VNC"], transport: Transport, direct: str
+    ) -> Iterator[tuple[Record, dict[str, str]]]:
+        """A job that runs this application and says that it is ready; and a session of it, within the block."""
+        port = free_port()
+        adapter = self.make_adapter(
+            transport,
+            more=f"""
+                [gateway]
+                url = "http://localhost:{port}"
+                web_domain = "app-{{job}}-{{rank}}.localhost:{port}"
+                reaches_nodes = {direct}
+            """,
+        )
+        (adapter.config_file.parent / "applications" / "interface.yaml").write_text(application)
+        [record] = adapter.start(adapter.specification("interface"))
+        adapter.until_said(record, "Serving")
+        token = {"Authorization": f"Bearer {tokens.create(adapter.site, 'laptop', 'alice')}"}
+        wanted = {"items": [{"id": record.id, "rank": 0, "sessionType": kind}]}
+        with served(make_app(Site(load_config(adapter.config_file))), port) as address:
+            answer = httpx.post(f"http://{address}/api/jobs/interactiveSession", headers=token, json=wanted, timeout=30)
+            [session] = [each["session"] for each in answer.json()["responses"]]
+            yield record, session
+
+
+@pytest.fixture
+def opener(make_adapter: AdapterMaker) -> Opener:
+    return Opener(make_adapter)
+
+
 @pytest.mark.scenario(79)
 @pytest.mark.parametrize(("transport", "direct"), [("local", "true"), ("local", "false"), ("ssh", "false")])
-def test_a_browser_sees_the_page_of_a_job(
-    make_adapter: AdapterMaker, tmp_path: Path, transport: Transport, direct: str
-) -> None:
-    port = free_port()
-    adapter = make_adapter(
-        transport,
-        more=f"""
-            [gateway]
-            url = "http://localhost:{port}"
-            web_domain = "app-{{job}}-{{rank}}.localhost:{port}"
-            reaches_nodes = {direct}
-        """,
-    )
-    (adapter.config_file.parent / "applications" / "pages.yaml").write_text(APPLICATION)
-    [record] = adapter.start(adapter.specification("pages"))
-    adapter.until_said(record, "Serving HTTP")
-    app = make_app(Site(load_config(adapter.config_file)))
-    token = {"Authorization": f"Bearer {tokens.create(adapter.site, 'laptop', 'alice')}"}
-    wanted = {"items": [{"id": record.id, "rank": 0, "sessionType": "WEB"}]}
-    with served(app, port) as address:
-        answer = httpx.post(f"http://{address}/api/jobs/interactiveSession", headers=token, json=wanted, timeout=30)
-        [session] = [each["session"] for each in answer.json()["responses"]]
+def test_a_browser_sees_the_page_of_a_job(opener: Opener, tmp_path: Path, transport: Transport, direct: str) -> None:
+    with opener.open(PAGES, "WEB", transport, direct) as (record, session):
+        url = session["redirectClientTo"]
         host = f"app-{record.id}-0.localhost"
-        assert f"Hello, {host}. Cookies: []" in show(session["redirectClientTo"], tmp_path / "first")
-        assert "401 Unauthorized" in show(f"http://{host}:{port}/", tmp_path / "second")
+        assert f"Hello, {host}. Cookies: []" in show(url, tmp_path / "first")
+        assert "401 Unauthorized" in show(f"http://{host}:{urlsplit(url).port}/", tmp_path / "second")
 
 
 @pytest.mark.scenario(79)
 @pytest.mark.parametrize(("transport", "direct"), [("local", "true"), ("ssh", "false")])
-def test_a_vnc_client_is_greeted_by_the_desktop_of_a_job(
-    make_adapter: AdapterMaker, transport: Transport, direct: str
-) -> None:
-    port = free_port()
-    adapter = make_adapter(
-        transport,
-        more=f"""
-            [gateway]
-            url = "http://localhost:{port}"
-            web_domain = "app-{{job}}-{{rank}}.localhost:{port}"
-            reaches_nodes = {direct}
-        """,
-    )
-    (adapter.config_file.parent / "applications" / "desktop.yaml").write_text(DESKTOP)
-    [record] = adapter.start(adapter.specification("desktop"))
-    adapter.until_said(record, "it listens")
-    app = make_app(Site(load_config(adapter.config_file)))
-    token = {"Authorization": f"Bearer {tokens.create(adapter.site, 'laptop', 'alice')}"}
-    wanted = {"items": [{"id": record.id, "rank": 0, "sessionType": "VNC"}]}
-    with served(app, port) as address:
-        answer = httpx.post(f"http://{address}/api/jobs/interactiveSession", headers=token, json=wanted, timeout=30)
-        [session] = [each["session"] for each in answer.json()["responses"]]
+def test_a_vnc_client_is_greeted_by_the_desktop_of_a_job(opener: Opener, transport: Transport, direct: str) -> None:
+    with opener.open(DESKTOP, "VNC", transport, direct) as (_, session):
         assert session["password"] == "hidden"
         with connect(session["url"], subprotocols=[Subprotocol("binary")], proxy=None) as client:
             assert client.recv(timeout=60) == b"RFB 003.008\n"
