@@ -15,7 +15,7 @@ from slurm_adapter.sandbox import cluster as whole
 from slurm_adapter.sandbox import daemons, layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from slurm_adapter.sandbox.configuration import Identity, Transport
@@ -124,3 +124,11 @@ def cluster() -> Cluster:
         pytest.skip(problem)
     sandbox.up(say=_quiet)
     return Cluster(layout.compute_nodes(3))
+
+
+@pytest.fixture
+def short_memory(cluster: Cluster) -> Iterator[None]:
+    """Slurm's controller forgets a job two seconds after its end."""
+    cluster.set_min_job_age(2)
+    yield
+    cluster.set_min_job_age(300)

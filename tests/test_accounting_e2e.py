@@ -42,14 +42,6 @@ def with_accounting(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def short_memory(cluster: Cluster) -> Iterator[None]:
-    """Slurm's controller forgets a job two seconds after its end."""
-    cluster.set_min_job_age(2)
-    yield
-    cluster.set_min_job_age(300)
-
-
-@pytest.fixture
 def slurmdbd_again(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[None]:
     """Afterwards slurmdbd and slurmctld run."""
     del make_adapter

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 
-pytest_plugins = ["tests.adapter"]
 pytestmark = pytest.mark.sandbox
 
 SOURCE = (Path(__file__).parent / "resolve.c").read_bytes()

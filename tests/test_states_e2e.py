@@ -57,14 +57,6 @@ def no_strangers(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[None]
 
 
 @pytest.fixture
-def short_memory(cluster: Cluster) -> Iterator[None]:
-    """Slurm forgets a job two seconds after its end."""
-    cluster.set_min_job_age(2)
-    yield
-    cluster.set_min_job_age(300)
-
-
-@pytest.fixture
 def repaired(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[None]:
     """Afterwards every node is there again."""
     del make_adapter
