@@ -82,9 +82,10 @@ def test_a_server_that_stops_answering_does_not_hang_a_command_with_input(
     ssh: SshTransport, sshd: Sshd, tmp_path: Path
 ) -> None:
     started = tmp_path / "started"
+    assert ssh.run(ECHO).text == "here\n"  # connected
     stopper = _once(started.exists, lambda: sshd.kill_connections(SIGSTOP))
     with pytest.raises(CommandTimeout):
-        ssh.run(Command(("sh", "-c", f"touch {started}; sleep 0.3; exec cat"), stdin=bytes(50_000_000), timeout=2))
+        ssh.run(Command(("sh", "-c", f"touch {started}; sleep 0.3; exec cat"), stdin=bytes(50_000_000), timeout=4))
     stopper.join()
     assert ssh.run(ECHO).text == "here\n"
     sshd.kill_connections(SIGCONT)
@@ -92,7 +93,7 @@ def test_a_server_that_stops_answering_does_not_hang_a_command_with_input(
 
 def test_a_stuck_command_does_not_hold_up_the_others(sshd: Sshd, tmp_path: Path) -> None:
     """The one is stuck in writing to a server that no longer reads; the other must not wait for its time limit."""
-    ssh = SshTransport(replace(sshd.settings, connect_timeout=1))
+    ssh = SshTransport(replace(sshd.settings, connect_timeout=5))
     started = tmp_path / "started"
     stopper = _once(started.exists, lambda: sshd.kill_connections(SIGSTOP))
     failures: list[TransportError] = []
@@ -120,8 +121,9 @@ def test_a_stuck_command_does_not_hold_up_the_others(sshd: Sshd, tmp_path: Path)
 def test_hung_commands_do_not_use_up_the_sessions_of_the_server(start_sshd: StartSshd) -> None:
     ssh = SshTransport(start_sshd("MaxSessions 2").settings)
     for _ in range(4):
+        assert ssh.run(ECHO).text == "here\n"  # connected
         with pytest.raises(CommandTimeout):
-            ssh.run(Command(("sleep", "20"), timeout=0.2))
+            ssh.run(Command(("sleep", "20"), timeout=0.5))
     assert ssh.run(ECHO).text == "here\n"
     ssh.close()
 
@@ -140,7 +142,7 @@ def test_a_server_that_allows_one_session_serves_many_threads(start_sshd: StartS
 
 
 def test_a_server_without_sessions_is_told(start_sshd: StartSshd) -> None:
-    ssh = SshTransport(replace(start_sshd("MaxSessions 0").settings, connect_timeout=1))
+    ssh = SshTransport(replace(start_sshd("MaxSessions 0").settings, connect_timeout=5))
     with pytest.raises(NotConnected, match="MaxSessions"):
         ssh.run(ECHO)
     ssh.close()
@@ -157,10 +159,11 @@ def test_closing_under_a_command_loses_it(ssh: SshTransport, tmp_path: Path) -> 
 def test_a_new_connection_survives_the_end_of_the_old_ones_commands(ssh: SshTransport, sshd: Sshd) -> None:
     """A command that was given up retires the connection, but does not cut off the others on it."""
     answers: list[bytes] = []
-    slow = threading.Thread(target=lambda: answers.append(ssh.run(Command(("sh", "-c", "sleep 1; echo slow"))).stdout))
+    assert ssh.run(ECHO).text == "here\n"  # connected
+    slow = threading.Thread(target=lambda: answers.append(ssh.run(Command(("sh", "-c", "sleep 3; echo slow"))).stdout))
     slow.start()
     with pytest.raises(CommandTimeout):
-        ssh.run(Command(("sleep", "20"), timeout=0.3))
+        ssh.run(Command(("sleep", "20"), timeout=1))
     assert ssh.run(ECHO).text == "here\n"
     slow.join()
     assert answers == [b"slow\n"]

@@ -122,6 +122,7 @@ def test_nothing_of_our_environment_reaches_a_command(transport: Transport, monk
 
 @pytest.mark.edge_case(21)
 def test_a_command_that_hangs_is_given_up_and_the_next_one_runs(transport: Transport) -> None:
+    transport.run(Command(("true",)))  # the limit is for connecting, too
     with pytest.raises(CommandTimeout, match=r"sleep did not end within 0\.5 s") as caught:
         transport.run(Command(("sleep", "60"), timeout=0.5))
     assert isinstance(caught.value, Unknown)
@@ -129,11 +130,13 @@ def test_a_command_that_hangs_is_given_up_and_the_next_one_runs(transport: Trans
 
 
 def test_a_command_that_closed_its_outputs_is_given_up_too(transport: Transport) -> None:
+    transport.run(Command(("true",)))  # the limit is for connecting, too
     with pytest.raises(CommandTimeout):
         transport.run(Command(("sh", "-c", "exec >&- 2>&-; sleep 60"), timeout=0.5))
 
 
 def test_a_command_that_never_reads_a_big_input_is_given_up(transport: Transport) -> None:
+    transport.run(Command(("true",)))  # the limit is for connecting, too
     with pytest.raises(CommandTimeout):
         transport.run(Command(("sleep", "60"), stdin=bytes(20_000_000), timeout=0.5))
 
@@ -227,7 +230,7 @@ def test_the_account_of_a_session_is_the_configured_one(transport: Transport) ->
 def test_a_killed_command_takes_its_children_with_it_here(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     with pytest.raises(CommandTimeout):
-        LocalTransport().run(Command(("sh", "-c", f"sleep 60 & echo $! > {pid_file}; wait"), timeout=0.5))
+        LocalTransport().run(Command(("sh", "-c", f"sleep 60 & echo $! > {pid_file}; wait"), timeout=5))
     pid = pid_file.read_text(encoding="ascii").strip()
     state = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True, check=False, timeout=10)
-    assert state.stdout.strip() in {"", "Z"}
+    assert state.stdout.strip()[:1] in {"", "Z"}
