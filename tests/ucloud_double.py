@@ -91,6 +91,11 @@ class _Refusal(Exception):
     why: str
 
 
+def _missing() -> _Refusal:
+    """As its newer core answers a question for a resource that is not there, or not the asking provider's."""
+    return _Refusal(403, "Write permission is required")
+
+
 @dataclass
 class _Fault:
     status: int
@@ -434,7 +439,7 @@ class Ucloud:
     def _retrieve(self, query: Any) -> Any:
         job = self._jobs.get(query.get("id", ""))
         if job is None or query["id"] in self._denied:
-            raise _Refusal(404, "Not found")
+            raise _missing()
         return {**job.json, "updates": job.updates if query.get("includeUpdates") == "true" else None}
 
     def _browse(self, query: Any) -> Any:

@@ -111,6 +111,15 @@ class _Answer:
         why = self.body.get("why") if isinstance(self.body, dict) else None
         return why[:500] if isinstance(why, str) and why else "no reason given"
 
+    @property
+    def missing(self) -> bool:
+        """There is nothing of this id, or it is not this provider's.
+
+        The newer core answers a question for such a resource with 403 and words of its own; the 403 of one that does
+        not let this program in says `Forbidden`.
+        """
+        return self.status == 404 or (self.status == 403 and self.why.lower() == "write permission is required")
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Access:
@@ -151,7 +160,7 @@ class Client:
         return self._ask("POST", path, body, {})
 
     def get(self, path: str, query: Mapping[str, str]) -> _Answer:
-        """See `post`."""
+        """See `post`; that it is `missing` is an answer, too."""
         return self._ask("GET", path, None, query)
 
     def close(self) -> None:
@@ -205,6 +214,8 @@ class Client:
     def _judge(self, method: str, path: str, answer: _Answer) -> _Answer:
         """An answer that says something of what was asked."""
         where, said = f"{method} {self.url}{path}", f"{answer.status}: {answer.why}"
+        if method == "GET" and answer.missing and isinstance(answer.body, dict):
+            return answer
         if answer.status in {429, 503}:
             raise TryAgain(f"UCloud is busy or away: {where} was answered with {said}")
         if answer.status in {401, 403}:
@@ -370,7 +381,7 @@ def _item(message: Message, *, plain: bool = False) -> dict[str, Any]:
 def _updates(client: Client, id_: str) -> Counter[tuple[str | None, str]]:
     """How often UCloud has each update of a job, by state and text; none of a job that it does not know."""
     answer = client.get("/api/jobs/control/retrieve", {"id": id_, "includeUpdates": "true"})
-    if answer.status == 404:
+    if answer.missing:
         return Counter()
     if answer.body.get("id") != id_:
         raise Unknown(f"UCloud at {client.url} was asked for job {id_}, and gave another answer ({answer.status})")

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -210,6 +211,19 @@ def test_a_ucloud_that_cannot_tell_which_jobs_it_has(ucloud: Ucloud, receiver: U
     ucloud.fail(404, times=9, path=EXISTS)
     told = receiver.tell([runs(number) for number in (1, 2, 3, 4)])
     assert (told.taken, told.unknown) == (frozenset({1, 4}), frozenset({"2", "3"}))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_message_of_unknown_fate_whose_job_is_gone_holds_back_no_other(
+    ucloud: Ucloud, receiver: UcloudReceiver, older: bool
+) -> None:
+    """The cores answer the question for such a job differently."""
+    ucloud.know("2")
+    if older:
+        ucloud.fail(404, path=RETRIEVE)
+    told = receiver.tell([replace(runs(1), fresh=False), runs(2)])
+    assert (told.taken, told.unknown) == (frozenset({2}), frozenset({"1"}))
+    assert ucloud.state("2") == "RUNNING"
 
 
 def test_an_update_that_ucloud_refuses_does_not_keep_others_from_arriving(
