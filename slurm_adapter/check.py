@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter import peerfiles
 from slurm_adapter.config import parse_duration
+from slurm_adapter.drives import by_pattern
 from slurm_adapter.errors import AdapterError, Refused, Unknown
 from slurm_adapter.script import read_node_files
+from slurm_adapter.specification import Owner
 from slurm_adapter.sync import find_addresses
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from slurm_adapter.config import Machine
     from slurm_adapter.site import Site
@@ -100,6 +102,8 @@ def check_site(site: Site) -> Iterator[Finding]:
     yield from _noted(_identities(site, identity, accounts))
     yield from _noted(_shared(site))
     yield from _noted(_drives(site, accounts))
+    yield from _noted(_drive_pattern(site, accounts))
+    yield from _noted(_ucloud_drives(site, accounts))
     yield from _noted(_peers(site, nodes, accounts))
     yield from _noted(_demo(site, nodes, accounts))
 
@@ -332,6 +336,87 @@ def _drives(site: Site, accounts: list[str]) -> Iterator[Finding]:
                 Level.WARNING,
                 f"drive {drive.id}: {drive.path} is no folder that any of {', '.join(accounts)} can reach",
             )
+
+
+def _drive_pattern(site: Site, accounts: list[str]) -> Iterator[Finding]:
+    """Whether there are folders where the pattern has drives, and what it comes to."""
+    pattern = site.config.drive_pattern
+    user = site.config.command_line.user or next(iter(site.config.identity.users), None)
+    for name, form, project in (("user", pattern.user, None), ("project", pattern.project, "PROJECT")):
+        if form is None:
+            continue
+        fixed = form.split("{", 1)[0].rsplit("/", 1)[0] or "/"
+        if not _reached(site, [fixed], accounts):
+            whom = f"that any of {', '.join(accounts)} can reach" if accounts else "on the cluster"
+            yield Finding(Level.WARNING, f"drive_pattern.{name}: {fixed} is no folder {whom}")
+        elif user is None:
+            yield Finding(Level.GOOD, f"drive_pattern.{name}: {fixed} is there")
+        else:
+            drive = by_pattern("DRIVE", pattern, user, project, site.account_of(Owner(created_by=user)))
+            where = "not be found: it would lead out of the pattern's folders" if drive is None else f"be {drive.path}"
+            whose = user if project is None else f"{project}, for {user},"
+            yield Finding(Level.GOOD, f"drive_pattern.{name}: {fixed} is there; drive DRIVE of {whose} would {where}")
+
+
+_MOST_SHOWN = 5
+
+
+def _ucloud_drives(site: Site, accounts: list[str]) -> Iterator[Finding]:
+    """Whether UCloud's drives have folders here."""
+    if site.ucloud_drives is None:
+        return
+    pattern = site.config.drive_pattern
+    if pattern.user is not None and pattern.project is not None:
+        yield Finding(
+            Level.NOTE, "ucloud.ask_for_drives: UCloud is asked for none: [drive_pattern] has a folder for every drive"
+        )
+        return
+    drives, more = site.ucloud_drives.some()
+    if not drives:
+        yield Finding(
+            Level.NOTE,
+            f"ucloud.ask_for_drives: UCloud has no drives of provider {site.config.provider}; jobs that name one that "
+            "is neither in the table nor under the pattern are refused",
+        )
+        return
+    folders = {drive.id: drive.folder for drive in drives if drive.folder is not None}
+    reached = _reached(site, list(folders.values()), accounts)
+    good = [f"{id_} is {folder}" for id_, folder in folders.items() if folder in reached]
+    if good:
+        count = f"{len(good)} of {len(drives)}{' and more' if more else ''}"
+        yield Finding(Level.GOOD, f"UCloud's drives have folders here ({count}): {_some(good)}")
+    if away := [f"{id_} is {folder}" for id_, folder in folders.items() if folder not in reached]:
+        whom = f"any of {', '.join(accounts)}" if accounts else "the adapter's account"
+        yield Finding(Level.WARNING, f"UCloud's drives whose folders {whom} cannot reach: {_some(away)}")
+    if nameless := [drive.id for drive in drives if drive.folder is None]:
+        yield Finding(
+            Level.WARNING,
+            f"UCloud's drives without a folder in their provider's name for them: {_some(nameless)}; put them into "
+            "[[drives]], or jobs that name them are refused",
+        )
+
+
+def _some(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:_MOST_SHOWN]) + (", ..." if len(texts) > _MOST_SHOWN else "")
+
+
+_FOLDERS = r"""
+for path do [ ! -d "$path" ] || printf '%s\0' "$path"; done
+"""
+
+
+def _reached(site: Site, paths: Sequence[str], accounts: list[str]) -> set[str]:
+    """Those of these paths that are folders to any of the accounts, or to the adapter's where none is known."""
+    found: set[str] = set()
+    asked: list[str | None] = [*accounts]
+    for account in asked or [None]:
+        if left := [path for path in paths if path not in found]:
+            stdin = b"".join(path.encode() + b"\0" for path in left)
+            result = site.transport.run(
+                Command(("xargs", "-0", "-r", "sh", "-c", _FOLDERS, "sh"), stdin=stdin, user=account)
+            )
+            found |= {name.decode(errors="replace") for name in result.stdout.split(b"\0")[:-1]}
+    return found
 
 
 def _demo(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:

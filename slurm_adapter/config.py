@@ -216,13 +216,14 @@ class DrivePattern(_Table):
     """Where drives are that are in no table. A job's paths then lie in the folders of its own workspace."""
 
     user: str | None = None
-    """The folder of a personal drive, from {user} (the UCloud user) and {drive} (its id). None: there are none."""
+    """The folder of a personal drive, from {user} (the UCloud user), {account} (that he has on the cluster) and {drive}
+    (its id). None: there are none."""
     project: str | None = None
-    """The folder of a project's drive, from {project} (its id), {user} and {drive}. None: there are none."""
+    """The folder of a project's drive, from {project} (its id), {user}, {account} and {drive}. None: there are none."""
 
     @model_validator(mode="after")
     def _usable(self) -> DrivePattern:
-        for pattern, names in ((self.user, "user|drive"), (self.project, "project|user|drive")):
+        for pattern, names in ((self.user, "user|account|drive"), (self.project, "project|user|account|drive")):
             if pattern is None:
                 continue
             path = PurePosixPath(pattern)
@@ -234,8 +235,8 @@ class DrivePattern(_Table):
                 raise ValueError(f"{pattern!r} holds no {{drive}}: every id would be the same folder")
             if pattern is self.project and "{project}" not in pattern:
                 raise ValueError(f"{pattern!r} holds no {{project}}: all projects would share it")
-            if pattern is self.user and "{user}" not in pattern:
-                raise ValueError(f"{pattern!r} holds no {{user}}: all users would share it")
+            if pattern is self.user and not re.search(r"\{(user|account)\}", pattern):
+                raise ValueError(f"{pattern!r} holds neither {{user}} nor {{account}}: all users would share it")
         return self
 
 
@@ -271,6 +272,8 @@ class Ucloud(_Table):
     """The file with the token that UCloud showed when the provider was registered. For this account's eyes only."""
     issuer: str = "cloud.sdu.dk"
     """Who its tokens say has issued them."""
+    ask_for_drives: bool = False
+    """Ask it for drives that are neither in the table nor under the pattern; see `slurm_adapter.drives`."""
 
 
 class Gateway(_Table):
@@ -339,6 +342,13 @@ class Config(_Table):
                 f"with [ucloud], first_id is at least {FIRST_ID_BESIDE_UCLOUD}: UCloud's ids are below, and no two "
                 "jobs may share folders and names"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _users_differ(self) -> Config:
+        pattern = self.drive_pattern.user
+        if self.identity.mode == "service" and pattern is not None and "{user}" not in pattern:
+            raise ValueError(f"drive_pattern.user: {pattern!r} holds no {{user}}: there is one account for all users")
         return self
 
     @field_validator("drives")

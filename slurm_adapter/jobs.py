@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bundle, folders, hosts
 from slurm_adapter.directives import count_tasks
-from slurm_adapter.drives import check_paths_command, read_path_check, ucloud_path
+from slurm_adapter.drives import (
+    as_found,
+    check_paths_command,
+    may_use,
+    read_path_check,
+    to_ask_ucloud_for,
+    ucloud_path,
+)
 from slurm_adapter.errors import AdapterError, Duplicate, InvalidConfig, InvalidInput, Refused, TryAgain, Unknown
 from slurm_adapter.invocation import is_injected
 from slurm_adapter.plan import live_row
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from slurm_adapter.application import Application
+    from slurm_adapter.config import Drive
     from slurm_adapter.drives import DrivePath
     from slurm_adapter.site import Site
     from slurm_adapter.specification import Owner, ResolvedProduct
@@ -153,6 +161,7 @@ def _prepare(
     account = site.account_of(owner)
     nodes = ask_for_nodes(site)
     _go_on(caller)
+    drives = _ask_for_drives(site, owner, items, caller)
     peers = _find_peers(site, owner, items, nodes)
     own = iter(site.store.reserve_ids(sum(item.id is None for item in items), site.config.first_id))
     ids = [item.id if item.id is not None else next(own) for item in items]
@@ -164,7 +173,7 @@ def _prepare(
         token = f"{site.store.instance}-{_origin(site, item)}-{id_}"
         after = [record.slurm_id for _, record in named if record.slurm_id is not None]
         with naming(number, items):
-            translation = _translate(site, owner, item, job_id=id_, token=token, after=after)
+            translation = _translate(site, owner, item, job_id=id_, token=token, after=after, drives=drives)
         paths += translation.paths
         record = _new_record(site, owner, item, id_, token, account, translation, tuple(peer for peer, _ in named))
         claims.append((record, bundle.pack(translation)))
@@ -443,7 +452,16 @@ def original_of(record: Record) -> JobSpecification:
     return JobSpecification.model_validate_json(record.original or record.specification)
 
 
-def _translate(site: Site, owner: Owner, item: Item, *, job_id: str, token: str, after: Sequence[int]) -> Translation:
+def _translate(
+    site: Site,
+    owner: Owner,
+    item: Item,
+    *,
+    job_id: str,
+    token: str,
+    after: Sequence[int],
+    drives: Sequence[Drive] = (),
+) -> Translation:
     account = site.account_of(owner)
     wanted = item.specification.application
     return translate(
@@ -456,7 +474,30 @@ def _translate(site: Site, owner: Owner, item: Item, *, job_id: str, token: str,
         token=token,
         folder=site.config.jobs.folder.replace("{user}", account).replace("{id}", job_id),
         after=after,
+        account=account,
+        drives=drives,
     )
+
+
+def _ask_for_drives(site: Site, owner: Owner, items: Sequence[Item], caller: Caller) -> list[Drive]:
+    """The drives that jobs from UCloud name, that only UCloud knows, and that are of this workspace.
+
+    Raises `TryAgain` where it cannot tell, and `InvalidInput` where such a drive has no folder here.
+    """
+    if site.ucloud_drives is None:
+        return []
+    account = site.account_of(owner)
+    found: dict[str, Drive | None] = {}
+    for number, item in enumerate(items):
+        if item.id is None:
+            continue
+        with naming(number, items):
+            for id_, place in to_ask_ucloud_for(item.specification, site.config, owner, account):
+                if id_ not in found:
+                    _go_on(caller)
+                    told = site.ucloud_drives.find(id_)
+                    found[id_] = None if told is None else as_found(told, owner, site.config.provider, place)
+    return [drive for drive in found.values() if drive is not None]
 
 
 def _new_record(
@@ -489,12 +530,21 @@ def _new_record(
         array=any(directive.name == "array" for directive in translation.directives),
         created=site.clock(),
         names=translation.names,
-        output_folder=ucloud_path(folder, site.config.drives),
+        output_folder=_output_folder(site, owner, folder, translation),
         web_port=translation.web_port,
         vnc_port=translation.vnc_port,
         vnc_password=translation.vnc_password,
         peers=peers,
     )
+
+
+def _output_folder(site: Site, owner: Owner, folder: str, translation: Translation) -> str | None:
+    """The job's folder as UCloud names it: in a drive of the table that is open to its owner, or one that it names.
+
+    Of others it is not known that UCloud has them: neither a pattern nor a folder tells their ids.
+    """
+    open_to = [drive for drive in site.config.drives if may_use(drive, owner.created_by, owner.project)]
+    return ucloud_path(folder, [*open_to, *(path.drive for path in translation.paths)])
 
 
 def _left_out_notes(record: Record, replicas: Sequence[int]) -> Iterator[str]:

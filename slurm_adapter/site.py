@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from slurm_adapter.catalogue import Catalogue
-    from slurm_adapter.config import Config
+    from slurm_adapter.config import Config, Ucloud
+    from slurm_adapter.receivers.drives import UcloudDrives
     from slurm_adapter.receivers.interface import Receiver
+    from slurm_adapter.receivers.ucloud import Client
     from slurm_adapter.schedulers.interface import Scheduler
     from slurm_adapter.specification import Owner
     from slurm_adapter.store import Store
@@ -58,6 +60,7 @@ class Site:
         """This site for another thread: a database connection of its own, and the same way to the cluster."""
         other = Site(self.config, self.clock)
         other.receiver = self.receiver
+        other.ucloud_drives = self.ucloud_drives
         other.transport = self.transport
         other.scheduler = self.scheduler
         other.catalogue = self.catalogue
@@ -102,13 +105,30 @@ class Site:
         ucloud = self.config.ucloud
         if ucloud is None:
             return None
+        client = self._ucloud_client(ucloud)
+        from slurm_adapter.receivers.ucloud import UcloudReceiver
+
+        return UcloudReceiver(client)
+
+    @cached_property
+    def ucloud_drives(self) -> UcloudDrives | None:
+        """UCloud's drives; None for a site that does not ask for them. Raises as `receiver` does."""
+        ucloud = self.config.ucloud
+        if ucloud is None or not ucloud.ask_for_drives:
+            return None
+        from slurm_adapter.receivers.drives import QUESTION_SECONDS, UcloudDrives
+
+        # A client of its own: a job does not wait here until UCloud was told of all others.
+        return UcloudDrives(self._ucloud_client(ucloud, seconds=QUESTION_SECONDS), self.clock)
+
+    def _ucloud_client(self, ucloud: Ucloud, **limits: float) -> Client:
         try:
-            from slurm_adapter.receivers.ucloud import Client, UcloudReceiver
+            from slurm_adapter.receivers.ucloud import Client
         except ImportError as error:
             raise InvalidConfig(
                 f"[ucloud] needs {error.name}, which is not installed: pip install 'slurm-adapter[serve]'"
             ) from error
-        return UcloudReceiver(Client(ucloud.url, ucloud.refresh_token, self.clock))
+        return Client(ucloud.url, ucloud.refresh_token, self.clock, **limits)
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -161,7 +181,7 @@ class Site:
 
     def close(self) -> None:
         """Give back what was opened."""
-        for name in ("store", "transport", "receiver"):
+        for name in ("store", "transport", "receiver", "ucloud_drives"):
             if (opened := self.__dict__.get(name)) is not None:
                 opened.close()
 

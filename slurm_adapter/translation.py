@@ -59,10 +59,10 @@ from slurm_adapter.script import (
 from slurm_adapter.specification import FileValue, PeerValue, UnknownValue, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from slurm_adapter.application import Application
-    from slurm_adapter.config import Config, Machine
+    from slurm_adapter.config import Config, Drive, Machine
     from slurm_adapter.drives import Kind
     from slurm_adapter.invocation import Bound, Resolve
     from slurm_adapter.specification import JobSpecification, Owner, ResolvedProduct
@@ -132,11 +132,14 @@ def translate(
     folder: str,
     after: Sequence[int] = (),
     product: ResolvedProduct | None = None,
+    account: str | None = None,
+    drives: Sequence[Drive] = (),
 ) -> Translation:
     """Translate one job. Nothing is read but templates, and nothing is written.
 
-    `token` is the job's name in Slurm, `folder` its folder on the cluster, `after` the Slurm ids of its peers.
-    `product` is what UCloud sells by the product's name, which goes before the machine table's sizes.
+    `token` is the job's name in Slurm, `folder` its folder on the cluster, `after` the Slurm ids of its peers,
+    `account` that of its user there, and `drives` are known besides those of the configuration. `product` is what
+    UCloud sells by the product's name, which goes before the machine table's sizes.
     Raises `InvalidInput` that names the field, its value, and what is allowed.
     """
     machine = find_machine(specification, config)
@@ -148,20 +151,21 @@ def translate(
     check_replicas(specification.replicas, machine, multi_node=application.multi_node)
     seconds = time_limit(specification.time_allocation, machine, config.jobs.default_time)
 
-    resolve = partial(_resolve_file, config, owner)
+    find = partial(
+        resolve_path,
+        drives=(*config.drives, *drives),
+        user=owner.created_by,
+        project=owner.project,
+        pattern=config.drive_pattern,
+        account=account,
+    )
+    resolve = partial(_resolve_file, find)
     bound = bind(specification.parameters, application, resolve)
     resources = _read_resources(specification, application, resolve)
     peers = (*bound.peers, *resources.peers)
     opened = None
     if specification.opened_file:
-        opened = resolve_path(
-            specification.opened_file,
-            config.drives,
-            user=owner.created_by,
-            project=owner.project,
-            field="openedFile",
-            pattern=config.drive_pattern,
-        )
+        opened = find(specification.opened_file, field="openedFile")
     context = _context(specification, application, machine, job_id)
     rendered, modules = _render(application, bound, context, config)
     directives = build_directives(
@@ -270,16 +274,8 @@ def _check_labels(specification: JobSpecification) -> dict[str, str]:
     return labels
 
 
-def _resolve_file(config: Config, owner: Owner, value: FileValue, field: str, kind: Kind) -> DrivePath:
-    path = resolve_path(
-        value.path,
-        config.drives,
-        user=owner.created_by,
-        project=owner.project,
-        field=f"{field}.path",
-        kind=kind,
-        pattern=config.drive_pattern,
-    )
+def _resolve_file(find: Callable[..., DrivePath], value: FileValue, field: str, kind: Kind) -> DrivePath:
+    path = find(value.path, field=f"{field}.path", kind=kind)
     if value.read_only and not path.read_only:
         raise InvalidInput(
             f"{field}.readOnly: true: drive {shown(path.ucloud.split('/')[1])} can be written by its users, and that "

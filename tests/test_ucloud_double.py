@@ -29,6 +29,14 @@ def post(ucloud: Ucloud, path: str, body: Any, token: str | None = None) -> tupl
         return response.status, json.loads(response.read())
 
 
+def get(ucloud: Ucloud, path: str, token: str | None = None) -> tuple[int, Any]:
+    with closing(http.client.HTTPConnection(ucloud.url.removeprefix("http://"), timeout=10)) as connection:
+        bearer = ucloud.access_token() if token is None else token
+        connection.request("GET", path, headers={"Authorization": f"Bearer {bearer}"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+
 def update(ucloud: Ucloud, **fields: Any) -> int:
     return post(ucloud, PATH, {"items": [{"id": "1", "update": fields}]})[0]
 
@@ -144,3 +152,17 @@ def test_a_provider_that_is_busy_is_asked_again(ucloud: Ucloud, provider: type[_
         "/ucloud/example/jobs", "/ucloud/example/integration/init", "/ucloud/example/jobs"
     ]  # fmt: skip
     assert ucloud.knows("54112")
+
+
+def test_drives_are_told_to_their_provider(ucloud: Ucloud) -> None:
+    path = "/api/files/collections/control"
+    ucloud.have_drive("77", "alice", "p1", folder="/work/p1")
+    ucloud.have_drive("78", "alice", folder="/work/alice", provider="another")
+    status, drive = get(ucloud, f"{path}/retrieve?id=077")
+    assert (status, drive["id"], drive["owner"]) == (200, "77", {"createdBy": "_ucloud", "project": "p1"})
+    assert drive["providerGeneratedId"] == "example-p1\n/work/p1"
+    for query in ("id=78", "id=79", "id=x", ""):
+        assert get(ucloud, f"{path}/retrieve?{query}")[0] == 403
+    assert get(ucloud, f"{path}/retrieve?id=77", token=ucloud.token())[0] == 403
+    assert get(ucloud, f"{path}/retrieve?id=77", token="nonsense")[0] == 401
+    assert [each["id"] for each in get(ucloud, f"{path}/browse?itemsPerPage=250")[1]["items"]] == ["77"]

@@ -6,6 +6,7 @@
         ucloud.provider = "http://127.0.0.1:8889"                    # whom it calls
         ucloud.create(job_json); ucloud.terminate("4101"); ucloud.call("/ucloud/example/jobs/extend", {...})
         ucloud.state("4101"), ucloud.updates("4101"), ucloud.calls   # what it was told
+    ucloud.have_drive("77", "alice", folder="/work/alice")       # it has a drive that the provider registered
 
 What goes wrong: `fail`, `lose_next`, `slow`, `down`, `deny`, `forget`. Sources: contract sections 1.13, 1.14, 3.2, 3.5,
 3.6 and 4, and `accepted-and-refused-answers.txt` for how strictly its decoder reads.
@@ -135,7 +136,7 @@ class Ucloud:
         self.over_quota: set[str] = set()
         """User names and projects whose reports of usage are answered with false."""
         self.drives: dict[str, dict[str, Any]] = {}
-        """Its drives (files/collections), by id."""
+        """Its drives (files/collections), by id; see `have_drive`."""
         self.issued: list[str] = []
         """Access tokens."""
         self._port = 0
@@ -275,6 +276,31 @@ class Ucloud:
     def calls_to(self, path: str) -> list[Call]:
         """The requests to one path, in order."""
         return [call for call in self.calls if call.path == path]
+
+    def have_drive(
+        self, id_: str, user: str, project: str | None = None, *, name: str | None = None, **more: str
+    ) -> None:
+        """It has this drive, maybe of another `provider`.
+
+        `name` is what its provider has named it; without one it is named by `folder`, as UCloud's for Slurm does.
+        """
+        provider = more.get("provider", self.provider_id)
+        if name is None:
+            name = f"{provider}-{project or user}\n{more['folder']}"
+        self.drives[id_] = {
+            "id": id_,
+            "createdAt": self._now * 1000,
+            "owner": {"createdBy": "_ucloud" if project else user, "project": project},
+            "permissions": {"myself": ["READ", "PROVIDER"], "others": []},
+            "providerGeneratedId": name,
+            "specification": {
+                "title": f"Drive {id_}",
+                "product": {"id": "example-storage", "category": "example-storage", "provider": provider},
+                "labels": None,
+            },
+            "updates": [],
+            "status": {"preferredDrive": False, "resolvedSupport": None, "resolvedProduct": None},
+        }
 
     # What goes wrong
 
@@ -470,9 +496,21 @@ class Ucloud:
         return {"responses": [id_ in self._jobs and self._jobs[id_].confirmed for id_ in ids]}
 
     def _drive(self, query: Any) -> Any:
-        if (drive := self.drives.get(query.get("id", ""))) is None:
-            raise _Refusal(404, "Not found")
+        id_ = query.get("id", "")  # read as a number, whatever is not one is 0
+        drive = self.drives.get(str(int(id_)) if id_.isascii() and id_.isdecimal() else "0")
+        if drive is None or not self._own_drive(drive):
+            raise _missing()
         return drive
+
+    def _drive_page(self, query: Any) -> Any:
+        drives = [drive for drive in self.drives.values() if self._own_drive(drive)]
+        drives.sort(key=lambda drive: -int(drive["id"]))
+        size = min(max(int(query.get("itemsPerPage", 50)), 1), 1000)
+        more = drives[size - 1]["id"] if len(drives) > size else None
+        return {"itemsPerPage": size, "items": drives[:size] or None, "next": more}
+
+    def _own_drive(self, drive: Mapping[str, Any]) -> bool:
+        return bool(drive["specification"]["product"]["provider"] == self.provider_id)
 
     def _report_usage(self, body: Any) -> Any:
         for item in _items(body):
@@ -491,6 +529,7 @@ _DOORS: dict[tuple[str, str], Callable[[Ucloud, Any], Any]] = {
     ("POST", "/api/jobs/control/register"): Ucloud._register,  # noqa: SLF001
     ("POST", "/api/providers/resources/checkExistence"): Ucloud._check_existence,  # noqa: SLF001
     ("GET", "/api/files/collections/control/retrieve"): Ucloud._drive,  # noqa: SLF001
+    ("GET", "/api/files/collections/control/browse"): Ucloud._drive_page,  # noqa: SLF001
     ("POST", "/api/accounting/v2/reportUsage"): Ucloud._report_usage,  # noqa: SLF001
 }
 

@@ -142,7 +142,16 @@ class Client:
     The refresh token is read anew whenever one is needed, so that a token that was renewed is taken up at once.
     """
 
-    def __init__(self, url: str, refresh_token: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        url: str,
+        refresh_token: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        seconds: float = CALL_SECONDS,
+    ) -> None:
+        """`seconds` are for a whole call."""
+        self._seconds = seconds
         self.url = url.rstrip("/")
         self._file = refresh_token
         self._clock = clock
@@ -151,7 +160,7 @@ class Client:
         self._http = httpx.Client(
             base_url=self.url,
             headers={"User-Agent": f"slurm-adapter/{__version__}"},
-            timeout=httpx.Timeout(CALL_SECONDS, connect=5),
+            timeout=httpx.Timeout(seconds, connect=min(seconds, 5)),
             trust_env=not is_loopback(url),  # a proxy cannot lead to this machine
         )
 
@@ -232,14 +241,14 @@ class Client:
         """One request, whole within its time. The secret that goes with it is in no word that comes back."""
         where = f"{method} {self.url}{path}"
         headers = {"Authorization": f"Bearer {secret}"} if authorize else {}
-        deadline = time.monotonic() + CALL_SECONDS
+        deadline = time.monotonic() + self._seconds
         content = bytearray()
         try:
             with self._http.stream(method, path, json=body, params=query, headers=headers) as response:
                 for piece in response.iter_bytes():
                     content += piece
                     if time.monotonic() > deadline or len(content) > MOST_BYTES:
-                        raise Unknown(f"the answer to {where} is too long, or took longer than {CALL_SECONDS} seconds")
+                        raise Unknown(f"the answer to {where} is too long, or took longer than {self._seconds} seconds")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
             raise TryAgain(f"UCloud is out of reach: {where}: {error}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

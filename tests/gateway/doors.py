@@ -88,7 +88,9 @@ class Doors:
 
 
 @contextmanager
-def opened(folder: Path, more: Mapping[str, Any] | None = None, *, ucloud: bool = True) -> Iterator[Doors]:
+def opened(
+    folder: Path, more: Mapping[str, Any] | None = None, *, ucloud: bool = True, asks_for_drives: bool = False
+) -> Iterator[Doors]:
     """Both doors, or the users' alone, over an offline site."""
     with Ucloud() as double:
         own: dict[str, Any] = {}
@@ -99,6 +101,7 @@ def opened(folder: Path, more: Mapping[str, Any] | None = None, *, ucloud: bool 
                     "url": double.url,
                     "key": str(double.write_key(folder / "ucloud.pem")),
                     "refresh_token": str(double.write_refresh_token(folder / "refresh-token")),
+                    "ask_for_drives": asks_for_drives,
                 },
             }
         offline = Offline(folder, {**own, **(more or {})})

@@ -81,13 +81,13 @@ def until(look: Callable[[], bool], what: str, seconds: float = 90) -> None:
 
 
 @contextmanager
-def served(make_adapter: AdapterMaker, folder: Path) -> Iterator[Served]:
-    """Both of them, and every job of the test at its end before the gateway ends."""
+def served(make_adapter: AdapterMaker, folder: Path, more: str = "") -> Iterator[Served]:
+    """Both of them, with more keys of [ucloud], and every job of the test at its end before the gateway ends."""
     port = free_port()
     with Ucloud() as double:
         ucloud = (
             f'[ucloud]\nurl = "{double.url}"\nkey = "{double.write_key(folder / "ucloud.pem")}"\n'
-            f'refresh_token = "{double.write_refresh_token(folder / "refresh-token")}"\n'
+            f'refresh_token = "{double.write_refresh_token(folder / "refresh-token")}"\n{more}'
         )
         adapter = make_adapter(more=f"[gateway]\nport = {port}\n{ucloud}", first_id=FIRST_ID_BESIDE_UCLOUD)
         with serving(adapter.config_file, port) as url:
@@ -126,6 +126,22 @@ def test_a_job_is_told_from_its_queue_to_its_end_once(site: Served) -> None:
     until(lambda: site.adapter.run("sync").returncode == 0, "a pass beside the gateway's own")
     assert len(site.ucloud.calls_to("/api/jobs/control/update")) == calls
     assert site.told("54112") == updates
+
+
+@pytest.mark.scenario(37)
+def test_a_drive_that_only_ucloud_knows_is_a_folder_of_the_cluster(make_adapter: AdapterMaker, tmp_path: Path) -> None:
+    with served(make_adapter, tmp_path, "ask_for_drives = true\n") as site:
+        home = site.adapter.site.config.jobs.folder.replace("{user}", "alice").removesuffix("/{id}")
+        site.adapter.cluster.ask("sh", "-c", 'echo greetings > "$1/letter"', "sh", home, user="alice")
+        site.ucloud.have_drive("77", "alice", folder=home)
+        checked = site.adapter.run("check").stdout
+        assert f"UCloud's drives have folders here (1 of 1): 77 is {home}" in checked
+        job = site.job("4101", "54113", "cat mounts/letter")
+        job["specification"]["resources"] = [{"type": "file", "path": "/77/letter", "readOnly": False}]
+        record = site.create(job)
+        site.until_state("54113", "SUCCESS")
+        assert site.adapter.output(record) == "greetings\n"
+        assert site.ucloud.job("54113")["output"]["outputFolder"] == "/77/54113"
 
 
 @pytest.mark.scenario(39, 70)

@@ -213,13 +213,13 @@ def test_a_ucloud_that_cannot_tell_which_jobs_it_has(ucloud: Ucloud, receiver: U
     assert (told.taken, told.unknown) == (frozenset({1, 4}), frozenset({"2", "3"}))
 
 
-@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("refusal", [403, 404])
 def test_a_message_of_unknown_fate_whose_job_is_gone_holds_back_no_other(
-    ucloud: Ucloud, receiver: UcloudReceiver, older: bool
+    ucloud: Ucloud, receiver: UcloudReceiver, refusal: int
 ) -> None:
-    """The cores answer the question for such a job differently."""
+    """UCloud's older core answers the question for such a job with 404, the newer with 403."""
     ucloud.know("2")
-    if older:
+    if refusal == 404:
         ucloud.fail(404, path=RETRIEVE)
     told = receiver.tell([replace(runs(1), fresh=False), runs(2)])
     assert (told.taken, told.unknown) == (frozenset({2}), frozenset({"1"}))
@@ -269,12 +269,9 @@ def test_an_answer_that_says_nothing_of_what_was_done(ucloud: Ucloud, receiver: 
         receiver.tell([runs(1)])
 
 
-def test_a_ucloud_that_does_not_answer_is_not_waited_for(
-    ucloud: Ucloud, clock: Clock, token_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "CALL_SECONDS", 0.2)
+def test_a_ucloud_that_does_not_answer_is_not_waited_for(ucloud: Ucloud, clock: Clock, token_file: Path) -> None:
     ucloud.slow = 2.0
-    client = Client(ucloud.url, token_file, clock)
+    client = Client(ucloud.url, token_file, clock, seconds=0.2)
     with pytest.raises(Unknown, match="lost"):
         UcloudReceiver(client).known(["1"])
     client.close()
@@ -294,6 +291,7 @@ def test_a_site_without_what_it_needs_says_so(
     config = Config.model_validate(configuration(tmp_path, {"ucloud": table, "first_id": FIRST_ID_BESIDE_UCLOUD}))
     with Site(config) as site:
         assert isinstance(site.receiver, UcloudReceiver)
+        assert site.ucloud_drives is None
     monkeypatch.setitem(sys.modules, "httpx", None)
     monkeypatch.delitem(sys.modules, module.__name__)
     with Site(config) as site, pytest.raises(InvalidConfig, match=r"pip install 'slurm-adapter\[serve\]'"):

@@ -1,17 +1,30 @@
-"""UCloud's paths: the table of drives, and symbolic links on the cluster."""
+"""UCloud's paths: where drives are, and symbolic links on the cluster."""
 
 from __future__ import annotations
 
+import json
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.config import Drive, DrivePattern
-from slurm_adapter.drives import DrivePath, by_pattern, check_paths_command, read_path_check, resolve_path, ucloud_path
+from slurm_adapter.config import Config, Drive, DrivePattern
+from slurm_adapter.drives import (
+    DrivePath,
+    UcloudDrive,
+    by_pattern,
+    check_paths_command,
+    read_path_check,
+    read_ucloud_drive,
+    resolve_path,
+    to_ask_ucloud_for,
+    ucloud_path,
+)
 from slurm_adapter.errors import InvalidInput, Unknown
+from slurm_adapter.specification import Owner, parse_submission
+from tests.offline import configuration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,7 +188,7 @@ def test_a_drive_of_the_table_that_is_not_open_is_not_looked_for_by_pattern() ->
 
 @given(st.text(), st.text(), st.none() | st.text())
 def test_no_value_leads_out_of_the_patterns_folders(drive: str, user: str, project: str | None) -> None:
-    found = by_pattern(drive, PATTERN, user=user, project=project) if drive else None
+    found = by_pattern(drive, PATTERN, user, project) if drive else None
     if found is not None:
         parts = found.path.split("/")
         assert parts[:3] == ["", "work", "u" if project is None else "p"]
@@ -202,5 +215,102 @@ def test_the_drive_that_holds_a_folder_names_it(folder: str, path: str | None) -
     ["work/{user}/{drive}", "/work/../{user}/{drive}", "/work/{user}", "/work/{drive}", "/{user}/{drive}/{x}"],
 )
 def test_a_pattern_that_cannot_tell_drives_or_users_apart_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match=r"(no absolute path|known are|holds no)"):
+    with pytest.raises(ValueError, match=r"(no absolute path|known are|holds (no|neither))"):
         DrivePattern(user=pattern)
+
+
+def test_a_pattern_knows_the_users_account(tmp_path: Path) -> None:
+    pattern = DrivePattern(user="/home/{account}/{drive}", project="/work/{project}/{account}-{drive}")
+    personal = by_pattern("77", pattern, "Alice#1", None, "alice")
+    assert personal is not None
+    assert personal.path == "/home/alice/77"
+    shared = by_pattern("77", pattern, "Alice#1", "p1", "alice")
+    assert shared is not None
+    assert shared.path == "/work/p1/alice-77"
+    assert by_pattern("77", pattern, "Alice#1", None) is None
+    one_account = {"identity": {"mode": "service", "service_user": "jobs"}, "drive_pattern": pattern.model_dump()}
+    with pytest.raises(ValueError, match=r"drive_pattern.user: .* there is one account for all users"):
+        Config.model_validate(configuration(tmp_path, one_account))
+
+
+def ucloud_drive(**fields: Any) -> UcloudDrive:
+    product = {"id": "example-storage", "category": "example-storage", "provider": "example"}
+    whole = {"id": "77", "owner": {"createdBy": "alice", "project": None}, "specification": {"product": product}}
+    return read_ucloud_drive(whole | fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("example-alice\n/work/alice", "/work/alice"),
+        ("example-9f2c-11\n/work/p/9f2c-11/", "/work/p/9f2c-11"),
+        ("example-/work/alice", "/work/alice"),
+        ("/work/alice", "/work/alice"),
+        ("\n/work/alice", None),
+        ("example-alice\n", None),
+        ("example-alice\nwork/alice", None),
+        ("example-alice\n/work/../etc", None),
+        ("example-alice\n/work//alice", None),
+        ("example-alice\n/work/alice\n/x", None),
+        ("example-alice\n/", None),
+        ("other-/work/alice", None),
+        ("h-alice", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_folder_in_what_a_provider_named_its_drive(name: str | None, folder: str | None) -> None:
+    assert ucloud_drive(providerGeneratedId=name).folder == folder
+
+
+@pytest.mark.parametrize(
+    ("owner", "project", "belongs"),
+    [
+        ({"createdBy": "alice", "project": None}, None, True),
+        ({"createdBy": "bob", "project": None}, None, False),
+        ({"createdBy": "alice", "project": None}, "p1", False),
+        ({"createdBy": "_ucloud", "project": "p1"}, "p1", True),
+        ({"createdBy": "alice", "project": "p1"}, "p2", False),
+        ({"createdBy": "alice", "project": "p1"}, None, False),
+    ],
+)
+def test_whose_a_drive_of_ucloud_is(owner: dict[str, str | None], project: str | None, *, belongs: bool) -> None:
+    assert ucloud_drive(owner=owner).belongs_to(Owner(created_by="alice", project=project)) == belongs
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [
+        (None, "the whole"),
+        ({}, "id, owner, specification"),
+        ({"id": 77, "owner": {"createdBy": "alice"}, "specification": {}}, "id, specification.product"),
+    ],
+)
+def test_what_is_no_drive_of_ucloud_says_nothing(answer: object, wrong: str) -> None:
+    with pytest.raises(Unknown, match=wrong):
+        read_ucloud_drive(answer)
+
+
+def test_which_drives_ucloud_is_worth_asking_for(tmp_path: Path) -> None:
+    more = {"drives": [{"id": "1", "path": "/a"}], "drive_pattern": {"project": "/p/{project}/{drive}"}}
+    config = Config.model_validate(configuration(tmp_path, more))
+    whole = {
+        "application": {"name": "a", "version": "1"},
+        "product": {"id": "x", "category": "x", "provider": "example"},
+        "parameters": {
+            "one": {"type": "file", "path": "/1/a"},
+            "two": {"type": "file", "path": "/2/a"},
+            "text": {"type": "text", "value": "/3/a"},
+            "odd": {"type": "file", "path": "/x/a"},
+        },
+        "resources": [{"type": "peer", "hostname": "h", "jobId": "4"}, {"type": "file", "path": "/5"}],
+        "openedFile": "/6/a",
+    }
+    [job] = parse_submission(json.dumps(whole).encode())
+    personal = Owner(created_by="alice")
+    assert list(to_ask_ucloud_for(job, config, personal, "alice")) == [
+        ("2", "parameters.two.path"),
+        ("5", "resources[1].path"),
+        ("6", "openedFile"),
+    ]
+    assert list(to_ask_ucloud_for(job, config, Owner(created_by="alice", project="p1"), "alice")) == []

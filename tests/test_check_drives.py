@@ -1,0 +1,106 @@
+"""`check` says where drives are, and which have no folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slurm_adapter.check import Level, check_site
+from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
+from slurm_adapter.errors import TryAgain
+from tests.offline import Offline
+from tests.ucloud_double import Ucloud, ucloud
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slurm_adapter.transports.interface import Command
+
+__all__ = ["ucloud"]
+
+
+def found(folder: Path, more: dict[str, Any]) -> dict[str, Level]:
+    """What `check` finds of drives, on a site without a Slurm to ask for its partitions."""
+    site = Offline(folder, more)
+
+    def before(command: Command) -> None:
+        if "scontrol" in command.argv:
+            raise TryAgain("there is no scontrol")
+
+    site.transport.before = before
+    with site.site:
+        findings = list(check_site(site.site))
+    beginnings = ("drive", "UCloud's drives", "ucloud.ask_for_drives", "GET ")
+    return {each.text: each.level for each in findings if each.text.startswith(beginnings)}
+
+
+def test_where_the_pattern_has_drives(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    more = {
+        "drive_pattern": {
+            "user": f"{tmp_path}/home/{{account}}/d-{{drive}}",
+            "project": f"{tmp_path}/file/x{{project}}/{{drive}}",
+        }
+    }
+    assert found(tmp_path, more) == {
+        f"drive_pattern.user: {tmp_path}/home is there; drive DRIVE of alice would be {tmp_path}/home/alice/d-DRIVE": (
+            Level.GOOD
+        ),
+        f"drive_pattern.project: {tmp_path}/file is no folder that any of alice, bob can reach": Level.WARNING,
+    }
+
+
+def test_a_project_s_drive_by_the_pattern(tmp_path: Path) -> None:
+    would = f"DRIVE of PROJECT, for alice, would be {tmp_path}/home/PROJECT/alice/DRIVE"
+    more = {"drive_pattern": {"project": f"{tmp_path}/home/{{project}}/{{user}}/{{drive}}"}}
+    assert found(tmp_path, more) == {f"drive_pattern.project: {tmp_path}/home is there; drive {would}": Level.GOOD}
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_ucloud_s_drives(ucloud: Ucloud, tmp_path: Path, *, asks: bool) -> None:
+    ucloud.have_drive("77", "alice", folder=f"{tmp_path}/home/alice")
+    ucloud.have_drive("78", "bob", folder=f"{tmp_path}/gone")
+    ucloud.have_drive("79", "bob", name="h-bob")
+    said = found(tmp_path, _with(ucloud, tmp_path, asks=asks))
+    gone = f"UCloud's drives whose folders any of alice, bob cannot reach: 78 is {tmp_path}/gone"
+    nameless = "UCloud's drives without a folder in their provider's name for them: 79; put them into [[drives]], or "
+    wanted = {
+        f"UCloud's drives have folders here (1 of 3): 77 is {tmp_path}/home/alice": Level.GOOD,
+        gone: Level.WARNING,
+        f"{nameless}jobs that name them are refused": Level.WARNING,
+    }
+    assert said == (wanted if asks else {})
+
+
+def test_a_ucloud_without_drives(ucloud: Ucloud, tmp_path: Path) -> None:
+    [(text, level)] = found(tmp_path, _with(ucloud, tmp_path, asks=True)).items()
+    assert (level, "UCloud has no drives of provider example" in text) == (Level.NOTE, True)
+
+
+def test_a_pattern_that_leaves_nothing_to_ask_for(ucloud: Ucloud, tmp_path: Path) -> None:
+    both = {name: f"{tmp_path}/home/{{{name}}}/{{drive}}" for name in ("user", "project")}
+    said = found(tmp_path, _with(ucloud, tmp_path, asks=True) | {"drive_pattern": both})
+    [note] = [text for text, level in said.items() if level is Level.NOTE]
+    assert "UCloud is asked for none" in note
+    assert ucloud.calls_to("/api/files/collections/control/browse") == []
+
+
+def test_a_ucloud_that_does_not_tell(ucloud: Ucloud, tmp_path: Path) -> None:
+    ucloud.fail(500, path="/api/files/collections/control/browse")
+    said = found(tmp_path, _with(ucloud, tmp_path, asks=True) | {"drives": [{"id": "1", "path": str(tmp_path)}]})
+    assert said[f"drive 1 is {tmp_path}"] is Level.GOOD
+    [problem] = [text for text, level in said.items() if level is Level.PROBLEM]
+    assert "files/collections/control/browse was answered with 500" in problem
+
+
+def _with(ucloud: Ucloud, folder: Path, *, asks: bool) -> dict[str, Any]:
+    return {
+        "first_id": FIRST_ID_BESIDE_UCLOUD,
+        "ucloud": {
+            "url": ucloud.url,
+            "key": str(ucloud.write_key(folder / "key")),
+            "refresh_token": str(ucloud.write_refresh_token(folder / "refresh")),
+            "ask_for_drives": asks,
+        },
+    }
