@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.config import parse_duration
 from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
-from slurm_adapter.schedulers import listings, nodes, submission
+from slurm_adapter.schedulers import listings, load, nodes, submission
 from slurm_adapter.schedulers.interface import InDoubt, Listing, NotStarted
 from slurm_adapter.transports.interface import Command, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from slurm_adapter.schedulers.interface import Observation, Outcome, Submission
+    from slurm_adapter.schedulers.interface import Load, Observation, Outcome, Submission
     from slurm_adapter.transports.interface import Transport
 
 _IDS_AT_ONCE = 5000
@@ -29,6 +29,8 @@ _IDS_AT_ONCE = 5000
 
 _QUERY_SECONDS = 120.0
 """A busy controller is asked again by Slurm's commands themselves, for several times MessageTimeout."""
+
+_LOOK_SECONDS = 30.0
 
 # $1 is the mark; squeue's command line follows, or nothing. Slurm's controller, not a file, tells PrivateData.
 _QUEUE = """
@@ -165,6 +167,14 @@ class CommandLineScheduler:
             known = [limit for limit in (found.get(int(slurm_id)), *of_each) if limit is not None]
             found[int(slurm_id)] = min(known, default=None)
         return found
+
+    def load(self, partitions: Sequence[str]) -> Load:
+        """See `Scheduler.load`. Two commands, of which each has half a minute: nobody waits for it longer."""
+        shown = self._run(load.NODES_ARGV, listing=True, timeout=_LOOK_SECONDS)
+        self._check(shown, "scontrol show node")
+        listed = self._run(load.jobs_argv(partitions), listing=True, timeout=_LOOK_SECONDS)
+        self._check(listed, "squeue")
+        return load.parse_load(shown.stdout, listed.stdout, partitions)
 
     def set_time_limit(self, slurm_id: int, seconds: int) -> None:
         """See `Scheduler.set_time_limit`."""

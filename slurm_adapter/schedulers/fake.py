@@ -13,18 +13,22 @@ from slurm_adapter.schedulers.interface import (
     Accepted,
     InDoubt,
     Listing,
+    Load,
     NotStarted,
     Observation,
     Outcome,
     Rejected,
     Submission,
 )
-from slurm_adapter.states import ENDED
+from slurm_adapter.states import ENDED, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _NODES = MappingProxyType({f"node{number:03}": f"192.0.2.{number}" for number in range(1, 5)})
+
+_MEBIBYTE = 1024 * 1024
+_UNITS = MappingProxyType({"M": _MEBIBYTE, "G": 1024 * _MEBIBYTE})
 
 Arrival = Literal["now", "later", "never"]
 
@@ -143,6 +147,22 @@ class FakeScheduler:
         self._reach()
         return {slurm_id: self.partition_limit for slurm_id, _ in self._jobs if slurm_id in slurm_ids}
 
+    def load(self, partitions: Sequence[str]) -> Load:
+        """See `Scheduler.load`. All nodes are in `main`, and every job is; a node has 64 processors and 64000 MiB."""
+        self._reach()
+        if "main" not in partitions:
+            return Load(0, 0, 0, 0, 0, 0)
+        words = [(job, job.seen.state) for job in self._jobs.values() if job.seen.state not in ENDED]
+        wanted = [_wanted(job.submission) for job, word in words if word == "RUNNING"]
+        return Load(
+            cpus=64 * len(self._nodes),
+            memory=64000 * _MEBIBYTE * len(self._nodes),
+            used_cpus=sum(cpus for cpus, _ in wanted),
+            used_memory=sum(memory for _, memory in wanted),
+            running=sum(word not in WAITING for _, word in words),
+            pending=sum(word in WAITING for _, word in words),
+        )
+
     def set_time_limit(self, slurm_id: int, seconds: int) -> None:
         """See `Scheduler.set_time_limit`."""
         tasks = self._live(slurm_id)
@@ -244,3 +264,10 @@ class FakeScheduler:
     def _reach(self) -> None:
         if self.down:
             raise TryAgain("Unable to contact slurm controller (connect failure)")
+
+
+def _wanted(submission: Submission) -> tuple[int, int]:
+    """Processors and bytes of memory that a job asks for, in all."""
+    said = {each.name: each.value or "" for each in submission.directives}
+    nodes, memory = int(said.get("nodes", "1")), said.get("mem", "256M")
+    return nodes * int(said.get("cpus-per-task", "1")), nodes * int(memory[:-1]) * _UNITS[memory[-1]]

@@ -115,6 +115,22 @@ class Listing:
     """
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How full some partitions are, together."""
+
+    cpus: int
+    """Of their nodes that take jobs; a node that is in several counts once."""
+    memory: int
+    """Bytes."""
+    used_cpus: int
+    """Given to jobs, of whatever partition; never more than there are."""
+    used_memory: int
+    running: int
+    """Jobs, and tasks of arrays, that this account may see; those that are suspended, too."""
+    pending: int
+
+
 class Scheduler(Protocol):
     """Talks to one Slurm cluster.
 
@@ -147,6 +163,10 @@ class Scheduler(Protocol):
 
         Slurm itself holds an operator to no limit. Jobs that the controller does not know are left out.
         """
+        ...
+
+    def load(self, partitions: Sequence[str]) -> Load:
+        """How full these partitions are (scontrol(1), squeue(1)). One that does not exist has nothing."""
         ...
 
     def set_time_limit(self, slurm_id: int, seconds: int) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.directives import Directive
     from slurm_adapter.schedulers.command_line import CommandLineScheduler
-    from slurm_adapter.schedulers.interface import Outcome, Submission
+    from slurm_adapter.schedulers.interface import Load, Outcome, Submission
     from slurm_adapter.transports.interface import Transport
 
 _QUERY_SECONDS = 120.0
@@ -179,6 +179,10 @@ class LibslurmScheduler:
     def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:
         """See `Scheduler.longest`."""
         return self._commands.longest(slurm_ids)
+
+    def load(self, partitions: Sequence[str]) -> Load:
+        """See `Scheduler.load`. By Slurm's commands."""
+        return self._commands.load(partitions)
 
     def set_time_limit(self, slurm_id: int, seconds: int) -> None:
         """See `Scheduler.set_time_limit`. By Slurm's command, as an operator; so are the next two."""

@@ -14,9 +14,10 @@ import pytest
 from slurm_adapter import sandbox
 from slurm_adapter.directives import Directive
 from slurm_adapter.errors import Refused, TryAgain, Unknown
+from slurm_adapter.sandbox import layout
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.schedulers.fake import FakeScheduler
-from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Observation, Rejected, Submission
+from slurm_adapter.schedulers.interface import Accepted, InDoubt, Load, NotStarted, Observation, Rejected, Submission
 from slurm_adapter.schedulers.libslurm import LibslurmScheduler
 from slurm_adapter.states import ENDED, WAITING
 from slurm_adapter.transports.local import LocalTransport
@@ -53,6 +54,9 @@ class Bench(Protocol):
     def requeue(self, slurm_id: int) -> None:
         """Put a running job back into the queue."""
 
+    def empty(self) -> None:
+        """End all jobs, whoever left them."""
+
     def away(self) -> Scheduler:
         """The same while the controller is out of reach."""
 
@@ -67,8 +71,9 @@ class FakeBench:
     def make(self, script: str, *directives: str, user: str = "alice") -> Submission:
         """See `Bench`."""
         token = f"test-{uuid.uuid4().hex[:12]}"
-        times = [Directive("time", line.partition("--time=")[2]) for line in directives if "--time=" in line]
-        return Submission(token, user, f"/srv/{token}", (Directive("comment", f"{script} {directives}"), *times))
+        words = [word.removeprefix("--").partition("=") for line in directives for word in line.split()[1:]]
+        given = [Directive(name, value) for name, _, value in words if value]
+        return Submission(token, user, f"/srv/{token}", (Directive("comment", f"{script} {directives}"), *given))
 
     def refuse(self) -> Submission:
         """See `Bench`."""
@@ -87,6 +92,9 @@ class FakeBench:
     def requeue(self, slurm_id: int) -> None:
         """See `Bench`."""
         self.scheduler.requeue(slurm_id)
+
+    def empty(self) -> None:
+        """See `Bench`. There are none."""
 
     def away(self) -> Scheduler:
         """See `Bench`."""
@@ -137,6 +145,12 @@ class RealBench:
     def requeue(self, slurm_id: int) -> None:
         """See `Bench`."""
         self._cluster.ask("scontrol", "requeue", str(slurm_id))
+
+    def empty(self) -> None:
+        """See `Bench`."""
+        for account in layout.JOB_ACCOUNTS:
+            self._cluster.ask("scancel", "-u", account.name, user=account.name)
+        self._cluster.wait_for(lambda: self._cluster.ask("squeue", "-h", "-a") == "")
 
     def away(self) -> Scheduler:
         """See `Bench`."""
@@ -327,6 +341,31 @@ def test_a_job_is_suspended_and_runs_on(bench: Bench) -> None:
         bench.scheduler.suspend([runs])
 
 
+def test_how_full_the_cluster_is(bench: Bench) -> None:
+    bench.empty()
+    before = bench.scheduler.load(["main", "scavenge"])
+    assert before.cpus >= 3 * 64
+    assert before.memory >= 3 * 64000 * 1024 * 1024
+    wish = "#SBATCH --nodes=1 --cpus-per-task=2 --mem=100M"
+    runs, waits = bench.scheduler.submit([bench.make("sleep 300", wish), bench.make("sleep 300", f"{wish} --hold")])
+    ids = accept(runs), accept(waits)
+    bench.start(ids[0])
+    wait(bench, ids[0], lambda seen: seen.state == "RUNNING")
+    during = bench.scheduler.load(["main", "scavenge"])
+    bench.scheduler.cancel(dict.fromkeys(ids, "alice"))
+    wait(bench, ids[0], lambda seen: seen.state in ENDED)
+    assert during == replace(
+        before,
+        used_cpus=before.used_cpus + 2,
+        used_memory=before.used_memory + 100 * 1024 * 1024,
+        running=before.running + 1,
+        pending=before.pending + 1,
+    )
+    bench.empty()
+    assert bench.scheduler.load(["main", "scavenge"]) == before
+    assert bench.scheduler.load(["nosuch"]) == Load(0, 0, 0, 0, 0, 0)
+
+
 def test_nodes_and_their_addresses(bench: Bench) -> None:
     nodes = bench.scheduler.nodes()
     assert {"node001", "node002", "node003"} <= set(nodes)
@@ -345,6 +384,7 @@ def test_a_controller_out_of_reach(bench: Bench) -> None:
         away.nodes,
         lambda: away.cancel({1: "alice"}),
         lambda: away.longest([1]),
+        lambda: away.load(["main"]),
     ):
         with pytest.raises(TryAgain):
             ask()
