@@ -13,6 +13,7 @@ from slurm_adapter.gateway.following import Following
 from slurm_adapter.gateway.metrics import Counted, Metrics
 from slurm_adapter.gateway.sessions import Sessions
 from slurm_adapter.gateway.submitting import Submitter
+from slurm_adapter.gateway.utilization import Utilizations
 from slurm_adapter.gateway.web import Web
 from slurm_adapter.gateway.workers import Workers
 
@@ -37,6 +38,7 @@ class Gateway:
         self.submitter = Submitter(self.workers)
         self.following = Following(self.workers)
         self.web = Web(self.config, self.workers)
+        self.utilizations = Utilizations(self.workers)
         self.sessions = Sessions()
         self.shells = 0
         """How many are open."""

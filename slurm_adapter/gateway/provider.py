@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends, Header, Query
 
 from slurm_adapter import jobs, live_peers, operations
 from slurm_adapter.application import resolve_application
@@ -31,6 +31,7 @@ from slurm_adapter.gateway.schemas import (
     ParametersRequest,
     ResourceChange,
     Support,
+    Utilization,
     done,
 )
 from slurm_adapter.receivers.interface import Message
@@ -167,9 +168,9 @@ async def unlinked(_: Init) -> Empty:
 
 
 @api.get("/jobs/retrieveUtilization")
-async def retrieve_utilization() -> Empty:
-    """How full the cluster is: that is not told here."""
-    raise NotOffered("this provider does not tell how full its cluster is")
+async def retrieve_utilization(gateway: Shared, category: Annotated[str, Query(alias="categoryId")]) -> Utilization:
+    """How full the partitions of a product category are."""
+    return await gateway.utilizations.of(category)
 
 
 @api.post("/integration/connect")

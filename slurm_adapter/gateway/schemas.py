@@ -390,7 +390,7 @@ class Queue(Answer):
 
 
 class Utilization(Answer):
-    """How full the cluster is."""
+    """How full the cluster is (contract 1.15)."""
 
     capacity: Capacity
     used_capacity: Capacity

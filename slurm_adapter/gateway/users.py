@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fastapi import APIRouter, Depends, Header, Query
 
 from slurm_adapter import jobs, operations
-from slurm_adapter.errors import NotFound
+from slurm_adapter.errors import InvalidInput, NotFound
 from slurm_adapter.gateway import authentication, describe
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.routes import StrictRoute
@@ -26,6 +26,7 @@ from slurm_adapter.gateway.schemas import (
     Page,
     Products,
     Search,
+    Utilization,
     done,
 )
 from slurm_adapter.selection import Selection, SortBy
@@ -207,6 +208,25 @@ async def unsuspend(gateway: Shared, owner: Caller, request: BulkRequest[FindByI
 async def retrieve_products(gateway: Shared, _: Caller) -> Products:
     """The machine types, and what each can do."""
     return describe.products(gateway.config, peers=gateway.names_work)
+
+
+@api.get("/retrieveUtilization")
+async def retrieve_utilization(
+    gateway: Shared,
+    owner: Caller,
+    job: Annotated[str | None, Query(alias="jobId", description="A job, for the category of its product.")] = None,
+    category: Annotated[str | None, Query(description="A product category, instead.")] = None,
+) -> Utilization:
+    """How full the partitions of a product category are."""
+    if (job is None) == (category is None):
+        raise InvalidInput("one of jobId and category is needed, and not both")
+    if job is not None:
+        category = await gateway.workers.call(_category_of, owner, job)
+    return await gateway.utilizations.of(category or "")
+
+
+def _category_of(site: Site, owner: Owner, id_: str) -> str:
+    return jobs.specification_of(find_owned(site, owner, [id_])[0]).product.category
 
 
 def _retrieve(site: Site, owner: Owner, id_: str, flags: Flags, *, names_work: bool) -> JobView:

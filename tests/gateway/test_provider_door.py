@@ -95,6 +95,7 @@ def test_products_and_what_they_can_do(doors: Doors) -> None:
     assert support["product"] == {"id": "example-compute", "category": "example-compute", "provider": "example"}
     assert support["native"]["enabled"]
     assert support["native"]["logs"]
+    assert support["native"]["utilization"]
     assert not support["native"]["timeExtension"], "without cluster.operator"
     assert not support["docker"]["enabled"]
 
@@ -120,7 +121,6 @@ def test_what_is_not_offered_says_so(doors: Doors) -> None:
         doors.ask("POST", "/ucloud/example/integration/connect", {"username": "alice"}, **known),
         doors.ask("POST", "/ucloud/example/ssh/keyUploaded", {"username": "alice", "allKeys": []}, **known),
         doors.ask("POST", f"{JOBS}/openTerminalInFolder", {"items": [{"folder": "/123"}]}, **known),
-        doors.ask("GET", f"{JOBS}/retrieveUtilization?categoryId=example-compute", **known),
     ):
         assert answer.status_code == 400
         assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"

@@ -99,9 +99,11 @@ def test_what_cannot_be_read_says_nothing(nodes: bytes, jobs: bytes, says: str) 
 )
 def test_a_command_that_fails(command: str, said: str, error: type[Exception]) -> None:
     transport = FakeTransport(
-        lambda asked: Result(1, b"", f"slurm_load error: {said}".encode())
-        if command in asked.argv
-        else Result(0, node("IDLE"), b"")
+        lambda asked: (
+            Result(1, b"", f"slurm_load error: {said}".encode())
+            if command in asked.argv
+            else Result(0, node("IDLE"), b"")
+        )
     )
     with pytest.raises(error):
         CommandLineScheduler(transport).load(["main"])

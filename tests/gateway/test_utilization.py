@@ -1,0 +1,113 @@
+"""How full the cluster is, at both doors; Slurm is asked once for many."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter.errors import TryAgain
+from slurm_adapter.gateway import utilization
+from slurm_adapter.gateway.utilization import SECONDS, Utilizations
+from slurm_adapter.gateway.workers import Workers
+from tests.gateway.doors import Doors, opened
+from tests.offline import Offline, configuration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from slurm_adapter.schedulers.interface import Load
+
+PATH = "/jobs/retrieveUtilization"
+GIBIBYTE = 1024**3
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Iterator[Doors]:
+    machines = configuration(tmp_path)["machines"]
+    machines["other"] = {"one": machines["example-compute"]["example-compute"] | {"partition": "other"}}
+    with opened(tmp_path, {"machines": machines}) as both:
+        yield both
+
+
+def test_both_doors_tell_what_is_there_and_what_is_used(doors: Doors) -> None:
+    runs, _ = (doors.offline.job(replicas=replicas) for replicas in (2, 1))
+    doors.offline.sync()
+    doors.offline.run(runs, "node001", "node002")
+    told = {
+        "capacity": {"cpu": 256.0, "memory": 4 * 64000 * 1024 * 1024},
+        "usedCapacity": {"cpu": 2.0, "memory": 2 * GIBIBYTE},
+        "queueStatus": {"running": 1, "pending": 1},
+    }
+    theirs = doors.ask("GET", f"/ucloud/example{PATH}?categoryId=example-compute", **doors.as_ucloud())
+    assert (theirs.status_code, theirs.json()) == (200, told), theirs.text
+    for query in (f"jobId={runs.id}", "category=example-compute", "category=example-compute&provider=example"):
+        answer = doors.ask("GET", f"/api{PATH}?{query}", **doors.token())
+        assert (answer.status_code, answer.json()) == (200, told), query
+    nothing = doors.ask("GET", f"/api{PATH}?category=other", **doors.token()).json()
+    assert nothing["capacity"] == nothing["usedCapacity"] == {"cpu": 0.0, "memory": 0}
+
+
+def test_what_is_not_there_is_not_told(doors: Doors) -> None:
+    record = doors.offline.job()
+    for path, header, status in (
+        (f"/ucloud/example{PATH}?categoryId=none", doors.as_ucloud(), 404),
+        (f"/ucloud/example{PATH}", doors.as_ucloud(), 400),
+        (f"/api{PATH}?category=none", doors.token(), 404),
+        (f"/api{PATH}?category=", doors.token(), 404),
+        (f"/api{PATH}?jobId=99", doors.token(), 404),
+        (f"/api{PATH}?jobId={record.id}", doors.token("bob"), 404),
+        (f"/api{PATH}?jobId={record.id}&category=example-compute", doors.token(), 400),
+        (f"/api{PATH}", doors.token(), 400),
+    ):
+        answer = doors.ask("GET", path, **header)
+        assert (answer.status_code, set(answer.json())) == (status, {"why", "errorCode"}), path
+
+
+def test_slurm_down_is_503_until_it_is_up(doors: Doors) -> None:
+    path, known = f"/ucloud/example{PATH}?categoryId=example-compute", doors.as_ucloud()
+    doors.slurm.down = True
+    answer = doors.ask("GET", path, **known)
+    assert (answer.status_code, "controller" in answer.json()["why"]) == (503, True)
+    doors.slurm.down = False
+    assert doors.ask("GET", path, **known).status_code == 200
+
+
+def test_slurm_is_asked_once_for_many_and_waited_for_not_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline = Offline(tmp_path)
+    asked: list[Sequence[str]] = []
+    may_answer = threading.Event()
+    load = offline.slurm.load
+
+    def slow(partitions: Sequence[str]) -> Load:
+        asked.append(partitions)
+        may_answer.wait(60)
+        return load(partitions)
+
+    monkeypatch.setattr(offline.slurm, "load", slow)
+    now = 0.0
+
+    async def ask() -> None:
+        nonlocal now
+        workers = Workers(offline.site)
+        mine = Utilizations(workers, lambda: now)
+        monkeypatch.setattr(utilization, "LONGEST_SECONDS", 0.01)
+        with pytest.raises(TryAgain, match="too long"):
+            await mine.of("example-compute")
+        now = SECONDS * 100  # a question that is under way is not put again, however old
+        monkeypatch.setattr(utilization, "LONGEST_SECONDS", 60.0)
+        many = [asyncio.create_task(mine.of("example-compute")) for _ in range(20)]
+        await asyncio.sleep(0)  # all of them ask
+        may_answer.set()
+        assert len(set(await asyncio.gather(*many))) == 1
+        assert asked == [["main"]]
+        for later, questions in ((SECONDS * 100, 2), (SECONDS * 101 - 1, 2), (SECONDS * 101, 3)):
+            now = later
+            await mine.of("example-compute")
+            assert len(asked) == questions, later
+        await asyncio.to_thread(workers.close)
+
+    asyncio.run(ask())
