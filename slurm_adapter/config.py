@@ -288,6 +288,8 @@ class Gateway(_Table):
     """Serve `/api/jobs`, for users with tokens of `slurm-adapter token`."""
     refuse_duplicates: bool = False
     """Refuse a job whose specification is that of another job of the same owner that has not ended."""
+    folder_shells: bool = False
+    """Users get shells on the cluster's login node, in folders of their drives. With `url`."""
     web_domain: str | None = Field(default=None, pattern=r"^[a-z0-9.-]*\{job\}-\{rank\}[a-z0-9.-]*(:[0-9]{1,5})?$")
     """Where a job's web application is seen, e.g. "app-{job}-{rank}.example.org"; without it there are none."""
     reaches_nodes: bool = False

@@ -1,7 +1,8 @@
-"""Shells inside running jobs: on the node of a rank, where the job's names resolve, as the account that runs the job.
+"""Shells: inside running jobs, and in folders on the login node.
 
-A shell is a step of the job, so its limits and its end are the job's. It asks for nothing of what the job has
-reserved, since a step that waits for processors or memory which the application has would wait for ever.
+One in a job is on the node of a rank, where the job's names resolve, as the account that runs the job. It is a step of
+the job, so its limits and its end are the job's. It asks for nothing of what the job has reserved, since a step that
+waits for processors or memory which the application has would wait for ever.
 """
 
 from __future__ import annotations
@@ -13,24 +14,46 @@ from slurm_adapter.states import JobState
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
+    from slurm_adapter.drives import DrivePath
     from slurm_adapter.site import Site
     from slurm_adapter.store import Record
     from slurm_adapter.transports.interface import Stream, Terminal
 
 _SECONDS = 60.0
-"""How long it may take until srun runs."""
+"""How long it may take until srun runs, or the shell."""
 
-_ATTACH = """
-path=$1 conf=$2 job=$3 node=$4 folder=$5
-shift 5
+_CLEANLY = """
 name=$(id -un)
 home=$(getent passwd "$name" | cut -d: -f6)
 exec env -i PATH="$path" HOME="${home:-$HOME}" USER="$name" LOGNAME="$name" SHELL=/bin/bash LANG=C.UTF-8 \\
     TERM="$TERM" ${conf:+SLURM_CONF="$conf"} \\
+"""
+"""Nothing of sudo's environment reaches what follows."""
+
+_ATTACH = f"""
+path=$1 conf=$2 job=$3 node=$4 folder=$5
+shift 5
+{_CLEANLY}\
     srun --quiet --overlap --pty --export=ALL --jobid="$job" --nodelist="$node" --nodes=1 --ntasks=1 \\
     --mem=0 --gres=none --cpu-bind=none --chdir="$folder" "$@"
 """
-"""Nothing of sudo's environment, nor any SLURM_* and SRUN_* variable of a start-up file, reaches srun and the shell."""
+"""Nor does any SLURM_* and SRUN_* variable of a start-up file reach srun and the shell."""
+
+_ENTER = f"""
+path=$1 conf=$2 root=$3 folder=$4
+cd -P -- "$folder" 2>/dev/null || {{
+    printf 'This folder is not there any more, or not yours to enter: %s\\n' "$folder"
+    exit 1
+}}
+root=$(cd -P -- "$root" && pwd -P) && here=$(pwd -P) || exit 1
+case "$here/" in
+    "${{root%/}}/"*) ;;
+    *) printf 'This folder leaves its drive through a symbolic link: %s\\n' "$folder"; exit 1 ;;
+esac
+{_CLEANLY}\
+    /bin/bash --login -i
+"""
+"""The shell is in the very folder that was looked at, whatever becomes of its path meanwhile."""
 
 
 def open_shell(site: Site, record: Record, rank: int, terminal: Terminal) -> Stream:
@@ -48,6 +71,18 @@ def open_shell(site: Site, record: Record, rank: int, terminal: Terminal) -> Str
     cluster = site.config.cluster
     given = (cluster.path, cluster.slurm_conf or "", str(record.slurm_id), record.nodes[rank], record.folder)
     command = Command(("/bin/sh", "-c", _ATTACH, "sh", *given, *shell), user=record.account, timeout=_SECONDS)
+    return site.transport.open(command, terminal)
+
+
+def open_in_folder(site: Site, account: str, path: DrivePath, terminal: Terminal) -> Stream:
+    """A login shell of this account on the cluster's login node, in a folder of a drive.
+
+    A folder that is not there, or is not inside its drive any more, is told as the shell's output. Raises what
+    `Transport.open` raises.
+    """
+    cluster = site.config.cluster
+    given = (cluster.path, cluster.slurm_conf or "", path.root, path.cluster)
+    command = Command(("/bin/sh", "-c", _ENTER, "sh", *given), user=account, timeout=_SECONDS)
     return site.transport.open(command, terminal)
 
 

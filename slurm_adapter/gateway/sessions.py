@@ -16,6 +16,7 @@ from slurm_adapter.gateway.issued import Secrets
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from slurm_adapter.drives import DrivePath
     from slurm_adapter.store import Record
 
 SECONDS = 60.0
@@ -25,8 +26,16 @@ MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
+class Folder:
+    """What a session opens: a shell on the login node."""
+
+    account: str
+    path: DrivePath
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
-    """What a session opens."""
+    """What a session opens: a shell of a job."""
 
     job_id: str
     run: str
@@ -38,15 +47,22 @@ class Sessions:
     """All that wait for their use."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._waiting: Secrets[Target] = Secrets(SECONDS, clock)
+        self._waiting: Secrets[Target | Folder] = Secrets(SECONDS, clock)
 
     def add(self, record: Record, rank: int) -> str:
-        """The identifier of a new session. Raises `TryAgain` where too many wait."""
+        """The identifier of a new session with a job. Raises `TryAgain` where too many wait."""
+        return self._add(Target(record.id, record.run, rank))
+
+    def add_folder(self, folder: Folder) -> str:
+        """The same for a folder."""
+        return self._add(folder)
+
+    def _add(self, target: Target | Folder) -> str:
         if len(self._waiting) >= MOST:
             raise TryAgain(f"{MOST} sessions wait to be opened, and no more are taken; each lives {SECONDS:.0f} s")
-        return self._waiting.issue(Target(record.id, record.run, rank))
+        return self._waiting.issue(target)
 
-    def use(self, identifier: str) -> Target:
+    def use(self, identifier: str) -> Target | Folder:
         """What it opens, this once. Raises `NotAuthenticated`, whatever is wrong with it."""
         found = self._waiting.redeem(identifier)
         if found is None:

@@ -1,4 +1,4 @@
-"""Sessions with jobs, which both doors give, and the WebSocket by which a browser sits before a shell.
+"""Sessions with jobs and in folders, which both doors give, and the WebSocket by which a browser sits before a shell.
 
 The browser shows nothing but the session's identifier (contract 3.7). A shell lives as long as its socket.
 """
@@ -10,12 +10,12 @@ import codecs
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from fastapi import APIRouter, WebSocket
+from fastapi import APIRouter, Header, WebSocket
 from pydantic import Field, ValidationError
 
 from slurm_adapter import terminals
 from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused
-from slurm_adapter.gateway import provider, users
+from slurm_adapter.gateway import folder_shells, provider, users
 from slurm_adapter.gateway.authentication import NotAuthenticated
 from slurm_adapter.gateway.gateway import SHELLS, Shared
 from slurm_adapter.gateway.routes import StrictRoute
@@ -29,6 +29,7 @@ from slurm_adapter.gateway.schemas import (
     ShellMessage,
     UserSession,
 )
+from slurm_adapter.gateway.sessions import Folder
 from slurm_adapter.gateway.streams import Conversation, refuse
 from slurm_adapter.specification import Text, Wire, shown
 from slurm_adapter.specification import describe as describe_problems
@@ -77,9 +78,16 @@ async def open_for_ucloud(gateway: Shared, request: BulkRequest[JobSessionReques
 
 
 @for_ucloud.post("/jobs/openTerminalInFolder")
-async def open_folder_for_ucloud(_: BulkRequest[FolderTerminal]) -> Bulk[Session]:
-    """Shells in folders: there are none."""
-    raise NotOffered("this provider opens no terminals in folders; a job that runs has terminals")
+async def open_folder_for_ucloud(
+    gateway: Shared,
+    request: BulkRequest[FolderTerminal],
+    username: Annotated[str | None, Header(alias="ucloud-username", include_in_schema=False)] = None,
+) -> Bulk[Session]:
+    """Open sessions with shells in folders, for the user who is named in a header (contract 3.2)."""
+    folders = await gateway.workers.call(
+        folder_shells.find_for_ucloud, [item.folder for item in request.items], username
+    )
+    return Bulk(responses=_folder_sessions(gateway, folders))
 
 
 @for_users.post("/interactiveSession")
@@ -88,19 +96,16 @@ async def open_for_users(
 ) -> Bulk[UserSession]:
     """Open sessions with jobs: shells, and what their applications show."""
     records = await gateway.workers.call(users.find_owned, owner, [item.id for item in request.items])
-    domain = gateway.config.gateway.url or ""
-    return Bulk(
-        responses=tuple(
-            UserSession(provider_domain=domain, provider_id=gateway.config.provider, session=each)
-            for each in _sessions(gateway, records, request.items)
-        )
-    )
+    return Bulk(responses=_for_user(gateway, _sessions(gateway, records, request.items)))
 
 
 @for_users.post("/openTerminalInFolder")
-async def open_folder_for_users(_caller: users.Caller, _: BulkRequest[FolderTerminal]) -> Bulk[UserSession]:
-    """Shells in folders: there are none."""
-    raise NotOffered("this provider opens no terminals in folders; a job that runs has terminals")
+async def open_folder_for_users(
+    gateway: Shared, owner: users.Caller, request: BulkRequest[FolderTerminal]
+) -> Bulk[UserSession]:
+    """Open sessions with shells on the login node, in folders of this workspace's drives."""
+    folders = await gateway.workers.call(folder_shells.find, owner, [item.folder for item in request.items])
+    return Bulk(responses=_for_user(gateway, _folder_sessions(gateway, folders)))
 
 
 @for_browsers.websocket("/ucloud/{name}/websocket")
@@ -138,7 +143,7 @@ async def talk(websocket: WebSocket, name: str) -> None:
 class _Shell:
     """A shell and the threads that wait for it: one reads, one writes, and the event loop waits for neither."""
 
-    def __init__(self, gateway: Gateway, target: Target, terminal: Terminal) -> None:
+    def __init__(self, gateway: Gateway, target: Target | Folder, terminal: Terminal) -> None:
         self._gateway = gateway
         self._target = target
         self._terminal = terminal
@@ -209,7 +214,9 @@ class _Shell:
             self._gateway.shell_threads.submit(opening.result().close)
 
 
-def _open(site: Site, target: Target, terminal: Terminal) -> Stream:
+def _open(site: Site, target: Target | Folder, terminal: Terminal) -> Stream:
+    if isinstance(target, Folder):
+        return terminals.open_in_folder(site, target.account, target.path, terminal)
     record = site.store.get(target.job_id)
     if record.run != target.run:
         raise Refused(f"job {record.id} was started again since this session was given; ask for a new one")
@@ -218,6 +225,21 @@ def _open(site: Site, target: Target, terminal: Terminal) -> Stream:
 
 def _find_own(site: Site, wanted: Sequence[Job]) -> list[Record]:
     return [provider.get_own(site, job) for job in wanted]
+
+
+def _folder_sessions(gateway: Gateway, folders: Sequence[Folder]) -> tuple[Session, ...]:
+    """Sessions with them; in place of a job each names its folder, as UCloud's own provider does."""
+    return tuple(
+        Session(type="shell", job_id=each.path.ucloud, rank=0, session_identifier=gateway.sessions.add_folder(each))
+        for each in folders
+    )
+
+
+def _for_user(gateway: Gateway, sessions: Sequence[Session]) -> tuple[UserSession, ...]:
+    domain = gateway.config.gateway.url or ""
+    return tuple(
+        UserSession(provider_domain=domain, provider_id=gateway.config.provider, session=each) for each in sessions
+    )
 
 
 def _sessions(

@@ -204,7 +204,7 @@ def test_a_session_expires(monkeypatch: pytest.MonkeyPatch, doors: Doors) -> Non
     now = 60.0
     with pytest.raises(NotAuthenticated):
         mine.use(old)
-    assert mine.use(young).job_id == record.id
+    assert mine.use(young) == sessions.Target(record.id, record.run, 0)
     monkeypatch.setattr(sessions, "MOST", 2)
     mine.add(record, 0)
     mine.add(record, 0)

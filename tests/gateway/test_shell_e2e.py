@@ -29,6 +29,8 @@ pytestmark = pytest.mark.sandbox
 
 SECONDS = "4712"
 """How long something sleeps that no other test lets sleep for so long."""
+IN_A_FOLDER = "4713"
+"""The same."""
 
 
 def until(client: ClientConnection, text: str) -> str:
@@ -94,3 +96,34 @@ def test_a_session_opens_one_shell_on_the_node_of_its_rank(
             adapter.tell(consumer)
             until(client, "what a shell whose job has ended does not say")
     assert not sleepers(int(SECONDS))
+
+
+@pytest.mark.parametrize("transport", [pytest.param("local", marks=pytest.mark.long), "ssh"])
+def test_a_session_in_a_folder_opens_a_shell_of_the_user_on_the_login_node(
+    transport: Transport, make_adapter: AdapterMaker, empty_drive: str
+) -> None:
+    more = '[gateway]\nurl = "https://gateway.example.org"\nfolder_shells = true\n'
+    adapter = make_adapter(transport, more=more)
+    adapter.cluster.ask("mkdir", f"{empty_drive}/a 'b' $(c)")
+    folder = "/123/acme-database/a 'b' $(c)"
+    token = {"Authorization": f"Bearer {tokens.create(adapter.site, 'laptop', 'alice')}"}
+
+    def say(client: ClientConnection, **payload: Any) -> None:
+        stream = "shell" if payload["type"] == "initialize" else "1"
+        client.send(json.dumps({"call": "jobs.compute.example.shell.open", "streamId": stream, "payload": payload}))
+
+    with served(make_app(Site(load_config(adapter.config_file)))) as host:
+        body = {"items": [{"folder": folder}]}
+        answer = httpx.post(f"http://{host}/api/jobs/openTerminalInFolder", headers=token, json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+        [told] = answer.json()["responses"]
+        assert told["session"]["jobId"] == folder
+        with connect(f"ws://{host}/ucloud/example/websocket", compression=None) as client:
+            identifier = told["session"]["sessionIdentifier"]
+            say(client, type="initialize", sessionIdentifier=identifier, cols=101, rows=31)
+            ask = "echo $(hostname) $(id -un) $(stty size) $(squeue -h >/dev/null; echo $?) $(env | grep -c SUDO)"
+            say(client, type="input", data=f"{ask} 'do''ne'; pwd\n")
+            assert f"login alice 31 101 0 0 done\r\n{empty_drive}/a 'b' $(c)\r\n" in until(client, " $(c)\r\n")
+            say(client, type="input", data=f"sleep {IN_A_FOLDER}\n")
+            adapter.cluster.wait_for(lambda: len(sleepers(int(IN_A_FOLDER))) == 1)
+        adapter.cluster.wait_for(lambda: not sleepers(int(IN_A_FOLDER)))
