@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from slurm_adapter import peerfiles
+from slurm_adapter import peerfiles, verifying
 from slurm_adapter.config import parse_duration
 from slurm_adapter.drives import by_pattern
 from slurm_adapter.errors import AdapterError, Refused, Unknown
@@ -152,6 +152,8 @@ def _ucloud(site: Site) -> Iterator[Finding]:
     """Whether UCloud lets the adapter in."""
     if (settings := site.config.ucloud) is None:
         return
+    if (doubt := verifying.doubts(site)) is not None:
+        yield Finding(Level.WARNING, doubt)
     receiver = site.receiver
     from slurm_adapter.receivers.ucloud import is_loopback  # noqa: PLC0415  # the extra `serve`
 

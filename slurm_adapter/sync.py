@@ -76,11 +76,12 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False) -> Report
     problems = list(report.problems)
     retention.remove(site, report.due, problems)
     if receiver is not None:
-        from slurm_adapter import orphans
+        from slurm_adapter import orphans, verifying
 
         with _noting(problems, "tell UCloud what became of jobs"):
             problems += outbox.deliver(site.store, receiver, site.clock())
             problems += orphans.end_orphans(site, receiver, end_many=end_many)
+            problems += verifying.end_doubted(site, receiver, end_many=end_many)
     return replace(report, problems=tuple(problems))
 
 

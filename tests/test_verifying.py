@@ -1,0 +1,147 @@
+"""UCloud asks after jobs that are not known here: none that may still run is told to be gone."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter import verifying
+from slurm_adapter.check import Level, check_site
+from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
+from slurm_adapter.errors import TryAgain
+from slurm_adapter.specification import Job, Owner
+from slurm_adapter.sync import sync
+from tests.offline import Offline
+from tests.ucloud_double import Ucloud, ucloud
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slurm_adapter.store import Record
+
+__all__ = ["ucloud"]
+
+
+@pytest.fixture
+def site(ucloud: Ucloud, tmp_path: Path) -> Iterator[Offline]:
+    """A site whose UCloud is `ucloud`; both go by the same clock."""
+    key, token = ucloud.write_key(tmp_path / "key"), ucloud.write_refresh_token(tmp_path / "refresh")
+    table = {"url": ucloud.url, "key": str(key), "refresh_token": str(token)}
+    made = Offline(tmp_path, {"ucloud": table, "first_id": FIRST_ID_BESIDE_UCLOUD})
+    ucloud.clock = made.site.clock
+    yield made
+    made.site.close()
+
+
+def running(site: Offline, ucloud: Ucloud, *ids: str) -> list[Record]:
+    """Jobs of UCloud's that run."""
+    ucloud.know(*ids)
+    records = site.submit(*(replace(site.item(), id=id_) for id_ in ids))
+    return [site.run(record) for record in records]
+
+
+def asked(site: Offline, id_: str, name: str = "", *, age: float = 86400) -> Job:
+    """A job as UCloud asks after it, made so many seconds ago."""
+    return Job(
+        id=id_,
+        owner=Owner(created_by="alice"),
+        created_at=int((site.slurm.now - age) * 1000),
+        provider_generated_id=name,
+        specification=site.item().specification,
+    )
+
+
+def lose_database(site: Offline, backup: bytes | None = None) -> None:
+    """It is gone, and what a backup has, or nothing, is in its place."""
+    site.site.close()
+    for path in site.config.state.iterdir():
+        path.unlink()
+    if backup is not None:
+        (site.config.state / "jobs.sqlite").write_bytes(backup)
+    site.site = site.open()
+
+
+def copied(site: Offline) -> bytes:
+    """A backup of the database."""
+    with closing(sqlite3.connect(site.config.state / "jobs.sqlite")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return connection.serialize()
+
+
+def test_running_jobs_of_a_database_that_was_lost_are_not_given_up(site: Offline, ucloud: Ucloud) -> None:
+    jobs = running(site, ucloud, "4101", "4102")
+    lose_database(site)
+    wanted = [asked(site, job.id, job.token) for job in jobs]
+    [said] = verifying.verify(site.site, wanted)
+    assert "4101, 4102" in said
+    assert [ucloud.state(job.id) for job in jobs] == ["RUNNING", "RUNNING"]
+    assert site.sync().problems == (said,)
+    assert [each.level for each in check_site(site.site) if each.text == said] == [Level.WARNING]
+
+
+def test_jobs_that_are_newer_than_a_restored_database_are_not_given_up(site: Offline, ucloud: Ucloud) -> None:
+    [old] = running(site, ucloud, "4101")
+    backup = copied(site)
+    [new] = running(site, ucloud, "4102")
+    lose_database(site, backup)
+    site.slurm.finish(site.slurm_id(old) + 1)
+    assert "(4102)" in verifying.verify(site.site, [asked(site, job.id, job.token) for job in (old, new)])[0]
+    assert ucloud.state(new.id) == "RUNNING"
+
+
+def test_somebody_who_has_looked_ends_those_that_slurm_does_not_have(site: Offline, ucloud: Ucloud) -> None:
+    runs, ended = running(site, ucloud, "4101", "4102")
+    slurm_id = site.slurm_id(ended)
+    lose_database(site)
+    verifying.verify(site.site, [asked(site, job.id, job.token) for job in (runs, ended)])
+    site.slurm.finish(slurm_id)
+    [problem] = sync(site.site, end_many=True).problems
+    assert "(4101)" in problem
+    assert (ucloud.state("4101"), ucloud.state("4102")) == ("RUNNING", "FAILURE")
+    site.slurm.finish(slurm_id - 1)
+    assert sync(site.site, end_many=True).problems == ()
+    assert ucloud.updates("4101")[-1]["status"] == verifying.NO_LONGER_AVAILABLE
+    assert verifying.doubts(site.site) is None
+
+
+@pytest.mark.scenario(69)
+def test_one_that_was_never_taken_here_is_gone(site: Offline, ucloud: Ucloud) -> None:
+    ucloud.know("4101", "4102", "4103")
+    assert verifying.verify(site.site, [asked(site, "4101"), asked(site, "4102", "account/17/9")]) == []
+    assert verifying.verify(site.site, [asked(site, "4103", age=30)]) == []
+    assert [ucloud.state(id_) for id_ in ("4101", "4102", "4103")] == ["FAILURE", "FAILURE", "IN_QUEUE"]
+
+
+def test_nothing_is_told_unless_slurm_says_that_it_has_no_such_job(site: Offline, ucloud: Ucloud) -> None:
+    [job] = running(site, ucloud, "4101")
+    ucloud.know("4102")
+    lose_database(site)
+    assert verifying.verify(site.site, [asked(site, job.id)]) != []
+    site.slurm.sees_others = False
+    assert verifying.verify(site.site, [asked(site, "4102")]) != []
+    site.slurm.down = True
+    with pytest.raises(TryAgain):
+        verifying.verify(site.site, [asked(site, "4102")])
+    assert (ucloud.state("4101"), ucloud.state("4102")) == ("RUNNING", "IN_QUEUE")
+
+
+def test_many_at_once_wait_for_somebody_to_look(site: Offline, ucloud: Ucloud) -> None:
+    ids = [str(4101 + number) for number in range(12)]
+    ucloud.know(*ids)
+    assert "12 jobs" in verifying.verify(site.site, [asked(site, id_) for id_ in ids])[0]
+    assert {ucloud.state(id_) for id_ in ids} == {"IN_QUEUE"}
+    assert sync(site.site, end_many=True).problems == ()
+    assert {ucloud.state(id_) for id_ in ids} == {"FAILURE"}
+
+
+def test_one_that_is_known_again_is_in_doubt_no_longer(site: Offline, ucloud: Ucloud) -> None:
+    ucloud.know("4101")
+    token = f"{site.site.store.instance}-example-4101"
+    assert verifying.verify(site.site, [asked(site, "4101", token)]) != []
+    running(site, ucloud, "4101")
+    assert verifying.doubts(site.site) is None
