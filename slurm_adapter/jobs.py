@@ -107,6 +107,10 @@ class Caller:
             return self._left
 
 
+UNWANTED_SECONDS = 30
+"""So long whoever was asked to end a job is left alone with that."""
+
+
 def render(site: Site, owner: Owner, specification: JobSpecification) -> str:
     """The script that would be submitted, with id 0. Needs no cluster, and touches nothing."""
     return _translate(site, owner, Item(specification), job_id="0", token="render-0", after=()).script  # noqa: S106  # a name
@@ -270,9 +274,12 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
 
     A claim that was never handed over ends at once. One whose answer was lost is fenced first, so that a job which
     comes up later runs nothing. Slurm jobs are known by their names: one that its user renamed is left alone, and
-    `Refused` says so once the others are cancelled.
+    `Refused` says so once the others are cancelled. What was noted by `Store.want_ended` is seen to then, and stays
+    noted where something stood in the way.
     """
-    records = [site.store.get(id_) for id_ in dict.fromkeys(ids)]
+    wanted = list(dict.fromkeys(ids))
+    known = site.store.find(wanted)
+    records = [known.get(id_) or site.store.get(id_) for id_ in wanted]
     now = site.clock()
     text = "Your job was cancelled"
     ending = {"stage": Stage.ENDED, "state": JobState.SUCCESS, "status": text, "ended": now, "cancelled": now}
@@ -300,6 +307,8 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
         alive, renamed = _own_slurm_jobs(site, submitted)
         site.store.change([(record, {"cancelled": now}) for record in submitted if record not in renamed], now)
         site.scheduler.cancel(alive)
+    if any(record.unwanted is not None for record in records):
+        site.store.want_ended(set(wanted) - {record.id for record in unfenced}, None)
     if unfenced:
         named = ", ".join(f"{record.id} in {record.folder}" for record in unfenced)
         raise Unknown(f"not cancelled, for it is not known whether Slurm has them, and no fence could be made: {named}")
@@ -311,7 +320,14 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
                 for record in renamed
             )
         )
-    return [site.store.get(record.id) for record in records]
+    known = site.store.find(wanted)
+    return [known.get(id_) or site.store.get(id_) for id_ in wanted]
+
+
+def end_unwanted(site: Site) -> None:
+    """End the jobs whose end was wanted a while ago, and which whoever was asked has not ended. Raises as `cancel`."""
+    if late := site.store.unwanted(site.clock() - UNWANTED_SECONDS):
+        cancel(site, [record.id for record in late])
 
 
 def _own_slurm_jobs(site: Site, records: Sequence[Record]) -> tuple[dict[int, str], list[Record]]:

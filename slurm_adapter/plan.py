@@ -235,6 +235,8 @@ def _judge_claimed(record: Record, evidence: Evidence, problems: list[str]) -> d
     """
     if (evidence.rows or {}).get(record.token):
         return _judge_submitting(record, evidence, problems)
+    if record.unwanted is not None:
+        return {}
     for peer in record.peers:
         known = evidence.peers.get(peer.job_id)
         if known is None or known.stage is Stage.ENDED:

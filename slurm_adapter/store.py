@@ -146,6 +146,8 @@ class Record:
     """When it was sure that UCloud has no such job: it is told nothing more of it."""
     original: str | None = None
     """The JobSpecification that it was handed in with, where its peers were changed since."""
+    unwanted: float | None = None
+    """Since when its end is wanted; nobody has carried that out yet."""
     peers: tuple[Peer, ...] = ()
 
     @property
@@ -265,6 +267,7 @@ _MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE jobs ADD COLUMN unknown_since REAL;
         ALTER TABLE jobs ADD COLUMN gone REAL;
         ALTER TABLE jobs ADD COLUMN original TEXT;
+        ALTER TABLE jobs ADD COLUMN unwanted REAL;
         UPDATE jobs SET names = 1 WHERE replicas > 1 OR EXISTS (SELECT 1 FROM peers WHERE consumer = jobs.id);
         CREATE INDEX jobs_by_owner ON jobs (owner, project, created);
         ALTER TABLE updates ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
@@ -653,6 +656,19 @@ class Store:
                 "WHERE id = ?",
                 [(since, since, id_) for id_ in ids],
             )
+
+    def want_ended(self, ids: Iterable[str], since: float | None) -> None:
+        """The end of these jobs is wanted, since this time or an earlier one; None: that was seen to."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE jobs SET unwanted = CASE WHEN ? IS NULL THEN NULL ELSE coalesce(unwanted, ?) END "
+                "WHERE id = ? AND stage <> 'ended'",
+                [(since, since, id_) for id_ in ids],
+            )
+
+    def unwanted(self, time: float) -> list[Record]:
+        """Jobs whose end is wanted since this time or an earlier one, and that have not ended."""
+        return self._select("stage <> 'ended' AND unwanted <= ?", (time,))
 
     def unknown_since(self, time: float) -> list[Record]:
         """Jobs that UCloud has not known since this time or an earlier one, and of which it is to be told all the same.

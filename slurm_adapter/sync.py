@@ -175,6 +175,11 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
         from slurm_adapter.jobs import hand_over
 
         failures = hand_over(site, claimed)
+    if gathered.evidence.rows is not None and any(r.unwanted is not None for r in gathered.evidence.records):
+        from slurm_adapter.jobs import end_unwanted
+
+        with _noting(problems, "end jobs whose end is wanted"):
+            end_unwanted(site)
     problems += [str(error) for error in failures.values()]
     return Report(
         changed=tuple((old[record.id], record) for record in changed),

@@ -72,7 +72,7 @@ async def create(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Id]:
 @api.post("/jobs/terminate")
 async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
     """End jobs. One that has ended, or is not known here, is no error."""
-    await gateway.workers.call(_terminate, request.items)
+    await gateway.ender.end(find_own, request.items)
     gateway.changed.set()
     return done(request.items)
 
@@ -242,11 +242,6 @@ def get_own(site: Site, job: Job) -> Record:
     if not found:
         raise NotFound(f"Permission denied or job not found ({job.id})")
     return found[0]
-
-
-def _terminate(site: Site, wanted: Sequence[Job]) -> None:
-    if found := find_own(site, wanted):
-        jobs.cancel(site, [record.id for record in found])
 
 
 def _extend(site: Site, wanted: Sequence[tuple[Job, int]]) -> None:

@@ -174,7 +174,7 @@ async def search(gateway: Shared, owner: Caller, request: Search) -> Page[JobVie
 @api.post("/terminate")
 async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """End jobs; one that has ended is no error."""
-    await gateway.workers.call(_terminate, owner, [item.id for item in request.items])
+    await gateway.ender.end(find_owned, owner, [item.id for item in request.items])
     gateway.changed.set()
     return done(request.items)
 
@@ -278,7 +278,3 @@ def _suspend(site: Site, owner: Owner, ids: Sequence[str]) -> None:
 
 def _resume(site: Site, owner: Owner, ids: Sequence[str]) -> None:
     operations.resume(site, [record.id for record in find_owned(site, owner, ids)])
-
-
-def _terminate(site: Site, owner: Owner, ids: Sequence[str]) -> None:
-    jobs.cancel(site, [record.id for record in find_owned(site, owner, ids)])

@@ -1,0 +1,113 @@
+"""Ending jobs over HTTP: answered in time, and done whatever comes between."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter import jobs
+from slurm_adapter.gateway import passes
+from slurm_adapter.states import JobState
+from slurm_adapter.store import Stage
+from tests.gateway.doors import Doors, opened
+from tests.offline import Offline, offline, peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["offline"]
+
+JOBS = "/ucloud/example/jobs"
+
+
+@pytest.fixture
+def doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
+    monkeypatch.setattr(passes, "SECONDS", 0.2)
+    with opened(tmp_path) as made:
+        yield made
+
+
+def wait_until(happened: Callable[[], bool], what: str) -> None:
+    limit = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < limit, what
+        time.sleep(0.05)
+
+
+def start(doors: Doors, *ids: str) -> None:
+    """Jobs of UCloud's that run."""
+    answer = doors.ask("POST", JOBS, {"items": [doors.job(id_) for id_ in ids]}, **doors.as_ucloud())
+    assert answer.status_code == 200, answer.text
+    doors.ucloud.know(*ids)
+    for id_ in ids:
+        doors.slurm.start(doors.offline.slurm_id(doors.offline.site.store.get(id_)))
+
+
+@pytest.mark.scenario(70)
+def test_the_answer_does_not_wait_for_a_slurm_that_is_slow(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(doors, "1", "2")
+    inner, go_on, begun = doors.slurm.cancel, threading.Event(), threading.Event()
+
+    def slow(named: Mapping[int, str]) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        inner(named)
+
+    monkeypatch.setattr(doors.slurm, "cancel", slow)
+    body = {"items": [doors.job("1"), doors.job("2")]}
+    answer = doors.ask("POST", f"{JOBS}/terminate", body, **doors.as_ucloud())
+    assert answer.json() == {"responses": [{}, {}]}
+    assert begun.is_set()
+    go_on.set()
+    wait_until(lambda: doors.offline.now_stage("2") is Stage.ENDED, "it goes on")
+    assert {record.state for record in doors.offline.site.store.find(["1", "2"]).values()} == {JobState.SUCCESS}
+
+
+def test_what_cannot_be_ended_during_an_outage_is_ended_after_it(doors: Doors) -> None:
+    start(doors, "1")
+    doors.slurm.down = True
+    answer = doors.ask("POST", f"{JOBS}/terminate", {"items": [doors.job("1")]}, **doors.as_ucloud())
+    assert answer.json() == {"responses": [{}]}
+    doors.slurm.now += jobs.UNWANTED_SECONDS
+    doors.slurm.down = False
+    wait_until(lambda: doors.offline.now_stage("1") is Stage.ENDED, "it goes on")
+    assert doors.offline.site.store.get("1").cancelled is not None
+
+
+@pytest.mark.scenario(70)
+def test_a_pass_ends_what_a_crash_has_left(offline: Offline) -> None:
+    runs, lives = offline.job(), offline.job()
+    for record in (runs, lives):
+        offline.run(record)
+    offline.site.store.want_ended([runs.id], offline.site.clock())
+    offline.sync()
+    assert offline.now(runs).cancelled is None, "whoever was asked has not had his time"
+    offline.sync(jobs.UNWANTED_SECONDS)
+    offline.sync()
+    assert (offline.now(runs).stage, offline.now(lives).stage) == (Stage.ENDED, Stage.SUBMITTED)
+    assert offline.site.store.unwanted(offline.site.clock()) == []
+
+
+def test_a_claim_whose_end_is_wanted_is_not_handed_over(offline: Offline) -> None:
+    offline.slurm.lose_next("now")
+    database = offline.job()
+    claim = offline.job(resources=[peer("database", database)])
+    offline.site.store.want_ended([claim.id], offline.site.clock())
+    offline.sync()
+    assert (offline.now(database).stage, offline.now(claim).stage) == (Stage.SUBMITTED, Stage.CLAIMED)
+    offline.sync(jobs.UNWANTED_SECONDS)
+    assert offline.now(claim).state is JobState.SUCCESS
+    assert len(offline.slurm.submissions) == 1
+
+
+def test_one_that_its_user_renamed_is_refused_once(offline: Offline) -> None:
+    record = offline.job()
+    offline.run(record)
+    offline.slurm.change(offline.slurm_id(record), name="mine")
+    offline.site.store.want_ended([record.id], offline.site.clock())
+    assert any("not cancelled" in each for each in offline.sync(jobs.UNWANTED_SECONDS).problems)
+    assert not any("not cancelled" in each for each in offline.sync(jobs.UNWANTED_SECONDS).problems)
