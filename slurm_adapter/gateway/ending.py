@@ -39,7 +39,7 @@ class Ender:
         ids = await self._workers.call(_want, lambda site: find(site, *args, **kwargs))
         if not ids:
             return
-        work = asyncio.ensure_future(self._workers.call(_end, ids))
+        work = asyncio.ensure_future(self._workers.change(_end, ids))
         self._behind.add(work)
         work.add_done_callback(self._done)
         await asyncio.wait({work}, timeout=ANSWER_SECONDS)

@@ -81,7 +81,7 @@ async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
 async def extend(gateway: Shared, request: BulkRequest[JobExtension]) -> Bulk[Empty]:
     """Give jobs more time, added to what they have."""
     wanted = [(item.job, item.requested_time.in_seconds) for item in request.items]
-    await gateway.workers.call(_extend, wanted)
+    await gateway.workers.change(_extend, wanted)
     gateway.changed.set()
     return done(request.items)
 
@@ -89,7 +89,7 @@ async def extend(gateway: Shared, request: BulkRequest[JobExtension]) -> Bulk[Em
 @api.post("/jobs/suspend")
 async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs rest; they keep their nodes."""
-    await gateway.workers.call(_suspend, [item.job for item in request.items])
+    await gateway.workers.change(_suspend, [item.job for item in request.items])
     gateway.changed.set()
     return done(request.items)
 
@@ -97,7 +97,7 @@ async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]
 @api.post("/jobs/unsuspend")
 async def unsuspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs that rest run on."""
-    await gateway.workers.call(_resume, [item.job for item in request.items])
+    await gateway.workers.change(_resume, [item.job for item in request.items])
     gateway.changed.set()
     return done(request.items)
 
@@ -105,7 +105,7 @@ async def unsuspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empt
 @api.post("/jobs/attachResource")
 async def attach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Give a job that runs one more peer."""
-    await gateway.workers.call(_attach, request)
+    await gateway.workers.change(_attach, request)
     gateway.changed.set()
     return Empty()
 
@@ -113,7 +113,7 @@ async def attach_resource(gateway: Shared, request: ResourceChange) -> Empty:
 @api.post("/jobs/detachResource")
 async def detach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Take a peer from a job that runs."""
-    await gateway.workers.call(_detach, request)
+    await gateway.workers.change(_detach, request)
     gateway.changed.set()
     return Empty()
 

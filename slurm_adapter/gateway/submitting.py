@@ -46,7 +46,7 @@ class Submitter:
 
     async def _submit(self, owner: Owner, items: Sequence[jobs.Item]) -> list[Record]:
         caller = jobs.Caller()
-        work = asyncio.ensure_future(self._workers.call(jobs.submit, owner, items, caller=caller))
+        work = asyncio.ensure_future(self._workers.change(jobs.submit, owner, items, caller=caller))
         self._behind.add(work)
         work.add_done_callback(self._done)
         await asyncio.wait({work}, timeout=CLAIMED_SECONDS)

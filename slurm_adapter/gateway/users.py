@@ -183,7 +183,7 @@ async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindByI
 async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]) -> Bulk[Empty]:
     """Give jobs more time, added to what they have."""
     wanted = [(item.job_id, item.requested_time.in_seconds) for item in request.items]
-    await gateway.workers.call(_extend, owner, wanted)
+    await gateway.workers.change(_extend, owner, wanted)
     gateway.changed.set()
     return done(request.items)
 
@@ -191,7 +191,7 @@ async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]
 @api.post("/suspend")
 async def suspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """Let jobs rest; they keep their nodes."""
-    await gateway.workers.call(_suspend, owner, [item.id for item in request.items])
+    await gateway.workers.change(_suspend, owner, [item.id for item in request.items])
     gateway.changed.set()
     return done(request.items)
 
@@ -199,7 +199,7 @@ async def suspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]
 @api.post("/unsuspend")
 async def unsuspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """Let jobs that rest run on."""
-    await gateway.workers.call(_resume, owner, [item.id for item in request.items])
+    await gateway.workers.change(_resume, owner, [item.id for item in request.items])
     gateway.changed.set()
     return done(request.items)
 

@@ -19,7 +19,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS = 32
-"""What waits for the cluster holds a thread; what waits for a thread has not begun."""
+"""What waits for a thread has not begun."""
+
+CHANGING = 16
+"""Threads for what changes something in Slurm, which may take minutes: all else has its own, and goes on."""
 
 
 class Workers:
@@ -29,6 +32,7 @@ class Workers:
         self.config = site.config
         self._site = site
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="worker")
+        self._changing = ThreadPoolExecutor(CHANGING, thread_name_prefix="changing")
         self._own = threading.local()
         self._opened: list[Site] = []
 
@@ -38,6 +42,10 @@ class Workers:
         A caller that is cancelled stops waiting; the work itself goes on to its end.
         """
         return await asyncio.wrap_future(self._threads.submit(lambda: work(self._own_site(), *args, **kwargs)))
+
+    async def change(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for what changes something in Slurm; at most `CHANGING` at once."""
+        return await asyncio.wrap_future(self._changing.submit(lambda: work(self._own_site(), *args, **kwargs)))
 
     def _own_site(self) -> Site:
         """This thread's."""
@@ -49,6 +57,7 @@ class Workers:
 
     def close(self) -> None:
         """Wait for all that was begun, and give everything back."""
+        self._changing.shutdown(wait=True)
         self._threads.shutdown(wait=True)
         for site in self._opened:
             site.store.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter import jobs
-from slurm_adapter.gateway import passes
+from slurm_adapter.gateway import ending, passes
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage
 from tests.gateway.doors import Doors, opened
@@ -50,6 +50,7 @@ def start(doors: Doors, *ids: str) -> None:
 @pytest.mark.scenario(70)
 def test_the_answer_does_not_wait_for_a_slurm_that_is_slow(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     start(doors, "1", "2")
+    monkeypatch.setattr(ending, "ANSWER_SECONDS", 0.2)
     inner, go_on, begun = doors.slurm.cancel, threading.Event(), threading.Event()
 
     def slow(named: Mapping[int, str]) -> None:
@@ -61,7 +62,7 @@ def test_the_answer_does_not_wait_for_a_slurm_that_is_slow(doors: Doors, monkeyp
     body = {"items": [doors.job("1"), doors.job("2")]}
     answer = doors.ask("POST", f"{JOBS}/terminate", body, **doors.as_ucloud())
     assert answer.json() == {"responses": [{}, {}]}
-    assert begun.is_set()
+    assert begun.wait(60)
     go_on.set()
     wait_until(lambda: doors.offline.now_stage("2") is Stage.ENDED, "it goes on")
     assert {record.state for record in doors.offline.site.store.find(["1", "2"]).values()} == {JobState.SUCCESS}
