@@ -303,16 +303,20 @@ def sync(ctx: click.Context, dry_run: bool, end_many: bool) -> None:
     """
     from slurm_adapter import reporting
     from slurm_adapter.sync import sync as run_pass
+    from slurm_adapter.sync import tell_ucloud
 
     site = open_site(ctx)
     with site.only_one_pass() as ours:
         if not ours:
             sys.exit(TRY_AGAIN)
-        report = run_pass(site, dry_run=dry_run, end_many=end_many)
+        report = run_pass(site, dry_run=dry_run, end_many=end_many, telling=False)
         lines = reporting.plan_lines(report) if dry_run else reporting.outage_lines(site.store, report)
+    told = None if dry_run else tell_ucloud(site, end_many=end_many)
+    if told is not None:
+        lines += reporting.telling_lines(site.store, told.problems)
     for line in lines:
         (click.echo if dry_run else talk)(line)
-    if report.problems:
+    if report.problems or (told is not None and told.problems):
         sys.exit(FAILED)
 
 

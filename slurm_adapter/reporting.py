@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from slurm_adapter.store import Store
     from slurm_adapter.sync import Report
 
-OUTAGE = "outage"
-"""The fact under which the store remembers what was told of an outage."""
+OUTAGE, UNTOLD = "outage", "outage of UCloud"
+"""The facts under which the store remembers what was told of an outage."""
 
 MOST_LINES = 40
 """Of one mail; an outage with a problem for each of a thousand jobs is told by its first ones."""
@@ -24,16 +24,26 @@ def outage_lines(store: Store, report: Report) -> list[str]:
 
     Two problems are the same where they differ in numbers only, such as how long something took.
     """
-    known = store.fact(OUTAGE)
+    begins = "this pass is incomplete; no job was changed without evidence:"
+    return _news(store, OUTAGE, report.problems, begins, "this pass has more problems:", "passes are complete again")
+
+
+def telling_lines(store: Store, problems: Sequence[str]) -> list[str]:
+    """The same of what stands between this program and UCloud."""
+    begins = "UCloud is not told all; it is kept:"
+    return _news(store, UNTOLD, problems, begins, "there are more problems with UCloud:", "UCloud is told all again")
+
+
+def _news(store: Store, fact: str, problems: Sequence[str], begins: str, more: str, ends: str) -> list[str]:
+    known = store.fact(fact)
     told = set(json.loads(known)) if known is not None else set()
-    fresh = [problem for problem in report.problems if _kind(problem) not in told]
+    fresh = [problem for problem in problems if _kind(problem) not in told]
     if fresh:
-        store.set_fact(OUTAGE, json.dumps(sorted(told | set(map(_kind, fresh)))))
-        what = "has more problems" if told else "is incomplete; no job was changed without evidence"
-        return [f"slurm-adapter: this pass {what}:", *_at_most(fresh)]
-    if known is not None and not report.problems:
-        store.set_fact(OUTAGE, None)
-        return ["slurm-adapter: passes are complete again"]
+        store.set_fact(fact, json.dumps(sorted(told | set(map(_kind, fresh)))))
+        return [f"slurm-adapter: {more if told else begins}", *_at_most(fresh)]
+    if known is not None and not problems:
+        store.set_fact(fact, None)
+        return [f"slurm-adapter: {ends}"]
     return []
 
 

@@ -17,6 +17,7 @@ from slurm_adapter.errors import InvalidConfig, InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from slurm_adapter.catalogue import Catalogue
     from slurm_adapter.config import Config, Ucloud
@@ -158,20 +159,27 @@ class Site:
             raise InvalidInput(f"user {owner.created_by!r} would run as {account!r}, which is not an account for jobs")
         return account
 
-    @contextmanager
-    def only_one_pass(self) -> Iterator[bool]:
+    def only_one_pass(self) -> AbstractContextManager[bool]:
         """Hold the lock of `sync`: true where this process has it. It goes with the process, however that ends."""
-        path = self.config.state / "sync.lock"
+        return self._alone("sync.lock", "no pass was made, and no job was changed", wait=False)
+
+    def only_one_tells(self, *, wait: bool) -> AbstractContextManager[bool]:
+        """Hold the lock of those that tell UCloud, likewise; `wait` for it where it must be this one."""
+        return self._alone("tell.lock", "UCloud was told nothing", wait=wait)
+
+    @contextmanager
+    def _alone(self, name: str, undone: str, *, wait: bool) -> Iterator[bool]:
+        path = self.config.state / name
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             from slurm_adapter.store import StoreError
 
-            raise StoreError(f"{path}: {error.strerror}; no pass was made, and no job was changed") from error
+            raise StoreError(f"{path}: {error.strerror}; {undone}") from error
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
             else:

@@ -48,6 +48,15 @@ class Report:
     """What could not be learned or done; the pass was incomplete."""
 
 
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What came of telling UCloud."""
+
+    problems: tuple[str, ...] = ()
+    away: bool = False
+    """It was not reached, or let nobody in: there is no use in asking again at once."""
+
+
 @dataclass(slots=True)
 class _Gathered:
     evidence: Evidence
@@ -56,11 +65,12 @@ class _Gathered:
     problems: list[str] = field(default_factory=list)
 
 
-def sync(site: Site, *, dry_run: bool = False, end_many: bool = False) -> Report:
+def sync(site: Site, *, dry_run: bool = False, end_many: bool = False, telling: bool = True) -> Report:
     """One reconciliation pass. The caller holds the lock (`Site.only_one_pass`).
 
-    `end_many`: see `Evidence.end_many`. What cannot be asked or written is in the report's problems, and the rest is
-    done all the same. Raises only what the database raises, and `InvalidConfig` before anything is done.
+    `end_many`: see `Evidence.end_many`. `telling`: UCloud is told, too; else the caller does it, by `tell_ucloud`. What
+    cannot be asked or written is in the report's problems, and the rest is done all the same. Raises only what the
+    database raises, and `InvalidConfig` before anything is done.
     """
     receiver = site.receiver
     records = tuple(site.store.active())
@@ -75,14 +85,31 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False) -> Report
         return report
     problems = list(report.problems)
     retention.remove(site, report.due, problems)
-    if receiver is not None:
-        from slurm_adapter import orphans, verifying
+    told = tell_ucloud(site, end_many=end_many) if telling and receiver is not None else None
+    return replace(report, problems=(*problems, *(told.problems if told is not None else ())))
 
-        with _noting(problems, "tell UCloud what became of jobs"):
+
+def tell_ucloud(site: Site, *, end_many: bool = False) -> Telling | None:
+    """Tell UCloud what is due, and see to jobs that only one of the two knows; None where another process does that.
+
+    Not under the lock of passes, so that a UCloud that hangs holds up none. Raises only what the database raises.
+    """
+    receiver = site.receiver
+    if receiver is None:
+        return Telling()
+    from slurm_adapter import orphans, verifying
+
+    with site.only_one_tells(wait=end_many) as ours:
+        if not ours:
+            return None
+        problems: list[str] = []
+        try:
             problems += outbox.deliver(site.store, receiver, site.clock())
             problems += orphans.end_orphans(site, receiver, end_many=end_many)
             problems += verifying.end_doubted(site, receiver, end_many=end_many)
-    return replace(report, problems=tuple(problems))
+        except AdapterError as error:
+            return Telling((*problems, f"could not tell UCloud what became of jobs: {error}"), away=True)
+        return Telling(tuple(problems))
 
 
 def _preview(plan: Plan, gathered: _Gathered, problems: list[str]) -> Report:

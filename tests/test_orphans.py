@@ -11,8 +11,10 @@ from slurm_adapter import orphans
 from slurm_adapter.check import Finding, Level, check_site
 from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
 from slurm_adapter.receivers.fake import FakeReceiver
+from slurm_adapter.reporting import outage_lines, telling_lines
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage
+from slurm_adapter.sync import sync, tell_ucloud
 from tests.offline import Offline
 from tests.ucloud_double import Ucloud, ucloud
 
@@ -227,6 +229,33 @@ def test_a_job_that_ucloud_has_and_takes_nothing_of_goes_on(site: Offline, uclou
     ucloud.know("4101")
     assert site.sync().problems == ()
     assert states(ucloud, "4101") == ["RUNNING"]
+
+
+def test_one_process_tells_at_a_time(site: Offline, ucloud: Ucloud) -> None:
+    """As cron's `sync` beside a gateway: what both told would arrive twice."""
+    [job] = create(site, ucloud, "4101")
+    with site.site.only_one_tells(wait=False) as ours:
+        assert ours
+        site.run(job)
+        assert tell_ucloud(site.open()) is None
+    assert ucloud.updates("4101") == []
+    told = tell_ucloud(site.site)
+    assert told is not None
+    assert (told.problems, states(ucloud, "4101")) == ((), ["RUNNING"])
+
+
+def test_an_outage_of_ucloud_is_told_apart_from_one_of_slurm(site: Offline, ucloud: Ucloud) -> None:
+    """The gateway's complete passes do not end what cron's `sync` has told of UCloud."""
+    store = site.site.store
+    create(site, ucloud, "4101")
+    ucloud.down()
+    told = tell_ucloud(site.site)
+    assert told is not None
+    assert told.away
+    assert [len(telling_lines(store, told.problems)) for _ in range(2)] == [2, 0]
+    assert outage_lines(store, sync(site.site, telling=False)) == []
+    assert telling_lines(store, told.problems) == []
+    assert telling_lines(store, ()) == ["slurm-adapter: UCloud is told all again"]
 
 
 def _receiver(site: Offline) -> FakeReceiver:

@@ -26,7 +26,7 @@ from slurm_adapter.gateway.bodies import Bodies
 from slurm_adapter.gateway.gateway import Gateway
 from slurm_adapter.gateway.guard import Guard
 from slurm_adapter.gateway.logging import RequestLog
-from slurm_adapter.gateway.passes import reconcile
+from slurm_adapter.gateway.passes import reconcile, tell
 from slurm_adapter.gateway.statuses import body_of, status_of
 from slurm_adapter.specification import describe_all
 from slurm_adapter.transports.interface import MEBIBYTE
@@ -55,11 +55,14 @@ def make_app(site: Site) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        passes = asyncio.create_task(reconcile(gateway))
+        loops = [asyncio.create_task(reconcile(gateway))]
+        if site.config.ucloud is not None:
+            loops.append(asyncio.create_task(tell(gateway)))
         try:
             yield
         finally:
-            passes.cancel()
+            for loop in loops:
+                loop.cancel()
             await gateway.close()
 
     app = FastAPIOffline(

@@ -48,10 +48,14 @@ class Gateway:
         """Each shell has a thread that waits for its output, one that writes its input, and one to close it."""
         self.changed = asyncio.Event()
         """Set where the next pass should come soon."""
+        self.passed = asyncio.Event()
+        """Set where there may be something to tell UCloud."""
         self.names_work = False
         """Jobs were seen to get names on this cluster, as `check` looks; told as `native.peers`."""
         self.not_ready: str | None = "no pass has been made yet"
         """Why nobody should rely on it just now."""
+        self.untold: str | None = None
+        """Why UCloud is not told all just now; jobs go on meanwhile."""
 
     @property
     def ready(self) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slurm_adapter.check import methods_that_work
 from slurm_adapter.errors import AdapterError
-from slurm_adapter.reporting import outage_lines
-from slurm_adapter.sync import sync
+from slurm_adapter.reporting import outage_lines, telling_lines
+from slurm_adapter.sync import Telling, sync, tell_ucloud
 
 if TYPE_CHECKING:
     from slurm_adapter.gateway.gateway import Gateway
@@ -25,6 +26,9 @@ SECONDS = 5.0
 
 PEER_SECONDS = 0.5
 """While a job waits for a peer: its name is to be there within two seconds of the peer's start."""
+
+MOST_SECONDS = 120.0
+"""Between two attempts to reach a UCloud that is away."""
 
 SHARE = 10
 """A pass takes at most one part in so many of the time."""
@@ -49,6 +53,43 @@ async def reconcile(gateway: Gateway) -> None:
             continue
 
 
+async def tell(gateway: Gateway) -> None:
+    """Tell UCloud, for ever: after each pass, and beside them, so that none waits for a UCloud that hangs."""
+    vain = 0
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(gateway.passed.wait(), SECONDS)
+        gateway.passed.clear()
+        vain = vain + 1 if await _tell(gateway) else 0
+        await asyncio.sleep(pause(vain))
+
+
+def pause(vain: int) -> float:
+    """Seconds to leave UCloud in peace that was tried so many times in vain."""
+    return min(MOST_SECONDS, SECONDS * 2 ** min(vain - 1, 9)) if vain else 0
+
+
+async def _tell(gateway: Gateway) -> bool:
+    """Tell UCloud what is due; whether it is away."""
+    try:
+        told = await gateway.workers.call(_tell_once)
+    except AdapterError as error:
+        told = Telling((str(error),), away=True)
+    except Exception as error:  # as of a pass
+        log.exception("a mistake in slurm-adapter kept UCloud from being told")
+        told = Telling((f"a mistake in slurm-adapter: {type(error).__name__}: {error}",), away=True)
+    if told is not None:
+        gateway.untold = told.problems[0] if told.problems else None
+    return told is not None and told.away
+
+
+def _tell_once(site: Site) -> Telling | None:
+    told = tell_ucloud(site)
+    for line in telling_lines(site.store, told.problems) if told is not None else ():
+        log.warning("%s", line)
+    return told
+
+
 async def _one(gateway: Gateway) -> bool:
     """A pass, counted; whether the next should come at once."""
     try:
@@ -64,6 +105,7 @@ async def _one(gateway: Gateway) -> bool:
         problems, hurry = (f"a mistake in slurm-adapter: {type(error).__name__}: {error}",), False
     gateway.not_ready = problems[0] if problems else None
     gateway.metrics.passes.labels("no" if problems else "yes").inc()
+    gateway.passed.set()
     return hurry
 
 
@@ -72,7 +114,7 @@ def one_pass(site: Site) -> tuple[tuple[str, ...], bool]:
     problems: tuple[str, ...] = ()
     with site.only_one_pass() as mine:
         if mine:
-            report = sync(site)
+            report = sync(site, telling=False)
             problems = report.problems
             for line in outage_lines(site.store, report):
                 log.warning("%s", line)

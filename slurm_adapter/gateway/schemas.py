@@ -372,7 +372,7 @@ class Health(Answer):
     live: bool = True
     ready: bool
     why: str | None
-    """Why it is not ready."""
+    """Why it is not ready; where it is, why UCloud is not told all that it should be."""
 
 
 class Capacity(Answer):

@@ -20,8 +20,8 @@ api = APIRouter(tags=["operation"])
 
 @api.get("/healthz")
 async def healthz(gateway: Shared) -> Health:
-    """Live: this answer. Ready: the last pass learned all that it had to."""
-    return Health(ready=gateway.ready, why=gateway.not_ready)
+    """Live: this answer. Ready: the last pass learned all that it had to; UCloud may be away."""
+    return Health(ready=gateway.ready, why=gateway.not_ready or gateway.untold)
 
 
 @api.get("/healthz/ready", responses={503: {"model": Health}})
@@ -29,7 +29,7 @@ async def ready(gateway: Shared, response: Response) -> Health:
     """The same, with 503 where it is not ready."""
     if not gateway.ready:
         response.status_code = 503
-    return Health(ready=gateway.ready, why=gateway.not_ready)
+    return Health(ready=gateway.ready, why=gateway.not_ready or gateway.untold)
 
 
 @api.get("/metrics", include_in_schema=False)

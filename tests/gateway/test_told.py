@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,14 @@ import pytest
 
 from slurm_adapter.gateway import passes
 from slurm_adapter.orphans import ASK_SECONDS, UNKNOWN_SECONDS
+from slurm_adapter.receivers.ucloud import UcloudReceiver
 from tests.gateway.doors import Doors, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from slurm_adapter.receivers.interface import Message, Told
 
 
 @pytest.fixture
@@ -53,6 +57,46 @@ def test_a_job_that_ucloud_deleted_is_ended(doors: Doors) -> None:
     wait_until(lambda: doors.offline.now(record).stage == "ended", "it goes on")
     assert doors.offline.now(record).cancelled is not None
     assert doors.offline.site.store.due(after=0, limit=9) == []
+
+
+@pytest.mark.scenario(65)
+def test_a_ucloud_that_hangs_holds_up_no_pass(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doors.ucloud.create(doors.job("4101")).status == 200
+    record = doors.offline.site.store.get("4101")
+    inner, begun, go_on = UcloudReceiver.tell, threading.Event(), threading.Event()
+
+    def hang(self: UcloudReceiver, messages: Sequence[Message]) -> Told:
+        begun.set()
+        assert go_on.wait(60)
+        return inner(self, messages)
+
+    monkeypatch.setattr(UcloudReceiver, "tell", hang)
+    doors.slurm.start(doors.offline.slurm_id(record))
+    try:
+        assert begun.wait(60)
+        wait_until(lambda: doors.offline.now(record).state == "RUNNING", "it was not seen to run")
+        doors.slurm.finish(doors.offline.slurm_id(record))
+        wait_until(lambda: doors.offline.now(record).state == "SUCCESS", "it was not seen to end")
+    finally:
+        go_on.set()
+    wait_until(lambda: doors.ucloud.state("4101") == "SUCCESS", "UCloud was not told that it ended")
+
+
+@pytest.mark.scenario(65)
+def test_the_gateway_is_ready_while_only_ucloud_is_away_and_says_so(doors: Doors) -> None:
+    doors.ucloud.down()
+    assert doors.ask("POST", "/ucloud/example/jobs", {"items": [doors.job("1")]}, **doors.as_ucloud()).is_success
+    wait_until(lambda: "UCloud" in str(doors.ask("GET", "/healthz").json()["why"]), "it is not said")
+    wait_until(lambda: doors.ask("GET", "/healthz/ready").is_success, "it is not ready")
+    doors.ucloud.know("1")
+    doors.ucloud.up()
+    wait_until(lambda: doors.ask("GET", "/healthz").json()["why"] is None, "it is said still")
+    assert doors.ucloud.updates("1") != []
+
+
+def test_a_ucloud_that_is_away_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "SECONDS", 5.0)
+    assert [passes.pause(vain) for vain in (0, 1, 2, 3, 6, 5000)] == [0, 5, 10, 20, 120, 120]
 
 
 @pytest.mark.scenario(69)
