@@ -1,14 +1,18 @@
-"""The seed's curl commands, as the document prints them, against a served gateway over a real cluster.
+"""The seed's three clients, as the document prints them, against a served gateway over a real cluster.
 
-They end with the web application talking to the database by name, and the ids are those that the document shows where
+Each ends with the web application talking to the database by name, and the ids are those that the document shows where
 the store is new and its first id is 4101.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -31,17 +35,78 @@ curl -XPOST -H "Authorization: Bearer $accessToken" -H "Content-Type: content-ty
 """
 """As it is printed, on one line; its bodies are those of the journey."""
 
+FETCH = Path(__file__).with_name("seed.mjs")
 
-def run_curl(body: bytes, url: str, token: str) -> Any:
-    """What a shell says to the command with this body."""
-    done = subprocess.run(
-        ["/bin/sh", "-ec", CURL.replace("{body}", body.decode())],
-        env={"PATH": "/usr/bin:/bin", "accessToken": token, "host": url},
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    return json.loads(done.stdout)
+KOTLIN = {"Content-Type": "application/json", "User-Agent": "UCloud-Integration-Module", "Accept": "*/*"}
+"""What UCloud's Kotlin client sends besides the token; its JSON holds every field, nulls too, in the order in which the
+classes declare them, which is that of the other clients, and no spaces."""
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody with a token at a gateway."""
+
+    url: str
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """That say who asks."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def run(self, *command: str) -> str:
+        """What a program says that finds gateway and token in its environment."""
+        environment = {"PATH": "/usr/bin:/bin", "accessToken": self.token, "host": self.url}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def job(self, id_: str) -> Any:
+        """A job as the gateway tells it."""
+        path = f"/api/jobs/retrieve?id={id_}&includeUpdates=true"
+        answer = httpx.get(f"{self.url}{path}", headers=self.headers, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def until_state(self, id_: str, *states: str) -> None:
+        """Wait until the gateway tells one of these of a job."""
+        until(lambda: self.job(id_)["status"]["state"] in states, f"job {id_} is none of {states}")
+
+
+def by_curl(user: User) -> list[Any]:
+    """In a shell."""
+
+    def create(body: bytes) -> Any:
+        return json.loads(user.run("/bin/sh", "-ec", CURL.replace("{body}", body.decode())))
+
+    database = create(DATABASE)
+    user.until_state("4101", "RUNNING")
+    return [database, create(WEB_APP)]
+
+
+def by_fetch(user: User) -> list[Any]:
+    """In JavaScript, which waits by itself."""
+    node = shutil.which("node")
+    if node is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI must have Node.js")
+        pytest.skip("there is no Node.js here: apt-get install nodejs")
+    return [json.loads(line) for line in user.run(node, str(FETCH)).splitlines()]
+
+
+def as_kotlin(user: User) -> list[Any]:
+    """With the bytes that UCloud's Kotlin client sends."""
+
+    def create(body: bytes) -> Any:
+        content = json.dumps(json.loads(body), separators=(",", ":"), ensure_ascii=False).encode()
+        answer = httpx.post(f"{user.url}/api/jobs", content=content, headers=user.headers | KOTLIN, timeout=30)
+        assert answer.status_code == 200, answer.text
+        assert int(answer.headers["Content-Length"]) == len(answer.content), "it reads answers by their length alone"
+        return answer.json()
+
+    database = create(DATABASE)
+    user.until_state("4101", "RUNNING")
+    return [database, create(WEB_APP)]
 
 
 def until(look: Callable[[], bool], what: str) -> None:
@@ -53,34 +118,23 @@ def until(look: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.scenario(18, 39)
+@pytest.mark.parametrize("create_both", [by_curl, by_fetch, as_kotlin])
 @pytest.mark.usefixtures("empty_drive")
-def test_the_seed_by_curl(make_adapter: AdapterMaker, demo_programs: str) -> None:
+def test_the_seed(make_adapter: AdapterMaker, demo_programs: str, create_both: Callable[[User], list[Any]]) -> None:
     port = free_port()
     adapter = make_adapter(
         in_jobs=f"system_load = 'export PATH={demo_programs}:$PATH'", first_id=4101, more=f"[gateway]\nport = {port}\n"
     )
-    token = tokens.create(adapter.site, "alice", "alice")
-
-    def job(url: str, id_: str) -> Any:
-        headers = {"Authorization": f"Bearer {token}"}
-        answer = httpx.get(f"{url}/api/jobs/retrieve?id={id_}&includeUpdates=true", headers=headers, timeout=30)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
     with serving(adapter.config_file, port) as url:
-        assert run_curl(DATABASE, url, token) == {"responses": [{"id": "4101"}]}
-        until(lambda: job(url, "4101")["status"]["state"] == "RUNNING", "the database runs")
-        [web_app] = [each["id"] for each in run_curl(WEB_APP, url, token)["responses"]]
-        until(lambda: job(url, web_app)["status"]["state"] in {"SUCCESS", "FAILURE"}, "the web application ended")
-        ended = job(url, web_app)
-        record = adapter.site.store.get(web_app)
+        user = User(url, tokens.create(adapter.site, "alice", "alice"))
+        database, web_app = create_both(user)
+        assert database == {"responses": [{"id": "4101"}]}
+        [id_] = [each["id"] for each in web_app["responses"]]
+        user.until_state(id_, "SUCCESS", "FAILURE")
+        ended = user.job(id_)
+        record = adapter.site.store.get(id_)
         assert ended["status"]["state"] == "SUCCESS", (ended["updates"], adapter.errors(record))
         address = adapter.site.store.get("4101").addresses[0][0]
         assert f"database is {address}, and answers: you are visitor 1" in adapter.output(record)
         states = [each["state"] for each in ended["updates"] if each["state"]]
         assert states in (["RUNNING", "SUCCESS"], ["SUCCESS"])
-        body = {"items": [{"id": "4101"}]}
-        headers = {"Authorization": f"Bearer {token}"}
-        assert httpx.post(f"{url}/api/jobs/terminate", json=body, headers=headers, timeout=30).status_code == 200
-        until(lambda: job(url, "4101")["status"]["state"] == "SUCCESS", "the database ended")
-        assert job(url, "4101")["status"]["expiresAt"] is None
