@@ -17,7 +17,9 @@ from click.testing import CliRunner
 
 from slurm_adapter import cli as module
 from slurm_adapter import views
+from slurm_adapter.gateway import passes
 from slurm_adapter.reporting import MOST_LINES, outage_lines
+from slurm_adapter.states import JobState
 from slurm_adapter.sync import Report
 from slurm_adapter.transports.local import clean_environment
 from tests.offline import PRODUCT, Offline, Tripping, offline, peer
@@ -178,6 +180,47 @@ def test_every_command_explains_itself(run: Callable[..., Result]) -> None:
         assert result.exit_code == 0
         assert "Usage: " in result.output
     assert run("--version").exit_code == 0
+
+
+@pytest.mark.scenario(68)
+def test_cron_and_the_gateway_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_cron(site: Offline) -> None:
+        monkeypatch.setattr("slurm_adapter.site.Site", lambda _: site.open())
+        (site.folder / "config.toml").write_text(CONFIG.format(folder=site.folder))
+        done = CliRunner().invoke(module.cli, ["--config", str(site.folder / "config.toml"), "sync"])
+        assert (done.exit_code, done.output) == (0, "")
+
+    def by_the_gateway(site: Offline) -> None:
+        assert passes.one_pass(site.site)[0] == ()
+
+    def outcome(name: str, make_pass: Callable[[Offline], None]) -> list[Any]:
+        (tmp_path / name).mkdir()
+        site = Offline(tmp_path / name)
+        database = site.job()
+        client = site.job(resources=[peer("database", database)])
+        seen: list[Any] = []
+
+        def look() -> None:
+            site.slurm.now += 1
+            make_pass(site)
+            jobs = [site.now(each) for each in (database, client)]
+            seen.append([(each.stage, each.state, each.status, each.addresses, each.ended) for each in jobs])
+            seen.append(
+                [site.shared.replace(str(site.folder), ""), *(site.site.store.updates(each.id) for each in jobs)]
+            )
+
+        look()
+        for each in (database, client):
+            site.fence(each, site.slurm_id(each))
+            site.slurm.start(site.slurm_id(each), ("node001",))
+            look()
+        site.slurm.finish(site.slurm_id(client))
+        site.slurm.finish(site.slurm_id(database), 3)
+        look()
+        assert [state for _, state, *_ in seen[-2]] == [JobState.FAILURE, JobState.SUCCESS]
+        return seen
+
+    assert outcome("cron", by_cron) == outcome("gateway", by_the_gateway)
 
 
 def test_lists_and_pages(run: Callable[..., Result], offline: Offline) -> None:

@@ -84,6 +84,7 @@ def ask(asked: list[str], name: str, inner: Callable[..., Any], *arguments: Any)
     return inner(*arguments)
 
 
+@pytest.mark.scenario(67)
 def test_a_pass_costs_the_same_for_many_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def commands_for(count: int) -> int:
         folder = tmp_path / str(count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -15,9 +16,12 @@ from tests.gateway.doors import WIRE, Doors, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from slurm_adapter.store import Record
 
 JOBS = "/ucloud/example/jobs"
+
+DOCUMENTS_JOB = Path(__file__).with_name("create-54112.json")
 
 
 @pytest.fixture
@@ -29,6 +33,11 @@ def doors(tmp_path: Path) -> Iterator[Doors]:
 def names_in_slurm(doors: Doors) -> list[str]:
     """The names of all jobs that Slurm has, whatever became of them."""
     return [row.name for row in doors.offline.slurm.queue(["alice", "bob"]).observations]
+
+
+def script(record: Record) -> str:
+    """What Slurm was given."""
+    return (Path(record.folder) / "job.sbatch").read_text()
 
 
 def why(answer: httpx.Response) -> str:
@@ -127,15 +136,45 @@ def test_what_is_not_offered_says_so(doors: Doors) -> None:
 
 
 @pytest.mark.scenario(19)
-@pytest.mark.parametrize("name", ["create-4101", "create-4150"])
-def test_what_cores_own_code_sends_is_read(doors: Doors, name: str) -> None:
-    """They are refused for what they name and is not there: their application's invocation is empty, or their peer."""
-    request = json.loads((WIRE / f"{name}.json").read_bytes())
-    request["items"][0]["owner"]["createdBy"] = "alice"
-    answer = doors.ask("POST", JOBS, request, **doors.as_ucloud())
-    assert answer.status_code in {200, 400}
-    if answer.status_code == 400:
-        assert "peer" in why(answer) or "drive" in why(answer) or "jobId" in why(answer)
+def test_what_cores_own_code_sends_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "drive" / "acme-database").mkdir(parents=True)
+    more = {"drives": [{"id": "123", "path": f"{tmp_path}/drive"}], "identity": {"users": {"user": "alice"}}}
+    with opened(tmp_path, more) as doors:
+        for name in ("create-4101", "create-4150"):
+            answer = doors.ask("POST", JOBS, (WIRE / f"{name}.json").read_bytes(), **doors.as_ucloud())
+            assert answer.status_code == 200, answer.text
+        records = doors.offline.site.store.find(["4101", "4150"])
+        assert names_in_slurm(doors) == [records["4101"].token, records["4150"].token]
+        assert f"acme-database {tmp_path}/drive/acme-database" in script(records["4101"])
+        assert [(peer.hostname, peer.job_id) for peer in records["4150"].peers] == [("database", "4101")]
+
+
+def documents_job(**description: str) -> dict[str, Any]:
+    """The documentation's job 54112, as UCloud's Kotlin core wrote it, with such a description of its tool."""
+    job: dict[str, Any] = json.loads(DOCUMENTS_JOB.read_bytes())["items"][0]
+    job["owner"]["createdBy"] = "alice"
+    job["specification"]["product"]["id"] = "example-compute"  # as the test's site calls its only one
+    job["status"]["resolvedApplication"]["invocation"]["tool"]["tool"]["description"].update(description)
+    return job
+
+
+@pytest.mark.scenario(20)
+def test_what_the_kotlin_core_sent_is_taken(doors: Doors) -> None:
+    """Every key is there, with nulls, its product has a price of the first kind, and `output` is null."""
+    answer = doors.ask("POST", JOBS, {"items": [documents_job(backend="NATIVE")]}, **doors.as_ucloud())
+    assert answer.status_code == 200, answer.text
+    record = doors.offline.site.store.get("54112")
+    assert names_in_slurm(doors) == [record.token]
+    assert "acme-batch --debug true 'Hello, World!'" in script(record)
+
+
+@pytest.mark.scenario(28)
+@pytest.mark.parametrize("backend", ["DOCKER", "VIRTUAL_MACHINE"])
+def test_containers_and_machines_are_refused(doors: Doors, backend: str) -> None:
+    answer = doors.ask("POST", JOBS, {"items": [documents_job(backend=backend)]}, **doors.as_ucloud())
+    assert (answer.status_code, backend in why(answer)) == (400, True)
+    assert names_in_slurm(doors) == []
+    assert doors.offline.site.store.find(["54112"]) == {}
 
 
 @pytest.mark.scenario(16, 17, 28, 29)
