@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 
 from slurm_adapter import tokens
 from slurm_adapter.config import load_config
-from slurm_adapter.gateway import passes
+from slurm_adapter.gateway import passes, sessions
 from slurm_adapter.gateway.app import make_app
 from slurm_adapter.site import Site
 from tests.adapter import UNTIL_TOLD
@@ -63,15 +63,20 @@ def test_a_session_opens_one_shell_on_the_node_of_its_rank(
             json.dumps({**call, "streamId": "shell" if payload["type"] == "initialize" else "1", "payload": payload})
         )
 
-    def enter(client: ClientConnection, rank: int) -> str:
+    def new_session(rank: int) -> str:
         body = {"items": [{"id": consumer.id, "rank": rank, "sessionType": "SHELL"}]}
         answer = httpx.post(f"http://{host}/api/jobs/interactiveSession", headers=token, json=body, timeout=30)
         assert answer.status_code == 200, answer.text
         identifier: str = answer.json()["responses"][0]["session"]["sessionIdentifier"]
+        return identifier
+
+    def enter(client: ClientConnection, rank: int) -> str:
+        identifier = new_session(rank)
         say(client, type="initialize", sessionIdentifier=identifier, cols=101, rows=31)
         return identifier
 
-    with served(make_app(Site(load_config(adapter.config_file)))) as host:
+    app = make_app(Site(load_config(adapter.config_file)))
+    with served(app) as host:
         url = f"ws://{host}/ucloud/example/websocket"
         with connect(url, compression=None) as client:
             identifier = enter(client, 1)
@@ -85,9 +90,13 @@ def test_a_session_opens_one_shell_on_the_node_of_its_rank(
             say(client, type="input", data=f"{resized}; nohup sleep {SECONDS} & sleep {SECONDS}\n")
             assert "40 120" in until(client, "40 120")
             adapter.cluster.wait_for(lambda: len(sleepers(int(SECONDS))) == 2)
-            with connect(url, compression=None) as thief:
-                say(thief, type="initialize", sessionIdentifier=identifier)
-                assert json.loads(thief.recv(timeout=30))["status"] == 401
+            late = new_session(1)
+            waiting = app.state.gateway.sessions._waiting  # noqa: SLF001  # its clock is put forward
+            monkeypatch.setattr(waiting, "_clock", lambda: time.monotonic() + sessions.SECONDS)
+            for opens_nothing in (identifier, late):
+                with connect(url, compression=None) as thief:
+                    say(thief, type="initialize", sessionIdentifier=opens_nothing)
+                    assert json.loads(thief.recv(timeout=30))["status"] == 401
         adapter.cluster.wait_for(lambda: not sleepers(int(SECONDS)))
         with connect(url, compression=None) as client:
             enter(client, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
     from slurm_adapter.store import Record
     from tests.adapter import Adapter, AdapterMaker
+    from tests.cluster import Cluster
+    from tests.ucloud_double import Answer
 
 pytestmark = pytest.mark.sandbox
 
 WIRE = Path(__file__).parent.parent / "translation" / "wire"
+DOCUMENTS_JOB = Path(__file__).with_name("create-54112.json")
 
 
 @dataclass
@@ -102,19 +106,29 @@ def site(make_adapter: AdapterMaker, tmp_path: Path) -> Iterator[Served]:
 
 
 @pytest.mark.scenario(14, 15, 66)
-def test_a_job_is_told_from_its_queue_to_its_end_once(site: Served) -> None:
-    job = site.job("4101", "54112", f"echo one; {UNTIL_TOLD}; echo two")
-    job["specification"]["timeAllocation"] = {"hours": 1, "minutes": 0, "seconds": 0}
+def test_the_documents_job_is_told_from_its_queue_to_its_end_once(site: Served, cluster: Cluster) -> None:
+    """Its machine has four processors and 4 GiB here; what UCloud sells by that name has one and 2 GiB."""
+    job: dict[str, Any] = json.loads(DOCUMENTS_JOB.read_bytes())["items"][0]
+    job["owner"]["createdBy"] = "alice"
+    job["specification"]["product"]["id"] = "example-compute-4"
+    invocation = job["status"]["resolvedApplication"]["invocation"]
+    invocation["tool"]["tool"]["description"]["backend"] = "NATIVE"
+    programs = f"{site.adapter.site.config.shared}/programs"
+    invocation["environment"] = {"PATH": {"type": "word", "word": f"{programs}:/usr/bin:/bin"}}
+    program = f"#!/bin/sh\nprintf '<%s>\\n' \"$@\"; {UNTIL_TOLD}; echo two\n"
+    write = f"mkdir -m 755 {programs}; cat >{programs}/acme-batch; chmod 755 {programs}/acme-batch"
+    cluster.ask("sh", "-c", write, user="ucloud", stdin=program.encode())
     record = site.create(job)
     site.until_state("54112", "RUNNING")
     record = site.adapter.now(record)
-    shown = site.adapter.cluster.show(str(record.slurm_id))
+    shown = cluster.show(str(record.slurm_id))
     assert "54112" in shown["JobName"]
     assert (shown["TimeLimit"], shown["NumNodes"], shown["NumCPUs"]) == ("01:00:00", "1", "1")
+    assert shown["MinMemoryNode"] == "2G"
     assert shown["UserId"].startswith("alice(")
     site.adapter.tell(record)
     site.until_state("54112", "SUCCESS")
-    assert site.adapter.output(record) == "one\ntwo\n"
+    assert site.adapter.output(record) == "<--debug>\n<true>\n<Hello, World!>\ntwo\n"
     updates = site.told("54112")
     assert str(record.slurm_id) in updates[0][1]
     assert updates[0][0] is None
@@ -142,6 +156,43 @@ def test_a_drive_that_only_ucloud_knows_is_a_folder_of_the_cluster(make_adapter:
         site.until_state("54113", "SUCCESS")
         assert site.adapter.output(record) == "greetings\n"
         assert site.ucloud.job("54113")["output"]["outputFolder"] == "/77/54113"
+
+
+@pytest.mark.scenario(73, 74, 75)
+def test_ucloud_extends_a_job_of_the_size_that_it_sells_and_lets_it_rest(site: Served, cluster: Cluster) -> None:
+    job = site.job("4101", "4101", UNTIL_TOLD)
+    job["specification"] |= {"replicas": 2, "timeAllocation": {"hours": 5, "minutes": 0, "seconds": 0}}
+    job["specification"]["product"]["id"] = "example-gpu"
+    job["status"]["resolvedProduct"] |= {"cpu": 1, "memoryInGigs": 3, "gpu": 1}
+    number = str(site.create(job).slurm_id)
+    site.until_state("4101", "RUNNING")
+
+    def show(*fields: str) -> list[str]:
+        shown = cluster.show(number)
+        return [shown[field] for field in fields]
+
+    assert show("NumNodes", "NumCPUs", "MinMemoryNode", "TresPerNode") == ["2", "2", "3G", "gres:gpu:1"]
+
+    def extend(hours: int) -> Answer:
+        wanted = {"job": site.ucloud.job("4101"), "requestedTime": {"hours": hours, "minutes": 0, "seconds": 0}}
+        return site.ucloud.call("/ucloud/example/jobs/extend", {"items": [wanted]}, user="alice")
+
+    with ThreadPoolExecutor(2) as threads:
+        assert [each.json for each in threads.map(extend, [1, 1])] == [{"responses": [{}]}] * 2
+    assert show("TimeLimit") == ["07:00:00"]
+    refused = extend(100)
+    assert (refused.status, "2-00:00:00" in refused.json["why"]) == (400, True)
+    assert show("TimeLimit") == ["07:00:00"]
+    for call, state in (("suspend", "SUSPENDED"), ("unsuspend", "RUNNING")):
+        body = {"items": [{"job": site.ucloud.job("4101")}]}
+        assert site.ucloud.call(f"/ucloud/example/jobs/{call}", body, user="alice").json == {"responses": [{}]}
+        assert show("JobState") == [state]
+        site.until_state("4101", state)
+    told = [each["newTimeAllocation"] for each in site.ucloud.updates("4101")]
+    assert [each for each in told if each is not None] == [21_600_000, 25_200_000]
+    assert site.ucloud.terminate("4101", user="alice").json == {"responses": [{}]}
+    site.until_state("4101", "SUCCESS")
+    assert extend(1).status == 400
 
 
 @pytest.mark.scenario(39, 70)
