@@ -50,6 +50,7 @@ def test_a_good_site(make_adapter: AdapterMaker, transport: Transport, identity:
     assert not adapter.site.store.all(1)
 
 
+@pytest.mark.scenario(90)
 @pytest.mark.parametrize(
     ("pattern", "replacement", "words"),
     [

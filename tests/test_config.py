@@ -132,6 +132,7 @@ WRONG = [
 ]  # fmt: skip
 
 
+@pytest.mark.scenario(90)
 @pytest.mark.parametrize(("text", "where", "words"), WRONG)
 def test_an_error_names_the_file_the_line_and_the_key(tmp_path: Path, text: str, where: str, words: str) -> None:
     key = text.split(" = ", maxsplit=1)[0]

@@ -302,6 +302,9 @@ def test_check_tells_whether_ucloud_lets_it_in(site: Offline, ucloud: Ucloud) ->
     (site.folder / "refresh").chmod(0o644)
     assert [each.level for each in findings(site, "ucloud.refresh_token")] == [Level.PROBLEM]
     (site.folder / "refresh").chmod(0o600)
+    (site.folder / "refresh").write_text("")
+    assert [each.level for each in findings(site, "holds no token")] == [Level.PROBLEM]
+    (site.folder / "refresh").write_text("one")
     ucloud.refresh_token = "another"
     assert [each.level for each in findings(site, "refused the refresh token")] == [Level.PROBLEM]
     (site.folder / "key").write_text("no key\n")

@@ -195,10 +195,15 @@ def test_ucloud_extends_a_job_of_the_size_that_it_sells_and_lets_it_rest(site: S
     assert extend(1).status == 400
 
 
-@pytest.mark.scenario(39, 70)
+@pytest.mark.scenario(11, 39, 70)
 def test_a_job_finds_its_peer_by_name_and_is_ended_at_the_door(site: Served) -> None:
     database = site.create(site.job("4101", "4101", f"{UNTIL_TOLD}"))
     site.until_state("4101", "RUNNING")  # before that UCloud refuses a job that names it
+    products = site.ucloud.call("/ucloud/example/jobs/retrieveProducts", method="GET").json["responses"]
+    told = [
+        (native["peers"], native["timeExtension"], native["logs"]) for native in (each["native"] for each in products)
+    ]
+    assert set(told) == {(True, True, True)}
     consumer = site.create(site.job("4150", "4150", "getent hosts database"))
     site.until_state("4150", "SUCCESS")
     address = site.adapter.now(database).addresses[0][0]
