@@ -22,13 +22,14 @@ from slurm_adapter import hosts
 from slurm_adapter.arrays import read_tasks
 from slurm_adapter.folders import CANCELLED, ExitRecord, Inside, slurm_id
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
-from slurm_adapter.states import JobState, Verdict, translate
+from slurm_adapter.states import LIVE, JobState, Verdict, canonical, translate
 from slurm_adapter.store import Record, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from slurm_adapter.schedulers.interface import Observation
+    from slurm_adapter.store import Standing
 
 ACCOUNTING_SECONDS = 60
 """How long accounting may lag behind the queue before the queue's word is taken alone."""
@@ -46,7 +47,7 @@ class Evidence:
 
     now: float
     records: tuple[Record, ...]
-    """Every job that has not ended."""
+    """Every job that has not ended, but those of which Slurm says what is remembered; see `is_as_remembered`."""
     peers: Mapping[str, Record]
     """The jobs that they name as peers, by id; ended ones too."""
     rows: Mapping[str, tuple[Observation, ...]] | None
@@ -67,6 +68,8 @@ class Evidence:
     """The site's own table."""
     message_timeout: int = 10
     lost_after: int = 3600
+    others: int = 0
+    """How many jobs that have not ended were left out of `records`."""
     end_many: bool = False
     """Somebody has looked, and many jobs may end of which Slurm itself does not say so."""
 
@@ -90,10 +93,28 @@ class Plan:
     """What could not be learned."""
 
 
+def is_as_remembered(job: Standing, rows: tuple[Observation, ...], states: Mapping[str, JobState]) -> bool:
+    """Whether Slurm says of a job just what is remembered, so that nothing could come of judging it.
+
+    So it is with nearly all jobs in nearly all passes, and this is all that is spent on them.
+    """
+    if len(rows) != 1 or job.stage != Stage.SUBMITTED or (job.cancelled, job.missing_since) != (None, None):
+        return False
+    [row] = rows
+    if (row.slurm_id, row.restarts, row.task) != (job.slurm_id, job.restarts, None) or not live_row(row):
+        return False
+    verdict = translate(row, states)
+    if verdict.state != job.state:
+        return False
+    if verdict.state is JobState.IN_QUEUE:
+        return (job.status, job.nodes, job.addresses, job.started) == (verdict.text, (), (), None)
+    known = not row.nodes or (row.nodes == job.nodes and len(job.addresses) == len(job.nodes))
+    return known and row.started in {None, job.started}
+
+
 def live_row(row: Observation) -> bool:
     """Whether Slurm still has something to do with this job: it waits, runs, or is being put away."""
-    state = translate(row).state
-    return state is not None and not state.final
+    return canonical(row.state) in LIVE
 
 
 def needs_look(record: Record, rows: tuple[Observation, ...] | None) -> bool:
@@ -187,11 +208,12 @@ def _held_back(
 ) -> frozenset[str]:
     """Jobs that would end without a word of Slurm's own, where they are too many to be believed."""
     unproven = [record.id for record, values in judged if values.get("unproven")]
-    if evidence.end_many or len(unproven) <= max(MANY, MANY_OF_ALL * len(evidence.records)):
+    total = len(evidence.records) + evidence.others
+    if evidence.end_many or len(unproven) <= max(MANY, MANY_OF_ALL * total):
         return frozenset()
     named = ", ".join(unproven[:5])
     problems.append(
-        f"{len(unproven)} of {len(evidence.records)} jobs would end in this pass though Slurm itself does not say that "
+        f"{len(unproven)} of {total} jobs would end in this pass though Slurm itself does not say that "
         f"they ended (jobs {named}, ...); nothing was done about them. `slurm-adapter sync --dry-run --end-many` shows "
         "what they would become; where that is right, `slurm-adapter sync --end-many` does it"
     )

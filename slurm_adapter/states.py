@@ -106,6 +106,9 @@ WAITING = frozenset(
 EXPEDITING stands from the end of a failed run of `--requeue=expedite` until the script is started again.
 """
 
+LIVE = (frozenset(BASE_STATES) | frozenset(FLAGS)) - ENDED - {"REVOKED"}
+"""Slurm still has something to do with the job. One that a federation gave away is another cluster's affair."""
+
 _REMARKS = frozenset({"LAUNCH_FAILED", "RECONFIG_FAIL", "POWER_UP_NODE", "UPDATE_DB"})
 """Flags that Slurm names in lists only, beside a base state that says what the job does."""
 
@@ -190,7 +193,7 @@ def _translate(word: str, seen: Observation, *, we_cancelled: bool) -> Verdict:
     if word in _PLAIN:
         return _PLAIN[word]
     if word in WAITING:
-        return Verdict(JobState.IN_QUEUE, _waiting(word, seen))
+        return _waiting(word, seen.reason, again=seen.restarts > 0)
     if word == "CANCELLED":
         return _cancelled(seen, we_cancelled=we_cancelled)
     if word == "COMPLETED" and seen.exit_code is None and seen.signal is None:
@@ -224,18 +227,19 @@ _PLAIN = MappingProxyType(
 """What needs no more than the word."""
 
 
-def _because(seen: Observation) -> str:
-    return f": {seen.reason}" if seen.reason else ""
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
 
 
-def _waiting(word: str, seen: Observation) -> str:
+@lru_cache(maxsize=1024)
+def _waiting(word: str, reason: str, *, again: bool) -> Verdict:
     if word != "PENDING":
         # None of these has ended: each keeps its id and runs again, these three when somebody releases them.
         held = " and is held there" if word in {"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"} else ""
-        return f"Your job was put back into the queue{held}{_because(seen)}"
-    again = " to run again" if seen.restarts else ""
-    never = ", and does not start until that is changed" if seen.reason in _NEVER else ""
-    return f"Your job waits in the queue{again}{_because(seen)}{never}"
+        return Verdict(JobState.IN_QUEUE, f"Your job was put back into the queue{held}{_because(reason)}")
+    once_more = " to run again" if again else ""
+    never = ", and does not start until that is changed" if reason in _NEVER else ""
+    return Verdict(JobState.IN_QUEUE, f"Your job waits in the queue{once_more}{_because(reason)}{never}")
 
 
 def _cancelled(seen: Observation, *, we_cancelled: bool) -> Verdict:
@@ -256,12 +260,12 @@ def _failed(seen: Observation) -> str:
     if seen.signal:
         return f"Your job was ended by {_name_signal(seen.signal)}"
     if not seen.exit_code:
-        return f"Your job failed{_because(seen)}"
+        return f"Your job failed{_because(seen.reason)}"
     if 128 < seen.exit_code < 128 + _NOT_OPENED:
         # What a shell makes of a program that a signal ended.
         number = seen.exit_code - 128
         return f"Your job failed with exit code {seen.exit_code}, as after {_name_signal(number)}"
-    why = "" if seen.reason == "NonZeroExitCode" else _because(seen)
+    why = "" if seen.reason == "NonZeroExitCode" else _because(seen.reason)
     return f"Your job failed with exit code {seen.exit_code}{why}"
 
 

@@ -23,9 +23,10 @@ from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, TryAgain
 from slurm_adapter.receivers.interface import Message
@@ -154,6 +155,24 @@ class Record:
     def run(self) -> str:
         """Names one run of the job: Slurm's id and how often it was started again."""
         return f"{self.slurm_id}.{self.restarts}"
+
+
+class Standing(NamedTuple):
+    """The little of a job that has not ended by which a pass sees whether anything is new of it; see `Record`."""
+
+    id: str
+    token: str
+    account: str
+    stage: str
+    slurm_id: int | None
+    cancelled: float | None
+    missing_since: float | None
+    state: str
+    status: str
+    restarts: int
+    started: float | None
+    nodes: tuple[str, ...]
+    addresses: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,6 +525,16 @@ class Store:
     def active(self) -> list[Record]:
         """Every job that has not ended, oldest first."""
         return self._select("stage <> 'ended'", ())
+
+    def standing(self) -> list[Standing]:
+        """As `active`, in no order: for ten thousand jobs it takes a fraction of the time."""
+        read_nodes, read_addresses = cache(_read_list), cache(_read_addresses)
+        query = f"SELECT {', '.join(Standing._fields)} FROM jobs WHERE stage <> 'ended'"  # noqa: S608  # our own names
+        with _told(self._path):
+            cursor = self._connection.execute(query)
+            return [
+                Standing(*values, read_nodes(nodes), read_addresses(addresses)) for *values, nodes, addresses in cursor
+            ]
 
     def all(self, limit: int) -> list[Record]:
         """The newest `limit` jobs, oldest first."""
@@ -899,13 +928,17 @@ def _read_list(text: str) -> tuple[Any, ...]:
     return tuple(json.loads(text)) if text != "[]" else ()
 
 
+def _read_addresses(text: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(map(tuple, _read_list(text)))
+
+
 _READERS: tuple[tuple[int, Callable[[Any], Any]], ...] = (
     (_COLUMNS.index("array"), bool),
     (_COLUMNS.index("names"), bool),
     (_COLUMNS.index("stage"), {stage.value: stage for stage in Stage}.__getitem__),
     (_COLUMNS.index("state"), {state.value: state for state in JobState}.__getitem__),
     (_COLUMNS.index("nodes"), _read_list),
-    (_COLUMNS.index("addresses"), lambda text: tuple(map(tuple, _read_list(text)))),
+    (_COLUMNS.index("addresses"), _read_addresses),
 )
 """What makes more of the columns than SQLite gives, by their places."""
 

@@ -1,6 +1,7 @@
 """One pass: gather, plan, apply.
 
-Gathering asks Slurm once for all jobs, and looks into folders only of jobs that have ended, vanished or doubled.
+Gathering asks Slurm once for all jobs, and reads whole only those of which Slurm says anything new. It looks into
+folders only of jobs that have ended, vanished or doubled.
 Planning is `slurm_adapter.plan`. Applying writes the database first, in one transaction, and then what can be made anew
 from it.
 A pass with nothing to do asks nobody anything.
@@ -16,7 +17,16 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter import folders, hosts, outbox, retention
 from slurm_adapter.errors import AdapterError, TryAgain, Unknown
-from slurm_adapter.plan import Evidence, Plan, kept_id, live_row, make_plan, needs_history, needs_look
+from slurm_adapter.plan import (
+    Evidence,
+    Plan,
+    is_as_remembered,
+    kept_id,
+    live_row,
+    make_plan,
+    needs_history,
+    needs_look,
+)
 from slurm_adapter.publishing import HOSTS_SEEN, publish_hosts
 from slurm_adapter.states import JobState, translate
 from slurm_adapter.store import Stage, by_account
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.schedulers.interface import Listing, Observation
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
+    from slurm_adapter.store import Record, Standing
 
 
 HOSTS_SECONDS = 600
@@ -73,10 +83,10 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False, telling: 
     database raises, and `InvalidConfig` before anything is done.
     """
     receiver = site.receiver
-    records = tuple(site.store.active())
+    jobs = site.store.standing()
     report = Report()
-    if records or not site.store.hosts_are_written():
-        gathered = _gather(site, records, end_many=end_many, remember=not dry_run)
+    if jobs or not site.store.hosts_are_written():
+        gathered = _gather(site, jobs, end_many=end_many, remember=not dry_run)
         plan = make_plan(gathered.evidence)
         problems = [*gathered.problems, *plan.problems]
         report = _preview(plan, gathered, problems) if dry_run else _apply(site, plan, gathered, problems)
@@ -122,13 +132,17 @@ def _preview(plan: Plan, gathered: _Gathered, problems: list[str]) -> Report:
     )
 
 
-def _gather(site: Site, records: tuple[Record, ...], *, end_many: bool, remember: bool) -> _Gathered:
+def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool) -> _Gathered:
     problems: list[str] = []
     listing: Listing | None = None
-    if records:
+    if jobs:
         with _noting(problems, "list Slurm's jobs"), _sparing(site, remember=remember):
-            listing = site.scheduler.queue(sorted({record.account for record in records}))
+            listing = site.scheduler.queue(sorted({job.account for job in jobs}))
     rows = _by_job(listing) if listing is not None else {}
+    judged = [
+        job for job in jobs if not is_as_remembered(job, rows.get((job.token, job.account), ()), site.config.states)
+    ]
+    records = _read(site, judged)
     rows_of = {record.id: rows.get((record.token, record.account), ()) for record in records}
     inside: dict[str, folders.Inside] = {}
     history: dict[int, tuple[Observation, ...]] | None = {}
@@ -162,9 +176,20 @@ def _gather(site: Site, records: tuple[Record, ...], *, end_many: bool, remember
         states=site.config.states,
         message_timeout=site.config.cluster.message_timeout,
         lost_after=site.config.jobs.lost_after,
+        others=len(jobs) - len(judged),
         end_many=end_many,
     )
-    return _Gathered(evidence, _strays(site, rows, {record.token for record in records}), problems)
+    return _Gathered(evidence, _strays(site, rows, {job.token for job in jobs}), problems)
+
+
+def _read(site: Site, jobs: list[Standing]) -> tuple[Record, ...]:
+    """These jobs whole, oldest first.
+
+    Not those that somebody moved on after Slurm was asked, on which its answer throws no light: they are left to the
+    next pass.
+    """
+    asked = {job.id: (job.stage, job.slurm_id) for job in jobs}
+    return tuple(r for r in site.store.find(asked).values() if (r.stage, r.slurm_id) == asked[r.id])
 
 
 def find_addresses(site: Site, nodes: Iterable[str]) -> dict[str, tuple[str, ...]]:

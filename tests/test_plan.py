@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from slurm_adapter.folders import ExitRecord, Inside
-from slurm_adapter.plan import Evidence, Plan, make_groups, make_plan, needs_history, needs_look
+from slurm_adapter.plan import Evidence, Plan, is_as_remembered, make_groups, make_plan, needs_history, needs_look
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS, Observation
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Peer, Record, Stage
+from slurm_adapter.store import Peer, Record, Stage, Standing
 
 NOW = 10_000.0
 TOKEN = "i-local-1"
@@ -572,3 +572,60 @@ def test_a_claim_does_not_end_with_a_peer_whose_ending_is_held_back() -> None:
     inside = {record.id: Inside(True, str(record.slurm_id)) for record in silent}
     plan = make_plan(evidence(*silent, claim, inside=inside))
     assert [record.id for record in plan.submit] == ["900"]
+
+
+def as_remembered(record: Record, *rows: Observation, states: dict[str, JobState] | None = None) -> bool:
+    return is_as_remembered(Standing(*(getattr(record, name) for name in Standing._fields)), rows, states or {})
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        row("PENDING", reason="Priority"),
+        row("PENDING", restarts=1),
+        row("CONFIGURING", nodes=("n1",)),
+        row("RUNNING", nodes=("n1", "n2"), started=9500),
+        row("SUSPENDED", nodes=("n2",), started=9500),
+        row("COMPLETING", started=9500),
+    ],
+)
+def test_what_a_pass_has_seen_is_as_remembered_in_the_next(seen: Observation) -> None:
+    new, _ = decide(job(), (seen,))
+    assert not as_remembered(job(), seen)
+    assert as_remembered(new, seen)
+
+
+PENDING = row("PENDING")
+WAITS: dict[str, Any] = {"status": "Your job waits in the queue"}
+
+
+@pytest.mark.parametrize(
+    ("remembered", "rows"),
+    [
+        (WAITS, ()),
+        (WAITS, (PENDING, row("PENDING", 18))),
+        (WAITS, (row("PENDING", 18),)),
+        (WAITS, (row("PENDING", task="0-3"),)),
+        (WAITS, (row("PENDING", restarts=1),)),
+        (WAITS, (row("PENDING", reason="Resources"),)),
+        (WAITS, (row("RUNNING", nodes=("n1",), started=9500),)),
+        (WAITS, (row("COMPLETED", exit_code=0),)),
+        (WAITS, (row("BAKING"),)),
+        (WAITS | {"cancelled": 9000.0}, (PENDING,)),
+        (WAITS | {"missing_since": 9000.0}, (PENDING,)),
+        (WAITS | LOST_ANSWER, (PENDING,)),
+        (RUNNING, (PENDING,)),
+        (RUNNING, (row("RUNNING", nodes=("n2",), started=9500),)),
+        (RUNNING, (row("RUNNING", nodes=("n1",), started=9600),)),
+        (RUNNING, (row("SUSPENDED", nodes=("n1",), started=9500),)),
+        (RUNNING | {"addresses": ()}, (row("RUNNING", nodes=("n1",), started=9500),)),
+    ],
+)
+def test_anything_new_of_a_job_is_looked_at(remembered: dict[str, Any], rows: tuple[Observation, ...]) -> None:
+    assert as_remembered(job(**WAITS), PENDING)
+    assert as_remembered(job(**RUNNING), row("RUNNING", nodes=("n1",), started=9500))
+    assert not as_remembered(job(**remembered), *rows)
+
+
+def test_the_sites_own_table_counts_for_what_is_remembered() -> None:
+    assert not as_remembered(job(**WAITS), PENDING, states={"PENDING": RUNS})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_adapter.folders import ExitRecord, Inside
-from slurm_adapter.plan import Evidence, make_plan
+from slurm_adapter.plan import Evidence, is_as_remembered, make_plan
 from slurm_adapter.schedulers.interface import Observation
 from slurm_adapter.states import BASE_STATES, ENDED, FLAGS, JobState
-from slurm_adapter.store import Peer, Record, Stage
+from slurm_adapter.store import Peer, Record, Stage, Standing
 
 _NODES = ("n1", "n2", "n3")
 _words = st.sampled_from([*BASE_STATES, *FLAGS, "BAKING", ""])
@@ -125,3 +127,20 @@ def test_no_state_without_evidence(evidence: Evidence) -> None:
         if group.peer == "1":
             assert changes.get("state", after.state) in {JobState.RUNNING, JobState.SUSPENDED}
             assert group.addresses
+
+
+def _after(evidence: Evidence) -> Record:
+    """The job as the pass leaves it."""
+    [record] = evidence.records
+    return replace(record, **next((values for _, values in make_plan(evidence).changes), {}))
+
+
+@settings(max_examples=1500, deadline=None)
+@given(_evidence())
+def test_of_a_job_that_is_as_remembered_nothing_comes(evidence: Evidence) -> None:
+    record = _after(evidence)
+    standing = Standing(*(getattr(record, name) for name in Standing._fields))
+    rows = (evidence.rows or {}).get("i-local-1", ())
+    if is_as_remembered(standing, rows, MappingProxyType({})):
+        plan = make_plan(replace(evidence, records=(record,)))
+        assert (plan.changes, plan.submit, plan.cancel, plan.cancel_again, plan.problems) == ((), (), (), (), ())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_adapter.schedulers.interface import Observation
-from slurm_adapter.states import BASE_STATES, FLAGS, JobState, canonical, translate
+from slurm_adapter.states import BASE_STATES, FLAGS, LIVE, JobState, canonical, translate
 
 WORDS = {**BASE_STATES, **FLAGS}
 
@@ -118,6 +118,12 @@ def test_no_text_is_an_error(text: str) -> None:
 
 def test_the_whole_vocabulary_has_a_meaning() -> None:
     assert {word: translate(seen(word)).state for word in WORDS} == MEANING
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_live_job_is_one_that_has_neither_ended_nor_been_given_away(word: str) -> None:
+    state = translate(seen(word)).state
+    assert (word in LIVE) == (state is not None and not state.final)
 
 
 @pytest.mark.parametrize("state", JobState)

@@ -19,12 +19,12 @@ from slurm_adapter.schedulers.interface import Accepted, Submission
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage
-from slurm_adapter.sync import find_addresses, sync
+from slurm_adapter.sync import Report, find_addresses, sync
 from slurm_adapter.transports.interface import ConnectionLost
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from slurm_adapter.schedulers.interface import Listing, Outcome
     from slurm_adapter.store import Record
@@ -102,6 +102,46 @@ def test_a_pass_costs_the_same_for_many_jobs(tmp_path: Path, monkeypatch: pytest
         return len(asked) + len(site.transport.commands) - before
 
     assert commands_for(1) == commands_for(40)
+
+
+def test_a_pass_reads_whole_only_jobs_of_which_slurm_says_anything_new(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = offline.submit(*(offline.item() for _ in range(20)))
+    offline.sync()
+    read: list[str] = []
+    inner = offline.site.store.find
+
+    def find(ids: Iterable[str]) -> dict[str, Record]:
+        read.extend(found := list(ids))
+        return inner(found)
+
+    monkeypatch.setattr(offline.site.store, "find", find)
+    assert offline.sync().changed == ()
+    assert read == []
+    offline.run(records[7])
+    assert set(read) == {records[7].id}
+
+
+def test_what_is_recorded_while_slurm_is_asked_is_left_to_the_next_pass(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline.slurm.lose_next("later")
+    record = offline.job()
+    inner = offline.slurm.queue
+
+    def queue(users: Sequence[str]) -> Listing:
+        listing = inner(users)
+        with offline.open() as other:
+            [arrived] = offline.slurm.arrive()
+            other.store.change([(record, {"stage": Stage.SUBMITTED, "slurm_id": arrived})], 0.0)
+        return listing
+
+    monkeypatch.setattr(offline.slurm, "queue", queue)
+    assert offline.sync() == Report()
+    monkeypatch.undo()
+    [(before, after)] = offline.sync().changed
+    assert (before.missing_since, after.status) == (None, "Your job waits in the queue: Priority")
 
 
 @pytest.mark.scenario(49)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import Unknown
@@ -19,7 +19,7 @@ from slurm_adapter.schedulers.interface import Observation
 from slurm_adapter.states import ENDED, WAITING, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _SQUEUE = (
     "JobArrayID",
@@ -78,10 +78,12 @@ def sacct_argv(slurm_ids: Sequence[int], mark: str) -> tuple[str, ...]:
 
 def parse_queue(data: bytes, mark: str) -> tuple[Observation, ...]:
     """What squeue said. Raises `Unknown` for a row that cannot be read, and for two about one thing."""
-    observations = tuple(_read_squeue(row) for row in _rows(data, mark, _SQUEUE))
-    counts = Counter((seen.slurm_id, seen.task) for seen in observations)
-    if twice := sorted({slurm_id for (slurm_id, _), count in counts.items() if count > 1}):
-        raise Unknown(f"squeue lists job {twice[0]} twice; nothing of its answer can be trusted")
+    nodes_of = cache(expand)  # many jobs are on the same nodes
+    observations = tuple(_read_squeue(row, nodes_of) for row in _rows(data, mark, _SQUEUE))
+    things = [(seen.slurm_id, seen.task) for seen in observations]
+    if len(set(things)) < len(things):
+        twice = min(slurm_id for (slurm_id, _), count in Counter(things).items() if count > 1)
+        raise Unknown(f"squeue lists job {twice} twice; nothing of its answer can be trusted")
     return observations
 
 
@@ -93,7 +95,7 @@ def parse_history(data: bytes, mark: str) -> tuple[Observation, ...]:
     """
     runs: dict[tuple[int, str | None], list[Observation]] = {}
     for row in _rows(data, mark, _SACCT):
-        seen = _read_sacct(row)
+        seen = _read_sacct(dict(zip(_SACCT, row, strict=True)))
         runs.setdefault((seen.slurm_id, seen.task), []).append(seen)
     found = []
     for rows in runs.values():
@@ -103,8 +105,8 @@ def parse_history(data: bytes, mark: str) -> tuple[Observation, ...]:
     return tuple(found)
 
 
-def _rows(data: bytes, mark: str, fields: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Cut an answer into rows. Text before the first row (a banner) is skipped."""
+def _rows(data: bytes, mark: str, fields: Sequence[str]) -> Iterator[list[str]]:
+    """Cut an answer into rows of these fields. Text before the first row (a banner) is skipped."""
     text = data.decode(errors="replace")
     pieces = text.split(separator(mark))
     if len(pieces) == 1:
@@ -117,37 +119,38 @@ def _rows(data: bytes, mark: str, fields: Sequence[str]) -> Iterator[dict[str, s
     first = pieces[0].rpartition("\n")[2]
     for start in range(0, len(pieces) - 1, breaks):
         end, _, following = pieces[start + breaks].partition("\n")
-        yield dict(zip(fields, (first, *pieces[start + 1 : start + breaks], end), strict=True))
+        yield [first, *pieces[start + 1 : start + breaks], end]
         first = following
     if first.strip():
         raise Unknown(f"the list of jobs ends in {_shown(first)}, which is no row")
 
 
-def _read_squeue(row: dict[str, str]) -> Observation:
+def _read_squeue(row: list[str], nodes_of: Callable[[str], tuple[str, ...]]) -> Observation:
+    id_, word, reason, nodes, user, submitted, started, ended, limit, status, name, restarts = row
     try:
-        slurm_id, task = _read_id(row["JobArrayID"])
-        state, _ = _read_state(row["State"])
-        code, signal = _read_wait_status(row["exit_code"]) if state in ENDED else (None, None)
+        slurm_id, task = _read_id(id_)
+        state, _ = _read_state(word)
+        waits = state in WAITING
+        # By their places: ten thousand of these are an ordinary answer.
         return Observation(
-            slurm_id=slurm_id,
-            task=task,
-            name=row["Name"],
-            user=row["UserName"],
-            state=state,
-            reason=_read_reason(row["Reason"]),
+            slurm_id,
+            task,
+            name,
+            user,
+            state,
+            _read_reason(reason),
             # Of a job that is about to end squeue shows only the nodes that are not free yet: no list of ranks.
-            nodes=() if state in WAITING or state == "COMPLETING" else expand(row["NodeList"]),
-            restarts=int(row["RestartCnt"]),
-            exit_code=code,
-            signal=signal,
-            submitted=_read_time(row["SubmitTime"]),
-            # Of a job that waits it is a forecast.
-            started=None if state in WAITING else _read_time(row["StartTime"]),
-            ended=_read_time(row["EndTime"]),
-            time_limit=_read_limit(row["TimeLimit"]),
+            () if waits or state == "COMPLETING" else nodes_of(nodes),
+            int(restarts),
+            *(_read_wait_status(status) if state in ENDED else (None, None)),
+            _read_time(submitted),
+            None if waits else _read_time(started),  # of a job that waits it is a forecast
+            _read_time(ended),
+            _read_limit(limit),
         )
     except (ValueError, Unknown) as error:
-        raise Unknown(f"squeue's row {_shown(str(row))} cannot be read: {error}") from error
+        shown = _shown(str(dict(zip(_SQUEUE, row, strict=True))))
+        raise Unknown(f"squeue's row {shown} cannot be read: {error}") from error
 
 
 def _read_sacct(row: dict[str, str]) -> Observation:
@@ -186,6 +189,8 @@ def _read_canceller(by: str | None, row: dict[str, str]) -> str | None:
 
 
 def _read_id(text: str) -> tuple[int, str | None]:
+    if text.isascii() and text.isdigit():
+        return int(text), None
     match = _ID.fullmatch(text)
     if match is None:
         raise ValueError(f"{_shown(text)} is no id of a job")
@@ -202,6 +207,7 @@ def _read_state(text: str) -> tuple[str, str | None]:
     return canonical(text) or text.strip().upper(), by[1] if by else None
 
 
+@lru_cache(maxsize=1024)
 def _read_reason(text: str) -> str:
     return "" if text in {"None", "(null)"} else " ".join(text.split())
 
