@@ -6,12 +6,12 @@ that neither the number of jobs nor their names meet a limit of the command line
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tarfile
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import dropwhile
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,8 @@ CANCELLED = "cancelled"
 """What `owner` names where a job was cancelled before anything ran: nothing will."""
 
 # $1 is the folder in which they are made. One process unpacks them all beside their places and one puts them there, so
-# that a thousand cost little more than one, and each is there whole or not at all.
+# that a thousand cost little more than one, and each is there whole or not at all. The files are of now (-m): sites
+# clear away what is old.
 _MAKE = r"""
 umask 077
 say() { printf '%s\t%s\n' "$1" "${2:-no reason given}" | head -n 1; }
@@ -37,17 +38,9 @@ cd -P -- "$1" 2>/dev/null || { say all "$(ls -d -- "$1/." 2>&1)"; exit 0; }
 find . -maxdepth 1 -name '.ucloud-new.*' -mmin +60 -exec rm -rf {} + 2>/dev/null
 new=$(mktemp -d ./.ucloud-new.XXXXXX 2>&1) || { say all "$new"; exit 0; }
 trap 'rm -rf "$new"' EXIT
-if ! why=$(tar -x -p -f - -C "$new" 2>&1); then
+if ! why=$(tar -x -m -p -f - -C "$new" 2>&1); then
     # GNU tar tells of a full disk as of a file that it "wrote only" a part of.
     say all "$(printf '%s\n' "$why" | head -n 1) ($(df -P -k . | awk 'END { print $4 }') KiB are free in $1)"
-    exit 0
-fi
-if ! why=$(cd "$new/jobs" && while read -r number mode; do
-    # One process writes the same content into many files; a hundred at a time, for it has all of them open.
-    xargs -0 -n 100 -a "../shared/$number.paths" sh -c 'tee -- "$@" <"$0" >/dev/null' "../shared/$number" 2>&1 &&
-        xargs -0 -a "../shared/$number.paths" chmod "$mode" -- 2>&1 || exit 1
-done <../shared/list); then
-    say all "$(printf '%s\n' "$why" | head -n 1)"
     exit 0
 fi
 find "$new/jobs" -mindepth 1 -maxdepth 1 -print0 | xargs -0 mv -n -t . -- 2>/dev/null
@@ -219,43 +212,66 @@ def make(transport: Transport, user: str, folders: Sequence[NewFolder]) -> list[
 
 
 def _make_in(transport: Transport, user: str, parent: str, folders: Sequence[NewFolder]) -> list[str | None]:
+    answers = _make_from(transport, user, parent, folders, linked=True)
+    if any(_NO_LINKS.search(answer or "") for answer in answers):
+        answers = _make_from(transport, user, parent, folders, linked=False)
+    return answers
+
+
+_NO_LINKS = re.compile(r"Cannot hard link", re.IGNORECASE)
+"""Of GNU tar, on a file system that has none, or none from one folder to another."""
+
+
+def _make_from(
+    transport: Transport, user: str, parent: str, folders: Sequence[NewFolder], *, linked: bool
+) -> list[str | None]:
     named = [(new, new.path.rpartition("/")[2]) for new in folders]
     listed = "".join(f"{number}\t{new.token}\t{name}\n" for number, (new, name) in enumerate(named))
-    data = archive({"list": (listed.encode(), 0o600)} | _entries(named) | _shared_entries(named))
-    what = f"make {len(folders)} job folders"
-    result = _run(transport, user, _MAKE, data, what, parent)
+    data = archive({"list": (listed.encode(), 0o600)} | _entries(named, linked=linked))
+    result = _run(transport, user, _MAKE, data, f"make {len(folders)} job folders", parent)
     told = dict(line.split("\t", 1) for line in result.text.split("\n") if "\t" in line)
     answers = [told.get("all") or told.get(str(n)) or result.complaint or "no answer" for n in range(len(folders))]
     return [None if answer == "made" else answer for answer in answers]
 
 
-def _entries(named: Sequence[tuple[NewFolder, str]]) -> dict[str, tuple[bytes | str | None, int]]:
-    """What a tar archive holds of these folders, as `archive` wants it: the token first."""
-    found: dict[str, tuple[bytes | str | None, int]] = {"jobs": (None, 0o700)}
-    for new, name in named:
-        found[f"jobs/{name}"] = (None, 0o700)
-        found[f"jobs/{name}/.token"] = (new.token, 0o777)
-        inner = {path.rpartition("/")[0] for path in new.files} - {""}
-        found |= {f"jobs/{name}/{folder}": (None, 0o700) for folder in sorted(inner)}
-        own = {path: file for path, file in new.files.items() if not file.shared}
-        found |= {f"jobs/{name}/{path}": (file.content, file.mode) for path, file in own.items()}
-    return found
+@dataclass(frozen=True, slots=True)
+class SameAs:
+    """An entry of an archive that is one file with an earlier one, which it names."""
+
+    name: str
 
 
-def _shared_entries(named: Sequence[tuple[NewFolder, str]]) -> dict[str, tuple[bytes | str | None, int]]:
-    """Of the files that jobs share: each content once, and the paths of all that are to be like it."""
-    paths: dict[tuple[bytes, int], list[str]] = defaultdict(list)
+Content = bytes | str | SameAs | None
+"""Of an entry of an archive; a text is where a symbolic link points, and None a folder."""
+
+_LINKS = 1000
+"""So many names one file gets at most; ext4 allows 65000."""
+
+
+def _entries(named: Sequence[tuple[NewFolder, str]], *, linked: bool) -> dict[str, tuple[Content, int]]:
+    """What a tar archive holds of these folders, as `archive` wants it: the token first.
+
+    Of a file that jobs share there is one, under many names, where it is `linked`: making a file is what costs.
+    """
+    found: dict[str, tuple[Content, int]] = {"jobs": (None, 0o700)}
+    first: dict[tuple[bytes, int], tuple[str, int]] = {}
     for new, name in named:
+        here = f"jobs/{name}"
+        found[here] = (None, 0o700)
+        found[f"{here}/.token"] = (new.token, 0o777)
+        for folder in sorted({path.rpartition("/")[0] for path in new.files} - {""}):
+            found[f"{here}/{folder}"] = (None, 0o700)
         for path, file in new.files.items():
-            if file.shared:
-                paths[file.content, file.mode].append(f"{name}/{path}")
-    found: dict[str, tuple[bytes | str | None, int]] = {"shared": (None, 0o700)}
-    listed = ""
-    for number, ((content, mode), where) in enumerate(paths.items()):
-        found[f"shared/{number}"] = (content, 0o600)
-        found[f"shared/{number}.paths"] = ("".join(f"./{path}\0" for path in where).encode(), 0o600)
-        listed += f"{number} {mode:o}\n"
-    return found | {"shared/list": (listed.encode(), 0o600)}
+            content: Content = file.content
+            if file.shared and linked:
+                known, count = first.get((file.content, file.mode), ("", _LINKS))
+                if count < _LINKS:
+                    content = SameAs(known)
+                else:
+                    known, count = f"{here}/{path}", 0
+                first[file.content, file.mode] = known, count + 1
+            found[f"{here}/{path}"] = (content, file.mode)
+    return found
 
 
 _TOLD = re.compile(r"([0-9]{1,9}) (?:(folder|missing|away)|(owner|exit) (.*))", re.DOTALL)
@@ -378,24 +394,46 @@ def read_exit(text: str) -> ExitRecord | None:
         return None
 
 
-def archive(entries: Mapping[str, tuple[bytes | str | None, int]]) -> bytes:
-    """A tar archive of files, given by name with content and mode; the same entries give the same bytes.
+def archive(entries: Mapping[str, tuple[Content, int]]) -> bytes:
+    """A tar archive of files, given by name with content and mode; the same entries give the same bytes."""
+    blocks = []
+    for name, (content, mode) in entries.items():
+        if isinstance(content, bytes):
+            blocks += [_head(name, tarfile.REGTYPE, mode, len(content), ""), content, b"\0" * (-len(content) % _BLOCK)]
+        elif isinstance(content, str):
+            blocks.append(_head(name, tarfile.SYMTYPE, mode, 0, content))
+        elif content is None:
+            blocks.append(_head(name, tarfile.DIRTYPE, mode, 0, ""))
+        else:
+            blocks.append(_head(name, tarfile.LNKTYPE, mode, 0, content.name))
+    return b"".join([*blocks, b"\0" * (2 * _BLOCK)])
 
-    A text instead of bytes is where a symbolic link points, and None a folder.
-    """
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for name, (content, mode) in entries.items():
-            info = tarfile.TarInfo(name)
-            info.mode = mode
-            if content is None:
-                info.type = tarfile.DIRTYPE
-            elif isinstance(content, str):
-                info.type, info.linkname = tarfile.SYMTYPE, content
-            else:
-                info.size = len(content)
-            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
-    return buffer.getvalue()
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+def _head(name: str, kind: bytes, mode: int, size: int, link: str) -> bytes:
+    """The head of an entry. Python's library takes as long for each as it takes to make the file."""
+    own, other = name.encode(errors="surrogateescape"), link.encode(errors="surrogateescape")
+    if kind == tarfile.DIRTYPE:
+        own += b"/"
+    if max(len(own), len(other)) > 100:
+        info = tarfile.TarInfo(name)
+        info.type, info.mode, info.size, info.linkname = kind, mode, size, link
+        return info.tobuf(tarfile.GNU_FORMAT)
+    # Name, mode and so on, checksum, type, other name, the rest: tar(5). The sum counts its own field as blanks.
+    middle, rest, total = _nameless(kind, mode, size)
+    checksum = b"%06o\0 " % (total + sum(own) + sum(other))
+    return b"".join((own.ljust(100, b"\0"), middle, checksum, kind, other.ljust(100, b"\0"), rest))
+
+
+@lru_cache(maxsize=1024)
+def _nameless(kind: bytes, mode: int, size: int) -> tuple[bytes, bytes, int]:
+    """What the heads of such entries have alike, before and behind what differs, and its part of the checksum."""
+    info = tarfile.TarInfo()
+    info.type, info.mode, info.size = kind, mode, size
+    head = info.tobuf(tarfile.GNU_FORMAT)
+    return head[100:148], head[257:], int(head[148:154], 8) - sum(head[:100])
 
 
 def _lines(folders: Sequence[str]) -> bytes:

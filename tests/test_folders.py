@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -355,3 +357,71 @@ def test_whatever_a_user_writes_there_is_a_record_or_none(content: dict[str, obj
 
 def test_an_archive_is_the_same_every_time() -> None:
     assert folders.archive({"a": (b"x", 0o600)}) == folders.archive({"a": (b"x", 0o600)})
+
+
+@pytest.mark.parametrize("name", ["a", "ü" * 50, "ü" * 51, "x" * 99, "x" * 100, "x" * 101, f"{'d/' * 60}x", "\udcff"])
+def test_an_archive_reads_as_it_was_meant(name: str) -> None:
+    entries: dict[str, tuple[folders.Content, int]] = {
+        "first": (b"y" * 513, 0o700),
+        f"{name}1": (b"", 0o600),
+        f"{name}2": (b"z" * 512, 0o600),
+        f"{name}3": (name, 0o777),
+        f"{name}4": (None, 0o700),
+        f"{name}5": (folders.SameAs("first"), 0o700),
+    }
+    with tarfile.open(fileobj=io.BytesIO(folders.archive(entries)), errors="surrogateescape") as tar:
+        found = {info.name: (info, tar.extractfile(info) if info.isreg() else None) for info in tar}
+        assert list(found) == list(entries)
+        for key, (content, mode) in entries.items():
+            info, file = found[key]
+            read = {
+                tarfile.REGTYPE: file and file.read(),
+                tarfile.SYMTYPE: info.linkname,
+                tarfile.DIRTYPE: None,
+                tarfile.LNKTYPE: folders.SameAs(info.linkname),
+            }
+            assert (read[info.type], info.mode) == (content, mode)
+
+
+SHARED = {"node/all.sh": File(b"#!/bin/sh\n", 0o700, shared=True), "job.sbatch": File(b"own", 0o700)}
+
+
+def test_what_jobs_share_is_one_file_and_a_job_that_removes_it_takes_it_from_no_other(
+    local: LocalTransport, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("1", "2", "3")]
+    wanted = [NewFolder(str(path), path.name, SHARED) for path in paths]
+    assert folders.make(local, "alice", wanted) == [None] * 3
+    assert len({(path / "node/all.sh").stat().st_ino for path in paths}) == 1
+    assert len({(path / "job.sbatch").stat().st_ino for path in paths}) == 3
+    assert folders.remove(local, "alice", {str(paths[0]): "1"}) == frozenset()
+    for path in paths[1:]:
+        assert contents(path) == {name: (file.content, file.mode) for name, file in SHARED.items()}
+
+
+def test_no_file_gets_more_names_than_file_systems_allow(
+    local: LocalTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "_LINKS", 2)
+    paths = [tmp_path / str(number) for number in range(5)]
+    assert folders.make(local, "alice", [NewFolder(str(path), "t", SHARED) for path in paths]) == [None] * 5
+    assert [(path / "node/all.sh").stat().st_nlink for path in paths] == [2, 2, 2, 2, 1]
+
+
+def test_on_a_file_system_without_hard_links_every_job_gets_files_of_its_own(tmp_path: Path) -> None:
+    environment = sudo_environment(tmp_path)
+    tar = tmp_path / "bin" / "tar"
+    tar.write_text(
+        '#!/bin/sh\ncat >"$0.data"\n'
+        'if PATH=/usr/bin:/bin tar -t -v -f "$0.data" | grep -q "^h"; then\n'
+        '    echo "tar: jobs/2/node/all.sh: Cannot hard link to jobs/1/node/all.sh: Operation not permitted" >&2\n'
+        '    exit 2\nfi\nPATH=/usr/bin:/bin exec tar "$@" <"$0.data"\n'
+    )
+    tar.chmod(0o755)
+    local = LocalTransport(environment=environment)
+    paths = [tmp_path / name for name in ("1", "2", "3")]
+    wanted = [NewFolder(str(path), path.name, SHARED) for path in paths]
+    assert folders.make(local, "alice", wanted) == [None] * 3
+    for path in paths:
+        assert contents(path) == {name: (file.content, file.mode) for name, file in SHARED.items()}
+        assert (path / "node/all.sh").stat().st_nlink == 1
