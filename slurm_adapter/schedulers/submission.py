@@ -50,27 +50,32 @@ exec timeout -s KILL "$((left + {SBATCH_SECONDS - 5}))" xargs -0 -n "$((2 * $4))
     sh -c "$2" "$5" "$((${{up%.*}} + left))"
 """
 
-# $0 is the mark, $1 the uptime until which one may begin; then an index and a folder, and so on. Every line is shorter
-# than 4096 bytes: written whole to a pipe, whoever else writes to it. 255 makes xargs start no more: where the
-# controller is not there, the rest would only wait, too.
+# $0 is the mark, $1 the uptime until which one may begin; then an index and a folder, and so on. What became of a job
+# and that the next one begins is said at once: every write wakes all that pass it on. It is shorter than 4096 bytes:
+# written whole to a pipe, whoever else writes to it. 255 makes xargs start no more: where the controller is not there,
+# the rest would only wait, too.
 _SOME = """
 until=$1
+told=
+end=0
 shift
 while [ $# -gt 1 ]; do
     read -r up _ </proc/uptime
-    [ "${up%.*}" -lt "$until" ] || exit 255
-    printf '%s %s begun\\n' "$0" "$1"
+    [ "${up%.*}" -lt "$until" ] || { end=255; break; }
+    printf '%s%s %s begun\\n' "$told" "$0" "$1"
     said=$(sbatch --parsable --export=NONE "$2/job.sbatch" </dev/null 2>&1)
     status=$?
     case $said in
-    '' | ??????????????* | *[!0-9]*)
-        printf '%s %s %s %s\\n' "$0" "$1" "$status" "$(printf %s "$said" | tail -c 2400 | base64 | tr -d '\\n')" ;;
-    *)
-        printf '%s %s %s =%s\\n' "$0" "$1" "$status" "$said" ;;
+    '' | ??????????????* | *[!0-9]*) word=$(printf %s "$said" | tail -c 2400 | base64 | tr -d '\\n') ;;
+    *) word="=$said" ;;
     esac
-    case $said in *'Unable to contact slurm controller'* | *'s_p_parse_file'*) exit 255 ;; esac
+    told="$0 $1 $status $word
+"
     shift 2
+    case $said in *'Unable to contact slurm controller'* | *'s_p_parse_file'*) end=255; break ;; esac
 done
+printf %s "$told"
+exit $end
 """
 
 _CONTACT = "Unable to contact slurm controller (connect failure)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from slurm_adapter.errors import AdapterError, InvalidConfig, TryAgain, Unknown
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
 from slurm_adapter.schedulers.libslurm import LibslurmScheduler, describe
+from slurm_adapter.schedulers.submission import parse_submission
 from slurm_adapter.transports.fake import FakeTransport
 from slurm_adapter.transports.interface import CommandTimeout, NotConnected, Result
 from slurm_adapter.transports.local import LocalTransport
@@ -24,6 +26,7 @@ from slurm_adapter.transports.local import LocalTransport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from slurm_adapter.schedulers.interface import Outcome
     from slurm_adapter.transports.interface import Command
 
 FAILED = "sbatch: error: Batch job submission failed: "
@@ -228,6 +231,57 @@ def test_a_worker_without_pyslurm_says_so_in_one_sentence() -> None:
     with pytest.raises(InvalidConfig, match=r"pyslurm cannot be used by .* as jobs: ModuleNotFoundError") as raised:
         scheduler(run).nodes()
     assert 'cluster.scheduler = "commands"' in str(raised.value)
+
+
+_STAND_IN = """
+import os, sys
+from slurm_adapter.schedulers import libslurm_worker as worker
+
+class Slurm:
+    class RPCError(Exception):
+        pass
+
+    class JobSubmitDescription:
+        def __init__(self, script):
+            self.what, _, self.id = script.partition(" ")
+
+        def submit(self):
+            if self.what == "ends":
+                os._exit(1)  # as libslurm does
+            if self.what == "refused":
+                raise Slurm.RPCError(self.id)
+            return int(self.id)
+
+jobs = [(number, {"script": text}) for number, text in enumerate(sys.argv[1:])]
+worker.submit(Slurm, "m", {"jobs": jobs, "until": 4e9, "seconds": 10})
+"""
+
+
+def hand_in(*jobs: str) -> list[Outcome]:
+    """By the real worker, to a stand-in for pyslurm."""
+    done = subprocess.run([sys.executable, "-c", _STAND_IN, *jobs], capture_output=True, timeout=60, check=True)
+    assert max(map(len, done.stdout.splitlines()), default=0) < 4096
+    return parse_submission(done.stdout, "m", len(jobs))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 41])
+def test_each_of_many_is_handed_in_once_side_by_side(count: int) -> None:
+    assert hand_in(*(f"taken {number + 17}" for number in range(count))) == [
+        Accepted(number + 17) for number in range(count)
+    ]
+
+
+def test_one_that_ends_libslurms_process_leaves_the_others_alone() -> None:
+    outcomes = hand_in(*(f"{'ends' if number == 4 else 'taken'} {number + 17}" for number in range(12)))
+    assert [number for number, outcome in enumerate(outcomes) if isinstance(outcome, InDoubt)] == [4]
+    assert [number for number, outcome in enumerate(outcomes) if isinstance(outcome, NotStarted)] == [8]
+    assert sum(isinstance(outcome, Accepted) for outcome in outcomes) == 10
+
+
+def test_of_long_words_the_last_are_told() -> None:
+    [outcome, taken] = hand_in(f"refused {'é' * 9000} Invalid partition name specified", "taken 17")
+    assert isinstance(outcome, InDoubt)  # what it began with is not there, and it is no answer without
+    assert taken == Accepted(17)
 
 
 @pytest.mark.parametrize(
