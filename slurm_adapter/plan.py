@@ -98,7 +98,9 @@ def is_as_remembered(job: Standing, rows: tuple[Observation, ...], states: Mappi
 
     So it is with nearly all jobs in nearly all passes, and this is all that is spent on them.
     """
-    if len(rows) != 1 or job.stage != Stage.SUBMITTED or (job.cancelled, job.missing_since) != (None, None):
+    if len(rows) != 1 or job.stage != Stage.SUBMITTED:
+        return False
+    if (job.cancelled, job.missing_since, job.unwanted) != (None, None, None):
         return False
     [row] = rows
     if (row.slurm_id, row.restarts, row.task) != (job.slurm_id, job.restarts, None) or not live_row(row):

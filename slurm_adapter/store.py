@@ -167,6 +167,7 @@ class Standing(NamedTuple):
     slurm_id: int | None
     cancelled: float | None
     missing_since: float | None
+    unwanted: float | None
     state: str
     status: str
     restarts: int
@@ -533,7 +534,8 @@ class Store:
         with _told(self._path):
             cursor = self._connection.execute(query)
             return [
-                Standing(*values, read_nodes(nodes), read_addresses(addresses)) for *values, nodes, addresses in cursor
+                Standing._make((*values, read_nodes(nodes), read_addresses(addresses)))
+                for *values, nodes, addresses in cursor
             ]
 
     def all(self, limit: int) -> list[Record]:

@@ -613,6 +613,7 @@ WAITS: dict[str, Any] = {"status": "Your job waits in the queue"}
         (WAITS, (row("BAKING"),)),
         (WAITS | {"cancelled": 9000.0}, (PENDING,)),
         (WAITS | {"missing_since": 9000.0}, (PENDING,)),
+        (WAITS | {"unwanted": 9000.0}, (PENDING,)),
         (WAITS | LOST_ANSWER, (PENDING,)),
         (RUNNING, (PENDING,)),
         (RUNNING, (row("RUNNING", nodes=("n2",), started=9500),)),
