@@ -550,6 +550,7 @@ def _new_record(
         web_port=translation.web_port,
         vnc_port=translation.vnc_port,
         vnc_password=translation.vnc_password,
+        targets=translation.targets,
         peers=peers,
     )
 

@@ -34,6 +34,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from slurm_adapter.bash import plain, quote
 from slurm_adapter.errors import InvalidInput
+from slurm_adapter.targets import MOST, Target, declare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -87,6 +88,8 @@ class Rendered:
     """Values of the application's own map of directives."""
     calls: tuple[tuple[str, Any], ...]
     """Name and value of each call of `sbatch()`, in order."""
+    targets: tuple[Target, ...] = ()
+    """What `dynamicInterface()` has declared, in order."""
 
 
 class Safe(str):
@@ -195,9 +198,19 @@ def _search(value: str, pattern: str, *, ignorecase: bool = False, multiline: bo
 def render(task: Task) -> Rendered:
     """Render in this process. Raises `InvalidInput` that names the template, its line, and what is wrong."""
     found: list[tuple[str, Any]] = []
+    targets: list[Target] = []
 
     def sbatch(name: str, value: Any = "") -> Safe:
         found.append((name, _printable(value)))
+        return Safe("")
+
+    def dynamic_interface(rank: Any, kind: Any, target: Any, port: Any) -> Safe:
+        new = declare(*map(_printable, (rank, kind, target, port)))
+        if any((each.rank, each.name) == (new.rank, new.name) for each in targets):
+            raise TemplateError(f"dynamicInterface(): target: {new.name!r}: rank {new.rank} has one of this name")
+        if len(targets) >= MOST:
+            raise TemplateError(f"dynamicInterface(): a job has at most {MOST} further interfaces")
+        targets.append(new)
         return Safe("")
 
     def absent(name: str) -> Callable[..., Safe]:
@@ -213,13 +226,14 @@ def render(task: Task) -> Rendered:
         "srun": lambda: Safe(task.srun),
         "ternary": lambda condition, when_true, when_false: when_true if condition else when_false,
         "script": absent("script"),
-        "dynamicInterface": absent("dynamicInterface"),
+        "dynamicInterface": dynamic_interface,
     }
     directives = {name: _render_one(_print_plain, source, variables) for name, source in task.sbatch.items()}
     environment = {name: _render_one(_print_plain, source, variables) for name, source in task.environment.items()}
-    found.clear()  # a value is no place to set directives from
+    found.clear()  # a value is no place to set directives from, nor to declare interfaces
+    targets.clear()
     body = "\n".join(_render_one(_print, source, variables) for source in task.body)
-    return Rendered(body=body, environment=environment, sbatch=directives, calls=tuple(found))
+    return Rendered(body=body, environment=environment, sbatch=directives, calls=tuple(found), targets=tuple(targets))
 
 
 @lru_cache(maxsize=256)
@@ -284,7 +298,8 @@ def render_apart(task: Task) -> Rendered:
     if "problem" in answer:
         raise InvalidInput(answer["problem"])
     calls = tuple((name, value) for name, value in answer["calls"])
-    return Rendered(answer["body"], answer["environment"], answer["sbatch"], calls)
+    targets = tuple(Target(*each) for each in answer["targets"])
+    return Rendered(answer["body"], answer["environment"], answer["sbatch"], calls, targets)
 
 
 def _too_much(task: Task) -> InvalidInput:

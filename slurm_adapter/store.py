@@ -32,6 +32,7 @@ from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotF
 from slurm_adapter.receivers.interface import Message
 from slurm_adapter.selection import place
 from slurm_adapter.states import JobState
+from slurm_adapter.targets import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -139,6 +140,8 @@ class Record:
     """Where its application's web interface listens on the node of a rank, if it has one."""
     vnc_port: int | None = None
     vnc_password: str | None = None
+    targets: tuple[Target, ...] = ()
+    """Further interfaces, which its application's template declares."""
     output_folder: str | None = None
     """Its folder as UCloud names it, where that lies in a drive."""
     unknown_since: float | None = None
@@ -283,6 +286,7 @@ _MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE jobs ADD COLUMN web_port INTEGER;
         ALTER TABLE jobs ADD COLUMN vnc_port INTEGER;
         ALTER TABLE jobs ADD COLUMN vnc_password TEXT;
+        ALTER TABLE jobs ADD COLUMN targets TEXT NOT NULL DEFAULT '[]';
         ALTER TABLE jobs ADD COLUMN output_folder TEXT;
         ALTER TABLE jobs ADD COLUMN unknown_since REAL;
         ALTER TABLE jobs ADD COLUMN gone REAL;
@@ -941,6 +945,7 @@ _READERS: tuple[tuple[int, Callable[[Any], Any]], ...] = (
     (_COLUMNS.index("state"), {state.value: state for state in JobState}.__getitem__),
     (_COLUMNS.index("nodes"), _read_list),
     (_COLUMNS.index("addresses"), _read_addresses),
+    (_COLUMNS.index("targets"), lambda text: tuple(Target(*each) for each in _read_list(text))),
 )
 """What makes more of the columns than SQLite gives, by their places."""
 

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from slurm_adapter.drives import Kind
     from slurm_adapter.invocation import Bound, Resolve
     from slurm_adapter.specification import JobSpecification, Owner, ResolvedProduct
+    from slurm_adapter.targets import Target
 
 REFUSED_LABELS = frozenset(
     f"ucloud.dk/{name}" for name in ("init-script", "service-ip-address", "service-forward-tcp", "stack-state-folder")
@@ -111,6 +112,8 @@ class Translation:
     """Where its application's web interface listens, if it has one."""
     vnc_port: int | None
     vnc_password: str | None
+    targets: tuple[Target, ...]
+    """Its further interfaces."""
     notes: tuple[str, ...]
     """What a user should know of how the job was understood."""
 
@@ -217,7 +220,8 @@ def translate(
         web_port=application.web_port,
         vnc_port=application.vnc_port,
         vnc_password=application.vnc_password,
-        notes=tuple(_notes(application, resources, folder)),
+        targets=_targets(rendered, specification.replicas, application),
+        notes=(*_notes(application, resources, folder), *(target.status for target in rendered.targets)),
     )
 
 
@@ -395,6 +399,16 @@ def _render(
     if not application.template:
         rendered = replace(rendered, body=command_line(application, bound))
     return rendered, (() if loaded else tuple(bound.modules))
+
+
+def _targets(rendered: Rendered, replicas: int, application: Application) -> tuple[Target, ...]:
+    for target in rendered.targets:
+        if target.rank >= replicas:
+            raise InvalidInput(
+                f"{application.source}: the application {application}: dynamicInterface(): rank: {target.rank}: "
+                f"the job has the ranks 0 to {replicas - 1}"
+            )
+    return rendered.targets
 
 
 def srun_words(config: Config) -> str:

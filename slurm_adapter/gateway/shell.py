@@ -250,7 +250,7 @@ def _sessions(
 
 def _session(gateway: Gateway, record: Record, item: JobSessionRequest | SessionRequest) -> Session:
     if item.session_type != "SHELL":
-        return gateway.web.open(record, item.rank, item.session_type)
+        return gateway.web.open(record, item.rank, item.session_type, item.target)
     if gateway.config.gateway.url is None:
         raise NotOffered("Terminal access is not supported by this provider: gateway.url is not set")
     terminals.check(record, item.rank)

@@ -1,7 +1,8 @@
-"""Web and VNC sessions: a job's own interface, for whoever may use the job (contract 1.15, 3.7).
+"""Web and VNC sessions: a job's own interfaces, for whoever may use the job (contract 1.15, 3.7).
 
-Each rank of a job is seen on a domain of its own, so that one application's pages are strangers to another's. A session
-begins with a token in the address, which is good once; from then on a cookie of that domain opens it.
+Each interface of a rank of a job is seen on a domain of its own, so that one application's pages are strangers to
+another's. A session begins with a token in the address, which is good once; from then on a cookie of that domain opens
+it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import parse_qs, urlsplit
 
 from fastapi import APIRouter, Query, WebSocket
@@ -23,6 +24,7 @@ from slurm_adapter.gateway.issued import Secrets
 from slurm_adapter.gateway.proxy import Way, forward, forward_bytes, page, refuse, silent
 from slurm_adapter.gateway.schemas import Session
 from slurm_adapter.gateway.tunnels import NotListening, Tunnels
+from slurm_adapter.specification import shown
 from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.workers import Workers
     from slurm_adapter.site import Site
     from slurm_adapter.store import Record
+    from slurm_adapter.targets import Kind
     from slurm_adapter.transports.interface import Transport
 
 TOKEN_SECONDS = 60.0
@@ -53,30 +56,32 @@ _SAFE = {"GET", "HEAD", "OPTIONS"}
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A rank of a job."""
+    """An interface of a rank of a job."""
 
     job: str
     rank: int
+    target: int = 0
+    """Which of the job's further interfaces, counted from 1; 0: the one that its application always has."""
 
 
 class Domains:
-    """Where each rank's application is seen."""
+    """Where each interface of each rank is seen."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
         host, _, _ = pattern.partition(":")
         before, after = (re.escape(part) for part in host.split("{job}-{rank}"))
-        numbers = r"([1-9][0-9]*)-(0|[1-9][0-9]{0,5})"
+        numbers = r"([1-9][0-9]*)-(0|[1-9][0-9]{0,5})(?:-([1-9][0-9]{0,2}))?"
         self._host = re.compile(rf"{before}{numbers}{after}\.?(?::[0-9]+)?", re.ASCII | re.IGNORECASE)
 
     def domain(self, place: Place) -> str:
-        """The rank's, with the port where the site's pattern has one."""
-        return self._pattern.replace("{job}", place.job).replace("{rank}", str(place.rank))
+        """The interface's, with the port where the site's pattern has one."""
+        return self._pattern.replace("{job}", place.job).replace("{rank}", _number(place))
 
     def find(self, host: str) -> Place | None:
         """Whose domain this is (a request's Host); None where it is no job's."""
         match = self._host.fullmatch(host)
-        return None if match is None else Place(match[1], int(match[2]))
+        return None if match is None else Place(match[1], int(match[2]), int(match[3] or 0))
 
 
 class Web:
@@ -88,7 +93,7 @@ class Web:
         pattern = config.gateway.web_domain
         self.domains = None if pattern is None else Domains(pattern)
         self._tunnels = Tunnels()
-        self.tokens: Secrets[tuple[Place, Literal["WEB", "VNC"]]] = Secrets(TOKEN_SECONDS)
+        self.tokens: Secrets[tuple[Place, Kind]] = Secrets(TOKEN_SECONDS)
         self.cookies: Secrets[Place] = Secrets(COOKIE_SECONDS)
 
     @property
@@ -96,19 +101,20 @@ class Web:
         """Of the addresses that browsers see."""
         return urlsplit(self.config.gateway.url or "").scheme
 
-    def open(self, record: Record, rank: int, kind: Literal["WEB", "VNC"]) -> Session:
-        """A session with the interface of a rank, for a caller who was found to be allowed to use the job.
+    def open(self, record: Record, rank: int, kind: Kind, target: str = "") -> Session:
+        """A session with an interface of a rank, for a caller who was found to be allowed to use the job.
 
-        Raises `NotOffered` where the site or the application has none, `Refused` where the job does not run, and
-        `InvalidInput` for a rank that it does not have.
+        `target` names one of those that the application declares besides. Raises `NotOffered` where the site or the
+        application has none, `Refused` where the job does not run, and `InvalidInput` for a rank or a target that it
+        does not have.
         """
         if self.domains is None or (why := lacks(self.config)) is not None:
             missing = "gateway.web_domain is not set" if self.domains is None else why
             raise NotOffered(f"{_NAMES[kind]} access is not supported by this provider: {missing}")
-        if not port_of(record, kind):
+        place = Place(record.id, rank, _find_target(record, rank, kind, target) if target else 0)
+        if not port_of(record, place, kind):
             raise NotOffered(f"{_NAMES[kind]} access: {record.application} declares no port for it")
         check(record, rank)
-        place = Place(record.id, rank)
         token = self.tokens.issue((place, kind))
         path = f"/ucloud/{self.config.provider}"
         if kind == "WEB":
@@ -159,9 +165,27 @@ def check(record: Record, rank: int) -> None:
         raise Refused(f"job {record.id} is {record.state}; a session needs a job that is RUNNING")
 
 
-def port_of(record: Record, kind: Literal["WEB", "VNC"]) -> int | None:
-    """The port that its application declares."""
-    return record.web_port if kind == "WEB" else record.vnc_port
+def port_of(record: Record, place: Place, kind: Kind) -> int | None:
+    """The port of this interface; None where the job has none of this kind there."""
+    if not place.target:
+        return record.web_port if kind == "WEB" else record.vnc_port
+    if place.target > len(record.targets):
+        return None
+    found = record.targets[place.target - 1]
+    return found.port if (found.rank, found.kind) == (place.rank, kind) else None
+
+
+def _find_target(record: Record, rank: int, kind: Kind, name: str) -> int:
+    """The number of a further interface; see `Place`."""
+    there = [each.name for each in record.targets if (each.rank, each.kind) == (rank, kind)]
+    if name not in there:
+        has = ", ".join(map(shown, there)) or "none"
+        raise InvalidInput(f"target: {shown(name)}: job {record.id} has no such {kind} interface on rank {rank}: {has}")
+    return 1 + next(n for n, each in enumerate(record.targets) if (each.rank, each.name) == (rank, name))
+
+
+def _number(place: Place) -> str:
+    return f"{place.rank}-{place.target}" if place.target else str(place.rank)
 
 
 _NAMES = {"WEB": "Web", "VNC": "Vnc"}
@@ -234,7 +258,7 @@ class Applications:
         return answer
 
     def _cookie(self, place: Place) -> str:
-        return f"{COOKIE}{place.job}-{place.rank}-{self._web.config.provider}"
+        return f"{COOKIE}{place.job}-{_number(place)}-{self._web.config.provider}"
 
     async def _answer(self, place: Place, scope: Scope) -> HTMLResponse | Way:
         """Where it is to be answered, or a page that says why not."""
@@ -249,10 +273,11 @@ class Applications:
             for each in secrets:
                 self._web.cookies.redeem(each)
             return page(HTTPStatus.GONE, "The job has ended, and its application with it.")
-        if record.state is not JobState.RUNNING or not record.web_port:
+        port = port_of(record, place, "WEB")
+        if record.state is not JobState.RUNNING or not port:
             text = f"The job does not run at present: it is {record.state}."
             return page(HTTPStatus.SERVICE_UNAVAILABLE, text, again=10)
-        way = _way(record, place.rank, record.web_port)
+        way = _way(record, place.rank, port)
         if way is None:
             return page(HTTPStatus.BAD_GATEWAY, "It is not known yet on which node the job runs.", again=3)
         return way
@@ -271,10 +296,11 @@ async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None
         return
     place = found[0]
     record = await web.find(place)
-    if record is None or record.state is not JobState.RUNNING or not record.vnc_port:
+    port = None if record is None else port_of(record, place, "VNC")
+    if record is None or record.state is not JobState.RUNNING or not port:
         await websocket.send_denial_response(page(HTTPStatus.GONE, "The job does not run any more."))
         return
-    way = _way(record, place.rank, record.vnc_port)
+    way = _way(record, place.rank, port)
     if way is None:
         text = "It is not known yet on which node the job runs."
         await websocket.send_denial_response(page(HTTPStatus.BAD_GATEWAY, text))

@@ -27,6 +27,7 @@ from slurm_adapter.gateway.issued import Secrets
 from slurm_adapter.gateway.web import Domains, Place, Web
 from slurm_adapter.gateway.workers import Workers
 from slurm_adapter.states import JobState
+from slurm_adapter.targets import Target
 from tests.gateway import doors
 from tests.gateway.process import free_port
 from tests.gateway.serving import served
@@ -453,11 +454,81 @@ def test_secrets_end_by_themselves() -> None:
 def test_domains_are_read_as_they_are_written() -> None:
     domains = Domains("app-{job}-{rank}.example.org:8443")
     place = Place("1000000000001", 12)
+    further = Place("1000000000001", 12, 3)
     assert domains.domain(place) == "app-1000000000001-12.example.org:8443"
+    assert domains.domain(further) == "app-1000000000001-12-3.example.org:8443"
+    assert domains.find(domains.domain(further)) == further
     for host in (domains.domain(place), "APP-1000000000001-12.example.org.", "app-1000000000001-12.example.org:1"):
         assert domains.find(host) == place
-    for other in ("app-1-02.example.org", "app-01-0.example.org", "app-1-0.exampleXorg", "app--1-0.example.org", ""):
+    for other in (
+        "app-1-0-0.example.org",
+        "app-1-0-1-1.example.org",
+        "app-1-02.example.org",
+        "app-01-0.example.org",
+        "app-1-0.exampleXorg",
+        "app--1-0.example.org",
+        "",
+    ):
         assert domains.find(other) is None
+
+
+def test_domains_whose_pattern_ends_in_a_number() -> None:
+    domains = Domains("{job}-{rank}-1.example.org")
+    for place in (Place("5", 0), Place("5", 0, 1), Place("5", 1, 2)):
+        assert domains.find(domains.domain(place)) == place
+
+
+def own_host(record: Record, name: str) -> str:
+    """The domain of an interface, by the end of its name."""
+    return f"app-{record.id}-{name}.localhost"
+
+
+@pytest.mark.scenario(79)
+def test_a_further_interface_has_a_domain_a_cookie_and_a_port_of_its_own(ground: Ground) -> None:
+    free = free_port()
+    further = (Target(0, "WEB", "Notes æ", ground.port), Target(1, "WEB", "silent", free))
+    record = ground.keep(ground.start(replicas=2), targets=further, web_port=free)
+    assert ground.offline.now(record).targets == further
+    cookies = {}
+    for name, rank, target in (("0", 0, ""), ("0-1", 0, "Notes æ"), ("1-2", 1, "silent")):
+        session = ground.web.open(record, rank, "WEB", target)
+        link = urlsplit(session.redirect_client_to or "")
+        assert link.netloc == own_host(record, name)
+        answer = ground.ask("GET", f"{link.path}?{link.query}", host=link.netloc)
+        cookies[name] = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+        assert cookies[name]["Cookie"].startswith(f"ucloud-compute-session-{record.id}-{name}-example=")
+    statuses = {
+        name: ground.ask("GET", "/x", host=own_host(record, name), headers=cookie).status_code
+        for name, cookie in cookies.items()
+    }
+    assert statuses == {"0": 502, "0-1": 207, "1-2": 502}, "nobody listens at the two others' port"
+    secret = cookies["0-1"]["Cookie"].partition("=")[2]
+    for name in ("0", "1-2", "0-3", "0-2"):
+        forged = {"Cookie": f"ucloud-compute-session-{record.id}-{name}-example={secret}"}
+        assert ground.ask("GET", "/x", host=own_host(record, name), headers=forged).status_code == 401, name
+
+
+def test_a_further_desktop(ground: Ground) -> None:
+    record = ground.keep(ground.record, targets=(Target(0, "VNC", "desk", ground.port),), vnc_port=None)
+    session = ground.web.open(record, 0, "VNC", "desk")
+    assert session.url is not None
+    query = urlsplit(session.url).query
+    with connect(f"ws://{ground.address}/ucloud/example/vnc?{query}", proxy=None) as client:
+        client.send(b"GET /x HTTP/1.0\r\n\r\n")  # whatever is said goes through, and here an application listens
+        assert client.recv(timeout=30)[:5] == b"HTTP/"
+    with pytest.raises(NotOffered, match="declares no port"):
+        ground.web.open(record, 0, "VNC")
+
+
+@pytest.mark.parametrize(
+    ("rank", "kind", "name"), [(0, "WEB", "none"), (0, "VNC", "a"), (1, "WEB", "a"), (0, "WEB", "A")]
+)
+def test_a_further_interface_that_is_not_there(ground: Ground, rank: int, kind: Any, name: str) -> None:
+    record = ground.keep(ground.start(replicas=2), targets=(Target(0, "WEB", "a", 80), Target(1, "WEB", "b", 80)))
+    with pytest.raises(
+        InvalidInput, match=f"target: '{name}'.*no such {kind} interface on rank {rank}: (a|b|'a'|'b'|none)"
+    ):
+        ground.web.open(record, rank, kind, name)
 
 
 @pytest.mark.scenario(79)

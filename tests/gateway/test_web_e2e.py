@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.sandbox
 
-PORT = 18911
+PORT, FURTHER = 18911, 18912
 
 PAGES = f"""
 application: v2
@@ -41,7 +41,10 @@ features: {{}}
 parameters: {{}}
 web: {{enabled: true, port: {PORT}}}
 invocation: |
-  mkdir pages
+  mkdir pages more
+  {{{{ dynamicInterface(0, "WEB", "More pages", {FURTHER}) }}}}
+  echo '<!DOCTYPE html><body>More of it</body>' >more/index.html
+  python3 -u -m http.server {FURTHER} --directory more &
   echo '<!DOCTYPE html><body><script src="hello.js"></script></body>' >pages/index.html
   echo 'document.body.append(`Hello, ${{location.hostname}}. Cookies: [${{document.cookie}}]`)' >pages/hello.js
   exec python3 -u -m http.server {PORT} --directory pages
@@ -90,9 +93,12 @@ class Opener:
 
     @contextmanager
     def open(
-        self, application: str, kind: Literal["WEB", "VNC"], transport: Transport, direct: str
-    ) -> Iterator[tuple[Record, dict[str, str]]]:
-        """A job that runs this application and says that it is ready; and a session of it, within the block."""
+        self, application: str, kind: Literal["WEB", "VNC"], transport: Transport, direct: str, *further: str
+    ) -> Iterator[tuple[Record, list[dict[str, str]]]]:
+        """A job that runs this application and says of each interface that it is there; sessions, within the block.
+
+        One of its own interface, and one of each of these further ones.
+        """
         port = free_port()
         adapter = self.make_adapter(
             transport,
@@ -105,13 +111,13 @@ class Opener:
         )
         (adapter.config_file.parent / "applications" / "interface.yaml").write_text(application)
         [record] = adapter.start(adapter.specification("interface"))
-        adapter.until_said(record, "Serving")
+        adapter.cluster.wait_for(lambda: adapter.output(record).count("Serving") > len(further))
         token = {"Authorization": f"Bearer {tokens.create(adapter.site, 'laptop', 'alice')}"}
-        wanted = {"items": [{"id": record.id, "rank": 0, "sessionType": kind}]}
+        item = {"id": record.id, "rank": 0, "sessionType": kind}
+        wanted = {"items": [item, *({**item, "target": target} for target in further)]}
         with served(make_app(Site(load_config(adapter.config_file))), port) as address:
             answer = httpx.post(f"http://{address}/api/jobs/interactiveSession", headers=token, json=wanted, timeout=30)
-            [session] = [each["session"] for each in answer.json()["responses"]]
-            yield record, session
+            yield record, [each["session"] for each in answer.json()["responses"]]
 
 
 @pytest.fixture
@@ -122,17 +128,19 @@ def opener(make_adapter: AdapterMaker) -> Opener:
 @pytest.mark.scenario(79)
 @pytest.mark.parametrize(("transport", "direct"), [("local", "true"), ("local", "false"), ("ssh", "false")])
 def test_a_browser_sees_the_page_of_a_job(opener: Opener, tmp_path: Path, transport: Transport, direct: str) -> None:
-    with opener.open(PAGES, "WEB", transport, direct) as (record, session):
-        url = session["redirectClientTo"]
+    with opener.open(PAGES, "WEB", transport, direct, "More pages") as (record, sessions):
+        url, more = [session["redirectClientTo"] for session in sessions]
         host = f"app-{record.id}-0.localhost"
         assert f"Hello, {host}. Cookies: []" in show(url, tmp_path / "first")
         assert "401 Unauthorized" in show(f"http://{host}:{urlsplit(url).port}/", tmp_path / "second")
+        assert urlsplit(more).hostname == f"app-{record.id}-0-1.localhost"
+        assert "More of it" in show(more, tmp_path / "third")
 
 
 @pytest.mark.scenario(79)
 @pytest.mark.parametrize(("transport", "direct"), [("local", "true"), ("ssh", "false")])
 def test_a_vnc_client_is_greeted_by_the_desktop_of_a_job(opener: Opener, transport: Transport, direct: str) -> None:
-    with opener.open(DESKTOP, "VNC", transport, direct) as (_, session):
+    with opener.open(DESKTOP, "VNC", transport, direct) as (_, [session]):
         assert session["password"] == "hidden"
         with connect(session["url"], subprotocols=[Subprotocol("binary")], proxy=None) as client:
             assert client.recv(timeout=60) == b"RFB 003.008\n"

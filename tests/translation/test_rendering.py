@@ -9,6 +9,7 @@ import pytest
 
 from slurm_adapter.errors import InvalidInput
 from slurm_adapter.rendering import CPU_SECONDS, Source, Task, render, render_apart
+from slurm_adapter.targets import Target
 
 
 def task(text: str, **variables: Any) -> Task:
@@ -50,6 +51,23 @@ def words(shell: str) -> list[str]:
 def test_vocabulary(text: str, expected: str) -> None:
     found = render(task(text, s="a b", i=5, f=1.0, g=0.25, t=True, n=None))
     assert found.body == expected
+
+
+@pytest.mark.parametrize("run", [render, render_apart])
+def test_further_interfaces_are_declared_and_print_nothing(run: Any) -> None:
+    text = """{% for i in range(2) %}{{ dynamicInterface(i, "WEB", "App " ~ i ~ " 'æ'", 7681 + i) }}{% endfor %}x{% do
+    dynamicInterface(rank | default(0), 'VNC', 'desk', port) %}"""
+    found = run(task(text, port=5900))
+    assert found.body == "x"
+    assert found.targets == (
+        Target(0, "WEB", "App 0 'æ'", 7681),
+        Target(1, "WEB", "App 1 'æ'", 7682),
+        Target(0, "VNC", "desk", 5900),
+    )
+    assert [target.status for target in found.targets][0::2] == [
+        """Target: {"rank":0,"type":"WEB","target":"App 0 'æ'","port":7681,"defaultName":null}""",
+        """Target: {"rank":0,"type":"VNC","target":"desk","port":5900,"defaultName":null}""",
+    ]
 
 
 def test_every_text_is_one_word_of_bash(weird: str) -> None:
@@ -98,7 +116,19 @@ def test_a_child_renders_the_same() -> None:
         ("{{ [1, 2] | random }}", "No filter named 'random'"),
         ("{{ lipsum() }}", "'lipsum' is undefined"),
         ("{{ script('/bin/sh') }}", "script() is not available here"),
-        ("{{ dynamicInterface(0, 'WEB', 'x', 80) }}", "dynamicInterface() is not available here"),
+        ("{{ dynamicInterface(-1, 'WEB', 'x', 80) }}", "app, line 10: dynamicInterface(): rank: -1: must be"),
+        ("{{ dynamicInterface(true, 'WEB', 'x', 80) }}", "dynamicInterface(): rank: True: must be"),
+        ("{{ dynamicInterface(0, 'web', 'x', 80) }}", "dynamicInterface(): type: 'web': must be WEB or VNC"),
+        ("{{ dynamicInterface(0, 'WEB', '', 80) }}", "dynamicInterface(): target: '': must be"),
+        ("{{ dynamicInterface(0, 'WEB', 'x\\ny', 80) }}", "dynamicInterface(): target: "),
+        ("{{ dynamicInterface(0, 'WEB', 'x' * 101, 80) }}", "dynamicInterface(): target: "),
+        ("{{ dynamicInterface(0, 'WEB', 'x', 0) }}", "dynamicInterface(): port: 0: must be"),
+        ("{{ dynamicInterface(0, 'WEB', 'x', 65536) }}", "dynamicInterface(): port: 65536: must be"),
+        ("{{ dynamicInterface(0, 'WEB', 'x', '80') }}", "dynamicInterface(): port: '80': must be"),
+        ("{{ dynamicInterface(0, 'WEB', 'x', nope) }}", "'nope' is undefined"),
+        ("{{ dynamicInterface(0, 'WEB', 'x', 80) }}\n{{ dynamicInterface(0, 'VNC', 'x', 81) }}", "line 11: dynamicI"),
+        ("{% for i in range(101) %}{{ dynamicInterface(i, 'WEB', 'x', 80) }}{% endfor %}", "at most 100"),
+        ("{{ dynamicInterface }}", "a value of type function cannot be printed"),
         ("{{ cfg.x }}", "'cfg' is undefined"),
         ("{{ range(10 ** 9) }}", "Range too big"),
         ("{{ 'a' * 10 ** 9 }}", "a repetition that is longer"),

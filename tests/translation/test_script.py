@@ -13,6 +13,7 @@ import pytest
 from slurm_adapter.application import EnvironmentVariable, Template, Variable, Word
 from slurm_adapter.errors import InvalidConfig, InvalidInput
 from slurm_adapter.script import packaged_templates
+from slurm_adapter.targets import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +83,15 @@ def test_a_template(case: Case, golden: Callable[[str, str], None]) -> None:
     )
     parameters = {"value": {"type": "text", "value": "a b"}, "modules": {"type": "modules", "modules": ["mpi"]}}
     golden("template.sbatch", case.with_template(text).translate(replicas=2, parameters=parameters).script)
+
+
+def test_further_interfaces_are_on_ranks_that_the_job_has(case: Case) -> None:
+    template = case.with_template("{{ dynamicInterface(1, 'WEB', 'b', 81) }}sleep 5\n")
+    found = template.translate(replicas=2)
+    assert found.targets == (Target(1, "WEB", "b", 81),)
+    assert 'Target: {"rank":1,"type":"WEB","target":"b","port":81,"defaultName":null}' in found.notes
+    with pytest.raises(InvalidInput, match=r"dynamicInterface\(\): rank: 1: the job has the ranks 0 to 0"):
+        template.translate(replicas=1)
 
 
 @pytest.mark.parametrize("name", ["acme-database", "acme-web-app"])

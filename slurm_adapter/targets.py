@@ -1,0 +1,51 @@
+"""Further interfaces of a job, which its application's template declares beside its web or VNC port."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal, NamedTuple, get_args
+
+MOST = 100
+"""How many a job may have: each is an update of the job (contract 1.14)."""
+
+NAME_LIMIT = 100
+"""Characters of a name."""
+
+Kind = Literal["WEB", "VNC"]
+
+
+class Target(NamedTuple):
+    """One interface of one rank (contract 1.14, `DynamicTarget`)."""
+
+    rank: int
+    kind: Kind
+    name: str
+    """By which a session asks for it; each rank has a name once."""
+    port: int
+
+    @property
+    def status(self) -> str:
+        """The text by which UCloud's web interface learns of it."""
+        told = {
+            "rank": self.rank,
+            "type": self.kind,
+            "target": self.name,
+            "port": self.port,
+            "defaultName": None,
+        }
+        return f"Target: {json.dumps(told, ensure_ascii=False, separators=(',', ':'))}"
+
+
+def declare(rank: object, kind: object, name: object, port: object) -> Target:
+    """What a template has said. Raises `ValueError` that says what is allowed."""
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
+        raise ValueError(f"dynamicInterface(): rank: {rank!r}: must be a whole number from 0 on")
+    if kind not in get_args(Kind):
+        raise ValueError(f"dynamicInterface(): type: {kind!r}: must be WEB or VNC")
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= NAME_LIMIT:
+        raise ValueError(
+            f"dynamicInterface(): target: {name!r}: must be a text of 1 to {NAME_LIMIT} printed characters"
+        )
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
+        raise ValueError(f"dynamicInterface(): port: {port!r}: must be a whole number from 1 to 65535")
+    return Target(rank, "WEB" if kind == "WEB" else "VNC", str(name), port)
