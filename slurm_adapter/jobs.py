@@ -36,6 +36,7 @@ from slurm_adapter.errors import AdapterError, Duplicate, InvalidConfig, Invalid
 from slurm_adapter.invocation import is_injected
 from slurm_adapter.plan import live_row
 from slurm_adapter.publishing import publish_hosts
+from slurm_adapter.rendering import Apart, render_apart
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
 from slurm_adapter.specification import JobSpecification, PeerValue
 from slurm_adapter.states import JobState
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from slurm_adapter.application import Application
     from slurm_adapter.config import Drive
     from slurm_adapter.drives import DrivePath
+    from slurm_adapter.rendering import Rendered, Task
     from slurm_adapter.site import Site
     from slurm_adapter.specification import Owner, ResolvedProduct
     from slurm_adapter.translation import Translation
@@ -113,7 +115,8 @@ UNWANTED_SECONDS = 30
 
 def render(site: Site, owner: Owner, specification: JobSpecification) -> str:
     """The script that would be submitted, with id 0. Needs no cluster, and touches nothing."""
-    return _translate(site, owner, Item(specification), job_id="0", token="render-0", after=()).script  # noqa: S106  # a name
+    item = Item(specification)
+    return _translate(site, owner, item, render_apart, job_id="0", token="render-0", after=()).script  # noqa: S106  # a name
 
 
 def submit(
@@ -173,16 +176,20 @@ def _prepare(
     shared: dict[str, bytes] = {}
     notes: dict[str, list[str]] = {}
     paths: list[DrivePath] = []
-    for number, (item, id_, named) in enumerate(zip(items, ids, peers, strict=True)):
-        token = f"{site.store.instance}-{_origin(site, item)}-{id_}"
-        after = [record.slurm_id for _, record in named if record.slurm_id is not None]
-        with naming(number, items):
-            translation = _translate(site, owner, item, job_id=id_, token=token, after=after, drives=drives)
-        paths += translation.paths
-        record = _new_record(site, owner, item, id_, token, account, translation, tuple(peer for peer, _ in named))
-        claims.append((record, bundle.pack(translation)))
-        shared |= bundle.shared(translation)
-        notes[id_] = [*translation.notes, *_left_out_notes(record, [known.replicas for _, known in named])]
+    with Apart() as apart:
+        for number, (item, id_, named) in enumerate(zip(items, ids, peers, strict=True)):
+            _go_on(caller)
+            token = f"{site.store.instance}-{_origin(site, item)}-{id_}"
+            after = [record.slurm_id for _, record in named if record.slurm_id is not None]
+            with naming(number, items):
+                translation = _translate(
+                    site, owner, item, apart.render, job_id=id_, token=token, after=after, drives=drives
+                )
+            paths += translation.paths
+            record = _new_record(site, owner, item, id_, token, account, translation, tuple(peer for peer, _ in named))
+            claims.append((record, bundle.pack(translation)))
+            shared |= bundle.shared(translation)
+            notes[id_] = [*translation.notes, *_left_out_notes(record, [known.replicas for _, known in named])]
     if paths:
         read_path_check(paths, site.transport.run(check_paths_command(paths, account)).stdout)
     return claims, shared, notes
@@ -472,6 +479,7 @@ def _translate(
     site: Site,
     owner: Owner,
     item: Item,
+    apart: Callable[[Task], Rendered],
     *,
     job_id: str,
     token: str,
@@ -492,6 +500,7 @@ def _translate(
         after=after,
         account=account,
         drives=drives,
+        apart=apart,
     )
 
 

@@ -20,12 +20,15 @@ from __future__ import annotations
 import json
 import re
 import resource
+import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, nodes
 from jinja2.exceptions import SecurityError
@@ -278,28 +281,76 @@ def _problem(source: Source, line: int | None, message: str | None) -> InvalidIn
 
 def render_apart(task: Task) -> Rendered:
     """Render in a child process with limits. Raises as `render` does, and for a template that goes beyond them."""
+    with Apart() as apart:
+        return apart.render(task)
+
+
+class Apart:
+    """Renders in a child process with limits, which serves until the block's end: starting one takes longer than a job.
+
+    Each task has the whole of the limits. One that goes beyond them takes the child with it, and the next has another.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is started until it is needed."""
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Serve."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+
+    def render(self, task: Task) -> Rendered:
+        """Raises as `render` does, and for a template that goes beyond the limits."""
+        if self._child is None:
+            self._child = _start()
+        given = json.dumps(asdict(task)).encode() + b"\n"
+        timer = threading.Timer(WALL_SECONDS, self._child.kill)
+        timer.start()
+        try:
+            answer = _ask(self._child, given)
+        finally:
+            timer.cancel()
+        if answer is None:
+            child, self._child = self._child, None
+            _, complaint = child.communicate()
+            if child.returncode < 0:
+                raise _too_much(task)
+            raise RuntimeError(f"the renderer ended with {child.returncode}: {complaint.decode(errors='replace')}")
+        if "problem" in answer:
+            raise InvalidInput(answer["problem"])
+        calls = tuple((name, value) for name, value in answer["calls"])
+        targets = tuple(Target(*each) for each in answer["targets"])
+        return Rendered(answer["body"], answer["environment"], answer["sbatch"], calls, targets)
+
+
+def _start() -> subprocess.Popen[bytes]:
     start = "import sys; sys.path[:] = sys.argv[1:]; from slurm_adapter.rendering import main; main()"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", start, *(str(Path(place).resolve()) for place in sys.path)],
-            input=json.dumps(asdict(task)).encode(),
-            capture_output=True,
-            timeout=WALL_SECONDS,
-            check=False,
-            env={},
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _too_much(task) from error
-    if done.returncode < 0:
-        raise _too_much(task)
-    if done.returncode != 0:
-        raise RuntimeError(f"the renderer ended with {done.returncode}: {done.stderr.decode(errors='replace')}")
-    answer = json.loads(done.stdout)
-    if "problem" in answer:
-        raise InvalidInput(answer["problem"])
-    calls = tuple((name, value) for name, value in answer["calls"])
-    targets = tuple(Target(*each) for each in answer["targets"])
-    return Rendered(answer["body"], answer["environment"], answer["sbatch"], calls, targets)
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", start, *(str(Path(place).resolve()) for place in sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={},
+    )
+
+
+def _ask(child: subprocess.Popen[bytes], given: bytes) -> Any:
+    """The child's answer; None where it ended instead."""
+    if child.stdin is None or child.stdout is None:
+        return None
+    with suppress(BrokenPipeError):
+        child.stdin.write(given)
+        child.stdin.flush()
+        line = child.stdout.readline()
+        if line.endswith(b"\n"):
+            return json.loads(line)
+    return None
 
 
 def _too_much(task: Task) -> InvalidInput:
@@ -308,12 +359,17 @@ def _too_much(task: Task) -> InvalidInput:
 
 
 def main() -> None:
-    """The child: a task as JSON on stdin, its answer or the problem as JSON on stdout."""
-    task = json.loads(sys.stdin.buffer.read())
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
+    """The child: tasks as JSON on stdin, a line each, and for each its answer or the problem as JSON on stdout."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
         resource.setrlimit(limit, (0, 0))
+    for line in sys.stdin.buffer:
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # what SIGPROF does is to end the process
+        sys.stdout.buffer.write(_answer(json.loads(line)).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _answer(task: dict[str, Any]) -> str:
     try:
         rendered = render(
             Task(
@@ -325,9 +381,9 @@ def main() -> None:
                 sbatch={name: Source(**source) for name, source in task["sbatch"].items()},
             )
         )
-        answer = json.dumps(asdict(rendered))
-        if len(answer) > 8 * OUTPUT_LIMIT:
-            answer = json.dumps({"problem": "the application's templates give too much text"})
     except InvalidInput as error:
-        answer = json.dumps({"problem": str(error)})
-    sys.stdout.buffer.write(answer.encode())
+        return json.dumps({"problem": str(error)})
+    answer = json.dumps(asdict(rendered))
+    if len(answer) > 8 * OUTPUT_LIMIT:
+        return json.dumps({"problem": "the application's templates give too much text"})
+    return answer

@@ -137,12 +137,14 @@ def translate(
     product: ResolvedProduct | None = None,
     account: str | None = None,
     drives: Sequence[Drive] = (),
+    apart: Callable[[Task], Rendered] = render_apart,
 ) -> Translation:
     """Translate one job. Nothing is read but templates, and nothing is written.
 
     `token` is the job's name in Slurm, `folder` its folder on the cluster, `after` the Slurm ids of its peers,
     `account` that of its user there, and `drives` are known besides those of the configuration. `product` is what
-    UCloud sells by the product's name, which goes before the machine table's sizes.
+    UCloud sells by the product's name, which goes before the machine table's sizes. `apart` renders what the site has
+    not written itself: `Apart.render`, where there are many jobs.
     Raises `InvalidInput` that names the field, its value, and what is allowed.
     """
     machine = find_machine(specification, config)
@@ -170,7 +172,7 @@ def translate(
     if specification.opened_file:
         opened = find(specification.opened_file, field="openedFile")
     context = _context(specification, application, machine, job_id)
-    rendered, modules = _render(application, bound, context, config)
+    rendered, modules = _render(application, bound, context, config, apart)
     directives = build_directives(
         machine,
         token=token,
@@ -358,7 +360,11 @@ def _exports(context: dict[str, Any], config: Config, opened: DrivePath | None) 
 
 
 def _render(
-    application: Application, bound: Bound, context: dict[str, Any], config: Config
+    application: Application,
+    bound: Bound,
+    context: dict[str, Any],
+    config: Config,
+    apart: Callable[[Task], Rendered],
 ) -> tuple[Rendered, tuple[str, ...]]:
     """The application's text, and the modules that are left to load before it."""
     where = f"{application.source}: the application {application}"
@@ -395,7 +401,7 @@ def _render(
     if not (task.body or task.environment or task.sbatch):
         rendered = Rendered("", {}, {}, ())
     else:
-        rendered = (render if application.trusted and bound.trusted else render_apart)(task)
+        rendered = (render if application.trusted and bound.trusted else apart)(task)
     if not application.template:
         rendered = replace(rendered, body=command_line(application, bound))
     return rendered, (() if loaded else tuple(bound.modules))
