@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter import jobs
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.plan import MANY, MANY_OF_ALL
-from slurm_adapter.store import STANDALONE, Stage
+from slurm_adapter.store import Stage
 
 if TYPE_CHECKING:
     from slurm_adapter.receivers.interface import Receiver
@@ -35,11 +35,11 @@ def end_orphans(site: Site, receiver: Receiver, *, end_many: bool = False) -> li
     `slurm_adapter.plan`, unless `end_many`. Raises what the receiver raises.
     """
     store, now = site.store, site.clock()
-    ours = [record for record in store.active() if record.origin != STANDALONE and record.gone is None]
+    ours = store.expected()
     asked = float(store.fact(_ASKED) or 0)
     if ours and not asked <= now < asked + ASK_SECONDS:
-        known = receiver.known([record.id for record in ours])
-        store.note_unknown([record.id for record in ours if record.id not in known], now)
+        known = receiver.known(ours)
+        store.note_unknown([id_ for id_ in ours if id_ not in known], now)
         store.set_fact(_ASKED, str(now))
     doubtful = store.unknown_since(now - UNKNOWN_SECONDS)
     if not doubtful:
@@ -51,7 +51,7 @@ def end_orphans(site: Site, receiver: Receiver, *, end_many: bool = False) -> li
     named = ", ".join(denied[:5])
     problems = [f"UCloud has jobs {named}, and takes no updates of them from this provider"] if denied else []
     orphans = [record for record in doubtful if record.id not in known]
-    if not end_many and len(orphans) > max(MANY, MANY_OF_ALL * len({record.id for record in (*ours, *orphans)})):
+    if not end_many and len(orphans) > max(MANY, MANY_OF_ALL * len({*ours, *(record.id for record in orphans)})):
         named = ", ".join(record.id for record in orphans[:5])
         text = (
             f"UCloud knows {len(orphans)} jobs no more ({named}, ...), more than are ended unasked; nothing was done "

@@ -87,8 +87,6 @@ class Plan:
     """Slurm jobs to cancel: those that are not, or no longer, the job's own."""
     cancel_again: tuple[tuple[Record, int], ...]
     """Jobs whose end was asked for, and which go on all the same: that call came to nothing."""
-    groups: tuple[hosts.Group, ...]
-    """The mappings of all live jobs, once the changes are made."""
     problems: tuple[str, ...]
     """What could not be learned."""
 
@@ -98,20 +96,25 @@ def is_as_remembered(job: Standing, rows: tuple[Observation, ...], states: Mappi
 
     So it is with nearly all jobs in nearly all passes, and this is all that is spent on them.
     """
-    if len(rows) != 1 or job.stage != Stage.SUBMITTED:
+    if not is_plainly_alive(job, rows):
         return False
     if (job.cancelled, job.missing_since, job.unwanted) != (None, None, None):
         return False
     [row] = rows
-    if (row.slurm_id, row.restarts, row.task) != (job.slurm_id, job.restarts, None) or not live_row(row):
-        return False
     verdict = translate(row, states)
-    if verdict.state != job.state:
+    if (verdict.state, row.restarts, row.task) != (job.state, job.restarts, None):
         return False
     if verdict.state is JobState.IN_QUEUE:
         return (job.status, job.nodes, job.addresses, job.started) == (verdict.text, (), (), None)
     known = not row.nodes or (row.nodes == job.nodes and len(job.addresses) == len(job.nodes))
     return known and row.started in {None, job.started}
+
+
+def is_plainly_alive(job: Standing | Record, rows: tuple[Observation, ...]) -> bool:
+    """Whether Slurm has this job, once and under the id that is remembered: nobody else has to be asked about it."""
+    if len(rows) != 1 or job.stage != Stage.SUBMITTED:
+        return False
+    return rows[0].slurm_id == job.slurm_id and live_row(rows[0])
 
 
 def live_row(row: Observation) -> bool:
@@ -153,10 +156,11 @@ def make_plan(evidence: Evidence) -> Plan:
     cancel: list[tuple[Record, int]] = []
     again: list[tuple[Record, int]] = []
     problems: list[str] = []
-    after: dict[str, Record] = dict(evidence.peers)
+    awaited = {peer.job_id for record in evidence.records if record.stage is Stage.CLAIMED for peer in record.peers}
+    after = {**evidence.peers, **{record.id: record for record in evidence.records if record.id in awaited}}
     for record, values in _judge_all(evidence, after, problems):
         if values.pop("submit", False):
-            submit.append(replace(record, **values))
+            submit.append(record.having(values))
         rows = (evidence.rows or {}).get(record.token, ())
         kept = values.get("slurm_id", record.slurm_id)
         strangers = {row.slurm_id for row in rows if row.slurm_id != kept and live_row(row)}
@@ -165,30 +169,28 @@ def make_plan(evidence: Evidence) -> Plan:
             cancel += [(record, slurm_id) for slurm_id in sorted(strangers)]
         if record.cancelled is not None and evidence.now >= record.cancelled + CANCEL_SECONDS:
             again += [(record, row.slurm_id) for row in rows if row.slurm_id == kept and live_row(row)][:1]
-        new = _with(record, values)
-        after[record.id] = new
-        if new is not record:
+        if _is_news(record, values):
             changes.append((record, values))
+            if record.id in awaited:
+                after[record.id] = record.having(values)
     return Plan(
         changes=tuple(changes),
         submit=tuple(submit),
         fence=fence,
         cancel=tuple(cancel),
         cancel_again=tuple(again),
-        groups=make_groups(after),
         problems=tuple(problems),
     )
 
 
-def _with(record: Record, values: Mapping[str, Any]) -> Record:
-    """The record with these values; itself where it has them already, as most have in most passes."""
-    return replace(record, **values) if any(getattr(record, name) != values[name] for name in values) else record
+def _is_news(record: Record, values: Mapping[str, Any]) -> bool:
+    return any(getattr(record, name) != value for name, value in values.items())
 
 
 def _judge_all(
     evidence: Evidence, after: Mapping[str, Record], problems: list[str]
 ) -> Iterator[tuple[Record, dict[str, Any]]]:
-    """What is decided about each job. `after` holds what the caller made of those that came before.
+    """What is decided about each job. `after` holds what the caller made of the peers that came before.
 
     Claims last, oldest first: what becomes of a peer in this pass decides about them.
     """
@@ -286,7 +288,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
         return _end(evidence.now, JobState.SUCCESS, "Your job was cancelled") | {"cancelled": evidence.now}
     found = kept_id(record, rows, inside)
     if found is not None:
-        adopted = replace(record, stage=Stage.SUBMITTED, slurm_id=found)
+        adopted = record.having({"stage": Stage.SUBMITTED, "slurm_id": found})
         return {
             "stage": Stage.SUBMITTED,
             "slurm_id": found,
@@ -325,7 +327,7 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
         return {"missing_since": None}
     kept = kept_id(record, rows, inside)
     values: dict[str, Any] = {} if kept == record.slurm_id else {"slurm_id": kept, "restarts": 0}
-    record = _with(record, values)
+    record = record.having(values) if values else record
     values["missing_since"] = None  # only `_missing` goes on with a silence; whatever else was learned, or not, ends it
     own = tuple(row for row in rows if row.slurm_id == kept)
     if any(live_row(row) for row in own):

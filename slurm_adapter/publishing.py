@@ -29,7 +29,7 @@ def publish_hosts(site: Site) -> None:
     """
     with alone(site, "hosts"):
         version = site.store.hosts_version()
-        active = site.store.active()
+        active = site.store.in_hosts(every=site.config.peers.always)
         named = {peer.job_id for record in active for peer in record.peers}
         known = {**site.store.find(named), **{record.id: record for record in active}}
         _write_hosts(site, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known))

@@ -111,7 +111,7 @@ def hosts_text(site: Site, id_: str | None) -> str:
     """
     if id_ is None and not site.config.peers.private:
         return peerfiles.read(site.transport, site.peers_folder).shared.decode(errors="replace")
-    active = site.store.active()
+    active = site.store.in_hosts(every=False)
     named = site.store.find(peer.job_id for record in active for peer in record.peers)
     groups = make_groups({**named, **{record.id: record for record in active}})
     if id_ is None:

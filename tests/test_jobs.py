@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -731,3 +732,18 @@ def test_many_jobs_take_no_more_commands_than_one(offline: Offline) -> None:
         ended = commands(offline.sync)
         counts.append((submitted, passed, cancelled, ended))
     assert counts[0] == counts[1]
+
+
+def test_a_job_takes_three_commands(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether Slurm answers, before anything is remembered; the folder, before the claim is taken; and sbatch."""
+    asked: list[str] = []
+
+    def ask(name: str, inner: Callable[..., Any], *arguments: Any) -> Any:
+        asked.append(name)
+        return inner(*arguments)
+
+    for name in ("submit", "nodes", "addresses", "queue", "history"):
+        monkeypatch.setattr(offline.slurm, name, partial(ask, name, getattr(offline.slurm, name)))
+    offline.transport.before = lambda _: asked.append("folder")
+    offline.job()
+    assert asked == ["nodes", "folder", "submit"]

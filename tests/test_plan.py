@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +12,9 @@ from slurm_adapter.plan import Evidence, Plan, is_as_remembered, make_groups, ma
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS, Observation
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Peer, Record, Stage, Standing
+
+if TYPE_CHECKING:
+    from slurm_adapter.hosts import Group
 
 NOW = 10_000.0
 TOKEN = "i-local-1"
@@ -71,6 +74,12 @@ def decide(record: Record, rows: tuple[Observation, ...] | None = (), **values: 
         assert old is record
         new = replace(record, **changes)
     return new, plan
+
+
+def groups_after(learned: Evidence, plan: Plan) -> tuple[Group, ...]:
+    """The mappings of all live jobs, once the plan's changes are made."""
+    changed = {record.id: replace(record, **values) for record, values in plan.changes}
+    return make_groups({**learned.peers, **{record.id: record for record in learned.records}, **changed})
 
 
 IN_QUEUE, RUNS, SUCCESS, FAILURE, EXPIRED = (
@@ -432,7 +441,8 @@ def test_where_a_job_is(
     new, plan = decide(record, (seen,))
     assert (new.nodes, new.addresses) == (nodes, addresses)
     assert bool(plan.problems) == bool(nodes and not addresses)
-    assert bool([group for group in plan.groups if group.peer == "1"]) == bool(addresses)
+    groups = groups_after(evidence(record), plan)
+    assert bool([group for group in groups if group.peer == "1"]) == bool(addresses)
 
 
 def test_a_run_that_no_pass_saw_has_no_addresses_of_another() -> None:
@@ -449,7 +459,7 @@ def test_a_requeue_ends_the_names_and_the_next_start_moves_them() -> None:
     def names(record: Record, seen: Observation) -> list[tuple[str | None, str, tuple[tuple[str, ...], ...]]]:
         whole = evidence(record, consumer, peers={"1": record}, rows=())
         plan = make_plan(replace(whole, rows={TOKEN: (seen,), "i-local-2": (theirs,)}))
-        return [(group.hostname, group.run, group.addresses) for group in plan.groups]
+        return [(group.hostname, group.run, group.addresses) for group in groups_after(whole, plan)]
 
     first = (("10.0.0.1",),)
     assert names(job(**RUNNING), row("RUNNING", nodes=("n1",))) == [(None, "17.0", first), ("db", "17.0", first)]
@@ -538,15 +548,17 @@ def test_many_endings_without_a_word_of_slurms_are_held_back(
     inside = {record.id: Inside(True, str(record.slurm_id)) for record in silent}
     plan = make_plan(evidence(*silent, *living, rows=None, inside=inside, end_many=end_many))
     assert not any(values.get("stage") is Stage.ENDED for _, values in plan.changes)  # an outage decides nothing
-    plan = make_plan(replace(evidence(*silent, *living, inside=inside, end_many=end_many), rows=rows))
+    whole = replace(evidence(*silent, *living, inside=inside, end_many=end_many), rows=rows)
+    plan = make_plan(whole)
     assert sum(values.get("stage") is Stage.ENDED for _, values in plan.changes) == ended
     held = [problem for problem in plan.problems if "--end-many" in problem]
     assert len(held) == (ended == 0)
     if held:
         assert f"{lost} of {lost + others} jobs would end" in held[0]
-    assert len({group.peer for group in plan.groups}) == lost + others - ended, (
-        "names stay while an ending is held back"
-    )
+    named = {group.peer for group in groups_after(whole, plan)}
+    assert len(named) == lost + others - ended, "names stay while an ending is held back"
+    apart = make_plan(replace(whole, records=silent, others=others))
+    assert len(apart.changes) == len(plan.changes), "jobs that were left out count among all"
 
 
 def test_what_slurm_says_itself_is_never_held_back_nor_what_was_never_handed_over() -> None:

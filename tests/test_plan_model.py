@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_adapter.folders import ExitRecord, Inside
-from slurm_adapter.plan import Evidence, is_as_remembered, make_plan
+from slurm_adapter.plan import Evidence, Plan, is_as_remembered, make_groups, make_plan
 from slurm_adapter.schedulers.interface import Observation
 from slurm_adapter.states import BASE_STATES, ENDED, FLAGS, JobState
 from slurm_adapter.store import Peer, Record, Stage, Standing
+
+if TYPE_CHECKING:
+    from slurm_adapter.hosts import Group
 
 _NODES = ("n1", "n2", "n3")
 _words = st.sampled_from([*BASE_STATES, *FLAGS, "BAKING", ""])
@@ -89,6 +92,12 @@ def _evidence(draw: st.DrawFn) -> Evidence:
     )
 
 
+def groups_after(evidence: Evidence, plan: Plan) -> tuple[Group, ...]:
+    """The mappings of all live jobs, once the plan's changes are made."""
+    changed = {record.id: replace(record, **values) for record, values in plan.changes}
+    return make_groups({**evidence.peers, **{record.id: record for record in evidence.records}, **changed})
+
+
 @settings(max_examples=1500, deadline=None)
 @given(_evidence())
 def test_no_state_without_evidence(evidence: Evidence) -> None:
@@ -122,7 +131,7 @@ def test_no_state_without_evidence(evidence: Evidence) -> None:
     for cancelled, slurm_id in plan.cancel:
         assert slurm_id != changes.get("slurm_id", cancelled.slurm_id)
     after = record if not changes else next(iter(plan.changes))[0]
-    for group in plan.groups:
+    for group in groups_after(evidence, plan):
         assert group.peer in {"1", "2"}
         if group.peer == "1":
             assert changes.get("state", after.state) in {JobState.RUNNING, JobState.SUSPENDED}

@@ -8,14 +8,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from slurm_adapter import store as module
 from slurm_adapter.errors import InvalidConfig, InvalidInput, NotFound, TryAgain
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Peer, Record, Stage, Store, StoreError
+from slurm_adapter.store import Peer, Record, Stage, Standing, Store, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,6 +224,64 @@ def test_the_newest_jobs_oldest_first(store: Store) -> None:
     assert [each.id for each in store.active()] == ["1", "2", "3"]
     assert [each.id for each in store.with_tokens(["i-local-2", "none"])] == ["2"]
     assert set(store.find(["1", "9"])) == {"1"}
+
+
+def test_the_little_of_jobs_that_a_pass_looks_at(store: Store) -> None:
+    waits = record("1", stage=Stage.SUBMITTED, slurm_id=17, status="Your job waits", missing_since=3.0)
+    runs = record("2", stage=Stage.SUBMITTED, slurm_id=18, state=JobState.RUNNING, restarts=1, started=2.0,
+                  nodes=("n1", "n2"), addresses=(("10.0.0.1", "fd00::1"), ("10.0.0.2",)), cancelled=4.0)  # fmt: skip
+    ended = record("3", stage=Stage.ENDED)
+    store.claim([(each, b"") for each in (waits, runs, ended)])
+    found = {standing.id: standing for standing in store.standing()}
+    assert found == {each.id: Standing(*(getattr(each, name) for name in Standing._fields)) for each in (waits, runs)}
+
+
+def test_jobs_that_have_to_do_with_names(store: Store) -> None:
+    running = record("1", stage=Stage.SUBMITTED, addresses=(("10.0.0.1",),))
+    consumer = record("2", peers=(Peer("db", "1"),))
+    detached = record("3", original="{}")
+    plain = record("4")
+    ended = record("5", stage=Stage.ENDED, addresses=(("10.0.0.1",),), peers=(Peer("db", "1"),))
+    store.claim([(each, b"") for each in (running, consumer, detached, plain, ended)])
+    assert store.in_hosts(every=False) == [running, consumer, detached]
+    assert store.in_hosts(every=True) == [running, consumer, detached, plain]
+
+
+def test_jobs_that_ucloud_is_taken_to_know(store: Store) -> None:
+    records = [
+        record("1", origin="p"),
+        record("2"),
+        record("3", origin="p", stage=Stage.ENDED),
+        record("4", origin="p"),
+    ]
+    store.claim([(each, b"") for each in records])
+    store.note_gone(["4"], "gone", 5.0)
+    assert store.expected() == ["1"]
+
+
+def test_many_changes_are_made_as_one_is(store: Store) -> None:
+    one, two, three = (record(str(number), stage=Stage.SUBMITTED, slurm_id=number) for number in (1, 2, 3))
+    store.claim([(each, b"") for each in (one, two, three)])
+    store.change([(three, {"stage": Stage.ENDED})], 5.0)
+    runs: dict[str, Any] = {
+        "state": JobState.RUNNING, "status": "Your job is running", "nodes": ("n1",), "addresses": (("10.0.0.1",),)
+    }  # fmt: skip
+    decided = [(one, runs), (two, {"status": ""}), (three, runs), (record("9"), runs)]
+    assert store.make_changes(decided, 6.0) == {"1", "2"}
+    assert store.get("1") == replace(one, **runs)
+    assert store.get("2") == two
+    assert [(update.state, update.status) for update in store.updates("1")] == [
+        (JobState.RUNNING, "Your job is running")
+    ]
+    assert store.updates("2") == []
+    assert store.make_changes([], 7.0) == set()
+
+
+def test_a_record_with_other_values() -> None:
+    old = record(peers=(Peer("db", "7"),))
+    assert old.having({}) == old
+    values = {"stage": Stage.SUBMITTED, "slurm_id": 17, "peers": (), "labels": "[]"}
+    assert old.having(values) == replace(old, **values)  # type: ignore[arg-type]  # as in `record`
 
 
 RACE = """

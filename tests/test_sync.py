@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import time
@@ -104,6 +105,22 @@ def test_a_pass_costs_the_same_for_many_jobs(tmp_path: Path, monkeypatch: pytest
     assert commands_for(1) == commands_for(40)
 
 
+def test_a_pass_over_jobs_of_which_nothing_is_new_is_one_question(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = offline.run(offline.job())
+    offline.run(offline.job(resources=[peer("server", server)]))
+    offline.submit(*(offline.item() for _ in range(5)))
+    offline.submit(*(offline.item() for _ in range(5)), user="bob")
+    assert len(offline.sync().changed) == 10
+    asked: list[str] = []
+    for name in ("queue", "history", "nodes", "addresses", "cancel"):
+        monkeypatch.setattr(offline.slurm, name, partial(ask, asked, name, getattr(offline.slurm, name)))
+    before = len(offline.transport.commands)
+    assert offline.sync() == Report()
+    assert (asked, len(offline.transport.commands) - before) == (["queue"], 0)
+
+
 def test_a_pass_reads_whole_only_jobs_of_which_slurm_says_anything_new(
     offline: Offline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +159,13 @@ def test_what_is_recorded_while_slurm_is_asked_is_left_to_the_next_pass(
     monkeypatch.undo()
     [(before, after)] = offline.sync().changed
     assert (before.missing_since, after.status) == (None, "Your job waits in the queue: Priority")
+
+
+def test_a_pass_leaves_the_collection_of_garbage_as_it_was(offline: Offline) -> None:
+    before = gc.get_threshold()
+    offline.job()
+    offline.sync()
+    assert gc.get_threshold() == before
 
 
 @pytest.mark.scenario(49)
@@ -410,7 +434,7 @@ def test_a_pass_that_is_killed_when_a_job_is_final_leaves_its_folder_closed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(offline.site.store, "change", killed)
+        patch.setattr(offline.site.store, "make_changes", killed)
         with pytest.raises(KeyboardInterrupt):
             offline.sync()
     assert Path(record.folder, "owner").readlink() == Path("closed")
