@@ -154,10 +154,10 @@ class Directive:
 
 def quote(value: str) -> str:
     """A value in Slurm's own quoting. Raises `InvalidInput` for what cannot be written."""
-    if re.search(r"[\n\r\0]", value):
-        raise InvalidInput(f"{shown(value)} cannot stand in a directive: it holds a line break or NUL")
     if _BARE.fullmatch(value):
         return value
+    if re.search(r"[\n\r\0]", value):
+        raise InvalidInput(f"{shown(value)} cannot stand in a directive: it holds a line break or NUL")
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -309,11 +309,13 @@ def lint_script(text: str) -> None:
     seen: set[str] = set()
     lines = iter(enumerate(text.split("\n"), start=1))
     for number, line in lines:
-        if re.match(r"\s+#\s*SBATCH", line):
-            raise InvalidInput(f"line {number} of the script: an indented #SBATCH, which sbatch ignores")
         if line and not line.startswith("#"):
-            _refuse_late([(number, line), *lines])
-        elif line.startswith("#SBATCH"):
+            if re.match(r"\s+#\s*SBATCH", line):
+                raise InvalidInput(f"line {number} of the script: an indented #SBATCH, which sbatch ignores")
+            if text.count("\n#SBATCH") > len(seen):
+                _refuse_late([(number, line), *lines])
+            return
+        if line.startswith("#SBATCH"):
             name = _name_of(line, number)
             if name in seen:
                 raise InvalidInput(f"line {number} of the script: the directive {name} stands twice")

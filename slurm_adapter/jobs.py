@@ -365,8 +365,10 @@ def _find_peers(
 ) -> list[list[tuple[Peer, Record]]]:
     """Every job's peers with their records, once each may be named by this owner, under this name."""
     declared = [list(declared_peers(item.specification)) for item in items]
+    if not any(declared):
+        return [[] for _ in items]
     records = site.store.find({value.job_id for each in declared for _, value in each})
-    system = system_names(site) if any(declared) else ()
+    system = system_names(site)
     found = []
     for number, each in enumerate(declared):
         with naming(number, items):

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bash
@@ -352,11 +352,16 @@ def _exports(context: dict[str, Any], config: Config, opened: DrivePath | None) 
         inner = value.items() if isinstance(value, dict) else [("", value)]
         for key, item in inner:
             if item is not None:
-                words = re.sub(r"([A-Z])", r"_\1", f"{name}_{key}".strip("_")).upper()
-                found.append((f"UCLOUD_{words}", bash.plain(item)))
+                found.append((_variable(name, key), bash.plain(item)))
     if opened is not None:
         found.append(("UCLOUD_OPEN_WITH_FILE", opened.cluster))
     return tuple(found)
+
+
+@cache
+def _variable(name: str, key: str) -> str:
+    words = re.sub(r"([A-Z])", r"_\1", f"{name}_{key}".strip("_")).upper()
+    return f"UCLOUD_{words}"
 
 
 def _render(
