@@ -310,9 +310,7 @@ def lint_script(text: str) -> None:
     lines = iter(enumerate(text.split("\n"), start=1))
     for number, line in lines:
         if line and not line.startswith("#"):
-            if re.match(r"\s+#\s*SBATCH", line):
-                raise InvalidInput(f"line {number} of the script: an indented #SBATCH, which sbatch ignores")
-            if text.count("\n#SBATCH") > len(seen):
+            if text.count("\n#SBATCH") > len(seen) or "SBATCH" in line:
                 _refuse_late([(number, line), *lines])
             return
         if line.startswith("#SBATCH"):
@@ -325,7 +323,11 @@ def lint_script(text: str) -> None:
 def _refuse_late(lines: Iterable[tuple[int, str]]) -> None:
     """Refuse directives among the script's commands, but for those in here-documents."""
     documents: list[str] = []
+    first = True
     for number, line in lines:
+        if first and re.match(r"\s+#\s*SBATCH", line):
+            raise InvalidInput(f"line {number} of the script: an indented #SBATCH, which sbatch ignores")
+        first = False
         if documents:
             if line.lstrip("\t") == documents[0]:
                 del documents[0]

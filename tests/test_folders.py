@@ -19,7 +19,7 @@ from slurm_adapter.errors import Unknown
 from slurm_adapter.folders import ExitRecord, Inside, NewFolder, read_exit, slurm_id
 from slurm_adapter.translation import File
 from slurm_adapter.transports.fake import FakeTransport
-from slurm_adapter.transports.interface import Result
+from slurm_adapter.transports.interface import Command, Result
 from slurm_adapter.transports.local import LocalTransport
 from tests.offline import sudo_environment, tiny
 
@@ -406,6 +406,21 @@ def test_no_file_gets_more_names_than_file_systems_allow(
     paths = [tmp_path / str(number) for number in range(5)]
     assert folders.make(local, "alice", [NewFolder(str(path), "t", SHARED) for path in paths]) == [None] * 5
     assert [(path / "node/all.sh").stat().st_nlink for path in paths] == [2, 2, 2, 2, 1]
+
+
+def test_a_bulk_is_packed_and_arrives_as_it_was(tmp_path: Path) -> None:
+    text = b"".join(b"%d\n" % number for number in range(100_000))
+    wanted = [NewFolder(str(tmp_path / name), "t", {"job.sbatch": File(text, 0o700)}) for name in ("1", "2")]
+    sent: list[int] = []
+
+    class Counting(LocalTransport):
+        def run(self, command: Command) -> Result:
+            sent.append(len(command.stdin))
+            return super().run(command)
+
+    assert folders.make(Counting(environment=sudo_environment(tmp_path)), "alice", wanted) == [None] * 2
+    assert all(contents(tmp_path / name) == {"job.sbatch": (text, 0o700)} for name in ("1", "2"))
+    assert sum(sent) < len(text)
 
 
 def test_on_a_file_system_without_hard_links_every_job_gets_files_of_its_own(tmp_path: Path) -> None:
