@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slurm_adapter.config import Ucloud
-    from slurm_adapter.store import Store
+    from slurm_adapter.store import Store, Token
 
 CLOCK_SKEW = 30
 """Seconds by which UCloud's clock and this one may differ (scenario 6)."""
@@ -233,14 +233,30 @@ class Person:
         return Owner(created_by=self.user, project=project or None)
 
 
+def grant(authorization: str | None) -> str:
+    """What is kept of the token in a header, to see later whether it still counts. Raises `NotAuthenticated`."""
+    return tokens.digest(_bearer(authorization))
+
+
+def check_grant(store: Store, digest: str | None, now: float) -> None:
+    """Raise `NotAuthenticated` where the token was revoked or has expired; None is UCloud's own word, which lasts."""
+    if digest is not None:
+        _granted(store, digest, now)
+
+
 def person(store: Store, authorization: str | None, now: float) -> Person:
     """The user whose token stands in the `Authorization` header. Raises `NotAuthenticated`."""
-    token = store.token_of(tokens.digest(_bearer(authorization)))
+    token = _granted(store, grant(authorization), now)
+    return Person(token.user, token.projects)
+
+
+def _granted(store: Store, digest: str, now: float) -> Token:
+    token = store.token_of(digest)
     if token is None:
         raise NotAuthenticated("the bearer token is not known here, or was revoked; `slurm-adapter token` makes one")
     if token.expired(now):
         raise NotAuthenticated(f"the token {token.name!r} has expired; `slurm-adapter token` makes another")
-    return Person(token.user, token.projects)
+    return token
 
 
 def authenticate(store: Store, authorization: str | None, project: str | None, now: float) -> Owner:

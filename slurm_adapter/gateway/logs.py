@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import APIRouter, WebSocket
@@ -46,12 +47,18 @@ async def follow_for_ucloud(websocket: WebSocket, name: str) -> None:
     """UCloud's door (contract 3.7): the token is in the header, and the call holds the whole job."""
     gateway: Gateway = websocket.app.state.gateway
     try:
-        if gateway.key is None or name != gateway.config.provider:
+        key = gateway.key
+        if key is None or name != gateway.config.provider:
             raise NotFound(f"there is no provider {shown(name)} here")
-        gateway.key.verify(websocket.headers.get("authorization"), time.time())
+        authorization, began = websocket.headers.get("authorization"), time.time()
+        key.verify(authorization, began)
     except AdapterError as error:
         await refuse(websocket, error)
         return
+
+    async def check() -> None:
+        # UCloud's tokens last ten minutes, and it follows for hours by one (contract 3.5): what counts is the key.
+        key.verify(authorization, began)
 
     async def answer(conversation: Conversation, frame: Frame) -> None:
         request = _read(FollowRequest, frame, f"jobs.provider.{name}.follow")
@@ -62,7 +69,7 @@ async def follow_for_ucloud(websocket: WebSocket, name: str) -> None:
             raise InvalidInput("payload.job: is missing; it is required")
         record = await gateway.workers.call(get_own, request.job)
         stream = secrets.token_hex(8)
-        conversation.start(frame.stream_id, stream, _for_ucloud(gateway, record, stream))
+        conversation.start(frame.stream_id, stream, _for_ucloud(gateway, record, stream), check)
 
     await Conversation(websocket, gateway.config.gateway.body_limit * MEBIBYTE, pings=True).hold(answer)
 
@@ -84,7 +91,8 @@ async def follow_for_users(websocket: WebSocket) -> None:
         token = f"Bearer {frame.bearer}" if frame.bearer else authorization
         workspace = project if frame.project is None else frame.project
         found = await gateway.workers.call(_find, token, workspace, request.id, names_work=gateway.names_work)
-        conversation.start(frame.stream_id, frame.stream_id, _for_user(gateway, *found))
+        check = partial(gateway.workers.call, _check, token, workspace)
+        conversation.start(frame.stream_id, frame.stream_id, _for_user(gateway, *found), check)
 
     await Conversation(websocket, USER_FRAME).hold(answer)
 

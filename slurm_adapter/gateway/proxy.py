@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import html
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,8 +23,11 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
+from slurm_adapter.errors import AdapterError
+from slurm_adapter.gateway.lasting import until_one_ends, while_allowed
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Collection, Iterable
 
     from starlette.types import Receive, Scope, Send
 
@@ -45,12 +49,16 @@ _FORWARDED = {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forward
 _PIECE = 64 * 1024
 """The most bytes of one message to a VNC client."""
 
+_POLICY = 1008
+"""Why a socket is closed whose session is over (RFC 6455, section 7.4.1)."""
+
 _NO_STATUS, _ABNORMAL, _NO_TLS = 1005, 1006, 1015
 """Codes that are never sent (RFC 6455, section 7.4.1)."""
 
 _log = logging.getLogger(__name__)
 
 Pairs = list[tuple[bytes, bytes]]
+Check = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +92,23 @@ async def refuse(scope: Scope, receive: Receive, send: Send, answer: HTMLRespons
 
 
 async def forward(
-    scope: Scope, receive: Receive, send: Send, way: Way, *, scheme: str, without: Collection[str] = ()
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    way: Way,
+    check: Check,
+    *,
+    scheme: str,
+    without: Collection[str] = (),
 ) -> None:
-    """Have a request or a WebSocket answered there.
+    """Have a request or a WebSocket answered there; the latter as long as `check` raises nothing.
 
     `scheme` is that of the browser's address bar; `without`: names of cookies, or beginnings of such, that only the
     gateway sees.
     """
     headers = _headers_in(scope, scheme, without)
     if scope["type"] == "websocket":
-        await _forward_socket(scope, receive, send, way, headers)
+        await _forward_socket(scope, receive, send, way, headers, check)
     else:
         await _forward_request(scope, receive, send, way, headers)
 
@@ -144,7 +159,7 @@ async def _forward_request(scope: Scope, receive: Receive, send: Send, way: Way,
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    await _until_one_ends(_answer(request, scope, receive, send, way), gone())
+    await until_one_ends(_answer(request, scope, receive, send, way), gone())
 
 
 async def _answer(request: httpx.Request, scope: Scope, receive: Receive, send: Send, way: Way) -> None:
@@ -172,7 +187,7 @@ async def _answer(request: httpx.Request, scope: Scope, receive: Receive, send: 
             await response.aclose()
 
 
-async def _forward_socket(scope: Scope, receive: Receive, send: Send, way: Way, headers: Pairs) -> None:
+async def _forward_socket(scope: Scope, receive: Receive, send: Send, way: Way, headers: Pairs, check: Check) -> None:
     browser = WebSocket(scope, receive, send)
     host = Headers(scope=scope).get("host", way.host)
     target = _target(scope).decode("ascii", "replace")
@@ -211,11 +226,16 @@ async def _forward_socket(scope: Scope, receive: Receive, send: Send, way: Way, 
         return
     async with application:
         await browser.accept(application.subprotocol, _cookies_set(application))
-        await _until_one_ends(_to_application(browser, application), _to_browser(application, browser))
+        await until_one_ends(
+            _to_application(browser, application), _to_browser(application, browser), _until_over(browser, check)
+        )
 
 
-async def forward_bytes(browser: WebSocket, way: Way) -> None:
-    """Have a WebSocket's bytes read by what listens there, and its bytes sent back, without any protocol between."""
+async def forward_bytes(browser: WebSocket, way: Way, check: Check) -> None:
+    """Have a WebSocket's bytes read by what listens there, and its bytes sent back, without any protocol between.
+
+    As long as `check` raises nothing.
+    """
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             if way.socket is None:
@@ -228,11 +248,20 @@ async def forward_bytes(browser: WebSocket, way: Way) -> None:
     try:
         # Clients that say which subprotocols they speak, as VNC clients in browsers do, need one of them.
         await browser.accept("binary" if "binary" in browser.scope["subprotocols"] else None)
-        await _until_one_ends(_write(browser, writer), _read(reader, browser))
+        await until_one_ends(_write(browser, writer), _read(reader, browser), _until_over(browser, check))
     finally:
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
+
+
+async def _until_over(browser: WebSocket, check: Check) -> None:
+    """Close the socket once whoever has it may not have it any more."""
+    try:
+        await while_allowed(check)
+    except AdapterError:
+        with suppress(RuntimeError):
+            await browser.close(_POLICY, "this session is over")
 
 
 async def _write(browser: WebSocket, writer: asyncio.StreamWriter) -> None:
@@ -283,19 +312,6 @@ def _sendable(code: int | None) -> int:
     if code is None or code == _NO_STATUS:
         return 1000
     return 1011 if code in {_ABNORMAL, _NO_TLS} else code
-
-
-async def _until_one_ends(*work: Coroutine[Any, Any, None]) -> None:
-    """Do these at once until one has ended, and raise what that one raised."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
 
 
 def _target(scope: Scope) -> bytes:

@@ -31,6 +31,8 @@ class Folder:
 
     account: str
     path: DrivePath
+    grant: str | None = None
+    """As `Target.grant`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Target:
     run: str
     """It opens nothing in another run of the job: see `Record.run`."""
     rank: int
+    grant: str | None = None
+    """Of the token that asked for it; None where UCloud did. See `authentication.check_grant`."""
 
 
 class Sessions:
@@ -49,9 +53,9 @@ class Sessions:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._waiting: Secrets[Target | Folder] = Secrets(SECONDS, clock)
 
-    def add(self, record: Record, rank: int) -> str:
+    def add(self, record: Record, rank: int, grant: str | None = None) -> str:
         """The identifier of a new session with a job. Raises `TryAgain` where too many wait."""
-        return self._add(Target(record.id, record.run, rank))
+        return self._add(Target(record.id, record.run, rank, grant))
 
     def add_folder(self, folder: Folder) -> str:
         """The same for a folder."""

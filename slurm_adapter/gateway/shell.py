@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -16,7 +18,7 @@ from pydantic import Field, ValidationError
 from slurm_adapter import terminals
 from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused
 from slurm_adapter.gateway import folder_shells, provider, users
-from slurm_adapter.gateway.authentication import NotAuthenticated
+from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
 from slurm_adapter.gateway.gateway import SHELLS, Shared
 from slurm_adapter.gateway.routes import StrictRoute
 from slurm_adapter.gateway.schemas import (
@@ -52,6 +54,8 @@ FRAME = 256 * 1024
 """Characters of the longest frame that a browser may send: what somebody pastes comes in one."""
 WAITING = 1024 * 1024
 """Bytes of input that may wait for a shell that does not read."""
+SHELL_SECONDS = 8 * 3600
+"""How long a shell may stay open."""
 
 Size = Annotated[int, Field(ge=1, le=1000)]
 
@@ -92,20 +96,21 @@ async def open_folder_for_ucloud(
 
 @for_users.post("/interactiveSession")
 async def open_for_users(
-    gateway: Shared, owner: users.Caller, request: BulkRequest[SessionRequest]
+    gateway: Shared, owner: users.Caller, grant: users.Grant, request: BulkRequest[SessionRequest]
 ) -> Bulk[UserSession]:
     """Open sessions with jobs: shells, and what their applications show."""
     records = await gateway.workers.call(users.find_owned, owner, [item.id for item in request.items])
-    return Bulk(responses=_for_user(gateway, _sessions(gateway, records, request.items)))
+    return Bulk(responses=_for_user(gateway, _sessions(gateway, records, request.items, grant)))
 
 
 @for_users.post("/openTerminalInFolder")
 async def open_folder_for_users(
-    gateway: Shared, owner: users.Caller, request: BulkRequest[FolderTerminal]
+    gateway: Shared, owner: users.Caller, grant: users.Grant, request: BulkRequest[FolderTerminal]
 ) -> Bulk[UserSession]:
     """Open sessions with shells on the login node, in folders of this workspace's drives."""
     folders = await gateway.workers.call(folder_shells.find, owner, [item.folder for item in request.items])
-    return Bulk(responses=_for_user(gateway, _folder_sessions(gateway, folders)))
+    mine = [replace(folder, grant=grant) for folder in folders]
+    return Bulk(responses=_for_user(gateway, _folder_sessions(gateway, mine)))
 
 
 @for_browsers.websocket("/ucloud/{name}/websocket")
@@ -127,7 +132,9 @@ async def talk(websocket: WebSocket, name: str) -> None:
             identifier = call.session_identifier or websocket.query_params.get("session", "")
             target = gateway.sessions.use(identifier)
             shells[""] = shell = _Shell(gateway, target, Terminal(call.cols, call.rows))
-            conversation.start(frame.stream_id, frame.stream_id, shell.messages())
+            until = time.monotonic() + SHELL_SECONDS
+            check = partial(_check, gateway, target, until)
+            conversation.start(frame.stream_id, frame.stream_id, shell.messages(), check)
             return
         if not shells:
             raise NotAuthenticated("no shell was opened on this socket: its first call must be an initialize")
@@ -223,6 +230,17 @@ def _open(site: Site, target: Target | Folder, terminal: Terminal) -> Stream:
     return terminals.open_shell(site, record, target.rank, terminal)
 
 
+async def _check(gateway: Gateway, target: Target | Folder, until: float) -> None:
+    """Raise where a shell may not stay open."""
+    if time.monotonic() >= until:
+        raise NotAuthenticated(f"a shell stays open for {SHELL_SECONDS / 3600:.0f} hours at most; open another one")
+    await gateway.workers.call(_check_grant, target.grant)
+
+
+def _check_grant(site: Site, grant: str | None) -> None:
+    check_grant(site.store, grant, site.clock())
+
+
 def _find_own(site: Site, wanted: Sequence[Job]) -> list[Record]:
     return [provider.get_own(site, job) for job in wanted]
 
@@ -243,18 +261,21 @@ def _for_user(gateway: Gateway, sessions: Sequence[Session]) -> tuple[UserSessio
 
 
 def _sessions(
-    gateway: Gateway, records: Sequence[Record], items: Sequence[JobSessionRequest | SessionRequest]
+    gateway: Gateway,
+    records: Sequence[Record],
+    items: Sequence[JobSessionRequest | SessionRequest],
+    grant: str | None = None,
 ) -> tuple[Session, ...]:
-    return tuple(_session(gateway, record, item) for record, item in zip(records, items, strict=True))
+    return tuple(_session(gateway, record, item, grant) for record, item in zip(records, items, strict=True))
 
 
-def _session(gateway: Gateway, record: Record, item: JobSessionRequest | SessionRequest) -> Session:
+def _session(gateway: Gateway, record: Record, item: JobSessionRequest | SessionRequest, grant: str | None) -> Session:
     if item.session_type != "SHELL":
-        return gateway.web.open(record, item.rank, item.session_type, item.target)
+        return gateway.web.open(record, item.rank, item.session_type, item.target, grant)
     if gateway.config.gateway.url is None:
         raise NotOffered("Terminal access is not supported by this provider: gateway.url is not set")
     terminals.check(record, item.rank)
-    identifier = gateway.sessions.add(record, item.rank)
+    identifier = gateway.sessions.add(record, item.rank, grant)
     return Session(type="shell", job_id=record.id, rank=item.rank, session_identifier=identifier)
 
 

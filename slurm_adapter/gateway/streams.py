@@ -18,6 +18,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from slurm_adapter.errors import AdapterError, InvalidInput
 from slurm_adapter.gateway import frames
+from slurm_adapter.gateway.lasting import until_one_ends, while_allowed
 from slurm_adapter.gateway.schemas import Empty, Error
 from slurm_adapter.gateway.statuses import body_of, status_of
 
@@ -88,13 +89,22 @@ class Conversation:
         if not listening.cancelled():
             listening.result()
 
-    def start(self, stream_id: str, name: str, messages: AsyncGenerator[BaseModel, None]) -> None:
-        """Answer with a stream of messages. Raises `InvalidInput` where there may be no such stream."""
+    def start(
+        self,
+        stream_id: str,
+        name: str,
+        messages: AsyncGenerator[BaseModel, None],
+        check: Callable[[], Awaitable[object]],
+    ) -> None:
+        """Answer with a stream of messages, as long as `check` raises nothing.
+
+        Raises `InvalidInput` where there may be no such stream.
+        """
         if len(self._streams) >= STREAMS:
             raise InvalidInput(f"this socket has {STREAMS} streams already, and may have no more at once")
         if any(stream.id == stream_id for stream in self._streams):
             raise InvalidInput(f"this socket has a stream {stream_id!r} already; each needs a streamId of its own")
-        task = asyncio.create_task(self._run(stream_id, messages))
+        task = asyncio.create_task(self._run(stream_id, messages, check))
         stream = _Stream(stream_id, name, task)
         self._streams.add(stream)
         task.add_done_callback(lambda _: self._ended(stream))
@@ -132,15 +142,20 @@ class Conversation:
                 except AdapterError as error:
                     await self._send(frames.response(frame.stream_id, body_of(error), status_of(error)))
 
-    async def _run(self, stream_id: str, messages: AsyncGenerator[BaseModel, None]) -> None:
+    async def _pass_on(self, stream_id: str, messages: AsyncGenerator[BaseModel, None]) -> None:
+        async with aclosing(messages):
+            async for message in messages:
+                await self._send(frames.message(stream_id, message))
+                await asyncio.sleep(0)  # where the client takes all at once, others get their turn
+
+    async def _run(
+        self, stream_id: str, messages: AsyncGenerator[BaseModel, None], check: Callable[[], Awaitable[object]]
+    ) -> None:
         body: BaseModel = Empty()
         status = HTTPStatus.OK
         with suppress(WebSocketDisconnect):
             try:
-                async with aclosing(messages):
-                    async for message in messages:
-                        await self._send(frames.message(stream_id, message))
-                        await asyncio.sleep(0)  # where the client takes all at once, others get their turn
+                await until_one_ends(self._pass_on(stream_id, messages), while_allowed(check))
             except AdapterError as error:
                 body, status = body_of(error), status_of(error)
             except WebSocketDisconnect:

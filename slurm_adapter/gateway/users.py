@@ -76,6 +76,14 @@ def _owner(site: Site, authorization: str | None, project: str | None) -> Owner:
 
 Caller = Annotated[Owner, Depends(_authenticate)]
 
+
+async def _grant(authorization: Annotated[str | None, Header(include_in_schema=False)] = None) -> str:
+    return authentication.grant(authorization)
+
+
+Grant = Annotated[str, Depends(_grant)]
+"""What is kept of the caller's token by what outlasts the request."""
+
 api = APIRouter(prefix="/api/jobs", route_class=StrictRoute, tags=["jobs"])
 
 

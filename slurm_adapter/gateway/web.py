@@ -8,20 +8,24 @@ it.
 from __future__ import annotations
 
 import logging
+import math
 import re
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import parse_qs, urlsplit
 
 from fastapi import APIRouter, Query, WebSocket
 from starlette.datastructures import Headers
-from starlette.responses import RedirectResponse
+from starlette.responses import HTMLResponse, RedirectResponse
 
 from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused
+from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
 from slurm_adapter.gateway.issued import Secrets
-from slurm_adapter.gateway.proxy import Way, forward, forward_bytes, page, refuse, silent
+from slurm_adapter.gateway.proxy import Check, Way, forward, forward_bytes, page, refuse, silent
 from slurm_adapter.gateway.schemas import Session
 from slurm_adapter.gateway.tunnels import NotListening, Tunnels
 from slurm_adapter.specification import shown
@@ -30,7 +34,6 @@ from slurm_adapter.states import JobState
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from starlette.responses import HTMLResponse
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from slurm_adapter.config import Config
@@ -62,6 +65,12 @@ class Place:
     rank: int
     target: int = 0
     """Which of the job's further interfaces, counted from 1; 0: the one that its application always has."""
+    grant: str | None = None
+    """Of the token by which its session was opened; None where UCloud opened it, and where there is none."""
+
+    def same(self, other: Place | None) -> bool:
+        """Whether it is the same interface."""
+        return other is not None and self == replace(other, grant=self.grant)
 
 
 class Domains:
@@ -101,17 +110,18 @@ class Web:
         """Of the addresses that browsers see."""
         return urlsplit(self.config.gateway.url or "").scheme
 
-    def open(self, record: Record, rank: int, kind: Kind, target: str = "") -> Session:
+    def open(self, record: Record, rank: int, kind: Kind, target: str = "", grant: str | None = None) -> Session:
         """A session with an interface of a rank, for a caller who was found to be allowed to use the job.
 
-        `target` names one of those that the application declares besides. Raises `NotOffered` where the site or the
+        `target` names one of those that the application declares besides. `grant`: of the caller's token, which the
+        session lasts as long as; see `authentication.check_grant`. Raises `NotOffered` where the site or the
         application has none, `Refused` where the job does not run, and `InvalidInput` for a rank or a target that it
         does not have.
         """
         if self.domains is None or (why := lacks(self.config)) is not None:
             missing = "gateway.web_domain is not set" if self.domains is None else why
             raise NotOffered(f"{_NAMES[kind]} access is not supported by this provider: {missing}")
-        place = Place(record.id, rank, _find_target(record, rank, kind, target) if target else 0)
+        place = Place(record.id, rank, _find_target(record, rank, kind, target) if target else 0, grant)
         if not port_of(record, place, kind):
             raise NotOffered(f"{_NAMES[kind]} access: {record.application} declares no port for it")
         check(record, rank)
@@ -142,8 +152,16 @@ class Web:
         self._tunnels.close()
 
     async def find(self, place: Place) -> Record | None:
-        """The job, where it is still remembered."""
-        return await self.workers.call(_find, place.job)
+        """The job, where it is still remembered. Raises `NotAuthenticated` where the session's token is no more."""
+        return await self.workers.call(_find, place)
+
+    async def check(self, place: Place, run: str, secret: str | None, until: float) -> None:
+        """Raise where a connection may not stay open: its job, the cookie `secret` or its token has ended."""
+        if time.monotonic() >= until or (secret is not None and self.cookies.find(secret) is None):
+            raise NotAuthenticated("the session is over")
+        record = await self.find(place)
+        if record is None or record.state.final or record.run != run:
+            raise Refused(f"job {place.job} does not run any more")
 
 
 def lacks(config: Config) -> str | None:
@@ -191,8 +209,9 @@ def _number(place: Place) -> str:
 _NAMES = {"WEB": "Web", "VNC": "Vnc"}
 
 
-def _find(site: Site, id_: str) -> Record | None:
-    return site.store.find([id_]).get(id_)
+def _find(site: Site, place: Place) -> Record | None:
+    check_grant(site.store, place.grant, site.clock())
+    return site.store.find([place.job]).get(place.job)
 
 
 def _transport(site: Site) -> Transport:
@@ -225,22 +244,26 @@ class Applications:
         else:
             try:
                 answer = await self._answer(place, scope)
+            except NotAuthenticated:
+                answer = _no_session()
             except AdapterError as error:
                 answer = _unreached(error)
-            if not isinstance(answer, Way):
+            if isinstance(answer, HTMLResponse):
                 await refuse(scope, receive, send, answer)
                 return
+            found, check = answer
             try:
-                async with self._web.reach(answer) as way:
-                    await forward(scope, receive, send, way, scheme=self._web.scheme, without=(COOKIE,))
+                async with self._web.reach(found) as way:
+                    await forward(scope, receive, send, way, check, scheme=self._web.scheme, without=(COOKIE,))
             except NotListening:
-                await refuse(scope, receive, send, silent(answer))
+                await refuse(scope, receive, send, silent(found))
             except AdapterError as error:
                 await refuse(scope, receive, send, _unreached(error))
 
     def _authorize(self, place: Place, scope: Scope) -> HTMLResponse | RedirectResponse:
         [token] = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[-1:]
-        if scope["method"] != "GET" or self._web.tokens.redeem(token) != (place, "WEB"):
+        meant, kind = self._web.tokens.redeem(token) or (None, None)
+        if scope["method"] != "GET" or kind != "WEB" or meant is None or not meant.same(place):
             text = "This link is good once, and for a minute only. Open the application's interface from the job again."
             return page(HTTPStatus.UNAUTHORIZED, text)
         answer = RedirectResponse(
@@ -248,7 +271,7 @@ class Applications:
         )
         answer.set_cookie(
             self._cookie(place),
-            self._web.cookies.issue(place),
+            self._web.cookies.issue(meant),
             max_age=COOKIE_SECONDS,
             path="/",
             secure=self._web.scheme == "https",
@@ -260,14 +283,15 @@ class Applications:
     def _cookie(self, place: Place) -> str:
         return f"{COOKIE}{place.job}-{_number(place)}-{self._web.config.provider}"
 
-    async def _answer(self, place: Place, scope: Scope) -> HTMLResponse | Way:
-        """Where it is to be answered, or a page that says why not."""
+    async def _answer(self, place: Place, scope: Scope) -> HTMLResponse | tuple[Way, Check]:
+        """Where it is to be answered, and what tells whether that may go on; or a page that says why not."""
         secrets = _values(scope, self._cookie(place))
-        if not any(self._web.cookies.find(each) == place for each in secrets):
-            text = "There is no session for this application here. Open its interface from the job, in UCloud."
-            return page(HTTPStatus.UNAUTHORIZED, text)
+        known = {each: found for each in secrets if place.same(found := self._web.cookies.find(each)) and found}
+        if not known:
+            return _no_session()
         if not _from_its_own_page(scope):
             return page(HTTPStatus.FORBIDDEN, "A page of another site may not do this here.")
+        secret, place = next(iter(known.items()))
         record = await self._web.find(place)
         if record is None or record.state.final:
             for each in secrets:
@@ -280,7 +304,7 @@ class Applications:
         way = _way(record, place.rank, port)
         if way is None:
             return page(HTTPStatus.BAD_GATEWAY, "It is not known yet on which node the job runs.", again=3)
-        return way
+        return way, partial(self._web.check, place, record.run, secret, math.inf)
 
 
 sockets = APIRouter()
@@ -294,8 +318,12 @@ async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None
     if found is None or found[1] != "VNC":
         await websocket.send_denial_response(page(HTTPStatus.UNAUTHORIZED, "This session is open no longer."))
         return
-    place = found[0]
-    record = await web.find(place)
+    place, until = found[0], time.monotonic() + COOKIE_SECONDS
+    try:
+        record = await web.find(place)
+    except NotAuthenticated:
+        await websocket.send_denial_response(_no_session())
+        return
     port = None if record is None else port_of(record, place, "VNC")
     if record is None or record.state is not JobState.RUNNING or not port:
         await websocket.send_denial_response(page(HTTPStatus.GONE, "The job does not run any more."))
@@ -307,11 +335,16 @@ async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None
         return
     try:
         async with web.reach(way) as reached:
-            await forward_bytes(websocket, reached)
+            await forward_bytes(websocket, reached, partial(web.check, place, record.run, None, until))
     except NotListening:
         await websocket.send_denial_response(silent(way))
     except AdapterError as error:
         await websocket.send_denial_response(_unreached(error))
+
+
+def _no_session() -> HTMLResponse:
+    text = "There is no session for this application here. Open its interface from the job, in UCloud."
+    return page(HTTPStatus.UNAUTHORIZED, text)
 
 
 def _unreached(error: AdapterError) -> HTMLResponse:

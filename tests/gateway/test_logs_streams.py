@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from slurm_adapter import jobs, tokens
 from slurm_adapter.errors import InvalidInput
-from slurm_adapter.gateway import frames, streams
+from slurm_adapter.gateway import frames, lasting, streams
 from slurm_adapter.gateway.app import make_app
 from slurm_adapter.gateway.schemas import Empty
 from slurm_adapter.specification import Owner
@@ -199,6 +199,31 @@ def test_a_user_follows_a_job_from_the_queue_to_its_end(site: Served) -> None:
         assert news["newStatus"]["state"] == "SUCCESS"
         assert rest(client) == [{"type": "response", "streamId": "s1", "payload": {}, "status": 200}]
         assert len(site.site.store.updates(record.id)) == seen + 2
+
+
+def test_following_ends_with_the_token(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    record = site.run(site.job())
+    with site.connect(token=tokens.create(site.site, "revoked", "alice")) as client, site.connect() as browser:
+        client.send(call({"id": record.id}))
+        browser.send(call({"id": record.id}, bearer=site.token()))
+        assert [receive(each)["type"] for each in (client, browser)] == ["message"] * 2
+        site.site.store.revoke_token("revoked")
+        assert rest(client)[-1]["status"] == 401
+        write(record, "stdout.txt", b"more\n")
+        assert receive(browser)["payload"]["log"][0]["stdout"] == "more\n"
+
+
+def test_ucloud_follows_as_long_as_its_key_is_the_one(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    record = site.run(site.ucloud_job())
+    with site.as_ucloud() as client:
+        client.send(init(record))
+        write(record, "stdout.txt", b"one\n")
+        assert receive(client)["payload"]["stdout"] == "one\n"
+        other = rsa.generate_private_key(65537, 2048).public_key()
+        (site.folder / "key.pem").write_bytes(other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        assert rest(client)[-1]["status"] == 401
 
 
 @pytest.mark.scenario(78)
@@ -422,12 +447,13 @@ def test_the_gateway_ends_while_jobs_are_followed(site: Served, caplog: pytest.L
 
 
 def test_ucloud_is_pinged_and_who_is_of_no_use_is_sent_away(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "PING_SECONDS", 0.2)
     record = site.ucloud_job()
-    with site.as_ucloud() as client, site.connect() as idle:
+    monkeypatch.setattr(streams, "PING_SECONDS", 1.0)  # one that has said nothing by then is sent away, too
+    with site.as_ucloud() as client:
         client.send(init(record))
         for _ in range(3):
             assert client.recv(timeout=20) == '{"ping":"pong"}'
+    with site.connect() as idle:
         with pytest.raises(ConnectionClosed) as closed:
             idle.recv(timeout=20)
         assert closed.value.rcvd is not None

@@ -13,7 +13,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from slurm_adapter.errors import TryAgain
-from slurm_adapter.gateway import sessions
+from slurm_adapter.gateway import lasting, sessions
 from slurm_adapter.gateway.authentication import NotAuthenticated
 from slurm_adapter.gateway.sessions import Sessions
 from tests.gateway.doors import Doors, opened
@@ -233,6 +233,20 @@ def test_closing_the_socket_ends_the_shell(doors: Doors) -> None:
     while runs(pid):
         assert time.monotonic() < limit
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", ["revoked", "too long"])
+def test_a_shell_ends_with_the_right_to_it(doors: Doors, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    if how == "too long":
+        monkeypatch.setattr("slurm_adapter.gateway.shell.SHELL_SECONDS", 0)
+    with browser(doors) as one:
+        one.call(type="initialize", sessionIdentifier=session_of(doors, running(doors)))
+        if how == "revoked":
+            one.until("ready")
+            for token in doors.offline.site.store.tokens():
+                doors.offline.site.store.revoke_token(token.name)
+        assert one.response()["status"] == 401
 
 
 def test_a_shell_that_does_not_read_holds_up_nobody(doors: Doors) -> None:

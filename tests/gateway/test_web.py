@@ -16,12 +16,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
+from slurm_adapter import tokens
 from slurm_adapter.errors import InvalidInput, NotOffered, Refused
-from slurm_adapter.gateway import describe
+from slurm_adapter.gateway import describe, lasting
 from slurm_adapter.gateway.app import make_app
 from slurm_adapter.gateway.issued import Secrets
 from slurm_adapter.gateway.web import Domains, Place, Web
@@ -311,7 +312,8 @@ def test_with_the_browser_goes_what_it_asked_for(either: Ground) -> None:
     GONE.clear()
     headers = {"Host": either.host(), **either.cookie()}
     with httpx.stream("GET", f"http://{either.address}/endless", headers=headers, timeout=30) as answer:
-        assert next(answer.iter_bytes()) == b"first\n"
+        pieces = answer.iter_bytes()  # without a name it would be gone at once, and the connection with it
+        assert next(pieces) == b"first\n"
         assert not GONE.is_set()
     assert GONE.wait(60)
 
@@ -404,6 +406,50 @@ def test_a_desktop_is_bytes_both_ways(either: Ground) -> None:
     with pytest.raises(InvalidStatus) as refused:  # nobody listens there now
         connect(f"ws://{either.address}/ucloud/example/vnc?{urlsplit(session.url or '').query}", proxy=None)
     assert refused.value.response.status_code == 502
+
+
+@pytest.mark.parametrize("how", ["cookie", "job", "run"])
+def test_a_socket_is_closed_once_its_session_is_over(ground: Ground, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    cookie = ground.cookie()
+    with ground.socket("/talk", cookie) as client:
+        client.recv(timeout=30)
+        if how == "cookie":
+            ground.web.cookies.redeem(cookie["Cookie"].partition("=")[2])
+        else:
+            ground.keep(ground.record, **({"state": JobState.SUCCESS} if how == "job" else {"restarts": 1}))
+        with pytest.raises(ConnectionClosed, match="this session is over"):
+            client.recv(timeout=30)
+
+
+def test_a_desktop_is_closed_once_its_session_is_over(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        record = ground.keep(ground.record, vnc_port=server.getsockname()[1])
+        link = urlsplit(ground.web.open(record, 0, "VNC").url or "")
+        with connect(f"ws://{ground.address}{link.path}?{link.query}", proxy=None) as client:
+            desktop, _ = server.accept()
+            with desktop:
+                ground.keep(record, state=JobState.SUCCESS)
+                with pytest.raises(ConnectionClosed, match="this session is over"):
+                    client.recv(timeout=30)
+
+
+def test_a_session_is_over_with_the_token_that_asked_for_it(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    site = ground.offline.site
+    token = tokens.create(site, "mine", "alice")
+    session = ground.web.open(ground.record, 0, "WEB", grant=tokens.digest(token))
+    link = urlsplit(session.redirect_client_to or "")
+    answer = ground.ask("GET", f"{link.path}?{link.query}", host=link.netloc)
+    cookie = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+    assert ground.ask("GET", "/", headers=cookie).status_code == 207
+    with ground.socket("/talk", cookie) as client:
+        client.recv(timeout=30)
+        site.store.revoke_token("mine")
+        with pytest.raises(ConnectionClosed, match="this session is over"):
+            client.recv(timeout=30)
+    assert ground.ask("GET", "/", headers=cookie).status_code == 401
 
 
 @pytest.mark.scenario(79)
