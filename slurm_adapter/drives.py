@@ -104,13 +104,15 @@ def read_ucloud_drive(answer: object) -> UcloudDrive:
         raise Unknown(f"UCloud's answer is no drive: {wrong}") from error
 
 
+def may_be_ucloud_drive(id_: str) -> bool:
+    """Whether UCloud is worth the question: its ids are positive numbers of 64 bits."""
+    return re.fullmatch(r"[1-9][0-9]{0,18}", id_, re.ASCII) is not None
+
+
 def to_ask_ucloud_for(
     specification: JobSpecification, config: Config, owner: Owner, account: str
 ) -> Iterator[tuple[str, str]]:
-    """The drives that a job names and the site does not know, each with the place in the specification.
-
-    An id that cannot be one of UCloud's, which are positive numbers of 64 bits, is not worth the question.
-    """
+    """The drives that a job names and the site does not know, each with the place in the specification."""
     values = [(f"parameters.{name}", value) for name, value in specification.parameters.items()]
     values += [(f"resources[{number}]", value) for number, value in enumerate(specification.resources)]
     paths = [(f"{place}.path", value.path) for place, value in values if isinstance(value, FileValue)]
@@ -120,7 +122,7 @@ def to_ask_ucloud_for(
     for place, path in paths:
         first, _, rest = path.partition("/")
         id_ = rest.split("/", 1)[0]
-        if first or id_ in table or not re.fullmatch(r"[1-9][0-9]{0,18}", id_, re.ASCII):
+        if first or id_ in table or not may_be_ucloud_drive(id_):
             continue
         if by_pattern(id_, config.drive_pattern, owner.created_by, owner.project, account) is None:
             yield id_, place

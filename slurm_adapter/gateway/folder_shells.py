@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from slurm_adapter.drives import DrivePath, check_paths_command, read_path_check, resolve_path
+from slurm_adapter.drives import (
+    as_found,
+    by_pattern,
+    check_paths_command,
+    may_be_ucloud_drive,
+    read_path_check,
+    resolve_path,
+)
 from slurm_adapter.errors import InvalidInput, NotOffered
 from slurm_adapter.gateway.sessions import Folder
 from slurm_adapter.specification import Owner
@@ -15,7 +22,8 @@ from slurm_adapter.specification import Owner
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slurm_adapter.config import Config
+    from slurm_adapter.config import Config, Drive
+    from slurm_adapter.drives import DrivePath
     from slurm_adapter.site import Site
 
 
@@ -26,25 +34,54 @@ def find(site: Site, owner: Owner, folders: Sequence[str]) -> list[Folder]:
     use, is no folder, or leaves its drive, and what `Transport.run` raises.
     """
     _check_offered(site.config)
-    return _look(site, owner, [_resolve(site.config, owner, folder, at) for at, folder in enumerate(folders)])
+    account = site.account_of(owner)
+    return _look(site, account, [_resolve(site, owner, account, *each) for each in enumerate(folders)])
 
 
 def find_for_ucloud(site: Site, folders: Sequence[str], username: str | None) -> list[Folder]:
     """The same for the user whom UCloud names in its header, in base64 (contract 3.2).
 
-    Whether he may use the drives UCloud has asked itself, but it does not tell in which project.
+    Whether he may use the drives UCloud has asked itself, but it does not tell in which project they are. Raises
+    `TryAgain`, too, where UCloud cannot be asked for a drive.
     """
     _check_offered(site.config)
     try:
         user = Owner(created_by=b64decode(username or "", validate=True).decode())
     except (ValueError, ValidationError) as error:
         raise InvalidInput("the header ucloud-username must name the user whose shell it is, in base64") from error
-    projects = {drive.id: drive.projects for drive in site.config.drives if user.created_by not in drive.users}
+    account = site.account_of(user)
     paths = []
     for at, folder in enumerate(folders):
-        project = next(iter(projects.get(folder[1:].partition("/")[0], ())), None)
-        paths.append(_resolve(site.config, Owner(created_by=user.created_by, project=project), folder, at))
-    return _look(site, user, paths)
+        owner, drives = _ask(site, user, account, folder[1:].partition("/")[0], at)
+        paths.append(_resolve(site, owner, account, at, folder, drives))
+    return _look(site, account, paths)
+
+
+def _ask(site: Site, user: Owner, account: str, id_: str, at: int) -> tuple[Owner, list[Drive]]:
+    """The workspace in which UCloud has a drive, and the drive where only UCloud knows its folder."""
+    config = site.config
+    known = next((drive for drive in config.drives if drive.id == id_), None)
+    if known is not None:
+        by_project = known.projects and user.created_by not in known.users
+        return _in_project(user, known.projects[0] if by_project else None), []
+    if site.ucloud_drives is None or not may_be_ucloud_drive(id_):
+        return user, []
+    told = site.ucloud_drives.find(id_)
+    if told is None:
+        return user, []
+    owner = _in_project(user, told.owner.project)
+    if by_pattern(id_, config.drive_pattern, owner.created_by, owner.project, account) is not None:
+        return owner, []
+    drive = as_found(told, owner, config.provider, _place(at))
+    return owner, [] if drive is None else [drive]
+
+
+def _in_project(user: Owner, project: str | None) -> Owner:
+    return Owner(created_by=user.created_by, project=project)
+
+
+def _place(at: int) -> str:
+    return f"items[{at}].folder"
 
 
 def _check_offered(config: Config) -> None:
@@ -55,19 +92,19 @@ def _check_offered(config: Config) -> None:
             )
 
 
-def _resolve(config: Config, owner: Owner, folder: str, at: int) -> DrivePath:
+def _resolve(site: Site, owner: Owner, account: str, at: int, folder: str, drives: Sequence[Drive] = ()) -> DrivePath:
     return resolve_path(
         folder,
-        config.drives,
+        (*site.config.drives, *drives),
         user=owner.created_by,
         project=owner.project,
-        field=f"items[{at}].folder",
+        field=_place(at),
         kind="directory",
-        pattern=config.drive_pattern,
+        pattern=site.config.drive_pattern,
+        account=account,
     )
 
 
-def _look(site: Site, owner: Owner, paths: Sequence[DrivePath]) -> list[Folder]:
-    account = site.account_of(owner)
+def _look(site: Site, account: str, paths: Sequence[DrivePath]) -> list[Folder]:
     read_path_check(paths, site.transport.run(check_paths_command(paths, account)).stdout)
     return [Folder(account, path) for path in paths]

@@ -22,7 +22,7 @@ PATH = "jobs/openTerminalInFolder"
 
 def site(folder: Path, **gateway: Any) -> dict[str, Any]:
     """What the site's file says: drives of everybody, of bob, and of a project, and each user's own by a pattern."""
-    for drive in ("123", "bobs", "shared", "own/alice/7"):
+    for drive in ("123", "bobs", "shared", "own/alice/alice-7"):
         (folder / "drives" / drive / "x").mkdir(parents=True)
     (folder / "drives" / "123" / "file").touch()
     (folder / "drives" / "123" / "out").symlink_to(folder / "drives" / "bobs")
@@ -34,7 +34,7 @@ def site(folder: Path, **gateway: Any) -> dict[str, Any]:
             {"id": "bobs", "path": f"{folder}/drives/bobs", "users": ["bob"]},
             {"id": "shared", "path": f"{folder}/drives/shared", "projects": ["p1"]},
         ],
-        "drive_pattern": {"user": f"{folder}/drives/own/{{user}}/{{drive}}"},
+        "drive_pattern": {"user": f"{folder}/drives/own/{{account}}/{{user}}-{{drive}}"},
     }
 
 
@@ -99,7 +99,7 @@ def test_both_doors_give_shells_in_folders(doors: Doors, tmp_path: Path) -> None
 def test_a_link_inside_the_drive_and_a_drive_by_pattern(doors: Doors, tmp_path: Path) -> None:
     assert where(doors, identifier(ask(doors, "/123/in"))) == f"{tmp_path}/drives/123/x"
     for answer in (ask(doors, "/7/x"), ask_as_ucloud(doors, "/7/x")):
-        assert where(doors, identifier(answer)) == f"{tmp_path}/drives/own/alice/7/x"
+        assert where(doors, identifier(answer)) == f"{tmp_path}/drives/own/alice/alice-7/x"
 
 
 def test_ucloud_answers_for_the_project_that_it_does_not_name(doors: Doors) -> None:
@@ -107,6 +107,31 @@ def test_ucloud_answers_for_the_project_that_it_does_not_name(doors: Doors) -> N
     assert ask_as_ucloud(doors, "/bobs/x", user="bob").status_code == 200
     assert ask(doors, "/shared/x").status_code == 400
     assert ask(doors, "/shared/x", project="p1").status_code == 200
+
+
+def test_drives_that_only_ucloud_knows(tmp_path: Path) -> None:
+    more = site(tmp_path)
+    more["drive_pattern"] = {"project": f"{tmp_path}/drives/own/{{project}}/{{drive}}"}
+    for drive in ("alice", "bob", "p2", "own/p1/79"):
+        (tmp_path / "drives" / drive / "y").mkdir(parents=True)
+    with opened(tmp_path, more, asks_for_drives=True) as doors:
+        doors.ucloud.have_drive("77", "alice", folder=f"{tmp_path}/drives/alice")
+        doors.ucloud.have_drive("78", "bob", folder=f"{tmp_path}/drives/bob")
+        doors.ucloud.have_drive("79", "alice", "p1", name="a name that says nothing")
+        doors.ucloud.have_drive("80", "alice", name="a name that says nothing")
+        for path, folder in (("/77/y", "alice/y"), ("/79/y", "own/p1/79/y")):
+            assert where(doors, identifier(ask_as_ucloud(doors, path))) == f"{tmp_path}/drives/{folder}"
+        for path, says in (
+            ("/78/y", "not open"), ("/80/y", "has no folder"), ("/404/y", "not known"), ("/x/y", "not known"),
+        ):  # fmt: skip
+            answer = ask_as_ucloud(doors, "/123/x", path)
+            assert (answer.status_code, says in answer.json()["why"]) == (400, True), path
+            assert "items[1].folder" in answer.json()["why"]
+        retrieve = "/api/files/collections/control/retrieve"
+        assert [call.query["id"] for call in doors.ucloud.calls_to(retrieve)] == ["77", "79", "78", "80", "404"]
+        doors.ucloud.have_drive("81", "alice", folder=f"{tmp_path}/drives/alice")
+        doors.ucloud.fail(500, 99, retrieve)
+        assert ask_as_ucloud(doors, "/81/y").status_code == 503
 
 
 @pytest.mark.parametrize(
