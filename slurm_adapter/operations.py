@@ -54,7 +54,7 @@ def extend(site: Site, wanted: Sequence[tuple[str, int]]) -> list[Record]:
                 failures[record.id] = error
         seen = _limits_now(site, list(changed.values()), totals, failures)
         for id_, total in seen.items():
-            site.store.amend(id_, partial(_told_limit, total), site.clock())
+            site.store.amend(id_, partial(_told_limit, total), site.clock())  # unless a pass has told it
     lost = [id_ for id_ in failures if id_ not in seen]
     if lost:
         done = f" (done: {', '.join(seen)})" if seen else ""
@@ -98,10 +98,22 @@ def _limits_now(
     return found
 
 
-def _told_limit(total: int, _: Record) -> Amendment:
+def take_limits(site: Site, limits: Sequence[tuple[Record, int]]) -> None:
+    """Remember and tell limits that a pass has found in Slurm, of jobs whose limit nobody has told since it looked."""
+    for seen, total in limits:
+        site.store.amend(seen.id, partial(_found_limit, seen.time_limit, total), site.clock())
+
+
+def _found_limit(before: int, total: int, record: Record) -> Amendment | None:
+    return _told_limit(total, record) if record.time_limit == before else None
+
+
+def _told_limit(total: int, record: Record) -> Amendment | None:
+    if record.time_limit == total:
+        return None
     return Amendment(
         {"time_limit": total},
-        f"Your job has been given more time: {duration(total)} in all",
+        f"Your job has been given {'more' if total > record.time_limit else 'less'} time: {duration(total)} in all",
         {"newTimeAllocation": total * 1000},
     )
 

@@ -26,7 +26,7 @@ from slurm_adapter.states import LIVE, JobState, Verdict, canonical, translate
 from slurm_adapter.store import Record, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from slurm_adapter.schedulers.interface import Observation
     from slurm_adapter.store import Standing
@@ -87,6 +87,8 @@ class Plan:
     """Slurm jobs to cancel: those that are not, or no longer, the job's own."""
     cancel_again: tuple[tuple[Record, int], ...]
     """Jobs whose end was asked for, and which go on all the same: that call came to nothing."""
+    limits: tuple[tuple[Record, int], ...]
+    """Time limits in Slurm, in seconds, that are others than those remembered: whoever changed one could not say so."""
     problems: tuple[str, ...]
     """What could not be learned."""
 
@@ -103,6 +105,8 @@ def is_as_remembered(job: Standing, rows: tuple[Observation, ...], states: Mappi
     [row] = rows
     verdict = translate(row, states)
     if (verdict.state, row.restarts, row.task) != (job.state, job.restarts, None):
+        return False
+    if row.time_limit not in {None, job.time_limit, whole_minutes(job.time_limit)}:
         return False
     if verdict.state is JobState.IN_QUEUE:
         return (job.status, job.nodes, job.addresses, job.started) == (verdict.text, (), (), None)
@@ -155,6 +159,7 @@ def make_plan(evidence: Evidence) -> Plan:
     fence: dict[str, int] = {}
     cancel: list[tuple[Record, int]] = []
     again: list[tuple[Record, int]] = []
+    limits: list[tuple[Record, int]] = []
     problems: list[str] = []
     awaited = {peer.job_id for record in evidence.records if record.stage is Stage.CLAIMED for peer in record.peers}
     after = {**evidence.peers, **{record.id: record for record in evidence.records if record.id in awaited}}
@@ -167,8 +172,11 @@ def make_plan(evidence: Evidence) -> Plan:
         if strangers and kept is not None:
             fence[record.id] = kept
             cancel += [(record, slurm_id) for slurm_id in sorted(strangers)]
+        own = [row for row in rows if row.slurm_id == kept and live_row(row)]
         if record.cancelled is not None and evidence.now >= record.cancelled + CANCEL_SECONDS:
-            again += [(record, row.slurm_id) for row in rows if row.slurm_id == kept and live_row(row)][:1]
+            again += [(record, row.slurm_id) for row in own][:1]
+        if (limit := _other_limit(record, own)) is not None:
+            limits.append((record, limit))
         if _is_news(record, values):
             changes.append((record, values))
             if record.id in awaited:
@@ -179,12 +187,32 @@ def make_plan(evidence: Evidence) -> Plan:
         fence=fence,
         cancel=tuple(cancel),
         cancel_again=tuple(again),
+        limits=tuple(limits),
         problems=tuple(problems),
     )
 
 
 def _is_news(record: Record, values: Mapping[str, Any]) -> bool:
     return any(getattr(record, name) != value for name, value in values.items())
+
+
+def _other_limit(record: Record, own: Sequence[Observation]) -> int | None:
+    """The time limit that Slurm has for a job, where it is another than the one remembered; it counts in minutes.
+
+    Of several tasks that of those that have ended is not known: only a longer one is another.
+    """
+    limits = [row.time_limit for row in own]
+    known = [limit for limit in limits if limit is not None]
+    if record.stage is not Stage.SUBMITTED or not known or len(known) < len(limits):
+        return None
+    limit, before = max(known), whole_minutes(record.time_limit)
+    several = record.array or len(own) > 1
+    return limit if limit > before or (limit < before and not several) else None
+
+
+def whole_minutes(seconds: int) -> int:
+    """A time limit as Slurm keeps it, in seconds."""
+    return -(-seconds // 60) * 60
 
 
 def _judge_all(

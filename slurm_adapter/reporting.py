@@ -6,6 +6,8 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+from slurm_adapter.terminal import duration
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -63,6 +65,7 @@ def plan_lines(report: Report) -> list[str]:
     for old, new in report.changed:
         states = f"{old.state} -> {new.state}" if old.state is not new.state else f"stays {new.state}"
         lines.append(f"job {new.id}: {states}: {new.status}")
+    lines += [f"job {record.id}: its time limit in Slurm is {duration(limit)}" for record, limit in report.limits]
     lines += [f"job {id_}: would be handed to Slurm" for id_ in report.submitted]
     lines += [f"job {id_}: its Slurm job {slurm_id} would be cancelled" for id_, slurm_id in report.cancelled]
     for what, records in (("logs", report.due.logs), ("folder", report.due.folders)):

@@ -179,6 +179,7 @@ class Standing(NamedTuple):
     cancelled: float | None
     missing_since: float | None
     unwanted: float | None
+    time_limit: int
     state: str
     status: str
     restarts: int

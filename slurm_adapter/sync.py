@@ -54,6 +54,8 @@ class Report:
 
     changes: tuple[tuple[Record, dict[str, Any]], ...] = ()
     """Records before, and what became of them."""
+    limits: tuple[tuple[Record, int], ...] = ()
+    """Jobs with other time limits in Slurm than remembered, and these, in seconds."""
     submitted: tuple[str, ...] = ()
     cancelled: tuple[tuple[str, int], ...] = ()
     """Jobs of which Slurm jobs were cancelled, surplus ones or such as did not end when told to, and these."""
@@ -137,6 +139,7 @@ def _preview(plan: Plan, gathered: _Gathered, problems: list[str]) -> Report:
     unwanted = (*gathered.strays, *plan.cancel, *plan.cancel_again)
     return Report(
         changes=plan.changes,
+        limits=plan.limits,
         submitted=tuple(record.id for record in plan.submit),
         cancelled=tuple((record.id, slurm_id) for record, slurm_id in unwanted),
         problems=tuple(problems),
@@ -224,6 +227,10 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
     ending = [record for record, values in plan.changes if values.get("stage") is Stage.ENDED]
     _close(site, [record for record in ending if record.stage is not Stage.CLAIMED], problems)
     made = site.store.make_changes(plan.changes, site.clock())
+    if plan.limits:
+        from slurm_adapter.operations import take_limits
+
+        take_limits(site, plan.limits)
     changes = tuple((record, values) for record, values in plan.changes if record.id in made)
     _close(site, [record for record in ending if record.stage is Stage.CLAIMED and record.id in made], problems)
     cancelled = _cancel_surplus(site, plan, gathered, problems)
@@ -247,6 +254,7 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
     problems += [str(error) for error in failures.values()]
     return Report(
         changes=changes,
+        limits=plan.limits,
         submitted=tuple(record.id for record in claimed if record.id not in failures),
         cancelled=cancelled,
         problems=tuple(problems),

@@ -9,9 +9,11 @@ import pytest
 
 from slurm_adapter import operations
 from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
+from slurm_adapter.reporting import plan_lines
 from slurm_adapter.site import Site
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage
+from slurm_adapter.sync import sync
 from tests.adapter import UNTIL_TOLD
 from tests.offline import PRODUCT, Offline, peer
 
@@ -108,6 +110,54 @@ def test_every_task_of_an_array_that_has_not_ended_gets_the_limit(offline: Offli
     assert operations.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
     assert offline.slurm.see(slurm_id, "0").time_limit == 5 * HOUR
     assert offline.slurm.see(slurm_id, "1").time_limit == 6 * HOUR
+
+
+def test_a_limit_that_a_crash_kept_from_being_told_is_told_by_a_pass_once(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = long_job(offline)
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline.site.store, "amend", crash)
+        with pytest.raises(KeyboardInterrupt):
+            operations.extend(offline.site, [(record.id, HOUR)])
+    assert (in_slurm(offline, record), offline.now(record).time_limit) == (6 * HOUR, 5 * HOUR)
+    preview = sync(offline.site, dry_run=True)
+    assert plan_lines(preview) == [f"job {record.id}: its time limit in Slurm is 06:00:00"]
+    for _ in range(2):
+        assert offline.sync().problems == ()
+        assert offline.now(record).time_limit == 6 * HOUR
+        assert told(offline.site, record) == [6 * HOUR * 1000]
+
+
+def test_a_limit_that_is_told_while_a_pass_is_made_is_told_once(offline: Offline) -> None:
+    before = long_job(offline)
+    operations.extend(offline.site, [(before.id, HOUR)])
+    operations.take_limits(offline.site, [(before, 6 * HOUR), (before, 5 * HOUR)])
+    assert told(offline.site, before) == [6 * HOUR * 1000]
+    seen = offline.now(before)
+    operations.take_limits(offline.site, [(seen, 7 * HOUR)] * 2)
+    assert told(offline.site, before) == [6 * HOUR * 1000, 7 * HOUR * 1000]
+
+
+def test_the_minutes_of_slurm_and_the_tasks_that_have_ended_are_no_other_limit(offline: Offline) -> None:
+    short = offline.run(offline.job(timeAllocation={"hours": 0, "minutes": 1, "seconds": 30}))
+    offline.slurm.change(offline.slurm_id(short), time_limit=120)
+    array = offline.job(application="array", timeAllocation=FIVE_HOURS)
+    slurm_id = offline.slurm_id(array)
+    offline.slurm.split(slurm_id, "0", "1")
+    offline.slurm.start(slurm_id, of="0")
+    offline.slurm.change(slurm_id, of="1", time_limit=4 * HOUR)
+    offline.slurm.finish(slurm_id, of="0")
+    offline.sync()
+    assert (told(offline.site, short), told(offline.site, array)) == ([], [])
+    offline.slurm.change(offline.slurm_id(short), time_limit=60)
+    offline.sync()
+    assert told(offline.site, short) == [60_000]
+    assert offline.site.store.updates(short.id)[-1].status == "Your job has been given less time: 00:01:00 in all"
 
 
 def test_a_lost_answer_may_have_been_a_yes(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:

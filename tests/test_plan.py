@@ -626,6 +626,7 @@ WAITS: dict[str, Any] = {"status": "Your job waits in the queue"}
         (WAITS | {"cancelled": 9000.0}, (PENDING,)),
         (WAITS | {"missing_since": 9000.0}, (PENDING,)),
         (WAITS | {"unwanted": 9000.0}, (PENDING,)),
+        (WAITS, (replace(PENDING, time_limit=7260),)),
         (WAITS | LOST_ANSWER, (PENDING,)),
         (RUNNING, (PENDING,)),
         (RUNNING, (row("RUNNING", nodes=("n2",), started=9500),)),
