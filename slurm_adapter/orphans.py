@@ -61,6 +61,16 @@ def end_orphans(site: Site, receiver: Receiver, *, end_many: bool = False) -> li
     return problems + _give_up(site, orphans)
 
 
+def preview(site: Site) -> list[str]:
+    """What may become of jobs that UCloud has denied, for somebody who looks; asks nobody."""
+    lines = []
+    for record in site.store.unknown_since(now := site.clock()):
+        left = (record.unknown_since or now) + UNKNOWN_SECONDS - now
+        when = "now" if left <= 0 else f"in {left:.0f} seconds"
+        lines.append(f"job {record.id}: UCloud did not know it; it is ended where UCloud, asked {when}, says so again")
+    return lines
+
+
 def _give_up(site: Site, orphans: list[Record]) -> list[str]:
     problems: list[str] = []
     alive = [record.id for record in orphans if record.stage is not Stage.ENDED]

@@ -19,6 +19,16 @@ AT_ONCE = 100
 """How many updates go in one request: a job that UCloud does not know costs the others of its bulk two more."""
 
 
+def preview(store: Store, now: float) -> list[str]:
+    """What waits to be told, for somebody who looks; asks nobody."""
+    length, oldest = store.outbox()
+    if oldest is None:
+        return []
+    ids = list(dict.fromkeys(message.job_id for message in store.due(after=0, limit=AT_ONCE)))
+    named = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 or length > AT_ONCE else "")
+    return [f"UCloud is yet to be told {length} updates, the oldest of {now - oldest:.0f} seconds ago (jobs {named})"]
+
+
 def deliver(store: Store, receiver: Receiver, now: float) -> list[str]:
     """Tell what is due; what UCloud refused. Raises what the receiver raises; what was not taken by then stays due."""
     last = 0

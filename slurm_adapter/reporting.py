@@ -68,6 +68,7 @@ def plan_lines(report: Report) -> list[str]:
     lines += [f"job {record.id}: its time limit in Slurm is {duration(limit)}" for record, limit in report.limits]
     lines += [f"job {id_}: would be handed to Slurm" for id_ in report.submitted]
     lines += [f"job {id_}: its Slurm job {slurm_id} would be cancelled" for id_, slurm_id in report.cancelled]
+    lines += report.telling
     for what, records in (("logs", report.due.logs), ("folder", report.due.folders)):
         lines += [f"job {record.id}: its {what} in {record.folder} would be removed" for record in records]
     lines += [f"job {id_}: would no longer be remembered" for id_ in report.due.records]

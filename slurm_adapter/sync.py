@@ -59,6 +59,8 @@ class Report:
     submitted: tuple[str, ...] = ()
     cancelled: tuple[tuple[str, int], ...] = ()
     """Jobs of which Slurm jobs were cancelled, surplus ones or such as did not end when told to, and these."""
+    telling: tuple[str, ...] = ()
+    """What is between UCloud and this program; with `--dry-run` alone, which does not ask UCloud."""
     due: retention.Due = field(default_factory=retention.Due)
     """What was removed of jobs that ended long ago."""
     problems: tuple[str, ...] = ()
@@ -105,7 +107,7 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False, telling: 
         report = _preview(plan, gathered, problems) if dry_run else _apply(site, plan, gathered, problems)
     report = replace(report, due=retention.find_due(site))
     if dry_run:
-        return report
+        return report if receiver is None else replace(report, telling=_preview_telling(site))
     problems = list(report.problems)
     retention.remove(site, report.due, problems)
     told = tell_ucloud(site, end_many=end_many) if telling and receiver is not None else None
@@ -133,6 +135,13 @@ def tell_ucloud(site: Site, *, end_many: bool = False) -> Telling | None:
         except AdapterError as error:
             return Telling((*problems, f"could not tell UCloud what became of jobs: {error}"), away=True)
         return Telling(tuple(problems))
+
+
+def _preview_telling(site: Site) -> tuple[str, ...]:
+    from slurm_adapter import orphans, verifying
+
+    doubt = verifying.doubts(site)
+    return (*outbox.preview(site.store, site.clock()), *orphans.preview(site), *([doubt] if doubt else []))
 
 
 def _preview(plan: Plan, gathered: _Gathered, problems: list[str]) -> Report:

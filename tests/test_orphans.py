@@ -11,7 +11,7 @@ from slurm_adapter import orphans
 from slurm_adapter.check import Finding, Level, check_site
 from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
 from slurm_adapter.receivers.fake import FakeReceiver
-from slurm_adapter.reporting import outage_lines, telling_lines
+from slurm_adapter.reporting import outage_lines, plan_lines, telling_lines
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage
 from slurm_adapter.sync import sync, tell_ucloud
@@ -256,6 +256,27 @@ def test_an_outage_of_ucloud_is_told_apart_from_one_of_slurm(site: Offline, uclo
     assert outage_lines(store, sync(site.site, telling=False)) == []
     assert telling_lines(store, told.problems) == []
     assert telling_lines(store, ()) == ["slurm-adapter: UCloud is told all again"]
+
+
+def test_a_dry_run_shows_what_waits_and_whom_ucloud_denies(site: Offline, ucloud: Ucloud) -> None:
+    create(site, ucloud, "4101", "4102")
+    ucloud.down()
+    site.sync()
+    site.slurm.now += 60
+    [waits] = sync(site.site, dry_run=True).telling
+    assert waits == "UCloud is yet to be told 4 updates, the oldest of 61 seconds ago (jobs 4101, 4102)"
+    ucloud.up()
+    site.sync()
+    assert sync(site.site, dry_run=True).telling == ()
+    ucloud.forget("4101")
+    site.sync(orphans.ASK_SECONDS)
+    calls = len(ucloud.calls)
+    site.slurm.now += 20
+    [denied] = sync(site.site, dry_run=True).telling
+    assert denied.startswith("job 4101: UCloud did not know it; it is ended where UCloud, asked in 100 seconds,")
+    site.slurm.now += 100
+    assert "asked now" in plan_lines(sync(site.site, dry_run=True))[0]
+    assert len(ucloud.calls) == calls
 
 
 def _receiver(site: Offline) -> FakeReceiver:
