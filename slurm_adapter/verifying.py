@@ -45,7 +45,7 @@ def verify(site: Site, wanted: Sequence[Job]) -> list[str]:
     known = site.store.find(job.id for job in wanted)
     # A job that is known here is never given up for lost, whatever name of ours comes with it.
     lost = {job.id: job for job in wanted if job.id not in known and job.status.state not in FINAL_STATES}
-    lost = {id_: job for id_, job in lost.items() if not 0 <= site.clock() - job.created_at / 1000 < NEW_SECONDS}
+    lost = {id_: job for id_, job in lost.items() if site.clock() - job.created_at / 1000 >= NEW_SECONDS}
     if not lost or site.receiver is None:
         return []
     accounts = {id_: _account(site, job) for id_, job in lost.items()}
