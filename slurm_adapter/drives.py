@@ -234,9 +234,13 @@ A constant: paths reach it as arguments, through xargs, and never as shell text.
 
 def check_paths_command(paths: Iterable[DrivePath], user: str | None) -> Command:
     """One command that looks at all paths and their drives, as the job's user."""
-    names = [name for path in paths for name in (path.root, path.cluster)]
-    stdin = b"".join(name.encode() + b"\0" for name in names)
+    stdin = b"".join(name.encode() + b"\0" for name in _looked_at(paths))
     return Command(("xargs", "-0", "-r", "sh", "-c", _LOOK, "sh"), stdin=stdin, user=user)
+
+
+def _looked_at(paths: Iterable[DrivePath]) -> list[str]:
+    """Each once: the jobs of a bulk may all name the same."""
+    return list(dict.fromkeys(name for path in paths for name in (path.root, path.cluster)))
 
 
 def read_path_check(paths: Sequence[DrivePath], stdout: bytes) -> None:
@@ -245,12 +249,15 @@ def read_path_check(paths: Sequence[DrivePath], stdout: bytes) -> None:
     Raises `InvalidInput` naming each path that does not exist, is of the wrong kind, or leaves its drive through a
     symbolic link, and `Unknown` where the answer is not one record for each path.
     """
-    records = stdout.split(b"\0")
-    if len(records) != 2 * len(paths) + 1 or records[-1]:
-        raise Unknown(f"looking at {len(paths)} paths on the cluster gave {len(records) - 1} answers")
+    names = _looked_at(paths)
+    *records, rest = stdout.split(b"\0")
+    if len(records) != len(names) or rest:
+        raise Unknown(f"looking at {len(names)} paths on the cluster gave {len(records)} answers")
+    seen = dict(zip(names, records, strict=True))
     problems = []
-    for path, root, found in zip(paths, records[::2], records[1::2], strict=False):
-        if problem := _problem(path, root[1:], found[:1], found[1:]):
+    for path in paths:
+        found = seen[path.cluster]
+        if problem := _problem(path, seen[path.root][1:], found[:1], found[1:]):
             problems.append(f"{path.field}: {shown(path.ucloud)}: {problem}")
     if problems:
         raise InvalidInput("\n".join(problems))

@@ -23,7 +23,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -309,13 +308,7 @@ class Apart:
         """Raises as `render` does, and for a template that goes beyond the limits."""
         if self._child is None:
             self._child = _start()
-        given = json.dumps(asdict(task)).encode() + b"\n"
-        timer = threading.Timer(WALL_SECONDS, self._child.kill)
-        timer.start()
-        try:
-            answer = _ask(self._child, given)
-        finally:
-            timer.cancel()
+        answer = _ask(self._child, task)
         if answer is None:
             child, self._child = self._child, None
             _, complaint = child.communicate()
@@ -340,12 +333,12 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _ask(child: subprocess.Popen[bytes], given: bytes) -> Any:
+def _ask(child: subprocess.Popen[bytes], task: Task) -> Any:
     """The child's answer; None where it ended instead."""
     if child.stdin is None or child.stdout is None:
         return None
     with suppress(BrokenPipeError):
-        child.stdin.write(given)
+        child.stdin.write(json.dumps(vars(task), default=vars).encode() + b"\n")
         child.stdin.flush()
         line = child.stdout.readline()
         if line.endswith(b"\n"):
@@ -364,8 +357,11 @@ def main() -> None:
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
         resource.setrlimit(limit, (0, 0))
     for line in sys.stdin.buffer:
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # what SIGPROF does is to end the process
-        sys.stdout.buffer.write(_answer(json.loads(line)).encode() + b"\n")
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # what its signal does is to end the process
+        signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+        answer = _answer(json.loads(line))
+        signal.setitimer(signal.ITIMER_REAL, 0)  # the next task may be long in coming
+        sys.stdout.buffer.write(answer.encode() + b"\n")
         sys.stdout.buffer.flush()
 
 
