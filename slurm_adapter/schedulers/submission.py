@@ -32,7 +32,7 @@ An sbatch tries for up to 120 seconds by itself when the controller is busy.
 
 assert START_SECONDS + SBATCH_SECONDS + 30 < HAND_OVER_SECONDS  # noqa: S101  # what the port promises
 
-_AT_ONCE = 4
+_AT_ONCE = 8
 _IN_A_ROW = 8
 """How many jobs one shell hands in, at most: its own start costs as much as a quarter of an sbatch."""
 
