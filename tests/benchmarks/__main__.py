@@ -27,6 +27,7 @@ ROWS: dict[str, Callable[[Ground, int, DelayingProxy], Iterator[Figure]]] = {
     "pyslurm": lambda ground, count, _: figures.pyslurm(ground, count),
     "ssh": figures.ssh,
     "sync": lambda ground, count, proxy: figures.passes(ground, scaled(SIZES, count), proxy),
+    "peer": lambda ground, _, __: figures.peer(ground),
     "simulated": lambda ground, count, _: figures.simulated(ground, scaled(SIMULATED, count)),
 }
 

@@ -15,18 +15,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slurm_adapter import jobs
+import httpx
+
+from slurm_adapter import jobs, live_peers, tokens
 from slurm_adapter.config import Config
 from slurm_adapter.sandbox.layout import KEYS, SHARED, SHARED_ON_NODES
 from slurm_adapter.schedulers import listings
 from slurm_adapter.schedulers.fake import FakeScheduler
 from slurm_adapter.schedulers.interface import Submission
 from slurm_adapter.site import Site
+from slurm_adapter.specification import PeerValue
 from slurm_adapter.store import Record, Stage
 from slurm_adapter.sync import sync
 from tests.benchmarks import others
-from tests.benchmarks.ground import SCRIPT, USER, Ground, ask, clear, fill, items
+from tests.benchmarks.ground import SCRIPT, USER, Ground, ask, clear, fill, items, output, shell, started, until
 from tests.benchmarks.report import Figure
+from tests.gateway.process import free_port, serving
 from tests.offline import configuration
 
 if TYPE_CHECKING:
@@ -361,6 +365,50 @@ def start(ground: Ground) -> Iterator[Figure]:
         target="--help plus 120 ms, an empty sync plus 250 ms",
         met=met,
     )
+
+
+_LOOKS = "echo looks; until getent hosts database; do sleep 0.02; done; date +%s.%N"
+
+
+def peer(ground: Ground) -> Iterator[Figure]:
+    """From a peer's start until its name resolves in a job that runs and looks for it."""
+    site = ground.site()
+    config, port = ground.config_of(site), free_port()
+    with config.open("a") as file:
+        file.write(f"[gateway]\nport = {port}\n")
+    with site, serving(config, port) as url:
+        token = tokens.create(site, "benchmark", "alice")
+        [other] = jobs.submit(site, USER, [shell("sleep 3600")])
+        yield Figure(
+            "a peer's name, from its start",
+            {"serve": partial(_peer, site, other.id, partial(_passes_of, url, token))},
+            target="within two seconds",
+            met=lambda medians: (medians["serve"] <= 2, f"{medians['serve']:.2f} s"),
+        )
+        jobs.cancel(site, [other.id])
+    clear("alice")
+
+
+def _peer(site: Site, other: str, passes_made: Callable[[], int]) -> float:
+    """A job has names where it was handed in with a peer, so it has another one besides."""
+    [consumer] = jobs.submit(site, USER, [shell(_LOOKS, peers={"other": other})])
+    [database] = jobs.submit(site, USER, [shell("sleep 600", begin="now+1hour")])
+    until(lambda: output(consumer), "the job looks for its peer")
+    live_peers.attach(site, consumer.id, PeerValue(type="peer", hostname="database", job_id=database.id))
+    made = passes_made()
+    until(lambda: passes_made() >= made + 2, "passes know that a job waits for a peer")
+    ask("scontrol", "update", f"JobId={database.slurm_id}", "StartTime=now")
+    until(lambda: len(output(consumer)) > 2, "the name resolves")
+    took = float(output(consumer)[-1]) - started(database)
+    jobs.cancel(site, [consumer.id, database.id])
+    return took
+
+
+def _passes_of(url: str, token: str) -> int:
+    """How many `serve` has made."""
+    answer = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {token}"}, timeout=30).raise_for_status()
+    lines = answer.text.splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if re.match(r"\w+_passes_total\{", line))
 
 
 def simulated(ground: Ground, sizes: tuple[int, ...]) -> Iterator[Figure]:

@@ -23,7 +23,7 @@ from slurm_adapter.site import Site
 from slurm_adapter.specification import Owner, parse_submission
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from slurm_adapter.sandbox.configuration import Identity, Transport
     from slurm_adapter.store import Record
@@ -40,6 +40,21 @@ parameters: {}
 invocation: "true"
 """
 """It is never run: what is measured is what comes before."""
+
+SHELL = """
+application: v2
+name: shell
+version: "1"
+software: {type: Native, load: []}
+features: {jobLinking: true}
+parameters:
+  code: {type: TextArea, optional: false}
+  begin: {type: Text, optional: true}
+invocation: |
+  {% if begin %}{{ sbatch("begin", begin) }}{% endif %}
+  bash -c {{ code }}
+"""
+"""What is run to be looked at, on the partition that is up."""
 
 SCRIPT = "#!/bin/bash\n#SBATCH --partition=scavenge --time=30 --nodes=1 --mem=1024 --output=/dev/null\ntrue\n"
 """The same for a bare sbatch."""
@@ -90,6 +105,7 @@ class Ground:
         own = Path(tempfile.mkdtemp(dir=self.folder))
         (own / "applications").mkdir()
         (own / "applications" / "waits.yaml").write_text(WAITS)
+        (own / "applications" / "shell.yaml").write_text(SHELL)
         path = sandbox.write_config(own, transport=transport, identity=identity)
         text = path.read_text().replace('state = "', f'applications = "{own}/applications"\nstate = "', 1)
         text = text.replace("/ucloud-jobs/", f"/{Path(self.shared).name}/{own.name}-")
@@ -140,6 +156,42 @@ def items(count: int) -> list[jobs.Item]:
         "product": {"provider": "example", "category": "example-compute", "id": "example-scavenge"},
     }
     return [jobs.Item(each) for each in parse_submission(json.dumps({"items": [one] * count}).encode())]
+
+
+def shell(code: str, *, begin: str | None = None, peers: Mapping[str, str] | None = None) -> jobs.Item:
+    """A job that runs this, not before a time, with peers by their names in it."""
+    given = {"code": code, "begin": begin}
+    one: dict[str, Any] = {
+        "application": {"name": "shell", "version": "1"},
+        "product": {"provider": "example", "category": "example-compute", "id": "example-compute"},
+        "parameters": {name: {"type": "text", "value": value} for name, value in given.items() if value is not None},
+        "resources": [{"type": "peer", "hostname": name, "jobId": id_} for name, id_ in (peers or {}).items()],
+    }
+    return jobs.Item(parse_submission(json.dumps(one).encode())[0])
+
+
+def output(record: Record) -> list[str]:
+    """The whole lines that a job has written so far."""
+    path = _folder(record) / "stdout.txt"
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+def started(record: Record) -> float:
+    """When a job's script began: the first thing that it does is to make the link by which it holds its folder."""
+    return (_folder(record) / "owner").lstat().st_mtime
+
+
+def _folder(record: Record) -> Path:
+    return SHARED / Path(record.folder).relative_to(SHARED_ON_NODES)
+
+
+def until(look: Callable[[], object], what: str) -> None:
+    """Wait until it is so."""
+    limit = time.monotonic() + 120
+    while not look():
+        if time.monotonic() > limit:
+            raise RuntimeError(f"waited in vain until {what}")
+        time.sleep(0.05)
 
 
 def fill(site: Site, count: int) -> list[Record]:
