@@ -111,3 +111,15 @@ def test_a_tiny_run_gives_a_table_and_a_file(tmp_path: Path, monkeypatch: pytest
     missing = {name for name, module in {"PSI/J": "psij", "submitit": "submitit"}.items() if find_spec(module) is None}
     assert missing <= bulk["left out"].keys()
     assert all(name in done.output for name in ours | missing)
+
+
+@pytest.mark.long
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("cluster")
+def test_a_peers_name_is_measured_while_serve_makes_the_passes(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["peer", "--rounds", "1", "--json", str(tmp_path / "out.json")])
+
+    assert done.exit_code == 0, done.output
+    [figure] = json.loads((tmp_path / "out.json").read_text())["figures"]
+    assert (figure["name"], figure["left out"]) == ("a peer's name, from its start", {})
+    assert figure["medians"]["serve"] > 0
