@@ -209,11 +209,11 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
 def _read(site: Site, jobs: list[Standing]) -> tuple[Record, ...]:
     """These jobs whole, oldest first.
 
-    Not those that somebody moved on after Slurm was asked, on which its answer throws no light: they are left to the
-    next pass.
+    Not those that somebody moved on, or gave more time, after Slurm was asked, on which its answer throws no light:
+    they are left to the next pass.
     """
-    asked = {job.id: (job.stage, job.slurm_id) for job in jobs}
-    return tuple(r for r in site.store.find(asked).values() if (r.stage, r.slurm_id) == asked[r.id])
+    asked = {job.id: (job.stage, job.slurm_id, job.time_limit) for job in jobs}
+    return tuple(r for r in site.store.find(asked).values() if (r.stage, r.slurm_id, r.time_limit) == asked[r.id])
 
 
 def find_addresses(site: Site, nodes: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -18,9 +18,11 @@ from tests.adapter import UNTIL_TOLD
 from tests.offline import PRODUCT, Offline, peer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from slurm_adapter.sandbox.configuration import Identity, Transport
+    from slurm_adapter.schedulers.interface import Listing
     from slurm_adapter.store import Record
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
@@ -141,6 +143,25 @@ def test_a_limit_that_is_told_while_a_pass_is_made_is_told_once(offline: Offline
     seen = offline.now(before)
     operations.take_limits(offline.site, [(seen, 7 * HOUR)] * 2)
     assert told(offline.site, before) == [6 * HOUR * 1000, 7 * HOUR * 1000]
+
+
+def test_a_limit_that_is_set_after_slurm_was_asked_is_told_once(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = offline.job(timeAllocation=FIVE_HOURS)
+    offline.slurm.start(offline.slurm_id(record))
+    inner = offline.slurm.queue
+
+    def queue(users: Sequence[str]) -> Listing:
+        listing = inner(users)
+        monkeypatch.setattr(offline.slurm, "queue", inner)
+        operations.extend(offline.site, [(record.id, HOUR)])
+        return listing
+
+    monkeypatch.setattr(offline.slurm, "queue", queue)
+    for _ in range(2):
+        offline.sync()
+        assert told(offline.site, record) == [6 * HOUR * 1000]
 
 
 def test_the_minutes_of_slurm_and_the_tasks_that_have_ended_are_no_other_limit(offline: Offline) -> None:
