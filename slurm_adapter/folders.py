@@ -427,7 +427,7 @@ def _head(name: str, kind: bytes, mode: int, size: int, link: str) -> bytes:
     if max(len(own), len(other)) > 100:
         info = tarfile.TarInfo(name)
         info.type, info.mode, info.size, info.linkname = kind, mode, size, link
-        return info.tobuf(tarfile.GNU_FORMAT)
+        return info.tobuf(tarfile.GNU_FORMAT, "utf-8")
     # Name, mode and so on, checksum, type, other name, the rest: tar(5). The sum counts its own field as blanks.
     middle, rest, total = _nameless(kind, mode, size)
     checksum = b"%06o\0 " % (total + sum(own) + sum(other))

@@ -34,7 +34,7 @@ from slurm_adapter.drives import (
 )
 from slurm_adapter.errors import AdapterError, Duplicate, InvalidConfig, InvalidInput, Refused, TryAgain, Unknown
 from slurm_adapter.invocation import is_injected
-from slurm_adapter.plan import live_row
+from slurm_adapter.plan import live_row, submitted_text
 from slurm_adapter.publishing import publish_hosts
 from slurm_adapter.rendering import Apart, render_apart
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
@@ -252,7 +252,7 @@ def hand_over(
     for record, outcome in zip(taken, outcomes, strict=True):
         match outcome:
             case Accepted(slurm_id):
-                status = f"Your job has been submitted to the queue (Slurm ID: {slurm_id})"
+                status = submitted_text(slurm_id)
                 changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": slurm_id, "status": status}))
             case Rejected(words):
                 failures[record.id] = Refused(f"Slurm refused job {record.id}: {words}")
@@ -297,8 +297,14 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
     # Read again: a claim that somebody handed over meanwhile was left alone.
     doubtful = [r for r in site.store.find(r.id for r in records).values() if r.stage is Stage.SUBMITTING]
     unfenced = []
+    reasons = []
     for user, owned in by_account(doubtful):
-        names = folders.fence(site.transport, user, {record.folder: folders.CANCELLED for record in owned})
+        try:
+            names = folders.fence(site.transport, user, {record.folder: folders.CANCELLED for record in owned})
+        except AdapterError as error:
+            unfenced += owned  # another account's jobs are not to wait for this one's
+            reasons.append(str(error))
+            continue
         changes: list[tuple[Record, dict[str, Any]]] = []
         for record, owner in zip(owned, names, strict=True):
             if owner == folders.CANCELLED:
@@ -318,7 +324,8 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
         site.store.want_ended(set(wanted) - {record.id for record in unfenced}, None)
     if unfenced:
         named = ", ".join(f"{record.id} in {record.folder}" for record in unfenced)
-        raise Unknown(f"not cancelled, for it is not known whether Slurm has them, and no fence could be made: {named}")
+        text = f"not cancelled, for it is not known whether Slurm has them, and no fence could be made: {named}"
+        raise Unknown("\n".join((text, *reasons)))
     if renamed:
         raise Refused(
             "\n".join(

@@ -306,6 +306,11 @@ def _judge_claimed(record: Record, evidence: Evidence, problems: list[str]) -> d
     return {"submit": True} if evidence.rows is not None else {}
 
 
+def submitted_text(slurm_id: int) -> str:
+    """What users are told of a job that Slurm has taken."""
+    return f"Your job has been submitted to the queue (Slurm ID: {slurm_id})"
+
+
 def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -> dict[str, Any]:
     """An answer was lost: adopt the job that is found, and hand it in again only once there can be none."""
     if evidence.rows is None:
@@ -320,6 +325,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
         return {
             "stage": Stage.SUBMITTED,
             "slurm_id": found,
+            "status": submitted_text(found),
             "missing_since": None,
             # Accounting is asked about it in the next pass: what its script says alone may be less than Slurm knows.
             **(_judge_submitted(adopted, evidence, problems) if rows else {}),
@@ -335,7 +341,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
             return {"missing_since": since}
         text = "Your job was lost: Slurm knows nothing of it, and its folder is gone"
         return _end(evidence.now, JobState.FAILURE, text) | {"unproven": True}
-    if evidence.now - since >= 2 * evidence.message_timeout + 120:
+    if record.unwanted is None and evidence.now - since >= 2 * evidence.message_timeout + 120:
         return {"stage": Stage.CLAIMED, "missing_since": None, "submit": True}
     return {"missing_since": since}
 

@@ -360,7 +360,8 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # what its signal does is to end the process
         signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
         answer = _answer(json.loads(line))
-        signal.setitimer(signal.ITIMER_REAL, 0)  # the next task may be long in coming
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_PROF):  # the next task may be long in coming
+            signal.setitimer(timer, 0)
         sys.stdout.buffer.write(answer.encode() + b"\n")
         sys.stdout.buffer.flush()
 

@@ -493,12 +493,12 @@ class Store:
             if (old["stage"], old["slurm_id"]) != (record.stage, record.slurm_id):
                 continue
             new = {name: plain for name, value in values.items() if (plain := _plain(value)) != old[name]}
+            handed_in = record.output_folder and old["slurm_id"] is None and new.get("slurm_id") is not None
             old |= new
             if new:
                 updates.setdefault(tuple(new), []).append([*new.values(), id_])
             in_hosts = in_hosts or old["stage"] == Stage.ENDED or not _IN_HOSTS.isdisjoint(new)
             if "state" in new or "status" in new:
-                handed_in = new.get("stage") == Stage.SUBMITTED and record.output_folder
                 more = json.dumps({"outputFolder": record.output_folder}) if handed_in else "{}"
                 told.append((now, new.get("state"), old["status"], more, id_))
             if new.get("stage") in {Stage.SUBMITTED, Stage.ENDED}:

@@ -54,7 +54,8 @@ def verify(site: Site, wanted: Sequence[Job]) -> list[str]:
     gone = [id_ for id_ in lost if id_ in dead and not taken.fullmatch(lost[id_].provider_generated_id)]
     if len(gone) > max(MANY, MANY_OF_ALL * len({job.id for job in wanted})):
         gone = []
-    _tell(site, site.receiver, gone)
+    taken_now = site.store.find(gone)  # one may have come in while Slurm was asked
+    _tell(site, site.receiver, [id_ for id_ in gone if id_ not in taken_now])
     doubted = {id_: account for id_, account in accounts.items() if id_ not in gone}
     if not doubted:
         return []

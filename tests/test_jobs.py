@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter import jobs
-from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, Refused, TryAgain
+from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, Refused, TryAgain, Unknown
 from slurm_adapter.schedulers.interface import Accepted, NotStarted
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
@@ -524,6 +524,38 @@ def test_a_cancel_in_doubt_that_cannot_be_fenced_says_so_and_does_the_rest(offli
         jobs.cancel(offline.site, [record.id, other.id])
     assert offline.now(record).stage is Stage.SUBMITTING
     assert offline.slurm.see(offline.slurm_id(other)).state == "CANCELLED"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_folder_is_told_once_though_the_answer_was_lost(tmp_path: Path, ended: bool) -> None:  # noqa: FBT001  # of a table
+    offline = Offline(tmp_path, {"drives": [{"id": "77", "path": f"{tmp_path}/home/alice"}]})
+    offline.slurm.lose_next("now")
+    record = offline.job()
+    [seen] = offline.slurm.queue([record.account]).observations
+    if ended:
+        offline.fence(record, seen.slurm_id)
+        offline.slurm.start(seen.slurm_id)
+        offline.slurm.finish(seen.slurm_id)
+    for _ in range(2):
+        offline.sync()
+        told = [each.more.get("outputFolder") for each in offline.site.store.updates(record.id)]
+        assert [each for each in told if each] == [f"/77/{record.id}"]
+    offline.site.store.close()
+
+
+def test_an_account_that_cannot_be_fenced_holds_up_no_other(offline: Offline) -> None:
+    offline.slurm.lose_next("never")
+    hers, his = offline.job(), offline.job(user="bob")
+
+    def refuse(command: Command) -> None:
+        if command.user == hers.account:
+            raise Unknown("sudo says no")
+
+    offline.transport.before = refuse
+    with pytest.raises(Unknown, match=r"no fence could be made: 1 in .*\n.*sudo says no"):
+        jobs.cancel(offline.site, [hers.id, his.id])
+    assert offline.now(hers).stage is Stage.SUBMITTING
+    assert offline.slurm.see(offline.slurm_id(his)).state == "CANCELLED"
 
 
 def test_a_cancel_of_a_claim_that_was_handed_over_before_is_in_doubt_too(offline: Offline) -> None:

@@ -285,6 +285,8 @@ ANSWERS = [
     ({"handed_over": HANDED + 1, "missing_since": 0.0}, (), {"owner": None}, Stage.SUBMITTING, None),
     ({"handed_over": HANDED, "missing_since": NOW - 139}, (), {"owner": None}, Stage.SUBMITTING, None),
     ({"handed_over": HANDED, "missing_since": NOW - 140}, (), {"owner": None}, Stage.CLAIMED, None),
+    ({"handed_over": HANDED, "missing_since": NOW - 140, "unwanted": 9000.0}, (), {"owner": None},
+     Stage.SUBMITTING, None),
     ({"handed_over": HANDED, "missing_since": 0.0}, (), {"owner": None, "silence_counts": False},
      Stage.SUBMITTING, None),
     ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {}}, Stage.SUBMITTING, None),
