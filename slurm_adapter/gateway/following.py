@@ -337,7 +337,7 @@ class Following:
     async def _round(self, reader: _Reader, first: Follower) -> None:
         async with self._turns:
             record, asked = reader.record, dict(first.offsets)
-            pieces = await self._workers.call(joblogs.read_round, record, asked, ROUND)
+            pieces = await self._workers.ask(joblogs.read_round, record, asked, ROUND)
         reached = {file: end for file, end in {**asked, **{piece.file: piece.end for piece in pieces}}.items() if end}
         news, more = any(piece.data for piece in pieces), any(piece.more for piece in pieces)
         now = asyncio.get_running_loop().time()

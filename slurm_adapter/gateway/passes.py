@@ -72,7 +72,7 @@ def pause(vain: int) -> float:
 async def _tell(gateway: Gateway) -> bool:
     """Tell UCloud what is due; whether it is away."""
     try:
-        told = await gateway.workers.call(_tell_once)
+        told = await gateway.workers.repeat(_tell_once)
     except AdapterError as error:
         told = Telling((str(error),), away=True)
     except Exception as error:  # as of a pass
@@ -94,9 +94,9 @@ async def _one(gateway: Gateway) -> bool:
     """A pass, counted; whether the next should come at once."""
     try:
         if not gateway.names_work:
-            gateway.names_work = bool(await gateway.workers.call(methods_that_work))
+            gateway.names_work = bool(await gateway.workers.repeat(methods_that_work))
         with gateway.metrics.pass_seconds.time():
-            problems, hurry = await gateway.workers.call(one_pass)
+            problems, hurry = await gateway.workers.repeat(one_pass)
     except AdapterError as error:
         log.warning("a pass was not made: %s", error)
         problems, hurry = (str(error),), False

@@ -146,7 +146,7 @@ async def on_updated_labels(gateway: Shared, request: BulkRequest[Job]) -> Empty
 @api.post("/jobs/verify")
 async def verify(gateway: Shared, request: BulkRequest[Job]) -> Empty:
     """Tell of each job that is not known here, and surely gone, that it is no longer available (contract 3.8)."""
-    await gateway.workers.call(_verify, request.items)
+    await gateway.workers.ask(_verify, request.items)
     return Empty()
 
 

@@ -88,7 +88,7 @@ async def open_folder_for_ucloud(
     username: Annotated[str | None, Header(alias="ucloud-username", include_in_schema=False)] = None,
 ) -> Bulk[Session]:
     """Open sessions with shells in folders, for the user who is named in a header (contract 3.2)."""
-    folders = await gateway.workers.call(
+    folders = await gateway.workers.ask(
         folder_shells.find_for_ucloud, [item.folder for item in request.items], username
     )
     return Bulk(responses=_folder_sessions(gateway, folders))
@@ -108,7 +108,7 @@ async def open_folder_for_users(
     gateway: Shared, owner: users.Caller, grant: users.Grant, request: BulkRequest[FolderTerminal]
 ) -> Bulk[UserSession]:
     """Open sessions with shells on the login node, in folders of this workspace's drives."""
-    folders = await gateway.workers.call(folder_shells.find, owner, [item.folder for item in request.items])
+    folders = await gateway.workers.ask(folder_shells.find, owner, [item.folder for item in request.items])
     mine = [replace(folder, grant=grant) for folder in folders]
     return Bulk(responses=_for_user(gateway, _folder_sessions(gateway, mine)))
 
@@ -178,7 +178,7 @@ class _Shell:
     async def messages(self) -> AsyncGenerator[ShellMessage, None]:
         """What it writes, until it ends. Whoever stops listening ends it."""
         self._gateway.shells += 1
-        opening = asyncio.ensure_future(self._gateway.workers.call(_open, self._target, self._terminal))
+        opening = asyncio.ensure_future(self._gateway.workers.ask(_open, self._target, self._terminal))
         stream: Stream | None = None
         writing: asyncio.Task[None] | None = None
         try:

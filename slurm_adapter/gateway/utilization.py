@@ -46,7 +46,7 @@ class Utilizations:
         work, when = self._asked.get(category, (None, 0.0))
         if work is None or (work.done() and (work.exception() or self._clock() - when >= SECONDS)):
             partitions = sorted({name for machine in machines.values() for name in machine.partition.split(",")})
-            work = asyncio.ensure_future(self._workers.call(_ask, partitions))
+            work = asyncio.ensure_future(self._workers.ask(_ask, partitions))
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._asked[category] = work, self._clock()
         await asyncio.wait({work}, timeout=LONGEST_SECONDS)

@@ -24,6 +24,12 @@ THREADS = 32
 CHANGING = 16
 """Threads for what changes something in Slurm, which may take minutes: all else has its own, and goes on."""
 
+ASKING = 32
+"""Threads for what asks the cluster or UCloud, which may hang."""
+
+REPEATING = 2
+"""A thread for the passes, and one for the teller."""
+
 
 class Workers:
     """The threads of one gateway over one site."""
@@ -33,11 +39,13 @@ class Workers:
         self._site = site
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="worker")
         self._changing = ThreadPoolExecutor(CHANGING, thread_name_prefix="changing")
+        self._asking = ThreadPoolExecutor(ASKING, thread_name_prefix="asking")
+        self._repeating = ThreadPoolExecutor(REPEATING, thread_name_prefix="repeating")
         self._own = threading.local()
         self._opened: list[Site] = []
 
     async def call(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` returns or raises, called with a site in a thread.
+        """What `work` returns or raises, called with a site in a thread: what needs the database alone.
 
         A caller that is cancelled stops waiting; the work itself goes on to its end.
         """
@@ -46,6 +54,14 @@ class Workers:
     async def change(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what changes something in Slurm; at most `CHANGING` at once."""
         return await asyncio.wrap_future(self._changing.submit(lambda: work(self._own_site(), *args, **kwargs)))
+
+    async def ask(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for what asks the cluster or UCloud; at most `ASKING` at once."""
+        return await asyncio.wrap_future(self._asking.submit(lambda: work(self._own_site(), *args, **kwargs)))
+
+    async def repeat(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for the passes and the teller, each of which is there once and waits for nothing else."""
+        return await asyncio.wrap_future(self._repeating.submit(lambda: work(self._own_site(), *args, **kwargs)))
 
     def _own_site(self) -> Site:
         """This thread's."""
@@ -57,8 +73,8 @@ class Workers:
 
     def close(self) -> None:
         """Wait for all that was begun, and give everything back."""
-        self._changing.shutdown(wait=True)
-        self._threads.shutdown(wait=True)
+        for threads in (self._repeating, self._changing, self._asking, self._threads):
+            threads.shutdown(wait=True)
         for site in self._opened:
             site.store.close()
         self._site.close()

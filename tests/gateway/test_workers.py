@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from slurm_adapter.gateway import workers
+import pytest
+
+from slurm_adapter.errors import InvalidInput
+from slurm_adapter.gateway import folder_shells, passes, workers
+from slurm_adapter.gateway.workers import Workers
 from tests.gateway.doors import opened
+from tests.gateway.test_folder_shells import PATH, site
+from tests.offline import Offline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     import httpx
-    import pytest
+
+    from slurm_adapter.schedulers.interface import Load
+    from slurm_adapter.site import Site
 
 
 def test_submissions_that_are_slow_do_not_keep_others_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +53,59 @@ def test_submissions_that_are_slow_do_not_keep_others_waiting(tmp_path: Path, mo
         finally:
             go_on.set()
         assert {answer.status_code for answer in answers} <= {200, 503}
+
+
+@pytest.mark.parametrize("asks", ["how full it is", "for a shell in a folder"])
+def test_questions_that_hang_do_not_keep_others_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    for pool in ("THREADS", "ASKING"):
+        monkeypatch.setattr(workers, pool, 1)
+    monkeypatch.setattr(passes, "SECONDS", 0.1)
+    with opened(tmp_path, site(tmp_path)) as doors, ThreadPoolExecutor(2) as threads:
+        alice = doors.token()
+        begun, go_on, passed = threading.Event(), threading.Event(), threading.Event()
+
+        def hang(*_: object) -> Load:
+            begun.set()
+            assert go_on.wait(60)
+            raise InvalidInput("it came too late")
+
+        def note(_: Site) -> tuple[tuple[str, ...], bool]:
+            passed.set()
+            return (), False
+
+        def ask(_: int) -> httpx.Response:
+            if asks == "how full it is":
+                return doors.ask("GET", "/api/jobs/retrieveUtilization?category=example-compute", **alice)
+            return doors.ask("POST", f"/api/{PATH}", {"items": [{"folder": "/123/x"}]}, **alice)
+
+        monkeypatch.setattr(doors.slurm, "load", hang)
+        monkeypatch.setattr(folder_shells, "read_path_check", hang)
+        answers = threads.map(ask, range(2))
+        try:
+            assert begun.wait(60)
+            assert doors.ask("GET", "/api/jobs/browse", **alice).status_code == 200
+            monkeypatch.setattr(passes, "one_pass", note)
+            assert passed.wait(60), "no pass was made"
+        finally:
+            go_on.set()
+        assert {answer.status_code for answer in answers} <= {400, 503}
+
+
+def test_passes_and_the_teller_wait_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "THREADS", 1)
+    go_on = threading.Event()
+
+    async def check() -> None:
+        mine = Workers(Offline(tmp_path).open())
+        waits = asyncio.create_task(mine.call(lambda _: go_on.wait(60)))
+        try:
+            async with asyncio.timeout(30):
+                assert await mine.repeat(lambda _: "passed") == "passed"
+        finally:
+            go_on.set()
+            assert await waits
+            await asyncio.to_thread(mine.close)
+
+    asyncio.run(check())
