@@ -7,16 +7,18 @@ left.
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Concatenate
 
 from slurm_adapter import jobs
 from slurm_adapter.errors import TryAgain, Unknown
+from slurm_adapter.gateway.behind import GoesOn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from slurm_adapter.gateway.behind import Behind
     from slurm_adapter.gateway.workers import P, Workers
     from slurm_adapter.site import Site
     from slurm_adapter.store import Record
@@ -30,26 +32,17 @@ log = logging.getLogger(__name__)
 class Ender:
     """Ends jobs."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, behind: Behind) -> None:
         self._workers = workers
-        self._behind: set[asyncio.Future[None]] = set()
+        self._behind = behind
 
     async def end(self, find: Callable[Concatenate[Site, P], list[Record]], *args: P.args, **kwargs: P.kwargs) -> None:
         """End the jobs that `find` finds so. Raises what it raises, and `Refused` as `jobs.cancel`."""
         ids = await self._workers.call(_want, lambda site: find(site, *args, **kwargs))
         if not ids:
             return
-        work = asyncio.ensure_future(self._workers.change(_end, ids))
-        self._behind.add(work)
-        work.add_done_callback(self._done)
-        await asyncio.wait({work}, timeout=ANSWER_SECONDS)
-        if work.done():
-            await work
-
-    def _done(self, work: asyncio.Future[None]) -> None:
-        self._behind.discard(work)
-        if not work.cancelled() and (error := work.exception()) is not None:
-            log.warning("jobs were not ended: %s", error)
+        with suppress(GoesOn):
+            await self._behind.in_time(self._workers.change(_end, ids), ANSWER_SECONDS, "ending jobs")
 
 
 def _want(site: Site, find: Callable[[Site], list[Record]]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 from fastapi import Depends, Request
 
 from slurm_adapter.gateway.authentication import UcloudKey
+from slurm_adapter.gateway.behind import Behind
 from slurm_adapter.gateway.ending import Ender
 from slurm_adapter.gateway.following import Following
 from slurm_adapter.gateway.metrics import Counted, Metrics
@@ -37,7 +38,8 @@ class Gateway:
         """UCloud's own; None where there is no door for it."""
         self.workers = Workers(site)
         self.submitter = Submitter(self.workers)
-        self.ender = Ender(self.workers)
+        self.behind = Behind()
+        self.ender = Ender(self.workers, self.behind)
         self.following = Following(self.workers)
         self.web = Web(self.config, self.workers)
         self.utilizations = Utilizations(self.workers)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Annotated
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Concatenate
 
 from fastapi import APIRouter, Depends, Header, Query
 
 from slurm_adapter import jobs, live_peers, operations, verifying
 from slurm_adapter.application import resolve_application
 from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
-from slurm_adapter.gateway import describe
+from slurm_adapter.gateway import behind, describe
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.routes import StrictRoute
 from slurm_adapter.gateway.schemas import (
@@ -38,13 +39,18 @@ from slurm_adapter.gateway.schemas import (
 from slurm_adapter.specification import Job, Owner, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from slurm_adapter.gateway.gateway import Gateway
+    from slurm_adapter.gateway.workers import P
     from slurm_adapter.site import Site
     from slurm_adapter.store import Record
 
 NOT_SERVED = ("files/collections", "ingresses", "networkips", "licenses", "private-networks")
 """Kinds of resource that UCloud asks every provider for, every ten seconds (contract 3.9)."""
+
+VERIFY_SECONDS = 3.0
+"""How long the jobs of a `verify` are looked for before it is answered."""
 
 log = logging.getLogger(__name__)
 
@@ -81,40 +87,35 @@ async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
 async def extend(gateway: Shared, request: BulkRequest[JobExtension]) -> Bulk[Empty]:
     """Give jobs more time, added to what they have."""
     wanted = [(item.job, item.requested_time.in_seconds) for item in request.items]
-    await gateway.workers.change(_extend, wanted)
-    gateway.changed.set()
+    await _change(gateway, "extend jobs", _extend, wanted)
     return done(request.items)
 
 
 @api.post("/jobs/suspend")
 async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs rest; they keep their nodes."""
-    await gateway.workers.change(_suspend, [item.job for item in request.items])
-    gateway.changed.set()
+    await _change(gateway, "suspend jobs", _suspend, [item.job for item in request.items])
     return done(request.items)
 
 
 @api.post("/jobs/unsuspend")
 async def unsuspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs that rest run on."""
-    await gateway.workers.change(_resume, [item.job for item in request.items])
-    gateway.changed.set()
+    await _change(gateway, "let jobs run on", _resume, [item.job for item in request.items])
     return done(request.items)
 
 
 @api.post("/jobs/attachResource")
 async def attach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Give a job that runs one more peer."""
-    await gateway.workers.change(_attach, request)
-    gateway.changed.set()
+    await _change(gateway, "attach a peer", _attach, request)
     return Empty()
 
 
 @api.post("/jobs/detachResource")
 async def detach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Take a peer from a job that runs."""
-    await gateway.workers.change(_detach, request)
-    gateway.changed.set()
+    await _change(gateway, "detach a peer", _detach, request)
     return Empty()
 
 
@@ -146,7 +147,8 @@ async def on_updated_labels(gateway: Shared, request: BulkRequest[Job]) -> Empty
 @api.post("/jobs/verify")
 async def verify(gateway: Shared, request: BulkRequest[Job]) -> Empty:
     """Tell of each job that is not known here, and surely gone, that it is no longer available (contract 3.8)."""
-    await gateway.workers.ask(_verify, request.items)
+    with suppress(behind.GoesOn):
+        await gateway.behind.in_time(gateway.workers.ask(_verify, request.items), VERIFY_SECONDS, "verifying jobs")
     return Empty()
 
 
@@ -242,6 +244,24 @@ def get_own(site: Site, job: Job) -> Record:
     if not found:
         raise NotFound(f"Permission denied or job not found ({job.id})")
     return found[0]
+
+
+async def _change(
+    gateway: Gateway, what: str, work: Callable[Concatenate[Site, P], None], *args: P.args, **kwargs: P.kwargs
+) -> None:
+    """Change jobs in Slurm. Raises what the work raises, and `Refused` where it goes on behind the answer.
+
+    A 503 would say that nothing was done, and a repetition would do it twice.
+    """
+    changing = gateway.workers.change(work, *args, **kwargs)
+    try:
+        await gateway.behind.in_time(changing, behind.LONGEST_SECONDS, what)
+    except behind.GoesOn:
+        raise Refused(
+            f"Slurm takes long to {what}, and goes on with it; it is not known yet whether it was done: "
+            "see what the job says in a while before you ask again"
+        ) from None
+    gateway.changed.set()
 
 
 def _extend(site: Site, wanted: Sequence[tuple[Job, int]]) -> None:

@@ -16,8 +16,8 @@ from fastapi import APIRouter, Header, WebSocket
 from pydantic import Field, ValidationError
 
 from slurm_adapter import terminals
-from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused
-from slurm_adapter.gateway import folder_shells, provider, users
+from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain
+from slurm_adapter.gateway import behind, folder_shells, provider, users
 from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
 from slurm_adapter.gateway.gateway import SHELLS, Shared
 from slurm_adapter.gateway.routes import StrictRoute
@@ -88,9 +88,11 @@ async def open_folder_for_ucloud(
     username: Annotated[str | None, Header(alias="ucloud-username", include_in_schema=False)] = None,
 ) -> Bulk[Session]:
     """Open sessions with shells in folders, for the user who is named in a header (contract 3.2)."""
-    folders = await gateway.workers.ask(
-        folder_shells.find_for_ucloud, [item.folder for item in request.items], username
-    )
+    looking = gateway.workers.ask(folder_shells.find_for_ucloud, [item.folder for item in request.items], username)
+    try:
+        folders = await gateway.behind.in_time(looking, behind.LONGEST_SECONDS, "looking for folders")
+    except behind.GoesOn:
+        raise TryAgain("UCloud or the cluster takes too long to tell of these folders; try again") from None
     return Bulk(responses=_folder_sessions(gateway, folders))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from slurm_adapter.gateway import behind, folder_shells
 from tests.gateway.doors import WIRE, Doors, opened
 from tests.gateway.test_shell import browser
 
@@ -184,3 +186,21 @@ def test_a_site_that_has_not_turned_them_on_has_none(tmp_path: Path, missing: di
         for answer in (ask(doors, "/123/x"), ask_as_ucloud(doors, "/123/x"), ask_as_ucloud(doors, "/", user=None)):
             assert (answer.status_code, answer.json()["errorCode"]) == (400, "FEATURE_NOT_SUPPORTED_BY_PROVIDER")
             assert f"gateway.{next(iter(missing))}" in answer.json()["why"]
+
+
+def test_a_cluster_or_ucloud_that_is_slow_is_503_to_ucloud(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner, go_on = folder_shells.find_for_ucloud, threading.Event()
+
+    def slow(*asked: Any) -> Any:
+        assert go_on.wait(60)
+        return inner(*asked)
+
+    monkeypatch.setattr(folder_shells, "find_for_ucloud", slow)
+    monkeypatch.setattr(behind, "LONGEST_SECONDS", 0.2)
+    try:
+        answer = ask_as_ucloud(doors, "/123/x")
+        assert (answer.status_code, "too long" in answer.json()["why"]) == (503, True)
+    finally:
+        go_on.set()
+    monkeypatch.setattr(behind, "LONGEST_SECONDS", 60.0)
+    assert ask_as_ucloud(doors, "/123/x").status_code == 200

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from slurm_adapter import live_peers, operations, verifying
+from slurm_adapter.gateway import behind, provider
 from tests.gateway.doors import Doors, opened
 
 if TYPE_CHECKING:
@@ -102,3 +105,58 @@ def test_ucloud_attaches_and_detaches_a_peer(doors: Doors) -> None:
     assert (refused.status_code, "started without peers" in refused.json()["why"]) == (400, True)
     other = {"job": doors.job("3"), "resource": {"type": "file", "path": "/1/a"}}
     assert doors.ask("POST", f"{JOBS}/attachResource", other, **doors.as_ucloud()).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "where", "called"),
+    [
+        ("extend", operations, "extend"),
+        ("suspend", operations, "suspend"),
+        ("unsuspend", operations, "resume"),
+        ("attachResource", live_peers, "attach"),
+        ("detachResource", live_peers, "detach"),
+    ],
+)
+def test_a_change_that_is_slow_is_answered_in_time_and_goes_on(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, path: str, where: Any, called: str
+) -> None:
+    start(doors, "1")
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(*_: object) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        done.set()
+
+    monkeypatch.setattr(where, called, slow)
+    monkeypatch.setattr(behind, "LONGEST_SECONDS", 0.2)
+    job = doors.job("1")
+    item = {"job": job, "requestedTime": HOUR} if path == "extend" else {"job": job}
+    body: Any = {"items": [item]}
+    if path.endswith("Resource"):
+        body = {"job": job, "resource": {"type": "peer", "hostname": "other", "jobId": "1"}}
+    try:
+        answer = doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud())
+        assert (answer.status_code, "not known yet" in answer.json()["why"]) == (400, True), answer.text
+        assert begun.wait(60)
+    finally:
+        go_on.set()
+    assert done.wait(60), "it goes on"
+
+
+def test_verify_is_answered_in_time_and_goes_on(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, done = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> list[str]:
+        assert go_on.wait(60)
+        done.set()
+        return []
+
+    monkeypatch.setattr(verifying, "verify", slow)
+    monkeypatch.setattr(provider, "VERIFY_SECONDS", 0.2, raising=False)
+    try:
+        answer = doors.ask("POST", f"{JOBS}/verify", {"items": [doors.job("1")]}, **doors.as_ucloud())
+        assert (answer.status_code, answer.json()) == (200, {})
+    finally:
+        go_on.set()
+    assert done.wait(60), "it goes on"
