@@ -8,11 +8,13 @@ left.
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Concatenate
 
 from slurm_adapter import jobs
 from slurm_adapter.errors import TryAgain, Unknown
+from slurm_adapter.gateway import behind
 from slurm_adapter.gateway.behind import GoesOn
 
 if TYPE_CHECKING:
@@ -38,11 +40,19 @@ class Ender:
 
     async def end(self, find: Callable[Concatenate[Site, P], list[Record]], *args: P.args, **kwargs: P.kwargs) -> None:
         """End the jobs that `find` finds so. Raises what it raises, and `Refused` as `jobs.cancel`."""
-        ids = await self._workers.call(_want, lambda site: find(site, *args, **kwargs))
+        began = time.monotonic()
+        wanting = self._workers.call(_want, lambda site: find(site, *args, **kwargs))
+        try:
+            ids = await self._behind.in_time(wanting, behind.LONGEST_SECONDS, "noting which jobs are to end")
+        except GoesOn:
+            raise TryAgain(
+                "the database is busy, and it is not known yet whether the jobs will end; try again"
+            ) from None
         if not ids:
             return
+        left = max(0.0, min(ANSWER_SECONDS, behind.LONGEST_SECONDS - (time.monotonic() - began)))
         with suppress(GoesOn):
-            await self._behind.in_time(self._workers.change(_end, ids), ANSWER_SECONDS, "ending jobs")
+            await self._behind.in_time(self._workers.change(_end, ids), left, "ending jobs")
 
 
 def _want(site: Site, find: Callable[[Site], list[Record]]) -> list[str]:

@@ -140,7 +140,11 @@ async def update_acl(request: BulkRequest[AclUpdate]) -> Bulk[Empty]:
 @api.post("/jobs/onUpdatedLabels")
 async def on_updated_labels(gateway: Shared, request: BulkRequest[Job]) -> Empty:
     """Keep the labels of jobs."""
-    await gateway.workers.call(_keep_labels, request.items)
+    keeping = gateway.workers.call(_keep_labels, request.items)
+    try:
+        await gateway.behind.in_time(keeping, behind.LONGEST_SECONDS, "keeping labels")
+    except behind.GoesOn:
+        raise TryAgain("the database is busy, and it is not known yet whether the labels are kept; try again") from None
     return Empty()
 
 

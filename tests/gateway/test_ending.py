@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from slurm_adapter import jobs
-from slurm_adapter.gateway import ending, passes
+from slurm_adapter.gateway import behind, ending, passes
 from slurm_adapter.states import JobState
 from slurm_adapter.store import Stage
 from tests.gateway.doors import Doors, opened
@@ -112,3 +114,18 @@ def test_one_that_its_user_renamed_is_refused_once(offline: Offline) -> None:
     offline.site.store.want_ended([record.id], offline.site.clock())
     assert any("not cancelled" in each for each in offline.sync(jobs.UNWANTED_SECONDS).problems)
     assert not any("not cancelled" in each for each in offline.sync(jobs.UNWANTED_SECONDS).problems)
+
+
+@pytest.mark.parametrize("path", ["terminate", "onUpdatedLabels"])
+def test_a_database_that_is_held_is_503_and_the_work_is_done_later(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    start(doors, "1")
+    monkeypatch.setattr(behind, "LONGEST_SECONDS", 0.2)
+    body = {"items": [doors.job("1", labels={"a": "b"})]}
+    with closing(sqlite3.connect(doors.offline.config.state / "jobs.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud())
+        assert (answer.status_code, "database is busy" in answer.json()["why"]) == (503, True), answer.text
+    monkeypatch.setattr(behind, "LONGEST_SECONDS", 60.0)
+    assert doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud()).status_code == 200
