@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
 
 PROGRAMS = ("acme-database", "acme-web-app")
 

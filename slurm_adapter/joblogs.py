@@ -18,8 +18,8 @@ from slurm_adapter.transports.interface import MEBIBYTE, Command
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
 
 _READ = r"""
 cd -P -- "$1" 2>/dev/null || exit 3

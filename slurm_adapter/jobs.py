@@ -36,11 +36,11 @@ from slurm_adapter.errors import AdapterError, Duplicate, InvalidConfig, Invalid
 from slurm_adapter.invocation import is_injected
 from slurm_adapter.plan import live_row, submitted_text
 from slurm_adapter.publishing import publish_hosts
+from slurm_adapter.records import STANDALONE, Peer, Record, Stage, by_account, same_job
 from slurm_adapter.rendering import Apart, render_apart
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
 from slurm_adapter.specification import JobSpecification, PeerValue
 from slurm_adapter.states import JobState
-from slurm_adapter.store import STANDALONE, Peer, Record, Stage, by_account, same_job
 from slurm_adapter.translation import translate
 from slurm_adapter.transports.interface import Command
 

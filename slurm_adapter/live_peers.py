@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from slurm_adapter import folders, hosts, jobs
 from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused, TryAgain
 from slurm_adapter.publishing import publish_hosts
+from slurm_adapter.records import Amendment, Peer, Stage
 from slurm_adapter.specification import Owner, PeerValue
-from slurm_adapter.store import Amendment, Peer, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
     from slurm_adapter.specification import AppParameterValue
-    from slurm_adapter.store import Record
 
 
 def attach(site: Site, id_: str, value: AppParameterValue) -> Record:

@@ -14,15 +14,15 @@ from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused
 from slurm_adapter.jobs import naming, specification_of
 from slurm_adapter.plan import live_row
 from slurm_adapter.publishing import alone
-from slurm_adapter.store import Amendment, Stage, by_account
+from slurm_adapter.records import Amendment, Stage, by_account
 from slurm_adapter.terminal import duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from slurm_adapter.records import Record
     from slurm_adapter.schedulers.interface import Observation
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
 
 
 def extend(site: Site, wanted: Sequence[tuple[str, int]]) -> list[Record]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from slurm_adapter import jobs
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.plan import MANY, MANY_OF_ALL
-from slurm_adapter.store import Stage
+from slurm_adapter.records import Stage
 
 if TYPE_CHECKING:
     from slurm_adapter.receivers.interface import Receiver
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
 
 UNKNOWN_SECONDS = 120
 """How long UCloud must not have known a job before it is asked for the last time."""

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 from slurm_adapter import hosts
 from slurm_adapter.arrays import read_tasks
 from slurm_adapter.folders import CANCELLED, ExitRecord, Inside, slurm_id
+from slurm_adapter.records import Record, Stage
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import LIVE, JobState, Verdict, canonical, translate
-from slurm_adapter.store import Record, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from slurm_adapter.records import Standing
     from slurm_adapter.schedulers.interface import Observation
-    from slurm_adapter.store import Standing
 
 ACCOUNTING_SECONDS = 60
 """How long accounting may lag behind the queue before the queue's word is taken alone."""

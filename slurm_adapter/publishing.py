@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from slurm_adapter import folders, hosts, peerfiles
+from slurm_adapter.database import StoreError
 from slurm_adapter.plan import make_groups
-from slurm_adapter.store import Record, Stage, StoreError, by_account
+from slurm_adapter.records import Record, Stage, by_account
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter import folders
 from slurm_adapter.errors import AdapterError
-from slurm_adapter.store import by_account
+from slurm_adapter.records import by_account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record, Removable
+    from slurm_adapter.store import Removable
     from slurm_adapter.transports.interface import Transport
 
 AT_ONCE = 100

@@ -174,7 +174,7 @@ class Site:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            from slurm_adapter.store import StoreError
+            from slurm_adapter.database import StoreError
 
             raise StoreError(f"{path}: {error.strerror}; {undone}") from error
         try:

@@ -1,238 +1,40 @@
-"""What the adapter must remember: one SQLite file on a local disk.
-
-Every change is one transaction, flushed to the disk before the call returns (`synchronous=FULL`), because a claim that
-is lost is a job that runs twice. A network file system is refused: SQLite's locks are not kept there
-(https://www.sqlite.org/faq.html, question 5), and WAL needs shared memory.
-
-A job moves through four stages:
-
-    claimed      it has an id; nothing was handed to Slurm
-    submitting   sbatch may have been started; its answer has not been recorded
-    submitted    its Slurm id is known
-    ended        its state is final, for good
-"""
+"""The jobs of one adapter: every question and every change is a method here, see `slurm_adapter.database`."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import secrets
-import sqlite3
-from collections import defaultdict
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields, replace
-from enum import StrEnum
+from dataclasses import fields, replace
 from functools import cache
-from operator import attrgetter
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal
 
-from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, TryAgain
+from slurm_adapter.database import Database, told
+from slurm_adapter.errors import InvalidInput, NotFound
 from slurm_adapter.receivers.interface import Message
+from slurm_adapter.records import (
+    STANDALONE,
+    Peer,
+    Record,
+    Stage,
+    Standing,
+    Token,
+    Update,
+    same_job,
+)
 from slurm_adapter.selection import place
 from slurm_adapter.states import JobState
 from slurm_adapter.targets import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    import sqlite3
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from slurm_adapter.records import Amendment
     from slurm_adapter.selection import Selection
-
-STANDALONE = "local"
-"""The origin of jobs that do not come from UCloud."""
-
-NETWORK_FILE_SYSTEMS = frozenset(
-    {"9p", "afs", "beegfs", "ceph", "cifs", "gfs2", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "panfs"}
-    | {"smb3", "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
-)
 
 Removable = Literal["logs_gone", "folder_gone"]
 """What is removed of a job that has ended, by the column that tells when it was."""
 
-MOUNTS = Path("/proc/self/mountinfo")
-
-
-class StoreError(AdapterError):
-    """The database cannot be read or written; nothing was changed."""
-
-
-class Stage(StrEnum):
-    """How far a job has come; see the module."""
-
-    CLAIMED = "claimed"
-    SUBMITTING = "submitting"
-    SUBMITTED = "submitted"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Another job that a job names."""
-
-    hostname: str
-    """What the job calls it, in lower case."""
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One job as it is remembered."""
-
-    id: str
-    origin: str
-    """The provider's id for UCloud's jobs, `local` for others."""
-    key: str | None
-    """By which the same submission is recognised when it comes again."""
-    token: str
-    """The job's name and comment in Slurm; unique over all sites and stores."""
-    owner: str
-    """The UCloud user."""
-    project: str | None
-    account: str
-    """The account on the cluster that runs it."""
-    folder: str
-    application: str
-    """`name version`."""
-    specification: str
-    """The JobSpecification as JSON."""
-    labels: str
-    """UCloud's labels as JSON."""
-    replicas: int
-    time_limit: int
-    """Seconds."""
-    array: bool
-    """Each replica is a task of an array; see `tasks`."""
-    created: float
-    """Seconds since the epoch, as are all times here."""
-    stage: Stage = Stage.CLAIMED
-    state: JobState = JobState.IN_QUEUE
-    status: str = ""
-    """What the user was last told."""
-    slurm_id: int | None = None
-    restarts: int = 0
-    nodes: tuple[str, ...] = ()
-    """Of the present run, or of the last, in the order of ranks."""
-    addresses: tuple[tuple[str, ...], ...] = ()
-    """Of each rank."""
-    handed_over: float | None = None
-    """When sbatch was last started."""
-    missing_since: float | None = None
-    """Since when every pass has had a healthy controller say that it knows nothing of the job."""
-    cancelled: float | None = None
-    """When its end was asked for through the adapter."""
-    started: float | None = None
-    ended: float | None = None
-    exit_code: int | None = None
-    tasks: int = 0
-    """How many an array has; 0 where there is none, or it is older than this field."""
-    logs_gone: float | None = None
-    """When its logs were removed; see `slurm_adapter.retention`."""
-    folder_gone: float | None = None
-    """When its folder was removed."""
-    tidy_after: float | None = None
-    """Removing failed, and is tried again then."""
-    view: str | None = None
-    """The SHA-256 of the view last written into the job's folder, where views are private."""
-    names: bool = False
-    """It has a hosts file of its own on its nodes; see `slurm_adapter.script.NodeSettings`."""
-    web_port: int | None = None
-    """Where its application's web interface listens on the node of a rank, if it has one."""
-    vnc_port: int | None = None
-    vnc_password: str | None = None
-    targets: tuple[Target, ...] = ()
-    """Further interfaces, which its application's template declares."""
-    output_folder: str | None = None
-    """Its folder as UCloud names it, where that lies in a drive."""
-    unknown_since: float | None = None
-    """Since when UCloud says that it knows no such job."""
-    gone: float | None = None
-    """When it was sure that UCloud has no such job: it is told nothing more of it."""
-    original: str | None = None
-    """The JobSpecification that it was handed in with, where its peers were changed since."""
-    unwanted: float | None = None
-    """Since when its end is wanted; nobody has carried that out yet."""
-    peers: tuple[Peer, ...] = ()
-
-    @property
-    def run(self) -> str:
-        """Names one run of the job: Slurm's id and how often it was started again."""
-        return f"{self.slurm_id}.{self.restarts}"
-
-    def having(self, values: Mapping[str, Any]) -> Record:
-        """The record with these values of its fields: `dataclasses.replace`, quick for so many fields."""
-        all_ = list(_ALL(self))
-        for name, value in values.items():
-            all_[_PLACES[name]] = value
-        return Record(*all_)
-
-
-class Standing(NamedTuple):
-    """The little of a job that has not ended by which a pass sees whether anything is new of it; see `Record`."""
-
-    id: str
-    token: str
-    account: str
-    stage: str
-    slurm_id: int | None
-    cancelled: float | None
-    missing_since: float | None
-    unwanted: float | None
-    time_limit: int
-    state: str
-    status: str
-    restarts: int
-    started: float | None
-    nodes: tuple[str, ...]
-    addresses: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One thing that UCloud and the user are told of a job."""
-
-    number: int
-    job_id: str
-    time: float
-    state: JobState | None
-    status: str
-    delivered: float | None
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of UCloud's `JobUpdate` (contract 1.14)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Amendment:
-    """What becomes of a job by a wish of its user, and what users are told of it; see `Store.amend`."""
-
-    values: Mapping[str, Any]
-    """Fields of `Record`; at least one that is not `peers`."""
-    text: str
-    more: Mapping[str, Any]
-    """See `Update.more`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """What is remembered of a user's token; see `slurm_adapter.tokens`."""
-
-    name: str
-    user: str
-    """The UCloud user."""
-    projects: tuple[str, ...]
-    """In which it may be used, besides the user's personal workspace."""
-    created: float
-    expires: float | None
-    """None: never."""
-
-    def expired(self, now: float) -> bool:
-        """Whether it is of no use any more."""
-        return self.expires is not None and self.expires <= now
-
-
-_ALL = attrgetter(*(each.name for each in fields(Record)))
-_PLACES = {each.name: place for place, each in enumerate(fields(Record))}
 _COLUMNS = tuple(each.name for each in fields(Record) if each.name != "peers")
 
 _IN_HOSTS = frozenset({"state", "slurm_id", "restarts", "nodes", "addresses"})
@@ -247,118 +49,9 @@ _TELL = """
 _CHANGED, _WRITTEN = "hosts changed", "hosts written"
 """The facts that say what the hosts files must hold, and what they hold."""
 
-_MIGRATIONS: tuple[tuple[str, str], ...] = (
-    (
-        "jobs, peers and updates",
-        """
-        CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-        CREATE TABLE jobs (
-            id TEXT PRIMARY KEY, origin TEXT NOT NULL, key TEXT, token TEXT NOT NULL UNIQUE,
-            owner TEXT NOT NULL, project TEXT, account TEXT NOT NULL, folder TEXT NOT NULL,
-            application TEXT NOT NULL, specification TEXT NOT NULL, labels TEXT NOT NULL,
-            replicas INTEGER NOT NULL, time_limit INTEGER NOT NULL, array INTEGER NOT NULL, created REAL NOT NULL,
-            stage TEXT NOT NULL, state TEXT NOT NULL, status TEXT NOT NULL, slurm_id INTEGER,
-            restarts INTEGER NOT NULL, nodes TEXT NOT NULL, addresses TEXT NOT NULL, handed_over REAL,
-            missing_since REAL, cancelled REAL, started REAL, ended REAL, exit_code INTEGER, view TEXT
-        ) STRICT;
-        CREATE UNIQUE INDEX jobs_by_key ON jobs (origin, owner, coalesce(project, ''), key) WHERE key IS NOT NULL;
-        CREATE INDEX jobs_by_stage ON jobs (stage) WHERE stage <> 'ended';
-        CREATE TABLE bundles (
-            job_id TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE, content BLOB NOT NULL
-        ) STRICT;
-        CREATE TABLE peers (
-            consumer TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, hostname TEXT NOT NULL, job_id TEXT NOT NULL,
-            position INTEGER NOT NULL, PRIMARY KEY (consumer, hostname)
-        ) STRICT;
-        CREATE TABLE updates (
-            number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-            time REAL NOT NULL, state TEXT, status TEXT NOT NULL, delivered REAL
-        ) STRICT;
-        CREATE INDEX updates_by_job ON updates (job_id);
-        """,
-    ),
-    (
-        "the tasks of arrays, the outbox, and what was removed",
-        """
-        ALTER TABLE jobs ADD COLUMN tasks INTEGER NOT NULL DEFAULT 0;
-        ALTER TABLE jobs ADD COLUMN logs_gone REAL;
-        ALTER TABLE jobs ADD COLUMN folder_gone REAL;
-        ALTER TABLE jobs ADD COLUMN tidy_after REAL;
-        CREATE INDEX jobs_by_end ON jobs (ended) WHERE stage = 'ended';
-        ALTER TABLE updates ADD COLUMN due INTEGER NOT NULL DEFAULT 0;
-        CREATE INDEX updates_due ON updates (number) WHERE due = 1;
-        DELETE FROM facts WHERE name = 'outage';
-        """,
-    ),
-    (
-        "what the gateway needs",
-        """
-        ALTER TABLE jobs ADD COLUMN names INTEGER NOT NULL DEFAULT 0;
-        ALTER TABLE jobs ADD COLUMN web_port INTEGER;
-        ALTER TABLE jobs ADD COLUMN vnc_port INTEGER;
-        ALTER TABLE jobs ADD COLUMN vnc_password TEXT;
-        ALTER TABLE jobs ADD COLUMN targets TEXT NOT NULL DEFAULT '[]';
-        ALTER TABLE jobs ADD COLUMN output_folder TEXT;
-        ALTER TABLE jobs ADD COLUMN unknown_since REAL;
-        ALTER TABLE jobs ADD COLUMN gone REAL;
-        ALTER TABLE jobs ADD COLUMN original TEXT;
-        ALTER TABLE jobs ADD COLUMN unwanted REAL;
-        UPDATE jobs SET names = 1 WHERE replicas > 1 OR EXISTS (SELECT 1 FROM peers WHERE consumer = jobs.id);
-        CREATE INDEX jobs_by_owner ON jobs (owner, project, created);
-        ALTER TABLE updates ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
-        ALTER TABLE updates ADD COLUMN sent INTEGER NOT NULL DEFAULT 0;
-        CREATE TABLE shared (digest TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
-        CREATE TABLE tokens (
-            name TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, user TEXT NOT NULL, projects TEXT NOT NULL,
-            created REAL NOT NULL, expires REAL
-        ) STRICT;
-        """,
-    ),
-)
-"""What made the tables what they are, in order; the file's `user_version` counts those that ran."""
 
-
-class Store:
-    """The jobs of one adapter. Cheap to open; one connection, for one thread at a time.
-
-    Every method raises `StoreError` where the file cannot be read or written, and then nothing was changed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Open the store in `folder`, and make it where there is none.
-
-        Raises `InvalidConfig` where the folder belongs to somebody else or lies on a network file system.
-        """
-        _check_folder(folder)
-        path = folder / "jobs.sqlite"
-        with _told(path):
-            with suppress(FileExistsError):
-                # Only where there is none: closing a file drops this process's locks on it (fcntl(2)), SQLite's too.
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
-        self._path = path
-        try:
-            with _told(path):
-                self._connection.row_factory = sqlite3.Row
-                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                    self._connection.execute(f"PRAGMA {pragma}")
-                self._migrate()
-                self.instance = self._fact("instance", secrets.token_hex(4))
-        except BaseException:
-            self._connection.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        """Close it at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """See `close`."""
-        self.close()
+class Store(Database):
+    """The jobs of one adapter, what users are told of them, and users' tokens; see `Database`."""
 
     def reserve_ids(self, count: int, first: int) -> list[str]:
         """`count` new ids, from `first` upwards, never used before or again."""
@@ -569,7 +262,7 @@ class Store:
         """As `active`, in no order: for ten thousand jobs it takes a fraction of the time."""
         read_nodes, read_addresses = cache(_read_list), cache(_read_addresses)
         query = f"SELECT {', '.join(Standing._fields)} FROM jobs WHERE stage <> 'ended'"  # noqa: S608  # our own names
-        with _told(self._path):
+        with told(self._path):
             cursor = self._connection.execute(query)
             return [
                 Standing._make((*values, read_nodes(nodes), read_addresses(addresses)))
@@ -579,7 +272,7 @@ class Store:
     def expected(self) -> list[str]:
         """Ids of the jobs that have not ended and that UCloud is taken to know."""
         query = "SELECT id FROM jobs WHERE stage <> 'ended' AND origin <> ? AND gone IS NULL ORDER BY created, rowid"
-        with _told(self._path):
+        with told(self._path):
             return [row["id"] for row in self._connection.execute(query, (STANDALONE,))]
 
     def in_hosts(self, *, every: bool) -> list[Record]:
@@ -602,18 +295,18 @@ class Store:
             JOIN jobs AS peer ON peer.id = peers.job_id JOIN jobs AS consumer ON consumer.id = peers.consumer
             WHERE peer.stage <> 'ended' AND peer.state = 'IN_QUEUE' AND consumer.stage <> 'ended' LIMIT 1
         """
-        with _told(self._path):
+        with told(self._path):
             return self._connection.execute(query).fetchone() is not None
 
     def count_states(self) -> dict[JobState, int]:
         """How many jobs are remembered in each state."""
-        with _told(self._path):
+        with told(self._path):
             rows = self._connection.execute("SELECT state, count(*) AS jobs FROM jobs GROUP BY state").fetchall()
         return {JobState(row["state"]): row["jobs"] for row in rows}
 
     def outbox(self) -> tuple[int, float | None]:
         """How much UCloud is yet to be told, and since when the oldest of it is true."""
-        with _told(self._path):
+        with told(self._path):
             row = self._connection.execute(
                 "SELECT count(*) AS due, min(time) AS oldest FROM updates WHERE due = 1"
             ).fetchone()
@@ -635,7 +328,7 @@ class Store:
             f"SELECT id, rowid, {selection.key} AS key FROM jobs WHERE {condition} "  # noqa: S608  # our own conditions
             f"ORDER BY key {direction}, rowid {direction} LIMIT ?"
         )
-        with _told(self._path):
+        with told(self._path):
             rows = self._connection.execute(query, [*values, selection.limit + 1]).fetchall()
         page = rows[: selection.limit]
         found = self.find(row["id"] for row in page)
@@ -657,7 +350,7 @@ class Store:
 
     def updates(self, id_: str) -> list[Update]:
         """What was to be told of a job, in order."""
-        with _told(self._path):
+        with told(self._path):
             rows = self._connection.execute("SELECT * FROM updates WHERE job_id = ? ORDER BY number", (id_,)).fetchall()
         return [
             Update(
@@ -674,7 +367,7 @@ class Store:
 
     def last_told(self, ids: Iterable[str]) -> dict[str, int]:
         """The number of the last thing that was to be told of each of these jobs."""
-        with _told(self._path):
+        with told(self._path):
             rows = self._connection.execute(
                 """
                 SELECT job_id, max(number) AS number FROM updates
@@ -686,7 +379,7 @@ class Store:
 
     def due(self, after: int, limit: int) -> list[Message]:
         """What UCloud is yet to be told, beyond this number, in order, at most `limit`."""
-        with _told(self._path):
+        with told(self._path):
             rows = self._connection.execute(
                 """
                 SELECT *, (
@@ -783,7 +476,7 @@ class Store:
 
         `with_folder`: those, too, whose folder still stands. One that could not be removed is given up after a month.
         """
-        with _told(self._path):
+        with told(self._path):
             rows = self._connection.execute(
                 """
                 SELECT id FROM jobs WHERE stage = 'ended' AND ended < ?
@@ -830,13 +523,13 @@ class Store:
 
     def tokens(self) -> list[Token]:
         """All tokens, by name, those that have expired included."""
-        with _told(self._path):
+        with told(self._path):
             rows = self._connection.execute("SELECT * FROM tokens ORDER BY name").fetchall()
         return [_token(row) for row in rows]
 
     def token_of(self, digest: str) -> Token | None:
         """The token with this digest, expired or not; None where it is not known, or was revoked."""
-        with _told(self._path):
+        with told(self._path):
             row = self._connection.execute("SELECT * FROM tokens WHERE digest = ?", (digest,)).fetchone()
         return _token(row) if row else None
 
@@ -847,20 +540,6 @@ class Store:
         if not rows:
             raise NotFound(f"there is no token {name!r}; `slurm-adapter token list` shows those that there are")
         return _token(rows[0])
-
-    def fact(self, name: str) -> str | None:
-        """Something remembered under a name, such as an outage that was told already."""
-        with _told(self._path):
-            row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return str(row["value"]) if row else None
-
-    def set_fact(self, name: str, value: str | None) -> None:
-        """Remember something, or forget it."""
-        with self._transaction() as connection:
-            if value is None:
-                connection.execute("DELETE FROM facts WHERE name = ?", (name,))
-            else:
-                connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def hosts_version(self) -> str:
         """Stands for what the hosts files have to say; another one after every change of it."""
@@ -874,11 +553,6 @@ class Store:
         """Remember that the hosts files say what belongs to this version, which was asked for before they were made."""
         self.set_fact(_WRITTEN, version)
 
-    def _fact(self, name: str, value: str) -> str:
-        with self._transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, value))
-            return str(connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()["value"])
-
     def _one(self, id_: str) -> Record | None:
         found = self._select("id = ?", (id_,))
         return found[0] if found else None
@@ -888,7 +562,7 @@ class Store:
         return self._select(f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(values)),))  # noqa: S608  # our own names
 
     def _select(self, condition: str, values: Sequence[object]) -> list[Record]:
-        with _told(self._path):
+        with told(self._path):
             query = f"SELECT {_NAMES} FROM jobs WHERE {condition} ORDER BY created, rowid"  # noqa: S608  # our own conditions
             rows = self._connection.execute(query, values).fetchall()
             peers: dict[str, list[Peer]] = {}
@@ -899,31 +573,6 @@ class Store:
                 ):
                     peers.setdefault(row["consumer"], []).append(Peer(row["hostname"], row["job_id"]))
         return [_record(row, tuple(peers.get(row["id"], ()))) for row in rows]
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; the write lock is taken at once, so that what is read stays true until it is written."""
-        with _told(self._path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # SQLite itself undoes it where the disk is full
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    def _migrate(self) -> None:
-        done = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if done > len(_MIGRATIONS):
-            raise InvalidConfig(f"{self._path} was written by a newer slurm-adapter; upgrade this one")
-        for number in range(done, len(_MIGRATIONS)):
-            with self._transaction() as connection:
-                if connection.execute("PRAGMA user_version").fetchone()[0] > number:
-                    continue  # another process was faster
-                for statement in filter(str.strip, _MIGRATIONS[number][1].split(";")):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {number + 1}")
 
 
 def _insert_peers(connection: sqlite3.Connection, record: Record) -> None:
@@ -939,24 +588,6 @@ def _note_for_hosts(connection: sqlite3.Connection) -> None:
         "INSERT INTO facts VALUES (?, '1') ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1",
         (_CHANGED,),
     )
-
-
-def same_job(known: Record, specification: str) -> Record:
-    """The job that a key belongs to. Raises `InvalidInput` where the key comes with another specification."""
-    if (known.original or known.specification) != specification:
-        raise InvalidInput(
-            f"the key {known.key!r} belongs to job {known.id}, whose specification is another one; "
-            "use a new key for a new job"
-        )
-    return known
-
-
-def by_account(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:
-    """Records grouped by the account that runs them: a command runs as one account."""
-    grouped: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        grouped[record.account].append(record)
-    yield from sorted(grouped.items())
 
 
 def _key(record: Record) -> tuple[str, ...]:
@@ -1010,52 +641,3 @@ def _record(row: Sequence[Any], peers: tuple[Peer, ...]) -> Record:
 
 def _token(row: sqlite3.Row) -> Token:
     return Token(row["name"], row["user"], tuple(json.loads(row["projects"])), row["created"], row["expires"])
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """SQLite's and the system's errors, as this program's own."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            raise TryAgain(f"{path}: another process holds the database; try again") from error
-        raise StoreError(f"{path}: {error}; is the disk full, or read-only?") from error
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path}: {error}; restore it from a backup (README, operation)") from error
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-    except UnicodeEncodeError as error:  # a lone surrogate, as Python makes it of a byte on the command line
-        raise InvalidInput(
-            f"{error.object[:80]!r} is no text: it holds a character that UTF-8 does not have"
-        ) from error
-
-
-def _check_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        owner = folder.stat().st_uid
-    except OSError as error:
-        raise InvalidConfig(
-            f"state = {folder}: {error.strerror}; make it for the adapter's account, mode 700"
-        ) from error
-    if owner != os.geteuid():
-        raise InvalidConfig(
-            f"state = {folder} belongs to uid {owner}, and this is uid {os.geteuid()}; "
-            "run the adapter as the account that owns it"
-        )
-    if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
-        raise InvalidConfig(f"state = {folder} is on {kind}, a network file system; use a local disk")
-
-
-def _file_system(folder: Path) -> str:
-    """The type of the mount that holds `folder` (proc(5), mountinfo); the longest mount point wins, then the last."""
-    best, kind = -1, ""
-    resolved = folder.resolve()
-    for line in MOUNTS.read_bytes().splitlines():
-        left, _, right = line.partition(b" - ")
-        escaped = left.split(b" ")[4]
-        point = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), escaped))
-        if resolved.is_relative_to(point) and len(point) >= best:
-            best, kind = len(point), right.split(b" ")[0].decode(errors="replace")
-    return kind

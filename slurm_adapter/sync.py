@@ -30,15 +30,15 @@ from slurm_adapter.plan import (
     needs_look,
 )
 from slurm_adapter.publishing import HOSTS_SEEN, publish_hosts
+from slurm_adapter.records import Stage, by_account
 from slurm_adapter.states import JobState, translate
-from slurm_adapter.store import Stage, by_account
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from slurm_adapter.records import Record, Standing
     from slurm_adapter.schedulers.interface import Listing, Observation
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record, Standing
 
 
 COLLECT_AFTER = 70_000

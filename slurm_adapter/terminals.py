@@ -15,8 +15,8 @@ from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
     from slurm_adapter.drives import DrivePath
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
     from slurm_adapter.transports.interface import Stream, Terminal
 
 _SECONDS = 60.0

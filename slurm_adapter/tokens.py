@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from slurm_adapter.errors import InvalidInput
+from slurm_adapter.records import Token
 from slurm_adapter.specification import Owner, describe, shown
-from slurm_adapter.store import Token
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

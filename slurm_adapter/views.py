@@ -10,14 +10,14 @@ import click
 from slurm_adapter import hosts, peerfiles
 from slurm_adapter.errors import NotFound
 from slurm_adapter.plan import make_groups
-from slurm_adapter.store import Stage
+from slurm_adapter.records import Stage
 from slurm_adapter.terminal import ago, duration, moment, safe, state, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from slurm_adapter.records import Record, Update
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record, Update
 
 
 def job_table(records: Sequence[Record], now: float) -> str:

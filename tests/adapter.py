@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
+    from slurm_adapter.records import Record
     from slurm_adapter.sandbox.configuration import Identity, Transport
     from slurm_adapter.sandbox.layout import Node
-    from slurm_adapter.store import Record
     from tests.cluster import Cluster
 
     class AdapterMaker(Protocol):

@@ -25,7 +25,7 @@ from tests.offline import Tripping
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from slurm_adapter.transports.interface import Command, Result, Stream, Terminal, Transport
     from tests.adapter import AdapterMaker
 

@@ -27,7 +27,7 @@ from slurm_adapter.transports.local import LocalTransport
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from slurm_adapter.store import Record, Stage
+    from slurm_adapter.records import Record, Stage
     from slurm_adapter.sync import Report
     from slurm_adapter.transports.interface import Command, Result, Stream, Terminal, Transport
 

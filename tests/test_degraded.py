@@ -26,7 +26,7 @@ from tests.offline import Offline, offline
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from slurm_adapter import cli as module
 from slurm_adapter.errors import TryAgain
+from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from tests.adapter import UNTIL_TOLD
 from tests.faults import COUNT, SHORT_TIMEOUT, Faulty, faulty, is_sbatch
 from tests.offline import Offline, offline
@@ -20,7 +20,7 @@ from tests.offline import Offline, offline
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from slurm_adapter.transports.interface import Command
     from tests.cluster import Cluster
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter.errors import TryAgain
+from slurm_adapter.records import Stage
 from slurm_adapter.sandbox.layout import KEYS, LOGIN
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from slurm_adapter.transports.interface import Command
 from tests.adapter import UNTIL_TOLD
 from tests.faults import COUNT, Faulty, is_sbatch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from tests.adapter import AdapterMaker
     from tests.proxy import Side
 

@@ -14,18 +14,18 @@ import pytest
 
 from slurm_adapter import jobs
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, Refused, TryAgain, Unknown
+from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import Accepted, NotStarted
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from slurm_adapter.transports.interface import ConnectionLost, NotConnected
 from tests.offline import Offline, Tripping, offline, peer, tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from slurm_adapter.records import Record
     from slurm_adapter.schedulers.interface import Outcome, Submission
-    from slurm_adapter.store import Record
     from slurm_adapter.transports.interface import Command
 
 __all__ = ["offline", "tiny"]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter import hosts, jobs
+from slurm_adapter.records import Stage
 from slurm_adapter.specification import Owner, parse_submission
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from slurm_adapter.sync import Report, sync
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ import pytest
 
 from slurm_adapter import jobs, live_peers
 from slurm_adapter.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain
+from slurm_adapter.records import Peer
 from slurm_adapter.specification import PeerValue, ReferenceValue
-from slurm_adapter.store import Peer
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
     from tests.adapter import Adapter
 
 __all__ = ["offline"]

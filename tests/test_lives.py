@@ -27,10 +27,10 @@ from slurm_adapter import jobs
 from slurm_adapter.errors import AdapterError, InvalidInput
 from slurm_adapter.hosts import find_block, project, view
 from slurm_adapter.plan import make_groups
+from slurm_adapter.records import Record, Stage
 from slurm_adapter.schedulers.interface import InDoubt, Listing, Submission
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Record, Stage
 from slurm_adapter.sync import sync
 from slurm_adapter.transports.interface import ConnectionLost, NotConnected, Result
 from tests.offline import APPLICATION, Offline, peer

@@ -21,7 +21,7 @@ from slurm_adapter.transports.interface import MEBIBYTE, ConnectionLost, Result
 from tests.offline import Offline, offline
 
 if TYPE_CHECKING:
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from slurm_adapter.transports.interface import Command
 
 __all__ = ["offline"]

@@ -16,7 +16,7 @@ from tests.adapter import resources, text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 

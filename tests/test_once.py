@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter import jobs
+from slurm_adapter.records import Stage
 from slurm_adapter.sandbox.processes import run_on
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from tests.adapter import UNTIL_TOLD
 from tests.faults import COUNT, SHORT_TIMEOUT, Faulty, faulty, is_sbatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from slurm_adapter.transports.interface import Command
     from tests.cluster import Cluster
 

@@ -9,10 +9,10 @@ import pytest
 
 from slurm_adapter import operations
 from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
+from slurm_adapter.records import Stage
 from slurm_adapter.reporting import plan_lines
 from slurm_adapter.site import Site
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from slurm_adapter.sync import sync
 from tests.adapter import UNTIL_TOLD
 from tests.offline import PRODUCT, Offline, peer
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from slurm_adapter.records import Record
     from slurm_adapter.sandbox.configuration import Identity, Transport
     from slurm_adapter.schedulers.interface import Listing
-    from slurm_adapter.store import Record
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 

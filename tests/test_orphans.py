@@ -11,9 +11,9 @@ from slurm_adapter import orphans
 from slurm_adapter.check import Finding, Level, check_site
 from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
 from slurm_adapter.receivers.fake import FakeReceiver
+from slurm_adapter.records import Stage
 from slurm_adapter.reporting import outage_lines, plan_lines, telling_lines
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from slurm_adapter.sync import sync, tell_ucloud
 from tests.offline import Offline
 from tests.ucloud_double import Ucloud, ucloud
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
 
 __all__ = ["ucloud"]
 

@@ -14,8 +14,9 @@ from slurm_adapter import jobs, outbox
 from slurm_adapter.errors import AdapterError, TryAgain, Unknown
 from slurm_adapter.receivers.fake import FakeReceiver
 from slurm_adapter.receivers.ucloud import Client, UcloudReceiver
+from slurm_adapter.records import Stage
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage, Store
+from slurm_adapter.store import Store
 from tests.offline import Offline, offline
 from tests.test_store import record
 from tests.ucloud_double import Ucloud
@@ -23,7 +24,7 @@ from tests.ucloud_double import Ucloud
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
 
 __all__ = ["offline"]
 

@@ -18,8 +18,8 @@ from tests.adapter import UNTIL_TOLD, peer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from slurm_adapter.records import Record
     from slurm_adapter.sandbox.configuration import Identity, Transport
-    from slurm_adapter.store import Record
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 

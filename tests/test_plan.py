@@ -9,9 +9,9 @@ import pytest
 
 from slurm_adapter.folders import ExitRecord, Inside
 from slurm_adapter.plan import Evidence, Plan, is_as_remembered, make_groups, make_plan, needs_history, needs_look
+from slurm_adapter.records import Peer, Record, Stage, Standing
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS, Observation
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Peer, Record, Stage, Standing
 
 if TYPE_CHECKING:
     from slurm_adapter.hosts import Group

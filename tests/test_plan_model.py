@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from slurm_adapter.folders import ExitRecord, Inside
 from slurm_adapter.plan import Evidence, Plan, is_as_remembered, make_groups, make_plan
+from slurm_adapter.records import Peer, Record, Stage, Standing
 from slurm_adapter.schedulers.interface import Observation
 from slurm_adapter.states import BASE_STATES, ENDED, FLAGS, JobState
-from slurm_adapter.store import Peer, Record, Stage, Standing
 
 if TYPE_CHECKING:
     from slurm_adapter.hosts import Group

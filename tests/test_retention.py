@@ -17,7 +17,7 @@ from slurm_adapter.transports.interface import Result, Stream, Terminal
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from slurm_adapter.transports.interface import Command, Stream, Terminal
 
 __all__ = ["offline"]

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.store import Stage
+from slurm_adapter.records import Stage
 from tests.adapter import UNTIL_TOLD, peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.store import Record, Store
+    from slurm_adapter.records import Record
+    from slurm_adapter.store import Store
     from tests.adapter import Adapter
 
 pytestmark = pytest.mark.sandbox

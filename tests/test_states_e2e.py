@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 

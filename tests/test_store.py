@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import store as module
+from slurm_adapter import database as module
+from slurm_adapter.database import StoreError
 from slurm_adapter.errors import InvalidConfig, InvalidInput, NotFound, TryAgain
+from slurm_adapter.records import Peer, Record, Stage, Standing
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Peer, Record, Stage, Standing, Store, StoreError
+from slurm_adapter.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -324,7 +326,8 @@ def test_two_processes_claim_at_once(tmp_path: Path) -> None:
 CRASH = """
 import os, sys
 from pathlib import Path
-from slurm_adapter.store import Stage, Store
+from slurm_adapter.records import Stage
+from slurm_adapter.store import Store
 from tests.test_store import record
 store = Store(Path(sys.argv[1]))
 store.claim([(record("1"), b"kept")])
@@ -432,8 +435,8 @@ def test_a_text_that_is_none(store: Store) -> None:
 def test_each_runs_once_in_order_and_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Store(tmp_path / "state") as store:
         store.claim([(record(), b"x")])
-    more = (*module._MIGRATIONS, ("a", "CREATE TABLE a (x TEXT)"), ("b", "ALTER TABLE a ADD COLUMN y TEXT;"))  # noqa: SLF001  # there is but one so far
-    monkeypatch.setattr(module, "_MIGRATIONS", more)
+    more = (*module.MIGRATIONS, ("a", "CREATE TABLE a (x TEXT)"), ("b", "ALTER TABLE a ADD COLUMN y TEXT;"))
+    monkeypatch.setattr(module, "MIGRATIONS", more)
     for _ in range(2):
         with Store(tmp_path / "state") as store:
             assert store.get("1") == record()
@@ -442,17 +445,17 @@ def test_each_runs_once_in_order_and_keeps_what_is_there(tmp_path: Path, monkeyp
 
 def test_one_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(tmp_path / "state").close()
-    whole = module._MIGRATIONS  # noqa: SLF001  # as above
-    monkeypatch.setattr(module, "_MIGRATIONS", (*whole, ("a", "CREATE TABLE a (x TEXT); CREATE TABLE jobs (y)")))
+    whole = module.MIGRATIONS
+    monkeypatch.setattr(module, "MIGRATIONS", (*whole, ("a", "CREATE TABLE a (x TEXT); CREATE TABLE jobs (y)")))
     with pytest.raises(StoreError):
         Store(tmp_path / "state")
-    monkeypatch.setattr(module, "_MIGRATIONS", (*whole, ("a", "CREATE TABLE a (x TEXT)")))
+    monkeypatch.setattr(module, "MIGRATIONS", (*whole, ("a", "CREATE TABLE a (x TEXT)")))
     Store(tmp_path / "state").close()
 
 
 def test_a_newer_program_has_been_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(tmp_path / "state").close()
-    monkeypatch.setattr(module, "_MIGRATIONS", ())
+    monkeypatch.setattr(module, "MIGRATIONS", ())
     with pytest.raises(InvalidConfig, match="was written by a newer slurm-adapter; upgrade this one"):
         Store(tmp_path / "state")
 

@@ -16,10 +16,10 @@ import pytest
 from slurm_adapter import jobs
 from slurm_adapter.errors import Unknown
 from slurm_adapter.hostlist import expand
+from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import Accepted, Submission
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from slurm_adapter.sync import Report, find_addresses, sync
 from slurm_adapter.transports.interface import ConnectionLost
 from tests.offline import Offline, offline, peer
@@ -27,8 +27,8 @@ from tests.offline import Offline, offline, peer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from slurm_adapter.records import Record
     from slurm_adapter.schedulers.interface import Listing, Outcome
-    from slurm_adapter.store import Record
     from slurm_adapter.transports.interface import Command
 
 __all__ = ["offline"]

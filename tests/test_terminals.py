@@ -18,7 +18,7 @@ from tests.adapter import UNTIL_TOLD
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from slurm_adapter.transports.interface import Stream
     from tests.adapter import Adapter, AdapterMaker
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from slurm_adapter import tokens
 from slurm_adapter.errors import InvalidInput, NotFound
 from slurm_adapter.gateway.authentication import Forbidden, NotAuthenticated, Person, authenticate, person
+from slurm_adapter.records import Token
 from slurm_adapter.specification import Owner
-from slurm_adapter.store import Store, Token
+from slurm_adapter.store import Store
 from tests.offline import Offline, offline
 from tests.test_cli import run
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import Accepted, Submission
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage, Store
+from slurm_adapter.store import Store
 from tests.offline import Offline
 
 if TYPE_CHECKING:
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
 
 RECORDED = Path(__file__).parent / "recorded" / "store"
 

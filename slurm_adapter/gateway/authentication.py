@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slurm_adapter.config import Ucloud
-    from slurm_adapter.store import Store, Token
+    from slurm_adapter.records import Token
+    from slurm_adapter.store import Store
 
 CLOCK_SKEW = 30
 """Seconds by which UCloud's clock and this one may differ (scenario 6)."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from slurm_adapter.config import Config, Machine
-    from slurm_adapter.store import Record, Update
+    from slurm_adapter.records import Record, Update
 
 
 def job(

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from slurm_adapter.gateway.behind import Behind
     from slurm_adapter.gateway.workers import P, Workers
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
 
 ANSWER_SECONDS = 3.0
 """How long it is waited for, to tell Slurm's own refusal where there is one."""

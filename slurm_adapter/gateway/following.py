@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from slurm_adapter.gateway.workers import Workers
     from slurm_adapter.joblogs import Piece
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
 
 INTERVAL = 1.0
 """Seconds between two rounds for a follower that has caught up, and between two looks at the database."""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.frames import Frame
     from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.gateway.schemas import JobView
+    from slurm_adapter.records import Record, Update
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record, Update
 
 W = TypeVar("W", bound=Wire)
 

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
     from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.gateway.workers import P
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
 
 NOT_SERVED = ("files/collections", "ingresses", "networkips", "licenses", "private-networks")
 """Kinds of resource that UCloud asks every provider for, every ten seconds (contract 3.9)."""

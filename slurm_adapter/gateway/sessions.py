@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slurm_adapter.drives import DrivePath
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
 
 SECONDS = 60.0
 """How long an identifier is good for."""

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.frames import Frame
     from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.gateway.sessions import Target
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
     from slurm_adapter.specification import Job
-    from slurm_adapter.store import Record
     from slurm_adapter.transports.interface import Stream
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Sequence
 
     from slurm_adapter.gateway.workers import Workers
+    from slurm_adapter.records import Record
     from slurm_adapter.specification import Owner
-    from slurm_adapter.store import Record
 
 CLAIMED_SECONDS = 3.0
 """How long jobs that are claimed are waited for, to tell Slurm's own refusal where there is one."""

@@ -36,8 +36,8 @@ from slurm_adapter.states import JobState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
 
 MOST_ON_A_PAGE = 1000
 

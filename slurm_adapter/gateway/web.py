@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from slurm_adapter.config import Config
     from slurm_adapter.gateway.workers import Workers
+    from slurm_adapter.records import Record
     from slurm_adapter.site import Site
-    from slurm_adapter.store import Record
     from slurm_adapter.targets import Kind
     from slurm_adapter.transports.interface import Transport
 

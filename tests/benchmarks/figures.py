@@ -19,13 +19,13 @@ import httpx
 
 from slurm_adapter import jobs, live_peers, tokens
 from slurm_adapter.config import Config
+from slurm_adapter.records import Record, Stage
 from slurm_adapter.sandbox.layout import KEYS, SHARED, SHARED_ON_NODES
 from slurm_adapter.schedulers import listings
 from slurm_adapter.schedulers.fake import FakeScheduler
 from slurm_adapter.schedulers.interface import Submission
 from slurm_adapter.site import Site
 from slurm_adapter.specification import PeerValue
-from slurm_adapter.store import Record, Stage
 from slurm_adapter.sync import sync
 from tests.benchmarks import others
 from tests.benchmarks.ground import SCRIPT, USER, Ground, ask, clear, fill, items, output, shell, started, until

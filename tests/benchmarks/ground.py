@@ -25,8 +25,8 @@ from slurm_adapter.specification import Owner, parse_submission
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from slurm_adapter.records import Record
     from slurm_adapter.sandbox.configuration import Identity, Transport
-    from slurm_adapter.store import Record
 
 USER = Owner(created_by="alice")
 

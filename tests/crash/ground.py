@@ -20,18 +20,18 @@ import pytest
 from slurm_adapter import jobs
 from slurm_adapter.config import load_config
 from slurm_adapter.errors import AdapterError
+from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.site import Site
 from slurm_adapter.specification import Owner, parse_submission
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from slurm_adapter.sync import sync
 from tests.adapter import Adapter, on_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from tests.cluster import Cluster
 
     class GroundMaker(Protocol):

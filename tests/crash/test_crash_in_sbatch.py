@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from slurm_adapter.sync import sync
 from tests.crash.ground import finish, kill
 

@@ -22,7 +22,7 @@ from slurm_adapter.states import JobState
 from tests.crash.ground import finish, kill
 
 if TYPE_CHECKING:
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from tests.crash.ground import Death, Ground, GroundMaker
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.long, pytest.mark.scenario(25, 50, 51), pytest.mark.edge_case(1)]

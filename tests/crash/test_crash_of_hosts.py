@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter import hosts
-from slurm_adapter.store import Stage
+from slurm_adapter.records import Stage
 from slurm_adapter.sync import sync
 from tests.crash.ground import finish, kill
 

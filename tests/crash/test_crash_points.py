@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.errors import Refused
+from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from slurm_adapter.sync import sync
 from tests.adapter import text
 from tests.crash.ground import effects
@@ -23,7 +23,7 @@ from tests.crash.ground import effects
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from tests.crash.ground import Death, Ground, GroundMaker
 
     Play = Callable[[Ground, str], Death]

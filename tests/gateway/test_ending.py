@@ -12,8 +12,8 @@ import pytest
 
 from slurm_adapter import jobs
 from slurm_adapter.gateway import behind, ending, passes
+from slurm_adapter.records import Stage
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Stage
 from tests.gateway.doors import Doors, opened
 from tests.offline import Offline, offline, peer
 

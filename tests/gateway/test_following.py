@@ -15,8 +15,8 @@ from slurm_adapter import joblogs
 from slurm_adapter.errors import TryAgain, Unknown
 from slurm_adapter.gateway.following import ROUND, STEP, Follower, Following, Output
 from slurm_adapter.joblogs import Piece
+from slurm_adapter.records import Record
 from slurm_adapter.states import JobState
-from slurm_adapter.store import Record
 from slurm_adapter.transports.interface import MEBIBYTE, ConnectionLost
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
 
 KEY = rsa.generate_private_key(65537, 2048)
 FOLLOW = "jobs.provider.example.follow"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
 
 JOBS = "/ucloud/example/jobs"
 HOUR = {"hours": 1, "minutes": 0, "seconds": 0}

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from slurm_adapter.records import Stage
 from slurm_adapter.specification import BULK_LIMIT
-from slurm_adapter.store import Stage
 from tests.gateway.doors import WIRE, Doors, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
 
 JOBS = "/ucloud/example/jobs"
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import httpx
     from websockets.sync.client import ClientConnection
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
 
 SRUN = """#!/bin/sh
 while [ "$1" != /bin/bash ]; do shift; done

@@ -22,7 +22,7 @@ from tests.ucloud_double import FINAL, Ucloud
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
     from tests.ucloud_double import Answer

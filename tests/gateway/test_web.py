@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
     from slurm_adapter.gateway.gateway import Gateway
-    from slurm_adapter.store import Record
+    from slurm_adapter.records import Record
 
 SETTINGS = {
     "url": "http://gateway.localhost",

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from slurm_adapter.records import Record
     from slurm_adapter.sandbox.configuration import Transport
-    from slurm_adapter.store import Record
     from tests.adapter import AdapterMaker
 
 pytestmark = pytest.mark.sandbox
