@@ -58,6 +58,8 @@ class Cluster:
             raise self.failures.pop(0)
         return pieces
 
+    ask = call
+
     def read(self, offsets: Mapping[str, int], limit: int) -> list[Piece]:
         """A round."""
         news = [(name, data) for name, data in self.files.items() if len(data) != offsets.get(name, 0)]
