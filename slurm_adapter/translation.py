@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bash
@@ -358,7 +358,7 @@ def _exports(context: dict[str, Any], config: Config, opened: DrivePath | None) 
     return tuple(found)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _variable(name: str, key: str) -> str:
     words = re.sub(r"([A-Z])", r"_\1", f"{name}_{key}".strip("_")).upper()
     return f"UCLOUD_{words}"

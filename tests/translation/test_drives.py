@@ -253,7 +253,7 @@ def ucloud_drive(**fields: Any) -> UcloudDrive:
         ("\n/work/alice", None),
         ("example-alice\n", None),
         ("example-alice\nwork/alice", None),
-        ("example-alice\n/work/../etc", None),
+        ("example-alice\n/drives/../etc", None),
         ("example-alice\n/work//alice", None),
         ("example-alice\n/work/alice\n/x", None),
         ("example-alice\n/", None),
