@@ -22,7 +22,7 @@ from fastapi import APIRouter, Query, WebSocket
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
-from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused
+from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused, TryAgain
 from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
 from slurm_adapter.gateway.issued import Secrets
 from slurm_adapter.gateway.proxy import Check, Way, forward, forward_bytes, page, refuse, silent
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from slurm_adapter.targets import Kind
     from slurm_adapter.transports.interface import Transport
 
+MOST = 10_000
+"""Sessions at once: so many links that wait for their use, and so many cookies, about."""
 TOKEN_SECONDS = 60.0
 """How long a browser may take to come with its token."""
 
@@ -115,8 +117,8 @@ class Web:
 
         `target` names one of those that the application declares besides. `grant`: of the caller's token, which the
         session lasts as long as; see `authentication.check_grant`. Raises `NotOffered` where the site or the
-        application has none, `Refused` where the job does not run, and `InvalidInput` for a rank or a target that it
-        does not have.
+        application has none, `Refused` where the job does not run, `InvalidInput` for a rank or a target that it does
+        not have, and `TryAgain` where too many are open.
         """
         if self.domains is None or (why := lacks(self.config)) is not None:
             missing = "gateway.web_domain is not set" if self.domains is None else why
@@ -125,6 +127,10 @@ class Web:
         if not port_of(record, place, kind):
             raise NotOffered(f"{_NAMES[kind]} access: {record.application} declares no port for it")
         check(record, rank)
+        if len(self.tokens) >= MOST or len(self.cookies) >= MOST:
+            raise TryAgain(
+                f"{MOST} web sessions are open or wait to be opened, and no more are at once; try again later"
+            )
         token = self.tokens.issue((place, kind))
         path = f"/ucloud/{self.config.provider}"
         if kind == "WEB":

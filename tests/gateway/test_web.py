@@ -21,8 +21,8 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from slurm_adapter import tokens
-from slurm_adapter.errors import InvalidInput, NotOffered, Refused
-from slurm_adapter.gateway import describe, lasting
+from slurm_adapter.errors import InvalidInput, NotOffered, Refused, TryAgain
+from slurm_adapter.gateway import describe, lasting, web
 from slurm_adapter.gateway.app import make_app
 from slurm_adapter.gateway.issued import Secrets
 from slurm_adapter.gateway.web import Domains, Place, Web
@@ -495,6 +495,16 @@ def test_secrets_end_by_themselves() -> None:
     now = 10
     assert (known.find(first), known.redeem(first), known.find(second)) == (None, None, "second")
     assert (known.redeem(second), known.redeem(second)) == ("second", None)
+
+
+def test_no_more_sessions_are_open_than_may_be(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "MOST", 1)
+    link = urlsplit(ground.web.open(ground.record, 0, "WEB").redirect_client_to or "")
+    for _ in range(2):  # a link that waits, then its cookie
+        with pytest.raises(TryAgain, match="1 web sessions"):
+            ground.web.open(ground.record, 0, "WEB")
+        ground.ask("GET", f"{link.path}?{link.query}", host=link.netloc)
+    assert (len(ground.web.tokens), len(ground.web.cookies)) == (0, 1)
 
 
 def test_domains_are_read_as_they_are_written() -> None:
