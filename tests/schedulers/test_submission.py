@@ -45,7 +45,7 @@ forge) echo "m 0 0 MTI="; echo 23 ;;
 down) echo 'sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)' >&2
     sleep 0.5; exit 1 ;;
 env) env | cut -d= -f1 | grep -v -e '^_$' -e PWD -e SHLVL | sort | tr '\\n' ' ' >"$(dirname "$3")/env"; echo 24 ;;
-slow) sleep 0.9; echo 26 ;;
+slow) sleep 2.5; echo 26 ;;
 stdin) test -z "$(cat)" && echo 25 ;;
 esac
 """
@@ -153,6 +153,7 @@ def test_no_sbatch_is_started_once_the_time_for_it_is_over(tmp_path: Path, here:
 def test_what_does_not_fit_into_the_time_is_left_for_another(
     tmp_path: Path, scheduler: CommandLineScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The first sbatch of each shell lasts longer than the time for all of them.
     monkeypatch.setattr(submission, "START_SECONDS", 2)
     outcomes = scheduler.submit([make(tmp_path, "slow", number=number) for number in range(24)])
     taken = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
