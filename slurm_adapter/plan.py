@@ -165,7 +165,7 @@ def make_plan(evidence: Evidence) -> Plan:
     after = {**evidence.peers, **{record.id: record for record in evidence.records if record.id in awaited}}
     for record, values in _judge_all(evidence, after, problems):
         if values.pop("submit", False):
-            submit.append(record.having(values))
+            submit.append(record._replace(**values))
         rows = (evidence.rows or {}).get(record.token, ())
         kept = values.get("slurm_id", record.slurm_id)
         strangers = {row.slurm_id for row in rows if row.slurm_id != kept and live_row(row)}
@@ -180,7 +180,7 @@ def make_plan(evidence: Evidence) -> Plan:
         if _is_news(record, values):
             changes.append((record, values))
             if record.id in awaited:
-                after[record.id] = record.having(values)
+                after[record.id] = record._replace(**values)
     return Plan(
         changes=tuple(changes),
         submit=tuple(submit),
@@ -321,7 +321,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
         return _end(evidence.now, JobState.SUCCESS, "Your job was cancelled") | {"cancelled": evidence.now}
     found = kept_id(record, rows, inside)
     if found is not None:
-        adopted = record.having({"stage": Stage.SUBMITTED, "slurm_id": found})
+        adopted = record._replace(stage=Stage.SUBMITTED, slurm_id=found)
         return {
             "stage": Stage.SUBMITTED,
             "slurm_id": found,
@@ -361,7 +361,7 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
         return {"missing_since": None}
     kept = kept_id(record, rows, inside)
     values: dict[str, Any] = {} if kept == record.slurm_id else {"slurm_id": kept, "restarts": 0}
-    record = record.having(values) if values else record
+    record = record._replace(**values) if values else record
     values["missing_since"] = None  # only `_missing` goes on with a silence; whatever else was learned, or not, ends it
     own = tuple(row for row in rows if row.slurm_id == kept)
     if any(live_row(row) for row in own):
@@ -455,7 +455,7 @@ def _ended(
     """Slurm says that it ended. The exit record adds why its script gave up, where it did."""
     last = max((row.ended or 0 for row in rows), default=0)
     restarts = max(record.restarts, *(row.restarts for row in rows))
-    exits = _exits(replace(record, restarts=restarts), inside)
+    exits = _exits(record._replace(restarts=restarts), inside)
     rows = tuple(_with_whole_code(row, exits) for row in rows)
     verdicts: list[Verdict] = []
     for row in rows:
@@ -470,7 +470,7 @@ def _ended(
                 if evidence.history is None:
                     problems.append(f"job {record.id}: accounting could not be asked who cancelled it")
                 return {}
-            seen = replace(row, cancelled_by=told[0] if told else None)
+            seen = row._replace(cancelled_by=told[0] if told else None)
         verdicts.append(translate(seen, evidence.states, we_cancelled=record.cancelled is not None))
     worst = min(verdicts, key=lambda verdict: _WORST.index(verdict.state) if verdict.state in _WORST else 0)
     text = worst.text
@@ -504,7 +504,7 @@ def _with_whole_code(row: Observation, exits: Iterable[ExitRecord]) -> Observati
     told = next((exit_.exit_code for exit_ in exits if exit_.task == row.task), None)
     if row.exit_code is None or row.state == "COMPLETED" or told != row.exit_code + 128:
         return row
-    return replace(row, exit_code=told)
+    return row._replace(exit_code=told)
 
 
 def _failed_alone(rows: Iterable[Observation], exits: Iterable[ExitRecord]) -> bool:

@@ -11,9 +11,8 @@ A job moves through four stages:
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slurm_adapter.errors import InvalidInput
@@ -46,9 +45,8 @@ class Peer:
     job_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One job as it is remembered."""
+class Record(NamedTuple):
+    """One job as it is remembered. A tuple, for a pass may make ten thousands of them."""
 
     id: str
     origin: str
@@ -130,13 +128,6 @@ class Record:
         """Names one run of the job: Slurm's id and how often it was started again."""
         return f"{self.slurm_id}.{self.restarts}"
 
-    def having(self, values: Mapping[str, Any]) -> Record:
-        """The record with these values of its fields: `dataclasses.replace`, quick for so many fields."""
-        all_ = list(_ALL(self))
-        for name, value in values.items():
-            all_[_PLACES[name]] = value
-        return Record(*all_)
-
 
 class Standing(NamedTuple):
     """The little of a job that has not ended by which a pass sees whether anything is new of it; see `Record`."""
@@ -199,10 +190,6 @@ class Token:
     def expired(self, now: float) -> bool:
         """Whether it is of no use any more."""
         return self.expires is not None and self.expires <= now
-
-
-_ALL = attrgetter(*(each.name for each in fields(Record)))
-_PLACES = {each.name: place for place, each in enumerate(fields(Record))}
 
 
 def same_job(known: Record, specification: str) -> Record:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 Removable = Literal["logs_gone", "folder_gone"]
 """What is removed of a job that has ended, by the column that tells when it was."""
 
-_COLUMNS = tuple(each.name for each in fields(Record) if each.name != "peers")
+_COLUMNS = tuple(name for name in Record._fields if name != "peers")
 
 _IN_HOSTS = frozenset({"state", "slurm_id", "restarts", "nodes", "addresses"})
 """What the hosts files are made from."""
@@ -130,7 +129,7 @@ class Store(Database):
                 "UPDATE jobs SET stage = 'submitting', handed_over = ?, missing_since = NULL WHERE id = ?",
                 [(now, record.id) for record in taken],
             )
-        return [replace(record, stage=Stage.SUBMITTING, handed_over=now, missing_since=None) for record in taken]
+        return [record._replace(stage=Stage.SUBMITTING, handed_over=now, missing_since=None) for record in taken]
 
     def find_keys(self, origin: str, owner: str, project: str | None, keys: Iterable[str]) -> dict[str, Record]:
         """The jobs that were handed in with these keys, by key."""
@@ -227,7 +226,7 @@ class Store(Database):
             amendment = amend(record) if record.stage is not Stage.ENDED else None
             if amendment is None:
                 return record
-            new = replace(record, **amendment.values)
+            new = record._replace(**amendment.values)
             row = dict(zip(_COLUMNS, _values(new), strict=True))
             names = [name for name in amendment.values if name != "peers"]
             sets = ", ".join(f"{name} = ?" for name in names)

@@ -69,7 +69,7 @@ class Report:
     @property
     def changed(self) -> tuple[tuple[Record, Record], ...]:
         """Records before and after."""
-        return tuple((record, record.having(values)) for record, values in self.changes)
+        return tuple((record, record._replace(**values)) for record, values in self.changes)
 
 
 @dataclass(frozen=True, slots=True)

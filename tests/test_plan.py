@@ -28,7 +28,7 @@ def job(id_: str = "1", **values: Any) -> Record:
         folder=f"/home/alice/{id_}", application="a 1", specification="{}", labels="{}", replicas=1, time_limit=600,
         array=False, created=1.0, stage=Stage.SUBMITTED, slurm_id=17, handed_over=9000.0,
     )  # fmt: skip
-    return replace(plain, **values)
+    return plain._replace(**values)
 
 
 RUNNING: dict[str, Any] = {
@@ -41,7 +41,7 @@ CLAIM: dict[str, Any] = {"stage": Stage.CLAIMED, "slurm_id": None, "handed_over"
 def row(state: str, slurm_id: int = 17, **values: Any) -> Observation:
     """What Slurm says."""
     plain = Observation(slurm_id=slurm_id, task=None, name=TOKEN, user="alice", state=state)
-    return replace(plain, ended=9990 if state in ENDED else None, **values)
+    return plain._replace(ended=9990 if state in ENDED else None, **values)
 
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED")
@@ -72,13 +72,13 @@ def decide(record: Record, rows: tuple[Observation, ...] | None = (), **values: 
     new = record
     for old, changes in plan.changes:
         assert old is record
-        new = replace(record, **changes)
+        new = record._replace(**changes)
     return new, plan
 
 
 def groups_after(learned: Evidence, plan: Plan) -> tuple[Group, ...]:
     """The mappings of all live jobs, once the plan's changes are made."""
-    changed = {record.id: replace(record, **values) for record, values in plan.changes}
+    changed = {record.id: record._replace(**values) for record, values in plan.changes}
     return make_groups({**learned.peers, **{record.id: record for record in learned.records}, **changed})
 
 
@@ -324,7 +324,7 @@ def test_silence_that_was_not_healthy_begins_anew(other: dict[str, Any], known: 
 def test_a_word_of_slurm_and_accounting_out_of_reach_end_a_silence(rows: tuple[Observation, ...], tasks: int) -> None:
     known = job(missing_since=1.0, array=tasks > 0, tasks=tasks)
     new, _ = decide(known, rows, accounting=True, history=None, inside={"1": Inside(True)})
-    assert new == replace(known, missing_since=None)
+    assert new == known._replace(missing_since=None)
 
 
 def test_silence_is_counted_from_the_first_pass_that_heard_it() -> None:
@@ -359,9 +359,9 @@ def test_claims_and_their_peers() -> None:
     new, submit = judged(peer)
     assert (new.stage, submit) == (Stage.CLAIMED, [])
     assert new.status == "Your job waits until Slurm has its peer 2 (db)"
-    assert judged(replace(peer, slurm_id=9))[1] == ["1"]
-    assert judged(replace(peer, slurm_id=9), rows=None)[1] == []
-    for gone in (None, replace(peer, slurm_id=9, stage=Stage.ENDED, state=SUCCESS)):
+    assert judged(peer._replace(slurm_id=9))[1] == ["1"]
+    assert judged(peer._replace(slurm_id=9), rows=None)[1] == []
+    for gone in (None, peer._replace(slurm_id=9, stage=Stage.ENDED, state=SUCCESS)):
         new, submit = judged(gone)
         assert (new.state, new.stage, submit) == (FAILURE, Stage.ENDED, [])
         assert new.status == "peer 2 (db) ended before this job could start"
@@ -432,7 +432,7 @@ def test_a_heterogeneous_job_is_on_the_nodes_of_all_its_components() -> None:
         new, plan = decide(job(), rows)
         assert (new.nodes, new.addresses) == (("n1", "n2"), (("10.0.0.1",), ("10.0.0.2",)))
         assert plan.cancel == ()
-    ended = tuple(replace(part, state="COMPLETED", exit_code=0) for part in parts)
+    ended = tuple(part._replace(state="COMPLETED", exit_code=0) for part in parts)
     assert decide(job(), ended)[0].nodes == ("n1", "n2")
 
 
@@ -473,10 +473,10 @@ def test_a_requeue_ends_the_names_and_the_next_start_moves_them() -> None:
 
 def test_groups_are_of_live_jobs_only() -> None:
     one = job(**RUNNING)
-    ended = replace(job("2", **RUNNING), stage=Stage.ENDED, state=SUCCESS)
+    ended = job("2", **RUNNING)._replace(stage=Stage.ENDED, state=SUCCESS)
     array = job("3", **ARRAY)
     consumer = job("10", **RUNNING | {"peers": (Peer("b", "1"), Peer("a", "2"), Peer("c", "3"), Peer("d", "99"))})
-    late = replace(consumer, id="4", stage=Stage.ENDED, state=FAILURE)
+    late = consumer._replace(id="4", stage=Stage.ENDED, state=FAILURE)
     groups = make_groups({record.id: record for record in (consumer, late, array, ended, one)})
     assert [(group.consumer, group.peer, group.hostname) for group in groups] == [
         ("1", "1", None), ("10", "10", None), ("10", "1", "b")
@@ -628,7 +628,7 @@ WAITS: dict[str, Any] = {"status": "Your job waits in the queue"}
         (WAITS | {"cancelled": 9000.0}, (PENDING,)),
         (WAITS | {"missing_since": 9000.0}, (PENDING,)),
         (WAITS | {"unwanted": 9000.0}, (PENDING,)),
-        (WAITS, (replace(PENDING, time_limit=7260),)),
+        (WAITS, (PENDING._replace(time_limit=7260),)),
         (WAITS | LOST_ANSWER, (PENDING,)),
         (RUNNING, (PENDING,)),
         (RUNNING, (row("RUNNING", nodes=("n2",), started=9500),)),

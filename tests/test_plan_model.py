@@ -94,7 +94,7 @@ def _evidence(draw: st.DrawFn) -> Evidence:
 
 def groups_after(evidence: Evidence, plan: Plan) -> tuple[Group, ...]:
     """The mappings of all live jobs, once the plan's changes are made."""
-    changed = {record.id: replace(record, **values) for record, values in plan.changes}
+    changed = {record.id: record._replace(**values) for record, values in plan.changes}
     return make_groups({**evidence.peers, **{record.id: record for record in evidence.records}, **changed})
 
 
@@ -141,7 +141,7 @@ def test_no_state_without_evidence(evidence: Evidence) -> None:
 def _after(evidence: Evidence) -> Record:
     """The job as the pass leaves it."""
     [record] = evidence.records
-    return replace(record, **next((values for _, values in make_plan(evidence).changes), {}))
+    return record._replace(**next((values for _, values in make_plan(evidence).changes), {}))
 
 
 @settings(max_examples=1500, deadline=None)

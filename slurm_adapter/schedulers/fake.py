@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -129,7 +129,7 @@ class FakeScheduler:
         """See `Scheduler.queue`."""
         self._reach()
         # Only accounting tells who cancelled a job.
-        found = (replace(job.seen, cancelled_by=None) for job in self._jobs.values() if not job.purged)
+        found = (job.seen._replace(cancelled_by=None) for job in self._jobs.values() if not job.purged)
         return Listing(tuple(seen for seen in found if seen.user in users), self.sees_others)
 
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
@@ -169,7 +169,7 @@ class FakeScheduler:
         if not tasks:
             raise Refused(f"Job has already finished for job {slurm_id}")
         for job in tasks:
-            job.seen = replace(job.seen, time_limit=-(-seconds // 60) * 60)
+            job.seen = job.seen._replace(time_limit=-(-seconds // 60) * 60)
 
     def suspend(self, slurm_ids: Sequence[int]) -> None:
         """See `Scheduler.suspend`."""
@@ -184,7 +184,7 @@ class FakeScheduler:
         for slurm_id in slurm_ids:
             tasks = [job for job in self._live(slurm_id) if job.seen.state in {before, after}]
             for job in tasks:
-                job.seen = replace(job.seen, state=after)
+                job.seen = job.seen._replace(state=after)
             if not tasks:
                 failures.append(Refused(f"job {slurm_id} does not run"))
         if failures:
@@ -227,12 +227,12 @@ class FakeScheduler:
         """List an array, or those of its tasks that are listed as `of`, as these tasks from now on."""
         job = self._jobs.pop((slurm_id, of))
         for each in tasks:
-            self._jobs[slurm_id, each] = _Job(job.submission, replace(job.seen, task=each))
+            self._jobs[slurm_id, each] = _Job(job.submission, job.seen._replace(task=each))
 
     def change(self, slurm_id: int, *, of: str | None = None, **values: object) -> None:
         """Set fields of what is seen of a job, or of a task."""
         job = self._jobs[slurm_id, of]
-        job.seen = replace(job.seen, **values)  # type: ignore[arg-type]  # any field of Observation
+        job.seen = job.seen._replace(**values)  # type: ignore[arg-type]  # any field of Observation
 
     def start(self, slurm_id: int, nodes: Iterable[str] = ("node001",), of: str | None = None) -> None:
         """The job runs on these nodes."""

@@ -8,7 +8,7 @@ forget it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,9 +69,8 @@ class InDoubt:
 Outcome = Accepted | Rejected | NotStarted | InDoubt
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What Slurm says of one job, or of one task or component of it."""
+class Observation(NamedTuple):
+    """What Slurm says of one job, or of one task or component of it. A tuple, for an answer may have ten thousands."""
 
     slurm_id: int
     """The job's id; for a task of an array the id of the array."""

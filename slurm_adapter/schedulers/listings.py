@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
@@ -101,7 +100,7 @@ def parse_history(data: bytes, mark: str) -> tuple[Observation, ...]:
     for rows in runs.values():
         last = max(reversed(rows), key=lambda seen: seen.submitted or 0)
         earlier = sum(seen is not last and (seen.name, seen.user) == (last.name, last.user) for seen in rows)
-        found.append(replace(last, restarts=earlier))
+        found.append(last._replace(restarts=earlier))
     return tuple(found)
 
 

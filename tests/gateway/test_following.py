@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class Cluster:
 
     def turn(self, state: JobState, **more: Any) -> None:
         """The job is in another state."""
-        self.records["1"] = replace(self.records["1"], state=state, **more)
+        self.records["1"] = self.records["1"]._replace(state=state, **more)
 
 
 def following(cluster: Cluster, **more: Any) -> Following:
@@ -299,12 +299,12 @@ def test_a_reader_ends_with_its_last_follower() -> None:
         follows = following(cluster)
 
         async def come_and_go(number: int) -> None:
-            with follows.follow(replace(JOB, id=str(number % 7))) as follower:
+            with follows.follow(JOB._replace(id=str(number % 7))) as follower:
                 async for event in follower:
                     if isinstance(event, Output) or number % 2:
                         return
 
-        cluster.records = {str(number): replace(JOB, id=str(number)) for number in range(7)}
+        cluster.records = {str(number): JOB._replace(id=str(number)) for number in range(7)}
         for _ in range(10):
             await asyncio.gather(*(come_and_go(number) for number in range(200)))
         assert follows.followers == 0
