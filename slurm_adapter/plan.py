@@ -47,11 +47,13 @@ class Evidence:
 
     now: float
     records: tuple[Record, ...]
-    """Every job that has not ended, but those of which Slurm says what is remembered; see `is_as_remembered`."""
+    """Every job that has not ended, but those that live on."""
     peers: Mapping[str, Record]
     """The jobs that they name as peers, by id; ended ones too."""
     rows: Mapping[str, tuple[Observation, ...]] | None
     """What the queue says, by token; None where it could not be asked."""
+    alive: tuple[Standing, ...] = ()
+    """Jobs that live on, and of which Slurm does not say just what is remembered; see `lives_on`."""
     renamed: frozenset[str] = frozenset()
     """Jobs whose Slurm id is listed for their account under a strange name: renamed, or the id came round again."""
     silence_counts: bool = False
@@ -69,7 +71,7 @@ class Evidence:
     message_timeout: int = 10
     lost_after: int = 3600
     others: int = 0
-    """How many jobs that have not ended were left out of `records`."""
+    """How many jobs that have not ended are not in `records`."""
     end_many: bool = False
     """Somebody has looked, and many jobs may end of which Slurm itself does not say so."""
 
@@ -78,7 +80,7 @@ class Evidence:
 class Plan:
     """What is to be done."""
 
-    changes: tuple[tuple[Record, dict[str, Any]], ...]
+    changes: tuple[tuple[Standing | Record, dict[str, Any]], ...]
     submit: tuple[Record, ...]
     """Claims whose turn has come."""
     fence: Mapping[str, int]
@@ -93,20 +95,22 @@ class Plan:
     """What could not be learned."""
 
 
-def is_as_remembered(job: Standing, rows: tuple[Observation, ...], states: Mapping[str, JobState]) -> bool:
-    """Whether Slurm says of a job just what is remembered, so that nothing could come of judging it.
+def lives_on(job: Standing, rows: tuple[Observation, ...]) -> bool:
+    """Whether a job waits or runs, and nothing else is to be seen to: Slurm's one row tells all that becomes of it.
 
-    So it is with nearly all jobs in nearly all passes, and this is all that is spent on them.
+    So it is with nearly all jobs in nearly all passes. Nothing more is read of them, in the database or elsewhere.
     """
     if not is_plainly_alive(job, rows):
         return False
-    if (job.cancelled, job.missing_since, job.unwanted) != (None, None, None):
+    if (job.cancelled, job.missing_since, job.unwanted, rows[0].task) != (None, None, None, None):
         return False
-    [row] = rows
+    return rows[0].time_limit in {None, job.time_limit, whole_minutes(job.time_limit)}
+
+
+def is_as_remembered(job: Standing, row: Observation, states: Mapping[str, JobState]) -> bool:
+    """Whether Slurm's row of a job that lives on says just what is remembered."""
     verdict = translate(row, states)
-    if (verdict.state, row.restarts, row.task) != (job.state, job.restarts, None):
-        return False
-    if row.time_limit not in {None, job.time_limit, whole_minutes(job.time_limit)}:
+    if (verdict.state, row.restarts) != (job.state, job.restarts):
         return False
     if verdict.state is JobState.IN_QUEUE:
         return (job.status, job.nodes, job.addresses, job.started) == (verdict.text, (), (), None)
@@ -154,13 +158,17 @@ def needs_history(record: Record, rows: tuple[Observation, ...] | None, kept: in
 
 def make_plan(evidence: Evidence) -> Plan:
     """Decide. Pure: the same evidence gives the same plan."""
-    changes: list[tuple[Record, dict[str, Any]]] = []
+    changes: list[tuple[Standing | Record, dict[str, Any]]] = []
     submit: list[Record] = []
     fence: dict[str, int] = {}
     cancel: list[tuple[Record, int]] = []
     again: list[tuple[Record, int]] = []
     limits: list[tuple[Record, int]] = []
     problems: list[str] = []
+    for job in evidence.alive:
+        values = _alive(job, (evidence.rows or {})[job.token], evidence, problems)
+        if _is_news(job, values):
+            changes.append((job, values))
     awaited = {peer.job_id for record in evidence.records if record.stage is Stage.CLAIMED for peer in record.peers}
     after = {**evidence.peers, **{record.id: record for record in evidence.records if record.id in awaited}}
     for record, values in _judge_all(evidence, after, problems):
@@ -192,7 +200,7 @@ def make_plan(evidence: Evidence) -> Plan:
     )
 
 
-def _is_news(record: Record, values: Mapping[str, Any]) -> bool:
+def _is_news(record: Standing | Record, values: Mapping[str, Any]) -> bool:
     return any(getattr(record, name) != value for name, value in values.items())
 
 
@@ -409,7 +417,9 @@ def _named_tasks(texts: Iterable[str | None]) -> frozenset[int]:
     return frozenset(found)
 
 
-def _alive(record: Record, rows: tuple[Observation, ...], evidence: Evidence, problems: list[str]) -> dict[str, Any]:
+def _alive(
+    record: Standing | Record, rows: tuple[Observation, ...], evidence: Evidence, problems: list[str]
+) -> dict[str, Any]:
     """A job that waits or runs. An array runs while any of its tasks does."""
     verdicts = [(row, translate(row, evidence.states)) for row in rows if live_row(row)]
     order = [JobState.RUNNING, JobState.SUSPENDED, JobState.IN_QUEUE]

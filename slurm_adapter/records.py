@@ -130,21 +130,21 @@ class Record(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """The little of a job that has not ended by which a pass sees whether anything is new of it; see `Record`."""
+    """The little of a job that has not ended by which a pass judges one that lives on; see `Record`."""
 
     id: str
     token: str
     account: str
-    stage: str
     slurm_id: int | None
     cancelled: float | None
     missing_since: float | None
     unwanted: float | None
     time_limit: int
-    state: str
     status: str
     restarts: int
     started: float | None
+    stage: Stage
+    state: JobState
     nodes: tuple[str, ...]
     addresses: tuple[tuple[str, ...], ...]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,7 +42,7 @@ _IN_HOSTS = frozenset({"state", "slurm_id", "restarts", "nodes", "addresses"})
 
 _TELL = """
     INSERT INTO updates (job_id, time, state, status, more, due)
-    SELECT id, ?, ?, ?, ?, origin <> 'local' AND gone IS NULL FROM jobs WHERE id = ?
+    SELECT id, ?, ?, ?, ?, origin <> 'local' AND gone IS NULL FROM jobs WHERE id IN (SELECT value FROM json_each(?))
 """
 """Notes what users are told. Nobody waits for what becomes of jobs that do not come from UCloud, or that it deleted."""
 
@@ -162,7 +163,7 @@ class Store(Database):
             made = self._change(connection, changes, now)
             return self._select_in("id", made)
 
-    def make_changes(self, changes: Collection[tuple[Record, dict[str, Any]]], now: float) -> set[str]:
+    def make_changes(self, changes: Collection[tuple[Standing | Record, dict[str, Any]]], now: float) -> set[str]:
         """As `change`, with the ids of the records that were changed: quick for thousands."""
         if not changes:
             return set()
@@ -170,11 +171,12 @@ class Store(Database):
             return self._change(connection, changes, now)
 
     def _change(
-        self, connection: sqlite3.Connection, changes: Collection[tuple[Record, dict[str, Any]]], now: float
+        self, connection: sqlite3.Connection, changes: Collection[tuple[Standing | Record, dict[str, Any]]], now: float
     ) -> set[str]:
         made: set[str] = set()
-        updates: dict[tuple[str, ...], list[list[object]]] = {}
-        told: list[tuple[object, ...]] = []
+        # Mostly many change alike: one statement for all that do.
+        updates: dict[tuple[tuple[str, object], ...], list[str]] = defaultdict(list)
+        told: dict[tuple[object, object, str], list[str]] = defaultdict(list)
         done: list[tuple[str]] = []
         known = self._read_plain({name for _, values in changes for name in values}, changes)
         in_hosts = False
@@ -185,36 +187,42 @@ class Store(Database):
             if (old["stage"], old["slurm_id"]) != (record.stage, record.slurm_id):
                 continue
             new = {name: plain for name, value in values.items() if (plain := _plain(value)) != old[name]}
-            handed_in = record.output_folder and old["slurm_id"] is None and new.get("slurm_id") is not None
+            handed_in = old["output_folder"] and old["slurm_id"] is None and new.get("slurm_id") is not None
             old |= new
             if new:
-                updates.setdefault(tuple(new), []).append([*new.values(), id_])
+                updates[tuple(new.items())].append(id_)
             in_hosts = in_hosts or old["stage"] == Stage.ENDED or not _IN_HOSTS.isdisjoint(new)
             if "state" in new or "status" in new:
-                more = json.dumps({"outputFolder": record.output_folder}) if handed_in else "{}"
-                told.append((now, new.get("state"), old["status"], more, id_))
+                more = json.dumps({"outputFolder": old["output_folder"]}) if handed_in else "{}"
+                told[new.get("state"), old["status"], more].append(id_)
             if new.get("stage") in {Stage.SUBMITTED, Stage.ENDED}:
                 done.append((id_,))
             made.add(id_)
-        for names, rows in updates.items():
-            sets = ", ".join(f"{name} = ?" for name in names)
-            connection.executemany(f"UPDATE jobs SET {sets} WHERE id = ?", rows)  # noqa: S608  # our own names
+        for new_values, ids in updates.items():
+            sets = ", ".join(f"{name} = ?" for name, _ in new_values)
+            alike = f"UPDATE jobs SET {sets} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
+            connection.execute(alike, [*(value for _, value in new_values), json.dumps(ids)])
         connection.executemany("DELETE FROM bundles WHERE job_id = ?", done)
-        connection.executemany(_TELL, told)
+        for words, ids in told.items():
+            connection.execute(_TELL, (now, *words, json.dumps(ids)))
         if in_hosts:
             _note_for_hosts(connection)
         return made
 
     def _read_plain(
-        self, names: Iterable[str], changes: Iterable[tuple[Record, object]]
+        self, names: Iterable[str], changes: Iterable[tuple[Standing | Record, object]]
     ) -> dict[str, dict[str, object]]:
         """These columns of the jobs that are to be changed, and what decides whether they are, by id."""
-        columns = ", ".join({*names, "id", "stage", "slurm_id", "state", "status"})
-        rows = self._connection.execute(
-            f"SELECT {columns} FROM jobs WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608  # our own names
-            (json.dumps([record.id for record, _ in changes]),),
-        )
-        return {row["id"]: dict(row) for row in rows}
+        columns = ("id", *({*names, "stage", "slurm_id", "state", "status", "output_folder"} - {"id"}))
+        query = f"SELECT {', '.join(columns)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
+        ids = json.dumps([job.id for job, _ in changes])
+        return {row[0]: dict(zip(columns, row, strict=True)) for row in self._plain(query, ids)}
+
+    def _plain(self, query: str, *values: object) -> sqlite3.Cursor:
+        """The rows as tuples, which take a fraction of the time where there are many."""
+        cursor = self._connection.cursor()
+        cursor.row_factory = None
+        return cursor.execute(query, values)
 
     def amend(self, id_: str, amend: Callable[[Record], Amendment | None], now: float) -> Record:
         """Change what is remembered of a job that has not ended, and tell users, in one step; the job as it is then.
@@ -235,7 +243,7 @@ class Store(Database):
                 connection.execute("DELETE FROM peers WHERE consumer = ?", (id_,))
                 _insert_peers(connection, new)
                 _note_for_hosts(connection)
-            connection.execute(_TELL, (now, None, amendment.text, json.dumps(dict(amendment.more)), id_))
+            connection.execute(_TELL, (now, None, amendment.text, json.dumps(dict(amendment.more)), json.dumps([id_])))
         return new
 
     def get(self, id_: str) -> Record:
@@ -262,10 +270,9 @@ class Store(Database):
         read_nodes, read_addresses = cache(_read_list), cache(_read_addresses)
         query = f"SELECT {', '.join(Standing._fields)} FROM jobs WHERE stage <> 'ended'"  # noqa: S608  # our own names
         with told(self._path):
-            cursor = self._connection.execute(query)
             return [
-                Standing._make((*values, read_nodes(nodes), read_addresses(addresses)))
-                for *values, nodes, addresses in cursor
+                Standing._make((*values, _STAGES[stage], _STATES[state], read_nodes(nodes), read_addresses(addresses)))
+                for *values, stage, state, nodes, addresses in self._plain(query)
             ]
 
     def expected(self) -> list[str]:
@@ -344,7 +351,7 @@ class Store(Database):
         fields = json.dumps(dict(more))
         with self._transaction() as connection:
             connection.executemany(
-                f"{_TELL} AND stage <> 'ended'", [(now, None, text, fields, id_) for id_, text in notes]
+                f"{_TELL} AND stage <> 'ended'", [(now, None, text, fields, json.dumps([id_])) for id_, text in notes]
             )
 
     def updates(self, id_: str) -> list[Update]:
@@ -462,7 +469,7 @@ class Store(Database):
             for id_ in ids:
                 connection.execute("UPDATE jobs SET gone = ? WHERE id = ?", (now, id_))
                 connection.execute("UPDATE updates SET due = 0 WHERE job_id = ?", (id_,))
-                connection.execute(_TELL, (now, None, text, "{}", id_))
+                connection.execute(_TELL, (now, None, text, "{}", json.dumps([id_])))
 
     def ended_before(self, time: float, column: Removable, now: float, limit: int) -> list[Record]:
         """Jobs that ended before this time and still have this part of them, oldest first, at most `limit`."""
@@ -617,14 +624,21 @@ def _read_addresses(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(map(tuple, _read_list(text)))
 
 
+def _read_targets(text: str) -> tuple[Target, ...]:
+    return tuple(Target(*each) for each in _read_list(text)) if text != "[]" else ()
+
+
+_STAGES = {stage.value: stage for stage in Stage}
+_STATES = {state.value: state for state in JobState}
+
 _READERS: tuple[tuple[int, Callable[[Any], Any]], ...] = (
     (_COLUMNS.index("array"), bool),
     (_COLUMNS.index("names"), bool),
-    (_COLUMNS.index("stage"), {stage.value: stage for stage in Stage}.__getitem__),
-    (_COLUMNS.index("state"), {state.value: state for state in JobState}.__getitem__),
+    (_COLUMNS.index("stage"), _STAGES.__getitem__),
+    (_COLUMNS.index("state"), _STATES.__getitem__),
     (_COLUMNS.index("nodes"), _read_list),
     (_COLUMNS.index("addresses"), _read_addresses),
-    (_COLUMNS.index("targets"), lambda text: tuple(Target(*each) for each in _read_list(text))),
+    (_COLUMNS.index("targets"), _read_targets),
 )
 """What makes more of the columns than SQLite gives, by their places."""
 

@@ -25,18 +25,19 @@ from slurm_adapter.plan import (
     is_plainly_alive,
     kept_id,
     live_row,
+    lives_on,
     make_plan,
     needs_history,
     needs_look,
 )
 from slurm_adapter.publishing import HOSTS_SEEN, publish_hosts
-from slurm_adapter.records import Stage, by_account
+from slurm_adapter.records import Record, Stage, by_account
 from slurm_adapter.states import JobState, translate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from slurm_adapter.records import Record, Standing
+    from slurm_adapter.records import Standing
     from slurm_adapter.schedulers.interface import Listing, Observation
     from slurm_adapter.site import Site
 
@@ -52,8 +53,8 @@ HOSTS_SECONDS = 600
 class Report:
     """What a pass did, or with `--dry-run` would have done."""
 
-    changes: tuple[tuple[Record, dict[str, Any]], ...] = ()
-    """Records before, and what became of them."""
+    changes: tuple[tuple[Standing | Record, dict[str, Any]], ...] = ()
+    """Jobs before, and what became of them."""
     limits: tuple[tuple[Record, int], ...] = ()
     """Jobs with other time limits in Slurm than remembered, and these, in seconds."""
     submitted: tuple[str, ...] = ()
@@ -67,9 +68,10 @@ class Report:
     """What could not be learned or done; the pass was incomplete."""
 
     @property
-    def changed(self) -> tuple[tuple[Record, Record], ...]:
-        """Records before and after."""
-        return tuple((record, record._replace(**values)) for record, values in self.changes)
+    def changed(self) -> tuple[tuple[Standing | Record, Standing | Record], ...]:
+        """Jobs before and after, in the order of their ids."""
+        in_order = sorted(self.changes, key=lambda change: (len(change[0].id), change[0].id))
+        return tuple((job, job._replace(**values)) for job, values in in_order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +164,10 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
         with _noting(problems, "list Slurm's jobs"), _sparing(site, remember=remember):
             listing = site.scheduler.queue(sorted({job.account for job in jobs}))
     rows = _by_job(listing) if listing is not None else {}
-    judged = [
-        job for job in jobs if not is_as_remembered(job, rows.get((job.token, job.account), ()), site.config.states)
-    ]
-    records = _read(site, judged)
-    rows_of = {record.id: rows.get((record.token, record.account), ()) for record in records}
+    alive, others = _sort_out(jobs, rows, site.config.states)
+    records = _read(site, others)
+    judged: list[Standing | Record] = [*alive, *records]
+    rows_of = {job.id: rows.get((job.token, job.account), ()) for job in judged}
     inside: dict[str, folders.Inside] = {}
     history: dict[int, tuple[Observation, ...]] | None = {}
     accounting = True
@@ -182,16 +183,17 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
                 told = site.scheduler.history(asked)
                 accounting = told is not None
                 history = _by_id(told or ())
-        wanted = {node for r in records for row in rows_of[r.id] if live_row(row) for node in _new_nodes(r, row)}
+        wanted = {node for job in judged for row in rows_of[job.id] if live_row(row) for node in _new_nodes(job, row)}
         if wanted:
             with _noting(problems, "learn the nodes' addresses"):
                 addresses = find_addresses(site, wanted)
     evidence = Evidence(
         now=site.clock(),
         records=records,
+        alive=alive,
         renamed=_renamed(site, records, listing),
         peers=site.store.find({peer.job_id for record in records for peer in record.peers}),
-        rows={record.token: rows_of[record.id] for record in records} if listing is not None else None,
+        rows={job.token: rows_of[job.id] for job in judged} if listing is not None else None,
         silence_counts=listing is not None and listing.sees_others,
         history=history,
         accounting=accounting,
@@ -200,10 +202,24 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
         states=site.config.states,
         message_timeout=site.config.cluster.message_timeout,
         lost_after=site.config.jobs.lost_after,
-        others=len(jobs) - len(judged),
+        others=len(jobs) - len(others),
         end_many=end_many,
     )
     return _Gathered(evidence, _strays(site, rows, {job.token for job in jobs}), problems)
+
+
+def _sort_out(
+    jobs: list[Standing], rows: Mapping[tuple[str, str], tuple[Observation, ...]], states: Mapping[str, JobState]
+) -> tuple[tuple[Standing, ...], list[Standing]]:
+    """Those of the jobs that live on, without those that are just as remembered; and the others."""
+    alive, others = [], []
+    for job in jobs:
+        own = rows.get((job.token, job.account), ())
+        if not lives_on(job, own):
+            others.append(job)
+        elif not is_as_remembered(job, own[0], states):
+            alive.append(job)
+    return tuple(alive), others
 
 
 def _read(site: Site, jobs: list[Standing]) -> tuple[Record, ...]:
@@ -233,7 +249,7 @@ def find_addresses(site: Site, nodes: Iterable[str]) -> dict[str, tuple[str, ...
 def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> Report:
     # Closed before it is remembered: a pass that is killed between the two closes it again, and none is left open. But
     # a claim may be on its way to Slurm meanwhile, and is closed only once it has ended.
-    ending = [record for record, values in plan.changes if values.get("stage") is Stage.ENDED]
+    ending = [job for job, values in plan.changes if values.get("stage") is Stage.ENDED and isinstance(job, Record)]
     _close(site, [record for record in ending if record.stage is not Stage.CLAIMED], problems)
     made = site.store.make_changes(plan.changes, site.clock())
     if plan.limits:
@@ -340,7 +356,7 @@ def _strays(
     )
 
 
-def _new_nodes(record: Record, row: Observation) -> tuple[str, ...]:
+def _new_nodes(record: Standing | Record, row: Observation) -> tuple[str, ...]:
     """Nodes whose addresses are not remembered for this job."""
     if translate(row).state is JobState.IN_QUEUE or (row.nodes == record.nodes and record.addresses):
         return ()

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.folders import ExitRecord, Inside
-from slurm_adapter.plan import Evidence, Plan, is_as_remembered, make_groups, make_plan, needs_history, needs_look
+from slurm_adapter.plan import (
+    Evidence,
+    Plan,
+    is_as_remembered,
+    lives_on,
+    make_groups,
+    make_plan,
+    needs_history,
+    needs_look,
+)
 from slurm_adapter.records import Peer, Record, Stage, Standing
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS, Observation
 from slurm_adapter.states import JobState
@@ -78,8 +87,8 @@ def decide(record: Record, rows: tuple[Observation, ...] | None = (), **values: 
 
 def groups_after(learned: Evidence, plan: Plan) -> tuple[Group, ...]:
     """The mappings of all live jobs, once the plan's changes are made."""
-    changed = {record.id: record._replace(**values) for record, values in plan.changes}
-    return make_groups({**learned.peers, **{record.id: record for record in learned.records}, **changed})
+    known = {**learned.peers, **{record.id: record for record in learned.records}}
+    return make_groups(known | {job.id: known[job.id]._replace(**values) for job, values in plan.changes})
 
 
 IN_QUEUE, RUNS, SUCCESS, FAILURE, EXPIRED = (
@@ -589,7 +598,8 @@ def test_a_claim_does_not_end_with_a_peer_whose_ending_is_held_back() -> None:
 
 
 def as_remembered(record: Record, *rows: Observation, states: dict[str, JobState] | None = None) -> bool:
-    return is_as_remembered(Standing(*(getattr(record, name) for name in Standing._fields)), rows, states or {})
+    standing = Standing(*(getattr(record, name) for name in Standing._fields))
+    return lives_on(standing, rows) and is_as_remembered(standing, rows[0], states or {})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_adapter.folders import ExitRecord, Inside
-from slurm_adapter.plan import Evidence, Plan, is_as_remembered, make_groups, make_plan
+from slurm_adapter.plan import Evidence, Plan, is_as_remembered, lives_on, make_groups, make_plan
 from slurm_adapter.records import Peer, Record, Stage, Standing
 from slurm_adapter.schedulers.interface import Observation
 from slurm_adapter.states import BASE_STATES, ENDED, FLAGS, JobState
@@ -94,8 +94,8 @@ def _evidence(draw: st.DrawFn) -> Evidence:
 
 def groups_after(evidence: Evidence, plan: Plan) -> tuple[Group, ...]:
     """The mappings of all live jobs, once the plan's changes are made."""
-    changed = {record.id: record._replace(**values) for record, values in plan.changes}
-    return make_groups({**evidence.peers, **{record.id: record for record in evidence.records}, **changed})
+    known = {**evidence.peers, **{record.id: record for record in evidence.records}}
+    return make_groups(known | {job.id: known[job.id]._replace(**values) for job, values in plan.changes})
 
 
 @settings(max_examples=1500, deadline=None)
@@ -130,26 +130,44 @@ def test_no_state_without_evidence(evidence: Evidence) -> None:
         assert evidence.rows is not None
     for cancelled, slurm_id in plan.cancel:
         assert slurm_id != changes.get("slurm_id", cancelled.slurm_id)
-    after = record if not changes else next(iter(plan.changes))[0]
     for group in groups_after(evidence, plan):
         assert group.peer in {"1", "2"}
         if group.peer == "1":
-            assert changes.get("state", after.state) in {JobState.RUNNING, JobState.SUSPENDED}
+            assert changes.get("state", record.state) in {JobState.RUNNING, JobState.SUSPENDED}
             assert group.addresses
 
 
 def _after(evidence: Evidence) -> Record:
     """The job as the pass leaves it."""
     [record] = evidence.records
-    return record._replace(**next((values for _, values in make_plan(evidence).changes), {}))
+    return record._replace(**_changes(make_plan(evidence)))
+
+
+def _changes(plan: Plan) -> dict[str, Any]:
+    return next((values for _, values in plan.changes), {})
+
+
+def _standing(record: Record) -> Standing:
+    return Standing(*(getattr(record, name) for name in Standing._fields))
 
 
 @settings(max_examples=1500, deadline=None)
 @given(_evidence())
 def test_of_a_job_that_is_as_remembered_nothing_comes(evidence: Evidence) -> None:
     record = _after(evidence)
-    standing = Standing(*(getattr(record, name) for name in Standing._fields))
     rows = (evidence.rows or {}).get("i-local-1", ())
-    if is_as_remembered(standing, rows, MappingProxyType({})):
+    if lives_on(_standing(record), rows) and is_as_remembered(_standing(record), rows[0], MappingProxyType({})):
         plan = make_plan(replace(evidence, records=(record,)))
         assert (plan.changes, plan.submit, plan.cancel, plan.cancel_again, plan.problems) == ((), (), (), (), ())
+
+
+@settings(max_examples=1500, deadline=None)
+@given(_evidence())
+def test_of_a_job_that_lives_on_the_little_that_is_read_tells_as_much_as_all(evidence: Evidence) -> None:
+    [record] = evidence.records
+    if not lives_on(_standing(record), (evidence.rows or {}).get("i-local-1", ())):
+        return
+    whole, little = make_plan(evidence), make_plan(replace(evidence, records=(), alive=(_standing(record),)))
+    assert record._replace(**_changes(little)) == record._replace(**_changes(whole))
+    assert little.problems == whole.problems
+    assert (whole.submit, whole.cancel, whole.cancel_again, whole.limits) == ((), (), (), ())

@@ -16,7 +16,7 @@ import pytest
 from slurm_adapter import jobs
 from slurm_adapter.errors import Unknown
 from slurm_adapter.hostlist import expand
-from slurm_adapter.records import Stage
+from slurm_adapter.records import Record, Stage
 from slurm_adapter.schedulers.interface import Accepted, Submission
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
@@ -27,7 +27,6 @@ from tests.offline import Offline, offline, peer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from slurm_adapter.records import Record
     from slurm_adapter.schedulers.interface import Listing, Outcome
     from slurm_adapter.transports.interface import Command
 
@@ -57,6 +56,7 @@ def test_the_whole_life_of_a_job(offline: Offline) -> None:
     assert offline.sync().changed == ()
     offline.slurm.finish(1)
     [(old, new)] = offline.sync().changed
+    assert isinstance(new, Record)
     assert (old.state, new.state, new.exit_code, new.ended) == (
         JobState.RUNNING,
         JobState.SUCCESS,
@@ -121,7 +121,7 @@ def test_a_pass_over_jobs_of_which_nothing_is_new_is_one_question(
     assert (asked, len(offline.transport.commands) - before) == (["queue"], 0)
 
 
-def test_a_pass_reads_whole_only_jobs_of_which_slurm_says_anything_new(
+def test_a_pass_reads_whole_only_jobs_that_do_not_simply_live_on(
     offline: Offline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = offline.submit(*(offline.item() for _ in range(20)))
@@ -136,8 +136,11 @@ def test_a_pass_reads_whole_only_jobs_of_which_slurm_says_anything_new(
     monkeypatch.setattr(offline.site.store, "find", find)
     assert offline.sync().changed == ()
     assert read == []
-    offline.run(records[7])
-    assert set(read) == {records[7].id}
+    running = offline.run(records[7])
+    assert read == []
+    offline.slurm.finish(running.slurm_id or 0)
+    assert len(offline.sync().changed) == 1
+    assert set(read) == {running.id}
 
 
 def test_what_is_recorded_while_slurm_is_asked_is_left_to_the_next_pass(
