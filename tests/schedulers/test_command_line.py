@@ -196,7 +196,7 @@ _stderrs = st.sampled_from([b"", b"x", b"sacct: error: x", b"Slurm accounting st
 def test_no_answer_is_an_error_of_another_kind(stdout: bytes, stderr: bytes, status: int) -> None:
     def answer(command: Command) -> Result:
         # The mark of this question, where the answer is to hold one, and half an answer about the queue.
-        marks = [word for word in command.argv if re.fullmatch("[0-9a-f]{12}", word)]
+        marks = [word for word in command.argv if re.fullmatch("[0-9A-Za-z]{8}", word) and word != "scontrol"]
         told = stdout.replace(b"m ", marks[0].encode() + b" ") if marks else stdout
         begun = f"{marks[0]} begin\n".encode() if marks and "squeue" in command.argv else b""
         return Result(status, begun + told, stderr)
