@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -158,6 +159,8 @@ class _Shell:
         self._terminal = terminal
         self._input: asyncio.Queue[bytes | Terminal] = asyncio.Queue()
         self._waiting = 0
+        self._taking = threading.Lock()
+        self._stream: Stream | None = None
         self._ended = False
 
     def write(self, text: str) -> None:
@@ -180,11 +183,9 @@ class _Shell:
     async def messages(self) -> AsyncGenerator[ShellMessage, None]:
         """What it writes, until it ends. Whoever stops listening ends it."""
         self._gateway.shells += 1
-        opening = asyncio.ensure_future(self._gateway.workers.ask(_open, self._target, self._terminal))
-        stream: Stream | None = None
         writing: asyncio.Task[None] | None = None
         try:
-            stream = await asyncio.shield(opening)
+            stream = await self._gateway.workers.ask(self._bring_up)
             writing = asyncio.create_task(self._write_on(stream))
             yield ShellMessage(type="initialize")
             # A character may be cut between two pieces: the rest of it comes with the next one.
@@ -195,14 +196,13 @@ class _Shell:
             if text := decoder.decode(b"", final=True):
                 yield ShellMessage(type="data", data=text)
         finally:
-            self._ended = True
+            with self._taking:
+                self._ended = True
             self._gateway.shells -= 1
             if writing is not None:
                 writing.cancel()
-            if stream is not None:
-                await asyncio.shield(self._in_thread(stream.close))
-            else:
-                opening.add_done_callback(self._close_late)
+            if self._stream is not None:
+                await asyncio.shield(self._in_thread(self._stream.close))
 
     async def _write_on(self, stream: Stream) -> None:
         while True:
@@ -217,10 +217,18 @@ class _Shell:
     def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._gateway.shell_threads, work)
 
-    def _close_late(self, opening: asyncio.Future[Stream]) -> None:
-        """End a shell that has come up after the browser went away."""
-        if not opening.cancelled() and opening.exception() is None:
-            self._gateway.shell_threads.submit(opening.result().close)
+    def _bring_up(self, site: Site) -> Stream:
+        """The shell; one that has come up after the browser went away is ended here, where no loop need run any more.
+
+        Raises as `terminals` does, and `Refused`.
+        """
+        stream = _open(site, self._target, self._terminal)
+        with self._taking:
+            if not self._ended:
+                self._stream = stream
+                return stream
+        stream.close()
+        raise Refused("this shell has ended")
 
 
 def _open(site: Site, target: Target | Folder, terminal: Terminal) -> Stream:

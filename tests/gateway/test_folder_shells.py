@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from slurm_adapter import terminals
 from slurm_adapter.gateway import behind, folder_shells
+from slurm_adapter.gateway.workers import Workers
 from tests.gateway.doors import WIRE, Doors, opened
 from tests.gateway.test_shell import browser
 
@@ -178,6 +180,33 @@ def test_what_became_of_the_folder_meanwhile(doors: Doors, tmp_path: Path, becom
         one.call(type="initialize")
         assert one.response()["status"] == 200
         assert says in one.text
+
+
+def test_a_shell_that_comes_up_while_the_gateway_ends_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+    inner = Workers.close
+
+    class Late:
+        def close(self) -> None:
+            closed.set()
+
+    def late(*_: object) -> Late:
+        begun.set()
+        assert go_on.wait(60)
+        return Late()
+
+    def close(workers: Workers) -> None:
+        go_on.set()  # by now the threads of shells take nothing more
+        inner(workers)
+
+    monkeypatch.setattr(terminals, "open_in_folder", late)
+    monkeypatch.setattr(Workers, "close", close)
+    with opened(tmp_path, site(tmp_path)) as doors, browser(doors, f"?session={identifier(ask(doors, '/123'))}") as one:
+        one.call(type="initialize")
+        assert begun.wait(60)
+    assert closed.is_set()
 
 
 @pytest.mark.parametrize("missing", [{"folder_shells": False}, {"url": None}])
