@@ -48,7 +48,7 @@ class Gateway:
         """How many are open."""
         self.shell_threads = ThreadPoolExecutor(3 * SHELLS, thread_name_prefix="shell")
         """Each shell has a thread that waits for its output, one that writes its input, and one to close it."""
-        self.changed = asyncio.Event()
+        self.changed = self.workers.changed
         """Set where the next pass should come soon."""
         self.passed = asyncio.Event()
         """Set where there may be something to tell UCloud."""

@@ -71,7 +71,6 @@ async def create(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Id]:
     """Take jobs; none where one of them cannot be taken."""
     owner, items = _read_items(request.items)
     records = await gateway.submitter.submit(owner, items)
-    gateway.changed.set()
     return Bulk(responses=tuple(Id(id=record.token) for record in records))
 
 
@@ -79,7 +78,6 @@ async def create(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Id]:
 async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
     """End jobs. One that has ended, or is not known here, is no error."""
     await gateway.ender.end(find_own, request.items)
-    gateway.changed.set()
     return done(request.items)
 
 
@@ -265,7 +263,6 @@ async def _change(
             f"Slurm takes long to {what}, and goes on with it; it is not known yet whether it was done: "
             "see what the job says in a while before you ask again"
         ) from None
-    gateway.changed.set()
 
 
 def _extend(site: Site, wanted: Sequence[tuple[Job, int]]) -> None:

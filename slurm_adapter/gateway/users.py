@@ -144,7 +144,6 @@ async def create(
     keys = [key] if len(wanted) == 1 else [f"{key}/{n}" if key else None for n in range(len(wanted))]
     items = [jobs.Item(each, own) for each, own in zip(wanted, keys, strict=True)]
     records = await gateway.submitter.submit(owner, items)
-    gateway.changed.set()
     return Bulk(responses=tuple(Id(id=record.id) for record in records))
 
 
@@ -183,7 +182,6 @@ async def search(gateway: Shared, owner: Caller, request: Search) -> Page[JobVie
 async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """End jobs; one that has ended is no error."""
     await gateway.ender.end(find_owned, owner, [item.id for item in request.items])
-    gateway.changed.set()
     return done(request.items)
 
 
@@ -192,7 +190,6 @@ async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]
     """Give jobs more time, added to what they have."""
     wanted = [(item.job_id, item.requested_time.in_seconds) for item in request.items]
     await gateway.workers.change(_extend, owner, wanted)
-    gateway.changed.set()
     return done(request.items)
 
 
@@ -200,7 +197,6 @@ async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]
 async def suspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """Let jobs rest; they keep their nodes."""
     await gateway.workers.change(_suspend, owner, [item.id for item in request.items])
-    gateway.changed.set()
     return done(request.items)
 
 
@@ -208,7 +204,6 @@ async def suspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]
 async def unsuspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """Let jobs that rest run on."""
     await gateway.workers.change(_resume, owner, [item.id for item in request.items])
-    gateway.changed.set()
     return done(request.items)
 
 

@@ -43,6 +43,8 @@ class Workers:
         self._repeating = ThreadPoolExecutor(REPEATING, thread_name_prefix="repeating")
         self._own = threading.local()
         self._opened: list[Site] = []
+        self.changed = asyncio.Event()
+        """Set once something was changed in Slurm, or may have been: whether or not somebody waits for it still."""
 
     async def call(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work` returns or raises, called with a site in a thread: what needs the database alone.
@@ -53,7 +55,10 @@ class Workers:
 
     async def change(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what changes something in Slurm; at most `CHANGING` at once."""
-        return await asyncio.wrap_future(self._changing.submit(lambda: work(self._own_site(), *args, **kwargs)))
+        try:
+            return await asyncio.wrap_future(self._changing.submit(lambda: work(self._own_site(), *args, **kwargs)))
+        finally:
+            self.changed.set()
 
     async def ask(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what asks the cluster or UCloud; at most `ASKING` at once."""

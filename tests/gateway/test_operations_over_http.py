@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter import live_peers, operations, verifying
-from slurm_adapter.gateway import behind, provider
+from slurm_adapter.gateway import behind, passes, provider
 from tests.gateway.doors import Doors, opened
+from tests.gateway.test_ending import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from slurm_adapter.records import Record
+    from slurm_adapter.site import Site
 
 JOBS = "/ucloud/example/jobs"
 HOUR = {"hours": 1, "minutes": 0, "seconds": 0}
@@ -142,6 +144,39 @@ def test_a_change_that_is_slow_is_answered_in_time_and_goes_on(
     finally:
         go_on.set()
     assert done.wait(60), "it goes on"
+
+
+def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[None] = []
+    inner, begun, go_on = passes.one_pass, threading.Event(), threading.Event()
+
+    def counted(site: Site) -> tuple[tuple[str, ...], bool]:
+        found = inner(site)
+        made.append(None)
+        return found
+
+    def slow(*_: object) -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(passes, "SECONDS", 3600)
+    monkeypatch.setattr(passes, "one_pass", counted)
+    monkeypatch.setattr(operations, "suspend", slow)
+    with opened(tmp_path, {"cluster": {"operator": ["true"]}}) as doors:
+        wait_until(lambda: len(made) == 1, "no pass at first")
+        start(doors, "1")
+        wait_until(lambda: len(made) == 2, "no pass after a submission")
+        monkeypatch.setattr(behind, "LONGEST_SECONDS", 0.2)
+        try:
+            answer = doors.ask("POST", f"{JOBS}/suspend", {"items": [{"job": doors.job("1")}]}, **doors.as_ucloud())
+            assert answer.status_code == 400
+            assert begun.wait(60)
+            assert len(made) == 2
+        finally:
+            go_on.set()
+        wait_until(lambda: len(made) == 3, "no pass after the change")
 
 
 def test_verify_is_answered_in_time_and_goes_on(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
