@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from slurm_adapter.errors import AdapterError, Unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from slurm_adapter.receivers.interface import Receiver
     from slurm_adapter.store import Store
 
@@ -29,12 +31,15 @@ def preview(store: Store, now: float) -> list[str]:
     return [f"UCloud is yet to be told {length} updates, the oldest of {now - oldest:.0f} seconds ago (jobs {named})"]
 
 
-def deliver(store: Store, receiver: Receiver, now: float) -> list[str]:
-    """Tell what is due; what UCloud refused. Raises what the receiver raises; what was not taken by then stays due."""
+def deliver(store: Store, receiver: Receiver, now: float, stops: Callable[[], bool] = lambda: False) -> list[str]:
+    """Tell what is due; what UCloud refused. Raises what the receiver raises; what was not taken by then stays due.
+
+    So does what is left once `stops` says so, which is asked before each request.
+    """
     last = 0
     problems: list[str] = []
     passed_over: set[str] = set()
-    while messages := store.due(after=last, limit=AT_ONCE):
+    while not stops() and (messages := store.due(after=last, limit=AT_ONCE)):
         last = messages[-1].number
         # Once not taken, a job is passed over in this run: a later update must not overtake an earlier one.
         wanted = [message for message in messages if message.job_id not in passed_over]

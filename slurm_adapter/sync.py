@@ -35,7 +35,7 @@ from slurm_adapter.records import Record, Stage, by_account
 from slurm_adapter.states import JobState, translate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from slurm_adapter.records import Standing
     from slurm_adapter.schedulers.interface import Listing, Observation
@@ -116,10 +116,11 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False, telling: 
     return replace(report, problems=(*problems, *(told.problems if told is not None else ())))
 
 
-def tell_ucloud(site: Site, *, end_many: bool = False) -> Telling | None:
-    """Tell UCloud what is due, and see to jobs that only one of the two knows; None where another process does that.
+def tell_ucloud(site: Site, *, end_many: bool = False, stops: Callable[[], bool] = lambda: False) -> Telling | None:
+    """Tell UCloud what is due, and see to jobs that only one of the two knows.
 
-    Not under the lock of passes, so that a UCloud that hangs holds up none. Raises only what the database raises.
+    None where another process does that, or where `stops` says in between that the rest can wait. Not under the lock
+    of passes, so that a UCloud that hangs holds up none. Raises only what the database raises.
     """
     receiver = site.receiver
     if receiver is None:
@@ -131,7 +132,9 @@ def tell_ucloud(site: Site, *, end_many: bool = False) -> Telling | None:
             return None
         problems: list[str] = []
         try:
-            problems += outbox.deliver(site.store, receiver, site.clock())
+            problems += outbox.deliver(site.store, receiver, site.clock(), stops)
+            if stops():
+                return None
             problems += orphans.end_orphans(site, receiver, end_many=end_many)
             problems += verifying.end_doubted(site, receiver, end_many=end_many)
         except AdapterError as error:

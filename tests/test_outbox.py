@@ -104,6 +104,19 @@ def test_an_outage_loses_nothing_and_doubles_nothing(tmp_path: Path, receiver: F
         assert told(receiver, "2") == [JobState.RUNNING, JobState.IN_QUEUE]
 
 
+def test_whoever_stops_is_not_told_the_rest_which_stays_due(
+    tmp_path: Path, receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "AT_ONCE", 2)
+    with Store(tmp_path / "state") as store:
+        change(store, claim(store, "1")[0], RUNS, WAITS, RUNS, ENDS)
+        outbox.deliver(store, receiver, 5.0, stops=lambda: len(receiver.told) == 2)
+        assert told(receiver) == [JobState.RUNNING, JobState.IN_QUEUE]
+        assert len(store.due(after=0, limit=9)) == 2
+        outbox.deliver(store, receiver, 6.0)
+        assert told(receiver) == [JobState.RUNNING, JobState.IN_QUEUE, JobState.RUNNING, JobState.SUCCESS]
+
+
 def test_a_job_that_ucloud_does_not_know_is_told_of_later_and_in_order(
     tmp_path: Path, receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

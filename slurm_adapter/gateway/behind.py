@@ -44,6 +44,11 @@ class Behind:
             raise GoesOn
         return task.result()
 
+    async def close(self) -> None:
+        """Wait for all that goes on. The caller lets nothing more be begun."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
 
 def _log_failure(task: asyncio.Task[Any], what: str) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -58,6 +59,8 @@ class Gateway:
         """Why nobody should rely on it just now."""
         self.untold: str | None = None
         """Why UCloud is not told all just now; jobs go on meanwhile."""
+        self.closing = threading.Event()
+        """Set where nothing new should be begun: what is due stays in the database."""
 
     @property
     def ready(self) -> bool:
@@ -66,7 +69,9 @@ class Gateway:
 
     async def close(self) -> None:
         """Wait for what was begun, and give everything back."""
+        self.closing.set()
         await self.following.close()
+        await self.behind.close()
         await asyncio.to_thread(self.shell_threads.shutdown)
         self.web.close()
         await asyncio.to_thread(self.workers.close)

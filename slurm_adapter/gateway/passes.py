@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -72,7 +73,7 @@ def pause(vain: int) -> float:
 async def _tell(gateway: Gateway) -> bool:
     """Tell UCloud what is due; whether it is away."""
     try:
-        told = await gateway.workers.repeat(_tell_once)
+        told = await gateway.workers.repeat(_tell_once, gateway.closing)
     except AdapterError as error:
         told = Telling((str(error),), away=True)
     except Exception as error:  # as of a pass
@@ -83,8 +84,8 @@ async def _tell(gateway: Gateway) -> bool:
     return told is not None and told.away
 
 
-def _tell_once(site: Site) -> Telling | None:
-    told = tell_ucloud(site)
+def _tell_once(site: Site, closing: threading.Event) -> Telling | None:
+    told = tell_ucloud(site, stops=closing.is_set)
     for line in telling_lines(site.store, told.problems) if told is not None else ():
         log.warning("%s", line)
     return told

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slurm_adapter import outbox
 from slurm_adapter.gateway import passes
+from slurm_adapter.gateway.following import Following
 from slurm_adapter.orphans import ASK_SECONDS, UNKNOWN_SECONDS
 from slurm_adapter.receivers.ucloud import UcloudReceiver
+from slurm_adapter.reporting import UNTOLD
 from tests.gateway.doors import Doors, opened
 
 if TYPE_CHECKING:
@@ -80,6 +83,38 @@ def test_a_ucloud_that_hangs_holds_up_no_pass(doors: Doors, monkeypatch: pytest.
     finally:
         go_on.set()
     wait_until(lambda: doors.ucloud.state("4101") == "SUCCESS", "UCloud was not told that it ended")
+
+
+def test_a_gateway_that_ends_leaves_the_rest_to_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However much is due, it ends with the request that is under way, and takes no outage for over."""
+    monkeypatch.setattr(passes, "SECONDS", 0.2)
+    monkeypatch.setattr(outbox, "AT_ONCE", 1)
+    inner, closing, begun, go_on = UcloudReceiver.tell, Following.close, threading.Event(), threading.Event()
+
+    def hang(self: UcloudReceiver, messages: Sequence[Message]) -> Told:
+        begun.set()
+        assert go_on.wait(60)
+        return inner(self, messages)
+
+    async def close(self: Following) -> None:
+        go_on.set()
+        await closing(self)
+
+    monkeypatch.setattr(UcloudReceiver, "tell", hang)
+    monkeypatch.setattr(Following, "close", close)
+    ids = [str(number) for number in range(4101, 4106)]
+    with opened(tmp_path) as doors:
+        doors.ucloud.know(*ids)
+        body = {"items": [doors.job(id_) for id_ in ids]}
+        assert doors.ask("POST", "/ucloud/example/jobs", body, **doors.as_ucloud()).is_success
+        assert begun.wait(60)
+        doors.offline.site.store.set_fact(UNTOLD, "[]")
+    assert sum(len(doors.ucloud.updates(id_)) for id_ in ids) == 1
+    assert len(doors.offline.site.store.due(after=0, limit=99)) >= len(ids) - 1
+    assert "UCloud is told all again" not in caplog.text
+    assert doors.offline.site.store.fact(UNTOLD) is not None
 
 
 @pytest.mark.scenario(65)
