@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, TryAgain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {"9p", "afs", "beegfs", "ceph", "cifs", "gfs2", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "panfs"}
@@ -153,7 +153,12 @@ class Database:
 
     def set_fact(self, name: str, value: str | None) -> None:
         """Remember something, or forget it."""
+        self.change_fact(name, lambda _: value)
+
+    def change_fact(self, name: str, change: Callable[[str | None], str | None]) -> None:
+        """Remember what `change` makes of what is remembered: no other process's words are lost in between."""
         with self._transaction() as connection:
+            value = change(self.fact(name))
             if value is None:
                 connection.execute("DELETE FROM facts WHERE name = ?", (name,))
             else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import InvalidInput, Unknown
@@ -19,7 +20,7 @@ from slurm_adapter.receivers.interface import Message
 from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from slurm_adapter.receivers.interface import Receiver
     from slurm_adapter.site import Site
@@ -59,7 +60,7 @@ def verify(site: Site, wanted: Sequence[Job]) -> list[str]:
     doubted = {id_: account for id_, account in accounts.items() if id_ not in gone}
     if not doubted:
         return []
-    site.store.set_fact(_DOUBTED, json.dumps(_doubted(site) | doubted))
+    site.store.change_fact(_DOUBTED, lambda noted: json.dumps(_read(noted) | doubted))
     return [_explain(doubted)]
 
 
@@ -75,8 +76,8 @@ def end_doubted(site: Site, receiver: Receiver, *, end_many: bool = False) -> li
         gone = _dead(site, doubted)
         _tell(site, receiver, [id_ for id_ in doubted if id_ in gone])
         doubted = {id_: account for id_, account in doubted.items() if id_ not in gone}
-    if doubted != noted:
-        site.store.set_fact(_DOUBTED, json.dumps(doubted) if doubted else None)
+    if settled := noted.keys() - doubted.keys():
+        site.store.change_fact(_DOUBTED, partial(_without, settled))
     return [_explain(doubted)] if doubted else []
 
 
@@ -119,8 +120,18 @@ def _tell(site: Site, receiver: Receiver, ids: Iterable[str]) -> None:
 
 
 def _doubted(site: Site) -> dict[str, str | None]:
-    found: dict[str, str | None] = json.loads(site.store.fact(_DOUBTED) or "{}")
+    return _read(site.store.fact(_DOUBTED))
+
+
+def _read(noted: str | None) -> dict[str, str | None]:
+    found: dict[str, str | None] = json.loads(noted or "{}")
     return found
+
+
+def _without(settled: Collection[str], noted: str | None) -> str | None:
+    """What is left of what was noted, which may have become more since these were settled."""
+    left = {id_: account for id_, account in _read(noted).items() if id_ not in settled}
+    return json.dumps(left) if left else None
 
 
 def _explain(doubted: Mapping[str, str | None]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,16 +14,19 @@ from slurm_adapter import verifying
 from slurm_adapter.check import Level, check_site
 from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
 from slurm_adapter.errors import TryAgain
+from slurm_adapter.receivers.ucloud import UcloudReceiver
 from slurm_adapter.specification import Job, Owner
 from slurm_adapter.sync import sync
 from tests.offline import Offline
 from tests.ucloud_double import Ucloud, ucloud
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from slurm_adapter.receivers.interface import Message, Told
     from slurm_adapter.records import Record
+    from slurm_adapter.site import Site
 
 __all__ = ["ucloud"]
 
@@ -138,6 +142,39 @@ def test_many_at_once_wait_for_somebody_to_look(site: Offline, ucloud: Ucloud) -
     assert {ucloud.state(id_) for id_ in ids} == {"IN_QUEUE"}
     assert sync(site.site, end_many=True).problems == ()
     assert {ucloud.state(id_) for id_ in ids} == {"FAILURE"}
+
+
+def test_what_two_have_noted_at_once_is_kept_of_both(site: Offline) -> None:
+    token = f"{site.site.store.instance}-example"
+    ids = [str(4101 + number) for number in range(40)]
+
+    def ask(own: Site, id_: str) -> list[str]:
+        with closing(own.store):
+            return verifying.verify(own, [asked(site, id_, f"{token}-{id_}")])
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(ask, [site.site.beside() for _ in ids], ids))
+    said = verifying.doubts(site.site)
+    assert said is not None
+    assert f"takes {len(ids)} jobs" in said, "some were lost"
+
+
+def test_what_is_noted_while_others_are_settled_is_kept(
+    site: Offline, ucloud: Ucloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = f"{site.site.store.instance}-example"
+    ucloud.know("4101", "4102")
+    assert verifying.verify(site.site, [asked(site, "4101", f"{token}-4101")]) != []
+    inner = UcloudReceiver.tell
+
+    def tell(self: UcloudReceiver, messages: Sequence[Message]) -> Told:
+        assert verifying.verify(site.site, [asked(site, "4102", f"{token}-4102")]) != []
+        return inner(self, messages)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UcloudReceiver, "tell", tell)
+        sync(site.site, end_many=True)
+    assert "(4102)" in str(verifying.doubts(site.site))
 
 
 def test_one_that_is_known_again_is_in_doubt_no_longer(site: Offline, ucloud: Ucloud) -> None:
