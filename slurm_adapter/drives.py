@@ -23,7 +23,7 @@ from slurm_adapter.specification import FileValue, Owner, ProductReference, Text
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from slurm_adapter.config import Config
     from slurm_adapter.specification import JobSpecification
@@ -110,10 +110,13 @@ def may_be_ucloud_drive(id_: str) -> bool:
 
 
 def to_ask_ucloud_for(
-    specification: JobSpecification, config: Config, owner: Owner, account: str
+    specification: JobSpecification, defaults: Mapping[str, FileValue], config: Config, owner: Owner, account: str
 ) -> Iterator[tuple[str, str]]:
-    """The drives that a job names and the site does not know, each with the place in the specification."""
-    values = [(f"parameters.{name}", value) for name, value in specification.parameters.items()]
+    """The drives that a job names and the site does not know, each with the place in the specification.
+
+    So does its application for it: `defaults` has those files by parameter; see `invocation.default_files`.
+    """
+    values = [(f"parameters.{name}", value) for name, value in {**defaults, **specification.parameters}.items()]
     values += [(f"resources[{number}]", value) for number, value in enumerate(specification.resources)]
     paths = [(f"{place}.path", value.path) for place, value in values if isinstance(value, FileValue)]
     if specification.opened_file:

@@ -8,7 +8,7 @@ Every value is honoured or refused with the reason. The only parameters that an 
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,21 @@ def bind(
     if problems:
         raise InvalidInput("\n".join(problems))
     return bound
+
+
+def default_files(given: Mapping[str, AppParameterValue], application: Application) -> dict[str, FileValue]:
+    """The files that the application itself names for parameters to which the job gives nothing, by parameter.
+
+    What is wrong with a default or a workflow is left to `bind`.
+    """
+    found = {}
+    for name, parameter in _with_workflows(Bound(), application, given, []).items():
+        if name not in given and parameter.type in {"input_file", "input_directory"}:
+            with suppress(InvalidInput):
+                value = _default(parameter)
+                if isinstance(value, FileValue):
+                    found[name] = value
+    return found
 
 
 def _with_workflows(

@@ -33,7 +33,7 @@ from slurm_adapter.drives import (
     ucloud_path,
 )
 from slurm_adapter.errors import AdapterError, Duplicate, InvalidConfig, InvalidInput, Refused, TryAgain, Unknown
-from slurm_adapter.invocation import is_injected
+from slurm_adapter.invocation import default_files, is_injected
 from slurm_adapter.plan import live_row, submitted_text
 from slurm_adapter.publishing import publish_hosts
 from slurm_adapter.records import STANDALONE, Peer, Record, Stage, by_account, same_job
@@ -496,10 +496,9 @@ def _translate(
     drives: Sequence[Drive] = (),
 ) -> Translation:
     account = site.account_of(owner)
-    wanted = item.specification.application
     return translate(
         item.specification,
-        item.application or site.catalogue.find(wanted.name, wanted.version),
+        _application(site, item),
         site.config,
         owner,
         product=item.product,
@@ -513,8 +512,13 @@ def _translate(
     )
 
 
+def _application(site: Site, item: Item) -> Application:
+    wanted = item.specification.application
+    return item.application or site.catalogue.find(wanted.name, wanted.version)
+
+
 def _ask_for_drives(site: Site, owner: Owner, items: Sequence[Item], caller: Caller) -> list[Drive]:
-    """The drives that jobs from UCloud name, that only UCloud knows, and that are of this workspace.
+    """The drives that jobs from UCloud, or their applications, name, that only UCloud knows, and of this workspace.
 
     Raises `TryAgain` where it cannot tell, and `InvalidInput` where such a drive has no folder here.
     """
@@ -526,7 +530,8 @@ def _ask_for_drives(site: Site, owner: Owner, items: Sequence[Item], caller: Cal
         if item.id is None:
             continue
         with naming(number, items):
-            for id_, place in to_ask_ucloud_for(item.specification, site.config, owner, account):
+            defaults = default_files(item.specification.parameters, _application(site, item))
+            for id_, place in to_ask_ucloud_for(item.specification, defaults, site.config, owner, account):
                 if id_ not in found:
                     _go_on(caller)
                     told = site.ucloud_drives.find(id_)

@@ -72,6 +72,28 @@ def test_a_drive_that_only_ucloud_knows_is_the_folder_that_it_was_registered_wit
     assert asked(doors) == ["77"]
 
 
+def test_a_drive_that_only_the_application_names_is_asked_for(doors: Doors) -> None:
+    data = {"type": "input_file", "name": "data", "defaultValue": {"type": "file", "path": "/77/data"}}
+    job = doors.job("1")
+    job["status"]["resolvedApplication"] = {
+        "metadata": {"name": "sleeper", "version": "1"},
+        "invocation": {
+            "tool": {"tool": {"description": {"backend": "NATIVE"}}},
+            "invocation": [{"type": "word", "word": "cat"}, {"type": "var", "variableNames": ["data"]}],
+            "parameters": [data],
+        },
+    }
+    answer = doors.ask("POST", JOBS, {"items": [job]}, **doors.as_ucloud())
+    assert answer.status_code == 200, answer.text
+    assert f"cat {doors.offline.folder}/work/alice/data" in script(doors, "1")
+    own = job | {"id": "2", "specification": doors.item(parameters={"data": {"type": "file", "path": "/1/data"}})}
+    data["defaultValue"] = {"type": "file", "path": "/80/data"}
+    assert doors.ask("POST", JOBS, {"items": [own]}, **doors.as_ucloud()).status_code == 200
+    assert asked(doors) == ["77"], "only where the default counts"
+    answer = doors.ask("POST", JOBS, {"items": [job | {"id": "3"}]}, **doors.as_ucloud())
+    assert (answer.status_code, "parameters.data.path: drive '80' has no folder" in answer.text) == (400, True)
+
+
 def test_what_the_site_knows_is_not_asked_for(doors: Doors) -> None:
     assert create(doors, "/1/data")[0] == 200
     assert create(doors, "/1/data", "/55/data", project="p1", first=7)[0] == 200

@@ -23,7 +23,7 @@ from slurm_adapter.drives import (
     ucloud_path,
 )
 from slurm_adapter.errors import InvalidInput, Unknown
-from slurm_adapter.specification import Owner, parse_submission
+from slurm_adapter.specification import FileValue, Owner, parse_submission
 from tests.offline import configuration
 
 if TYPE_CHECKING:
@@ -312,9 +312,11 @@ def test_which_drives_ucloud_is_worth_asking_for(tmp_path: Path) -> None:
     }
     [job] = parse_submission(json.dumps(whole).encode())
     personal = Owner(created_by="alice")
-    assert list(to_ask_ucloud_for(job, config, personal, "alice")) == [
+    defaults = {name: FileValue(type="file", path=path) for name, path in (("two", "/8/a"), ("three", "/9/a"))}
+    assert list(to_ask_ucloud_for(job, defaults, config, personal, "alice")) == [
         ("2", "parameters.two.path"),
+        ("9", "parameters.three.path"),
         ("5", "resources[1].path"),
         ("6", "openedFile"),
     ]
-    assert list(to_ask_ucloud_for(job, config, Owner(created_by="alice", project="p1"), "alice")) == []
+    assert list(to_ask_ucloud_for(job, defaults, config, Owner(created_by="alice", project="p1"), "alice")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from slurm_adapter.application import BoolFlag, EnvironmentVariable, Parameter, Template, Variable, Word
 from slurm_adapter.bash import plain, quote
 from slurm_adapter.errors import InvalidInput
-from slurm_adapter.invocation import ARGUMENT_LIMIT
+from slurm_adapter.invocation import ARGUMENT_LIMIT, default_files
+from slurm_adapter.specification import parse_submission
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -178,6 +180,24 @@ def test_defaults(case: Case, kind: Any, default: Any, expected: str) -> None:
     parameters = (Parameter("p", kind, optional=True, default=default),)
     found = command(case.with_application(parameters=parameters, invocation=(Word("x"), Variable(("p",), "-p"))))
     assert found == f"x {expected}".rstrip()
+
+
+def test_files_that_the_application_names_itself(case: Case) -> None:
+    inputs = [{"type": "input_file", "name": "more", "optional": True, "defaultValue": file("/4/x")}]
+    parameters = (
+        Parameter("own", "input_file", default=file("/1/x")),
+        Parameter("folder", "input_directory", default={"path": "/2"}),
+        Parameter("given", "input_file", default=file("/3/x")),
+        Parameter("text", "text", default="/5/x"),
+        Parameter("wrong", "input_file", default={"path": 6}),
+        Parameter("none", "input_file", optional=True),
+        Parameter("flow", "workflow", optional=True),
+        Parameter("bad", "workflow", optional=True),
+    )
+    values = {"given": file("/7/x"), "flow": workflow("x", inputs=inputs), "bad": workflow("x", init="x")}
+    [job] = parse_submission(case.specification(parameters=values))
+    found = default_files(job.parameters, replace(case.application, parameters=parameters))
+    assert {name: value.path for name, value in found.items()} == {"own": "/1/x", "folder": "/2", "more": "/4/x"}
 
 
 def test_a_default_of_the_wrong_type_names_the_application(case: Case) -> None:
