@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Header, WebSocket
 from pydantic import Field, ValidationError
@@ -39,7 +39,7 @@ from slurm_adapter.specification import describe as describe_problems
 from slurm_adapter.transports.interface import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 
     from slurm_adapter.gateway.frames import Frame
     from slurm_adapter.gateway.gateway import Gateway
@@ -89,11 +89,8 @@ async def open_folder_for_ucloud(
     username: Annotated[str | None, Header(alias="ucloud-username", include_in_schema=False)] = None,
 ) -> Bulk[Session]:
     """Open sessions with shells in folders, for the user who is named in a header (contract 3.2)."""
-    looking = gateway.workers.ask(folder_shells.find_for_ucloud, [item.folder for item in request.items], username)
-    try:
-        folders = await gateway.behind.in_time(looking, behind.LONGEST_SECONDS, "looking for folders")
-    except behind.GoesOn:
-        raise TryAgain("UCloud or the cluster takes too long to tell of these folders; try again") from None
+    named = [item.folder for item in request.items]
+    folders = await _in_time(gateway, gateway.workers.ask(folder_shells.find_for_ucloud, named, username))
     return Bulk(responses=_folder_sessions(gateway, folders))
 
 
@@ -111,7 +108,8 @@ async def open_folder_for_users(
     gateway: Shared, owner: users.Caller, grant: users.Grant, request: BulkRequest[FolderTerminal]
 ) -> Bulk[UserSession]:
     """Open sessions with shells on the login node, in folders of this workspace's drives."""
-    folders = await gateway.workers.ask(folder_shells.find, owner, [item.folder for item in request.items])
+    named = [item.folder for item in request.items]
+    folders = await _in_time(gateway, gateway.workers.ask(folder_shells.find, owner, named))
     mine = [replace(folder, grant=grant) for folder in folders]
     return Bulk(responses=_for_user(gateway, _folder_sessions(gateway, mine)))
 
@@ -253,6 +251,14 @@ def _check_grant(site: Site, grant: str | None) -> None:
 
 def _find_own(site: Site, wanted: Sequence[Job]) -> list[Record]:
     return [provider.get_own(site, job) for job in wanted]
+
+
+async def _in_time(gateway: Gateway, looking: Coroutine[Any, Any, list[Folder]]) -> list[Folder]:
+    """The folders, once they are found; a cluster or a UCloud that hangs is not waited for. Raises `TryAgain` then."""
+    try:
+        return await gateway.behind.in_time(looking, behind.LONGEST_SECONDS, "looking for folders")
+    except behind.GoesOn:
+        raise TryAgain("UCloud or the cluster takes too long to tell of these folders; try again") from None
 
 
 def _folder_sessions(gateway: Gateway, folders: Sequence[Folder]) -> tuple[Session, ...]:

@@ -16,7 +16,7 @@ from tests.gateway.doors import WIRE, Doors, opened
 from tests.gateway.test_shell import browser
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import httpx
@@ -217,19 +217,22 @@ def test_a_site_that_has_not_turned_them_on_has_none(tmp_path: Path, missing: di
             assert f"gateway.{next(iter(missing))}" in answer.json()["why"]
 
 
-def test_a_cluster_or_ucloud_that_is_slow_is_503_to_ucloud(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner, go_on = folder_shells.find_for_ucloud, threading.Event()
+@pytest.mark.parametrize(("named", "asked"), [("find_for_ucloud", ask_as_ucloud), ("find", ask)])
+def test_a_cluster_or_ucloud_that_is_slow_is_503(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, named: str, asked: Callable[[Doors, str], httpx.Response]
+) -> None:
+    inner, go_on = getattr(folder_shells, named), threading.Event()
 
-    def slow(*asked: Any) -> Any:
+    def slow(*wanted: Any) -> Any:
         assert go_on.wait(60)
-        return inner(*asked)
+        return inner(*wanted)
 
-    monkeypatch.setattr(folder_shells, "find_for_ucloud", slow)
+    monkeypatch.setattr(folder_shells, named, slow)
     monkeypatch.setattr(behind, "LONGEST_SECONDS", 0.2)
     try:
-        answer = ask_as_ucloud(doors, "/123/x")
+        answer = asked(doors, "/123/x")
         assert (answer.status_code, "too long" in answer.json()["why"]) == (503, True)
     finally:
         go_on.set()
     monkeypatch.setattr(behind, "LONGEST_SECONDS", 60.0)
-    assert ask_as_ucloud(doors, "/123/x").status_code == 200
+    assert asked(doors, "/123/x").status_code == 200
