@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from slurm_adapter.gateway.authentication import UcloudKey
 from slurm_adapter.gateway.behind import Behind
 from slurm_adapter.gateway.ending import Ender
+from slurm_adapter.gateway.extending import Extender
 from slurm_adapter.gateway.following import Following
 from slurm_adapter.gateway.metrics import Counted, Metrics
 from slurm_adapter.gateway.sessions import Sessions
@@ -41,6 +42,7 @@ class Gateway:
         self.submitter = Submitter(self.workers)
         self.behind = Behind()
         self.ender = Ender(self.workers, self.behind)
+        self.extender = Extender(self.workers)
         self.following = Following(self.workers)
         self.web = Web(self.config, self.workers)
         self.utilizations = Utilizations(self.workers)

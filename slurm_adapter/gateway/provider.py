@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Concatenate
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query
 
@@ -39,10 +39,9 @@ from slurm_adapter.gateway.schemas import (
 from slurm_adapter.specification import Job, Owner, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
 
     from slurm_adapter.gateway.gateway import Gateway
-    from slurm_adapter.gateway.workers import P
     from slurm_adapter.records import Record
     from slurm_adapter.site import Site
 
@@ -84,36 +83,35 @@ async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
 @api.post("/jobs/extend")
 async def extend(gateway: Shared, request: BulkRequest[JobExtension]) -> Bulk[Empty]:
     """Give jobs more time, added to what they have."""
-    wanted = [(item.job, item.requested_time.in_seconds) for item in request.items]
-    await _change(gateway, "extend jobs", _extend, wanted)
+    await _change(gateway, "extend jobs", _extend(gateway, request.items))
     return done(request.items)
 
 
 @api.post("/jobs/suspend")
 async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs rest; they keep their nodes."""
-    await _change(gateway, "suspend jobs", _suspend, [item.job for item in request.items])
+    await _change(gateway, "suspend jobs", gateway.workers.change(_suspend, [item.job for item in request.items]))
     return done(request.items)
 
 
 @api.post("/jobs/unsuspend")
 async def unsuspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs that rest run on."""
-    await _change(gateway, "let jobs run on", _resume, [item.job for item in request.items])
+    await _change(gateway, "let jobs run on", gateway.workers.change(_resume, [item.job for item in request.items]))
     return done(request.items)
 
 
 @api.post("/jobs/attachResource")
 async def attach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Give a job that runs one more peer."""
-    await _change(gateway, "attach a peer", _attach, request)
+    await _change(gateway, "attach a peer", gateway.workers.change(_attach, request))
     return Empty()
 
 
 @api.post("/jobs/detachResource")
 async def detach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Take a peer from a job that runs."""
-    await _change(gateway, "detach a peer", _detach, request)
+    await _change(gateway, "detach a peer", gateway.workers.change(_detach, request))
     return Empty()
 
 
@@ -248,14 +246,16 @@ def get_own(site: Site, job: Job) -> Record:
     return found[0]
 
 
-async def _change(
-    gateway: Gateway, what: str, work: Callable[Concatenate[Site, P], None], *args: P.args, **kwargs: P.kwargs
-) -> None:
+def get_all(site: Site, wanted: Iterable[Job]) -> list[Record]:
+    """These jobs, in order. Raises `NotFound` for the first that is not known here."""
+    return [get_own(site, job) for job in wanted]
+
+
+async def _change(gateway: Gateway, what: str, changing: Coroutine[Any, Any, None]) -> None:
     """Change jobs in Slurm. Raises what the work raises, and `Refused` where it goes on behind the answer.
 
     A 503 would say that nothing was done, and a repetition would do it twice.
     """
-    changing = gateway.workers.change(work, *args, **kwargs)
     try:
         await gateway.behind.in_time(changing, behind.LONGEST_SECONDS, what)
     except behind.GoesOn:
@@ -265,21 +265,22 @@ async def _change(
         ) from None
 
 
-def _extend(site: Site, wanted: Sequence[tuple[Job, int]]) -> None:
-    own = [(get_own(site, job).id, seconds) for job, seconds in wanted]
+async def _extend(gateway: Gateway, wanted: Sequence[JobExtension]) -> None:
+    records = await gateway.workers.call(get_all, [item.job for item in wanted])
+    seconds = [item.requested_time.in_seconds for item in wanted]
     try:
-        operations.extend(site, own)
+        await gateway.extender.extend(list(zip([record.id for record in records], seconds, strict=True)))
     except (TryAgain, Unknown) as error:
         # UCloud asks again by itself after a 503, and what was done before the failure would be done twice.
         raise Refused(f"it is not sure that all of it was done: {error}") from error
 
 
 def _suspend(site: Site, wanted: Sequence[Job]) -> None:
-    operations.suspend(site, [get_own(site, job).id for job in wanted])
+    operations.suspend(site, [record.id for record in get_all(site, wanted)])
 
 
 def _resume(site: Site, wanted: Sequence[Job]) -> None:
-    operations.resume(site, [get_own(site, job).id for job in wanted])
+    operations.resume(site, [record.id for record in get_all(site, wanted)])
 
 
 def _attach(site: Site, change: ResourceChange) -> None:

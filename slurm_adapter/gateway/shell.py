@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.sessions import Target
     from slurm_adapter.records import Record
     from slurm_adapter.site import Site
-    from slurm_adapter.specification import Job
     from slurm_adapter.transports.interface import Stream
 
 T = TypeVar("T")
@@ -78,7 +77,7 @@ class _Call(Wire):
 @for_ucloud.post("/jobs/interactiveSession")
 async def open_for_ucloud(gateway: Shared, request: BulkRequest[JobSessionRequest]) -> Bulk[Session]:
     """Open sessions with jobs: shells, and what their applications show."""
-    records = await gateway.workers.call(_find_own, [item.job for item in request.items])
+    records = await gateway.workers.call(provider.get_all, [item.job for item in request.items])
     return Bulk(responses=_sessions(gateway, records, request.items))
 
 
@@ -247,10 +246,6 @@ async def _check(gateway: Gateway, target: Target | Folder, until: float) -> Non
 
 def _check_grant(site: Site, grant: str | None) -> None:
     check_grant(site.store, grant, site.clock())
-
-
-def _find_own(site: Site, wanted: Sequence[Job]) -> list[Record]:
-    return [provider.get_own(site, job) for job in wanted]
 
 
 async def _in_time(gateway: Gateway, looking: Coroutine[Any, Any, list[Folder]]) -> list[Folder]:

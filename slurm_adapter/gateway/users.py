@@ -189,7 +189,8 @@ async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindByI
 async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]) -> Bulk[Empty]:
     """Give jobs more time, added to what they have."""
     wanted = [(item.job_id, item.requested_time.in_seconds) for item in request.items]
-    await gateway.workers.change(_extend, owner, wanted)
+    await gateway.workers.call(find_owned, owner, [id_ for id_, _ in wanted])
+    await gateway.extender.extend(wanted)
     return done(request.items)
 
 
@@ -268,11 +269,6 @@ def find_owned(site: Site, owner: Owner, ids: Sequence[str]) -> list[Record]:
         if record is None or not jobs.same_workspace(record, owner):
             raise NotFound(f"Permission denied or job not found ({id_})")
     return [known[id_] for id_ in ids]
-
-
-def _extend(site: Site, owner: Owner, wanted: Sequence[tuple[str, int]]) -> None:
-    find_owned(site, owner, [id_ for id_, _ in wanted])
-    operations.extend(site, wanted)
 
 
 def _suspend(site: Site, owner: Owner, ids: Sequence[str]) -> None:

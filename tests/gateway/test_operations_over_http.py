@@ -13,8 +13,10 @@ from tests.gateway.doors import Doors, opened
 from tests.gateway.test_ending import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    import httpx
 
     from slurm_adapter.records import Record
     from slurm_adapter.site import Site
@@ -144,6 +146,43 @@ def test_a_change_that_is_slow_is_answered_in_time_and_goes_on(
     finally:
         go_on.set()
     assert done.wait(60), "it goes on"
+
+
+def test_who_asks_once_more_while_an_answer_is_late_is_not_given_the_time_twice(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = start(doors, "1").time_limit
+    start(doors, "2")
+    inner, begun, go_on, done = operations.extend, threading.Event(), threading.Event(), threading.Event()
+
+    def slow(site: Site, wanted: Sequence[tuple[str, int]]) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        inner(site, wanted)
+        done.set()
+
+    def press(*ids: str) -> httpx.Response:
+        items = [{"job": doors.job(id_), "requestedTime": HOUR} for id_ in ids]
+        return doors.ask("POST", f"{JOBS}/extend", {"items": items}, **doors.as_ucloud())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(operations, "extend", slow)
+        patch.setattr(behind, "LONGEST_SECONDS", 0.2)
+        try:
+            assert (press("1").status_code, begun.wait(60)) == (400, True)
+            patch.setattr(operations, "extend", inner)
+            patch.setattr(behind, "LONGEST_SECONDS", 60.0)
+            own = {"items": [{"jobId": "1", "requestedTime": HOUR}]}
+            for again in (press("1"), press("2", "1"), doors.ask("POST", "/api/jobs/extend", own, **doors.token())):
+                assert again.status_code == 400
+                assert "job 1 is being given more time just now" in again.json()["why"]
+            assert doors.ask("POST", "/api/jobs/extend", own, **doors.token("bob")).status_code == 404
+        finally:
+            go_on.set()
+    assert done.wait(60)
+    assert [doors.offline.site.store.get(id_).time_limit for id_ in ("1", "2")] == [before + 3600, before]
+    wait_until(lambda: press("1").status_code == 200, "it is never extended again")
+    assert doors.offline.site.store.get("1").time_limit == before + 2 * 3600
 
 
 def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
