@@ -29,7 +29,7 @@ from slurm_adapter.gateway.lasting import until_one_ends, while_allowed
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 CONNECT_SECONDS = 10.0
 """How long a node may take to answer at all. What an application takes for its answer is its own business."""
@@ -101,7 +101,7 @@ async def forward(
     scheme: str,
     without: Collection[str] = (),
 ) -> None:
-    """Have a request or a WebSocket answered there; the latter as long as `check` raises nothing.
+    """Have a request or a WebSocket answered there, as long as `check` raises nothing.
 
     `scheme` is that of the browser's address bar; `without`: names of cookies, or beginnings of such, that only the
     gateway sees.
@@ -110,7 +110,7 @@ async def forward(
     if scope["type"] == "websocket":
         await _forward_socket(scope, receive, send, way, headers, check)
     else:
-        await _forward_request(scope, receive, send, way, headers)
+        await _forward_request(scope, receive, send, way, headers, check)
 
 
 def silent(way: Way) -> HTMLResponse:
@@ -126,7 +126,7 @@ def _broken(error: Exception) -> HTMLResponse:
     return page(HTTPStatus.BAD_GATEWAY, f"The job's application broke off: {type(error).__name__}.")
 
 
-async def _forward_request(scope: Scope, receive: Receive, send: Send, way: Way, headers: Pairs) -> None:
+async def _forward_request(scope: Scope, receive: Receive, send: Send, way: Way, headers: Pairs, check: Check) -> None:
     uploaded = asyncio.Event()
     given = Headers(scope=scope)
     has_body = given.get("content-length", "0") != "0" or "transfer-encoding" in given
@@ -159,7 +159,19 @@ async def _forward_request(scope: Scope, receive: Receive, send: Send, way: Way,
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    await until_one_ends(_answer(request, scope, receive, send, way), gone())
+    begun = asyncio.Event()
+
+    async def give(message: Message) -> None:
+        begun.set()
+        await send(message)
+
+    try:
+        await until_one_ends(_answer(request, scope, receive, give, way), gone(), while_allowed(check))
+    except AdapterError as error:
+        # An answer that has begun has no end then, as where an application breaks off.
+        _log.info("an answer of an application was cut: %s", error)
+        if not begun.is_set():
+            await refuse(scope, receive, send, page(HTTPStatus.UNAUTHORIZED, "This session is over."))
 
 
 async def _answer(request: httpx.Request, scope: Scope, receive: Receive, send: Send, way: Way) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -420,6 +421,38 @@ def test_a_socket_is_closed_once_its_session_is_over(ground: Ground, monkeypatch
             ground.keep(ground.record, **({"state": JobState.SUCCESS} if how == "job" else {"restarts": 1}))
         with pytest.raises(ConnectionClosed, match="this session is over"):
             client.recv(timeout=30)
+
+
+@pytest.mark.parametrize("how", ["cookie", "job", "run"])
+def test_an_answer_is_cut_once_its_session_is_over(either: Ground, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    GONE.clear()
+    cookie = either.cookie()
+    headers = {"Host": either.host(), **cookie}
+    with httpx.stream("GET", f"http://{either.address}/endless", headers=headers, timeout=30) as answer:
+        pieces = answer.iter_bytes()
+        assert next(pieces) == b"first\n"
+        if how == "cookie":
+            either.web.cookies.redeem(cookie["Cookie"].partition("=")[2])
+        else:
+            either.keep(either.record, **({"state": JobState.SUCCESS} if how == "job" else {"restarts": 1}))
+        with pytest.raises(httpx.RemoteProtocolError):
+            next(pieces)
+    assert GONE.wait(60)
+
+
+def test_an_answer_that_has_not_begun_says_that_its_session_is_over(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    cookie = ground.cookie()
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
+        ground.keep(ground.record, web_port=server.getsockname()[1])
+        answer = threads.submit(ground.ask, "GET", "/", headers=cookie)
+        application, _ = server.accept()
+        with application:
+            ground.web.cookies.redeem(cookie["Cookie"].partition("=")[2])
+            assert (answer.result(60).status_code, "session is over" in answer.result().text) == (401, True)
 
 
 def test_a_desktop_is_closed_once_its_session_is_over(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
