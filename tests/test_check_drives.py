@@ -1,11 +1,13 @@
-"""`check` says where drives are, and which have no folder."""
+"""`check` says where drives are, which have no folder, and whom shells in their folders let in."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from slurm_adapter import check
 from slurm_adapter.check import Level, check_site
 from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
 from slurm_adapter.errors import TryAgain
@@ -21,7 +23,7 @@ __all__ = ["ucloud"]
 
 
 def found(folder: Path, more: dict[str, Any]) -> dict[str, Level]:
-    """What `check` finds of drives, on a site without a Slurm to ask for its partitions."""
+    """What `check` finds of drives and of shells in them, on a site without a Slurm to ask for its partitions."""
     site = Offline(folder, more)
 
     def before(command: Command) -> None:
@@ -31,7 +33,7 @@ def found(folder: Path, more: dict[str, Any]) -> dict[str, Level]:
     site.transport.before = before
     with site.site:
         findings = list(check_site(site.site))
-    beginnings = ("drive", "UCloud's drives", "ucloud.ask_for_drives", "GET ")
+    beginnings = ("drive", "UCloud's drives", "ucloud.ask_for_drives", "GET ", "gateway.folder_shells")
     return {each.text: each.level for each in findings if each.text.startswith(beginnings)}
 
 
@@ -92,6 +94,57 @@ def test_a_ucloud_that_does_not_tell(ucloud: Ucloud, tmp_path: Path) -> None:
     assert said[f"drive 1 is {tmp_path}"] is Level.GOOD
     [problem] = [text for text, level in said.items() if level is Level.PROBLEM]
     assert "files/collections/control/browse was answered with 500" in problem
+
+
+SHELLS = {"folder_shells": True, "url": "https://gateway.example.org"}
+
+
+@pytest.mark.parametrize("identity", ["sudo", "pattern", "service"])
+def test_whom_shells_in_folders_let_in_and_where(tmp_path: Path, identity: str) -> None:
+    more: dict[str, Any] = {"gateway": SHELLS, "drive_pattern": {"user": f"{tmp_path}/home/{{user}}/{{drive}}"}}
+    level, says = Level.NOTE, "Accounts: alice, bob; no others"
+    if identity == "pattern":
+        more["identity"] = {"users": {"alice": "alice"}, "pattern": "u-{user}"}
+        says = "Accounts: alice; others by identity.pattern"
+    elif identity == "service":
+        more["identity"] = {"mode": "service", "service_user": "alice"}
+        level, says = Level.WARNING, "that is alice for all"
+    said = {text: level for text, level in found(tmp_path, more).items() if text.startswith("gateway.")}
+    [(opens, its), (tried, good)] = said.items()
+    assert (its, says in opens) == (level, True), opens
+    assert "users with tokens get login shells on the login node" in opens
+    assert good is Level.GOOD
+    assert tried == f"gateway.folder_shells: alice can be given a terminal on {os.uname().nodename}"
+
+
+@pytest.mark.parametrize(
+    ("gateway", "drives", "says"),
+    [
+        ({"folder_shells": True}, True, ["gateway.url is not set"]),
+        (SHELLS, False, ["no folder to begin in"]),
+        ({**SHELLS, "folder_shells": False}, True, []),
+    ],
+)
+def test_shells_in_folders_that_cannot_be(
+    tmp_path: Path, gateway: dict[str, Any], says: list[str], *, drives: bool
+) -> None:
+    table = [{"id": "1", "path": str(tmp_path)}] if drives else []
+    said = found(tmp_path, {"gateway": gateway, "drives": table})
+    warnings = [text for text, level in said.items() if level is Level.WARNING]
+    assert [each in text for each, text in zip(says, warnings, strict=True)] == [True] * len(says)
+    assert says or not [text for text in said if text.startswith("gateway.")]
+
+
+def test_a_login_node_that_gives_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "_TERMINAL", "echo 'sorry, not in a terminal'; exit 1")
+    said = found(tmp_path, {"gateway": SHELLS, "drives": [{"id": "1", "path": f"{tmp_path}"}]})
+    [problem] = [text for text, level in said.items() if level is Level.PROBLEM]
+    assert "alice cannot be given a shell on the login node: sorry, not in a terminal; it needs" in problem
+    monkeypatch.setattr(check, "_TERMINAL", "sleep 60; echo 'a terminal on time.'")
+    monkeypatch.setattr(check, "_TERMINAL_SECONDS", 0.1)
+    said = found(tmp_path, {"gateway": SHELLS, "drives": [{"id": "1", "path": f"{tmp_path}"}]})
+    [problem] = [text for text, level in said.items() if level is Level.PROBLEM]
+    assert "nothing was said" in problem
 
 
 def _with(ucloud: Ucloud, folder: Path, *, asks: bool) -> dict[str, Any]:
