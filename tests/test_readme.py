@@ -112,3 +112,8 @@ def test_the_example_shows_the_defaults(table: str) -> None:
 def test_every_command_block_is_marked() -> None:
     assert README.count("<!-- test command -->") == 1
     assert README.count("<!-- demo command -->") == 1
+
+
+def test_no_line_of_its_prose_is_longer_than_120() -> None:
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
