@@ -39,13 +39,15 @@ def problems(adapter: Adapter) -> list[str]:
 @pytest.mark.parametrize("identity", ["sudo", "service"])
 @pytest.mark.parametrize("transport", ["local", "ssh"])
 def test_a_good_site(make_adapter: AdapterMaker, transport: Transport, identity: Identity) -> None:
-    adapter = make_adapter(transport, identity)
+    more = '[gateway]\nurl = "https://gateway.example.org"\nfolder_shells = true\n'
+    adapter = make_adapter(transport, identity, more=more)
     done = adapter.run("check")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     levels = {line.split()[0] for line in done.stdout.splitlines()}
     assert levels <= {"ok", "note", "warning"}
     assert ("single tenant" in done.stdout) == (identity == "service")
     assert ("over SSH as ucloud" in done.stdout) == (transport == "ssh")
+    assert " can be given a terminal on login\n" in done.stdout
     assert "the firewall between jobs is not enforced" in done.stdout
     assert not adapter.site.store.all(1)
 
