@@ -248,7 +248,7 @@ def _partitions(site: Site) -> Iterator[Finding]:
 
 
 def _operator(site: Site) -> Iterator[Finding]:
-    """Whether an operator's commands can be given: one is, for job 0, which there never is.
+    """Whether an operator's commands can be given: one is, for a list of job 0, which there never is.
 
     scontrol looks for the job before it looks for the right: whether Slurm takes the account for an operator shows with
     the first job.
@@ -257,7 +257,7 @@ def _operator(site: Site) -> Iterator[Finding]:
         yield Finding(Level.NOTE, "jobs are not extended, suspended or resumed: there is no cluster.operator")
         return
     try:
-        site.scheduler.suspend([0])
+        site.scheduler.suspend([0, 0])
     except (Refused, Unknown) as error:
         if "for job 0" not in str(error).split(": ", 1)[-1]:
             yield Finding(Level.PROBLEM, f"cluster.operator: {error}")

@@ -45,13 +45,10 @@ def extend(site: Site, wanted: Sequence[tuple[str, int]]) -> list[Record]:
             with naming(number, wanted):
                 before = totals.get(record.id) or _limit_of(record, rows)
                 totals[record.id] = _check_total(site, record, before, seconds, longest.get(record.slurm_id or 0))
-        failures: dict[str, AdapterError] = {}
         changed = {record.id: record for record in records}
-        for record in changed.values():
-            try:
-                site.scheduler.set_time_limit(record.slurm_id or 0, totals[record.id])
-            except AdapterError as error:
-                failures[record.id] = error
+        by_slurm_id = {record.slurm_id or 0: record.id for record in changed.values()}
+        failed = site.scheduler.set_time_limits({slurm_id: totals[id_] for slurm_id, id_ in by_slurm_id.items()})
+        failures = {by_slurm_id[slurm_id]: error for slurm_id, error in failed.items()}
         seen = _limits_now(site, list(changed.values()), totals, failures)
         for id_, total in seen.items():
             site.store.amend(id_, partial(_told_limit, total), site.clock())  # unless a pass has told it

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter import operations
-from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
+from slurm_adapter.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
 from slurm_adapter.records import Stage
 from slurm_adapter.reporting import plan_lines
 from slurm_adapter.site import Site
@@ -18,7 +18,7 @@ from tests.adapter import UNTIL_TOLD
 from tests.offline import PRODUCT, Offline, peer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from slurm_adapter.records import Record
@@ -182,26 +182,25 @@ def test_the_minutes_of_slurm_and_the_tasks_that_have_ended_are_no_other_limit(o
 
 
 def test_a_lost_answer_may_have_been_a_yes(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    record, inner = long_job(offline), offline.slurm.set_time_limit
+    record, inner = long_job(offline), offline.slurm.set_time_limits
 
-    def lose(slurm_id: int, seconds: int) -> None:
-        inner(slurm_id, seconds)
-        raise Unknown("Socket timed out")
+    def lose(limits: Mapping[int, int]) -> Mapping[int, AdapterError]:
+        inner(limits)
+        return dict.fromkeys(limits, Unknown("Socket timed out"))
 
-    monkeypatch.setattr(offline.slurm, "set_time_limit", lose)
+    monkeypatch.setattr(offline.slurm, "set_time_limits", lose)
     assert operations.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
     assert told(offline.site, record) == [6 * HOUR * 1000]
 
 
 def test_what_slurm_refuses_is_told_and_what_it_did_is_kept(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, bad, inner = long_job(offline), long_job(offline), offline.slurm.set_time_limit
+    good, bad, inner = long_job(offline), long_job(offline), offline.slurm.set_time_limits
 
-    def refuse(slurm_id: int, seconds: int) -> None:
-        if slurm_id == bad.slurm_id:
-            raise Refused("Access/permission denied")
-        inner(slurm_id, seconds)
+    def refuse(limits: Mapping[int, int]) -> Mapping[int, AdapterError]:
+        refused: dict[int, AdapterError] = {offline.slurm_id(bad): Refused("Access/permission denied")}
+        return {**inner({id_: seconds for id_, seconds in limits.items() if id_ not in refused}), **refused}
 
-    monkeypatch.setattr(offline.slurm, "set_time_limit", refuse)
+    monkeypatch.setattr(offline.slurm, "set_time_limits", refuse)
     with pytest.raises(Refused, match=rf"job {bad.id} .*\(done: {good.id}\): Access/permission denied"):
         operations.extend(offline.site, [(bad.id, HOUR), (good.id, HOUR)])
     assert (told(offline.site, bad), offline.now(bad).time_limit) == ([], 5 * HOUR)

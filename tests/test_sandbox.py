@@ -231,7 +231,7 @@ def test_the_operators_rule_allows_three_commands_only(cluster: Cluster) -> None
     assert cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=20").returncode == 1
     assert operate("update", f"JobId={job}", "TimeLimit=00:20:00") == 0
     assert cluster.show(job)["TimeLimit"] == "00:20:00"
-    assert operate("suspend", job) == 0
+    assert operate("suspend", f"{job},{job}") == 0
     cluster.wait_state(job, "SUSPENDED")
     assert operate("resume", job) == 0
     cluster.wait_state(job, "RUNNING")

@@ -61,6 +61,8 @@ class Counted:
                 raise
             if name == "submit":
                 self._failures.labels(name).inc(sum(isinstance(each, InDoubt | NotStarted) for each in answer))
+            if name == "set_time_limits":
+                self._failures.labels(name).inc(len(answer))
             return answer
 
         return counted

@@ -197,8 +197,8 @@ Defaults:{ADAPTER.name} !requiretty
 root ALL=(ALL:ALL) ALL
 {ADAPTER.name} ALL=({jobs}) NOPASSWD: ALL
 {ADAPTER.name} ALL=({SLURM_ACCOUNT.name}) NOPASSWD: \\
-    /usr/bin/scontrol ^(suspend|resume) [0-9_]+$, \\
-    /usr/bin/scontrol ^(?i)update job(id)?=[0-9_]+ timelimit=[+]?[0-9:-]+$
+    /usr/bin/scontrol ^(suspend|resume) [0-9_,]+$, \\
+    /usr/bin/scontrol ^(?i)update job(id)?=[0-9_,]+ timelimit=[+]?[0-9:-]+$
 """
 
 

@@ -177,49 +177,43 @@ class CommandLineScheduler:
         self._check(listed, "squeue")
         return load.parse_load(shown.stdout, listed.stdout, partitions)
 
-    def set_time_limit(self, slurm_id: int, seconds: int) -> None:
-        """See `Scheduler.set_time_limit`."""
-        minutes = -(-seconds // 60)
-        self._operate("update", f"jobid={int(slurm_id)}", f"timelimit={minutes}")
+    def set_time_limits(self, limits: Mapping[int, int]) -> Mapping[int, AdapterError]:
+        """See `Scheduler.set_time_limits`. One command for each limit."""
+        by_minutes: dict[int, list[int]] = defaultdict(list)
+        for slurm_id, seconds in limits.items():
+            by_minutes[-(-seconds // 60)].append(slurm_id)
+        failures: dict[int, AdapterError] = {}
+        for minutes, slurm_ids in by_minutes.items():
+            failures |= self._operate(f"update jobid={{}} timelimit={minutes}", slurm_ids)
+        return failures
 
     def suspend(self, slurm_ids: Sequence[int]) -> None:
-        """See `Scheduler.suspend`. One command for each job, as sites' sudoers name them."""
-        self._operate_on_each("suspend", slurm_ids)
+        """See `Scheduler.suspend`. One command."""
+        for failure in self._operate("suspend {}", slurm_ids).values():
+            raise failure
 
     def resume(self, slurm_ids: Sequence[int]) -> None:
-        """See `Scheduler.resume`, and `suspend`."""
-        self._operate_on_each("resume", slurm_ids)
+        """See `Scheduler.resume`. One command."""
+        for failure in self._operate("resume {}", slurm_ids).values():
+            raise failure
 
-    def _operate_on_each(self, word: str, slurm_ids: Sequence[int]) -> None:
-        failures: list[AdapterError] = []
-        for slurm_id in slurm_ids:
+    def _operate(self, words: str, slurm_ids: Sequence[int]) -> dict[int, AdapterError]:
+        """An operator's command for many jobs; what went wrong with each of those that it may not have changed.
+
+        scontrol goes through a whole list whatever comes of one job in it, and then fails; it names each job that it
+        complains of, and of an array it answers for each task (measured with 22.05).
+        """
+        failures: dict[int, AdapterError] = {}
+        for some in _chunks(list(slurm_ids)):
             try:
-                self._operate(word, str(int(slurm_id)))
+                listed = words.format(",".join(str(int(id_)) for id_ in some))
+                result = self._run((*self._operator, "scontrol", *listed.split()))
             except AdapterError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
-
-    def _operate(self, *words: str) -> None:
-        """One command of an operator. Of an array scontrol answers for each task, and fails with any of them."""
-        result = self._run((*self._operator, "scontrol", *words))
-        if result.status == 0:
-            return
-        lines = f"{result.text}\n{result.complaint}".splitlines()
-        said = "; ".join(line.strip() for line in lines if line.strip() and not _DONE_ALREADY.search(line))
-        what = f"scontrol {' '.join(words)}"
-        if "Unable to contact slurm controller (connect failure)" in said:
-            raise TryAgain(f"{what}: Slurm's controller does not answer: {said}")
-        if not said and any(map(str.strip, lines)):
-            return
-        if _LOST.search(said) or not said:
-            raise Unknown(f"{what} failed with exit code {result.status}: {said or 'no word'}")
-        mend = (
-            "; cluster.operator must let the adapter's account run this as an operator of Slurm"
-            if result.status in {126, 127} or _NO_RIGHT.search(said)
-            else ""
-        )
-        raise Refused(f"{what}: {said}{mend}")
+                failures |= dict.fromkeys(some, error)
+                continue
+            for id_, said in _complaints(result, some).items():
+                failures[id_] = _judge(f"scontrol {words.format(id_)}", result.status, said)
+        return failures
 
     def nodes(self) -> Mapping[str, str]:
         """See `Scheduler.nodes`."""
@@ -275,7 +269,7 @@ class CommandLineScheduler:
 _LETTERS = string.ascii_letters + string.digits
 
 _COMPLAINT = re.compile(r"^(?:s\w+: (?:error|fatal): |slurm\w* error: |error: )")
-_HARMLESS = re.compile(r"RPC rate limit|obsolete|deprecated", re.IGNORECASE)
+_HARMLESS = re.compile(r"RPC rate limit|obsolete|deprecated|sudo: unable to resolve host", re.IGNORECASE)
 """Complaints of commands that went on to do what they were asked."""
 
 _NO_USER = re.compile(r"^squeue: error: Invalid user: ", re.MULTILINE)
@@ -289,7 +283,45 @@ _LOST = re.compile(r"timed out|Zero Bytes|connection|Unable to contact|Unexpecte
 """That there was no answer. The last is what scontrol says where the controller is out of reach, or the id unknown."""
 
 _NO_RIGHT = re.compile(r"sudo|denied|permitted", re.IGNORECASE)
+_OF_A_JOB = re.compile(r"^(?P<array>\d+)_\S+: | for job (?P<job>\d+)(?:_\S+)?$")
+"""Which job a line of scontrol's is about, in a list of them."""
+
 _GONE = re.compile(r"Invalid job id|already (?:completing|finished|completed)", re.IGNORECASE)
+
+
+def _complaints(result: Result, slurm_ids: Sequence[int]) -> dict[int, str]:
+    """What an operator's command said of each of these jobs that it may not have changed; empty for no word."""
+    if result.status == 0:
+        return {}
+    asked = frozenset(slurm_ids)
+    named: dict[int, list[str]] = {}
+    of_all: list[str] = []
+    for line in map(str.strip, f"{result.text}\n{result.complaint}".splitlines()):
+        found = _OF_A_JOB.search(line)
+        slurm_id = int(found["array"] or found["job"]) if found else -1
+        if slurm_id in asked:
+            named.setdefault(slurm_id, []).extend([] if _DONE_ALREADY.search(line) else [line])
+        elif line and not _HARMLESS.search(line):
+            of_all.append(line)
+    # With one job named, its list was gone through to its end, unless something else went wrong as well.
+    lost = bool(of_all) or not named or result.status != 1
+    said = {id_: "; ".join(named.get(id_, of_all)) for id_ in slurm_ids}
+    return {id_: words for id_, words in said.items() if words or (lost and id_ not in named)}
+
+
+def _judge(what: str, status: int, said: str) -> AdapterError:
+    """What it means that an operator's command said this."""
+    if "Unable to contact slurm controller (connect failure)" in said:
+        return TryAgain(f"{what}: Slurm's controller does not answer: {said}")
+    if _LOST.search(said) or not said:
+        return Unknown(f"{what} failed with exit code {status}: {said or 'no word'}")
+    mend = (
+        "; cluster.operator must let the adapter's account run this as an operator of Slurm, for one job and for a "
+        "list of them"
+        if status in {126, 127} or _NO_RIGHT.search(said)
+        else ""
+    )
+    return Refused(f"{what}: {said}{mend}")
 
 
 def _parts(stdout: bytes, mark: bytes) -> list[tuple[bytes, int]]:

@@ -25,8 +25,11 @@ from slurm_adapter.states import ENDED, WAITING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from slurm_adapter.errors import AdapterError
+
 _NODES = MappingProxyType({f"node{number:03}": f"192.0.2.{number}" for number in range(1, 5)})
 
+_AWAY = "Unable to contact slurm controller (connect failure)"
 _MEBIBYTE = 1024 * 1024
 _UNITS = MappingProxyType({"M": _MEBIBYTE, "G": 1024 * _MEBIBYTE})
 
@@ -163,13 +166,18 @@ class FakeScheduler:
             pending=sum(word in WAITING for _, word in words),
         )
 
-    def set_time_limit(self, slurm_id: int, seconds: int) -> None:
-        """See `Scheduler.set_time_limit`."""
-        tasks = self._live(slurm_id)
-        if not tasks:
-            raise Refused(f"Job has already finished for job {slurm_id}")
-        for job in tasks:
-            job.seen = job.seen._replace(time_limit=-(-seconds // 60) * 60)
+    def set_time_limits(self, limits: Mapping[int, int]) -> Mapping[int, AdapterError]:
+        """See `Scheduler.set_time_limits`."""
+        if self.down:
+            return dict.fromkeys(limits, TryAgain(_AWAY))
+        failures: dict[int, AdapterError] = {}
+        for slurm_id, seconds in limits.items():
+            tasks = self._live(slurm_id)
+            for job in tasks:
+                job.seen = job.seen._replace(time_limit=-(-seconds // 60) * 60)
+            if not tasks:
+                failures[slurm_id] = Refused(f"Job has already finished for job {slurm_id}")
+        return failures
 
     def suspend(self, slurm_ids: Sequence[int]) -> None:
         """See `Scheduler.suspend`."""
@@ -263,7 +271,7 @@ class FakeScheduler:
 
     def _reach(self) -> None:
         if self.down:
-            raise TryAgain("Unable to contact slurm controller (connect failure)")
+            raise TryAgain(_AWAY)
 
 
 def _wanted(submission: Submission) -> tuple[int, int]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from slurm_adapter.directives import Directive
+    from slurm_adapter.errors import AdapterError
 
 
 HAND_OVER_SECONDS = 250
@@ -134,7 +135,7 @@ class Scheduler(Protocol):
     """Talks to one Slurm cluster.
 
     Every method but `submit` raises `TryAgain` (nothing was done) or `Unknown` (the answer was lost, or cannot be
-    read) and then says nothing about any job. `set_time_limit`, `suspend` and `resume` need the rights of an operator
+    read) and then says nothing about any job. `set_time_limits`, `suspend` and `resume` need the rights of an operator
     of Slurm; they raise `Refused`, too, with Slurm's words.
     """
 
@@ -168,11 +169,12 @@ class Scheduler(Protocol):
         """How full these partitions are (scontrol(1), squeue(1)). One that does not exist has nothing."""
         ...
 
-    def set_time_limit(self, slurm_id: int, seconds: int) -> None:
-        """Give a job, with all tasks of it that have not ended, this time limit; Slurm counts in minutes, rounded up.
+    def set_time_limits(self, limits: Mapping[int, int]) -> Mapping[int, AdapterError]:
+        """Give jobs, with all tasks of them that have not ended, time limits in seconds; Slurm counts in minutes, up.
 
         In all, and not what is added: of `scontrol update TimeLimit=+N` in parallel some are lost (measured), since
-        scontrol itself reads the limit and adds to it.
+        scontrol itself reads the limit and adds to it. All are tried; the answer says what went wrong with each that
+        may not have its limit, by the errors that other methods raise. Raises nothing of its own.
         """
         ...
 

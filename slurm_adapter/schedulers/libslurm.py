@@ -184,9 +184,9 @@ class LibslurmScheduler:
         """See `Scheduler.load`. By Slurm's commands."""
         return self._commands.load(partitions)
 
-    def set_time_limit(self, slurm_id: int, seconds: int) -> None:
-        """See `Scheduler.set_time_limit`. By Slurm's command, as an operator; so are the next two."""
-        self._commands.set_time_limit(slurm_id, seconds)
+    def set_time_limits(self, limits: Mapping[int, int]) -> Mapping[int, AdapterError]:
+        """See `Scheduler.set_time_limits`. By Slurm's command, as an operator; so are the next two."""
+        return self._commands.set_time_limits(limits)
 
     def suspend(self, slurm_ids: Sequence[int]) -> None:
         """See `Scheduler.suspend`."""

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.errors import TryAgain, Unknown
+from slurm_adapter.errors import Refused, TryAgain, Unknown
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.schedulers.interface import Submission
 from slurm_adapter.transports.fake import FakeTransport
@@ -316,3 +316,50 @@ def test_cancel_while_the_controller_is_away() -> None:
     said = f"scancel: error: Kill job error on job id 1: {DOWN}".encode()
     with pytest.raises(TryAgain):
         CommandLineScheduler(FakeTransport(lambda _: Result(8, b"", said))).cancel({1: "alice"})
+
+
+GONE = "Job/step already completing or completed for job 2"
+DENIED = "Access/permission denied for job {}"
+OLD_RULE = "Sorry, user a is not allowed to execute '/usr/bin/scontrol suspend 1,2' as slurm on login."
+
+
+@pytest.mark.parametrize(
+    ("status", "stdout", "stderr", "failed"),
+    [
+        (0, "", "", {}),
+        (1, "", f"{GONE}\n", {2: Refused}),
+        (1, "", "Unexpected message received for job 1\n", {1: Unknown}),
+        (1, "", f"Unexpected message received for job 1\n{GONE}\n", {1: Unknown, 2: Refused}),
+        (1, "2_0: No error\n2_1: Job is pending execution\n", f"{DENIED.format(1)}\n", {1: Refused}),
+        (1, "2_0: No error\n2_1: Access/permission denied\n", "", {2: Refused}),
+        (1, "", f"sudo: unable to resolve host login: Name or service not known\n{GONE}\n", {2: Refused}),
+        (1, "", "Job is not suspended for job 1\n", {}),
+        (1, "", f"Access/permission denied for job 12\n{GONE}\n", {1: Refused, 2: Refused, 3: Refused}),
+        (1, "", f"{OLD_RULE}\n", {1: Refused, 2: Refused, 3: Refused}),
+        (1, "", f"slurm_suspend error: {DOWN}\n", {1: TryAgain, 2: TryAgain, 3: TryAgain}),
+        (1, "", "", {1: Unknown, 2: Unknown, 3: Unknown}),
+        (137, "", f"{GONE}\n", {1: Unknown, 2: Refused, 3: Unknown}),
+        (127, "", "env: 'scontrol': No such file or directory\n", {1: Refused, 2: Refused, 3: Refused}),
+    ],
+)
+def test_what_became_of_each_job_of_a_list(
+    status: int, stdout: str, stderr: str, failed: dict[int, type[Exception]]
+) -> None:
+    transport = FakeTransport(lambda _: Result(status, stdout.encode(), stderr.encode()))
+    scheduler = CommandLineScheduler(transport, operator=("sudo", "-u", "slurm"))
+    failures = scheduler.set_time_limits({1: 3600, 2: 3600, 3: 3599})
+    assert {id_: type(failure) for id_, failure in failures.items()} == failed
+    assert [command.argv[-3:] for command in transport.commands] == [("update", "jobid=1,2,3", "timelimit=60")]
+    assert all(f"jobid={id_} " in str(failure) for id_, failure in failures.items())
+
+
+def test_a_thousand_jobs_are_suspended_by_one_command() -> None:
+    transport = FakeTransport(lambda _: Result(0, b"", b""))
+    ids = list(range(67_000_000, 67_001_000))
+    scheduler = CommandLineScheduler(transport, operator=("sudo", "-n"))
+    scheduler.suspend(ids)
+    scheduler.resume(ids[:1])
+    assert [command.argv[-4:] for command in transport.commands] == [
+        ("-n", "scontrol", "suspend", ",".join(map(str, ids))),
+        ("-n", "scontrol", "resume", "67000000"),
+    ]

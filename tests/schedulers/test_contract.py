@@ -308,16 +308,38 @@ def test_a_time_limit_in_whole_minutes(bench: Bench) -> None:
     assert look(bench, slurm_id).time_limit == 3600
     assert bench.scheduler.longest([slurm_id]) == {slurm_id: 172_800}
     assert bench.scheduler.longest([66_000_000]) == bench.scheduler.longest([]) == {}
-    bench.scheduler.set_time_limit(slurm_id, 7141)
+    assert bench.scheduler.set_time_limits({slurm_id: 7141}) == {}
     assert look(bench, slurm_id).time_limit == 7200
     bench.start(slurm_id)
-    bench.scheduler.set_time_limit(slurm_id, 180_000)
+    assert bench.scheduler.set_time_limits({slurm_id: 180_000}) == {}
     assert look(bench, slurm_id).time_limit == 180_000
     bench.scheduler.cancel({slurm_id: "alice"})
     wait(bench, slurm_id, lambda seen: seen.state in ENDED)
-    for unknown in (slurm_id, 66_000_000):
-        with pytest.raises(Refused):
-            bench.scheduler.set_time_limit(unknown, 3600)
+    failures = bench.scheduler.set_time_limits({slurm_id: 3600, 66_000_000: 3600})
+    assert [type(failures[each]) for each in (slurm_id, 66_000_000)] == [Refused, Refused]
+
+
+def test_of_a_list_of_jobs_each_is_told_for_itself(bench: Bench) -> None:
+    """Whatever comes of those before it and after it, and with several limits."""
+    made = bench.scheduler.submit([bench.make("sleep 300", "#SBATCH --time=0-01:00:00 --mem=10M") for _ in range(4)])
+    first, ended, second, third = map(accept, made)
+    for each in (first, second, third):
+        bench.start(each)
+    bench.scheduler.cancel({ended: "alice"})
+    wait(bench, ended, lambda seen: seen.state in ENDED)
+    wanted = {66_000_000: 7200, first: 7200, ended: 7200, second: 10_800, 66_000_001: 10_800, third: 7200}
+    failures = bench.scheduler.set_time_limits(wanted)
+    assert set(failures) == {66_000_000, ended, 66_000_001}
+    assert all(isinstance(failure, Refused) and str(id_) in str(failure) for id_, failure in failures.items())
+    assert [look(bench, each).time_limit for each in (first, second, third)] == [7200, 10_800, 7200]
+    for each in (first, second, third):
+        wait(bench, each, lambda seen: seen.state == "RUNNING")
+    for move, state in ((bench.scheduler.suspend, "SUSPENDED"), (bench.scheduler.resume, "RUNNING")):
+        with pytest.raises((Refused, Unknown), match=str(ended)):
+            move([first, ended, second, third])
+        assert {look(bench, each).state for each in (first, second, third)} == {state}
+        move([first, second, third])
+    bench.scheduler.cancel(dict.fromkeys((first, second, third), "alice"))
 
 
 def test_a_job_is_suspended_and_runs_on(bench: Bench) -> None:
@@ -388,10 +410,11 @@ def test_a_controller_out_of_reach(bench: Bench) -> None:
     ):
         with pytest.raises(TryAgain):
             ask()
-    with pytest.raises((TryAgain, Unknown)):  # what scontrol says then may mean an unknown id, too
-        away.set_time_limit(1, 60)
+    # What scontrol says then may mean an unknown id, too.
+    failures = away.set_time_limits({1: 60, 2: 120})
+    assert [isinstance(failures[each], TryAgain | Unknown) for each in (1, 2)] == [True, True]
     with pytest.raises((TryAgain, Unknown)):
-        away.suspend([1])
+        away.suspend([1, 2])
 
 
 def test_the_fake_loses_answers() -> None:
