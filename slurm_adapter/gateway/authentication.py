@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key, lo
 
 from slurm_adapter import tokens
 from slurm_adapter.errors import AdapterError, InvalidConfig
+from slurm_adapter.gateway.visits import Visit
 from slurm_adapter.specification import Owner, shown
 
 if TYPE_CHECKING:
@@ -239,10 +240,16 @@ def grant(authorization: str | None) -> str:
     return tokens.digest(_bearer(authorization))
 
 
-def check_grant(store: Store, digest: str | None, now: float) -> None:
-    """Raise `NotAuthenticated` where the token was revoked or has expired; None is UCloud's own word, which lasts."""
-    if digest is not None:
-        _granted(store, digest, now)
+def check_grant(store: Store, given: str | Visit | None, now: float) -> None:
+    """Raise `NotAuthenticated` where what opened a session is over: a token, by its digest, or what UCloud has said.
+
+    None lasts: UCloud takes nothing back there.
+    """
+    if isinstance(given, Visit):
+        if given.over:
+            raise NotAuthenticated(f"UCloud no longer lets this user use job {given.job_id}")
+    elif given is not None:
+        _granted(store, given, now)
 
 
 def person(store: Store, authorization: str | None, now: float) -> Person:

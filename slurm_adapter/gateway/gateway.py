@@ -18,6 +18,7 @@ from slurm_adapter.gateway.metrics import Counted, Metrics
 from slurm_adapter.gateway.sessions import Sessions
 from slurm_adapter.gateway.submitting import Submitter
 from slurm_adapter.gateway.utilization import Utilizations
+from slurm_adapter.gateway.visits import Visits
 from slurm_adapter.gateway.web import Web
 from slurm_adapter.gateway.workers import Workers
 
@@ -47,6 +48,7 @@ class Gateway:
         self.web = Web(self.config, self.workers)
         self.utilizations = Utilizations(self.workers)
         self.sessions = Sessions()
+        self.visits = Visits()
         self.shells = 0
         """How many are open."""
         self.shell_threads = ThreadPoolExecutor(3 * SHELLS, thread_name_prefix="shell")

@@ -128,8 +128,10 @@ async def request_dynamic_parameters(_: ParametersRequest) -> Parameters:
 
 
 @api.post("/jobs/updateAcl")
-async def update_acl(request: BulkRequest[AclUpdate]) -> Bulk[Empty]:
-    """Who may use a job: UCloud asks that itself, before it asks the provider for anything."""
+async def update_acl(gateway: Shared, request: BulkRequest[AclUpdate]) -> Bulk[Empty]:
+    """Who may use a job: UCloud asks that itself, before it asks for anything; sessions of those deleted are over."""
+    for item in request.items:
+        gateway.visits.end(item.resource, item.deleted)
     return done(request.items)
 
 

@@ -106,12 +106,19 @@ class FolderTerminal(Wire):
     folder: Text
 
 
+class AclEntity(Wire):
+    """A user or a group of a project (contract 1.12)."""
+
+    type: Text
+    username: Text | None = None
+
+
 class AclUpdate(Wire):
     """Who else may use a job. UCloud itself asks whether somebody may before it asks the provider for anything."""
 
     resource: Job
     added: Listed[dict[str, Any]] = ()
-    deleted: Listed[dict[str, Any]] = ()
+    deleted: Listed[AclEntity] = ()
 
 
 class ResourceChange(Wire):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slurm_adapter.drives import DrivePath
+    from slurm_adapter.gateway.visits import Visit
     from slurm_adapter.records import Record
 
 SECONDS = 60.0
@@ -43,8 +44,8 @@ class Target:
     run: str
     """It opens nothing in another run of the job: see `Record.run`."""
     rank: int
-    grant: str | None = None
-    """Of the token that asked for it; None where UCloud did. See `authentication.check_grant`."""
+    grant: str | Visit | None = None
+    """What it lasts as long as; see `authentication.check_grant`."""
 
 
 class Sessions:
@@ -53,7 +54,7 @@ class Sessions:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._waiting: Secrets[Target | Folder] = Secrets(SECONDS, clock)
 
-    def add(self, record: Record, rank: int, grant: str | None = None) -> str:
+    def add(self, record: Record, rank: int, grant: str | Visit | None = None) -> str:
         """The identifier of a new session with a job. Raises `TryAgain` where too many wait."""
         return self._add(Target(record.id, record.run, rank, grant))
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.frames import Frame
     from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.gateway.sessions import Target
+    from slurm_adapter.gateway.visits import Visit
     from slurm_adapter.records import Record
     from slurm_adapter.site import Site
     from slurm_adapter.transports.interface import Stream
@@ -58,6 +59,7 @@ SHELL_SECONDS = 8 * 3600
 """How long a shell may stay open."""
 
 Size = Annotated[int, Field(ge=1, le=1000)]
+Username = Annotated[str | None, Header(alias="ucloud-username", include_in_schema=False)]
 
 for_ucloud = APIRouter(route_class=StrictRoute, dependencies=provider.api.dependencies, tags=["provider"])
 for_users = APIRouter(prefix="/api/jobs", route_class=StrictRoute, tags=["jobs"])
@@ -75,17 +77,18 @@ class _Call(Wire):
 
 
 @for_ucloud.post("/jobs/interactiveSession")
-async def open_for_ucloud(gateway: Shared, request: BulkRequest[JobSessionRequest]) -> Bulk[Session]:
+async def open_for_ucloud(
+    gateway: Shared, request: BulkRequest[JobSessionRequest], username: Username = None
+) -> Bulk[Session]:
     """Open sessions with jobs: shells, and what their applications show."""
     records = await gateway.workers.call(provider.get_all, [item.job for item in request.items])
-    return Bulk(responses=_sessions(gateway, records, request.items))
+    visits = [gateway.visits.begin(record.id, username) for record in records]
+    return Bulk(responses=tuple(map(partial(_session, gateway), records, request.items, visits)))
 
 
 @for_ucloud.post("/jobs/openTerminalInFolder")
 async def open_folder_for_ucloud(
-    gateway: Shared,
-    request: BulkRequest[FolderTerminal],
-    username: Annotated[str | None, Header(alias="ucloud-username", include_in_schema=False)] = None,
+    gateway: Shared, request: BulkRequest[FolderTerminal], username: Username = None
 ) -> Bulk[Session]:
     """Open sessions with shells in folders, for the user who is named in a header (contract 3.2)."""
     named = [item.folder for item in request.items]
@@ -99,7 +102,8 @@ async def open_for_users(
 ) -> Bulk[UserSession]:
     """Open sessions with jobs: shells, and what their applications show."""
     records = await gateway.workers.call(users.find_owned, owner, [item.id for item in request.items])
-    return Bulk(responses=_for_user(gateway, _sessions(gateway, records, request.items, grant)))
+    sessions = [_session(gateway, record, item, grant) for record, item in zip(records, request.items, strict=True)]
+    return Bulk(responses=_for_user(gateway, sessions))
 
 
 @for_users.post("/openTerminalInFolder")
@@ -229,6 +233,7 @@ class _Shell:
 
 
 def _open(site: Site, target: Target | Folder, terminal: Terminal) -> Stream:
+    _check_grant(site, target.grant)
     if isinstance(target, Folder):
         return terminals.open_in_folder(site, target.account, target.path, terminal)
     record = site.store.get(target.job_id)
@@ -244,7 +249,7 @@ async def _check(gateway: Gateway, target: Target | Folder, until: float) -> Non
     await gateway.workers.call(_check_grant, target.grant)
 
 
-def _check_grant(site: Site, grant: str | None) -> None:
+def _check_grant(site: Site, grant: str | Visit | None) -> None:
     check_grant(site.store, grant, site.clock())
 
 
@@ -271,16 +276,7 @@ def _for_user(gateway: Gateway, sessions: Sequence[Session]) -> tuple[UserSessio
     )
 
 
-def _sessions(
-    gateway: Gateway,
-    records: Sequence[Record],
-    items: Sequence[JobSessionRequest | SessionRequest],
-    grant: str | None = None,
-) -> tuple[Session, ...]:
-    return tuple(_session(gateway, record, item, grant) for record, item in zip(records, items, strict=True))
-
-
-def _session(gateway: Gateway, record: Record, item: JobSessionRequest | SessionRequest, grant: str | None) -> Session:
+def _session(gateway: Gateway, record: Record, item: JobSessionRequest | SessionRequest, grant: str | Visit) -> Session:
     if item.session_type != "SHELL":
         return gateway.web.open(record, item.rank, item.session_type, item.target, grant)
     if gateway.config.gateway.url is None:

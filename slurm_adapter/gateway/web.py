@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from slurm_adapter.config import Config
+    from slurm_adapter.gateway.visits import Visit
     from slurm_adapter.gateway.workers import Workers
     from slurm_adapter.records import Record
     from slurm_adapter.site import Site
@@ -67,8 +68,8 @@ class Place:
     rank: int
     target: int = 0
     """Which of the job's further interfaces, counted from 1; 0: the one that its application always has."""
-    grant: str | None = None
-    """Of the token by which its session was opened; None where UCloud opened it, and where there is none."""
+    grant: str | Visit | None = None
+    """What its session lasts as long as (`authentication.check_grant`); None where there is no session."""
 
     def same(self, other: Place | None) -> bool:
         """Whether it is the same interface."""
@@ -112,13 +113,15 @@ class Web:
         """Of the addresses that browsers see."""
         return urlsplit(self.config.gateway.url or "").scheme
 
-    def open(self, record: Record, rank: int, kind: Kind, target: str = "", grant: str | None = None) -> Session:
+    def open(
+        self, record: Record, rank: int, kind: Kind, target: str = "", grant: str | Visit | None = None
+    ) -> Session:
         """A session with an interface of a rank, for a caller who was found to be allowed to use the job.
 
-        `target` names one of those that the application declares besides. `grant`: of the caller's token, which the
-        session lasts as long as; see `authentication.check_grant`. Raises `NotOffered` where the site or the
-        application has none, `Refused` where the job does not run, `InvalidInput` for a rank or a target that it does
-        not have, and `TryAgain` where too many are open.
+        `target` names one of those that the application declares besides. `grant`: what the session lasts as long as;
+        see `authentication.check_grant`. Raises `NotOffered` where the site or the application has none, `Refused`
+        where the job does not run, `InvalidInput` for a rank or a target that it does not have, and `TryAgain` where
+        too many are open.
         """
         if self.domains is None or (why := lacks(self.config)) is not None:
             missing = "gateway.web_domain is not set" if self.domains is None else why
