@@ -339,17 +339,21 @@ def serve(ctx: click.Context) -> None:
 def check(ctx: click.Context, as_json: bool) -> None:
     """Look for everything between this configuration and a working site, and say how to mend it."""
     from slurm_adapter.check import Level, check_site
+    from slurm_adapter.config import find_config, located
     from slurm_adapter.terminal import safe
 
+    path = find_config(ctx.find_root().obj)
     colours = {Level.GOOD: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "red"}
     findings = []
     for finding in check_site(open_site(ctx)):
-        findings.append(finding)
+        bad = finding.level in {Level.WARNING, Level.PROBLEM}
+        text = located(path, finding.text) if bad and path is not None else finding.text
+        findings.append((finding.level, text))
         if not as_json:
-            click.echo(f"{click.style(finding.level.value.ljust(7), fg=colours[finding.level])}  {safe(finding.text)}")
+            click.echo(f"{click.style(finding.level.value.ljust(7), fg=colours[finding.level])}  {safe(text)}")
     if as_json:
-        print_json([{"level": finding.level.value, "text": finding.text} for finding in findings])
-    if any(finding.level is Level.PROBLEM for finding in findings):
+        print_json([{"level": level.value, "text": text} for level, text in findings])
+    if any(level is Level.PROBLEM for level, _ in findings):
         sys.exit(FAILED)
 
 

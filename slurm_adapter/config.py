@@ -397,10 +397,36 @@ def load_config(path: Path) -> Config:
         raise InvalidConfig("\n".join(problems)) from error
 
 
+def located(path: Path, text: str) -> str:
+    """The same text after the file and the line, where it begins with a key of the configuration and a colon."""
+    key = text.partition(": ")[0]
+    if not re.fullmatch(r"[a-z_]+(\.[\w-]+)+", key, re.ASCII):
+        return text
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return text
+    return f"{path}:{_line_of(content, key.split('.'))}{text}"
+
+
 def _line_of(text: str, location: Sequence[str | int]) -> str:
     """Where the innermost key that stands in the file is, as `LINE: `; empty where none of them does."""
-    for key in reversed([part for part in location if isinstance(part, str)]):
-        for number, line in enumerate(text.splitlines(), start=1):
-            if re.match(rf"\s*(\[+[^\]]*\b)?[\"']?{re.escape(key)}[\"']?\s*(=|\])", line):
-                return f"{number}: "
-    return " "
+    wanted = [part for part in location if isinstance(part, str)]
+    table: list[str] = []
+    found, depth = "", 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[+([^\[\]]+)\]", line)
+        key = re.match(r"\s*([\w.\"'-]+)\s*=", line)
+        if header is not None:
+            here = table = _keys(header[1])
+        elif key is not None:
+            here = [*table, *_keys(key[1])]
+        else:
+            continue
+        if len(here) > depth and here == wanted[: len(here)]:
+            found, depth = f"{number}: ", len(here)
+    return found or " "
+
+
+def _keys(dotted: str) -> list[str]:
+    return [part.strip(" \t\"'") for part in dotted.split(".")]

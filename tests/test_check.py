@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
+from tests.ucloud_double import Ucloud
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.sandbox
 
+MACHINES_KEYS = {'partition = "mian"', "max_nodes = 4", 'max_time = "12:00:01"'}
+
 
 def change(adapter: Adapter, pattern: str, replacement: str) -> None:
     """Change the configuration."""
@@ -25,6 +30,15 @@ def change(adapter: Adapter, pattern: str, replacement: str) -> None:
     )
     assert changes == 1
     adapter.config_file.write_text(text)
+
+
+def line_of(adapter: Adapter, text: str) -> int:
+    """The number of this line of the configuration; of a machine's, that of its table."""
+    lines = adapter.config_file.read_text().splitlines()
+    number = next(number for number, line in enumerate(lines, start=1) if line == text)
+    while text in MACHINES_KEYS and not lines[number - 1].startswith("["):
+        number -= 1
+    return number
 
 
 def problems(adapter: Adapter) -> list[str]:
@@ -85,6 +99,42 @@ def test_what_is_wrong_is_named(adapter: Adapter, pattern: str, replacement: str
     found = problems(adapter)
     for word in words:
         assert any(word in each for each in found), (word, found)
+    if re.match(r"machines\.|cluster\.\w+$", words[0]):
+        line = line_of(adapter, replacement.splitlines()[-1])
+        assert any(each.startswith(f"{adapter.config_file}:{line}: {words[0]}") for each in found), (line, found)
+
+
+@pytest.mark.scenario(90)
+@pytest.mark.parametrize(
+    ("file", "content", "key", "words"),
+    [
+        ("ucloud.pem", "no key\n", "ucloud.key", "is no key"),
+        ("ucloud.pem", None, "ucloud.key", "cannot be read"),
+        ("refresh-token", "", "ucloud.refresh_token", "holds no token"),
+        ("refresh-token", None, "ucloud.refresh_token", "cannot be read"),
+    ],
+)
+def test_what_ucloud_has_given_and_cannot_be_used(
+    make_adapter: AdapterMaker, tmp_path: Path, file: str, content: str | None, key: str, words: str
+) -> None:
+    """As a command of its own, which names the file and the line of the key."""
+    with Ucloud() as ucloud:
+        own = (
+            f'[ucloud]\nurl = "{ucloud.url}"\nkey = "{ucloud.write_key(tmp_path / "ucloud.pem")}"\n'
+            f'refresh_token = "{ucloud.write_refresh_token(tmp_path / "refresh-token")}"\n'
+        )
+        adapter = make_adapter("ssh", more=own, first_id=FIRST_ID_BESIDE_UCLOUD)  # whose table has a `key` too
+        if content is None:
+            (tmp_path / file).unlink()
+        else:
+            (tmp_path / file).write_text(content)
+        done = adapter.run("check")
+    assert done.returncode == 1, done.stdout
+    lines = adapter.config_file.read_text().splitlines()
+    table = lines.index("[ucloud]")
+    number = next(n for n in range(table, len(lines)) if lines[n].startswith(f"{key.partition('.')[2]} =")) + 1
+    [found] = [line for line in done.stdout.splitlines() if f"{adapter.config_file}:{number}: {key}: " in line]
+    assert words in found
 
 
 def test_the_wrong_sudo_rule(adapter: Adapter, cluster: Cluster) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from slurm_adapter.config import Config, find_config, load_config, parse_duration
+from slurm_adapter.config import Config, find_config, load_config, located, parse_duration
 from slurm_adapter.errors import InvalidConfig
 from slurm_adapter.states import JobState
 
@@ -194,3 +194,20 @@ def test_where_the_configuration_is_looked_for(tmp_path: Path, monkeypatch: pyte
     assert find_config(None, environment) == own
     Path("config.toml").touch()
     assert find_config(None, environment) == Path("config.toml")
+
+
+def test_where_a_key_stands(tmp_path: Path) -> None:
+    """In its own table, whatever others are called; a text that begins with no key stays as it is."""
+    path = tmp_path / "config.toml"
+    path.write_text('[cluster.ssh]\nkey = "a"\n\n[ucloud]\nurl = "u"\nkey = "b"\n\n[machines.a-b."c"]\ncpus = 1\n')
+    for text, line in (
+        ("cluster.ssh.key: no", 2),
+        ("ucloud.key: no", 6),
+        ("machines.a-b.c: no", 8),
+        ("machines.a-b.c.cpus: no", 9),
+        ("ucloud.none: no", 4),
+    ):
+        assert located(path, text) == f"{path}:{line}: {text}"
+    assert located(path, "peers.wait: no") == f"{path}: peers.wait: no"
+    for text in ("the cluster cannot be asked: no", "no", "/srv/x: no"):
+        assert located(path, text) == text

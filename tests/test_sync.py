@@ -87,7 +87,7 @@ def ask(asked: list[str], name: str, inner: Callable[..., Any], *arguments: Any)
 
 @pytest.mark.scenario(67)
 def test_a_pass_costs_the_same_for_many_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def commands_for(count: int) -> int:
+    def commands_for(count: int) -> list[str]:
         folder = tmp_path / str(count)
         folder.mkdir()
         site = Offline(folder)
@@ -100,9 +100,11 @@ def test_a_pass_costs_the_same_for_many_jobs(tmp_path: Path, monkeypatch: pytest
             monkeypatch.setattr(site.slurm, name, partial(ask, asked, name, inner))
         before = len(site.transport.commands)
         site.sync()
-        return len(asked) + len(site.transport.commands) - before
+        return [*asked, *("command" for _ in site.transport.commands[before:])]
 
-    assert commands_for(1) == commands_for(40)
+    alone = commands_for(1)
+    assert alone == commands_for(40)
+    assert (alone.count("queue"), alone.count("history") <= 1) == (1, True)
 
 
 def test_a_pass_over_jobs_of_which_nothing_is_new_is_one_question(

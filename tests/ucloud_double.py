@@ -69,6 +69,8 @@ class Call:
     body: Any
     status: int
     """What it answered; 0 where it dropped the connection."""
+    at: float
+    """When, by `time.monotonic`."""
 
 
 @dataclass(frozen=True)
@@ -592,7 +594,8 @@ class _Handler(BaseHTTPRequestHandler):
             status = refusal.status
             answer = {"statusCode": status, "why": refusal.why, "errorCode": "", "detailedCode": 0}
         lost = status == 200 and ucloud.lost(address.path)
-        ucloud.calls.append(Call(method, address.path, query, headers, body, 0 if lost else status))
+        at = time.monotonic()
+        ucloud.calls.append(Call(method, address.path, query, headers, body, 0 if lost else status, at))
         if ucloud.slow:
             time.sleep(ucloud.slow)
         if lost:

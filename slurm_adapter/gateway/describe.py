@@ -81,8 +81,8 @@ def support(config: Config, *, peers: bool) -> tuple[schemas.Support, ...]:
     """What each machine type can do; `peers`: names were seen to work on this cluster.
 
     Each flag that may be true here is shown on a cluster, under `tests/`: logs by `gateway/test_logs_e2e.py`, terminal
-    by `gateway/test_shell_e2e.py`, web and vnc by `gateway/test_web_e2e.py`, peers and timeExtension by
-    `gateway/test_ucloud_e2e.py`, and utilization by `schedulers/test_contract.py`.
+    by `gateway/test_shell_e2e.py`, web and vnc by `gateway/test_web_e2e.py`, peers, timeExtension and
+    suspension by `gateway/test_ucloud_e2e.py`, and utilization by `schedulers/test_contract.py`.
     """
     features = schemas.Features(
         enabled=True,
@@ -92,6 +92,7 @@ def support(config: Config, *, peers: bool) -> tuple[schemas.Support, ...]:
         vnc=lacks(config) is None,
         peers=peers,
         time_extension=bool(config.cluster.operator),
+        suspension=bool(config.cluster.operator),
         utilization=True,
     )
     return tuple(

@@ -27,11 +27,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(config: Path, port: int) -> Iterator[str]:
-    """Serve within the block, by a configuration that names this port; gives the URL. Ends gently, with code 0."""
+def serving(config: Path, port: int, *, killed: bool = False) -> Iterator[str]:
+    """Serve within the block, by a configuration that names this port; gives the URL.
+
+    Ends gently, with code 0, unless it is to be `killed`. What it logs is beside the configuration.
+    """
     command = [sys.executable, "-m", "slurm_adapter", "--config", str(config), "serve"]
     log = config.with_suffix(".log")
-    with log.open("w") as stderr, subprocess.Popen(command, stderr=stderr, env=dict(os.environ)) as process:
+    with log.open("a") as stderr, subprocess.Popen(command, stderr=stderr, env=dict(os.environ)) as process:
         url = f"http://127.0.0.1:{port}"
         try:
             for _ in range(600):
@@ -42,6 +45,8 @@ def serving(config: Path, port: int) -> Iterator[str]:
                 except httpx.ConnectError:
                     time.sleep(0.05)
             yield url
+            if killed:
+                return
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0, log.read_text()
         finally:

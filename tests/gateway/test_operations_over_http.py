@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter import live_peers, operations, verifying
+from slurm_adapter.errors import AdapterError, Refused
 from slurm_adapter.gateway import behind, passes, provider
 from tests.gateway.doors import Doors, opened
 from tests.gateway.test_ending import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import httpx
@@ -55,9 +56,26 @@ def test_ucloud_extends_a_job(doors: Doors) -> None:
     assert doors.ask("POST", f"{JOBS}/extend", unknown, **doors.as_ucloud()).status_code == 404
 
 
+@pytest.mark.scenario(73)
+def test_an_operator_without_the_right_changes_no_limit(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = start(doors, "1").time_limit
+    body = {"items": [{"job": doors.job("1"), "requestedTime": HOUR}]}
+
+    def refuse(limits: Mapping[int, int]) -> Mapping[int, AdapterError]:
+        return dict.fromkeys(limits, Refused("Access/permission denied"))
+
+    monkeypatch.setattr(doors.slurm, "set_time_limits", refuse)
+    answer = doors.ask("POST", f"{JOBS}/extend", body, **doors.as_ucloud())
+    assert (answer.status_code, "Access/permission denied" in answer.json()["why"]) == (400, True)
+    assert doors.offline.site.store.get("1").time_limit == before
+    assert not any("newTimeAllocation" in each.more for each in doors.offline.site.store.updates("1"))
+
+
 @pytest.mark.scenario(75)
 def test_ucloud_suspends_a_job_and_lets_it_run_on(doors: Doors) -> None:
     start(doors, "1")
+    [support] = doors.ask("GET", f"{JOBS}/retrieveProducts", **doors.as_ucloud()).json()["responses"]
+    assert (support["native"]["suspension"], support["native"]["timeExtension"]) == (True, True)
     body = {"items": [{"job": doors.job("1")}]}
     for path, state in (("suspend", "SUSPENDED"), ("unsuspend", "RUNNING")):
         assert doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud()).json() == {"responses": [{}]}

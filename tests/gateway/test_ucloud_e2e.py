@@ -39,6 +39,7 @@ class Served:
 
     adapter: Adapter
     ucloud: Ucloud
+    port: int
 
     def job(self, name: str, id_: str, code: str) -> dict[str, Any]:
         """A job as UCloud's own code writes it, which runs a text of shell in an application of the test's site."""
@@ -85,18 +86,24 @@ def until(look: Callable[[], bool], what: str, seconds: float = 90) -> None:
 
 
 @contextmanager
-def served(make_adapter: AdapterMaker, folder: Path, more: str = "") -> Iterator[Served]:
-    """Both of them, with more keys of [ucloud], and every job of the test at its end before the gateway ends."""
+def prepared(make_adapter: AdapterMaker, folder: Path, more: str = "", gateway: str = "") -> Iterator[Served]:
+    """A site that can be served, and a UCloud; with more keys of [ucloud] and of [gateway]."""
     port = free_port()
     with Ucloud() as double:
         ucloud = (
             f'[ucloud]\nurl = "{double.url}"\nkey = "{double.write_key(folder / "ucloud.pem")}"\n'
             f'refresh_token = "{double.write_refresh_token(folder / "refresh-token")}"\n{more}'
         )
-        adapter = make_adapter(more=f"[gateway]\nport = {port}\n{ucloud}", first_id=FIRST_ID_BESIDE_UCLOUD)
-        with serving(adapter.config_file, port) as url:
-            double.provider = url
-            yield Served(adapter, double)
+        own = f"[gateway]\nport = {port}\n{gateway}{ucloud}"
+        yield Served(make_adapter(more=own, first_id=FIRST_ID_BESIDE_UCLOUD), double, port)
+
+
+@contextmanager
+def served(make_adapter: AdapterMaker, folder: Path, more: str = "", gateway: str = "") -> Iterator[Served]:
+    """The same, and it is served."""
+    with prepared(make_adapter, folder, more, gateway) as site, serving(site.adapter.config_file, site.port) as url:
+        site.ucloud.provider = url
+        yield site
 
 
 @pytest.fixture
@@ -142,7 +149,7 @@ def test_the_documents_job_is_told_from_its_queue_to_its_end_once(site: Served, 
     assert site.told("54112") == updates
 
 
-@pytest.mark.scenario(37)
+@pytest.mark.scenario(15, 37)
 def test_a_drive_that_only_ucloud_knows_is_a_folder_of_the_cluster(make_adapter: AdapterMaker, tmp_path: Path) -> None:
     with served(make_adapter, tmp_path, "ask_for_drives = true\n") as site:
         home = site.adapter.site.config.jobs.folder.replace("{user}", "alice").removesuffix("/{id}")
@@ -156,6 +163,10 @@ def test_a_drive_that_only_ucloud_knows_is_a_folder_of_the_cluster(make_adapter:
         site.until_state("54113", "SUCCESS")
         assert site.adapter.output(record) == "greetings\n"
         assert site.ucloud.job("54113")["output"]["outputFolder"] == "/77/54113"
+        first, *others = site.ucloud.updates("54113")
+        assert (first["state"], first["outputFolder"]) == (None, "/77/54113")
+        assert str(record.slurm_id) in first["status"]
+        assert [each["state"] for each in others if each["state"]] == ["RUNNING", "SUCCESS"]
 
 
 @pytest.mark.scenario(73, 74, 75)
@@ -204,6 +215,11 @@ def test_a_job_finds_its_peer_by_name_and_is_ended_at_the_door(site: Served) -> 
         (native["peers"], native["timeExtension"], native["logs"]) for native in (each["native"] for each in products)
     ]
     assert set(told) == {(True, True, True)}
+    machines = site.adapter.site.config.machines
+    configured = [(category, id_) for category, products in machines.items() for id_ in products]
+    assert [each["product"] for each in products] == [
+        {"id": id_, "category": category, "provider": "example"} for category, id_ in configured
+    ]
     consumer = site.create(site.job("4150", "4150", "getent hosts database"))
     site.until_state("4150", "SUCCESS")
     address = site.adapter.now(database).addresses[0][0]
