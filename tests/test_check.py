@@ -109,7 +109,7 @@ def test_what_is_wrong_is_named(adapter: Adapter, pattern: str, replacement: str
     ("file", "content", "key", "words"),
     [
         ("ucloud.pem", "no key\n", "ucloud.key", "is no key"),
-        ("ucloud.pem", None, "ucloud.key", "cannot be read"),
+        ("ucloud.pem", None, "ucloud.key", "No such file"),
         ("refresh-token", "", "ucloud.refresh_token", "holds no token"),
         ("refresh-token", None, "ucloud.refresh_token", "cannot be read"),
     ],

@@ -9,9 +9,10 @@ import pytest
 
 from slurm_adapter import live_peers, operations, verifying
 from slurm_adapter.errors import AdapterError, Refused
-from slurm_adapter.gateway import behind, passes, provider
+from slurm_adapter.gateway import behind, ending, passes, provider, submitting
 from tests.gateway.doors import Doors, opened
 from tests.gateway.test_ending import wait_until
+from tests.ucloud_double import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -234,6 +235,10 @@ def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
         finally:
             go_on.set()
         wait_until(lambda: len(made) == 3, "no pass after the change")
+def test_what_is_answered_in_time_is_answered_before_ucloud_has_given_up() -> None:
+    """The tests of it make the times short."""
+    longest = (behind.LONGEST_SECONDS, submitting.LONGEST_SECONDS, provider.VERIFY_SECONDS, ending.ANSWER_SECONDS)
+    assert max(longest) < TIMEOUT
 
 
 def test_verify_is_answered_in_time_and_goes_on(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +250,7 @@ def test_verify_is_answered_in_time_and_goes_on(doors: Doors, monkeypatch: pytes
         return []
 
     monkeypatch.setattr(verifying, "verify", slow)
-    monkeypatch.setattr(provider, "VERIFY_SECONDS", 0.2, raising=False)
+    monkeypatch.setattr(provider, "VERIFY_SECONDS", 0.2)
     try:
         answer = doors.ask("POST", f"{JOBS}/verify", {"items": [doors.job("1")]}, **doors.as_ucloud())
         assert (answer.status_code, answer.json()) == (200, {})

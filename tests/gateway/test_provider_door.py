@@ -129,10 +129,16 @@ def test_what_core_asks_for_by_itself_is_answered(doors: Doors) -> None:
     assert parameters.json() == {"parameters": []}
 
 
+def wire_job(name: str) -> dict[str, Any]:
+    """A job as UCloud's newer core writes it."""
+    return dict(json.loads((WIRE / f"{name}.json").read_bytes())["items"][0])
+
+
 def requests(job: dict[str, Any]) -> dict[str, Any]:
     """All that UCloud may ask of a provider (contract 3.1), with what it sends; a GET sends None."""
     item, user, hour = {"job": job}, {"username": "alice"}, {"hours": 1, "minutes": 0, "seconds": 0}
-    peer, file = {"type": "peer", "hostname": "a", "jobId": "1"}, {"type": "file", "path": "/1/a"}
+    [peer] = wire_job("create-4150")["specification"]["resources"]
+    file = peer | {"type": "file", "path": "/1/a"}
     return {
         "jobs": {"items": [job]},
         "jobs/retrieveProducts": None,
@@ -141,7 +147,7 @@ def requests(job: dict[str, Any]) -> dict[str, Any]:
         "jobs/suspend": {"items": [item]},
         "jobs/unsuspend": {"items": [item]},
         **{
-            f"jobs/interactiveSession {kind}": {"items": [{**item, "rank": 0, "sessionType": kind}]}
+            f"jobs/interactiveSession {kind}": {"items": [{**item, "rank": 0, "sessionType": kind, "target": None}]}
             for kind in ("SHELL", "WEB", "VNC")
         },
         "jobs/requestDynamicParameters": {"owner": job["owner"], "application": {"name": "a", "version": "1"}},
@@ -184,14 +190,17 @@ NOT_OFFERED = {
 
 
 @pytest.mark.scenario(13)
-def test_all_that_ucloud_may_ask_is_served_or_not_offered(doors: Doors) -> None:
-    """And what is told to be supported says nothing else."""
-    asked = {}
-    for name, body in requests(doors.job("1")).items():
-        path = f"/ucloud/example/{name.partition(' ')[0]}"
-        asked[name] = doors.ask("GET" if body is None else "POST", path, body, **doors.as_ucloud())
-        if name == "jobs":
-            doors.offline.run(doors.offline.site.store.get("1"))
+def test_all_that_ucloud_may_ask_is_served_or_not_offered(tmp_path: Path) -> None:
+    """As its newer core writes it; and what is told to be supported says nothing else."""
+    (tmp_path / "drive" / "acme-database").mkdir(parents=True)
+    more = {"drives": [{"id": "123", "path": f"{tmp_path}/drive"}], "identity": {"users": {"user": "alice"}}}
+    job, asked = wire_job("create-4101"), {}
+    with opened(tmp_path, more) as doors:
+        for name, body in requests(job).items():
+            path = f"/ucloud/example/{name.partition(' ')[0]}"
+            asked[name] = doors.ask("GET" if body is None else "POST", path, body, **doors.as_ucloud())
+            if name == "jobs":
+                job["providerGeneratedId"] = doors.offline.run(doors.offline.site.store.get("4101")).token
     for name in NOT_OFFERED:
         answer = asked.pop(name)
         assert (answer.status_code, bool(why(answer))) == (400, True), name

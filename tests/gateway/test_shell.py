@@ -125,6 +125,7 @@ def runs(pid: int) -> bool:
     return False
 
 
+@pytest.mark.scenario(79)
 def test_both_doors_give_sessions(doors: Doors) -> None:
     record = running(doors)
     [mine] = ask(doors, record).json()["responses"]
@@ -139,11 +140,16 @@ def test_both_doors_give_sessions(doors: Doors) -> None:
     doors.offline.sync()
     theirs = doors.offline.run(doors.offline.site.store.get("4150"))
     items = [{"job": job | {"providerGeneratedId": theirs.token}, "rank": 0, "sessionType": "SHELL"}]
-    answer = doors.ask("POST", "/ucloud/example/jobs/interactiveSession", {"items": items}, **doors.as_ucloud())
+    path = "/ucloud/example/jobs/interactiveSession"
+    answer = doors.ask("POST", path, {"items": items}, **doors.as_ucloud())
     assert answer.status_code == 200, answer.text
     assert answer.json()["responses"][0]["jobId"] == "4150"
+    for rank in (1, -1, 10**9):
+        refused = doors.ask("POST", path, {"items": [items[0] | {"rank": rank}]}, **doors.as_ucloud())
+        assert (refused.status_code, "rank" in refused.json()["why"]) == (400, True)
 
 
+@pytest.mark.scenario(79)
 def test_what_has_no_session(doors: Doors) -> None:
     waiting = doors.offline.job()
     assert "IN_QUEUE" in ask(doors, waiting).json()["why"]
@@ -178,6 +184,7 @@ def test_input_is_acknowledged_and_the_size_is_told(doors: Doors) -> None:
         one.until("40 120")
 
 
+@pytest.mark.scenario(79)
 def test_a_session_is_good_for_one_use_and_one_run(doors: Doors) -> None:
     record = running(doors)
     identifier = session_of(doors, record)
@@ -194,6 +201,7 @@ def test_a_session_is_good_for_one_use_and_one_run(doors: Doors) -> None:
         assert one.response()["status"] == 401
 
 
+@pytest.mark.scenario(79)
 def test_a_session_expires(monkeypatch: pytest.MonkeyPatch, doors: Doors) -> None:
     record = running(doors)
     now = 0.0

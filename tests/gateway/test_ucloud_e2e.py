@@ -164,7 +164,7 @@ def test_a_drive_that_only_ucloud_knows_is_a_folder_of_the_cluster(make_adapter:
         assert site.adapter.output(record) == "greetings\n"
         assert site.ucloud.job("54113")["output"]["outputFolder"] == "/77/54113"
         first, *others = site.ucloud.updates("54113")
-        assert (first["state"], first["outputFolder"]) == (None, "/77/54113")
+        assert (first["state"], first["outputFolder"]) == (None, "/77/54113"), site.ucloud.updates("54113")
         assert str(record.slurm_id) in first["status"]
         assert [each["state"] for each in others if each["state"]] == ["RUNNING", "SUCCESS"]
 

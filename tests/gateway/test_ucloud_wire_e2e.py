@@ -269,6 +269,37 @@ def test_jobs_that_wait_run_ended_or_never_were_are_terminated(site: Served, clu
     assert site.told("1") == told["1"]
 
 
+@pytest.mark.scenario(81)
+def test_a_peer_comes_and_goes_while_a_job_runs(site: Served) -> None:
+    """Its name with it, and UCloud is told of all resources that the job then has."""
+    watch = "for name in database cache; do getent hosts $name && echo $name; done | sort -u | paste -sd ' '"
+    site.create(site.job("4101", "4101", UNTIL_TOLD))
+    site.create(site.job("4101", "4102", UNTIL_TOLD))
+    for id_ in ("4101", "4102"):
+        site.until_state(id_, "RUNNING")
+    job = site.job("4150", "4150", f"while :; do {watch}; sleep 0.5; done")
+    consumer = site.create(job)
+    [database] = job["specification"]["resources"]
+    cache = database | {"hostname": "cache", "jobId": "4102"}
+
+    def names() -> set[str]:
+        last = site.adapter.output(consumer).splitlines()[-1:]
+        return set(" ".join(last).split()) & {"database", "cache"}
+
+    def told() -> list[tuple[str, str]]:
+        lists = [each["resourceList"] for each in site.ucloud.updates("4150") if each["resourceList"]]
+        return [(each["hostname"], each["jobId"]) for each in (lists or [[]])[-1] if each["type"] == "peer"]
+
+    until(lambda: names() == {"database"}, "the first peer has no name")
+    for path, wanted in (("attachResource", [database, cache]), ("detachResource", [database])):
+        body = {"job": site.ucloud.job("4150"), "resource": cache}
+        answer = site.ucloud.call(f"{JOBS}/{path}", body, user="alice")
+        assert (answer.status, answer.json) == (200, {})
+        hosts = {each["hostname"] for each in wanted}
+        until(lambda hosts=hosts: names() == hosts, f"it has not these names: {hosts}")  # type: ignore[misc]
+        until(lambda wanted=wanted: told() == [(each["hostname"], each["jobId"]) for each in wanted], "not told")  # type: ignore[misc]
+
+
 @pytest.mark.long
 @pytest.mark.scenario(79, 80)
 def test_a_user_who_was_deleted_loses_his_shell_and_nobody_else_does(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -10,11 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter.errors import InvalidInput
-from slurm_adapter.gateway import folder_shells, passes, workers
-from slurm_adapter.gateway.workers import Workers
+from slurm_adapter.gateway import folder_shells, passes, users, workers
 from tests.gateway.doors import opened
 from tests.gateway.test_folder_shells import PATH, site
-from tests.offline import Offline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,19 +90,40 @@ def test_questions_that_hang_do_not_keep_others_waiting(
         assert {answer.status_code for answer in answers} <= {400, 503}
 
 
-def test_passes_and_the_teller_wait_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "THREADS", 1)
-    go_on = threading.Event()
+def test_requests_that_hang_hold_up_neither_passes_nor_the_teller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pool in ("THREADS", "ASKING", "CHANGING"):
+        monkeypatch.setattr(workers, pool, 1)
+    monkeypatch.setattr(passes, "SECONDS", 0.1)
+    with opened(tmp_path) as doors, ThreadPoolExecutor(3) as threads:
+        alice = doors.token()
+        go_on, passed, told = threading.Event(), threading.Event(), threading.Event()
+        begun = threading.Semaphore(0)
 
-    async def check() -> None:
-        mine = Workers(Offline(tmp_path).open())
-        waits = asyncio.create_task(mine.call(lambda _: go_on.wait(60)))
+        def hang(*_: object, **__: object) -> None:
+            begun.release()
+            assert go_on.wait(60)
+            raise InvalidInput("it came too late")
+
+        def note_pass(_: Site) -> tuple[tuple[str, ...], bool]:
+            passed.set()
+            return (), False
+
+        for where, name in ((users, "_browse"), (users, "_suspend"), (doors.slurm, "load")):
+            monkeypatch.setattr(where, name, hang)
+        known = {"items": [{"id": "1"}]}
+        for method, path, body in (
+            ("GET", "retrieveUtilization?category=example-compute", None),
+            ("POST", "suspend", known),
+            ("GET", "browse", None),  # the last one, for each asks first who is asking
+        ):
+            threads.submit(doors.ask, method, f"/api/jobs/{path}", body, **alice)
+            assert begun.acquire(timeout=60), path
         try:
-            async with asyncio.timeout(30):
-                assert await mine.repeat(lambda _: "passed") == "passed"
+            monkeypatch.setattr(passes, "one_pass", note_pass)
+            monkeypatch.setattr(passes, "_tell_once", lambda _: told.set())
+            assert passed.wait(60), "no pass was made"
+            assert told.wait(60), "UCloud was not told"
         finally:
             go_on.set()
-            assert await waits
-            await asyncio.to_thread(mine.close)
-
-    asyncio.run(check())
