@@ -157,16 +157,20 @@ def test_a_drive_that_only_ucloud_knows_is_a_folder_of_the_cluster(make_adapter:
         site.ucloud.have_drive("77", "alice", folder=home)
         checked = site.adapter.run("check").stdout
         assert f"UCloud's drives have folders here (1 of 1): 77 is {home}" in checked
-        job = site.job("4101", "54113", "cat mounts/letter")
+        job = site.job("4101", "54113", f"cat mounts/letter; {UNTIL_TOLD}")
         job["specification"]["resources"] = [{"type": "file", "path": "/77/letter", "readOnly": False}]
         record = site.create(job)
+        site.until_state("54113", "RUNNING")
+        site.adapter.tell(record)
         site.until_state("54113", "SUCCESS")
         assert site.adapter.output(record) == "greetings\n"
         assert site.ucloud.job("54113")["output"]["outputFolder"] == "/77/54113"
-        first, *others = site.ucloud.updates("54113")
-        assert (first["state"], first["outputFolder"]) == (None, "/77/54113"), site.ucloud.updates("54113")
-        assert str(record.slurm_id) in first["status"]
-        assert [each["state"] for each in others if each["state"]] == ["RUNNING", "SUCCESS"]
+        updates = site.ucloud.updates("54113")
+        [at] = [number for number, each in enumerate(updates) if each["outputFolder"]]
+        assert (updates[at]["state"], updates[at]["outputFolder"]) == (None, "/77/54113")
+        assert str(record.slurm_id) in updates[at]["status"]
+        assert [each["state"] for each in updates[:at] if each["state"]] == []
+        assert [each["state"] for each in updates[at:] if each["state"]] == ["RUNNING", "SUCCESS"]
 
 
 @pytest.mark.scenario(73, 74, 75)
