@@ -186,6 +186,7 @@ def test_options_that_have_no_effect(ssh_adapter: Adapter, tmp_path: Path) -> No
     assert re.search(r"warning +.*forwardagent.* has no effect", result.output, re.IGNORECASE)
 
 
+@pytest.mark.scenario(90)
 def test_a_file_that_is_no_configuration(adapter: Adapter) -> None:
     """Exit code 78, and the file, the line and the key."""
     for pattern, replacement, word in (

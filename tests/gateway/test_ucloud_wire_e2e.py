@@ -161,15 +161,17 @@ def test_a_hundred_and_twenty_changes_at_once_and_one_unknown_job(site: Served, 
     site.ucloud.know(*ids)
     assert site.ucloud.call(JOBS, {"items": jobs}).status == 200
     until(lambda: all(site.ucloud.updates(id_) for id_ in ids), "not all are in Slurm", 180)
-    before = {id_: len(site.ucloud.updates(id_)) for id_ in ids}
-    numbers = [str(record.slurm_id) for record in site.adapter.site.store.find(ids).values()]
+    store = site.adapter.site.store
+    numbers = [str(record.slurm_id) for record in store.find(ids).values()]
     mine = False
     while not mine:  # the gateway makes no pass meanwhile, so that the next one sees all changes
         with site.adapter.site.only_one_pass() as mine:
             if mine:
-                cluster.ask("scancel", *numbers)
-                site.ucloud.forget("4070")
+                until(lambda: not store.due(after=0, limit=1), "UCloud was not told all that was before")
+                before = {id_: len(site.ucloud.updates(id_)) for id_ in ids}
                 calls = len(site.ucloud.calls)
+                site.ucloud.forget("4070")
+                cluster.ask("scancel", *numbers)
         time.sleep(0.05)
     others = [id_ for id_ in ids if id_ != "4070"]
     until(lambda: all(site.ucloud.state(id_) in FINAL for id_ in others), "the others were not told")
