@@ -207,12 +207,12 @@ def test_what_happens_while_ucloud_is_away_is_told_in_order_and_once(
             for word, state in (("suspend", "SUSPENDED"), ("resume", "RUNNING")):
                 cluster.ask("scontrol", word, str(record.slurm_id), user="slurm")
                 until_now(state)
-            until(lambda: untold(url), "it is not said that UCloud is away")
-        with serving(config, site.port) as url:
             site.adapter.tell(record)
             until_now("SUCCESS")
-            ucloud.lose_next(after=2)
-            ucloud.up()
+            until(lambda: untold(url), "it is not said that UCloud is away")
+        ucloud.lose_next(after=2)
+        ucloud.up()
+        with serving(config, site.port) as url:
             site.until_state("4101", "SUCCESS")
             until(lambda: not untold(url), "it is said still that UCloud is away", 180)
         known = [(update.state, update.status) for update in store.updates("4101")]
