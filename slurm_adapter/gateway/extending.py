@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from slurm_adapter import operations
 from slurm_adapter.errors import Refused
+from slurm_adapter.gateway import behind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,26 +16,33 @@ if TYPE_CHECKING:
 
 
 class Extender:
-    """Gives jobs more time; each job by one request at a time, at both doors together."""
+    """Gives jobs more time, at both doors together.
+
+    Requests at the same time add up (contract, scenario 74). One whose caller had to be told that the outcome is not
+    known yet keeps others away until it is done: they may well be the same wish once more.
+    """
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._under_way: set[str] = set()
+        self._under_way: dict[object, tuple[frozenset[str], float]] = {}
+        """The jobs of each request, and from when on it is late."""
 
     async def extend(self, wanted: Sequence[tuple[str, int]]) -> None:
         """Add so many seconds to the limits of these jobs, which the caller may change.
 
-        Raises what `operations.extend` raises, and `Refused` where an earlier request for one of them is under way,
-        answered or not: whether it is wanted twice, only somebody who has seen what came of the first can tell.
+        Raises what `operations.extend` raises, and `Refused` where an earlier request for one of them is late: whether
+        it is wanted twice, only somebody who has seen what came of the first can tell.
         """
-        ids = [id_ for id_, _ in wanted]
-        if busy := self._under_way.intersection(ids):
-            raise Refused(
-                f"job {min(busy)} is being given more time just now, as an earlier request wants it; nothing was added "
-                "by this one: see what the job says in a while, and ask again if it needs more still"
-            )
-        self._under_way.update(ids)
+        ids, now = frozenset(id_ for id_, _ in wanted), time.monotonic()
+        for others, late in self._under_way.values():
+            if late <= now and (busy := ids & others):
+                raise Refused(
+                    f"job {min(busy)} is being given more time just now, as an earlier request wants it; nothing was "
+                    "added by this one: see what the job says in a while, and ask again if it needs more still"
+                )
+        mine = object()
+        self._under_way[mine] = ids, now + behind.LONGEST_SECONDS
         try:
             await self._workers.change(operations.extend, wanted)
         finally:
-            self._under_way.difference_update(ids)
+            del self._under_way[mine]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -167,6 +168,33 @@ def test_a_change_that_is_slow_is_answered_in_time_and_goes_on(
     assert done.wait(60), "it goes on"
 
 
+@pytest.mark.scenario(74)
+def test_requests_for_more_time_at_the_same_time_add_up(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = start(doors, "1").time_limit
+    monkeypatch.setattr(behind, "LONGEST_SECONDS", 60.0)
+    inner, begun, go_on = operations.extend, threading.Semaphore(0), threading.Event()
+
+    def slow(site: Site, wanted: Sequence[tuple[str, int]]) -> list[Record]:
+        begun.release()
+        assert go_on.wait(60)
+        return inner(site, wanted)
+
+    def press(_: int) -> httpx.Response:
+        body = {"items": [{"job": doors.job("1"), "requestedTime": HOUR}]}
+        return doors.ask("POST", f"{JOBS}/extend", body, **doors.as_ucloud())
+
+    monkeypatch.setattr(operations, "extend", slow)
+    with ThreadPoolExecutor(2) as threads:
+        answers = threads.map(press, range(2))
+        try:
+            for _ in range(2):
+                assert begun.acquire(timeout=60), "one waits for the other"
+        finally:
+            go_on.set()
+        assert [answer.json() for answer in answers] == [{"responses": [{}]}] * 2
+    assert doors.offline.site.store.get("1").time_limit == before + 2 * 3600
+
+
 def test_who_asks_once_more_while_an_answer_is_late_is_not_given_the_time_twice(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +263,8 @@ def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
         finally:
             go_on.set()
         wait_until(lambda: len(made) == 3, "no pass after the change")
+
+
 def test_what_is_answered_in_time_is_answered_before_ucloud_has_given_up() -> None:
     """The tests of it make the times short."""
     longest = (behind.LONGEST_SECONDS, submitting.LONGEST_SECONDS, provider.VERIFY_SECONDS, ending.ANSWER_SECONDS)
