@@ -59,10 +59,13 @@ def _as_json(value: object) -> str:
     return json.dumps(value, default=str)
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 def _check_text(value: str) -> str:
     if "\0" in value:
         raise ValueError("must not hold a NUL character")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if _HALF.search(value):
         raise ValueError("must not hold half of a surrogate pair")
     return value
 
@@ -406,6 +409,7 @@ def _validate(item: object, prefix: tuple[str | int, ...]) -> JobSpecification:
 
 _SAID_SHORTER = {
     "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
     "dict_type": "must be an object",
     "tuple_type": "must be a list",
     "string_type": "must be a text",
@@ -424,12 +428,19 @@ def describe_all(problems: Iterable[Mapping[str, Any]], prefix: tuple[str | int,
     """The same, of pydantic's list of errors."""
     for problem in problems:
         path = field_path((*prefix, *(part for part in problem["loc"] if not str(part).startswith("<"))))
-        allowed = _SAID_SHORTER.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
-        allowed = allowed.removeprefix("Input ")
         if problem["type"] == "missing":
             yield f"{path}: is missing; it is required"
         else:
-            yield f"{path}: {shown(problem['input'])}: {allowed}"
+            yield f"{path}: {shown(problem['input'])}: {_allowed(problem)}"
+
+
+def _allowed(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "too_short" and problem["input"] == "":
+        return "must not be empty"
+    if problem["type"] == "too_long" and isinstance(problem["input"], str):
+        return f"must have at most {problem['ctx']['max_length']} characters"
+    message: str = problem["msg"]
+    return _SAID_SHORTER.get(problem["type"]) or message.removeprefix("Value error, ").removeprefix("Input ")
 
 
 def field_path(parts: Iterable[str | int]) -> str:

@@ -27,8 +27,8 @@ from slurm_adapter.gateway.gateway import Gateway
 from slurm_adapter.gateway.guard import Guard
 from slurm_adapter.gateway.logging import RequestLog
 from slurm_adapter.gateway.passes import reconcile, tell
+from slurm_adapter.gateway.routes import describe
 from slurm_adapter.gateway.statuses import body_of, status_of
-from slurm_adapter.specification import describe_all
 from slurm_adapter.transports.interface import MEBIBYTE
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> JSONResponse:
-        return _error(HTTPStatus.BAD_REQUEST, "\n".join(_without_body(error)))
+        # That a missing body is the body goes without saying.
+        problems = [{**each, "loc": () if each["loc"] == ("body",) else each["loc"]} for each in error.errors()]
+        return _error(HTTPStatus.BAD_REQUEST, describe(problems))
 
     @app.exception_handler(AnyHTTPException)
     async def _(request: Request, error: AnyHTTPException) -> JSONResponse:
@@ -146,11 +148,3 @@ def _answer_errors(app: FastAPI) -> None:
 
 def _error(status: int, why: str, headers: Any = None) -> JSONResponse:
     return JSONResponse({"why": why, "errorCode": None}, status, headers)
-
-
-def _without_body(error: RequestValidationError) -> list[str]:
-    """One line for each wrong field; that it stands in the body goes without saying."""
-    problems = [
-        {**each, "loc": each["loc"][1:] if each["loc"][0] == "body" else each["loc"]} for each in error.errors()
-    ]
-    return list(describe_all(problems))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, AliasGenerator, BaseModel, ConfigDict, Field
+from pydantic import AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from slurm_adapter.specification import (
@@ -31,10 +31,11 @@ from slurm_adapter.states import JobState
 T = TypeVar("T")
 
 
-def _check_size(items: tuple[T, ...]) -> tuple[T, ...]:
-    if not items:
+def _check_size(items: object) -> object:
+    """Before the items themselves are looked at, of which there may be millions."""
+    if items in ([], ()):
         raise ValueError("Request must not be empty")
-    if len(items) > BULK_LIMIT:
+    if isinstance(items, list) and len(items) > BULK_LIMIT:
         raise ValueError(f"Request cannot exceed {BULK_LIMIT} items")
     return items
 
@@ -42,7 +43,7 @@ def _check_size(items: tuple[T, ...]) -> tuple[T, ...]:
 class BulkRequest(Wire, Generic[T]):
     """1 to 1000 items, done all or none."""
 
-    items: Annotated[Listed[T], AfterValidator(_check_size)] = Field(default=(), validate_default=True)
+    items: Annotated[Listed[T], BeforeValidator(_check_size)] = Field(default=(), validate_default=True)
 
 
 class FindById(Wire):

@@ -21,7 +21,6 @@ from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, Tr
 from slurm_adapter.gateway import behind, folder_shells, provider, users
 from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
 from slurm_adapter.gateway.gateway import SHELLS, Shared
-from slurm_adapter.gateway.routes import StrictRoute
 from slurm_adapter.gateway.schemas import (
     Bulk,
     BulkRequest,
@@ -61,8 +60,8 @@ SHELL_SECONDS = 8 * 3600
 Size = Annotated[int, Field(ge=1, le=1000)]
 Username = Annotated[str | None, Header(alias="ucloud-username", include_in_schema=False)]
 
-for_ucloud = APIRouter(route_class=StrictRoute, dependencies=provider.api.dependencies, tags=["provider"])
-for_users = APIRouter(prefix="/api/jobs", route_class=StrictRoute, tags=["jobs"])
+for_ucloud = APIRouter(route_class=provider.ProviderRoute, tags=["provider"])
+for_users = APIRouter(prefix="/api/jobs", route_class=users.UserRoute, tags=["jobs"])
 for_browsers = APIRouter()
 
 

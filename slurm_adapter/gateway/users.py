@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 
 from slurm_adapter import jobs, operations
 from slurm_adapter.errors import InvalidInput, NotFound
@@ -36,6 +36,7 @@ from slurm_adapter.states import JobState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.records import Record
     from slurm_adapter.site import Site
 
@@ -62,19 +63,29 @@ class Flags:
         self.product = include_product or include_support
 
 
-async def _authenticate(
-    gateway: Shared,
-    authorization: Annotated[str | None, Header(include_in_schema=False)] = None,
-    project: Annotated[str | None, Header(description="The project whose jobs are meant.")] = None,
+class UserRoute(StrictRoute):
+    """A route for users with tokens."""
+
+    async def admit(self, request: Request) -> None:
+        """See `StrictRoute.admit`; whom the request is for stays with it."""
+        gateway: Gateway = request.app.state.gateway
+        authorization, project = request.headers.get("authorization"), request.headers.get("project")
+        request.state.owner = await gateway.workers.call(_owner, authorization, project)
+
+
+async def _caller(
+    request: Request,
+    _: Annotated[str | None, Header(alias="project", description="The project whose jobs are meant.")] = None,
 ) -> Owner:
-    return await gateway.workers.call(_owner, authorization, project)
+    owner: Owner = request.state.owner
+    return owner
 
 
 def _owner(site: Site, authorization: str | None, project: str | None) -> Owner:
     return authentication.authenticate(site.store, authorization, project, site.clock())
 
 
-Caller = Annotated[Owner, Depends(_authenticate)]
+Caller = Annotated[Owner, Depends(_caller)]
 
 
 async def _grant(authorization: Annotated[str | None, Header(include_in_schema=False)] = None) -> str:
@@ -84,7 +95,7 @@ async def _grant(authorization: Annotated[str | None, Header(include_in_schema=F
 Grant = Annotated[str, Depends(_grant)]
 """What is kept of the caller's token by what outlasts the request."""
 
-api = APIRouter(prefix="/api/jobs", route_class=StrictRoute, tags=["jobs"])
+api = APIRouter(prefix="/api/jobs", route_class=UserRoute, tags=["jobs"])
 
 
 def _selection(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -18,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from slurm_adapter.specification import decode_json
 from tests.gateway.doors import Doors, opened
 
 if TYPE_CHECKING:
@@ -160,3 +163,32 @@ def test_a_token_that_is_odd_is_none(doors: Doors, header: bytes) -> None:
     for path in ("/api/jobs/browse", "/ucloud/example/jobs/retrieveProducts", "/openapi.json"):
         answer = httpx.get(f"{doors.url}{path}", headers={b"Authorization": header}, timeout=30)
         assert answer.status_code == 401
+
+
+def test_no_body_is_read_of_whoever_may_not_ask(doors: Doors) -> None:
+    for path, header in (("/api/jobs", doors.as_ucloud()), ("/ucloud/example/jobs", doors.token())):
+        assert doors.ask("POST", path, b"{").status_code == 401
+        assert doors.ask("POST", path, b"{", **header).status_code == 401
+
+
+def test_others_are_answered_while_a_large_body_is_read(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = Event()
+
+    def slowly(body: bytes) -> Any:
+        assert answered.wait(60), "nobody else was answered meanwhile"
+        return decode_json(body)
+
+    monkeypatch.setattr("slurm_adapter.gateway.routes.decode_json", slowly)
+    with ThreadPoolExecutor() as threads:
+        reading = threads.submit(doors.ask, "POST", "/api/jobs", {"items": []}, **doors.token())
+        assert doors.ask("GET", "/healthz").status_code == 200
+        assert not reading.done()
+        answered.set()
+        assert reading.result().status_code == 400
+
+
+@pytest.mark.parametrize(("count", "lines"), [(1001, 1), (1000, 101), (1, 1)])
+def test_of_many_mistakes_some_are_told(doors: Doors, count: int, lines: int) -> None:
+    why = doors.ask("POST", "/api/jobs", {"items": [None] * count}, **doors.token()).json()["why"].splitlines()
+    assert len(why) == lines
+    assert why[0].startswith("items: " if count > 1000 else "items[0]: null: must be an object")
