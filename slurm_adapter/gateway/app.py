@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
@@ -20,7 +20,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from slurm_adapter import __version__
-from slurm_adapter.errors import AdapterError
+from slurm_adapter.errors import AdapterError, NotFound
 from slurm_adapter.gateway import logs, provider, schemas, shell, users, watching, web
 from slurm_adapter.gateway.bodies import Bodies
 from slurm_adapter.gateway.gateway import Gateway
@@ -29,6 +29,7 @@ from slurm_adapter.gateway.logging import RequestLog
 from slurm_adapter.gateway.passes import reconcile, tell
 from slurm_adapter.gateway.routes import describe
 from slurm_adapter.gateway.statuses import body_of, status_of
+from slurm_adapter.gateway.streams import refuse
 from slurm_adapter.transports.interface import MEBIBYTE
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": schemas.Error} for code in (400, 401, 403, 404, 409, 413, 503)
+    code: {"model": schemas.Error} for code in (400, 401, 403, 404, 409, 413, 415, 503)
 }
 
 # They document that a token is needed, and refuse nothing: see `authentication` for who is let in.
@@ -99,9 +100,14 @@ def make_app(site: Site) -> FastAPI:
     if gateway.web.domains is not None:
         app.include_router(web.sockets, prefix=f"/ucloud/{site.config.provider}")
         app.add_middleware(web.Applications, web=gateway.web)  # outermost: nothing of ours is read into such requests
+    app.add_api_websocket_route("/{path:path}", _find_nothing)
     _answer_errors(app)
     _document_no_422(app)
     return app
+
+
+async def _find_nothing(websocket: WebSocket) -> None:
+    await refuse(websocket, NotFound(f"there is no WebSocket at {websocket.url.path}"))
 
 
 def _document_no_422(app: FastAPI) -> None:
@@ -138,6 +144,8 @@ def _answer_errors(app: FastAPI) -> None:
         why = error.detail
         if error.status_code == HTTPStatus.NOT_FOUND:
             why = f"there is nothing at {request.method} {request.url.path}"
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            why = f"there is nothing at {request.method} {request.url.path}, but at {(error.headers or {})['Allow']}"
         return _error(error.status_code, why, headers=error.headers)
 
     @app.exception_handler(Exception)

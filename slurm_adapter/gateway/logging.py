@@ -9,6 +9,7 @@ import logging
 import re
 import time
 from contextvars import ContextVar
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -30,6 +31,11 @@ def _add_request(record: logging.LogRecord) -> bool:
     return True
 
 
+def _is_no_refusal(record: logging.LogRecord) -> bool:
+    """The server takes every WebSocket that is refused by an answer for a mistake; `RequestLog` tells of it."""
+    return record.getMessage() != "ASGI callable returned without completing handshake."
+
+
 def log_to_stderr() -> None:
     """Begin to log, all of this process."""
     handler = logging.StreamHandler()
@@ -45,17 +51,21 @@ def log_to_stderr() -> None:
     # The server's own would tell the queries of WebSockets, where sessions and applications' tokens are.
     for noisy in ("httpx", "httpcore", "paramiko", "uvicorn", "uvicorn.error", "websockets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_refusal)
 
 
 class RequestLog:
-    """Gives every request an id, its client's own where it has one (`X-Request-Id`), and logs how it went."""
+    """Gives every request an id, its client's own where it has one (`X-Request-Id`), and logs how it went.
+
+    A WebSocket is a request, too, whose status is 101 where it was opened; it is logged at its end.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; see ASGI."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
@@ -66,8 +76,8 @@ class RequestLog:
 
         async def told(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in {"http.response.start", "websocket.http.response.start", "websocket.accept"}:
+                status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
                 MutableHeaders(scope=message)["X-Request-Id"] = id_
             await send(message)
 
@@ -75,5 +85,6 @@ class RequestLog:
             await self._app(scope, receive, told)
         finally:
             took = round((time.monotonic() - began) * 1000)
-            fields = {"method": scope["method"], "path": scope["path"], "status": status, "milliseconds": took}
-            log.info("%s %s: %s", scope["method"], scope["path"], status, extra=fields)
+            method = scope.get("method", "WebSocket")
+            fields = {"method": method, "path": scope["path"], "status": int(status), "milliseconds": took}
+            log.info("%s %s: %s", method, scope["path"], int(status), extra=fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -19,6 +20,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from slurm_adapter.specification import decode_json
 from tests.gateway.doors import Doors, opened
@@ -192,3 +195,31 @@ def test_of_many_mistakes_some_are_told(doors: Doors, count: int, lines: int) ->
     why = doors.ask("POST", "/api/jobs", {"items": [None] * count}, **doors.token()).json()["why"].splitlines()
     assert len(why) == lines
     assert why[0].startswith("items: " if count > 1000 else "items[0]: null: must be an object")
+
+
+def test_head_is_answered_as_get_without_a_body(doors: Doors) -> None:
+    for path, header in (("/healthz", {}), ("/docs", doors.token()), ("/api/jobs/browse", doors.token())):
+        asked, got = (doors.ask(method, path, **header) for method in ("HEAD", "GET"))
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers["content-length"] == got.headers["content-length"]
+    assert doors.ask("HEAD", "/nothing").status_code == 404
+
+
+def test_another_method_is_told_the_right_one(doors: Doors) -> None:
+    answer = doors.ask("PUT", "/api/jobs", **doors.token())
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json() == {"why": "there is nothing at PUT /api/jobs, but at POST", "errorCode": None}
+
+
+def test_a_compressed_body_is_told_that_it_may_not_be(doors: Doors) -> None:
+    body = gzip.compress(json.dumps({"items": [doors.item()]}).encode())
+    answer = doors.ask("POST", "/api/jobs", body, **doors.token(), **{"Content-Encoding": "gzip"})
+    assert (answer.status_code, "without Content-Encoding" in answer.json()["why"]) == (415, True)
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/healthz", "/api/jobs/browse"])
+def test_a_websocket_where_there_is_none_is_told_so(doors: Doors, path: str) -> None:
+    with pytest.raises(InvalidStatus) as refused, connect(f"ws{doors.url.removeprefix('http')}{path}"):
+        raise AssertionError("it was opened")
+    assert refused.value.response.status_code == 404
+    assert json.loads(refused.value.response.body) == {"why": f"there is no WebSocket at {path}", "errorCode": None}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from slurm_adapter import tokens
 from tests.gateway.doors import Doors, opened
@@ -88,10 +90,19 @@ def test_a_served_process_logs_no_secrets_and_ends_gently(tmp_path: Path) -> Non
         answer = httpx.get(f"{url}/api/jobs/browse?next=hush", headers=headers, timeout=30)
         assert answer.status_code == 400
         assert answer.headers["x-request-id"] == "mine-17"
+        socket = f"ws{url.removeprefix('http')}/api/jobs"
+        with connect(socket, additional_headers=headers | {"X-Request-Id": "mine-18"}):
+            pass
+        with pytest.raises(InvalidStatus), connect(socket, additional_headers={"Authorization": "Bearer hush"}):
+            pass
     stderr = config.with_suffix(".log").read_text()
     lines = [json.loads(line) for line in stderr.splitlines()]
     [asked] = [line for line in lines if line.get("path") == "/api/jobs/browse"]
     assert (asked["status"], asked["request"], asked["method"]) == (400, "mine-17", "GET")
+    sockets = {line["status"]: line for line in lines if line.get("path") == "/api/jobs"}
+    assert set(sockets) == {101, 401}
+    assert (sockets[101]["request"], sockets[101]["method"]) == ("mine-18", "WebSocket")
+    assert [line for line in lines if line["level"] == "ERROR"] == []
     assert token not in stderr
     assert "hush" not in stderr
 
