@@ -437,6 +437,8 @@ def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record 
     """The job that each item is known as already. UCloud's ids are UCloud's alone, whoever owns the job."""
     by_id = site.store.find(item.id for item in items if item.id is not None)
     for record in by_id.values():
+        if record.origin == STANDALONE:  # as where a site had jobs of its own before it had a UCloud
+            raise InvalidInput(f"id: {record.id}: a job of this site's own, which is not UCloud's, has this id already")
         if (record.owner, record.project) != (owner.created_by, owner.project):
             raise InvalidInput(f"id: {record.id}: this job is known here, and belongs to somebody else")
     keys = [item.key for item in items if item.key is not None]

@@ -193,11 +193,12 @@ class Token:
 
 
 def same_job(known: Record, specification: str) -> Record:
-    """The job that a key belongs to. Raises `InvalidInput` where the key comes with another specification."""
+    """The job that a key or UCloud's id belongs to. Raises `InvalidInput` where it comes with another specification."""
     if (known.original or known.specification) != specification:
+        name = "key" if known.origin == STANDALONE else "id"
         raise InvalidInput(
-            f"the key {known.key!r} belongs to job {known.id}, whose specification is another one; "
-            "use a new key for a new job"
+            f"the {name} {known.key!r} belongs to job {known.id}, whose specification is another one; "
+            f"use a new {name} for a new job"
         )
     return known
 

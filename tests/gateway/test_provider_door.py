@@ -362,6 +362,17 @@ def test_an_id_that_is_no_number_is_refused(doors: Doors) -> None:
         assert "id" in why(answer)
 
 
+def test_an_id_that_is_taken_is_told_as_one(doors: Doors) -> None:
+    own = doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **doors.token()).json()["responses"][0]["id"]
+    doors.ask("POST", "/ucloud/example/jobs", {"items": [doors.job("77")]}, **doors.as_ucloud())
+    for job, said in (
+        (doors.job(own), f"id: {own}: a job of this site's own"),
+        (doors.job("77", name="another"), "the id '77' belongs to job 77"),
+    ):
+        answer = doors.ask("POST", "/ucloud/example/jobs", {"items": [job]}, **doors.as_ucloud())
+        assert (answer.status_code, said in answer.json()["why"]) == (400, True), answer.text
+
+
 def test_a_job_of_another_is_not_created_again(doors: Doors) -> None:
     known = doors.as_ucloud()
     assert doors.ask("POST", JOBS, {"items": [doors.job("7")]}, **known).status_code == 200
