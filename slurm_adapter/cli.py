@@ -77,6 +77,8 @@ def cli(ctx: click.Context, config_path: Path | None) -> None:
     ~/.config/slurm-adapter/config.toml, else /etc/slurm-adapter/config.toml.
     """
     ctx.obj = config_path
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":  # https://no-color.org
+        ctx.color = False
 
 
 def open_site(ctx: click.Context) -> Site:
@@ -247,7 +249,11 @@ def cancel(ctx: click.Context, ids: Sequence[str]) -> None:
     """Cancel jobs. One that has ended is no error."""
     from slurm_adapter import jobs
 
-    for record in jobs.cancel(open_site(ctx), ids):
+    try:
+        records = jobs.cancel(open_site(ctx), ids)
+    except TryAgain as error:
+        raise TryAgain(f"it is not sure that all are cancelled; give the same command again: {error}") from error
+    for record in records:
         talk(f"job {record.id}: " + (record.status if record.state.final else "is being cancelled"))
 
 
@@ -419,7 +425,7 @@ def token_create(ctx: click.Context, name: str, user: str, projects: Sequence[st
     click.echo(tokens.create(site, name, user, projects, lifetime))
     talk("keep it: it is not shown again, and only its digest is kept here")
     if not site.config.gateway.stand_alone:
-        talk("it opens nothing while the configuration says gateway.stand_alone = false")
+        talk("it opens nothing but /docs and /metrics while the configuration says gateway.stand_alone = false")
 
 
 @token.command("list")

@@ -377,13 +377,22 @@ def find_config(explicit: Path | None, environment: Mapping[str, str] = os.envir
     return next((place for place in places if place.is_file()), None)
 
 
+_SAID_SHORTER = {
+    "extra_forbidden": "is no key of the configuration; config.example.toml shows every key",
+    "missing": "is missing; it is required",
+    "tuple_type": "must be a list",
+}
+
+
 def load_config(path: Path) -> Config:
     """Read and check the file. Raises `InvalidConfig` that names the file, the key, its line, and what is allowed."""
     try:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise InvalidConfig(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(f"{path}: cannot be read: it is not UTF-8 at byte {error.start}") from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig(f"{path}: not TOML: {error}") from error
     try:
@@ -391,7 +400,7 @@ def load_config(path: Path) -> Config:
     except ValidationError as error:
         problems = [
             f"{path}:{_line_of(text, problem['loc'])}{'.'.join(map(str, problem['loc'])) or 'the file'}: "
-            f"{problem['msg'].removeprefix('Value error, ')}"
+            f"{_SAID_SHORTER.get(problem['type']) or problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors()
         ]
         raise InvalidConfig("\n".join(problems)) from error

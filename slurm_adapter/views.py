@@ -11,6 +11,7 @@ from slurm_adapter import hosts, peerfiles
 from slurm_adapter.errors import NotFound
 from slurm_adapter.plan import make_groups
 from slurm_adapter.records import Stage
+from slurm_adapter.specification import JobSpecification
 from slurm_adapter.terminal import ago, duration, moment, safe, state, table
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def job_page(record: Record, updates: Iterable[Update], peers: Mapping[str, Reco
 
 def as_json(record: Record) -> dict[str, Any]:
     """A job for programs; times are seconds since the epoch."""
+    specification = JobSpecification.model_validate_json(record.specification)
     return {
         "id": record.id,
         "state": record.state,
@@ -87,7 +89,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "owner": {"createdBy": record.owner, "project": record.project},
         "account": record.account,
         "application": record.application,
-        "specification": json.loads(record.specification),
+        "specification": specification.model_dump(mode="json", by_alias=True),
         "folder": record.folder,
         "token": record.token,
         "timeLimit": record.time_limit,

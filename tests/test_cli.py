@@ -56,17 +56,44 @@ def run(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
     """The command line on the site without a cluster."""
     path = offline.folder / "config.toml"
     path.write_text(CONFIG.format(folder=offline.folder))
+    monkeypatch.setenv("SLURM_ADAPTER_CONFIG", str(path))
     monkeypatch.setattr("slurm_adapter.site.Site", lambda _: offline.open())
     # A mistake of the program must not look like one of its messages.
     monkeypatch.setenv("SLURM_ADAPTER_TRACEBACK", "1")
 
     def invoke(*arguments: str, stdin: bytes | dict[str, Any] = b"") -> Result:
         given = json.dumps(stdin).encode() if isinstance(stdin, dict) else stdin
-        result = CliRunner().invoke(module.cli, ["--config", str(path), *arguments], input=given)
+        result = CliRunner().invoke(module.cli, arguments, input=given)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
         return result
 
     return invoke
+
+
+def test_a_cancel_that_fails_says_what_is_to_be_done(run: Callable[..., Result], offline: Offline) -> None:
+    run("submit", "-", stdin=SPECIFICATION)
+    offline.slurm.down = True
+    result = run("cancel", "1")
+    assert (result.exit_code, result.stdout) == (75, "")
+    assert "give the same command again: " in result.stderr
+    offline.slurm.down = False
+    assert run("cancel", "1").stderr == "job 1: is being cancelled\n"
+
+
+def test_a_job_is_shown_to_programs_as_ucloud_has_it(run: Callable[..., Result]) -> None:
+    run("submit", "-", stdin={**SPECIFICATION, "timeAllocation": {"hours": 1}, "allowDuplicateJob": True})
+    shown = json.loads(run("show", "1", "--json").stdout)["specification"]
+    assert shown["timeAllocation"] == {"hours": 1, "minutes": 0, "seconds": 0}
+    assert shown["allowDuplicateJob"] is True
+    assert run("submit", "-", stdin=shown).exit_code == 0
+
+
+@pytest.mark.parametrize(("name", "value", "colours"), [("NO_COLOR", "1", 0), ("TERM", "dumb", 0), ("NO_COLOR", "", 1)])
+def test_colours_are_for_those_who_want_them(run: Callable[..., Result], name: str, value: str, colours: int) -> None:
+    run("submit", "-", stdin=SPECIFICATION)
+    environment = {"NO_COLOR": None, "TERM": None, name: value}
+    shown = CliRunner().invoke(module.cli, ["jobs"], env=environment, color=True)
+    assert ("\x1b" in shown.stdout) == bool(colours)
 
 
 def test_submit_prints_the_bulk_response(run: Callable[..., Result], offline: Offline) -> None:

@@ -98,7 +98,7 @@ def test_none_of_its_lines_may_be_missing(tmp_path: Path, line: str) -> None:
 
 # What is added, the line and key that are named, words of the message.
 WRONG = [
-    ("nonsense = 1", "1: nonsense", "Extra inputs"),
+    ("nonsense = 1", "1: nonsense", "no key of the configuration"),
     ('provider = "a b"', "1: provider", "pattern"),
     ("first_id = 0", "1: first_id", "greater than or equal to 1"),
     ('shared = "relative"', "1: shared", "pattern"),
@@ -109,6 +109,7 @@ WRONG = [
     ('[cluster]\ntransport = "ssh"\nprefix = ["x"]\n[cluster.ssh]\nhost = "h"', "cluster", "prefix is for the local"),
     ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = ""', "13: cluster.ssh.host", "at least 1 character"),
     ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = "h"\nport = 70000', "14: cluster.ssh.port", "65535"),
+    ('[cluster]\nprefix = "sudo"', "11: cluster.prefix", "must be a list"),
     ("[cluster]\nmessage_timeout = 0", "11: cluster.message_timeout", "greater than"),
     ('[identity]\nmode = "service"', "10: identity", "service_user go together"),
     ('[identity]\nservice_user = "jobs"', "10: identity", "go together"),
@@ -128,7 +129,7 @@ WRONG = [
     ('[[drives]]\nid = "a"\npath = "x"', "12: drives.0.path", "pattern"),
     ('[[drives]]\nid = "a"\npath = "/x"\n[[drives]]\nid = "a"\npath = "/y"', "10: drives", "the same id"),
     ('[states]\nFAILED = "BROKEN"', "11: states.FAILED", "'IN_QUEUE'"),
-    ('[machines.c.other]\npartition = "x"', "machines.c.other.cpus", "Field required"),
+    ('[machines.c.other]\npartition = "x"', "machines.c.other.cpus", "is missing"),
 ]  # fmt: skip
 
 

@@ -167,7 +167,9 @@ def test_it_says_so_where_the_door_is_shut(run: Callable[..., Result], offline: 
     shut = Offline(tmp_path, {"gateway": {"stand_alone": False}})
     offline.config = shut.config
     result = run("token", "create", "b", "--user", "alice")
-    assert "opens nothing while the configuration says gateway.stand_alone = false" in result.stderr
+    assert (
+        "opens nothing but /docs and /metrics while the configuration says gateway.stand_alone = false" in result.stderr
+    )
     made(result)
 
 
