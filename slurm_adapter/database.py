@@ -128,7 +128,8 @@ class Database:
                 for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                     self._connection.execute(f"PRAGMA {pragma}")
                 self._migrate()
-                self.instance = self._fact("instance", secrets.token_hex(4))
+                # Reads first: who only opens the file and reads waits for nobody who writes.
+                self.instance = self.fact("instance") or self._fact("instance", secrets.token_hex(4))
         except BaseException:
             self._connection.close()
             raise

@@ -462,6 +462,15 @@ except sqlite3.OperationalError as error:
 """
 
 
+def test_whoever_only_reads_waits_for_nobody_who_writes(tmp_path: Path) -> None:
+    with (
+        Store(tmp_path / "state") as first,
+        first._transaction(),  # noqa: SLF001  # a change under way
+        Store(tmp_path / "state") as second,
+    ):
+        assert (second.instance, second.all(9)) == (first.instance, [])
+
+
 def test_opening_it_again_takes_no_lock_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Closing any descriptor of a file drops this process's locks on it (fcntl(2)), and SQLite would not know.
     with Store(tmp_path / "state") as first, first._transaction():  # noqa: SLF001  # a change under way
