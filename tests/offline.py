@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from slurm_adapter.records import Record, Stage
     from slurm_adapter.sync import Report
     from slurm_adapter.transports.interface import Command, Result, Stream, Terminal, Transport
+    from tests.ucloud_double import Ucloud
 
 PRODUCT = {"provider": "example", "category": "example-compute", "id": "example-compute"}
 
@@ -227,6 +228,15 @@ def peer(hostname: str, record: Record | str) -> dict[str, str]:
 def offline(tmp_path: Path) -> Offline:
     """A site without a cluster."""
     return Offline(tmp_path)
+
+
+@pytest.fixture
+def site(ucloud: Ucloud, tmp_path: Path) -> Iterator[Offline]:
+    """A site whose UCloud is `ucloud`; both go by the same clock."""
+    made = Offline(tmp_path, ucloud.settings(tmp_path))
+    ucloud.clock = made.site.clock
+    yield made
+    made.site.close()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 
 from slurm_adapter import check
 from slurm_adapter.check import Level, check_site
-from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
 from slurm_adapter.errors import TryAgain
 from tests.offline import Offline
 from tests.ucloud_double import Ucloud, ucloud
@@ -64,7 +63,7 @@ def test_ucloud_s_drives(ucloud: Ucloud, tmp_path: Path, *, asks: bool) -> None:
     ucloud.have_drive("77", "alice", folder=f"{tmp_path}/home/alice")
     ucloud.have_drive("78", "bob", folder=f"{tmp_path}/gone")
     ucloud.have_drive("79", "bob", name="h-bob")
-    said = found(tmp_path, _with(ucloud, tmp_path, asks=asks))
+    said = found(tmp_path, ucloud.settings(tmp_path, ask_for_drives=asks))
     gone = f"UCloud's drives whose folders any of alice, bob cannot reach: 78 is {tmp_path}/gone"
     nameless = "UCloud's drives without a folder in their provider's name for them: 79; put them into [[drives]], or "
     wanted = {
@@ -76,13 +75,13 @@ def test_ucloud_s_drives(ucloud: Ucloud, tmp_path: Path, *, asks: bool) -> None:
 
 
 def test_a_ucloud_without_drives(ucloud: Ucloud, tmp_path: Path) -> None:
-    [(text, level)] = found(tmp_path, _with(ucloud, tmp_path, asks=True)).items()
+    [(text, level)] = found(tmp_path, ucloud.settings(tmp_path, ask_for_drives=True)).items()
     assert (level, "UCloud has no drives of provider example" in text) == (Level.NOTE, True)
 
 
 def test_a_pattern_that_leaves_nothing_to_ask_for(ucloud: Ucloud, tmp_path: Path) -> None:
     both = {name: f"{tmp_path}/home/{{{name}}}/{{drive}}" for name in ("user", "project")}
-    said = found(tmp_path, _with(ucloud, tmp_path, asks=True) | {"drive_pattern": both})
+    said = found(tmp_path, ucloud.settings(tmp_path, ask_for_drives=True) | {"drive_pattern": both})
     [note] = [text for text, level in said.items() if level is Level.NOTE]
     assert "UCloud is asked for none" in note
     assert ucloud.calls_to("/api/files/collections/control/browse") == []
@@ -90,7 +89,9 @@ def test_a_pattern_that_leaves_nothing_to_ask_for(ucloud: Ucloud, tmp_path: Path
 
 def test_a_ucloud_that_does_not_tell(ucloud: Ucloud, tmp_path: Path) -> None:
     ucloud.fail(500, path="/api/files/collections/control/browse")
-    said = found(tmp_path, _with(ucloud, tmp_path, asks=True) | {"drives": [{"id": "1", "path": str(tmp_path)}]})
+    said = found(
+        tmp_path, ucloud.settings(tmp_path, ask_for_drives=True) | {"drives": [{"id": "1", "path": str(tmp_path)}]}
+    )
     assert said[f"drive 1 is {tmp_path}"] is Level.GOOD
     [problem] = [text for text, level in said.items() if level is Level.PROBLEM]
     assert "files/collections/control/browse was answered with 500" in problem
@@ -145,15 +146,3 @@ def test_a_login_node_that_gives_no_terminal(tmp_path: Path, monkeypatch: pytest
     said = found(tmp_path, {"gateway": SHELLS, "drives": [{"id": "1", "path": f"{tmp_path}"}]})
     [problem] = [text for text, level in said.items() if level is Level.PROBLEM]
     assert "nothing was said" in problem
-
-
-def _with(ucloud: Ucloud, folder: Path, *, asks: bool) -> dict[str, Any]:
-    return {
-        "first_id": FIRST_ID_BESIDE_UCLOUD,
-        "ucloud": {
-            "url": ucloud.url,
-            "key": str(ucloud.write_key(folder / "key")),
-            "refresh_token": str(ucloud.write_refresh_token(folder / "refresh")),
-            "ask_for_drives": asks,
-        },
-    }

@@ -9,36 +9,21 @@ import pytest
 
 from slurm_adapter import orphans
 from slurm_adapter.check import Finding, Level, check_site
-from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
 from slurm_adapter.receivers.fake import FakeReceiver
 from slurm_adapter.records import Stage
 from slurm_adapter.reporting import outage_lines, plan_lines, telling_lines
 from slurm_adapter.states import JobState
 from slurm_adapter.sync import sync, tell_ucloud
-from tests.offline import Offline
+from tests.offline import Offline, site
 from tests.ucloud_double import Ucloud, ucloud
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from slurm_adapter.records import Record
 
-__all__ = ["ucloud"]
+__all__ = ["site", "ucloud"]
 
 UPDATE = "/api/jobs/control/update"
 EXISTS = "/api/providers/resources/checkExistence"
-
-
-@pytest.fixture
-def site(ucloud: Ucloud, tmp_path: Path) -> Iterator[Offline]:
-    """A site whose UCloud is `ucloud`; both go by the same clock."""
-    key, token = ucloud.write_key(tmp_path / "key"), ucloud.write_refresh_token(tmp_path / "refresh")
-    table = {"url": ucloud.url, "key": str(key), "refresh_token": str(token)}
-    made = Offline(tmp_path, {"ucloud": table, "first_id": FIRST_ID_BESIDE_UCLOUD})
-    ucloud.clock = made.site.clock
-    yield made
-    made.site.close()
 
 
 def create(site: Offline, ucloud: Ucloud, *ids: str) -> list[Record]:
@@ -320,17 +305,17 @@ def findings(site: Offline, word: str) -> list[Finding]:
 @pytest.mark.scenario(90)
 def test_check_tells_whether_ucloud_lets_it_in(site: Offline, ucloud: Ucloud) -> None:
     assert {each.level for each in findings(site, "ucloud.key") + findings(site, "refresh token")} == {Level.GOOD}
-    (site.folder / "refresh").chmod(0o644)
+    (site.folder / "refresh-token").chmod(0o644)
     assert [each.level for each in findings(site, "ucloud.refresh_token")] == [Level.PROBLEM]
-    (site.folder / "refresh").chmod(0o600)
-    (site.folder / "refresh").write_text("")
+    (site.folder / "refresh-token").chmod(0o600)
+    (site.folder / "refresh-token").write_text("")
     assert [each.level for each in findings(site, "holds no token")] == [Level.PROBLEM]
-    (site.folder / "refresh").write_text("one")
+    (site.folder / "refresh-token").write_text("one")
     ucloud.refresh_token = "another"
     assert [each.level for each in findings(site, "refused the refresh token")] == [Level.PROBLEM]
-    (site.folder / "key").write_text("no key\n")
+    (site.folder / "ucloud.pem").write_text("no key\n")
     assert [each.level for each in findings(site, "is no key")] == [Level.PROBLEM]
-    (site.folder / "key").unlink()
+    (site.folder / "ucloud.pem").unlink()
     assert [each.level for each in findings(site, "ucloud.key")] == [Level.PROBLEM]
     ucloud.down()
     site.slurm.now += 60

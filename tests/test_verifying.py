@@ -12,34 +12,21 @@ import pytest
 
 from slurm_adapter import verifying
 from slurm_adapter.check import Level, check_site
-from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
 from slurm_adapter.errors import TryAgain
 from slurm_adapter.receivers.ucloud import UcloudReceiver
 from slurm_adapter.specification import Job, Owner
 from slurm_adapter.sync import sync
-from tests.offline import Offline
+from tests.offline import Offline, site
 from tests.ucloud_double import Ucloud, ucloud
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from slurm_adapter.receivers.interface import Message, Told
     from slurm_adapter.records import Record
     from slurm_adapter.site import Site
 
-__all__ = ["ucloud"]
-
-
-@pytest.fixture
-def site(ucloud: Ucloud, tmp_path: Path) -> Iterator[Offline]:
-    """A site whose UCloud is `ucloud`; both go by the same clock."""
-    key, token = ucloud.write_key(tmp_path / "key"), ucloud.write_refresh_token(tmp_path / "refresh")
-    table = {"url": ucloud.url, "key": str(key), "refresh_token": str(token)}
-    made = Offline(tmp_path, {"ucloud": table, "first_id": FIRST_ID_BESIDE_UCLOUD})
-    ucloud.clock = made.site.clock
-    yield made
-    made.site.close()
+__all__ = ["site", "ucloud"]
 
 
 def running(site: Offline, ucloud: Ucloud, *ids: str) -> list[Record]:

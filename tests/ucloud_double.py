@@ -36,6 +36,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
@@ -182,6 +184,18 @@ class Ucloud:
             self._server = self._thread = None
 
     # What a site is given, and tokens
+
+    def settings(self, folder: Path, **more: Any) -> dict[str, Any]:
+        """What the configuration of a site says that knows it; the key and the refresh token are written there."""
+        return {
+            "first_id": FIRST_ID_BESIDE_UCLOUD,
+            "ucloud": {
+                "url": self.url,
+                "key": str(self.write_key(folder / "ucloud.pem")),
+                "refresh_token": str(self.write_refresh_token(folder / "refresh-token")),
+                **more,
+            },
+        }
 
     def write_key(self, path: Path, form: Literal["pem", "der"] = "pem") -> Path:
         """The public key of its tokens: PEM, or base64 of the DER, as UCloud shows it."""
@@ -676,3 +690,20 @@ def ucloud() -> Iterator[Ucloud]:
     """A UCloud of the test's own."""
     with Ucloud() as running:
         yield running
+
+
+class Clock:
+    """Time that goes when it is told to."""
+
+    now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        """Seconds since 1970."""
+        return self.now
+
+
+@pytest.fixture
+def clock(ucloud: Ucloud) -> Clock:
+    """For both sides."""
+    ucloud.clock = made = Clock()
+    return made

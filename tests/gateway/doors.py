@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from slurm_adapter import tokens
-from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
 from slurm_adapter.gateway.app import make_app
 from slurm_adapter.schedulers.fake import FakeScheduler
 from tests.gateway.serving import served
@@ -20,7 +19,7 @@ from tests.offline import Offline
 from tests.ucloud_double import Ucloud
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from slurm_adapter.schedulers.interface import Outcome, Submission
 
@@ -87,23 +86,21 @@ class Doors:
         }
 
 
+def wait_until(happened: Callable[[], bool], what: str) -> None:
+    """Wait for what must come within a minute; `what` says what is amiss where it does not."""
+    limit = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < limit, what
+        time.sleep(0.05)
+
+
 @contextmanager
 def opened(
     folder: Path, more: Mapping[str, Any] | None = None, *, ucloud: bool = True, asks_for_drives: bool = False
 ) -> Iterator[Doors]:
     """Both doors, or the users' alone, over an offline site."""
     with Ucloud() as double:
-        own: dict[str, Any] = {}
-        if ucloud:
-            own = {
-                "first_id": FIRST_ID_BESIDE_UCLOUD,
-                "ucloud": {
-                    "url": double.url,
-                    "key": str(double.write_key(folder / "ucloud.pem")),
-                    "refresh_token": str(double.write_refresh_token(folder / "refresh-token")),
-                    "ask_for_drives": asks_for_drives,
-                },
-            }
+        own = double.settings(folder, ask_for_drives=asks_for_drives) if ucloud else {}
         offline = Offline(folder, {**own, **(more or {})})
         offline.slurm = slurm = SlowScheduler()
         offline.site = offline.open()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -14,11 +13,11 @@ from slurm_adapter import jobs
 from slurm_adapter.gateway import behind, ending, passes
 from slurm_adapter.records import Stage
 from slurm_adapter.states import JobState
-from tests.gateway.doors import Doors, opened
+from tests.gateway.doors import Doors, opened, wait_until
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 __all__ = ["offline"]
@@ -31,13 +30,6 @@ def doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
     monkeypatch.setattr(passes, "SECONDS", 0.2)
     with opened(tmp_path) as made:
         yield made
-
-
-def wait_until(happened: Callable[[], bool], what: str) -> None:
-    limit = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < limit, what
-        time.sleep(0.05)
 
 
 def start(doors: Doors, *ids: str) -> None:

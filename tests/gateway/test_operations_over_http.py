@@ -11,8 +11,7 @@ import pytest
 from slurm_adapter import live_peers, operations, verifying
 from slurm_adapter.errors import AdapterError, Refused
 from slurm_adapter.gateway import behind, ending, passes, provider, submitting
-from tests.gateway.doors import Doors, opened
-from tests.gateway.test_ending import wait_until
+from tests.gateway.doors import Doors, opened, wait_until
 from tests.ucloud_double import TIMEOUT
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.targets import Target
-from tests.gateway.doors import Doors, opened
-from tests.gateway.test_told import wait_until
+from tests.gateway.doors import Doors, opened, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

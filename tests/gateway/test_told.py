@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,10 +13,10 @@ from slurm_adapter.gateway.following import Following
 from slurm_adapter.orphans import ASK_SECONDS, UNKNOWN_SECONDS
 from slurm_adapter.receivers.ucloud import UcloudReceiver
 from slurm_adapter.reporting import UNTOLD
-from tests.gateway.doors import Doors, opened
+from tests.gateway.doors import Doors, opened, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from slurm_adapter.receivers.interface import Message, Told
@@ -28,13 +27,6 @@ def doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
     monkeypatch.setattr(passes, "SECONDS", 0.2)
     with opened(tmp_path) as made:
         yield made
-
-
-def wait_until(happened: Callable[[], bool], what: str) -> None:
-    limit = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < limit, what
-        time.sleep(0.05)
 
 
 def test_ucloud_is_told_of_a_job_from_its_queue_to_its_end(doors: Doors) -> None:

@@ -32,13 +32,16 @@ pytestmark = pytest.mark.sandbox
 
 PORT, FURTHER = 18911, 18912
 
-PAGES = f"""
+INTERFACE = """
 application: v2
 name: interface
 version: "1"
-software: {{type: Native, load: []}}
-features: {{}}
-parameters: {{}}
+software: {type: Native, load: []}
+features: {}
+parameters: {}
+"""
+
+PAGES = f"""{INTERFACE}
 web: {{enabled: true, port: {PORT}}}
 invocation: |
   mkdir pages more
@@ -50,13 +53,7 @@ invocation: |
   exec python3 -u -m http.server {PORT} --directory pages
 """
 
-DESKTOP = f"""
-application: v2
-name: interface
-version: "1"
-software: {{type: Native, load: []}}
-features: {{}}
-parameters: {{}}
+DESKTOP = f"""{INTERFACE}
 vnc: {{enabled: true, port: {PORT}, password: hidden}}
 invocation: |
   exec python3 -c '

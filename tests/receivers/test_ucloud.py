@@ -19,34 +19,18 @@ from slurm_adapter.receivers.ucloud import Client, UcloudReceiver, read_refresh_
 from slurm_adapter.site import Site
 from slurm_adapter.states import JobState
 from tests.offline import configuration
-from tests.ucloud_double import Ucloud, ucloud
+from tests.ucloud_double import Clock, Ucloud, clock, ucloud
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["ucloud"]
+__all__ = ["clock", "ucloud"]
 
 REFRESH = "/auth/providers/refresh"
 UPDATE = "/api/jobs/control/update"
 EXISTS = "/api/providers/resources/checkExistence"
 RETRIEVE = "/api/jobs/control/retrieve"
-
-
-class Clock:
-    """Time that goes when it is told to."""
-
-    now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(ucloud: Ucloud) -> Clock:
-    """For both sides."""
-    ucloud.clock = made = Clock()
-    return made
 
 
 @pytest.fixture

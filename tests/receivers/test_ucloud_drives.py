@@ -12,31 +12,15 @@ from slurm_adapter.errors import TryAgain, Unknown
 from slurm_adapter.receivers import drives as module
 from slurm_adapter.receivers.drives import KEPT_SECONDS, MOST, UcloudDrives
 from slurm_adapter.receivers.ucloud import Client
-from tests.ucloud_double import Ucloud, ucloud
+from tests.ucloud_double import Clock, Ucloud, clock, ucloud
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["ucloud"]
+__all__ = ["clock", "ucloud"]
 
 RETRIEVE = "/api/files/collections/control/retrieve"
-
-
-class Clock:
-    """Time that goes when it is told to."""
-
-    now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(ucloud: Ucloud) -> Clock:
-    """For both sides."""
-    ucloud.clock = made = Clock()
-    return made
 
 
 @pytest.fixture
