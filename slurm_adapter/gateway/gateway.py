@@ -59,6 +59,8 @@ class Gateway:
         """Set where there may be something to tell UCloud."""
         self.names_work = False
         """Jobs were seen to get names on this cluster, as `check` looks; told as `native.peers`."""
+        self.names_unseen: str | None = None
+        """Why it could not be looked."""
         self.not_ready: str | None = "no pass has been made yet"
         """Why nobody should rely on it just now."""
         self.untold: str | None = None

@@ -95,11 +95,12 @@ async def _one(gateway: Gateway) -> bool:
     """A pass, counted; whether the next should come at once."""
     try:
         if not gateway.names_work:
-            gateway.names_work = bool(await gateway.workers.repeat(methods_that_work))
+            await _try_names(gateway)
         with gateway.metrics.pass_seconds.time():
             problems, hurry = await gateway.workers.repeat(one_pass)
     except AdapterError as error:
-        log.warning("a pass was not made: %s", error)
+        if str(error) != gateway.not_ready:
+            log.warning("a pass was not made: %s", error)
         problems, hurry = (str(error),), False
     except Exception as error:  # the next pass may do, and without passes nothing here would be true for long
         log.exception("a pass came to a mistake in slurm-adapter")
@@ -108,6 +109,18 @@ async def _one(gateway: Gateway) -> bool:
     gateway.metrics.passes.labels("no" if problems else "yes").inc()
     gateway.passed.set()
     return hurry
+
+
+async def _try_names(gateway: Gateway) -> None:
+    """See whether jobs get names here. Where that cannot be seen, all else goes on."""
+    why = None
+    try:
+        gateway.names_work = bool(await gateway.workers.repeat(methods_that_work))
+    except AdapterError as error:
+        why = str(error)
+        if why != gateway.names_unseen:
+            log.warning("it cannot be seen whether jobs get names here, so UCloud is told that they do not: %s", why)
+    gateway.names_unseen = why
 
 
 def one_pass(site: Site) -> tuple[tuple[str, ...], bool]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import uvicorn
 
+from slurm_adapter.errors import InvalidConfig
 from slurm_adapter.gateway.app import make_app
 from slurm_adapter.gateway.logging import log_to_stderr
 
@@ -24,21 +26,35 @@ log = logging.getLogger(__name__)
 
 
 def serve(site: Site) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. Raises `InvalidConfig` where that cannot begin."""
     settings = site.config.gateway
     app = make_app(site)
+    _ = site.store  # where the state cannot be used nothing can be served
+    sockets = _listen(settings.listen, settings.port)
     log_to_stderr()
     for number in (signal.SIGTERM, signal.SIGINT):
         # The server handles them, and raises them once more when it has ended; then nothing is left to do.
         signal.signal(number, lambda *_: None)
     log.info("listening on %s, port %s", settings.listen, settings.port)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=settings.listen,
-        port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws="websockets-sansio",
     )
+    uvicorn.Server(config).run(sockets=sockets)
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of the name. Raises `InvalidConfig`."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = dict.fromkeys((family, address[:2]) for family, _, _, _, address in found)
+        return [socket.create_server(address, family=family) for family, address in addresses]
+    except OSError as error:
+        raise InvalidConfig(
+            f"gateway.listen = {host!r}, gateway.port = {port}: {error.strerror}; name an address of this machine, and "
+            "a port that nobody listens on and that this account may use"
+        ) from error

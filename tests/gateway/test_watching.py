@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +15,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from slurm_adapter import tokens
-from tests.gateway.doors import Doors, opened
+from slurm_adapter.errors import TryAgain
+from slurm_adapter.gateway import passes
+from tests.gateway.doors import Doors, opened, wait_until
 from tests.gateway.process import free_port, serving
 from tests.offline import Offline
 
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slurm_adapter.config import Config
+    from slurm_adapter.site import Site
 
 
 @pytest.fixture
@@ -49,6 +55,40 @@ def test_live_is_told_from_ready(doors: Doors) -> None:
     assert told["live"] is True
     assert "Slurm" in str(told["why"])
     assert doors.ask("GET", "/healthz/ready").status_code == 503
+
+
+def test_passes_go_on_where_it_cannot_be_seen_whether_names_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the account that is tried is not there, or sudo runs nothing as it."""
+    tried = []
+
+    def fail(_: Site) -> list[str]:
+        tried.append(1)
+        raise TryAgain("the cluster has no account alice")
+
+    monkeypatch.setattr(passes, "methods_that_work", fail)
+    monkeypatch.setattr(passes, "SECONDS", 0.1)
+    with opened(tmp_path, ucloud=False) as doors:
+        assert until_ready(doors, ready=True)["why"] is None
+        wait_until(lambda: len(tried) > 3, "it is not tried again")
+    assert caplog.text.count("the cluster has no account alice") == 1
+
+
+def test_a_reason_is_logged_once(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    until_ready(doors, ready=True)
+    made = []
+
+    def fail(_: Site) -> tuple[tuple[str, ...], bool]:
+        made.append(1)
+        raise TryAgain("the database is held")
+
+    monkeypatch.setattr(passes, "one_pass", fail)
+    monkeypatch.setattr(passes, "SECONDS", 0.1)
+    wait_until(lambda: len(made) > 3, "no passes are made")
+    assert caplog.text.count("a pass was not made: the database is held") == 1
 
 
 def test_numbers(doors: Doors) -> None:
@@ -105,6 +145,26 @@ def test_a_served_process_logs_no_secrets_and_ends_gently(tmp_path: Path) -> Non
     assert [line for line in lines if line["level"] == "ERROR"] == []
     assert token not in stderr
     assert "hush" not in stderr
+
+
+def test_what_cannot_be_served_is_told_at_the_start(tmp_path: Path) -> None:
+    offline = Offline(tmp_path, {"gateway": {"port": free_port()}})
+    port = offline.config.gateway.port
+    config = tmp_path / "config.toml"
+    config.write_text(toml(offline.config).replace(str(offline.config.state), "/nowhere/state"))
+    assert_refused(config, "state = /nowhere/state: No such file or directory")
+    config.write_text(toml(offline.config))
+    with socket.create_server(("127.0.0.1", port)):
+        assert_refused(config, f"gateway.listen = '127.0.0.1', gateway.port = {port}: Address already in use")
+    config.write_text(toml(offline.config).replace("[gateway]", '[gateway]\nlisten = "192.0.2.1"'))
+    assert_refused(config, f"gateway.listen = '192.0.2.1', gateway.port = {port}: Cannot assign requested address")
+
+
+def assert_refused(config: Path, why: str) -> None:
+    """`serve` cannot begin, and says why, and nothing else."""
+    command = [sys.executable, "-m", "slurm_adapter", "--config", str(config), "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.startswith(f"error: {why}"), done.stderr.count("\n")) == (78, True, 1), done
 
 
 def toml(config: Config) -> str:
