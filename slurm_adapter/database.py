@@ -114,9 +114,9 @@ class Database:
 
         Raises `InvalidConfig` where the folder belongs to somebody else or lies on a network file system.
         """
-        _check_folder(folder)
         path = folder / "jobs.sqlite"
         with told(path):
+            _check_folder(folder)
             with suppress(FileExistsError):
                 # Only where there is none: closing a file drops this process's locks on it (fcntl(2)), SQLite's too.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
