@@ -356,7 +356,8 @@ def check(ctx: click.Context, as_json: bool) -> None:
         text = located(path, finding.text) if bad and path is not None else finding.text
         findings.append((finding.level, text))
         if not as_json:
-            click.echo(f"{click.style(finding.level.value.ljust(7), fg=colours[finding.level])}  {safe(text)}")
+            line = safe("; ".join(text.splitlines()))
+            click.echo(f"{click.style(finding.level.value.ljust(7), fg=colours[finding.level])}  {line}")
     if as_json:
         print_json([{"level": level.value, "text": text} for level, text in findings])
     if any(level is Level.PROBLEM for level, _ in findings):

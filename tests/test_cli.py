@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from slurm_adapter import cli as module
 from slurm_adapter import views
+from slurm_adapter.check import Finding, Level
 from slurm_adapter.gateway import passes
 from slurm_adapter.reporting import MOST_LINES, outage_lines
 from slurm_adapter.states import JobState
@@ -390,6 +391,13 @@ def test_a_users_text_does_not_reach_the_terminal_raw(offline: Offline) -> None:
     text = views.job_table(changed, 0.0) + views.job_page(changed[0], offline.site.store.updates(record.id), {})
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     assert not set(plain) & {"\x1b", "\r", "\x07", "\u202e", "\x9b"}
+
+
+def test_a_finding_of_several_lines_is_one(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Finding(Level.PROBLEM, "it cannot be used\ninstall \x1b another")
+    monkeypatch.setattr("slurm_adapter.check.check_site", lambda _: [found])
+    result = run("check")
+    assert (result.exit_code, result.stdout) == (1, "problem  it cannot be used; install \\x1b another\n")
 
 
 def test_check_finds_clocks_that_do_not_agree(run: Callable[..., Result], offline: Offline) -> None:

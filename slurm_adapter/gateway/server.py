@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import uvicorn
 
-from slurm_adapter.errors import InvalidConfig
+from slurm_adapter.errors import InvalidConfig, TryAgain, Unknown
 from slurm_adapter.gateway.app import make_app
 from slurm_adapter.gateway.logging import log_to_stderr
+from slurm_adapter.schedulers.libslurm import LibslurmScheduler
 
 if TYPE_CHECKING:
     from slurm_adapter.site import Site
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 def serve(site: Site) -> None:
     """Serve until SIGTERM or SIGINT. Raises `InvalidConfig` where that cannot begin."""
     settings = site.config.gateway
+    if isinstance(site.scheduler, LibslurmScheduler):
+        with suppress(TryAgain, Unknown):  # a cluster that is away now may be back later; a missing pyslurm is missing
+            site.scheduler.version()
     app = make_app(site)
     _ = site.store  # where the state cannot be used nothing can be served
     sockets = _listen(settings.listen, settings.port)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import httpx
@@ -15,18 +16,19 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from slurm_adapter import tokens
-from slurm_adapter.errors import TryAgain
+from slurm_adapter.config import Config
+from slurm_adapter.errors import InvalidConfig, TryAgain
 from slurm_adapter.gateway import passes
+from slurm_adapter.gateway.server import serve
+from slurm_adapter.schedulers.libslurm import LibslurmScheduler
+from slurm_adapter.site import Site
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.gateway.process import free_port, serving
-from tests.offline import Offline
+from tests.offline import Offline, configuration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from slurm_adapter.config import Config
-    from slurm_adapter.site import Site
 
 
 @pytest.fixture
@@ -158,6 +160,18 @@ def test_what_cannot_be_served_is_told_at_the_start(tmp_path: Path) -> None:
         assert_refused(config, f"gateway.listen = '127.0.0.1', gateway.port = {port}: Address already in use")
     config.write_text(toml(offline.config).replace("[gateway]", '[gateway]\nlisten = "192.0.2.1"'))
     assert_refused(config, f"gateway.listen = '192.0.2.1', gateway.port = {port}: Cannot assign requested address")
+
+
+def test_a_pyslurm_that_is_missing_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"cluster": {"scheduler": "pyslurm"}, "identity": {"mode": "service", "service_user": "jobs"}}
+    config = Config.model_validate(configuration(tmp_path, more))
+
+    def fail(_: LibslurmScheduler) -> str:
+        raise InvalidConfig("pyslurm cannot be used")
+
+    monkeypatch.setattr(LibslurmScheduler, "version", fail)
+    with closing(Site(config)) as site, pytest.raises(InvalidConfig, match="pyslurm cannot be used"):
+        serve(site)
 
 
 def assert_refused(config: Path, why: str) -> None:
