@@ -98,7 +98,11 @@ Grant = Annotated[str, Depends(_grant)]
 api = APIRouter(prefix="/api/jobs", route_class=UserRoute, tags=["jobs"])
 
 
+_LABEL = "filterLabels."
+
+
 def _selection(
+    request: Request,
     items_per_page: Annotated[int, Query(alias="itemsPerPage", ge=-(2**63), lt=2**63)] = 50,
     following: Annotated[str | None, Query(alias="next", description="What the page before gave as its next.")] = None,
     sort_by: Annotated[SortBy, Query(alias="sortBy")] = "createdAt",
@@ -116,7 +120,11 @@ def _selection(
     hide_provider: Annotated[str | None, Query(alias="hideProvider")] = None,
     hide_product: Annotated[str | None, Query(alias="hideProductId")] = None,
     hide_category: Annotated[str | None, Query(alias="hideProductCategory")] = None,
+    kind: Annotated[Literal["JOBS_ONLY", "VMS_ONLY"] | None, Query(alias="filterType")] = None,
 ) -> Selection:
+    if kind == "VMS_ONLY":
+        ids = ""  # there are no virtual machines here, and no job has this id
+    given = request.query_params.multi_items()  # a map is written as `filterLabels.KEY=VALUE` (contract 1.3)
     return Selection(
         owner="",
         project=None,
@@ -133,6 +141,7 @@ def _selection(
         without_provider=hide_provider,
         without_product=hide_product,
         without_category=hide_category,
+        labels=tuple((name.removeprefix(_LABEL), value) for name, value in given if name.startswith(_LABEL)),
         sort_by=sort_by,
         ascending=sort_direction == "ascending",
         limit=_page_size(items_per_page),

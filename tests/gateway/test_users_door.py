@@ -140,13 +140,19 @@ def test_pages_follow_each_other(doors: Doors) -> None:
         ("filterCreatedBy=alice&sortBy=createdAt&sortDirection=ascending", ["1", "2", "3"]),
         ("filterCreatedAfter=0&filterCreatedBefore=1", []),
         ("sortBy=timeLeft", ["1", "2", "3"]),
+        ("filterType=JOBS_ONLY", ["1", "2", "3"]),
+        ("filterType=VMS_ONLY", []),
+        ("filterLabels.example.org/colour=red", ["2"]),
+        ("filterLabels.example.org/colour=red&filterLabels.size=1", []),
+        ("filterLabels.colour=red", []),
         ("itemsPerPage=0", ["1", "2", "3"]),
     ],
 )
 def test_filters(tmp_path: Path, query: str, expected: list[str]) -> None:
     with opened(tmp_path, ucloud=False) as doors:
         alice = doors.token()
-        doors.ask("POST", "/api/jobs", {"items": [doors.item()] * 3}, **alice)
+        labelled = doors.item(labels={"example.org/colour": "red"})
+        doors.ask("POST", "/api/jobs", {"items": [doors.item(), labelled, doors.item()]}, **alice)
         answer = doors.ask("GET", f"/api/jobs/browse?{query}", **alice)
         assert answer.status_code == 200, answer.text
         assert sorted(job["id"] for job in answer.json()["items"]) == expected
