@@ -6,6 +6,7 @@ error of this program into its message.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -59,6 +60,9 @@ class _Group(click.Group):
         except Exception as error:  # nobody is helped by a traceback at three in the morning
             if os.environ.get("SLURM_ADAPTER_TRACEBACK"):
                 raise
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # what it is piped into is full
+                talk(f"{click.style('error:', fg='red')} {error.strerror}: not all could be written")
+                sys.exit(FAILED)
             talk(
                 f"{click.style('error:', fg='red')} a mistake in slurm-adapter: {type(error).__name__}: {error}; "
                 "please report it, with what SLURM_ADAPTER_TRACEBACK=1 shows"

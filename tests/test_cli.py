@@ -384,6 +384,15 @@ def test_colours_are_for_terminals(offline: Offline) -> None:
     assert "\x1b" not in piped.stdout
 
 
+def test_a_full_disk_behind_a_pipe_is_no_mistake_of_the_program(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG.format(folder=tmp_path))
+    command = [sys.executable, "-m", "slurm_adapter", "--config", str(config), "applications"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device: not all could be written\n")
+
+
 def test_a_users_text_does_not_reach_the_terminal_raw(offline: Offline) -> None:
     record = offline.job()
     evil = "\x1b[2J\r\x9b\x07\u202e"  # Slurm's words may hold the user's
