@@ -255,6 +255,33 @@ def test_five_thousand_folders_are_looked_into_by_one_command(local: LocalTransp
     assert found == [Inside(False)] * 4999 + [Inside(True, "17")]
 
 
+def test_what_has_not_begun_is_looked_into_and_closed_without_many_programs(
+    local: LocalTransport, tmp_path: Path
+) -> None:
+    """A thousand jobs are on their way to Slurm, or end there before they began, and each program takes its time."""
+    started = tmp_path / "started"
+    for program in ("find", "head", "ln", "mv", "readlink", "rm", "sed", "tr"):
+        wrapper = tmp_path / "bin" / program
+        wrapper.write_text(f'#!/bin/sh\necho {program} >>{started}\nPATH=/usr/bin:/bin exec {program} "$@"\n')
+        wrapper.chmod(0o755)
+    for name in ("1", "2", "3"):
+        (tmp_path / name).mkdir()
+    paths = [str(tmp_path / name) for name in ("1", "2", "3")]
+    assert folders.look(local, "alice", paths) == [Inside(True)] * 3
+    assert not started.exists()
+    folders.close(local, "alice", paths)
+    assert started.read_text().split() == ["ln"] * 3
+    started.unlink()
+    assert folders.look(local, "alice", paths) == [Inside(True, "closed")] * 3
+    assert started.read_text().split() == ["readlink"] * 3
+
+
+def test_a_folder_in_the_place_of_the_fence_is_no_fence(local: LocalTransport, tmp_path: Path) -> None:
+    (tmp_path / "1" / "owner").mkdir(parents=True)
+    assert folders.fence(local, "alice", {str(tmp_path / "1"): "17"}) == [""]
+    assert list((tmp_path / "1" / "owner").iterdir()) == []
+
+
 def test_the_first_to_fence_wins(local: LocalTransport, tmp_path: Path) -> None:
     for name in ("1", "2"):
         (tmp_path / name).mkdir()
