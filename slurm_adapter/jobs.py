@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -145,19 +145,21 @@ def submit(
     claims, shared, notes = _prepare(site, owner, items, caller)
     if not caller.hold():
         raise TryAgain("nothing was submitted: whoever asked for it has left before it could be")
-    records = site.store.claim(claims, shared)
-    caller.release(records)
-    fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.id == claim.id]
-    noted = [(record.id, note) for record in fresh for note in notes[record.id]]
-    try:
-        site.store.note(noted, site.clock())
-        for id_, note in noted:
-            say(f"job {id_}: {note}")
-        refusals = hand_over(site, fresh, forgets=caller.hold)
-    except AdapterError:
-        if patient:
-            raise
-        return records  # they are claimed, and the next pass goes on from where each stands: no refusal would be true
+    with ExitStack() as until_taken:
+        until_taken.enter_context(site.handing_in())
+        records = site.store.claim(claims, shared)
+        caller.release(records)
+        fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.id == claim.id]
+        noted = [(record.id, note) for record in fresh for note in notes[record.id]]
+        try:
+            site.store.note(noted, site.clock())
+            for id_, note in noted:
+                say(f"job {id_}: {note}")
+            refusals = hand_over(site, fresh, forgets=caller.hold, taken=until_taken.close)
+        except AdapterError:
+            if patient:
+                raise
+            return records  # they are claimed, and the next pass goes on from where each stands: no refusal is true
     return _as_told(site, records, refusals)
 
 
@@ -218,12 +220,16 @@ def _go_on(caller: Caller) -> None:
 
 
 def hand_over(
-    site: Site, records: Sequence[Record], *, forgets: Callable[[], bool] | None = None
+    site: Site,
+    records: Sequence[Record],
+    *,
+    forgets: Callable[[], bool] | None = None,
+    taken: Callable[[], object] = lambda: None,
 ) -> dict[str, AdapterError]:
     """Give claimed jobs to Slurm: folders, hosts files, then sbatch; why not, for those that were refused, by id.
 
     `forgets`: they were claimed just now, and whether somebody still waits for the answer, so that what came to nothing
-    is forgotten again instead of being tried by the next pass.
+    is forgotten again instead of being tried by the next pass. `taken` is called once no other process can take them.
     """
     new = forgets is not None
     ready = _with_peers_there(site, records)
@@ -244,12 +250,13 @@ def hand_over(
                 for record in lost
             }
             ready = [record for record in ready if record not in lost]
-    taken = site.store.take([record.id for record in ready], site.clock())
+    ours = site.store.take([record.id for record in ready], site.clock())
+    taken()
     outcomes = site.scheduler.submit(
-        [Submission(record.token, record.account, record.folder, bundles[record.id].directives) for record in taken]
+        [Submission(record.token, record.account, record.folder, bundles[record.id].directives) for record in ours]
     )
     changes: list[tuple[Record, dict[str, Any]]] = []
-    for record, outcome in zip(taken, outcomes, strict=True):
+    for record, outcome in zip(ours, outcomes, strict=True):
         match outcome:
             case Accepted(slurm_id):
                 status = submitted_text(slurm_id)
@@ -261,7 +268,7 @@ def hand_over(
             case InDoubt(why):
                 status = "Your job was handed to Slurm, whose answer was lost; it is being looked for"
                 changes.append((record, {"status": f"{status} ({why})"}))
-    current = {record.id: record for record in [*records, *taken]}
+    current = {record.id: record for record in [*records, *ours]}
     changed = {record.id for record in site.store.change(changes, site.clock())}
     _cancel_unwanted(site, [record for record, values in changes if "slurm_id" in values and record.id not in changed])
     _settle_failures(site, current, failures, new=bool(failures) and forgets is not None and forgets())

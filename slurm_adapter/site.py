@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from slurm_adapter.transports.interface import Transport
     from slurm_adapter.transports.ssh_config import SshSettings
 
+_HANDING_IN = "handing-in.lock"
+
 
 class Site:
     """A cluster, and what is remembered of its jobs."""
@@ -161,14 +163,22 @@ class Site:
 
     def only_one_pass(self) -> AbstractContextManager[bool]:
         """Hold the lock of `sync`: true where this process has it. It goes with the process, however that ends."""
-        return self._alone("sync.lock", "no pass was made, and no job was changed", wait=False)
+        return self._holding("sync.lock", "no pass was made, and no job was changed", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def only_one_tells(self, *, wait: bool) -> AbstractContextManager[bool]:
         """Hold the lock of those that tell UCloud, likewise; `wait` for it where it must be this one."""
-        return self._alone("tell.lock", "UCloud was told nothing", wait=wait)
+        return self._holding("tell.lock", "UCloud was told nothing", fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+    def handing_in(self) -> AbstractContextManager[bool]:
+        """Held from before jobs are claimed until they are taken, by as many as do so; it goes with the process."""
+        return self._holding(_HANDING_IN, "nothing was submitted", fcntl.LOCK_SH)
+
+    def nobody_hands_in(self) -> AbstractContextManager[bool]:
+        """True where nobody holds `handing_in`. Not to be held: who wants to hand in waits for it."""
+        return self._holding(_HANDING_IN, "no claim was handed over", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     @contextmanager
-    def _alone(self, name: str, undone: str, *, wait: bool) -> Iterator[bool]:
+    def _holding(self, name: str, undone: str, how: int) -> Iterator[bool]:
         path = self.config.state / name
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -179,7 +189,7 @@ class Site:
             raise StoreError(f"{path}: {error.strerror}; {undone}") from error
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, how)
             except BlockingIOError:
                 yield False
             else:

@@ -35,7 +35,7 @@ from slurm_adapter.records import Record, Stage, by_account
 from slurm_adapter.states import JobState, translate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from slurm_adapter.records import Standing
     from slurm_adapter.schedulers.interface import Listing, Observation
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 COLLECT_AFTER = 70_000
 """New objects; Python's own habit is 700."""
+
+CLAIM_SECONDS = 60
+"""So long a new claim is left to whoever made it, while somebody hands jobs in."""
 
 HOSTS_SECONDS = 600
 """How long the hosts files go unlooked at while nothing of them changes: whoever damages them meets his mend."""
@@ -266,9 +269,7 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
     if not site.store.hosts_are_written() or not seen <= site.clock() < seen + HOSTS_SECONDS:
         with _noting(problems, "write the hosts files"):
             publish_hosts(site)
-    claimed = [
-        record for record in site.store.find(r.id for r in plan.submit).values() if record.stage is Stage.CLAIMED
-    ]
+    claimed = _left_behind(site, plan.submit) if plan.submit else []
     failures: dict[str, AdapterError] = {}
     if claimed:
         from slurm_adapter.jobs import hand_over
@@ -287,6 +288,19 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
         cancelled=cancelled,
         problems=tuple(problems),
     )
+
+
+def _left_behind(site: Site, planned: Sequence[Record]) -> list[Record]:
+    """Those of these claims that nobody is about to hand over himself: a pass that did it, too, would do all twice.
+
+    Whoever makes claims holds a lock until he has taken them, which he does within moments. It goes with his process.
+    Which claims are whose is not known: new ones that no pass has judged are left to him, for `CLAIM_SECONDS` at most.
+    """
+    with site.nobody_hands_in() as free:
+        pass  # asked before they are read: who gives it back has taken his
+    claimed = [record for record in site.store.find(r.id for r in planned).values() if record.stage is Stage.CLAIMED]
+    old = site.clock() - CLAIM_SECONDS
+    return [record for record in claimed if free or record.status or not old < record.created <= site.clock()]
 
 
 def _close(site: Site, ended: list[Record], problems: list[str]) -> None:

@@ -18,6 +18,7 @@ from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import Accepted, NotStarted
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
+from slurm_adapter.sync import CLAIM_SECONDS
 from slurm_adapter.transports.interface import ConnectionLost, NotConnected
 from tests.offline import Offline, Tripping, offline, peer, tiny
 
@@ -691,7 +692,7 @@ def test_a_pass_that_overtakes_a_submission_makes_no_second_job(
         if ".ucloud-new." in "".join(command.argv):
             monkeypatch.setattr(offline.site.transport, "run", inner)
             kept, offline.site = offline.site, other
-            offline.sync()
+            offline.sync(after=CLAIM_SECONDS)
             offline.site = kept
             raise ConnectionLost("too late")
         return inner(command)

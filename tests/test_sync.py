@@ -20,7 +20,7 @@ from slurm_adapter.records import Record, Stage
 from slurm_adapter.schedulers.interface import Accepted, Submission
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
-from slurm_adapter.sync import Report, find_addresses, sync
+from slurm_adapter.sync import CLAIM_SECONDS, Report, find_addresses, sync
 from slurm_adapter.transports.interface import ConnectionLost
 from tests.offline import Offline, offline, peer
 
@@ -493,6 +493,47 @@ def test_a_claim_that_slurm_refuses_in_a_pass_ends_with_its_words(offline: Offli
     assert (ended.state, ended.status) == (JobState.FAILURE, "Slurm refused job 2: no such partition")
     offline.sync()
     assert offline.views == set()
+
+
+def test_a_pass_leaves_a_new_claim_to_whoever_makes_its_folder_just_now(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass falls into every bulk that is handed in at UCloud's door, and would make a thousand folders again."""
+    offline.slurm.lose_next("later")
+    database = offline.job()
+    offline.job(resources=[peer("db", database)])  # a claim that waits is not the submission's
+    offline.sync()
+    offline.slurm.arrive()
+    passes: list[tuple[str, ...]] = []
+
+    def look(command: Command) -> None:
+        if "tar -x" in " ".join(command.argv) and not passes:
+            passes.append(())  # the pass makes folders, too
+            with offline.open() as other:
+                passes[0] = sync(other).submitted
+                offline.slurm.now += CLAIM_SECONDS - 1
+                passes.append(sync(other).submitted)
+                offline.slurm.now += 1
+                passes.append(sync(other).submitted)
+
+    monkeypatch.setattr(offline.transport, "before", look)
+    record = offline.job()
+    assert passes == [("2",), (), (record.id,)]
+    assert len(offline.slurm_jobs(record)) == 1
+
+
+def test_a_pass_does_not_leave_a_new_claim_to_whoever_was_killed(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(command: Command) -> None:
+        if "tar -x" in " ".join(command.argv):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(offline.transport, "before", die)
+    with pytest.raises(KeyboardInterrupt):
+        offline.job()
+    with offline.open() as other:
+        assert sync(other).submitted == ("1",)
 
 
 # Outages
