@@ -19,7 +19,7 @@ from slurm_adapter.application import resolve_application
 from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
 from slurm_adapter.gateway import behind, describe
 from slurm_adapter.gateway.gateway import Shared
-from slurm_adapter.gateway.routes import StrictRoute
+from slurm_adapter.gateway.routes import Came, StrictRoute
 from slurm_adapter.gateway.schemas import (
     AclUpdate,
     Bulk,
@@ -70,10 +70,10 @@ api = APIRouter(route_class=ProviderRoute, tags=["provider"])
 
 
 @api.post("/jobs")
-async def create(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Id]:
+async def create(gateway: Shared, came: Came, request: BulkRequest[Job]) -> Bulk[Id]:
     """Take jobs; none where one of them cannot be taken."""
     owner, items = _read_items(request.items)
-    records = await gateway.submitter.submit(owner, items)
+    records = await gateway.submitter.submit(owner, items, came)
     return Bulk(responses=tuple(Id(id=record.token) for record in records))
 
 

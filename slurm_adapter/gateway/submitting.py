@@ -7,6 +7,7 @@ was refused by then is refused and leaves nothing behind, and what was claimed i
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -36,22 +37,26 @@ class Submitter:
         """A lock for each key that is under way, and how many hold it or wait for it."""
         self._behind: set[asyncio.Future[list[Record]]] = set()
 
-    async def submit(self, owner: Owner, items: Sequence[jobs.Item]) -> list[Record]:
-        """The jobs, in order. Raises what `jobs.submit` raises, and `TryAgain` where it took too long to claim them."""
+    async def submit(self, owner: Owner, items: Sequence[jobs.Item], came: float) -> list[Record]:
+        """The jobs, in order. Raises what `jobs.submit` raises, and `TryAgain` where it took too long to claim them.
+
+        `came`: when they were asked for, by `time.monotonic`; reading a large request takes part of the time.
+        """
+        late = time.monotonic() - came
         keys = {item.id or (owner.created_by, owner.project, item.key) for item in items if item.id or item.key}
         async with AsyncExitStack() as stack:
             for key in sorted(keys, key=repr):
                 await stack.enter_async_context(self._alone(key))
-            return await self._submit(owner, items)
+            return await self._submit(owner, items, late)
 
-    async def _submit(self, owner: Owner, items: Sequence[jobs.Item]) -> list[Record]:
+    async def _submit(self, owner: Owner, items: Sequence[jobs.Item], late: float) -> list[Record]:
         caller = jobs.Caller()
         work = asyncio.ensure_future(self._workers.change(jobs.submit, owner, items, caller=caller))
         self._behind.add(work)
         work.add_done_callback(self._done)
-        await asyncio.wait({work}, timeout=CLAIMED_SECONDS)
+        await asyncio.wait({work}, timeout=max(0.0, CLAIMED_SECONDS - late))
         if not work.done() and caller.records is None:
-            await asyncio.wait({work}, timeout=LONGEST_SECONDS - CLAIMED_SECONDS)
+            await asyncio.wait({work}, timeout=max(0.0, LONGEST_SECONDS - max(late, CLAIMED_SECONDS)))
         while not work.done() and not caller.leave():
             # The claim is being written, or its outcome settled: that takes moments, and decides what is told.
             await asyncio.wait({work}, timeout=0.05)

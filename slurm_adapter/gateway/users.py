@@ -14,7 +14,7 @@ from slurm_adapter import jobs, operations
 from slurm_adapter.errors import InvalidInput, NotFound
 from slurm_adapter.gateway import authentication, describe
 from slurm_adapter.gateway.gateway import Shared
-from slurm_adapter.gateway.routes import StrictRoute
+from slurm_adapter.gateway.routes import Came, StrictRoute
 from slurm_adapter.gateway.schemas import (
     Bulk,
     BulkRequest,
@@ -152,6 +152,7 @@ def _selection(
 @api.post("")
 async def create(
     gateway: Shared,
+    came: Came,
     owner: Caller,
     request: BulkRequest[JobSpecification],
     idempotency_key: Annotated[
@@ -163,7 +164,7 @@ async def create(
     key = idempotency_key
     keys = [key] if len(wanted) == 1 else [f"{key}/{n}" if key else None for n in range(len(wanted))]
     items = [jobs.Item(each, own) for each, own in zip(wanted, keys, strict=True)]
-    records = await gateway.submitter.submit(owner, items)
+    records = await gateway.submitter.submit(owner, items, came)
     return Bulk(responses=tuple(Id(id=record.id) for record in records))
 
 

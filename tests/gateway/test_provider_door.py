@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from slurm_adapter.gateway import routes, submitting
 from slurm_adapter.records import Stage
 from slurm_adapter.specification import BULK_LIMIT
 from tests.gateway.doors import WIRE, Doors, opened
@@ -448,3 +451,23 @@ def test_a_cluster_that_hangs_before_the_claim_is_503_and_leaves_nothing(doors: 
     assert doors.ask("POST", JOBS, {"items": [doors.job("11")]}, **doors.as_ucloud()).status_code == 200
     assert doors.offline.site.store.find(["10"]) == {}
     assert len(names_in_slurm(doors)) == 1
+
+
+def test_the_time_that_it_took_to_read_a_request_is_not_waited_for_again(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "monotonic", lambda: time.monotonic() - 120)  # so long ago it came
+    monkeypatch.setattr(submitting, "CLAIMED_SECONDS", 60.0)
+    monkeypatch.setattr(submitting, "LONGEST_SECONDS", 120.0)
+    go_on = threading.Event()
+
+    def nodes() -> dict[str, str]:
+        assert go_on.wait(60)
+        return {}
+
+    monkeypatch.setattr(doors.slurm, "nodes", nodes)
+    try:
+        answer = doors.ask("POST", JOBS, {"items": [doors.job("12")]}, **doors.as_ucloud())  # waits for 30 s at most
+    finally:
+        go_on.set()
+    assert answer.status_code == 503
