@@ -137,7 +137,7 @@ def test_plain_names_stay_as_they_are(names: list[str]) -> None:
 
 @pytest.mark.edge_case(17)
 @pytest.mark.skipif(shutil.which("scontrol") is None, reason="scontrol is not installed; `sandbox install` brings it")
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=lists | st.sampled_from(sorted(TABLE)))
 def test_scontrol_says_the_same(tmp_path: Path, text: str) -> None:
     done = ask_scontrol(tmp_path, text)

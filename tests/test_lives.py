@@ -785,7 +785,7 @@ class LongLives(Lives):
     """The same, longer and more often."""
 
 
-_ALL = settings(deadline=None, suppress_health_check=list(HealthCheck))
+_ALL = settings(suppress_health_check=list(HealthCheck))
 
 TestLives = Lives.TestCase
 TestLives.settings = settings(_ALL, max_examples=30, stateful_step_count=25)

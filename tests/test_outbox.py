@@ -135,7 +135,6 @@ def test_a_job_that_ucloud_does_not_know_is_told_of_later_and_in_order(
         assert told(receiver, "1") == [JobState.RUNNING, JobState.IN_QUEUE, JobState.RUNNING]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["run", "wait", "end", "tell", "down", "lose 0", "lose 1", "lose 2", "unknown"])))
 def test_whatever_happens_each_job_is_told_of_in_order_and_once(
     tmp_path_factory: pytest.TempPathFactory, story: list[str]
@@ -160,7 +159,7 @@ def test_whatever_happens_each_job_is_told_of_in_order_and_once(
         assert all(earlier.number < later.number for earlier, later in pairwise(receiver.told))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(
         st.sampled_from(

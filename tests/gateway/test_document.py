@@ -82,7 +82,6 @@ def ask_all(doors: Doors, operation: Any, mode: GenerationMode, header: dict[str
         max_examples=3,
         derandomize=True,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.gateway.doors import Doors, opened
+from tests.gateway.doors import Doors, opened, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,7 +175,7 @@ def test_a_ucloud_that_does_not_tell_is_503_and_leaves_nothing(doors: Doors, tro
         doors.ucloud.up()
     doors.ucloud.slow = 0.0
     doors.ucloud.have_drive("77", "alice", folder=f"{doors.offline.folder}/work/alice")
-    assert create(doors, "/77/data")[0] == 200, "nothing of the trouble is kept"
+    wait_until(lambda: create(doors, "/77/data")[0] == 200, "nothing of the trouble is kept")
     assert len(doors.offline.slurm.queue(["alice"]).observations) == 1
 
 

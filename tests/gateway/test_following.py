@@ -148,7 +148,7 @@ def test_wherever_pieces_begin_and_end_the_text_is_that_of_the_file(
     asyncio.run(both())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), min_size=1, max_size=8), st.lists(mixed, max_size=20))
 def test_whenever_followers_come_each_gets_everything(comers: list[tuple[int, int]], parts: list[bytes]) -> None:
     async def all_of_them() -> None:
