@@ -36,8 +36,8 @@ from slurm_adapter.sandbox.layout import (
 )
 from slurm_adapter.sandbox.settings import GPUS, Wishes
 
-_SHAPE = 1
-"""Grows when the nodes' files or mounts are made in another way than before."""
+_SHAPE = 2
+"""Grows when the files or mounts are made in another way than before."""
 _NULL_DEVICE = os.makedev(1, 3)
 
 
