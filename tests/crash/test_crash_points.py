@@ -17,7 +17,7 @@ from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import JobState
 from slurm_adapter.sync import sync
-from tests.adapter import text
+from tests.adapter import on_node, text
 from tests.crash.ground import effects
 
 if TYPE_CHECKING:
@@ -187,15 +187,18 @@ def one_pass(ground: Ground, point: str) -> Death:
     ground.clock.ahead = HAND_OVER_SECONDS + 5
     while ground.now(before).stage is not Stage.ENDED or ground.now(silent).missing_since is None:
         assert sync(ground.site).problems == ()
-    ending, starting = ground.submit(ground.job("ending"), ground.job("starting", code="sleep 3"))
+    lasts = f"until [ -e {ground.own}/go ]; do sleep 0.2; done"
+    ending, starting = ground.submit(ground.job("ending"), ground.job("starting", code=lasts))
     found = leave_in_doubt(ground, "found", arrived=True)
     waiting = leave_a_claim(ground, "waiting", {"database": database})
     submit_once_more(ground, database)
     submit_once_more(ground, before)
     ground.cluster.wait_for(lambda: ground.file(ending, "exit.json").exists())
     ground.clock.ahead = HAND_OVER_SECONDS + 5 + 160
+    ground.cluster.wait_for(lambda: ground.starts("starting"))
     death = ground.die(point, "sync")
     assert death.complaint == ""
+    (on_node(ground.own, ground.cluster) / "go").touch()
     ground.settle(database)
     for name, record in {"before": before, "ending": ending, "starting": starting, "found": found}.items():
         assert (ground.now(record).state, ground.starts(name)) == (JobState.SUCCESS, 1), name
