@@ -17,6 +17,7 @@ import pytest
 from slurm_adapter import sandbox
 from slurm_adapter.config import load_config
 from slurm_adapter.errors import Refused
+from slurm_adapter.sandbox import cluster as making
 from slurm_adapter.sandbox import layout, packages, processes, settings
 
 if TYPE_CHECKING:
@@ -381,6 +382,24 @@ def test_accounting_can_be_had_and_given_up(cluster: Cluster) -> None:
     assert cluster.show(waiting)["JobState"] == "RUNNING"
     cluster.ask("scancel", waiting)
     assert {"mariadbd", "slurmdbd"}.isdisjoint(process.name for process in processes.own())
+
+
+def test_down_goes_on_where_somebody_else_removes_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, remove, seen = tmp_path / "root", shutil.rmtree, []
+    root.mkdir()
+
+    def race(path: Path) -> None:
+        seen.append(path)
+        if len(seen) == 1:
+            raise FileNotFoundError(2, "No such file or directory", "holder.sh")
+        remove(path)
+
+    nothing: dict[str, object] = dict.fromkeys(("own", "_remove_nodes", "_remove_control_groups"), list)
+    for name, value in {"ROOT": root, "machine_obstacle": str, **nothing}.items():
+        monkeypatch.setattr(making, name, value)
+    monkeypatch.setattr(shutil, "rmtree", race)
+    sandbox.down(quiet)
+    assert (seen, root.exists()) == ([root, root], False)
 
 
 @pytest.mark.sandbox

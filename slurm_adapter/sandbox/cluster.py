@@ -150,7 +150,9 @@ def take_down(say: Callable[[str], None]) -> None:
         _remove_control_groups()
         if ROOT.exists():
             say(f"removing {ROOT}")
-            shutil.rmtree(ROOT)
+        while ROOT.exists():
+            with suppress(FileNotFoundError):  # somebody whose folder it is removes something there, too
+                shutil.rmtree(ROOT)
 
 
 def change_min_job_age(seconds: int) -> None:
