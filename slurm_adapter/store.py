@@ -42,7 +42,7 @@ _IN_HOSTS = frozenset({"state", "slurm_id", "restarts", "nodes", "addresses"})
 
 _TELL = """
     INSERT INTO updates (job_id, time, state, status, more, due)
-    SELECT id, ?, ?, ?, ?, origin <> 'local' AND gone IS NULL FROM jobs WHERE id IN (SELECT value FROM json_each(?))
+    SELECT id, ?, ?, ?, ?, origin <> 'local' AND gone IS NULL FROM jobs WHERE
 """
 """Notes what users are told. Nobody waits for what becomes of jobs that do not come from UCloud, or that it deleted."""
 
@@ -174,9 +174,9 @@ class Store(Database):
         self, connection: sqlite3.Connection, changes: Collection[tuple[Standing | Record, dict[str, Any]]], now: float
     ) -> set[str]:
         made: set[str] = set()
-        # Mostly many change alike: one statement for all that do.
-        updates: dict[tuple[tuple[str, object], ...], list[str]] = defaultdict(list)
-        told: dict[tuple[object, object, str], list[str]] = defaultdict(list)
+        # Mostly many change alike: one statement for all that do, by their rowids, which SQLite finds soonest.
+        updates: dict[tuple[tuple[str, object], ...], list[object]] = defaultdict(list)
+        told: dict[tuple[object, object, str], list[object]] = defaultdict(list)
         done: list[tuple[str]] = []
         known = self._read_plain({name for _, values in changes for name in values}, changes)
         in_hosts = False
@@ -190,21 +190,22 @@ class Store(Database):
             handed_in = old["output_folder"] and old["slurm_id"] is None and new.get("slurm_id") is not None
             old |= new
             if new:
-                updates[tuple(new.items())].append(id_)
+                updates[tuple(new.items())].append(old["rowid"])
             in_hosts = in_hosts or old["stage"] == Stage.ENDED or not _IN_HOSTS.isdisjoint(new)
             if "state" in new or "status" in new:
                 more = json.dumps({"outputFolder": old["output_folder"]}) if handed_in else "{}"
-                told[new.get("state"), old["status"], more].append(id_)
+                told[new.get("state"), old["status"], more].append(old["rowid"])
             if new.get("stage") in {Stage.SUBMITTED, Stage.ENDED}:
                 done.append((id_,))
             made.add(id_)
-        for new_values, ids in updates.items():
+        for new_values, rows in updates.items():
             sets = ", ".join(f"{name} = ?" for name, _ in new_values)
-            alike = f"UPDATE jobs SET {sets} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
-            connection.execute(alike, [*(value for _, value in new_values), json.dumps(ids)])
+            alike = f"UPDATE jobs SET {sets} WHERE rowid IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
+            connection.execute(alike, [*(value for _, value in new_values), json.dumps(rows)])
         connection.executemany("DELETE FROM bundles WHERE job_id = ?", done)
-        for words, ids in told.items():
-            connection.execute(_TELL, (now, *words, json.dumps(ids)))
+        for words, rows in told.items():
+            many = f"{_TELL} rowid IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
+            connection.execute(many, (now, *words, json.dumps(rows)))
         if in_hosts:
             _note_for_hosts(connection)
         return made
@@ -213,7 +214,7 @@ class Store(Database):
         self, names: Iterable[str], changes: Iterable[tuple[Standing | Record, object]]
     ) -> dict[str, dict[str, object]]:
         """These columns of the jobs that are to be changed, and what decides whether they are, by id."""
-        columns = ("id", *({*names, "stage", "slurm_id", "state", "status", "output_folder"} - {"id"}))
+        columns = ("id", "rowid", *{*names, "stage", "slurm_id", "state", "status", "output_folder"})
         query = f"SELECT {', '.join(columns)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
         ids = json.dumps([job.id for job, _ in changes])
         return {row[0]: dict(zip(columns, row, strict=True)) for row in self._plain(query, ids)}
@@ -243,7 +244,7 @@ class Store(Database):
                 connection.execute("DELETE FROM peers WHERE consumer = ?", (id_,))
                 _insert_peers(connection, new)
                 _note_for_hosts(connection)
-            connection.execute(_TELL, (now, None, amendment.text, json.dumps(dict(amendment.more)), json.dumps([id_])))
+            connection.execute(f"{_TELL} id = ?", (now, None, amendment.text, json.dumps(dict(amendment.more)), id_))
         return new
 
     def get(self, id_: str) -> Record:
@@ -351,7 +352,7 @@ class Store(Database):
         fields = json.dumps(dict(more))
         with self._transaction() as connection:
             connection.executemany(
-                f"{_TELL} AND stage <> 'ended'", [(now, None, text, fields, json.dumps([id_])) for id_, text in notes]
+                f"{_TELL} id = ? AND stage <> 'ended'", [(now, None, text, fields, id_) for id_, text in notes]
             )
 
     def updates(self, id_: str) -> list[Update]:
@@ -469,7 +470,7 @@ class Store(Database):
             for id_ in ids:
                 connection.execute("UPDATE jobs SET gone = ? WHERE id = ?", (now, id_))
                 connection.execute("UPDATE updates SET due = 0 WHERE job_id = ?", (id_,))
-                connection.execute(_TELL, (now, None, text, "{}", json.dumps([id_])))
+                connection.execute(f"{_TELL} id = ?", (now, None, text, "{}", id_))
 
     def ended_before(self, time: float, column: Removable, now: float, limit: int) -> list[Record]:
         """Jobs that ended before this time and still have this part of them, oldest first, at most `limit`."""
