@@ -17,9 +17,9 @@ from slurm_adapter import peerfiles, verifying
 from slurm_adapter.config import parse_duration
 from slurm_adapter.drives import by_pattern
 from slurm_adapter.errors import AdapterError, Refused, Unknown
+from slurm_adapter.reconcile import find_addresses
 from slurm_adapter.script import read_node_files
 from slurm_adapter.specification import Owner
-from slurm_adapter.sync import find_addresses
 from slurm_adapter.transports.interface import Command, Terminal
 
 if TYPE_CHECKING:

@@ -1,24 +1,54 @@
-"""What `sync` says: cron mails every line, so that a problem is told once, and once that all is well again."""
+"""What a pass did, and what `sync` says of it.
+
+Cron mails every line, so that a problem is told once, and once that all is well again.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from slurm_adapter import retention
 from slurm_adapter.terminal import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from slurm_adapter.records import Record, Standing
     from slurm_adapter.store import Store
-    from slurm_adapter.sync import Report
 
 OUTAGE, UNTOLD = "outage", "outage of UCloud"
 """The facts under which the store remembers what was told of an outage."""
 
 MOST_LINES = 40
 """Of one mail; an outage with a problem for each of a thousand jobs is told by its first ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a pass did, or with `--dry-run` would have done."""
+
+    changes: tuple[tuple[Standing | Record, dict[str, Any]], ...] = ()
+    """Jobs before, and what became of them."""
+    limits: tuple[tuple[Record, int], ...] = ()
+    """Jobs with other time limits in Slurm than remembered, and these, in seconds."""
+    submitted: tuple[str, ...] = ()
+    cancelled: tuple[tuple[str, int], ...] = ()
+    """Jobs of which Slurm jobs were cancelled, surplus ones or such as did not end when told to, and these."""
+    telling: tuple[str, ...] = ()
+    """What is between UCloud and this program; with `--dry-run` alone, which does not ask UCloud."""
+    due: retention.Due = field(default_factory=retention.Due)
+    """What was removed of jobs that ended long ago."""
+    problems: tuple[str, ...] = ()
+    """What could not be learned or done; the pass was incomplete."""
+
+    @property
+    def changed(self) -> tuple[tuple[Standing | Record, Standing | Record], ...]:
+        """Jobs before and after, in the order of their ids."""
+        in_order = sorted(self.changes, key=lambda change: (len(change[0].id), change[0].id))
+        return tuple((job, job._replace(**values)) for job, values in in_order)
 
 
 def outage_lines(store: Store, report: Report) -> list[str]:

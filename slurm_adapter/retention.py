@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slurm_adapter import folders
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.records import by_account
 
@@ -54,6 +53,10 @@ def find_due(site: Site) -> Due:
 
 def remove(site: Site, due: Due, problems: list[str]) -> None:
     """Remove it. What fails is added to `problems`, and the rest is done all the same."""
+    if not (due.logs or due.folders or due.records):
+        return
+    from slurm_adapter import folders
+
     _remove(site, due.logs, "logs_gone", folders.remove_logs, problems)
     _remove(site, due.folders, "folder_gone", folders.remove, problems)
     if due.records:

@@ -18,7 +18,7 @@ from slurm_adapter.config import load_config
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.site import Site
 from slurm_adapter.specification import Owner, parse_submission
-from slurm_adapter.sync import Report, sync
+from slurm_adapter.sync import sync
 from tests.adapter import Adapter
 from tests.offline import Tripping
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slurm_adapter.records import Record
+    from slurm_adapter.reporting import Report
     from slurm_adapter.transports.interface import Command, Result, Stream, Terminal, Transport
     from tests.adapter import AdapterMaker
 

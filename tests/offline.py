@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from slurm_adapter.records import Record, Stage
-    from slurm_adapter.sync import Report
+    from slurm_adapter.reporting import Report
     from slurm_adapter.transports.interface import Command, Result, Stream, Terminal, Transport
     from tests.ucloud_double import Ucloud
 

@@ -19,9 +19,8 @@ from slurm_adapter import cli as module
 from slurm_adapter import views
 from slurm_adapter.check import Finding, Level
 from slurm_adapter.gateway import passes
-from slurm_adapter.reporting import MOST_LINES, outage_lines
+from slurm_adapter.reporting import MOST_LINES, Report, outage_lines
 from slurm_adapter.states import JobState
-from slurm_adapter.sync import Report
 from slurm_adapter.transports.local import clean_environment
 from tests.offline import PRODUCT, Offline, Tripping, offline, peer
 
@@ -414,3 +413,34 @@ def test_check_finds_clocks_that_do_not_agree(run: Callable[..., Result], offlin
     assert re.search(r"problem +the clocks of this machine and the cluster are \d+ seconds apart", far.stdout)
     offline.slurm.now = int(time.time())
     assert "the clocks of this machine and the cluster agree" in run("check").stdout
+
+
+LOADED = """
+import sys
+from slurm_adapter.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end
+print(*(name for name in sys.modules if name.split(".")[0] in {"slurm_adapter", "pydantic", "jinja2", "paramiko"}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["--help"], {"pydantic", "slurm_adapter.config", "slurm_adapter.store", "slurm_adapter.sync"}),
+        (["sync"], {"jinja2", "paramiko", "slurm_adapter.plan", "slurm_adapter.folders", "slurm_adapter.jobs"}),
+    ],
+)
+def test_a_start_that_nobody_notices_loads_what_it_uses(tmp_path: Path, arguments: list[str], unused: set[str]) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG.format(folder=tmp_path))
+    command = [sys.executable, "-c", LOADED, "--config", str(config), *arguments]
+    (tmp_path / "shared").mkdir()
+    for _ in range(2):  # the first pass of all writes the hosts file
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "slurm_adapter.cli" in loaded
+    assert loaded & unused == set()

@@ -14,11 +14,11 @@ import pytest
 
 from slurm_adapter import jobs
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, Refused, TryAgain, Unknown
+from slurm_adapter.reconcile import CLAIM_SECONDS
 from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import Accepted, NotStarted
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
-from slurm_adapter.sync import CLAIM_SECONDS
 from slurm_adapter.transports.interface import ConnectionLost, NotConnected
 from tests.offline import Offline, Tripping, offline, peer, tiny
 

@@ -12,9 +12,10 @@ import pytest
 
 from slurm_adapter import hosts, jobs
 from slurm_adapter.records import Stage
+from slurm_adapter.reporting import Report
 from slurm_adapter.specification import Owner, parse_submission
 from slurm_adapter.states import JobState
-from slurm_adapter.sync import Report, sync
+from slurm_adapter.sync import sync
 
 if TYPE_CHECKING:
     from slurm_adapter.sandbox.configuration import Identity, Transport

@@ -38,8 +38,8 @@ from tests.offline import APPLICATION, Offline, peer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from slurm_adapter.reporting import Report
     from slurm_adapter.schedulers.interface import Observation
-    from slurm_adapter.sync import Report
 
     Key = tuple[int, str | None]
 

@@ -16,11 +16,13 @@ import pytest
 from slurm_adapter import jobs
 from slurm_adapter.errors import Unknown
 from slurm_adapter.hostlist import expand
+from slurm_adapter.reconcile import CLAIM_SECONDS, find_addresses
 from slurm_adapter.records import Record, Stage
+from slurm_adapter.reporting import Report
 from slurm_adapter.schedulers.interface import Accepted, Submission
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
-from slurm_adapter.sync import CLAIM_SECONDS, Report, find_addresses, sync
+from slurm_adapter.sync import sync
 from slurm_adapter.transports.interface import ConnectionLost
 from tests.offline import Offline, offline, peer
 
