@@ -98,7 +98,7 @@ def groups_after(evidence: Evidence, plan: Plan) -> tuple[Group, ...]:
     return make_groups(known | {job.id: known[job.id]._replace(**values) for job, values in plan.changes})
 
 
-@settings(max_examples=1500)
+@settings(max_examples=500)
 @given(_evidence())
 def test_no_state_without_evidence(evidence: Evidence) -> None:
     plan = make_plan(evidence)
@@ -151,7 +151,7 @@ def _standing(record: Record) -> Standing:
     return Standing(*(getattr(record, name) for name in Standing._fields))
 
 
-@settings(max_examples=1500)
+@settings(max_examples=500)
 @given(_evidence())
 def test_of_a_job_that_is_as_remembered_nothing_comes(evidence: Evidence) -> None:
     record = _after(evidence)
@@ -161,7 +161,7 @@ def test_of_a_job_that_is_as_remembered_nothing_comes(evidence: Evidence) -> Non
         assert (plan.changes, plan.submit, plan.cancel, plan.cancel_again, plan.problems) == ((), (), (), (), ())
 
 
-@settings(max_examples=1500)
+@settings(max_examples=500)
 @given(_evidence())
 def test_of_a_job_that_lives_on_the_little_that_is_read_tells_as_much_as_all(evidence: Evidence) -> None:
     [record] = evidence.records
