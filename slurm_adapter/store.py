@@ -151,7 +151,7 @@ class Store(Database):
             _note_for_hosts(connection)
 
     def change(self, changes: Iterable[tuple[Record, dict[str, Any]]], now: float) -> list[Record]:
-        """Change records, all or none, and note what users are to be told: a change of state or of status.
+        """Change records, each once, all or none, and note what users are to be told: a change of state or of status.
 
         A final state stays. And what was decided on a record counts only while its job is at the same stage, with the
         same Slurm job: where another process was faster, that change is not made, and is not in the result.

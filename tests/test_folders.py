@@ -129,6 +129,7 @@ def test_look(local: LocalTransport, tmp_path: Path) -> None:
         path.mkdir()
     (paths[0] / "owner").symlink_to("17")
     (paths[0] / "exit.json").write_text(json.dumps(RECORD, indent=1))
+    (paths[0] / "exit-0.json").symlink_to("nowhere")  # the first by name
     for task in ("1", "10"):
         (paths[3] / f"exit-{task}.json").write_text(json.dumps(RECORD | {"task": int(task)}))
     (paths[4] / "exit.json").write_bytes(b"\xff{")

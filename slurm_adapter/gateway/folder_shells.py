@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -17,6 +16,7 @@ from slurm_adapter.drives import (
 )
 from slurm_adapter.errors import InvalidInput, NotOffered
 from slurm_adapter.gateway.sessions import Folder
+from slurm_adapter.gateway.visits import read_username
 from slurm_adapter.specification import Owner
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def find_for_ucloud(site: Site, folders: Sequence[str], username: str | None) ->
     """
     _check_offered(site.config)
     try:
-        user = Owner(created_by=b64decode(username or "", validate=True).decode())
-    except (ValueError, ValidationError) as error:
+        user = Owner(created_by=read_username(username) or "")
+    except ValidationError as error:
         raise InvalidInput("the header ucloud-username must name the user whose shell it is, in base64") from error
     account = site.account_of(user)
     paths = []

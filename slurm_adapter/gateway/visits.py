@@ -36,8 +36,8 @@ class Visits:
         self._begun: WeakSet[Visit] = WeakSet()
 
     def begin(self, job_id: str, username: str | None) -> Visit:
-        """A visit of the user whom UCloud names in its header `Ucloud-Username`, in base64 (contract 3.2)."""
-        visit = Visit(job_id, _decode(username))
+        """A visit of the user whom UCloud names in its header (contract 3.2); see `read_username`."""
+        visit = Visit(job_id, read_username(username))
         self._begun.add(visit)
         return visit
 
@@ -55,7 +55,8 @@ class Visits:
                 visit.over = True
 
 
-def _decode(username: str | None) -> str | None:
+def read_username(username: str | None) -> str | None:
+    """The user whom UCloud names in its header `Ucloud-Username`, in base64; None where it names none."""
     try:
         return b64decode(username or "", validate=True).decode() or None
     except ValueError:

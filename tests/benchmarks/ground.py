@@ -138,9 +138,9 @@ def ground() -> Iterator[Ground]:
         ask("mkdir", "-p", "-m", "700", f"{SHARED_ON_NODES}/home/{user}/{Path(shared).name}", user=user)
     folder = Path(tempfile.mkdtemp(prefix="slurm-adapter-bench-"))
     # What slurmctld still knows of ended jobs slows it: one round must not pay for those before.
-    whole.change_min_job_age(2)
-    _set_partition("DOWN")
     try:
+        whole.change_min_job_age(2)
+        _set_partition("DOWN")
         yield Ground(folder, shared)
     finally:
         with suppress(RuntimeError):
