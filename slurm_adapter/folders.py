@@ -35,8 +35,11 @@ _MAKE = r"""
 umask 077
 say() { printf '%s\t%s\n' "$1" "${2:-no reason given}" | head -n 1; }
 cd -P -- "$1" 2>/dev/null || { say all "$(ls -d -- "$1/." 2>&1)"; exit 0; }
-# Those of makers that were killed.
-find . -maxdepth 1 -name '.ucloud-new.*' -mmin +60 -exec rm -rf {} + 2>/dev/null
+for left in ./.ucloud-new.*; do
+    # Those of makers that were killed.
+    [ ! -d "$left" ] || find . -maxdepth 1 -name '.ucloud-new.*' -mmin +60 -exec rm -rf {} + 2>/dev/null
+    break
+done
 new=$(mktemp -d ./.ucloud-new.XXXXXX 2>&1) || { say all "$new"; exit 0; }
 trap 'rm -rf "$new"' EXIT
 if ! why=$(tar -x ${2:+"$2"} -m -p -f - -C "$new" 2>&1); then
@@ -44,7 +47,7 @@ if ! why=$(tar -x ${2:+"$2"} -m -p -f - -C "$new" 2>&1); then
     say all "$(printf '%s\n' "$why" | head -n 1) ($(df -P -k . | awk 'END { print $4 }') KiB are free in $1)"
     exit 0
 fi
-find "$new/jobs" -mindepth 1 -maxdepth 1 -print0 | xargs -0 mv -n -t . -- 2>/dev/null
+mv -n -t . -- "$new/jobs/"* 2>/dev/null # what this leaves, whatever the reason, the loop sees to
 while IFS='	' read -r number token name; do
     one=$new/jobs/$name
     if [ -e "$one" ]; then

@@ -16,9 +16,8 @@ script lets one of them run.
 from __future__ import annotations
 
 import json
-import re
 import threading
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +31,11 @@ from slurm_adapter.drives import (
     to_ask_ucloud_for,
     ucloud_path,
 )
-from slurm_adapter.errors import AdapterError, Duplicate, InvalidConfig, InvalidInput, Refused, TryAgain, Unknown
+from slurm_adapter.errors import AdapterError, Duplicate, InvalidInput, Refused, TryAgain, Unknown
+from slurm_adapter.handover import hand_over, own_slurm_jobs
 from slurm_adapter.invocation import default_files, is_injected
-from slurm_adapter.plan import live_row, submitted_text
-from slurm_adapter.publishing import publish_hosts
 from slurm_adapter.records import STANDALONE, Peer, Record, Stage, by_account, same_job
 from slurm_adapter.rendering import Apart, render_apart
-from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
 from slurm_adapter.specification import JobSpecification, PeerValue
 from slurm_adapter.states import JobState
 from slurm_adapter.translation import translate
@@ -219,70 +216,6 @@ def _go_on(caller: Caller) -> None:
         raise TryAgain("nothing was submitted: whoever asked for it has left before it could be")
 
 
-def hand_over(
-    site: Site,
-    records: Sequence[Record],
-    *,
-    forgets: Callable[[], bool] | None = None,
-    taken: Callable[[], object] = lambda: None,
-) -> dict[str, AdapterError]:
-    """Give claimed jobs to Slurm: folders, hosts files, then sbatch; why not, for those that were refused, by id.
-
-    `forgets`: they were claimed just now, and whether somebody still waits for the answer, so that what came to nothing
-    is forgotten again instead of being tried by the next pass. `taken` is called once no other process can take them.
-    """
-    new = forgets is not None
-    ready = _with_peers_there(site, records)
-    if not ready:
-        return {}
-    packed, contents = site.store.bundles([record.id for record in ready])
-    bundles = {id_: bundle.unpack(content, contents) for id_, content in packed.items()}
-    ready = [record for record in ready if record.id in bundles]
-    failures: dict[str, AdapterError] = {}
-    ready = _make_folders(site, ready, bundles, failures, new=new)
-    if any(record.peers for record in ready):
-        try:
-            publish_hosts(site)
-        except AdapterError as error:
-            lost = {record for record in ready if record.peers}
-            failures |= {
-                record.id: TryAgain(f"job {record.id} was not handed to Slurm: its hosts file was not written: {error}")
-                for record in lost
-            }
-            ready = [record for record in ready if record not in lost]
-    ours = site.store.take([record.id for record in ready], site.clock())
-    taken()
-    outcomes = site.scheduler.submit(
-        [Submission(record.token, record.account, record.folder, bundles[record.id].directives) for record in ours]
-    )
-    changes: list[tuple[Record, dict[str, Any]]] = []
-    for record, outcome in zip(ours, outcomes, strict=True):
-        match outcome:
-            case Accepted(slurm_id):
-                status = submitted_text(slurm_id)
-                changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": slurm_id, "status": status}))
-            case Rejected(words):
-                failures[record.id] = Refused(f"Slurm refused job {record.id}: {words}")
-            case NotStarted(why):
-                failures[record.id] = TryAgain(f"job {record.id} could not be handed to Slurm: {why}")
-            case InDoubt(why):
-                status = "Your job was handed to Slurm, whose answer was lost; it is being looked for"
-                changes.append((record, {"status": f"{status} ({why})"}))
-    current = {record.id: record for record in [*records, *ours]}
-    changed = {record.id for record in site.store.change(changes, site.clock())}
-    _cancel_unwanted(site, [record for record, values in changes if "slurm_id" in values and record.id not in changed])
-    _settle_failures(site, current, failures, new=bool(failures) and forgets is not None and forgets())
-    return failures
-
-
-def _cancel_unwanted(site: Site, records: Sequence[Record]) -> None:
-    """Cancel the Slurm jobs of records that somebody cancelled while they were being handed over; the fence holds."""
-    ended = [record for record in site.store.find(r.id for r in records).values() if record.stage is Stage.ENDED]
-    if ended:
-        with suppress(AdapterError):
-            site.scheduler.cancel(_own_slurm_jobs(site, ended)[0])
-
-
 def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
     """Ask for the end of jobs. One that has ended is no error; `NotFound` for an unknown one, and then nothing is done.
 
@@ -324,7 +257,7 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
     submitted = [r for r in site.store.find(r.id for r in records).values() if r.stage is Stage.SUBMITTED]
     renamed: list[Record] = []
     if submitted:
-        alive, renamed = _own_slurm_jobs(site, submitted)
+        alive, renamed = own_slurm_jobs(site, submitted)
         site.store.change([(record, {"cancelled": now}) for record in submitted if record not in renamed], now)
         site.scheduler.cancel(alive)
     if any(record.unwanted is not None for record in records):
@@ -349,21 +282,6 @@ def end_unwanted(site: Site) -> None:
     """End the jobs whose end was wanted a while ago, and which whoever was asked has not ended. Raises as `cancel`."""
     if late := site.store.unwanted(site.clock() - UNWANTED_SECONDS):
         cancel(site, [record.id for record in late])
-
-
-def _own_slurm_jobs(site: Site, records: Sequence[Record]) -> tuple[dict[int, str], list[Record]]:
-    """The Slurm jobs of these records, known by token and account: ids come round again, and may be a stranger's.
-
-    And the records that Slurm has no job for, but a live one of the same id and account under a strange name.
-    """
-    accounts = {record.token: record.account for record in records}
-    rows = site.scheduler.queue(sorted(set(accounts.values()))).observations
-    own = {row.slurm_id: row.user for row in rows if accounts.get(row.name) == row.user}
-    strange = {
-        (row.slurm_id, row.user) for row in rows if live_row(row) and not row.name.startswith(f"{site.store.instance}-")
-    }
-    named = {(row.name, row.user) for row in rows}
-    return own, [r for r in records if (r.token, r.account) not in named and (r.slurm_id, r.account) in strange]
 
 
 def ask_for_nodes(site: Site) -> Mapping[str, str]:
@@ -617,94 +535,3 @@ def naming(number: int, items: Sequence[object]) -> Iterator[None]:
         if len(items) == 1:
             raise
         raise InvalidInput("\n".join(f"items[{number}].{line}" for line in str(error).splitlines())) from error
-
-
-def _with_peers_there(site: Site, records: Sequence[Record]) -> list[Record]:
-    """Those of these jobs of which Slurm has every peer, so that they may wait for them there."""
-    known = site.store.find({peer.job_id for record in records for peer in record.peers})
-    there = {id_ for id_, peer in known.items() if peer.slurm_id is not None and peer.stage is not Stage.ENDED}
-    return [record for record in records if all(peer.job_id in there for peer in record.peers)]
-
-
-_PASSES = re.compile(
-    r"No space left|Wrote only|quota exceeded|Read-only file system|Input/output error|Stale file handle|timed out"
-    r"|Transport endpoint|Resource temporarily",
-    re.IGNORECASE,
-)
-"""Words of errno(3) for what is wrong with a file system for a while, and not with what is wanted of it."""
-
-
-def _make_folders(
-    site: Site,
-    records: Sequence[Record],
-    bundles: Mapping[str, bundle.Bundle],
-    failures: dict[str, AdapterError],
-    *,
-    new: bool,
-) -> list[Record]:
-    """Make these jobs' folders; those whose folder stands."""
-    made = []
-    for user, owned in by_account(records):
-        wanted = [folders.NewFolder(r.folder, r.token, bundles[r.id].files) for r in owned]
-        try:
-            answers = folders.make(site.transport, user, wanted)
-        except AdapterError as error:  # one account's trouble is not the others'
-            failures |= {r.id: TryAgain(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
-            continue
-        for record, why in zip(owned, answers, strict=True):
-            if why is None:
-                made.append(record)
-            elif _PASSES.search(why) or not (new or "File exists" in why):
-                # What was right when the job was claimed is away now, or will be mended: the claim waits for it.
-                failures[record.id] = TryAgain(
-                    f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}"
-                )
-            else:
-                failures[record.id] = InvalidConfig(
-                    f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}; "
-                    "jobs.folder must name a folder whose parent belongs to that account"
-                )
-    return made
-
-
-def _settle_failures(
-    site: Site, records: Mapping[str, Record], failures: Mapping[str, AdapterError], *, new: bool
-) -> None:
-    """What becomes of claims that came to nothing: forgotten where the caller is told, else tried again or ended."""
-    failed = [records[id_] for id_ in failures]
-    if failed and new and len(failed) == len(records):
-        _forget(site, failed, failures)
-        return
-    changes: list[tuple[Record, dict[str, Any]]] = []
-    for record in failed:
-        error = failures[record.id]
-        if isinstance(error, Refused | InvalidConfig):
-            values = {"stage": Stage.ENDED, "state": JobState.FAILURE, "status": str(error), "ended": site.clock()}
-        else:
-            values = {"stage": Stage.CLAIMED, "status": "Your job waits until it can be handed to Slurm"}
-        changes.append((record, values))
-    ended = [record for record, values in changes if values["stage"] is Stage.ENDED]
-    with suppress(AdapterError):  # an earlier sbatch whose answer was lost may still come up: it must run nothing
-        for user, owned in by_account(ended):
-            folders.close(site.transport, user, [record.folder for record in owned])
-    site.store.change(changes, site.clock())
-
-
-def _forget(site: Site, records: Sequence[Record], failures: Mapping[str, AdapterError]) -> None:
-    """Leave nothing behind of these jobs. One that a pass has taken up meanwhile stays: it is Slurm's by now.
-
-    They end first: without its folder nobody could tell any more that a job which was left in doubt has not run. And
-    the folders go before they are forgotten: nobody would look for those that a crash between the two leaves.
-    """
-    ours = [record for record in records if record.stage is Stage.SUBMITTING]
-    ours += site.store.take([record.id for record in records if record.stage is Stage.CLAIMED], site.clock())
-    now = site.clock()
-    ending = {"stage": Stage.ENDED, "state": JobState.FAILURE, "ended": now}
-    ours = site.store.change([(record, ending | {"status": str(failures[record.id])}) for record in ours], now)
-    with suppress(AdapterError):  # the cluster may be what is out of reach
-        for user, owned in by_account(ours):
-            folders.remove(site.transport, user, {record.folder: record.token for record in owned})
-    site.store.forget(record.id for record in ours)
-    if any(record.peers for record in ours):
-        with suppress(AdapterError):
-            publish_hosts(site)

@@ -183,7 +183,7 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
     claimed = _left_behind(site, plan.submit) if plan.submit else []
     failures: dict[str, AdapterError] = {}
     if claimed:
-        from slurm_adapter.jobs import hand_over
+        from slurm_adapter.handover import hand_over
 
         failures = hand_over(site, claimed)
     if gathered.evidence.rows is not None and any(r.unwanted is not None for r in gathered.evidence.records):

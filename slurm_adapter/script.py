@@ -110,7 +110,6 @@ def render_script(inputs: ScriptInputs, templates: Path | None = None) -> str:
 
 
 @cache
-@cache
 def _environment(templates: Path | None) -> ImmutableSandboxedEnvironment:
     folders = [folder for folder in (templates, packaged_templates()) if folder is not None]
     environment = ImmutableSandboxedEnvironment(

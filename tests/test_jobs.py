@@ -5,15 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import jobs
+from slurm_adapter import folders, jobs
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, Refused, TryAgain, Unknown
+from slurm_adapter.handover import MANY
 from slurm_adapter.reconcile import CLAIM_SECONDS
 from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import Accepted, NotStarted
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.records import Record
     from slurm_adapter.schedulers.interface import Outcome, Submission
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.transports.interface import Command, Transport
 
 __all__ = ["offline", "tiny"]
 
@@ -780,3 +783,61 @@ def test_a_job_takes_three_commands(offline: Offline, monkeypatch: pytest.Monkey
     offline.transport.before = lambda _: asked.append("folder")
     offline.job()
     assert asked == ["nodes", "folder", "submit"]
+
+
+def test_the_commands_of_a_large_bulk_do_not_grow_with_it(offline: Offline) -> None:
+    counts = []
+    for number in (MANY, 3 * MANY):
+        before = len(offline.transport.commands)
+        offline.submit(*(offline.item() for _ in range(number)))
+        counts.append(len(offline.transport.commands) - before)
+    assert counts[0] == counts[1] == 3
+
+
+def test_folders_are_made_while_sbatch_runs_for_jobs_before(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sbatch for the first jobs waits here for the folders of the next ones."""
+    make, submit = folders.make, offline.slurm.submit
+    made_folders: Queue[int] = Queue()
+    handed_in: list[int] = []
+
+    def tell(transport: Transport, user: str, wanted: Sequence[folders.NewFolder]) -> list[str | None]:
+        answers = make(transport, user, wanted)
+        made_folders.put(len(wanted))
+        return answers
+
+    def wait_for_folders(submissions: Sequence[Submission]) -> list[Outcome]:
+        handed_in.append(len(submissions))
+        if len(handed_in) == 1:
+            assert [made_folders.get(timeout=60) for _ in range(2)] == [10, 30]
+        assert all(Path(each.folder).is_dir() for each in submissions)
+        return submit(submissions)
+
+    monkeypatch.setattr(folders, "make", tell)
+    monkeypatch.setattr(offline.slurm, "submit", wait_for_folders)
+    made = offline.submit(*(offline.item() for _ in range(MANY)))
+    assert handed_in == [10, 30, 60]
+    assert [record.slurm_id for record in made] == list(range(1, MANY + 1))
+
+
+def test_a_controller_that_is_lost_within_a_bulk_is_not_asked_for_the_rest(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part would wait for it anew. The first jobs run, and the others are handed in by the next pass."""
+    submit = offline.slurm.submit
+    asked: list[int] = []
+
+    def lose(submissions: Sequence[Submission]) -> list[Outcome]:
+        asked.append(len(submissions))
+        first = submit(submissions[:-1])
+        offline.slurm.down = True
+        return [*first, *submit(submissions[-1:])]
+
+    monkeypatch.setattr(offline.slurm, "submit", lose)
+    made = offline.submit(*(offline.item() for _ in range(MANY)))
+    assert asked == [10]
+    assert Counter(record.stage for record in made) == {Stage.SUBMITTED: 9, Stage.CLAIMED: MANY - 9}
+    monkeypatch.undo()
+    offline.slurm.down = False
+    assert offline.sync().problems == ()
+    assert {offline.now(record).stage for record in made} == {Stage.SUBMITTED}
+    assert len(offline.slurm.submissions) == MANY

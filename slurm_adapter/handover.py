@@ -1,0 +1,238 @@
+"""Claimed jobs are given to Slurm: the last three of the five steps in `slurm_adapter.jobs`.
+
+Of many jobs the folders of some are made while sbatch runs for those before them.
+"""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
+
+from slurm_adapter import bundle, folders
+from slurm_adapter.errors import AdapterError, InvalidConfig, Refused, TryAgain
+from slurm_adapter.plan import live_row, submitted_text
+from slurm_adapter.publishing import publish_hosts
+from slurm_adapter.records import Record, Stage, by_account
+from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
+from slurm_adapter.states import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from slurm_adapter.site import Site
+
+MANY = 100
+"""From so many jobs on they are handed over in parts."""
+
+_TENTHS = (1, 3, 6)
+"""The sizes of the parts. Few, for each is two round trips; and the first is small, for nothing goes on beside it."""
+
+
+def hand_over(
+    site: Site,
+    records: Sequence[Record],
+    *,
+    forgets: Callable[[], bool] | None = None,
+    taken: Callable[[], object] = lambda: None,
+) -> dict[str, AdapterError]:
+    """Give claimed jobs to Slurm: folders, hosts files, then sbatch; why not, for those that were refused, by id.
+
+    `forgets`: they were claimed just now, and whether somebody still waits for the answer, so that what came to nothing
+    is forgotten again instead of being tried by the next pass. `taken` is called once no other process can take them.
+    """
+    new = forgets is not None
+    ready = _with_peers_there(site, records)
+    if not ready:
+        return {}
+    packed, contents = site.store.bundles([record.id for record in ready])
+    bundles = {id_: bundle.unpack(content, contents) for id_, content in packed.items()}
+    parts = _parts([record for record in ready if record.id in bundles])
+    current = {record.id: record for record in records}
+    failures: dict[str, AdapterError] = {}
+    why = None
+    with ThreadPoolExecutor(1, "folders") as beside:
+        making = [beside.submit(_make_folders, site, part, bundles, new=new) for part in parts]
+        for part, made in zip(parts, making, strict=True):
+            if why is not None:
+                made.cancel()
+                failures |= {record.id: _not_started(record, why) for record in part}
+                continue
+            failed = made.result()
+            failures |= failed
+            stand = [record for record in part if record.id not in failed]
+            why = _hand_in(site, stand, bundles, current, failures, taken if part is parts[-1] else lambda: None)
+    _settle_failures(site, current, failures, new=bool(failures) and forgets is not None and forgets())
+    return failures
+
+
+def _parts(records: Sequence[Record]) -> list[Sequence[Record]]:
+    if len(records) < MANY:
+        return [records]
+    ends = [len(records) * tenths // 10 for tenths in accumulate(_TENTHS, initial=0)]
+    return [records[start:end] for start, end in pairwise(ends)]
+
+
+def _not_started(record: Record, why: str) -> TryAgain:
+    return TryAgain(f"job {record.id} could not be handed to Slurm: {why}")
+
+
+def _hand_in(
+    site: Site,
+    records: Sequence[Record],
+    bundles: Mapping[str, bundle.Bundle],
+    current: dict[str, Record],
+    failures: dict[str, AdapterError],
+    taken: Callable[[], object],
+) -> str | None:
+    """Hand in jobs whose folders stand, and note what came of it, in `current` and `failures` too.
+
+    Why Slurm was not asked any more before the last of them, where it was not: the next would only wait, too.
+    """
+    if any(record.peers for record in records):
+        try:
+            publish_hosts(site)
+        except AdapterError as error:
+            lost = {record for record in records if record.peers}
+            failures |= {
+                record.id: TryAgain(f"job {record.id} was not handed to Slurm: its hosts file was not written: {error}")
+                for record in lost
+            }
+            records = [record for record in records if record not in lost]
+    ours = site.store.take([record.id for record in records], site.clock())
+    taken()
+    current |= {record.id: record for record in ours}
+    outcomes = site.scheduler.submit(
+        [Submission(record.token, record.account, record.folder, bundles[record.id].directives) for record in ours]
+    )
+    changes: list[tuple[Record, dict[str, Any]]] = []
+    for record, outcome in zip(ours, outcomes, strict=True):
+        match outcome:
+            case Accepted(slurm_id):
+                status = submitted_text(slurm_id)
+                changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": slurm_id, "status": status}))
+            case Rejected(words):
+                failures[record.id] = Refused(f"Slurm refused job {record.id}: {words}")
+            case NotStarted(why):
+                failures[record.id] = _not_started(record, why)
+            case InDoubt(why):
+                status = "Your job was handed to Slurm, whose answer was lost; it is being looked for"
+                changes.append((record, {"status": f"{status} ({why})"}))
+    changed = {record.id for record in site.store.change(changes, site.clock())}
+    _cancel_unwanted(site, [record for record, values in changes if "slurm_id" in values and record.id not in changed])
+    return outcomes[-1].why if outcomes and isinstance(outcomes[-1], NotStarted) else None
+
+
+def _cancel_unwanted(site: Site, records: Sequence[Record]) -> None:
+    """Cancel the Slurm jobs of records that somebody cancelled while they were being handed over; the fence holds."""
+    ended = [record for record in site.store.find(r.id for r in records).values() if record.stage is Stage.ENDED]
+    if ended:
+        with suppress(AdapterError):
+            site.scheduler.cancel(own_slurm_jobs(site, ended)[0])
+
+
+def own_slurm_jobs(site: Site, records: Sequence[Record]) -> tuple[dict[int, str], list[Record]]:
+    """The Slurm jobs of these records, known by token and account: ids come round again, and may be a stranger's.
+
+    And the records that Slurm has no job for, but a live one of the same id and account under a strange name.
+    """
+    accounts = {record.token: record.account for record in records}
+    rows = site.scheduler.queue(sorted(set(accounts.values()))).observations
+    own = {row.slurm_id: row.user for row in rows if accounts.get(row.name) == row.user}
+    strange = {
+        (row.slurm_id, row.user) for row in rows if live_row(row) and not row.name.startswith(f"{site.store.instance}-")
+    }
+    named = {(row.name, row.user) for row in rows}
+    return own, [r for r in records if (r.token, r.account) not in named and (r.slurm_id, r.account) in strange]
+
+
+def _with_peers_there(site: Site, records: Sequence[Record]) -> list[Record]:
+    """Those of these jobs of which Slurm has every peer, so that they may wait for them there."""
+    known = site.store.find({peer.job_id for record in records for peer in record.peers})
+    there = {id_ for id_, peer in known.items() if peer.slurm_id is not None and peer.stage is not Stage.ENDED}
+    return [record for record in records if all(peer.job_id in there for peer in record.peers)]
+
+
+_PASSES = re.compile(
+    r"No space left|Wrote only|quota exceeded|Read-only file system|Input/output error|Stale file handle|timed out"
+    r"|Transport endpoint|Resource temporarily",
+    re.IGNORECASE,
+)
+"""Words of errno(3) for what is wrong with a file system for a while, and not with what is wanted of it."""
+
+
+def _make_folders(
+    site: Site,
+    records: Sequence[Record],
+    bundles: Mapping[str, bundle.Bundle],
+    *,
+    new: bool,
+) -> dict[str, AdapterError]:
+    """Make these jobs' folders; why not, for those whose folder does not stand."""
+    failures: dict[str, AdapterError] = {}
+    for user, owned in by_account(records):
+        wanted = [folders.NewFolder(r.folder, r.token, bundles[r.id].files) for r in owned]
+        try:
+            answers = folders.make(site.transport, user, wanted)
+        except AdapterError as error:  # one account's trouble is not the others'
+            failures |= {r.id: TryAgain(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
+            continue
+        for record, why in zip(owned, answers, strict=True):
+            if why is None:
+                continue
+            if _PASSES.search(why) or not (new or "File exists" in why):
+                # What was right when the job was claimed is away now, or will be mended: the claim waits for it.
+                failures[record.id] = TryAgain(
+                    f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}"
+                )
+            else:
+                failures[record.id] = InvalidConfig(
+                    f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}; "
+                    "jobs.folder must name a folder whose parent belongs to that account"
+                )
+    return failures
+
+
+def _settle_failures(
+    site: Site, records: Mapping[str, Record], failures: Mapping[str, AdapterError], *, new: bool
+) -> None:
+    """What becomes of claims that came to nothing: forgotten where the caller is told, else tried again or ended."""
+    failed = [records[id_] for id_ in failures]
+    if failed and new and len(failed) == len(records):
+        _forget(site, failed, failures)
+        return
+    changes: list[tuple[Record, dict[str, Any]]] = []
+    for record in failed:
+        error = failures[record.id]
+        if isinstance(error, Refused | InvalidConfig):
+            values = {"stage": Stage.ENDED, "state": JobState.FAILURE, "status": str(error), "ended": site.clock()}
+        else:
+            values = {"stage": Stage.CLAIMED, "status": "Your job waits until it can be handed to Slurm"}
+        changes.append((record, values))
+    ended = [record for record, values in changes if values["stage"] is Stage.ENDED]
+    with suppress(AdapterError):  # an earlier sbatch whose answer was lost may still come up: it must run nothing
+        for user, owned in by_account(ended):
+            folders.close(site.transport, user, [record.folder for record in owned])
+    site.store.change(changes, site.clock())
+
+
+def _forget(site: Site, records: Sequence[Record], failures: Mapping[str, AdapterError]) -> None:
+    """Leave nothing behind of these jobs. One that a pass has taken up meanwhile stays: it is Slurm's by now.
+
+    They end first: without its folder nobody could tell any more that a job which was left in doubt has not run. And
+    the folders go before they are forgotten: nobody would look for those that a crash between the two leaves.
+    """
+    ours = [record for record in records if record.stage is Stage.SUBMITTING]
+    ours += site.store.take([record.id for record in records if record.stage is Stage.CLAIMED], site.clock())
+    now = site.clock()
+    ending = {"stage": Stage.ENDED, "state": JobState.FAILURE, "ended": now}
+    ours = site.store.change([(record, ending | {"status": str(failures[record.id])}) for record in ours], now)
+    with suppress(AdapterError):  # the cluster may be what is out of reach
+        for user, owned in by_account(ours):
+            folders.remove(site.transport, user, {record.folder: record.token for record in owned})
+    site.store.forget(record.id for record in ours)
+    if any(record.peers for record in ours):
+        with suppress(AdapterError):
+            publish_hosts(site)
