@@ -319,6 +319,7 @@ def test_nobody_follows_a_job_of_another_workspace(site: Served) -> None:
         ("/api/jobs", "nonsense", 401),
         ("/api/jobs", ucloud_token(), 401),
     ],
+    ids=["nobody", "no token", "a provider", "another provider's path", "no user's token", "ucloud as a user"],
 )
 def test_who_may_not_gets_no_socket(doors: Served, path: str, token: str | None, status: int) -> None:
     with pytest.raises(InvalidStatus) as refused, doors.connect(path, token):
