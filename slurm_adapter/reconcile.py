@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from slurm_adapter.schedulers.interface import Listing, Observation
     from slurm_adapter.site import Site
 
-CLAIM_SECONDS = 60
-"""So long a new claim is left to whoever made it, while somebody hands jobs in."""
+CLAIM_SECONDS = 300
+"""So long a new claim is left to whoever made it, while somebody hands jobs in: many go one part after another."""
 
 HOSTS_SECONDS = 600
 """How long the hosts files go unlooked at while nothing of them changes: whoever damages them meets his mend."""
