@@ -52,18 +52,19 @@ def hand_over(
     parts = _parts([record for record in ready if record.id in bundles])
     current = {record.id: record for record in records}
     failures: dict[str, AdapterError] = {}
-    why = None
+    waiting: dict[str, str] = {}
     with ThreadPoolExecutor(1, "folders") as beside:
         making = [beside.submit(_make_folders, site, part, bundles, new=new) for part in parts]
         for part, made in zip(parts, making, strict=True):
-            if why is not None:
-                made.cancel()
-                failures |= {record.id: _not_started(record, why) for record in part}
-                continue
-            failed = made.result()
-            failures |= failed
-            stand = [record for record in part if record.id not in failed]
-            why = _hand_in(site, stand, bundles, current, failures, taken if part is parts[-1] else lambda: None)
+            put_off = {
+                record.id: _not_started(record, waiting[record.account]) for record in part if record.account in waiting
+            }
+            failed = {} if len(put_off) == len(part) and made.cancel() else made.result()
+            failures |= failed | put_off
+            stand = [record for record in part if record.id not in failures]
+            if stand:
+                last = part is parts[-1]
+                waiting |= _hand_in(site, stand, bundles, current, failures, taken if last else lambda: None)
     _settle_failures(site, current, failures, new=bool(failures) and forgets is not None and forgets())
     return failures
 
@@ -86,10 +87,10 @@ def _hand_in(
     current: dict[str, Record],
     failures: dict[str, AdapterError],
     taken: Callable[[], object],
-) -> str | None:
+) -> dict[str, str]:
     """Hand in jobs whose folders stand, and note what came of it, in `current` and `failures` too.
 
-    Why Slurm was not asked any more before the last of them, where it was not: the next would only wait, too.
+    The accounts of which not even the last one was handed in, and why: their next ones would only wait, too.
     """
     if any(record.peers for record in records):
         try:
@@ -122,7 +123,8 @@ def _hand_in(
                 changes.append((record, {"status": f"{status} ({why})"}))
     changed = {record.id for record in site.store.change(changes, site.clock())}
     _cancel_unwanted(site, [record for record, values in changes if "slurm_id" in values and record.id not in changed])
-    return outcomes[-1].why if outcomes and isinstance(outcomes[-1], NotStarted) else None
+    last = {record.account: outcome for record, outcome in zip(ours, outcomes, strict=True)}
+    return {account: outcome.why for account, outcome in last.items() if isinstance(outcome, NotStarted)}
 
 
 def _cancel_unwanted(site: Site, records: Sequence[Record]) -> None:

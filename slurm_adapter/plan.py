@@ -102,9 +102,11 @@ def lives_on(job: Standing, rows: tuple[Observation, ...]) -> bool:
     """
     if not is_plainly_alive(job, rows):
         return False
-    if (job.cancelled, job.missing_since, job.unwanted, rows[0].task) != (None, None, None, None):
+    [row] = rows
+    if job.cancelled is not None or job.missing_since is not None or job.unwanted is not None or row.task is not None:
         return False
-    return rows[0].time_limit in {None, job.time_limit, whole_minutes(job.time_limit)}
+    limit = row.time_limit
+    return limit is None or limit == job.time_limit or limit == whole_minutes(job.time_limit)
 
 
 def is_as_remembered(job: Standing, row: Observation, states: Mapping[str, JobState]) -> bool:

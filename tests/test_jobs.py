@@ -841,3 +841,24 @@ def test_a_controller_that_is_lost_within_a_bulk_is_not_asked_for_the_rest(
     assert offline.sync().problems == ()
     assert {offline.now(record).stage for record in made} == {Stage.SUBMITTED}
     assert len(offline.slurm.submissions) == MANY
+
+
+def test_one_accounts_trouble_does_not_hold_up_the_jobs_of_another(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims of both were left behind, and nothing of alice's can be handed in: bob's are, in the same pass."""
+    submit = offline.slurm.submit
+
+    def refuse_alice(submissions: Sequence[Submission]) -> list[Outcome]:
+        return [NotStarted("no sudo") if each.user == "alice" else submit([each])[0] for each in submissions]
+
+    monkeypatch.setattr(offline.slurm, "submit", refuse_alice)
+    with monkeypatch.context() as away:
+        away.setattr(offline.slurm, "nodes", dict)
+        away.setattr(offline.site.store, "take", lambda *_: [])
+        hers = offline.submit(*(offline.item() for _ in range(MANY // 2)))
+        his = offline.submit(*(offline.item() for _ in range(MANY // 2)), user="bob")
+    assert {record.stage for record in (*hers, *his)} == {Stage.CLAIMED}
+    offline.sync(CLAIM_SECONDS)
+    assert {offline.now(record).stage for record in hers} == {Stage.CLAIMED}
+    assert {offline.now(record).stage for record in his} == {Stage.SUBMITTED}
