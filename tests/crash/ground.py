@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -205,8 +206,11 @@ def kill(process: subprocess.Popen[str], *, all_of_it: bool, after: float = 0) -
     """Kill the one that works some seconds after it has begun, or it and all that it has started on the cluster."""
     worker = int(_first_line(process).split()[1])
     time.sleep(after)
-    for pid in [worker, *(_descendants(worker) if all_of_it else [])]:
-        os.kill(pid, signal.SIGKILL)
+    others = _descendants(worker) if all_of_it else []
+    os.kill(worker, signal.SIGKILL)
+    for pid in others:
+        with suppress(ProcessLookupError):  # it has gone with the one that started it
+            os.kill(pid, signal.SIGKILL)
 
 
 def _first_line(process: subprocess.Popen[str]) -> str:
