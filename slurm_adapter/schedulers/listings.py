@@ -141,7 +141,7 @@ def _read_squeue(row: list[str], nodes_of: Callable[[str], tuple[str, ...]]) -> 
             # Of a job that is about to end squeue shows only the nodes that are not free yet: no list of ranks.
             () if waits or state == "COMPLETING" else nodes_of(nodes),
             int(restarts),
-            *(_read_wait_status(status) if state in ENDED else (None, None)),
+            *(_read_exit_code(status) if state in ENDED else (None, None)),
             _read_time(submitted),
             None if waits else _read_time(started),  # of a job that waits it is a forecast
             _read_time(ended),
@@ -211,8 +211,14 @@ def _read_reason(text: str) -> str:
     return "" if text in {"None", "(null)"} else " ".join(text.split())
 
 
-def _read_wait_status(text: str) -> tuple[int | None, int | None]:
-    """Exit code and signal of a status as wait(2) gives it; neither where Slurm has none (it then shows NO_VAL)."""
+def _read_exit_code(text: str) -> tuple[int | None, int | None]:
+    """Return exit code and signal of squeue's `exit_code`; neither if Slurm has none.
+
+    Up to 22.05 it is a status of wait(2), and Slurm's NO_VAL if there is none. From 23.02 on it is `7:0` or `0:11`,
+    as of sacct, and empty if there is none.
+    """
+    if not text or ":" in text:
+        return _read_pair(text)
     status = int(text)
     if status > 0xFFFF:
         return None, None

@@ -365,9 +365,21 @@ def test_what_is_no_time_limit(text: str) -> None:
         ("RUNNING", "0", None, None),
         ("PENDING", "1792", None, None),
         ("COMPLETING", "35840", None, None),
+        # From 23.02 on.
+        ("COMPLETED", "0:0", 0, None),
+        ("FAILED", "7:0", 7, None),
+        ("FAILED", "137:0", 137, None),
+        ("FAILED", "255:0", 255, None),
+        ("FAILED", "0:11", None, 11),
+        ("OUT_OF_MEMORY", "0:125", None, 125),
+        ("CANCELLED", "0:15", None, 15),
+        ("CANCELLED", "", None, None),
+        ("RUNNING", "0:0", None, None),
+        ("PENDING", "7:0", None, None),
+        ("COMPLETING", "140:0", None, None),
     ],
 )
-def test_wait_status(state: str, status: str, exit_code: int | None, signal: int | None) -> None:
+def test_exit_codes_of_the_queue(state: str, status: str, exit_code: int | None, signal: int | None) -> None:
     seen = read_one(state=state, status=status)
     assert (seen.exit_code, seen.signal) == (exit_code, signal)
 
