@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import check
-from slurm_adapter.check import Level, check_site
+from slurm_adapter.check import Level, check_site, shells
 from slurm_adapter.errors import TryAgain
 from tests.offline import Offline
 from tests.ucloud_double import Ucloud, ucloud
@@ -137,12 +136,12 @@ def test_shells_in_folders_that_cannot_be(
 
 
 def test_a_login_node_that_gives_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "_TERMINAL", "echo 'sorry, not in a terminal'; exit 1")
+    monkeypatch.setattr(shells, "_TERMINAL", "echo 'sorry, not in a terminal'; exit 1")
     said = found(tmp_path, {"gateway": SHELLS, "drives": [{"id": "1", "path": f"{tmp_path}"}]})
     [problem] = [text for text, level in said.items() if level is Level.PROBLEM]
     assert "alice cannot be given a shell on the login node: sorry, not in a terminal; it needs" in problem
-    monkeypatch.setattr(check, "_TERMINAL", "sleep 60; echo 'a terminal on time.'")
-    monkeypatch.setattr(check, "_TERMINAL_SECONDS", 0.1)
+    monkeypatch.setattr(shells, "_TERMINAL", "sleep 60; echo 'a terminal on time.'")
+    monkeypatch.setattr(shells, "_TERMINAL_SECONDS", 0.1)
     said = found(tmp_path, {"gateway": SHELLS, "drives": [{"id": "1", "path": f"{tmp_path}"}]})
     [problem] = [text for text, level in said.items() if level is Level.PROBLEM]
     assert "nothing was said" in problem

@@ -1,0 +1,67 @@
+"""What stands between a configuration and a working site, each with its mend.
+
+The checks go from the near to the far, and stop where nothing behind can be right: an unreachable cluster says nothing
+about its partitions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slurm_adapter.check.accounts import check_accounts, check_shared
+from slurm_adapter.check.cluster import check_clocks, check_evidence, check_operator, check_pyslurm
+from slurm_adapter.check.drives import check_drives, check_pattern, check_ucloud_drives
+from slurm_adapter.check.findings import Finding, Level, job_accounts, noted
+from slurm_adapter.check.here import check_here
+from slurm_adapter.check.machines import check_machines
+from slurm_adapter.check.names import check_demo, check_names, methods_that_work
+from slurm_adapter.check.shells import check_shells
+from slurm_adapter.check.ucloud import check_key, check_provider
+from slurm_adapter.errors import AdapterError
+from slurm_adapter.transports.interface import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slurm_adapter.site import Site
+
+__all__ = ["Finding", "Level", "check_site", "methods_that_work"]
+
+
+def check_site(site: Site) -> Iterator[Finding]:
+    """Look at everything that a job of this site will need."""
+    yield from check_here(site)
+    yield from noted(check_key(site))
+    yield from noted(check_provider(site))
+    try:
+        identity = site.transport.run(Command(("id", "-un"))).text.strip()
+        conf = site.config.cluster.slurm_conf
+        if conf is not None and site.transport.run(Command(("test", "-r", conf))).status != 0:
+            # Slurm's commands would look for a server that gives them one, for a minute.
+            yield Finding(Level.PROBLEM, f"cluster.slurm_conf: {identity} cannot read {conf} on the cluster")
+            return
+        nodes = site.scheduler.nodes()
+    except AdapterError as error:
+        yield Finding(Level.PROBLEM, f"the cluster cannot be asked: {error}")
+        return
+    where = f"over SSH as {identity}" if site.config.cluster.ssh else f"as {identity}"
+    yield Finding(Level.GOOD, f"Slurm answers {where}: {len(nodes)} nodes")
+    if identity == "root":
+        yield Finding(
+            Level.WARNING, "the adapter is root on the cluster; give it an account of its own, with sudo rules"
+        )
+    if site.config.cluster.scheduler == "pyslurm":
+        yield from noted(check_pyslurm(site))
+    yield from noted(check_clocks(site))
+    yield from noted(check_evidence(site))
+    yield from noted(check_machines(site))
+    yield from noted(check_operator(site))
+    accounts = sorted(job_accounts(site))
+    yield from noted(check_accounts(site, identity, accounts))
+    yield from noted(check_shared(site))
+    yield from noted(check_drives(site, accounts))
+    yield from noted(check_pattern(site, accounts))
+    yield from noted(check_ucloud_drives(site, accounts))
+    yield from noted(check_shells(site, accounts))
+    yield from noted(check_names(site, nodes, accounts))
+    yield from noted(check_demo(site, nodes, accounts))

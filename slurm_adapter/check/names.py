@@ -1,0 +1,86 @@
+"""Check that jobs can be given names, and nodes have addresses for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slurm_adapter.check.findings import Finding, Level, job_accounts
+from slurm_adapter.errors import AdapterError
+from slurm_adapter.reconcile import find_addresses
+from slurm_adapter.transports.interface import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from slurm_adapter.site import Site
+
+
+_METHODS = r"""
+works() { "$@" >/dev/null 2>&1 && printf '%s ' "$name"; }
+name=unshare works unshare -Um --map-current-user --keep-caps setpriv --inh-caps=-all --ambient-caps=-all true
+name=bwrap works bwrap --unshare-user --cap-add ALL --dev-bind / / true
+for library in /lib*/libnss_wrapper.so /usr/lib*/libnss_wrapper.so /usr/lib/*/libnss_wrapper.so; do
+    [ ! -e "$library" ] || { printf 'nss_wrapper '; break; }
+done
+"""
+
+
+def methods_that_work(site: Site) -> list[str]:
+    """The ways to give a job its names that work on this machine of the cluster, for the first account of the site."""
+    user = next(iter(sorted(job_accounts(site))), None)
+    result = site.transport.run(Command(("/bin/sh", "-c", _METHODS), user=user))
+    return [method for method in result.text.split() if method in site.config.peers.methods]
+
+
+def check_names(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
+    """Whether jobs can be given names, and nodes have addresses for them."""
+    addresses = find_addresses(site, nodes)
+    if lost := sorted(node for node, found in addresses.items() if not found):
+        yield Finding(
+            Level.PROBLEM,
+            f"{len(lost)} nodes have no address that other nodes can use ({', '.join(lost[:5])}, ...); "
+            "give NodeAddr in slurm.conf, or set peers.address",
+        )
+    else:
+        examples = ", ".join(f"{node} {found[0]}" for node, found in list(addresses.items())[:2])
+        yield Finding(Level.GOOD, f"every node has an address ({examples}, ...)")
+    if accounts:
+        works = methods_that_work(site)
+        if works:
+            yield Finding(
+                Level.GOOD, f"names work on this machine of the cluster, by {works[0]} (works: {', '.join(works)})"
+            )
+        else:
+            yield Finding(
+                Level.WARNING,
+                f"names do not work on this machine of the cluster for {accounts[0]}, by none of "
+                f"{', '.join(site.config.peers.methods)}; where the nodes are the same, jobs with peers end as "
+                "FAILURE: allow unprivileged user namespaces, or install bubblewrap or libnss-wrapper on the nodes",
+            )
+    yield Finding(
+        Level.NOTE,
+        "the firewall between jobs is not enforced: who reaches a node reaches every port of every job on it",
+    )
+
+
+def check_demo(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
+    """What `demo` needs besides, which no other job does."""
+    lacks = []
+    if site.config.command_line.user is None:
+        lacks.append("command_line.user")
+    if len(nodes) < 2:
+        lacks.append("a second node")
+    if accounts:
+        compile_static = Command(
+            ("cc", "-static", "-x", "c", "-", "-o", "/dev/null"),
+            stdin=b"int main(void) { return 0; }",
+            user=accounts[0],
+        )
+        try:
+            compiles = site.transport.run(compile_static).status == 0
+        except AdapterError:
+            compiles = False
+        if not compiles:
+            lacks.append("a C compiler (cc) with a static C library on the cluster")
+    if lacks:
+        yield Finding(Level.NOTE, f"the demo cannot run here: it needs {', '.join(lacks)}; other jobs do not")
