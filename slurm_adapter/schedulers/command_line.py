@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.config import parse_duration
 from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
-from slurm_adapter.schedulers import listings, load, nodes, submission
+from slurm_adapter.schedulers import listings, load, nodes, partitions, submission
 from slurm_adapter.schedulers.interface import InDoubt, Listing, NotStarted
 from slurm_adapter.transports.interface import Command, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from slurm_adapter.schedulers.interface import Load, Observation, Outcome, Submission
+    from slurm_adapter.schedulers.interface import Load, Observation, Outcome, Partition, Submission
     from slurm_adapter.transports.interface import Transport
 
 _IDS_AT_ONCE = 5000
@@ -220,6 +220,14 @@ class CommandLineScheduler:
         result = self._run(nodes.NODES_ARGV, listing=True)
         self._check(result, "scontrol show node")
         return nodes.parse_nodes(result.stdout)
+
+    def partitions(self) -> Mapping[str, Partition]:
+        """See `Scheduler.partitions`. Two commands."""
+        limits = self._run(partitions.PARTITIONS_ARGV, listing=True)
+        self._check(limits, "scontrol show partition")
+        shapes = self._run(partitions.NODES_ARGV, listing=True)
+        self._check(shapes, "scontrol show node")
+        return partitions.parse_partitions(limits.stdout, shapes.stdout)
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """See `Scheduler.addresses`. Loopback and link-local addresses are left out, for no other node reaches them."""

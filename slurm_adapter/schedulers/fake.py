@@ -14,9 +14,11 @@ from slurm_adapter.schedulers.interface import (
     InDoubt,
     Listing,
     Load,
+    NodeShape,
     NotStarted,
     Observation,
     Outcome,
+    Partition,
     Rejected,
     Submission,
 )
@@ -63,6 +65,8 @@ class FakeScheduler:
         self.sees_others = True
         self.partition_limit: int | None = None
         """The longest time limit of the only partition, in seconds; None for any."""
+        self.other_partitions: dict[str, Partition] = {}
+        """Partitions besides `main`, or instead of it."""
         self.accounting_down = False
         """Whether accounting is out of reach; the queue answers all the same."""
         self.accounting_lag = 0
@@ -206,6 +210,27 @@ class FakeScheduler:
         """See `Scheduler.nodes`."""
         self._reach()
         return self._nodes
+
+    def partitions(self) -> Mapping[str, Partition]:
+        """See `Scheduler.partitions`. As `load`; `other_partitions` come on top."""
+        self._reach()
+        shape = NodeShape(cpus=64, memory=64000 * _MEBIBYTE, gpus=(("", 2),), features=frozenset())
+        main = Partition(
+            name="main",
+            state="UP",
+            default=True,
+            max_time=self.partition_limit,
+            max_nodes=None,
+            max_cpus_per_node=None,
+            allow_accounts=None,
+            deny_accounts=frozenset(),
+            allow_qos=None,
+            deny_qos=frozenset(),
+            oversubscribe="NO",
+            shapes={shape: len(self._nodes)},
+            hidden_nodes=0,
+        )
+        return {"main": main} | self.other_partitions
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """See `Scheduler.addresses`. Nodes whose NodeAddr is an address resolve to it."""

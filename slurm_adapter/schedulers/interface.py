@@ -131,6 +131,46 @@ class Load:
     pending: int
 
 
+@dataclass(frozen=True, slots=True)
+class NodeShape:
+    """What a node can give to jobs, whether or not it is up and free now."""
+
+    cpus: int
+    memory: int
+    """Bytes."""
+    gpus: tuple[tuple[str, int], ...]
+    """Type and number of its GPUs, sorted by type; the type is empty if the site gives none."""
+    features: frozenset[str]
+    """Available features (`--constraint`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """What Slurm allows in a partition: slurm.conf(5), or what `scontrol update` has made of it."""
+
+    name: str
+    state: str
+    """`UP`, `DOWN` (jobs wait), `DRAIN` or `INACTIVE` (new jobs are refused)."""
+    default: bool
+    """Jobs that name no partition go there."""
+    max_time: int | None
+    """Seconds; None for no limit, here and in the next two."""
+    max_nodes: int | None
+    max_cpus_per_node: int | None
+    allow_accounts: frozenset[str] | None
+    """Slurm accounts that may use it; None for all."""
+    deny_accounts: frozenset[str]
+    """Empty if `allow_accounts` is set: Slurm ignores it then. The same holds for the next two."""
+    allow_qos: frozenset[str] | None
+    deny_qos: frozenset[str]
+    oversubscribe: str
+    """`NO`, `EXCLUSIVE`, `FORCE` or `YES`."""
+    shapes: Mapping[NodeShape, int]
+    """The shapes of its nodes, and how many nodes have each."""
+    hidden_nodes: int
+    """Nodes that Slurm counts but does not show, such as powered-down CLOUD nodes: no shape is known for them."""
+
+
 class Scheduler(Protocol):
     """Talks to one Slurm cluster.
 
@@ -191,6 +231,10 @@ class Scheduler(Protocol):
 
     def nodes(self) -> Mapping[str, str]:
         """Every node's name and its NodeAddr, which is an address or a name (scontrol(1))."""
+        ...
+
+    def partitions(self) -> Mapping[str, Partition]:
+        """Return the limits of all partitions, hidden ones included, and the shapes of their nodes (scontrol(1))."""
         ...
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.directives import Directive
     from slurm_adapter.schedulers.command_line import CommandLineScheduler
-    from slurm_adapter.schedulers.interface import Load, Outcome, Submission
+    from slurm_adapter.schedulers.interface import Load, Outcome, Partition, Submission
     from slurm_adapter.transports.interface import Transport
 
 _QUERY_SECONDS = 120.0
@@ -199,6 +199,10 @@ class LibslurmScheduler:
     def nodes(self) -> Mapping[str, str]:
         """See `Scheduler.nodes`."""
         return {str(name): str(address) for name, address in self._ask("nodes", {}).items()}
+
+    def partitions(self) -> Mapping[str, Partition]:
+        """See `Scheduler.partitions`."""
+        return self._commands.partitions()
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """See `Scheduler.addresses`."""

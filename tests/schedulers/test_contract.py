@@ -396,6 +396,20 @@ def test_nodes_and_their_addresses(bench: Bench) -> None:
     assert not any(ipaddress.ip_address(address).is_loopback for each in found.values() for address in each)
 
 
+def test_the_limits_of_partitions(bench: Bench) -> None:
+    main = bench.scheduler.partitions()["main"]
+    assert (main.name, main.state, main.default, main.max_time, main.max_nodes) == ("main", "UP", True, 172_800, None)
+    assert (main.allow_accounts, main.deny_accounts, main.allow_qos, main.deny_qos) == (
+        None,
+        frozenset(),
+        None,
+        frozenset(),
+    )
+    assert (main.oversubscribe, main.max_cpus_per_node, main.hidden_nodes) == ("NO", None, 0)
+    assert {(shape.cpus, shape.memory, shape.gpus) for shape in main.shapes} == {(64, 64000 * 2**20, (("", 2),))}
+    assert sum(main.shapes.values()) == len(bench.scheduler.nodes())
+
+
 def test_a_controller_out_of_reach(bench: Bench) -> None:
     job = bench.make("exit 0")
     away = bench.away()
@@ -407,6 +421,7 @@ def test_a_controller_out_of_reach(bench: Bench) -> None:
         lambda: away.cancel({1: "alice"}),
         lambda: away.longest([1]),
         lambda: away.load(["main"]),
+        away.partitions,
     ):
         with pytest.raises(TryAgain):
             ask()
