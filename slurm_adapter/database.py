@@ -99,6 +99,14 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         ) STRICT;
         """,
     ),
+    (
+        "other sites and other histories",
+        """
+        ALTER TABLE jobs ADD COLUMN peers_file TEXT NOT NULL DEFAULT '';
+        ALTER TABLE jobs ADD COLUMN created_at INTEGER;
+        UPDATE jobs SET peers_file = id;
+        """,
+    ),
 )
 """What made the tables what they are, in order; the file's `user_version` counts those that ran."""
 

@@ -121,6 +121,10 @@ class Record(NamedTuple):
     """The JobSpecification that it was handed in with, where its peers were changed since."""
     unwanted: float | None = None
     """Since when its end is wanted; nobody has carried that out yet."""
+    peers_file: str = ""
+    """The name of its hosts view in the shared folder `peers`."""
+    created_at: int | None = None
+    """UCloud's `createdAt` in milliseconds, as `create` brought it."""
     peers: tuple[Peer, ...] = ()
 
     @property
