@@ -349,7 +349,7 @@ def serve(ctx: click.Context) -> None:
 def check(ctx: click.Context, as_json: bool) -> None:
     """Look for everything between this configuration and a working site, and say how to mend it."""
     from slurm_adapter.check import Level, check_site
-    from slurm_adapter.config import find_config, located
+    from slurm_adapter.config import find_config, locate
     from slurm_adapter.terminal import safe
 
     path = find_config(ctx.find_root().obj)
@@ -357,7 +357,7 @@ def check(ctx: click.Context, as_json: bool) -> None:
     findings = []
     for finding in check_site(open_site(ctx)):
         bad = finding.level in {Level.WARNING, Level.PROBLEM}
-        text = located(path, finding.text) if bad and path is not None else finding.text
+        text = locate(path, finding.text, finding.key) if bad else finding.text
         findings.append((finding.level, text))
         if not as_json:
             line = safe("; ".join(text.splitlines()))

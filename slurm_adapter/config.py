@@ -6,16 +6,20 @@ what a run was started with is what it ends with.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from slurm_adapter.config_errors import explain, explain_syntax, place, split_key, wrong
 from slurm_adapter.errors import InvalidConfig
-from slurm_adapter.states import JobState
+from slurm_adapter.states import BASE_STATES, FLAGS, JobState
+from slurm_adapter.toml_lines import Key, key_lines, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +29,9 @@ ACCOUNT_NAME = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
 
 FIRST_ID_BESIDE_UCLOUD = 10**12
 """UCloud's own ids come nowhere near it."""
+
+_URL = r"^https?://[^/\s]+$"
+_URL_WORDS = "http:// or https:// and a host, with a port if it has one, and without a path"
 
 _DURATION = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d{2}):(\d{2})", re.ASCII)
 
@@ -36,13 +43,41 @@ def parse_duration(text: str) -> int:
     """
     match = _DURATION.fullmatch(text)
     if match is None or int(match[3]) > 59 or int(match[4]) > 59:
-        raise ValueError(f"{text!r} is no duration: write HH:MM:SS or D-HH:MM:SS")
+        raise ValueError(f"{text!r} is no duration: write HH:MM:SS or D-HH:MM:SS, such as 02:00:00 or 1-12:00:00")
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
+_NO_UNITS = (
+    'a number has no units: write "HH:MM:SS" or "D-HH:MM:SS", such as "48:00:00" for 48 hours or "00:48:00" for 48 '
+    "minutes"
+)
+
+
 def _duration(value: object) -> object:
-    return parse_duration(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return parse_duration(value)
+    if type(value) in {int, float}:
+        raise PydanticCustomError("duration", _NO_UNITS)
+    return value  # which pydantic refuses
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError("must be an absolute path: ~ and relative paths depend on who starts the program, and where")
+    return value
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+def _check_pattern(pattern: str, known: Sequence[str], required: Sequence[str]) -> None:
+    """Raise `ValueError` for braces that mean nothing, or that have to be there and are not."""
+    allowed = ", ".join(f"{{{name}}}" for name in known)
+    if re.search(r"[{}]", re.sub(rf"\{{({'|'.join(known)})\}}", "", pattern)):
+        raise ValueError(f"known in braces: {allowed}")
+    if not any(f"{{{name}}}" in pattern for name in required):
+        raise ValueError(f"holds no {' or '.join(f'{{{name}}}' for name in required)}: it would be the same for all")
 
 
 class _Table(BaseModel):
@@ -52,15 +87,15 @@ class _Table(BaseModel):
 class Ssh(_Table):
     """How to reach the cluster's login node by SSH. Unknown host keys are always refused."""
 
-    host: str = Field(min_length=1)
+    host: str = Field(min_length=1, description="a name from ~/.ssh/config, a host name or an address")
     """A name from `~/.ssh/config`, a host name or an address."""
     user: str | None = None
     port: int | None = Field(default=None, ge=1, le=65535)
-    key: Path | None = None
+    key: AbsolutePath | None = None
     """A private key's file; without it the keys of the SSH configuration and the agent are tried."""
-    known_hosts: Path | None = None
+    known_hosts: AbsolutePath | None = None
     """Instead of `~/.ssh/known_hosts`."""
-    config: Path | None = None
+    config: AbsolutePath | None = None
     """Instead of `~/.ssh/config`."""
 
 
@@ -85,11 +120,15 @@ class Cluster(_Table):
     @model_validator(mode="after")
     def _complete(self) -> Cluster:
         if (self.transport == "ssh") != (self.ssh is not None):
-            raise ValueError('transport = "ssh" and a table [cluster.ssh] go together')
+            raise wrong(
+                'transport = "ssh" and a table [cluster.ssh] go together: '
+                + ("add the table, with host" if self.ssh is None else 'set transport = "ssh", or remove the table'),
+                *(("transport",) if self.ssh is None else ("ssh",)),
+            )
         if self.prefix and self.transport == "ssh":
-            raise ValueError("prefix is for the local transport only")
+            raise wrong("prefix is for the local transport only; remove it", "prefix")
         if self.scheduler == "pyslurm" and self.transport == "ssh":
-            raise ValueError('scheduler = "pyslurm" is for the local transport only')
+            raise wrong('scheduler = "pyslurm" is for the local transport only; use "commands"', "scheduler")
         return self
 
 
@@ -108,10 +147,27 @@ class Identity(_Table):
     @model_validator(mode="after")
     def _complete(self) -> Identity:
         if (self.mode == "service") != (self.service_user is not None):
-            raise ValueError('mode = "service" and service_user go together')
-        for account in (*self.users.values(), *filter(None, [self.service_user])):
+            missing = self.service_user is None
+            raise wrong(
+                'mode = "service" and service_user go together; ' + ("add it" if missing else "set mode, or remove it"),
+                "mode" if missing else "service_user",
+            )
+        accounts: list[tuple[tuple[str, ...], str]] = [
+            (("users", user), account) for user, account in self.users.items()
+        ]
+        if self.service_user is not None:
+            accounts.append((("service_user",), self.service_user))
+        for key, account in accounts:
             if not ACCOUNT_NAME.fullmatch(account) or account == "root":
-                raise ValueError(f"{account!r} is not an account that may run jobs")
+                raise wrong(
+                    f'{account!r} is not an account that may run jobs; write UCLOUD_USER = "account", and never root',
+                    *key,
+                )
+        if self.pattern is not None:
+            try:
+                _check_pattern(self.pattern, ("user",), ("user",))
+            except ValueError as error:
+                raise wrong(f"{self.pattern!r}: {error}", "pattern") from error
         return self
 
 
@@ -131,7 +187,7 @@ class Jobs(_Table):
     """The time limit, in seconds, of a job that names none. In the file: "HH:MM:SS"."""
     lost_after: Annotated[int, Field(gt=0)] = 3600
     """Seconds after which a job that a healthy controller knows nothing of is given up. In the file: "HH:MM:SS"."""
-    srun: tuple[str, ...] = ("srun",)
+    srun: Annotated[tuple[str, ...], Field(min_length=1, description='words such as ["srun"]')] = ("srun",)
     """What `srun()` in an application's template expands to."""
     system_load: str = ""
     """Shell text for `{- systemLoad -}` in an application's template."""
@@ -144,11 +200,12 @@ class Jobs(_Table):
     def _folder(cls, value: str) -> str:
         path = PurePosixPath(value)
         if not path.is_absolute() or ".." in path.parts or "{id}" not in path.name:
-            raise ValueError("folder is an absolute path whose last part holds {id}")
-        if re.sub(r"\{(user|id)\}", "", value).count("{"):
-            raise ValueError("folder knows {user} and {id} only")
+            raise ValueError(
+                "must be an absolute path whose last part holds {id}, such as /home/{user}/ucloud-jobs/{id}"
+            )
+        _check_pattern(value, ("user", "id"), ("id",))
         if re.search(r"[\x00-\x1f\\]", value):  # sbatch(1): a backslash changes how it reads % in file names
-            raise ValueError("folder holds no backslashes and no control characters")
+            raise ValueError("must hold no backslashes and no control characters")
         return value
 
 
@@ -166,15 +223,18 @@ class Retention(_Table):
 
     @model_validator(mode="after")
     def _ordered(self) -> Retention:
-        if any(each is not None and each > self.records for each in (self.logs, self.folders)):
-            raise ValueError("records are kept as long as logs and folders: nothing else knows where those are")
+        for name, each in (("logs", self.logs), ("folders", self.folders)):
+            if each is not None and each > self.records:
+                raise wrong(
+                    f"{name} are kept longer than records, which alone know where they are; raise records", name
+                )
         return self
 
 
 class Machine(_Table):
     """What a UCloud product is on this cluster."""
 
-    partition: str = Field(min_length=1)
+    partition: str = Field(min_length=1, description="the name of a partition of Slurm")
     qos: str | None = None
     account: str | None = None
     constraint: str | None = None
@@ -201,9 +261,9 @@ class Machine(_Table):
 class Drive(_Table):
     """A UCloud drive on this cluster."""
 
-    id: str = Field(pattern=r"^[^/\x00\n]+$")
+    id: str = Field(pattern=r"^[^/\x00\n]+$", description="the drive's id in UCloud, without a slash")
     """The first component of a UCloud path."""
-    path: str = Field(pattern=r"^/[^\x00\n]*$")
+    path: str = Field(pattern=r"^/[^\x00\n]*$", description="an absolute path on the cluster")
     """The drive's folder on the cluster."""
     users: tuple[str, ...] = ()
     """UCloud users who may use it."""
@@ -223,20 +283,20 @@ class DrivePattern(_Table):
 
     @model_validator(mode="after")
     def _usable(self) -> DrivePattern:
-        for pattern, names in ((self.user, "user|account|drive"), (self.project, "project|user|account|drive")):
+        for name, pattern, known in (
+            ("user", self.user, ("user", "account", "drive")),
+            ("project", self.project, ("project", "user", "account", "drive")),
+        ):
             if pattern is None:
                 continue
             path = PurePosixPath(pattern)
             if not path.is_absolute() or ".." in path.parts or re.search(r"[\x00-\x1f]", pattern):
-                raise ValueError(f"{pattern!r} is no absolute path without ..")
-            if re.search(r"[{}]", re.sub(rf"\{{({names})\}}", "", pattern)):
-                raise ValueError(f"{pattern!r}: known are {names.replace('|', ', ')}, each in braces")
-            if "{drive}" not in pattern:
-                raise ValueError(f"{pattern!r} holds no {{drive}}: every id would be the same folder")
-            if pattern is self.project and "{project}" not in pattern:
-                raise ValueError(f"{pattern!r} holds no {{project}}: all projects would share it")
-            if pattern is self.user and not re.search(r"\{(user|account)\}", pattern):
-                raise ValueError(f"{pattern!r} holds neither {{user}} nor {{account}}: all users would share it")
+                raise wrong(f"{pattern!r}: must be an absolute path without ..", name)
+            try:
+                _check_pattern(pattern, known, ("drive",))
+                _check_pattern(pattern, known, ("project",) if name == "project" else ("user", "account"))
+            except ValueError as error:
+                raise wrong(f"{pattern!r}: {error}", name) from error
         return self
 
 
@@ -255,20 +315,30 @@ class Peers(_Table):
     """A namespace for every job, so that peers can be attached while it runs."""
     allow_env: bool = False
     """Run a job whose names cannot be made to resolve, with UCLOUD_HOSTS_FILE only."""
-    methods: tuple[Literal["unshare", "bwrap", "nss_wrapper"], ...] = ("unshare", "bwrap", "nss_wrapper")
+    methods: Annotated[
+        tuple[Literal["unshare", "bwrap", "nss_wrapper"], ...],
+        Field(min_length=1, description='one or more of "unshare", "bwrap" and "nss_wrapper"'),
+    ] = ("unshare", "bwrap", "nss_wrapper")
     """The ways to give a job its names, in the order in which they are tried."""
 
     _read_time = field_validator("wait", mode="before")(_duration)
+
+    @field_validator("address")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None:
+            _check_pattern(value, ("node",), ("node",))
+        return value
 
 
 class Ucloud(_Table):
     """The UCloud that sends jobs here. Without it there is no door for it."""
 
-    url: str = Field(pattern=r"^https?://[^/\s]+$")
+    url: str = Field(pattern=_URL, description=_URL_WORDS)
     """Where it is told what becomes of its jobs."""
-    key: Path
+    key: AbsolutePath
     """The public key that its tokens are signed with: PEM, or base64 of the DER, as UCloud shows it."""
-    refresh_token: Path
+    refresh_token: AbsolutePath
     """The file with the token that UCloud showed when the provider was registered. For this account's eyes only."""
     issuer: str = "cloud.sdu.dk"
     """Who its tokens say has issued them."""
@@ -282,7 +352,7 @@ class Gateway(_Table):
     listen: str = "127.0.0.1"
     """The address. TLS is a reverse proxy's business (README)."""
     port: int = Field(default=8889, ge=0, le=65535)
-    url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+$")
+    url: str | None = Field(default=None, pattern=_URL, description=_URL_WORDS)
     """Where browsers reach it; without it there are no shells, no web and no VNC sessions for UCloud's users."""
     stand_alone: bool = True
     """Serve `/api/jobs`, for users with tokens of `slurm-adapter token`."""
@@ -290,7 +360,11 @@ class Gateway(_Table):
     """Refuse a job whose specification is that of another job of the same owner that has not ended."""
     folder_shells: bool = False
     """Users get shells on the cluster's login node, in folders of their drives. With `url`."""
-    web_domain: str | None = Field(default=None, pattern=r"^[a-z0-9.-]*\{job\}-\{rank\}[a-z0-9.-]*(:[0-9]{1,5})?$")
+    web_domain: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9.-]*\{job\}-\{rank\}[a-z0-9.-]*(:[0-9]{1,5})?$",
+        description="a host name in lower case that holds {job}-{rank}, such as app-{job}-{rank}.example.org",
+    )
     """Where a job's web application is seen, e.g. "app-{job}-{rank}.example.org"; without it there are none."""
     reaches_nodes: bool = False
     """The compute nodes' ports are reached from this machine; otherwise by commands on the cluster's login node."""
@@ -301,23 +375,29 @@ class Gateway(_Table):
 class Config(_Table):
     """The whole file."""
 
-    provider: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    provider: str = Field(
+        pattern=r"^[A-Za-z0-9_-]{1,64}$", description="1 to 64 letters, digits, - and _: the provider's id in UCloud"
+    )
     """The provider's id in UCloud."""
-    state: Path
+    state: AbsolutePath
     """The adapter's own folder on a local disk: database and locks."""
-    shared: str = Field(pattern=r"^/[^\x00\n]*[^/\x00\n]$")
+    shared: str = Field(
+        pattern=r"^/[^\x00\n]*[^/\x00\n]$", description="an absolute path on the cluster, without a slash at its end"
+    )
     """The adapter's folder on the cluster's shared file system; `peers/` is in it."""
     first_id: int = Field(default=1, ge=1)
     """The first id of jobs that do not come from UCloud."""
-    templates: Path | None = None
+    templates: AbsolutePath | None = None
     """The site's templates, looked in before the packaged ones."""
-    applications: Path | None = None
+    applications: AbsolutePath | None = None
     """The site's folder of UCloud application files, looked in before the packaged ones."""
     cluster: Cluster = Cluster()
     identity: Identity = Identity()
     command_line: CommandLine = CommandLine()
     jobs: Jobs = Jobs()
-    machines: dict[str, dict[str, Machine]] = Field(min_length=1)
+    machines: dict[str, dict[str, Machine]] = Field(
+        min_length=1, description="a table [machines.CATEGORY.ID] for each product, with partition, cpus, memory, ..."
+    )
     """By product category, then product id."""
     drives: tuple[Drive, ...] = ()
     drive_pattern: DrivePattern = DrivePattern()
@@ -331,18 +411,21 @@ class Config(_Table):
     @model_validator(mode="after")
     def _one_account(self) -> Config:
         if self.cluster.scheduler == "pyslurm" and self.identity.mode != "service":
-            raise ValueError(
-                'cluster.scheduler = "pyslurm" goes with identity.mode = "service": libslurm speaks as the account of '
-                "its process, and there is one for all jobs"
+            raise wrong(
+                '"pyslurm" goes with identity.mode = "service": libslurm speaks as the account of its process, and '
+                'there is one for all jobs; use "commands"',
+                "cluster",
+                "scheduler",
             )
         return self
 
     @model_validator(mode="after")
     def _ids_differ(self) -> Config:
         if self.ucloud is not None and self.first_id < FIRST_ID_BESIDE_UCLOUD:
-            raise ValueError(
-                f"with [ucloud], first_id is at least {FIRST_ID_BESIDE_UCLOUD}: UCloud's ids are below, and no two "
-                "jobs may share folders and names"
+            raise wrong(
+                f"{self.first_id} is too small: with [ucloud] it is at least {FIRST_ID_BESIDE_UCLOUD}, for UCloud's "
+                "ids are below, and no two jobs may share folders and names",
+                "first_id",
             )
         return self
 
@@ -350,16 +433,33 @@ class Config(_Table):
     def _users_differ(self) -> Config:
         pattern = self.drive_pattern.user
         if self.identity.mode == "service" and pattern is not None and "{user}" not in pattern:
-            raise ValueError(f"drive_pattern.user: {pattern!r} holds no {{user}}: there is one account for all users")
+            raise wrong(
+                f"{pattern!r} holds no {{user}}, and there is one account for all users", "drive_pattern", "user"
+            )
         return self
 
-    @field_validator("drives")
-    @classmethod
-    def _drives_differ(cls, value: tuple[Drive, ...]) -> tuple[Drive, ...]:
-        ids = [drive.id for drive in value]
-        if len(set(ids)) < len(ids):
-            raise ValueError("two drives have the same id")
-        return value
+    @model_validator(mode="after")
+    def _drives_differ(self) -> Config:
+        paths: dict[str, str] = {}
+        for number, drive in enumerate(self.drives):
+            if drive.id in paths:
+                raise wrong(
+                    f"two drives have the id {drive.id!r}: {paths[drive.id]} and {drive.path}; keep one, or give the "
+                    "other its own id",
+                    "drives",
+                    number,
+                    "id",
+                )
+            paths[drive.id] = drive.path
+        return self
+
+    @model_validator(mode="after")
+    def _words_known(self) -> Config:
+        for word in self.states:
+            if word not in BASE_STATES and word not in FLAGS:
+                known = ", ".join((*BASE_STATES, *FLAGS))
+                raise wrong(f"{word!r} is no state of Slurm; known are {known}", "states", word)
+        return self
 
 
 def find_config(explicit: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -377,65 +477,43 @@ def find_config(explicit: Path | None, environment: Mapping[str, str] = os.envir
     return next((place for place in places if place.is_file()), None)
 
 
-_SAID_SHORTER = {
-    "extra_forbidden": "is no key of the configuration; config.example.toml shows every key",
-    "missing": "is missing; it is required",
-    "tuple_type": "must be a list",
-}
-
-
 def load_config(path: Path) -> Config:
     """Read and check the file. Raises `InvalidConfig` that names the file, the key, its line, and what is allowed."""
+    text = _read(path)
     try:
-        text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidConfig(explain_syntax(path, text, error)) from error
+    try:
+        # As JSON: pydantic's strict mode then takes lists, paths and words, and guesses nothing ("4" is no number).
+        return Config.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        raise InvalidConfig(explain(path, text, Config, error)) from error
+
+
+def locate(path: Path | None, text: str, key: Key = ()) -> str:
+    """Return a message with file and line before it, if it is about a key: the one given, or that it begins with."""
+    if path is None:
+        return text
+    try:
+        lines = key_lines(_read(path))
+    except (InvalidConfig, tomllib.TOMLDecodeError):
+        return text
+    about = key or split_key(text, lines)
+    return text if not about else f"{place(path, line_of(lines, about))}: {text}"
+
+
+def _read(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        text = content.decode()
     except OSError as error:
         raise InvalidConfig(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InvalidConfig(f"{path}: cannot be read: it is not UTF-8 at byte {error.start}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidConfig(f"{path}: not TOML: {error}") from error
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        problems = [
-            f"{path}:{_line_of(text, problem['loc'])}{'.'.join(map(str, problem['loc'])) or 'the file'}: "
-            f"{_SAID_SHORTER.get(problem['type']) or problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        ]
-        raise InvalidConfig("\n".join(problems)) from error
-
-
-def located(path: Path, text: str) -> str:
-    """The same text after the file and the line, where it begins with a key of the configuration and a colon."""
-    key = text.partition(": ")[0]
-    if not re.fullmatch(r"[a-z_]+(\.[\w-]+)+", key, re.ASCII):
-        return text
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return text
-    return f"{path}:{_line_of(content, key.split('.'))}{text}"
-
-
-def _line_of(text: str, location: Sequence[str | int]) -> str:
-    """Where the innermost key that stands in the file is, as `LINE: `; empty where none of them does."""
-    wanted = [part for part in location if isinstance(part, str)]
-    table: list[str] = []
-    found, depth = "", 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[+([^\[\]]+)\]", line)
-        key = re.match(r"\s*([\w.\"'-]+)\s*=", line)
-        if header is not None:
-            here = table = _keys(header[1])
-        elif key is not None:
-            here = [*table, *_keys(key[1])]
-        else:
-            continue
-        if len(here) > depth and here == wanted[: len(here)]:
-            found, depth = f"{number}: ", len(here)
-    return found or " "
-
-
-def _keys(dotted: str) -> list[str]:
-    return [part.strip(" \t\"'") for part in dotted.split(".")]
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InvalidConfig(
+            f"{path}:{line}: is not UTF-8 (byte {content[error.start]:#04x}); save the file as UTF-8"
+        ) from error
+    if text.startswith("\ufeff"):
+        raise InvalidConfig(f"{path}:1: begins with a byte order mark; save the file as UTF-8 without one")
+    return text.replace("\r\n", "\n")

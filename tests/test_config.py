@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from slurm_adapter.config import Config, find_config, load_config, located, parse_duration
+from slurm_adapter.config import Config, find_config, load_config, locate, parse_duration
 from slurm_adapter.errors import InvalidConfig
 from slurm_adapter.states import JobState
 
@@ -98,38 +98,69 @@ def test_none_of_its_lines_may_be_missing(tmp_path: Path, line: str) -> None:
 
 # What is added, the line and key that are named, words of the message.
 WRONG = [
-    ("nonsense = 1", "1: nonsense", "no key of the configuration"),
-    ('provider = "a b"', "1: provider", "pattern"),
-    ("first_id = 0", "1: first_id", "greater than or equal to 1"),
-    ('shared = "relative"', "1: shared", "pattern"),
-    ('shared = "/ends/"', "1: shared", "pattern"),
+    ("nonsense = 1", "1: nonsense", "no key of the configuration; allowed here are provider, state,"),
+    ('provider = "a b"', "1: provider", "allowed is 1 to 64 letters, digits, - and _"),
+    ("provider = 5", "1: provider = 5", "must be text in quotes"),
+    ("first_id = 0", "1: first_id = 0", "at least 1"),
+    ('first_id = "1"', '1: first_id = "1"', "must be a whole number, without quotes"),
+    ('shared = "relative"', "1: shared", "an absolute path on the cluster"),
+    ('shared = "/ends/"', "1: shared", "without a slash at its end"),
+    ('state = "~/state"', "1: state", "must be an absolute path: ~"),
+    ('applications = "applications"', "1: applications", "must be an absolute path"),
     ('[cluster]\ntransport = "pigeon"', "11: cluster.transport", "'local' or 'ssh'"),
-    ('[cluster]\ntransport = "ssh"', "10: cluster", "go together"),
-    ('[cluster.ssh]\nhost = "h"', "cluster", "go together"),
-    ('[cluster]\ntransport = "ssh"\nprefix = ["x"]\n[cluster.ssh]\nhost = "h"', "cluster", "prefix is for the local"),
-    ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = ""', "13: cluster.ssh.host", "at least 1 character"),
-    ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = "h"\nport = 70000', "14: cluster.ssh.port", "65535"),
+    ('[cluster]\ntransport = "ssh"', "11: cluster.transport", "add the table, with host"),
+    ('[cluster.ssh]\nhost = "h"', "10: cluster.ssh", "or remove the table"),
+    ('[cluster]\ntransport = "ssh"\nprefix = ["x"]\n[cluster.ssh]\nhost = "h"', "12: cluster.prefix", "remove it"),
+    ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = ""', "13: cluster.ssh.host", "a host name or an address"),
+    ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = "h"\nport = 70000', "14: cluster.ssh.port", "at most 65535"),
+    ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = "h"\nport = "22"', "14: cluster.ssh.port", "without quotes"),
     ('[cluster]\nprefix = "sudo"', "11: cluster.prefix", "must be a list"),
-    ("[cluster]\nmessage_timeout = 0", "11: cluster.message_timeout", "greater than"),
-    ('[identity]\nmode = "service"', "10: identity", "service_user go together"),
-    ('[identity]\nservice_user = "jobs"', "10: identity", "go together"),
-    ('[identity]\nmode = "service"\nservice_user = "root"', "10: identity", "'root' is not an account"),
-    ('[identity]\nusers = { a = "../x" }', "10: identity", "'../x' is not an account"),
+    ("[cluster]\nprefix = [\n  'a',\n  1,\n]", "13: cluster.prefix.1 = 1", "must be text in quotes"),
+    ("[cluster]\nmessage_timeout = 0", "11: cluster.message_timeout = 0", "at least 1"),
+    ("[cluster]\nmessage_timeout = 1.5", "11: cluster.message_timeout = 1.5", "must be a whole number"),
+    ('[cluster]\nscheduler = "pyslurm"', "11: cluster.scheduler", 'use "commands"'),
+    ('[identity]\nmode = "service"', "11: identity.mode", "service_user go together; add it"),
+    ('[identity]\nservice_user = "jobs"', "11: identity.service_user", "go together; set mode"),
+    ('[identity]\nmode = "service"\nservice_user = "root"', "12: identity.service_user", "'root' is not an account"),
+    ('[identity]\nusers = { a = "../x" }', "11: identity.users.a", "'../x' is not an account"),
+    ('[identity.users]\na = "b"\n"D#1" = "../x"', "12: identity.users.D#1", "'../x' is not an account"),
+    ('[identity]\npattern = "donald"', "11: identity.pattern", "holds no {user}"),
+    ('[identity]\npattern = "{name}"', "11: identity.pattern", "known in braces: {user}"),
     ('[jobs]\ndefault_time = "90"', "11: jobs.default_time", "write HH:MM:SS"),
-    ('[jobs]\ndefault_time = "00:00:00"', "11: jobs.default_time", "greater than 0"),
+    ("[jobs]\ndefault_time = 90", "11: jobs.default_time = 90", "has no units"),
+    ('[jobs]\ndefault_time = "00:00:00"', "11: jobs.default_time", "more than 0"),
     ('[jobs]\nlost_after = "1:60:00"', "11: jobs.lost_after", "is no duration"),
     ('[jobs]\nfolder = "relative/{id}"', "11: jobs.folder", "absolute path whose last part holds {id}"),
     ('[jobs]\nfolder = "/home/{id}/x"', "11: jobs.folder", "last part holds {id}"),
     ('[jobs]\nfolder = "/home/../{id}"', "11: jobs.folder", "absolute path"),
-    ('[jobs]\nfolder = "/home/{name}/{id}"', "11: jobs.folder", "knows {user} and {id} only"),
+    ('[jobs]\nfolder = "/home/{name}/{id}"', "11: jobs.folder", "known in braces: {user}, {id}"),
     ('[jobs]\nfolder = "/home/a\\nb/{id}"', "11: jobs.folder", "no control characters"),
+    ("[jobs]\nsrun = []", "11: jobs.srun = []", 'words such as ["srun"]'),
     ('[peers]\nwait = "x"', "11: peers.wait", "is no duration"),
-    ('[peers]\nmethods = ["magic"]', "11: peers.methods", "'unshare', 'bwrap' or 'nss_wrapper'"),
-    ('[[drives]]\nid = "a/b"\npath = "/x"', "11: drives.0.id", "pattern"),
-    ('[[drives]]\nid = "a"\npath = "x"', "12: drives.0.path", "pattern"),
-    ('[[drives]]\nid = "a"\npath = "/x"\n[[drives]]\nid = "a"\npath = "/y"', "10: drives", "the same id"),
+    ('[peers]\nmethods = ["magic"]', "11: peers.methods.0", "'unshare', 'bwrap' or 'nss_wrapper'"),
+    ("[peers]\nmethods = []", "11: peers.methods = []", "one or more of"),
+    ('[peers]\nalways = "yes"', "11: peers.always", "true or false"),
+    ('[peers]\naddress = "node-ib0"', "11: peers.address", "holds no {node}"),
+    ('[drive_pattern]\nuser = "/work/{usr}/{drive}"', "11: drive_pattern.user", "known in braces: {user}, {account}"),
+    ('[drive_pattern]\nuser = "/work/{drive}"', "11: drive_pattern.user", "holds no {user} or {account}"),
+    ('[drive_pattern]\nproject = "/work/{project}"', "11: drive_pattern.project", "holds no {drive}"),
+    ('[[drives]]\nid = "a/b"\npath = "/x"', "11: drives.0.id", "without a slash"),
+    ('[[drives]]\nid = "a"\npath = "x"', "12: drives.0.path", "an absolute path"),
+    ('[[drives]]\nid = "a"\npath = "/x"\n[[drives]]\nid = "b"', "13: drives.1.path", "is missing"),
+    ('[[drives]]\nid = "a"\npath = "/x"\n[[drives]]\nid = "a"\npath = "/y"', "14: drives.1.id", "/x and /y; keep one"),
+    ('[drives]\nid = "a"', "10: drives", "must be a list"),
     ('[states]\nFAILED = "BROKEN"', "11: states.FAILED", "'IN_QUEUE'"),
-    ('[machines.c.other]\npartition = "x"', "machines.c.other.cpus", "is missing"),
+    ('[states]\nPREMPTED = "FAILURE"', "11: states.PREMPTED", "no state of Slurm; known are PENDING"),
+    ('[retention]\nlogs = "500-00:00:00"', "11: retention.logs", "raise records"),
+    ('[retention]\nrecords = "00:30:00"', "11: retention.records", "at least 3600"),
+    ('[machines.c.other]\npartition = "x"', "10: machines.c.other.cpus", "is missing"),
+    ('[machines.c.other]\npartion = "x"', "11: machines.c.other.partion", "was partition meant?"),
+    ('[cluster]\npartition = "x"', "11: cluster.partition", "belongs into [machines.CATEGORY.ID]"),
+    ("[cluster]\nfirst_id = 7", "11: cluster.first_id", "belongs above the first table"),
+    ('[gateway]\nurl = "https://x/y"', "11: gateway.url", "without a path"),
+    ("[gateway]\nport = 99999", "11: gateway.port = 99999", "at most 65535"),
+    ('[gateway]\nweb_domain = "app.example.org"', "11: gateway.web_domain", "that holds {job}-{rank}"),
+    ('[ucloud]\nurl = "https://x"\nkey = "/k"\nrefresh_token = "/r"', "first_id", "is too small"),
 ]  # fmt: skip
 
 
@@ -155,13 +186,37 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
     assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["6", "7"]
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"x = ", b"a = 1\na = 2\n", b"[a\n"])
-def test_what_is_not_toml(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "config.toml").write_bytes(content)
-    with pytest.raises(InvalidConfig, match=r"config\.toml: (cannot be read|not TOML): "):
-        load_config(tmp_path / "config.toml")
+NO_TOML = [
+    (b"a = 1\n# \xff\n", "2: is not UTF-8 (byte 0xff); save the file as UTF-8"),
+    ("\ufeffprovider = 1\n".encode(), "1: begins with a byte order mark"),
+    ("provider = 1\n".encode("utf-16"), "1: is not UTF-8"),
+    (b"x = ", "1: not TOML: Invalid value"),
+    (b"x = 1\npartition = main\n", "2: not TOML: Invalid value: 'partition = main'; a value is text in double quotes"),
+    (b"a = 1\na = 2\n", "2: not TOML: Cannot overwrite a value: 'a = 2'; this key stands in the file twice"),
+    (b"[a]\nx = 1\n[b]\n[a]\n", "4: not TOML: Cannot declare ('a',) twice: '[a]'; this table stands in the file twice"),
+    (b"[a\n", "1: not TOML: "),
+    (b"a\n", "1: not TOML: "),
+    (b'a = """\nx\n', ": not TOML: "),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), NO_TOML)
+def test_what_is_not_toml(tmp_path: Path, content: bytes, said: str) -> None:
+    """A file in another encoding, with a byte order mark, with a key or a table twice, with a text without quotes."""
+    path = tmp_path / "config.toml"
+    path.write_bytes(content)
+    with pytest.raises(InvalidConfig) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}:")
+    assert said in str(caught.value)
     with pytest.raises(InvalidConfig, match="No such file"):
         load_config(tmp_path / "none")
+
+
+def test_lines_may_end_as_on_windows(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(SMALL.replace("\n", "\r\n").encode())
+    assert load_config(path).provider == load(tmp_path, SMALL).provider
 
 
 @pytest.mark.parametrize(
@@ -200,15 +255,22 @@ def test_where_the_configuration_is_looked_for(tmp_path: Path, monkeypatch: pyte
 def test_where_a_key_stands(tmp_path: Path) -> None:
     """In its own table, whatever others are called; a text that begins with no key stays as it is."""
     path = tmp_path / "config.toml"
-    path.write_text('[cluster.ssh]\nkey = "a"\n\n[ucloud]\nurl = "u"\nkey = "b"\n\n[machines.a-b."c"]\ncpus = 1\n')
+    path.write_text(
+        '[cluster.ssh]\nkey = "a"\n\n[ucloud]\nurl = "u"\nkey = "b"\n\n[machines.a-b."c"]\ncpus = 1\n'
+        '[identity]\nusers = { a = "x", "D#1" = "y" }\n[[drives]]\nid = "1"\n[[drives]]\nid = "2"\n'
+    )
     for text, line in (
         ("cluster.ssh.key: no", 2),
         ("ucloud.key: no", 6),
         ("machines.a-b.c: no", 8),
         ("machines.a-b.c.cpus: no", 9),
+        ("machines.a-b.c.cpus = 1: no", 9),
         ("ucloud.none: no", 4),
+        ("identity.users.D#1: no", 11),
+        ("drives.1.id: no", 15),
     ):
-        assert located(path, text) == f"{path}:{line}: {text}"
-    assert located(path, "peers.wait: no") == f"{path}: peers.wait: no"
-    for text in ("the cluster cannot be asked: no", "no", "/srv/x: no"):
-        assert located(path, text) == text
+        assert locate(path, text) == f"{path}:{line}: {text}"
+    assert locate(path, "no", ("drives", 1, "path")) == f"{path}:14: no"
+    assert locate(path, "no", ("peers", "wait")) == f"{path}: no"
+    for text in ("the cluster cannot be asked: no", "no", "/srv/x: no", "peers.wait: no", "drives go: no"):
+        assert locate(path, text) == text

@@ -31,6 +31,8 @@ class Finding:
 
     level: Level
     text: str
+    key: tuple[str | int, ...] = ()
+    """The key of the configuration that it is about, if its text does not begin with that."""
 
 
 def noted(findings: Iterator[Finding]) -> Iterator[Finding]:

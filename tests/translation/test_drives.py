@@ -219,7 +219,7 @@ def test_the_drive_that_holds_a_folder_names_it(folder: str, path: str | None) -
     ["work/{user}/{drive}", "/work/../{user}/{drive}", "/work/{user}", "/work/{drive}", "/{user}/{drive}/{x}"],
 )
 def test_a_pattern_that_cannot_tell_drives_or_users_apart_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match=r"(no absolute path|known are|holds (no|neither))"):
+    with pytest.raises(ValueError, match=r"(an absolute path|known in braces|holds no)"):
         DrivePattern(user=pattern)
 
 
@@ -233,7 +233,7 @@ def test_a_pattern_knows_the_users_account(tmp_path: Path) -> None:
     assert shared.path == "/work/p1/alice-77"
     assert by_pattern("77", pattern, "Alice#1", None) is None
     one_account = {"identity": {"mode": "service", "service_user": "jobs"}, "drive_pattern": pattern.model_dump()}
-    with pytest.raises(ValueError, match=r"drive_pattern.user: .* there is one account for all users"):
+    with pytest.raises(ValueError, match=r"holds no {user}, and there is one account for all users"):
         Config.model_validate(configuration(tmp_path, one_account))
 
 
