@@ -54,7 +54,7 @@ def check_site(site: Site) -> Iterator[Finding]:
         yield from noted(check_pyslurm(site))
     yield from noted(check_clocks(site))
     yield from noted(check_evidence(site))
-    yield from noted(check_machines(site))
+    yield from noted(check_machines(site, sorted(job_accounts(site))))
     yield from noted(check_operator(site))
     accounts = sorted(job_accounts(site))
     yield from noted(check_accounts(site, identity, accounts))

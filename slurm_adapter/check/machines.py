@@ -1,53 +1,202 @@
-"""Check the machine table against the cluster."""
+"""Check the machine table against the cluster's partitions and nodes."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import TYPE_CHECKING
 
+from slurm_adapter.check.accounting import check_rights, read_accounting
 from slurm_adapter.check.findings import Finding, Level
-from slurm_adapter.config import parse_duration
-from slurm_adapter.transports.interface import Command
+from slurm_adapter.terminal import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from slurm_adapter.config import Machine
+    from slurm_adapter.schedulers.interface import NodeShape, Partition
     from slurm_adapter.site import Site
 
+_GIBIBYTE = 1024**3
 
-def check_machines(site: Site) -> Iterator[Finding]:
-    """The machine table against the partitions."""
-    path = f"PATH={site.config.cluster.path}"
-    conf = [f"SLURM_CONF={site.config.cluster.slurm_conf}"] if site.config.cluster.slurm_conf else []
-    argv = ("/usr/bin/env", "-i", path, *conf, "scontrol", "-a", "-o", "show", "partition")
-    result = site.transport.run(Command(argv))
-    rows = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in result.text.splitlines()]
-    partitions = {row["PartitionName"]: row for row in rows if "PartitionName" in row}
-    if not partitions:
-        yield Finding(Level.PROBLEM, f"scontrol shows no partitions: {result.complaint}")
+Said = tuple[Level, str, str]
+"""A level, a key of the machine, and what is said of its value."""
+
+
+def check_machines(site: Site, accounts: list[str]) -> Iterator[Finding]:
+    """Compare each machine with its partition, and with the rights that accounting gives to these accounts."""
+    partitions = site.scheduler.partitions()
+    accounting = read_accounting(site, accounts)
     for category, products in site.config.machines.items():
         for name, machine in products.items():
-            problems = list(_machine_problems(machine, partitions))
-            for problem in problems:
-                yield Finding(Level.PROBLEM, f"machines.{category}.{name}: {problem}")
-            if not problems:
+            said = list(_check_machine(machine, partitions, site.config.jobs.default_time))
+            if machine.partition in partitions:
+                said += check_rights(machine, partitions[machine.partition], accounting)
+            for level, key, text in said:
+                value = _written(machine, key)
+                yield Finding(
+                    level, f"{key} = {value}{text} (machines.{category}.{name})", ("machines", category, name, key)
+                )
+            if all(level is Level.NOTE for level, _, _ in said):
                 yield Finding(Level.GOOD, f"machine {category}/{name} fits partition {machine.partition}")
 
 
-def _machine_problems(machine: Machine, partitions: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    row = partitions.get(machine.partition)
-    if row is None:
-        yield f"there is no partition {machine.partition!r}; there are {', '.join(sorted(partitions))}"
+def _written(machine: Machine, key: str) -> str:
+    value = getattr(machine, key)
+    if key == "max_time":
+        return f'"{duration(value)}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _check_machine(machine: Machine, partitions: Mapping[str, Partition], default_time: int) -> Iterator[Said]:
+    partition = partitions.get(machine.partition)
+    if partition is None:
+        close = difflib.get_close_matches(machine.partition, partitions, 1)
+        yield (
+            Level.PROBLEM,
+            "partition",
+            f", but the cluster has no such partition; there are {', '.join(sorted(partitions))}"
+            + (f" (was {close[0]} meant?)" if close else ""),
+        )
         return
-    if row.get("State") != "UP":
-        yield f"partition {machine.partition} is {row.get('State')}"
-    limits = [int(row[key]) for key in ("MaxNodes", "TotalNodes") if row.get(key, "").isdecimal()]
-    if limits and machine.max_nodes > min(limits):
-        yield f"max_nodes = {machine.max_nodes}, and partition {machine.partition} has {min(limits)}"
-    try:
-        longest = parse_duration(row.get("MaxTime", ""))
-    except ValueError:
-        return  # UNLIMITED
-    if machine.max_time > longest:
-        yield f"max_time is longer than MaxTime={row['MaxTime']} of partition {machine.partition}"
+    if partition.state != "UP":
+        what = "its jobs wait" if partition.state == "DOWN" else "new jobs are refused"
+        yield (
+            Level.PROBLEM,
+            "partition",
+            f", which is {partition.state}: {what} until `scontrol update PartitionName={partition.name} State=UP`",
+        )
+    yield from _check_time(machine, partition, default_time)
+    yield from _check_sharing(machine, partition)
+    alone = list(_check_sizes(machine, partition))
+    yield from alone
+    if not alone:
+        yield from _check_count(machine, partition)
+
+
+def _check_time(machine: Machine, partition: Partition, default_time: int) -> Iterator[Said]:
+    if partition.max_time is not None and machine.max_time > partition.max_time:
+        limit = duration(partition.max_time)
+        yield Level.PROBLEM, "max_time", f", but MaxTime of partition {partition.name} is {limit}; lower it"
+    if machine.max_time < default_time:
+        yield (
+            Level.WARNING,
+            "max_time",
+            (
+                f", but jobs.default_time is {duration(default_time)}: jobs without a time allocation are refused; "
+                "lower jobs.default_time"
+            ),
+        )
+
+
+def _check_sharing(machine: Machine, partition: Partition) -> Iterator[Said]:
+    if partition.oversubscribe == "EXCLUSIVE" and not machine.exclusive:
+        yield (
+            Level.WARNING,
+            "exclusive",
+            (
+                f", but partition {partition.name} gives whole nodes only (OverSubscribe=EXCLUSIVE): "
+                "set exclusive = true"
+            ),
+        )
+    if partition.oversubscribe == "FORCE" and machine.exclusive:
+        yield (
+            Level.WARNING,
+            "exclusive",
+            (
+                f", but partition {partition.name} shares every node (OverSubscribe=FORCE): "
+                "set exclusive = false, or name another partition"
+            ),
+        )
+
+
+def _check_sizes(machine: Machine, partition: Partition) -> Iterator[Said]:
+    """Check each size by itself, against the node that has most of it."""
+    shapes = list(partition.shapes)
+    # Nodes that are not shown, such as powered-down ones, may be larger.
+    level = Level.WARNING if partition.hidden_nodes else Level.PROBLEM
+    of = f"of partition {partition.name}"
+    if not shapes:
+        if not partition.hidden_nodes:
+            yield Level.PROBLEM, "partition", ", which has no nodes; give it some in slurm.conf"
+        return
+    if machine.cpus > (most := max(shape.cpus for shape in shapes)):
+        yield level, "cpus", f", but the largest node {of} has {most}; lower it, or name another partition"
+    if partition.max_cpus_per_node is not None and machine.cpus > partition.max_cpus_per_node:
+        yield Level.PROBLEM, "cpus", f", but MaxCPUsPerNode {of} is {partition.max_cpus_per_node}; lower it"
+    if machine.memory * _GIBIBYTE > (largest := max(shape.memory for shape in shapes)):
+        yield (
+            level,
+            "memory",
+            f", but the largest node {of} has {largest // _GIBIBYTE} (GiB, of {largest / _GIBIBYTE:.1f}); lower it",
+        )
+    if machine.gpus:
+        yield from _check_gpus(machine, shapes, of, level)
+    elif machine.gpu_type is not None:
+        yield Level.WARNING, "gpu_type", ", but gpus is 0: jobs get none; set gpus"
+    if machine.constraint is not None and not any(_meets(shape, machine.constraint) for shape in shapes):
+        features = sorted({feature for shape in shapes for feature in shape.features})
+        yield level, "constraint", f", but no node {of} has that; the features there are {_list(features)}"
+
+
+def _check_gpus(machine: Machine, shapes: Iterable[NodeShape], of: str, level: Level) -> Iterator[Said]:
+    types = sorted({name for shape in shapes for name, _ in shape.gpus})
+    if not types:
+        yield level, "gpus", f", but no node {of} has GPUs (Gres=gpu:... in slurm.conf); name another partition"
+    elif machine.gpu_type is not None and machine.gpu_type not in types:
+        known = f"there are {', '.join(named)}" if (named := list(filter(None, types))) else "GPUs have no type there"
+        yield level, "gpu_type", f", but no node {of} has such GPUs; {known}"
+    elif machine.gpus > (most := max(_gpus(shape, machine.gpu_type) for shape in shapes)):
+        kind = f" of type {machine.gpu_type}" if machine.gpu_type is not None else ""
+        yield level, "gpus", f", but no node {of} has more than {most}{kind}; lower it"
+
+
+def _check_count(machine: Machine, partition: Partition) -> Iterator[Said]:
+    """Check that there are as many nodes as a job may have, each with all that is asked of it."""
+    fit = partition.hidden_nodes + sum(count for shape, count in partition.shapes.items() if _fits(machine, shape))
+    everything = partition.hidden_nodes + sum(partition.shapes.values())
+    if not fit:
+        yield (
+            Level.PROBLEM,
+            "cpus",
+            f", but no node of partition {partition.name} has this together with memory = {machine.memory}, "
+            f"gpus = {machine.gpus}" + (f" and the constraint {machine.constraint}" if machine.constraint else ""),
+        )
+    elif partition.max_nodes is not None and machine.max_nodes > partition.max_nodes:
+        yield (
+            Level.PROBLEM,
+            "max_nodes",
+            f", but MaxNodes of partition {partition.name} is {partition.max_nodes}; lower it",
+        )
+    elif machine.max_nodes > fit:
+        which = "" if fit == everything else " that fit this machine"
+        yield (
+            Level.PROBLEM,
+            "max_nodes",
+            f", but partition {partition.name} has {fit} nodes{which}; lower it",
+        )
+
+
+def _fits(machine: Machine, shape: NodeShape) -> bool:
+    return (
+        shape.cpus >= machine.cpus
+        and shape.memory >= machine.memory * _GIBIBYTE
+        and _gpus(shape, machine.gpu_type) >= machine.gpus
+        and (machine.constraint is None or _meets(shape, machine.constraint))
+    )
+
+
+def _gpus(shape: NodeShape, kind: str | None) -> int:
+    return sum(count for name, count in shape.gpus if kind in {None, name})
+
+
+def _meets(shape: NodeShape, constraint: str) -> bool:
+    """Return whether a node has one alternative of a constraint (sbatch(1)); counts and brackets are passed over."""
+    plain = re.sub(r"\*\d+|[\[\]()]", "", constraint)
+    return any(set(filter(None, re.split(r"[&,]", part))) <= shape.features for part in plain.split("|"))
+
+
+def _list(words: list[str]) -> str:
+    return ", ".join(words) or "none"

@@ -1,0 +1,138 @@
+"""Check what Slurm's accounting allows: accounts, QOS, and who may use them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from slurm_adapter.check.findings import Level, run_slurm, slurm_settings
+from slurm_adapter.config import parse_duration
+from slurm_adapter.errors import Unknown
+from slurm_adapter.terminal import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from slurm_adapter.config import Machine
+    from slurm_adapter.schedulers.interface import Partition
+    from slurm_adapter.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """What sacctmgr says."""
+
+    enforced: frozenset[str]
+    """AccountingStorageEnforce: `associations`, `limits`, `qos`, ..."""
+    accounts: frozenset[str]
+    qos: Mapping[str, int | None]
+    """The MaxWall of each QOS in seconds, or None."""
+    associations: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
+    """Of each account of the cluster: Slurm's accounts that it may use, with the QOS that it may use in each."""
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """The default Slurm account of each account of the cluster."""
+
+
+def read_accounting(site: Site, accounts: list[str]) -> Accounting | None:
+    """Ask sacctmgr; None at a site without accounting. Raises `Unknown` if it does not answer."""
+    settings = slurm_settings(site)
+    if "slurmdbd" not in settings.get("AccountingStorageType", ""):
+        return None
+    cluster = settings.get("ClusterName", "")
+    qos = {name: _seconds(wall) for name, wall in _rows(site, "qos", "format=Name,MaxWall")}
+    known = {name for (name,) in _rows(site, "account", "format=Account")}
+    may_use: dict[str, dict[str, frozenset[str]]] = defaultdict(dict)
+    defaults: dict[str, str] = {}
+    if accounts:
+        whose = f"user={','.join(accounts)}"
+        for account, user, names in _rows(site, "assoc", whose, f"cluster={cluster}", "format=Account,User,QOS"):
+            may_use[user][account] = may_use[user].get(account, frozenset()) | frozenset(names.split(","))
+        defaults = dict(_rows(site, "user", whose, "format=User,DefaultAccount"))
+    enforced = frozenset(settings.get("AccountingStorageEnforce", "none").lower().split(",")) - {"none"}
+    return Accounting(enforced, frozenset(known), qos, may_use, defaults)
+
+
+def check_rights(
+    machine: Machine, partition: Partition, accounting: Accounting | None
+) -> Iterator[tuple[Level, str, str]]:
+    """Check the account and the QOS of a machine: that they exist, and that the partition and accounting allow them."""
+    for key, allowed, denied in (
+        ("account", partition.allow_accounts, partition.deny_accounts),
+        ("qos", partition.allow_qos, partition.deny_qos),
+    ):
+        value = getattr(machine, key)
+        if value is None:
+            continue
+        if allowed is not None and value.lower() not in {each.lower() for each in allowed}:
+            yield Level.PROBLEM, key, f", but partition {partition.name} allows {', '.join(sorted(allowed))} only"
+        elif value.lower() in {each.lower() for each in denied}:
+            yield Level.PROBLEM, key, f", but partition {partition.name} denies it; name another, or another partition"
+        elif accounting is not None:
+            yield from _check_known(key, value, accounting)
+    if accounting is not None:
+        yield from _check_users(machine, partition, accounting)
+        wall = accounting.qos.get(machine.qos) if machine.qos is not None else None
+        if wall is not None and machine.max_time > wall:
+            yield Level.PROBLEM, "max_time", f", but MaxWall of QOS {machine.qos} is {duration(wall)}; lower it"
+
+
+def _check_known(key: str, value: str, accounting: Accounting) -> Iterator[tuple[Level, str, str]]:
+    known = accounting.accounts if key == "account" else frozenset(accounting.qos)
+    what = "account" if key == "account" else "QOS"
+    if known and value.lower() not in {each.lower() for each in known}:
+        yield (
+            Level.PROBLEM if accounting.enforced else Level.WARNING,
+            key,
+            f", but Slurm's accounting has no such {what}; there are {', '.join(sorted(known))}",
+        )
+
+
+def _check_users(machine: Machine, partition: Partition, accounting: Accounting) -> Iterator[tuple[Level, str, str]]:
+    """Check that each account of the cluster may use what the machine names, if Slurm enforces that."""
+    if not accounting.enforced:
+        return
+    for user, associations in sorted(accounting.associations.items()):
+        account = machine.account or accounting.defaults.get(user, "")
+        if account not in associations:
+            if machine.account is not None and machine.account in accounting.accounts:
+                yield (
+                    Level.PROBLEM,
+                    "account",
+                    f", but {user} may not use it: sacctmgr add user {user} account={machine.account}",
+                )
+            continue
+        if machine.account is None and partition.allow_accounts is not None and account not in partition.allow_accounts:
+            yield (
+                Level.PROBLEM,
+                "partition",
+                (
+                    f", which allows the accounts {', '.join(sorted(partition.allow_accounts))} only, and {user}'s "
+                    f"default is {account}; set account"
+                ),
+            )
+        if machine.qos in accounting.qos and machine.qos not in associations[account]:
+            yield (
+                Level.PROBLEM,
+                "qos",
+                f", but {user} may not use it in account {account}: sacctmgr modify user {user} set qos+={machine.qos}",
+            )
+
+
+def unknown_users(accounting: Accounting, accounts: list[str]) -> list[str]:
+    """Return the accounts of the cluster whose jobs Slurm refuses, for accounting does not know them."""
+    return [] if not accounting.enforced else [user for user in accounts if user not in accounting.associations]
+
+
+def _rows(site: Site, *words: str) -> list[list[str]]:
+    result = run_slurm(site, "sacctmgr", "-n", "-P", "show", *words)
+    if result.status != 0:
+        raise Unknown(f"sacctmgr show {words[0]} failed: {result.complaint or f'exit code {result.status}'}")
+    return [line.split("|") for line in result.text.splitlines() if line]
+
+
+def _seconds(text: str) -> int | None:
+    try:
+        return parse_duration(text)
+    except ValueError:
+        return None
