@@ -476,40 +476,49 @@ def sandbox() -> None:
     """A real Slurm cluster on this machine, to try and to test with (Debian or Ubuntu, as root)."""
 
 
+_name = click.option("--name", default="", help="Another sandbox than the one without a name; several may be up.")
+_release = click.option("--release", help="Code name of the release that the nodes run, such as trixie or sid.")
+
+
 @sandbox.command("install")
 @click.option("--accounting", is_flag=True, help="What slurmdbd needs, too.")
-def sandbox_install(accounting: bool) -> None:
+@_release
+def sandbox_install(accounting: bool, release: str | None) -> None:
     """Install the packages that a sandbox needs."""
     from slurm_adapter import sandbox as box
 
-    box.install(talk, accounting=accounting)
+    box.install(talk, accounting=accounting, release=release or "")
 
 
 @sandbox.command("up")
 @click.option("--nodes", type=click.IntRange(1, 64), default=3, show_default=True, help="Compute nodes.")
 @click.option("--accounting", is_flag=True, help="With slurmdbd over MariaDB.")
-def sandbox_up(nodes: int, accounting: bool) -> None:
+@_release
+@_name
+def sandbox_up(nodes: int, accounting: bool, release: str | None, name: str) -> None:
     """Bring the cluster up, or repair it. Prints where a configuration for it is."""
     from slurm_adapter import sandbox as box
 
-    box.install(talk, accounting=accounting)
-    click.echo(f"config: {box.up(nodes, accounting=accounting, say=talk)}")
+    path = box.up(nodes, accounting=accounting, release=release, name=name, say=talk)
+    click.echo(f"config: {path}")
 
 
 @sandbox.command("status")
+@_name
 @_as_json
-def sandbox_status(as_json: bool) -> None:
+def sandbox_status(name: str, as_json: bool) -> None:
     """Say whether the cluster is up, and what is wrong with it."""
     from dataclasses import asdict
 
     from slurm_adapter import sandbox as box
     from slurm_adapter.terminal import table
 
-    status = box.status()
+    status = box.status(name)
     if as_json:
         click.echo(json.dumps(asdict(status), indent=2, default=str))
         return
-    click.echo(f"the sandbox is {status.state}" + (", with accounting" if status.accounting else ""))
+    traits = [f"release {status.release}"] * bool(status.release) + ["with accounting"] * status.accounting
+    click.echo(", ".join([f"the sandbox is {status.state}", *traits]))
     for reason in (*status.reasons, *status.notes):
         click.echo(f"  {reason}")
     if status.nodes:
@@ -519,11 +528,13 @@ def sandbox_status(as_json: bool) -> None:
 
 
 @sandbox.command("down")
-def sandbox_down() -> None:
+@_name
+@click.option("--purge", is_flag=True, help="Remove the roots of other releases, too.")
+def sandbox_down(name: str, purge: bool) -> None:
     """Stop the cluster and its jobs, and remove all that it made."""
     from slurm_adapter import sandbox as box
 
-    box.down(talk)
+    box.down(talk, name=name, purge=purge)
 
 
 def main() -> None:

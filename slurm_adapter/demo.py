@@ -97,7 +97,6 @@ def run_demo(config_path: Path | None, say: Callable[[str], None]) -> None:
     if config_path is None:
         from slurm_adapter import sandbox  # noqa: PLC0415  # only the demo without a cluster needs it
 
-        sandbox.install(say)
         config_path = sandbox.up(say=say)
     config = load_config(config_path)
     if not config.command_line.user:

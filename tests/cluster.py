@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from slurm_adapter import sandbox
+from slurm_adapter.sandbox import accounting, daemons, files, processes
 from slurm_adapter.sandbox import cluster as whole
-from slurm_adapter.sandbox import daemons, layout
+from slurm_adapter.sandbox import layout as layouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,30 +30,57 @@ FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_F
 class Cluster:
     """A Slurm cluster that is up, and what a test does with it."""
 
-    nodes: tuple[layout.Node, ...]
-    """The compute nodes."""
+    layout: layouts.Layout
+    """Its folders and addresses."""
+    release: str
+    """The release that its nodes run; empty for the machine's own."""
 
-    login = layout.LOGIN
-    shared = layout.SHARED_ON_NODES
+    shared = layouts.SHARED_ON_NODES
     """The shared file system as the nodes see it."""
-    shared_here = layout.SHARED
-    """The same as this machine's root sees it."""
-    keys = layout.KEYS
+
+    @property
+    def login(self) -> layouts.Node:
+        """The login node."""
+        return self.layout.login
+
+    @property
+    def nodes(self) -> tuple[layouts.Node, ...]:
+        """The compute nodes."""
+        return self.layout.compute(3)
+
+    @property
+    def shared_here(self) -> Path:
+        """The shared file system as this machine's root sees it."""
+        return self.layout.shared
+
+    @property
+    def keys(self) -> Path:
+        """The folder with the adapter's SSH key and `known_hosts`."""
+        return self.layout.keys
 
     @property
     def slurmctld(self) -> daemons.Daemon:
         """The controller: `.kill()`, `.stop()`, `.pause()`, `.resume()`, `.start()`."""
-        return daemons.slurmctld()
+        return daemons.slurmctld(self.layout)
 
-    def slurmd(self, node: layout.Node) -> daemons.Daemon:
+    @property
+    def sshd(self) -> daemons.Daemon:
+        """The login node's SSH server."""
+        return daemons.sshd(self.layout)
+
+    def slurmd(self, node: layouts.Node) -> daemons.Daemon:
         """A node's slurmd, likewise."""
         return daemons.slurmd(node)
+
+    def enter(self, node: str = "login", user: str = "ucloud") -> tuple[str, ...]:
+        """The words before a command that run it on a node as an account."""
+        return sandbox.enter(node, user, name=self.layout.name)
 
     def run(
         self, *argv: str, user: str = "alice", node: str = "login", stdin: bytes = b"", timeout: float = 60
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command on a node as an account, to its end, whatever its exit code."""
-        command = [*sandbox.enter(node, user), *argv]
+        command = [*self.enter(node, user), *argv]
         return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, check=False)
 
     def ask(self, *argv: str, user: str = "alice", node: str = "login", stdin: bytes = b"", timeout: float = 60) -> str:
@@ -100,30 +128,50 @@ class Cluster:
 
     def config(self, folder: Path, transport: Transport = "local", identity: Identity = "sudo") -> Path:
         """Write the adapter's config for this cluster into a folder; its state is in there too."""
-        return sandbox.write_config(folder, transport=transport, identity=identity)
+        return sandbox.write_config(folder, transport=transport, identity=identity, name=self.layout.name)
 
     def set_min_job_age(self, seconds: int) -> None:
         """How long slurmctld remembers a finished job; at least 2 in practice. Set it back to 300 afterwards."""
-        whole.change_min_job_age(seconds)
+        whole.change_min_job_age(self.layout, seconds)
 
-    def repair(self) -> None:
-        """Bring back whatever a test has broken."""
-        sandbox.up(len(self.nodes), say=_quiet)
+    def repair(self, *, accounting: bool = False) -> None:
+        """Bring back what a test has broken."""
+        sandbox.up(len(self.nodes), accounting=accounting, name=self.layout.name, release=self.release, say=_quiet)
+
+    def start_accounting(self) -> None:
+        """Start what is not running of slurmdbd and its database."""
+        accounting.start_accounting(self.layout, _quiet)
+
+    def kill(self, name: str) -> None:
+        """Kill a program on the login node."""
+        processes.end(processes.on_node(self.login, name))
 
 
 def _quiet(_line: str) -> None:
     pass
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("sandbox")
+    group.addoption("--sandbox-name", default="", help="the sandbox to test with, if not the one without a name")
+    group.addoption(
+        "--sandbox-release", default="", help="the release that its nodes run, if it is to have another one"
+    )
+
+
 @pytest.fixture(scope="session")
-def cluster() -> Cluster:
-    """The sandbox, up and whole. Skips where this machine cannot have one, and says what would help."""
-    if problem := sandbox.obstacle():
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    """The sandbox, up and whole. Skips if this machine cannot have one, and says what would help."""
+    layout = layouts.layout_of(request.config.getoption("--sandbox-name"))
+    before = files.read_record(layout)
+    release = request.config.getoption("--sandbox-release") or (before.release if before else "")
+    if problem := sandbox.obstacle(release=release):
         if os.environ.get("CI"):
             pytest.fail(f"CI must have a sandbox: {problem}")
         pytest.skip(problem)
-    sandbox.up(say=_quiet)
-    return Cluster(layout.compute_nodes(3))
+    found = Cluster(layout, release)
+    found.repair()
+    return found
 
 
 @pytest.fixture

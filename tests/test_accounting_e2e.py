@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter import sandbox
-from slurm_adapter.sandbox import accounting, layout, processes
 from slurm_adapter.states import JobState
 from slurm_adapter.sync import sync
 from tests.adapter import UNTIL_TOLD
@@ -27,16 +26,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.sandbox
 
 
-def quiet(_line: str) -> None:
-    pass
-
-
 @pytest.fixture(scope="module", autouse=True)
 def with_accounting(cluster: Cluster) -> Iterator[None]:
     """The cluster has accounting, and afterwards none again."""
-    if problem := sandbox.obstacle(accounting=True):
+    if problem := sandbox.obstacle(accounting=True, release=cluster.release):
         pytest.skip(problem)
-    sandbox.up(accounting=True, say=quiet)
+    cluster.repair(accounting=True)
     yield
     cluster.repair()
 
@@ -46,13 +41,9 @@ def slurmdbd_again(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[Non
     """Afterwards slurmdbd and slurmctld run."""
     del make_adapter
     yield
-    accounting.start_accounting(quiet)
+    cluster.start_accounting()
     if not cluster.slurmctld.pids:
         cluster.slurmctld.start()
-
-
-def stop_slurmdbd() -> None:
-    processes.end(processes.on_node(layout.LOGIN, "slurmdbd"))
 
 
 def is_forgotten(cluster: Cluster, slurm_id: str) -> bool:
@@ -162,7 +153,7 @@ def test_while_slurmdbd_is_away_nothing_is_guessed(make_adapter: AdapterMaker, c
         adapter.shell(f"{UNTIL_TOLD}; exit 3"),
         *[adapter.shell("sleep 600")] * 3,
     )
-    stop_slurmdbd()
+    cluster.kill("slurmdbd")
     assert adapter.run("sync").returncode == 0, "all jobs run: nobody had to ask accounting"
     adapter.tell(well)
     adapter.tell(badly)
@@ -179,7 +170,7 @@ def test_while_slurmdbd_is_away_nothing_is_guessed(make_adapter: AdapterMaker, c
     assert "no job was changed without evidence" in passes[0].stderr
     assert [done.stderr for done in passes[1:]] == ["", ""]
     assert adapter.invoke("hosts").stdout.count("job-") >= 5
-    accounting.start_accounting(quiet)
+    cluster.start_accounting()
     for record, word in ((well, "COMPLETED"), (badly, "FAILED"), (by_root, "CANCELLED"), (by_user, "CANCELLED")):
         until_accounted(cluster, record, word)
     done = adapter.run("sync")
@@ -201,13 +192,13 @@ def test_accounting_that_lags_behind_takes_nothing_back(adapter: Adapter, cluste
     ended, forgotten = adapter.start(*[adapter.shell(f"{UNTIL_TOLD}; exit 3")] * 2)
     until_accounted(cluster, ended, "RUNNING")
     until_accounted(cluster, forgotten, "RUNNING")
-    stop_slurmdbd()
+    cluster.kill("slurmdbd")
     adapter.tell(ended)
     [final] = adapter.until_ended(ended)
     adapter.tell(forgotten)
     until_forgotten(cluster, ended, forgotten)
-    processes.end(processes.on_node(layout.LOGIN, "slurmctld"))  # accounting is told nothing more
-    accounting.start_accounting(quiet)
+    cluster.slurmctld.kill()  # accounting is told nothing more
+    cluster.start_accounting()
     until_accounted(cluster, forgotten, "RUNNING")
     cluster.slurmctld.start()
     for _ in range(3):

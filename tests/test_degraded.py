@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter.errors import TryAgain
-from slurm_adapter.sandbox import daemons, layout
+from slurm_adapter.sandbox import layout
 from slurm_adapter.states import JobState
 from slurm_adapter.sync import sync
 from tests.adapter import UNTIL_TOLD
@@ -163,11 +163,11 @@ def test_the_controller_stalls(adapter: Adapter, cluster: Cluster) -> None:
 def test_the_login_node_refuses_connections(make_adapter: AdapterMaker) -> None:
     adapter = make_adapter("ssh")
     well, badly, runs = start_three(adapter)
-    daemons.sshd().stop()
+    adapter.cluster.sshd.stop()
     adapter.site.transport.close()
-    passes_in_an_outage(adapter, "could not list Slurm's jobs", layout.LOGIN.address, "refused")
+    passes_in_an_outage(adapter, "could not list Slurm's jobs", adapter.cluster.login.address, "refused")
     end_two(adapter, well, badly)
-    daemons.sshd().start()
+    adapter.cluster.sshd.start()
     one_pass_mends(adapter)
     check_ends(adapter, well, badly, runs)
 
@@ -266,7 +266,7 @@ def test_a_user_writes_into_no_hosts_file(adapter: Adapter, cluster: Cluster) ->
 @pytest.fixture
 def private(cluster: Cluster) -> Iterator[None]:
     """Slurm shows users their own jobs only."""
-    path = layout.SLURM / "slurm.conf"
+    path = cluster.layout.slurm / "slurm.conf"
     content = path.read_text()
     path.write_text(f"{content}PrivateData=jobs\n")
     cluster.ask("scontrol", "reconfigure", user="slurm")

@@ -13,7 +13,6 @@ import pytest
 
 from slurm_adapter.errors import TryAgain
 from slurm_adapter.records import Stage
-from slurm_adapter.sandbox.layout import KEYS, LOGIN
 from slurm_adapter.states import JobState
 from slurm_adapter.transports.interface import Command
 from tests.adapter import UNTIL_TOLD
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.records import Record
     from tests.adapter import AdapterMaker
+    from tests.cluster import Cluster
     from tests.proxy import Side
 
 pytestmark = pytest.mark.sandbox
@@ -34,9 +34,9 @@ SIDES: tuple[Side, ...] = ("client", "server")
 
 
 @pytest.fixture
-def proxy() -> Iterator[Proxy]:
+def proxy(cluster: Cluster) -> Iterator[Proxy]:
     """A proxy before the login node's sshd."""
-    with proxy_to(LOGIN.address, 22) as made:
+    with proxy_to(cluster.login.address, 22) as made:
         yield made
 
 
@@ -45,12 +45,14 @@ def faulty(make_adapter: AdapterMaker, proxy: Proxy, tmp_path: Path) -> Iterator
     """A site that goes through it."""
     plain = make_adapter("ssh")
     known = tmp_path / "known_hosts"
-    key = next(line.split()[1:3] for line in (KEYS / "known_hosts").read_text().splitlines() if "ed25519" in line)
+    key = next(
+        line.split()[1:3] for line in (plain.cluster.keys / "known_hosts").read_text().splitlines() if "ed25519" in line
+    )
     known.write_text(f"[127.0.0.1]:{proxy.port} {' '.join(key)}\n")
     content = plain.config_file.read_text().replace(
-        f'host = "{LOGIN.address}"', f'host = "127.0.0.1"\nport = {proxy.port}'
+        f'host = "{plain.cluster.login.address}"', f'host = "127.0.0.1"\nport = {proxy.port}'
     )
-    plain.config_file.write_text(content.replace(str(KEYS / "known_hosts"), str(known)))
+    plain.config_file.write_text(content.replace(str(plain.cluster.keys / "known_hosts"), str(known)))
     made = Faulty(plain.cluster, plain.config_file, plain.site)
     yield made
     made.site.close()

@@ -25,20 +25,28 @@ if TYPE_CHECKING:
 
     from tests.cluster import Cluster
 
-UP = "import sys; from slurm_adapter import sandbox; print(sandbox.up(say=lambda t: print(t, file=sys.stderr)))"
+
+def up(cluster: Cluster) -> list[str]:
+    """The command that brings the tests' sandbox up."""
+    release = ["--release", cluster.release] if cluster.release else []
+    return [sys.executable, "-m", "slurm_adapter", "sandbox", "up", "--name", cluster.layout.name, *release]
 
 
-def quiet(_line: str) -> None:
+def quiet(_line: object) -> None:
     pass
 
 
-def own_pids() -> set[int]:
-    return {process.pid for process in processes.own()}
+def own_pids(cluster: Cluster) -> set[int]:
+    return {process.pid for process in processes.own(cluster.layout)}
 
 
-def everything_is_killed() -> bool:
+def status(cluster: Cluster) -> sandbox.SandboxStatus:
+    return sandbox.status(cluster.layout.name)
+
+
+def everything_is_killed(cluster: Cluster) -> bool:
     """Kill what there is; whether there was nothing. What started while one looked is killed the next time."""
-    pids = own_pids()
+    pids = own_pids(cluster)
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -98,10 +106,10 @@ def test_a_second_up_leaves_everything_alone(cluster: Cluster) -> None:
     cluster.repair()
     job = cluster.submit("sleep 60")
     cluster.wait_state(job, "RUNNING")
-    before = own_pids()
+    before = own_pids(cluster)
     lines: list[str] = []
-    assert sandbox.up(say=lines.append) == layout.CONFIG
-    assert before <= own_pids()
+    assert sandbox.up(name=cluster.layout.name, say=lines.append) == cluster.layout.config
+    assert before <= own_pids(cluster)
     assert lines == ["the sandbox is up already"]
     assert cluster.show(job)["JobState"] == "RUNNING"
     cluster.ask("scancel", job)
@@ -110,36 +118,35 @@ def test_a_second_up_leaves_everything_alone(cluster: Cluster) -> None:
 @pytest.mark.sandbox
 def test_status_says_up(cluster: Cluster) -> None:
     cluster.repair()
-    status = sandbox.status()
-    assert status.state == "up"
-    assert not status.reasons
-    assert [node.name for node in status.nodes] == ["login", "node001", "node002", "node003"]
-    assert all(daemon.pid for daemon in status.daemons)
+    found = status(cluster)
+    assert found.state == "up"
+    assert not found.reasons
+    assert [node.name for node in found.nodes] == ["login", "node001", "node002", "node003"]
+    assert all(daemon.pid for daemon in found.daemons)
 
 
 @pytest.mark.sandbox
 @pytest.mark.usefixtures("crash")
 def test_status_names_what_is_missing(cluster: Cluster) -> None:
     cluster.slurmd(cluster.nodes[1]).kill()
-    status = sandbox.status()
-    assert status.state == "partly"
-    assert status.reasons == ("not running: slurmd on node002",)
+    found = status(cluster)
+    assert found.state == "partly"
+    assert found.reasons == ("not running: slurmd on node002",)
     cluster.repair()
-    assert sandbox.status().state == "up"
+    assert status(cluster).state == "up"
 
 
 @pytest.mark.sandbox
 @pytest.mark.parametrize("name", ["slurmctld", "slurmd", "munged"])
-@pytest.mark.usefixtures("cluster")
-def test_it_refuses_beside_a_daemon_that_is_not_its_own(name: str, tmp_path: Path) -> None:
+def test_it_refuses_beside_a_daemon_that_is_not_its_own(name: str, tmp_path: Path, cluster: Cluster) -> None:
     shutil.copy("/bin/sleep", tmp_path / name)
     with subprocess.Popen([tmp_path / name, "60"]) as stranger:
         try:
             with pytest.raises(Refused, match=rf"runs {name} \(pid {stranger.pid}\)"):
-                sandbox.up(say=quiet)
+                cluster.repair()
         finally:
             stranger.kill()
-    assert sandbox.status().state == "up"
+    assert status(cluster).state == "up"
 
 
 @pytest.mark.sandbox
@@ -147,10 +154,10 @@ def test_it_refuses_beside_a_daemon_that_is_not_its_own(name: str, tmp_path: Pat
 def test_it_repairs_what_is_left_when_everything_was_killed(cluster: Cluster) -> None:
     lost = cluster.submit("sleep 600", "-N3")
     cluster.wait_state(lost, "RUNNING")
-    cluster.wait_for(everything_is_killed)
-    assert sandbox.status().state == "down"
+    cluster.wait_for(lambda: everything_is_killed(cluster))
+    assert status(cluster).state == "down"
     cluster.repair()
-    assert sandbox.status().state == "up"
+    assert status(cluster).state == "up"
     assert sorted(cluster.ask("srun", "-N3", "hostname").split()) == ["node001", "node002", "node003"]
 
 
@@ -158,7 +165,7 @@ def test_it_repairs_what_is_left_when_everything_was_killed(cluster: Cluster) ->
 @pytest.mark.usefixtures("crash")
 def test_it_repairs_a_lost_namespace(cluster: Cluster) -> None:
     subprocess.run(["umount", cluster.nodes[0].namespace("mnt")], check=True, timeout=30)
-    assert sandbox.status().state == "partly"
+    assert status(cluster).state == "partly"
     cluster.repair()
     assert cluster.ask("srun", "-wnode001", "hostname") == "node001"
 
@@ -170,10 +177,10 @@ def test_daemons_outlive_the_run_that_started_them_and_hold_no_output(cluster: C
         cluster.slurmd(node).kill()
     cluster.slurmctld.kill()
     # run() returns when the pipes are closed: a daemon that held one would make it wait for ever.
-    done = subprocess.run([sys.executable, "-c", UP], capture_output=True, timeout=100, check=True)
-    assert done.stdout.decode().strip() == str(layout.CONFIG)
+    done = subprocess.run(up(cluster), capture_output=True, timeout=100, check=True)
+    assert done.stdout.decode() == f"config: {cluster.layout.config}\n"
     assert "starting slurmctld" in done.stderr.decode()
-    assert sandbox.status().state == "up"
+    assert status(cluster).state == "up"
 
 
 @pytest.mark.sandbox
@@ -181,7 +188,7 @@ def test_daemons_outlive_the_run_that_started_them_and_hold_no_output(cluster: C
 def test_stalled_daemons_go_on(cluster: Cluster) -> None:
     for daemon in (cluster.slurmctld, cluster.slurmd(cluster.nodes[0])):
         daemon.pause()
-    cluster.wait_for(lambda: "slurmctld" in str(sandbox.status().reasons))
+    cluster.wait_for(lambda: "slurmctld" in str(status(cluster).reasons))
     cluster.repair()
     assert cluster.ask("srun", "-wnode001", "hostname") == "node001"
 
@@ -190,12 +197,12 @@ def test_stalled_daemons_go_on(cluster: Cluster) -> None:
 @pytest.mark.usefixtures("crash")
 def test_a_killed_up_is_finished_by_the_next(cluster: Cluster) -> None:
     subprocess.run(["umount", cluster.login.namespace("net")], check=True, timeout=30)
-    with subprocess.Popen([sys.executable, "-c", UP], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as run:
+    with subprocess.Popen(up(cluster), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as run:
         assert run.stderr
         assert b"making" in run.stderr.readline()
         run.kill()
     cluster.repair()
-    assert sandbox.status().state == "up"
+    assert status(cluster).state == "up"
     assert cluster.ask("srun", "-N3", "true") == ""
 
 
@@ -260,7 +267,7 @@ def test_entering_a_node_brings_nothing_along(cluster: Cluster, monkeypatch: pyt
 
 @pytest.mark.sandbox
 def test_too_much_memory_kills(cluster: Cluster) -> None:
-    if problems := sandbox.status().notes:
+    if problems := status(cluster).notes:
         pytest.skip(problems[0])
     job = cluster.submit("perl -e '$x = \"x\" x 300_000_000; print length $x'", "--mem=50")
     assert cluster.wait_end(job) == "OUT_OF_MEMORY"
@@ -366,27 +373,26 @@ def up_again(cluster: Cluster) -> Iterator[None]:
 @pytest.mark.sandbox
 @pytest.mark.usefixtures("up_again")
 def test_accounting_can_be_had_and_given_up(cluster: Cluster) -> None:
-    if problem := sandbox.obstacle(accounting=True):
+    if problem := sandbox.obstacle(accounting=True, release=cluster.release):
         pytest.skip(problem)
     waiting = cluster.submit("sleep 600")
     cluster.wait_state(waiting, "RUNNING")
-    sandbox.up(accounting=True, say=quiet)
-    assert sandbox.status().accounting
+    cluster.repair(accounting=True)
+    assert status(cluster).accounting
     job = cluster.submit("exit 7")
     cluster.wait_end(job)
     cluster.wait_for(
         lambda: "FAILED|7:0|research" in cluster.run("sacct", "-XnPj", job, "-oState,ExitCode,Account").stdout.decode()
     )
-    sandbox.up(say=quiet)
+    cluster.repair()
     assert cluster.run("sacct").returncode == 1
     assert cluster.show(waiting)["JobState"] == "RUNNING"
     cluster.ask("scancel", waiting)
-    assert {"mariadbd", "slurmdbd"}.isdisjoint(process.name for process in processes.own())
+    assert {"mariadbd", "slurmdbd"}.isdisjoint(process.name for process in processes.own(cluster.layout))
 
 
-def test_down_goes_on_where_somebody_else_removes_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, remove, seen = tmp_path / "root", shutil.rmtree, []
-    root.mkdir()
+def test_down_goes_on_if_somebody_else_removes_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove, seen = shutil.rmtree, []
 
     def race(path: Path) -> None:
         seen.append(path)
@@ -394,12 +400,13 @@ def test_down_goes_on_where_somebody_else_removes_files_too(tmp_path: Path, monk
             raise FileNotFoundError(2, "No such file or directory", "holder.sh")
         remove(path)
 
-    nothing: dict[str, object] = dict.fromkeys(("own", "_remove_nodes", "_remove_control_groups"), list)
-    for name, value in {"ROOT": root, "machine_obstacle": str, **nothing}.items():
+    nothing: dict[str, object] = dict.fromkeys(("_remove_nodes", "_remove_control_groups"), quiet)
+    for name, value in {"BASE": tmp_path / "root", "machine_obstacle": str, **nothing}.items():
         monkeypatch.setattr(making, name, value)
+    monkeypatch.setattr(layout, "BASE", tmp_path / "root")
     monkeypatch.setattr(shutil, "rmtree", race)
     sandbox.down(quiet)
-    assert (seen, root.exists()) == ([root, root], False)
+    assert (seen, [*tmp_path.iterdir()]) == ([tmp_path / "root"] * 2, [])
 
 
 @pytest.mark.sandbox
@@ -408,17 +415,14 @@ def test_down_goes_on_where_somebody_else_removes_files_too(tmp_path: Path, monk
 def test_down_leaves_nothing(cluster: Cluster) -> None:
     job = cluster.submit("trap '' TERM; sleep 600", "-N3")
     cluster.wait_state(job, "RUNNING")
-    pids = own_pids()
-    sandbox.down(quiet)
-    assert not layout.ROOT.exists()
+    pids = own_pids(cluster)
+    sandbox.down(quiet, name=cluster.layout.name)
+    assert not cluster.layout.root.exists()
     assert not pids & {process.pid for process in processes.living()}
-    assert str(layout.ROOT) not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    assert f"{cluster.layout.root}/" not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True, timeout=30).stdout
-    assert layout.HOST_INTERFACE not in links
-    assert not [
-        *Path("/sys/fs/cgroup").glob("**/slurm_node00*"),
-        *Path("/sys/fs/cgroup").glob(f"**/{layout.CONTROL_GROUP}"),
-    ]
+    assert f" {cluster.layout.host_interface}@" not in links
+    assert not [*Path("/sys/fs/cgroup").glob(f"**/{cluster.layout.control_group}")]
     assert not [*Path("/srv").iterdir()]
-    assert sandbox.status().state == "down"
-    sandbox.down(quiet)
+    assert status(cluster).state == "down"
+    sandbox.down(quiet, name=cluster.layout.name)

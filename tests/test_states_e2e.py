@@ -99,7 +99,7 @@ def test_what_slurm_makes_of_a_job(adapter: Adapter, cluster: Cluster) -> None:
         overdue.id: (JobState.EXPIRED, "Your job reached its time limit"),
         never.id: (JobState.EXPIRED, "Your job reached its deadline"),
     }
-    if not sandbox.status().notes:
+    if not sandbox.status(cluster.layout.name).notes:
         wanted[too_large.id] = (JobState.FAILURE, "Your job used more memory than it asked for")
     records = adapter.until_ended(*adapter.site.store.find(wanted).values())
     assert {record.id: (record.state, record.status) for record in records} == wanted

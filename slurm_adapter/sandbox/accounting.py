@@ -9,89 +9,82 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import Refused
 from slurm_adapter.sandbox import settings
-from slurm_adapter.sandbox.layout import (
-    CLUSTER_NAME,
-    DATABASE_ACCOUNT,
-    DATABASE_SOCKET,
-    JOB_ACCOUNTS,
-    LOGIN,
-    SLURM,
-    SLURM_ACCOUNT,
-    SPOOL,
-)
+from slurm_adapter.sandbox.layout import CLUSTER_NAME, DATABASE_ACCOUNT, JOB_ACCOUNTS, SLURM_ACCOUNT
 from slurm_adapter.sandbox.processes import end, on_node, run_on, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-_OPTIONS = SLURM / "mariadb.cnf"
-_DATA = SPOOL / "mysql"
+    from slurm_adapter.sandbox.layout import Layout
 
 
-def start_accounting(say: Callable[[str], None]) -> None:
-    """Start what is not running, the database made first where there is none. Raises `Refused`."""
-    if not on_node(LOGIN, "mariadbd"):
-        _OPTIONS.write_text(settings.mariadb_cnf(), encoding="utf-8")
-        made = _DATA / "made"
+def start_accounting(layout: Layout, say: Callable[[str], None]) -> None:
+    """Start what is not running, the database made first if there is none. Raises `Refused`."""
+    login = layout.login
+    if not on_node(login, "mariadbd"):
+        options = layout.slurm / "mariadb.cnf"
+        options.write_text(settings.mariadb_cnf(layout), encoding="utf-8")
+        data = layout.spool / "mysql"
+        made = data / "made"
         if not made.exists():
             say("making the accounting database")
-            _make_database()
+            _make_database(layout, options, data)
             made.touch()
-        DATABASE_SOCKET.unlink(missing_ok=True)
-        start(
-            LOGIN,
-            ["setsid", "--fork", "mariadbd", f"--defaults-file={_OPTIONS}"],
-            user=DATABASE_ACCOUNT,
-            log="mariadbd",
-        )
-    _wait("mariadbd", lambda: _sql("SELECT 1"))
-    _sql(f"CREATE USER IF NOT EXISTS '{SLURM_ACCOUNT.name}'@'localhost' IDENTIFIED VIA unix_socket")
-    _sql(f"GRANT ALL ON slurm_acct_db.* TO '{SLURM_ACCOUNT.name}'@'localhost'")
-    if not on_node(LOGIN, "slurmdbd"):
+        layout.database_socket.unlink(missing_ok=True)
+        command = ["setsid", "--fork", "mariadbd", f"--defaults-file={options}"]
+        start(login, command, user=DATABASE_ACCOUNT, log="mariadbd")
+    # slurmdbd would make the database, but libmariadb 3.4.10 breaks a connection on which it was unknown.
+    database = "CREATE DATABASE IF NOT EXISTS slurm_acct_db"
+    _wait("mariadbd", lambda: _sql(layout, database))
+    _sql(layout, f"CREATE USER IF NOT EXISTS '{SLURM_ACCOUNT.name}'@'localhost' IDENTIFIED VIA unix_socket")
+    _sql(layout, f"GRANT ALL ON slurm_acct_db.* TO '{SLURM_ACCOUNT.name}'@'localhost'")
+    if not on_node(login, "slurmdbd"):
         say("starting slurmdbd")
-        conf = SLURM / "slurmdbd.conf"
+        conf = layout.slurm / "slurmdbd.conf"
         conf.touch(mode=0o600)
         os.chown(conf, SLURM_ACCOUNT.uid, SLURM_ACCOUNT.uid)
         conf.chmod(0o600)
-        conf.write_text(settings.slurmdbd_conf(), encoding="utf-8")
-        start(
-            LOGIN, ["slurmdbd"], user=SLURM_ACCOUNT, environment=[f"MYSQL_UNIX_PORT={DATABASE_SOCKET}"], log="slurmdbd"
-        )
-    _wait("slurmdbd", lambda: _sacctmgr("show", "cluster") is not None)
+        conf.write_text(settings.slurmdbd_conf(layout), encoding="utf-8")
+        socket = f"MYSQL_UNIX_PORT={layout.database_socket}"
+        start(login, ["slurmdbd"], user=SLURM_ACCOUNT, environment=[socket], log="slurmdbd")
+    _wait("slurmdbd", lambda: _sacctmgr(layout, "show", "cluster") is not None)
 
 
-def stop_accounting() -> None:
+def stop_accounting(layout: Layout) -> None:
     """Stop both, the database so that it need not repair itself."""
-    end(on_node(LOGIN, "slurmdbd"))
-    server = on_node(LOGIN, "mariadbd")
+    end(on_node(layout.login, "slurmdbd"))
+    server = on_node(layout.login, "mariadbd")
     if server:
-        _admin_shutdown()
+        _admin_shutdown(layout)
         end(server)
 
 
-def register() -> None:
+def register(layout: Layout) -> None:
     """Make the cluster and its users known to slurmdbd. Safe to repeat."""
     account = "research"
-    if CLUSTER_NAME not in (_sacctmgr("show", "cluster", "format=Cluster") or ""):
-        _sacctmgr("add", "cluster", CLUSTER_NAME)
-    _sacctmgr("add", "account", account, f"cluster={CLUSTER_NAME}", "description=sandbox", "organization=sandbox")
+    if CLUSTER_NAME not in (_sacctmgr(layout, "show", "cluster", "format=Cluster") or ""):
+        _sacctmgr(layout, "add", "cluster", CLUSTER_NAME)
+    _sacctmgr(
+        layout, "add", "account", account, f"cluster={CLUSTER_NAME}", "description=sandbox", "organization=sandbox"
+    )
     names = ",".join(user.name for user in JOB_ACCOUNTS)
-    _sacctmgr("add", "user", names, f"account={account}", f"cluster={CLUSTER_NAME}")
-    known = _sacctmgr("show", "user", "format=User") or ""
+    _sacctmgr(layout, "add", "user", names, f"account={account}", f"cluster={CLUSTER_NAME}")
+    known = _sacctmgr(layout, "show", "user", "format=User") or ""
     if missing := {user.name for user in JOB_ACCOUNTS} - set(known.split()):
         raise Refused(f"slurmdbd did not take the users {', '.join(sorted(missing))}: see slurmdbd's log")
 
 
-def _make_database() -> None:
-    shutil.rmtree(_DATA, ignore_errors=True)
-    _DATA.mkdir(mode=0o700)
-    os.chown(_DATA, DATABASE_ACCOUNT.uid, DATABASE_ACCOUNT.uid)
+def _make_database(layout: Layout, options: Path, data: Path) -> None:
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(mode=0o700)
+    os.chown(data, DATABASE_ACCOUNT.uid, DATABASE_ACCOUNT.uid)
     done = run_on(
-        LOGIN,
+        layout.login,
         [
             "mariadb-install-db",
-            f"--defaults-file={_OPTIONS}",
-            f"--datadir={_DATA}",
+            f"--defaults-file={options}",
+            f"--datadir={data}",
             "--skip-test-db",
             "--auth-root-authentication-method=socket",
             "--skip-name-resolve",
@@ -104,18 +97,20 @@ def _make_database() -> None:
         raise Refused(f"mariadb-install-db failed: {' / '.join(words)}")
 
 
-def _sql(statement: str) -> bool:
-    client = ["mariadb", "--no-defaults", f"--socket={DATABASE_SOCKET}", "-e", statement]
-    return run_on(LOGIN, client, timeout=20).returncode == 0
+def _sql(layout: Layout, statement: str) -> bool:
+    client = ["mariadb", "--no-defaults", f"--socket={layout.database_socket}", "-e", statement]
+    return run_on(layout.login, client, timeout=20).returncode == 0
 
 
-def _admin_shutdown() -> None:
-    run_on(LOGIN, ["mariadb-admin", "--no-defaults", f"--socket={DATABASE_SOCKET}", "shutdown"], timeout=30)
+def _admin_shutdown(layout: Layout) -> None:
+    run_on(
+        layout.login, ["mariadb-admin", "--no-defaults", f"--socket={layout.database_socket}", "shutdown"], timeout=30
+    )
 
 
-def _sacctmgr(*words: str) -> str | None:
+def _sacctmgr(layout: Layout, *words: str) -> str | None:
     """What sacctmgr prints, or None where it fails. An addition of what is there already fails too."""
-    done = run_on(LOGIN, ["sacctmgr", "-i", "-n", *words], timeout=30)
+    done = run_on(layout.login, ["sacctmgr", "-i", "-n", *words], timeout=30)
     return None if done.returncode else done.stdout.decode(errors="replace")
 
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from slurm_adapter.errors import Refused, TryAgain
-from slurm_adapter.sandbox import accounting, daemons, files, nodes
+from slurm_adapter.sandbox import accounting, daemons, files, nodes, releases
 from slurm_adapter.sandbox.configuration import config_text
-from slurm_adapter.sandbox.layout import (
-    CONFIG,
-    LOG,
-    LOGIN,
-    MOST_NODES,
-    ROOT,
-    RUN,
-    STATE,
+from slurm_adapter.sandbox.layout import BASE, MOST_NODES, Layout, layout_of
+from slurm_adapter.sandbox.packages import machine_obstacle, missing_packages, wanted_packages
+from slurm_adapter.sandbox.processes import (
+    DAEMONS,
+    control_groups,
+    end_all,
+    foreign_daemons,
+    living,
+    locked,
+    on_node,
+    own,
+    run_on,
 )
-from slurm_adapter.sandbox.packages import ACCOUNTING_PACKAGES, PACKAGES, machine_obstacle, missing_packages
-from slurm_adapter.sandbox.processes import DAEMONS, control_groups, end_all, foreign_daemons, on_node, own, run_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from slurm_adapter.sandbox.settings import Wishes
 
@@ -66,30 +67,33 @@ class SandboxStatus:
     notes: tuple[str, ...]
     """What this machine cannot give it even when it is up."""
     accounting: bool
+    release: str
+    """The release that its nodes run; empty for the machine's own."""
     nodes: tuple[NodeStatus, ...]
     daemons: tuple[DaemonStatus, ...]
     config: Path | None
     """The adapter's config for it."""
 
 
-def bring_up(wishes: Wishes, say: Callable[[str], None]) -> Path:
+def bring_up(layout: Layout, wishes: Wishes, say: Callable[[str], None]) -> Path:
     """Make the cluster what is wished, from whatever is there now; the adapter's config file for it."""
     if not 1 <= wishes.nodes <= MOST_NODES:
         raise Refused(f"a sandbox has 1 to {MOST_NODES} nodes, not {wishes.nodes}")
     if problem := obstacle(wishes):
         raise Refused(problem)
-    with _lock(say):
-        before = files.read_record()
+    with _lock(layout, say):
+        before = files.read_record(layout)
         if before:
             wishes = replace(wishes, min_job_age=before.min_job_age)
-        if before == wishes and not any(_problems(wishes)):
+        if before == wishes and not any(_problems(layout, wishes)):
             say("the sandbox is up already")
         else:
-            _make(wishes, before, say)
-        for node in wishes.machines:
-            nodes.refresh_etc(node)
-        path = _write_default_config(wishes)
-        if problem := files.memory_limits_problem():
+            _make(layout, wishes, before, say)
+        if not wishes.release:
+            for node in (layout.login, *layout.compute(wishes.nodes)):
+                nodes.refresh_etc(node)
+        path = _write_default_config(layout, wishes)
+        if problem := files.memory_limits_problem(layout):
             say(f"note: {problem}")
         return path
 
@@ -98,8 +102,10 @@ def obstacle(wishes: Wishes) -> str:
     """Why no sandbox can be on this machine as it is, and what would help; empty where one can."""
     if problem := machine_obstacle():
         return problem
-    if missing := missing_packages((*PACKAGES, *(ACCOUNTING_PACKAGES if wishes.accounting else ()))):
+    if missing := missing_packages(wanted_packages(release=wishes.release, accounting=wishes.accounting)):
         return f"packages are missing ({', '.join(missing)}): run `slurm-adapter sandbox install` first"
+    if not releases.tree(wishes.release).exists():
+        return f"there is no root of {wishes.release}: run `slurm-adapter sandbox up --release {wishes.release}` first"
     if strangers := foreign_daemons():
         return (
             f"this machine runs {', '.join(strangers)}, not the sandbox's: a sandbox beside another cluster would "
@@ -108,187 +114,208 @@ def obstacle(wishes: Wishes) -> str:
     return nodes.obstacle()
 
 
-def look() -> SandboxStatus:
+def look(layout: Layout) -> SandboxStatus:
     """The state of everything that belongs to the sandbox."""
     if problem := machine_obstacle():
         raise Refused(problem)
-    wishes = files.read_record()
+    wishes = files.read_record(layout)
     if wishes is None:
-        left = bool(own()) or ROOT.exists()
+        left = bool(own(layout)) or layout.root.exists()
         begun = "a sandbox was begun and not finished: `sandbox up` finishes it, `sandbox down` removes it"
-        return SandboxStatus("partly" if left else "down", (begun,) if left else (), (), False, (), (), None)
-    reasons = tuple(_problems(wishes))
+        return SandboxStatus("partly" if left else "down", (begun,) if left else (), (), False, "", (), (), None)
+    reasons = tuple(_problems(layout, wishes))
     running = tuple(
-        DaemonStatus(name, node.name, next(iter(on_node(node, name)), None)) for name, node in daemons.expected(wishes)
+        DaemonStatus(name, node.name, next(iter(on_node(node, name)), None))
+        for name, node in daemons.expected(layout, wishes)
     )
-    login_up = nodes.are_whole((LOGIN,))
-    states = daemons.node_states() if login_up and daemons.slurmctld().pids else {}
+    login_up = nodes.are_whole(layout, 0)
+    states = daemons.node_states(layout) if login_up and daemons.slurmctld(layout).pids else {}
     shown = (
-        NodeStatus(LOGIN.name, LOGIN.address, "up" if login_up else "down"),
-        *(NodeStatus(node.name, node.address, states.get(node.name, "unknown")) for node in wishes.compute),
+        NodeStatus(layout.login.name, layout.login.address, "up" if login_up else "down"),
+        *(
+            NodeStatus(node.name, node.address, states.get(node.name, "unknown"))
+            for node in layout.compute(wishes.nodes)
+        ),
     )
-    problem = files.memory_limits_problem()
+    problem = files.memory_limits_problem(layout)
     return SandboxStatus(
-        state="up" if not reasons else "partly" if own() else "down",
+        state="up" if not reasons else "partly" if own(layout) else "down",
         reasons=reasons,
         notes=(problem,) if problem else (),
         accounting=wishes.accounting,
+        release=wishes.release,
         nodes=shown,
         daemons=running,
-        config=CONFIG if CONFIG.exists() else None,
+        config=layout.config if layout.config.exists() else None,
     )
 
 
-def take_down(say: Callable[[str], None]) -> None:
+def take_down(layout: Layout, say: Callable[[str], None]) -> None:
     """Remove everything: jobs, daemons, network, namespaces, control groups, files. Safe to repeat."""
     if problem := machine_obstacle():
         raise Refused(problem)
-    with _lock(say):
-        if ROOT.exists() or own():
-            say("ending all processes of the sandbox")
-        _remove_nodes()
-        _remove_control_groups()
-        if ROOT.exists():
-            say(f"removing {ROOT}")
-        while ROOT.exists():
+    with _lock(layout, say):
+        say("ending all processes of the sandbox")
+        _remove_nodes(layout)
+        _remove_control_groups(layout)
+        say(f"removing {layout.root}")
+        while layout.root.exists():
             with suppress(FileNotFoundError):  # somebody whose folder it is removes something there, too
-                shutil.rmtree(ROOT)
+                shutil.rmtree(layout.root)
 
 
-def change_min_job_age(seconds: int) -> None:
+def change_min_job_age(layout: Layout, seconds: int) -> None:
     """Let slurmctld forget finished jobs after so many seconds, now and after the next `up`."""
-    wishes = files.read_record()
+    wishes = files.read_record(layout)
     if wishes is None:
         raise Refused("there is no sandbox: bring it up first")
     wishes = replace(wishes, min_job_age=seconds)
-    files.write_record(wishes)
-    files.write_slurm_files(wishes)
-    done = run_on(LOGIN, ["scontrol", "reconfigure"])
+    files.write_record(layout, wishes)
+    files.write_slurm_files(layout, wishes)
+    done = run_on(layout.login, ["scontrol", "reconfigure"])
     if done.returncode:
         raise Refused(f"slurmctld did not take the new MinJobAge: {done.stderr.decode(errors='replace').strip()}")
 
 
-def _problems(wishes: Wishes) -> Iterator[str]:
+def _problems(layout: Layout, wishes: Wishes) -> Iterator[str]:
     """What keeps the cluster from being up, the cheapest to find out first; nothing once one thing is missing whole."""
-    if not nodes.are_whole(wishes.machines):
+    if not nodes.are_whole(layout, wishes.nodes):
         yield "its namespaces or its network are not whole"
         return
-    missing = [f"{name} on {node.name}" for name, node in daemons.expected(wishes) if not on_node(node, name)]
+    missing = [f"{name} on {node.name}" for name, node in daemons.expected(layout, wishes) if not on_node(node, name)]
     if missing:
         yield f"not running: {', '.join(missing)}"
         return
-    if stalled := [process.name for process in own() if process.stopped and process.name in DAEMONS]:
+    if stalled := [process.name for process in own(layout) if process.stopped and process.name in DAEMONS]:
         yield f"stalled by a signal: {', '.join(stalled)}"
         return
-    if files.is_outdated():
+    if files.is_outdated(layout, wishes):
         yield "packages were installed after it was started"
         return
-    if files.differing_slurm_files(wishes):
+    if files.differing_slurm_files(layout, wishes):
         yield "Slurm's configuration is not what it should be"
         return
-    if not daemons.munge_answers():
+    if not daemons.munge_answers(layout):
         yield "munged does not answer"
         return
-    states = daemons.node_states()
+    states = daemons.node_states(layout)
     if not states:
         yield "slurmctld does not answer"
-    for node in wishes.compute:
+    for node in layout.compute(wishes.nodes):
         if states and states.get(node.name, "missing") not in _USABLE:
             yield f"{node.name} is {states.get(node.name, 'missing')}"
 
 
-def _make(wishes: Wishes, before: Wishes | None, say: Callable[[str], None]) -> None:
-    files.make_folders(wishes)
-    files.make_keys()
-    if before is None or before.nodes != wishes.nodes or not nodes.are_whole(wishes.machines):
-        say(f"making the login node and {wishes.nodes} compute nodes")
-        _remove_nodes()
-        nodes.build(wishes)
-    for process in own():
+def _make(layout: Layout, wishes: Wishes, before: Wishes | None, say: Callable[[str], None]) -> None:
+    _make_nodes(layout, wishes, before, say)
+    for process in own(layout):
         if process.stopped and process.name in DAEMONS:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGCONT)
-    changed = files.write_slurm_files(wishes) or files.is_outdated()
-    files.write_record(wishes)
-    _start_munged(say)
+    changed = files.write_slurm_files(layout, wishes) or files.is_outdated(layout, wishes)
+    files.write_record(layout, wishes)
+    _start_munged(layout, say)
     if changed:
-        daemons.slurmctld().stop()
-        for node in wishes.compute:
+        daemons.slurmctld(layout).stop()
+        for node in layout.compute(wishes.nodes):
             daemons.slurmd(node).stop()
+        # From 24.05 on it holds the cluster's number in accounting, and another one is fatal.
+        (layout.spool / "slurmctld" / "clustername").unlink(missing_ok=True)
     if wishes.accounting:
-        accounting.start_accounting(say)
-        accounting.register()  # before slurmctld, which tells an unknown cluster's jobs to nobody
-    _start_slurm(wishes, say)
+        accounting.start_accounting(layout, say)
+        accounting.register(layout)  # before slurmctld, which tells an unknown cluster's jobs to nobody
+    _start_slurm(layout, wishes, say)
     if not wishes.accounting:
-        accounting.stop_accounting()
-    if not daemons.sshd().pids:
-        daemons.sshd().start()
-    _wait_for_nodes(wishes, say)
+        accounting.stop_accounting(layout)
+    if not daemons.sshd(layout).pids:
+        daemons.sshd(layout).start()
+    _wait_for_nodes(layout, wishes, say)
 
 
-def _start_munged(say: Callable[[str], None]) -> None:
-    daemon = daemons.munged()
-    if daemon.pids and not daemons.munge_answers():
+def _make_nodes(layout: Layout, wishes: Wishes, before: Wishes | None, say: Callable[[str], None]) -> None:
+    other = before is None or before.release != wishes.release
+    anew = before is None or other or before.nodes != wishes.nodes or not nodes.are_whole(layout, wishes.nodes)
+    if anew:
+        say(f"making the login node and {wishes.nodes} compute nodes")
+        _remove_nodes(layout)
+    if other:
+        shutil.rmtree(layout.spool, ignore_errors=True)  # another version of Slurm cannot read it
+    files.make_folders(layout, wishes)
+    files.make_keys(layout)
+    if anew:
+        nodes.build(layout, wishes)
+
+
+def _start_munged(layout: Layout, say: Callable[[str], None]) -> None:
+    daemon = daemons.munged(layout)
+    if daemon.pids and not daemons.munge_answers(layout):
         daemon.kill()
     if not daemon.pids:
         say("starting munged")
-        for stale in (RUN / "munge").iterdir():
+        for stale in (layout.run / "munge").iterdir():
             stale.unlink()
         daemon.start()
 
 
-def _start_slurm(wishes: Wishes, say: Callable[[str], None]) -> None:
-    control = daemons.slurmctld()
-    if control.pids and not daemons.slurmctld_answers():
+def _start_slurm(layout: Layout, wishes: Wishes, say: Callable[[str], None]) -> None:
+    control = daemons.slurmctld(layout)
+    if control.pids and not daemons.slurmctld_answers(layout):
         control.kill()
     if not control.pids:
         say("starting slurmctld")
         control.start()
-    for node in wishes.compute:
+    for node in layout.compute(wishes.nodes):
         if not daemons.slurmd(node).pids:
             say(f"starting slurmd on {node.name}")
             daemons.slurmd(node).start()
 
 
-def _wait_for_nodes(wishes: Wishes, say: Callable[[str], None], patience: float = 60) -> None:
+def _wait_for_nodes(layout: Layout, wishes: Wishes, say: Callable[[str], None], patience: float = 60) -> None:
     """Until Slurm would start jobs on every node. A node that it keeps down or drained is told to resume."""
     say("waiting for the nodes")
     limit = time.monotonic() + patience
     told = False
     while True:
-        states = daemons.node_states()
-        unfit = {node.name: states.get(node.name, "unknown") for node in wishes.compute}
+        states = daemons.node_states(layout)
+        unfit = {node.name: states.get(node.name, "unknown") for node in layout.compute(wishes.nodes)}
         unfit = {name: state for name, state in unfit.items() if state not in _USABLE}
         if not unfit:
             return
         if time.monotonic() > limit:
             words = ", ".join(f"{name} is {state}" for name, state in unfit.items())
-            raise TryAgain(f"the sandbox's nodes are not ready after {patience:.0f} s: {words}. Its logs are in {LOG}")
+            raise TryAgain(
+                f"the sandbox's nodes are not ready after {patience:.0f} s: {words}. Its logs are in {layout.log}"
+            )
         if not told and (stuck := [n for n, state in unfit.items() if state.startswith(("drain", "down"))]):
-            run_on(LOGIN, ["scontrol", "update", f"NodeName={','.join(stuck)}", "State=RESUME"])
+            run_on(layout.login, ["scontrol", "update", f"NodeName={','.join(stuck)}", "State=RESUME"])
             told = time.monotonic() > limit - patience + 5
         time.sleep(0.1)
 
 
-def _remove_nodes() -> None:
-    accounting.stop_accounting()
-    for group in _slurm_control_groups():
+def _remove_nodes(layout: Layout) -> None:
+    accounting.stop_accounting(layout)
+    for process in own(layout):
         with suppress(OSError):  # a frozen process does not die
-            (group / "freezer.state").write_text("THAWED", encoding="utf-8")
-    end_all()
-    nodes.remove()
+            for line in Path(f"/proc/{process.pid}/cgroup").read_text(encoding="utf-8").splitlines():
+                _, controllers, path = line.split(":", 2)
+                if controllers == "freezer":
+                    Path(f"/sys/fs/cgroup/freezer{path}/freezer.state").write_text("THAWED", encoding="utf-8")
+    end_all(layout)
+    nodes.remove(layout)
 
 
-def _slurm_control_groups() -> Iterator[Path]:
-    """The control groups that slurmd makes on all nodes, and those of its jobs."""
-    for own_group in control_groups():
+def _slurm_control_groups(layout: Layout) -> Iterator[Path]:
+    """The control groups that slurmd made on all nodes, and those of its jobs; none if another sandbox uses them."""
+    if any(process.name == "slurmd" and process.mark != layout.mark for process in living()):
+        return
+    for own_group in control_groups(layout):
         for node in own_group.parent.glob("slurm_node[0-9][0-9][0-9]"):
             yield node
             yield from (path for path in node.rglob("*") if path.is_dir())
 
 
-def _remove_control_groups() -> None:
-    groups = [*_slurm_control_groups(), *control_groups()]
+def _remove_control_groups(layout: Layout) -> None:
+    groups = [*_slurm_control_groups(layout), *control_groups(layout)]
     for group in sorted(groups, key=lambda path: len(path.parts), reverse=True):
         for _ in range(50):  # the kernel lets go of the dead a moment after they are gone
             try:
@@ -301,30 +328,17 @@ def _remove_control_groups() -> None:
                 break
 
 
-def _write_default_config(wishes: Wishes) -> Path:
-    files.replace(CONFIG, config_text(STATE, wishes.nodes, transport="local", identity="sudo"))
-    return CONFIG
+def _write_default_config(layout: Layout, wishes: Wishes) -> Path:
+    files.replace(layout.config, config_text(layout, layout.state, wishes.nodes, transport="local", identity="sudo"))
+    return layout.config
 
 
 @contextmanager
-def _lock(say: Callable[[str], None], patience: float = 120) -> Iterator[None]:
-    """One `up` or `down` at a time. The lock is on the folder above `ROOT`: `down` leaves no file behind."""
-    folder = os.open(ROOT.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    limit = time.monotonic() + patience
-    told = False
-    try:
-        while True:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > limit:
-                    raise TryAgain("another `sandbox up` or `down` is at work: look with ps") from None
-                if not told:
-                    say("waiting for another `sandbox` command to finish")
-                    told = True
-                time.sleep(0.1)
-            else:
-                break
+def _lock(layout: Layout, say: Callable[[str], None]) -> Iterator[None]:
+    """One `up` or `down` of a sandbox at a time, with its number reserved. The lock is on its root."""
+    with locked(layout.root, say):
+        with locked(BASE.parent, say):
+            if layout_of(layout.name) != layout:
+                raise TryAgain("another sandbox was made at the same moment: run it again")
+            files.replace(layout.reservation, f"{layout.number}\n")
         yield
-    finally:
-        os.close(folder)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Literal
 
-from slurm_adapter.sandbox.layout import ADAPTER, JOBS, KEYS, LOGIN, SHARED_ON_NODES, SLURM_ACCOUNT
+from slurm_adapter.sandbox.layout import ADAPTER, JOBS, SHARED_ON_NODES, SLURM_ACCOUNT
 from slurm_adapter.sandbox.processes import entry
 from slurm_adapter.sandbox.settings import GPUS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from slurm_adapter.sandbox.layout import Layout
+
 Transport = Literal["local", "ssh"]
 Identity = Literal["sudo", "service"]
 
 
-def config_text(state: Path, nodes: int, *, transport: Transport, identity: Identity) -> str:
+def config_text(layout: Layout, state: Path, nodes: int, *, transport: Transport, identity: Identity) -> str:
     """A config file (TOML) that works against the sandbox, with `state` as the adapter's folder.
 
     `local` enters the login node's namespaces; `ssh` goes over the network to its sshd. Both as the adapter's
@@ -27,7 +29,7 @@ def config_text(state: Path, nodes: int, *, transport: Transport, identity: Iden
         cluster = f"""\
 [cluster]
 transport = "local"
-prefix = {json.dumps(entry(LOGIN, ADAPTER.name))}
+prefix = {json.dumps(entry(layout.login, ADAPTER.name))}
 {operator}
 """
     else:
@@ -37,10 +39,10 @@ transport = "ssh"
 {operator}
 
 [cluster.ssh]
-host = "{LOGIN.address}"
+host = "{layout.login.address}"
 user = "{ADAPTER.name}"
-key = {json.dumps(str(KEYS / "id_ed25519"))}
-known_hosts = {json.dumps(str(KEYS / "known_hosts"))}
+key = {json.dumps(str(layout.keys / "id_ed25519"))}
+known_hosts = {json.dumps(str(layout.keys / "known_hosts"))}
 """
     if identity == "sudo":
         who = '[identity]\nmode = "sudo"\nusers = { alice = "alice", bob = "bob" }\n'

@@ -10,19 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import Refused
-from slurm_adapter.sandbox.layout import (
-    KEYS,
-    LOG,
-    LOGIN,
-    MUNGE_ACCOUNT,
-    MUNGE_SOCKET,
-    RUN,
-    SLURM,
-    SLURM_ACCOUNT,
-    SPOOL,
-    Account,
-    Node,
-)
+from slurm_adapter.sandbox.layout import MUNGE_ACCOUNT, SLURM_ACCOUNT, Account, Layout, Node
 from slurm_adapter.sandbox.processes import end, on_node, run_on, start
 
 if TYPE_CHECKING:
@@ -51,8 +39,14 @@ class Daemon:
 
     def start(self) -> None:
         """Start it. Raises `Refused` with its own words where it gives up."""
-        log = self.name if self.node == LOGIN else f"{self.name}-{self.node.name}"
-        start(self.node, self.argv, user=self.user, environment=[f"SLURM_CONF={SLURM}/slurm.conf"], log=log)
+        log = self.name if self.node.name == "login" else f"{self.name}-{self.node.name}"
+        start(
+            self.node,
+            self.argv,
+            user=self.user,
+            environment=[f"SLURM_CONF={self.node.layout.slurm}/slurm.conf"],
+            log=log,
+        )
 
     def stop(self) -> None:
         """End it as a service manager does: by force where it takes its time."""
@@ -78,27 +72,27 @@ class Daemon:
                 os.kill(pid, how)
 
 
-def munged() -> Daemon:
+def munged(layout: Layout) -> Daemon:
     """Munge's daemon; all nodes use its socket."""
     return Daemon(
         "munged",
-        LOGIN,
+        layout.login,
         (
             "munged",
             "--num-threads=4",
-            f"--socket={MUNGE_SOCKET}",
-            f"--key-file={KEYS}/munge/munge.key",
-            f"--pid-file={RUN}/munge/munged.pid",
-            f"--seed-file={SPOOL}/munge/munge.seed",
-            f"--log-file={LOG}/munge/munged.log",
+            f"--socket={layout.munge_socket}",
+            f"--key-file={layout.keys}/munge/munge.key",
+            f"--pid-file={layout.run}/munge/munged.pid",
+            f"--seed-file={layout.spool}/munge/munge.seed",
+            f"--log-file={layout.log}/munge/munged.log",
         ),
         MUNGE_ACCOUNT,
     )
 
 
-def slurmctld() -> Daemon:
+def slurmctld(layout: Layout) -> Daemon:
     """Slurm's controller."""
-    return Daemon("slurmctld", LOGIN, ("slurmctld",), SLURM_ACCOUNT)
+    return Daemon("slurmctld", layout.login, ("slurmctld",), SLURM_ACCOUNT)
 
 
 def slurmd(node: Node) -> Daemon:
@@ -106,40 +100,41 @@ def slurmd(node: Node) -> Daemon:
     return Daemon("slurmd", node, ("slurmd", "-N", node.name))
 
 
-def sshd() -> Daemon:
+def sshd(layout: Layout) -> Daemon:
     """The login node's SSH server."""
-    return Daemon("sshd", LOGIN, ("/usr/sbin/sshd",))
+    return Daemon("sshd", layout.login, ("/usr/sbin/sshd",))
 
 
-def expected(wishes: Wishes) -> tuple[tuple[str, Node], ...]:
+def expected(layout: Layout, wishes: Wishes) -> tuple[tuple[str, Node], ...]:
     """Every daemon of a cluster that is up, by name and node."""
-    accounting = (("mariadbd", LOGIN), ("slurmdbd", LOGIN)) if wishes.accounting else ()
-    compute = tuple(("slurmd", node) for node in wishes.compute)
-    return (("munged", LOGIN), *accounting, ("slurmctld", LOGIN), *compute, ("sshd", LOGIN))
+    login = layout.login
+    accounting = (("mariadbd", login), ("slurmdbd", login)) if wishes.accounting else ()
+    compute = tuple(("slurmd", node) for node in layout.compute(wishes.nodes))
+    return (("munged", login), *accounting, ("slurmctld", login), *compute, ("sshd", login))
 
 
-def munge_answers() -> bool:
+def munge_answers(layout: Layout) -> bool:
     """Whether munged gives credentials."""
-    return _answers("munge", "-n", "-S", str(MUNGE_SOCKET))
+    return _answers(layout, "munge", "-n", "-S", str(layout.munge_socket))
 
 
-def slurmctld_answers() -> bool:
+def slurmctld_answers(layout: Layout) -> bool:
     """Whether the controller answers."""
-    return _answers("sinfo", "-h")
+    return _answers(layout, "sinfo", "-h")
 
 
-def node_states() -> dict[str, str]:
+def node_states(layout: Layout) -> dict[str, str]:
     """Slurm's own word for each compute node; empty where the controller does not answer."""
     try:
-        done = run_on(LOGIN, ["sinfo", "-h", "-N", "-o", "%N %T"], timeout=15)
+        done = run_on(layout.login, ["sinfo", "-h", "-N", "-o", "%N %T"], timeout=15)
     except subprocess.TimeoutExpired:
         return {}
     words = [line.split() for line in done.stdout.decode(errors="replace").splitlines()]
     return {pair[0]: pair[1] for pair in words if len(pair) == 2}
 
 
-def _answers(*argv: str) -> bool:
+def _answers(layout: Layout, *argv: str) -> bool:
     try:
-        return run_on(LOGIN, argv, timeout=15).returncode == 0
+        return run_on(layout.login, argv, timeout=15).returncode == 0
     except subprocess.TimeoutExpired:
         return False

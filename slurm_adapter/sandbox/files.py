@@ -12,141 +12,144 @@ from dataclasses import asdict
 from pathlib import Path
 
 from slurm_adapter.errors import Refused
-from slurm_adapter.sandbox import settings
+from slurm_adapter.sandbox import releases, settings
 from slurm_adapter.sandbox.layout import (
     ADAPTER,
     ALICE,
-    CONTROL_GROUP,
     DATABASE_ACCOUNT,
-    DEVICES,
     JOB_ACCOUNTS,
-    KEYS,
-    LOG,
-    LOGIN,
     MUNGE_ACCOUNT,
-    RECORD,
     RESEARCH_GROUP,
-    ROOT,
-    RUN,
-    SHARED,
-    SLURM,
     SLURM_ACCOUNT,
-    SPOOL,
-    STATE,
+    Layout,
 )
 from slurm_adapter.sandbox.settings import GPUS, Wishes
 
-_SHAPE = 2
+_SHAPE = 3
 """Grows when the files or mounts are made in another way than before."""
 _NULL_DEVICE = os.makedev(1, 3)
 
 
-def read_record() -> Wishes | None:
+def read_record(layout: Layout) -> Wishes | None:
     """What the sandbox that is here was asked to be.
 
     None where there is none, where a killed run did not finish it, and where another version of this program made it
     in another shape: it is then made anew.
     """
     try:
-        record = json.loads(RECORD.read_text(encoding="utf-8"))
+        record = json.loads(layout.record.read_text(encoding="utf-8"))
         return Wishes(**record["wishes"]) if record["shape"] == _SHAPE else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def write_record(wishes: Wishes) -> None:
+def write_record(layout: Layout, wishes: Wishes) -> None:
     """Record what the sandbox is asked to be, whole or not at all."""
-    replace(RECORD, json.dumps({"shape": _SHAPE, "wishes": asdict(wishes)}) + "\n")
+    replace(layout.record, json.dumps({"shape": _SHAPE, "wishes": asdict(wishes)}) + "\n")
 
 
-def is_outdated() -> bool:
+def is_outdated(layout: Layout, wishes: Wishes) -> bool:
     """Whether packages were installed since the record was written.
 
     A slurmd that was started before the PMIx library came cannot start steps any more: it and the slurmstepd that it
     starts then disagree on the plugins that they have.
     """
     try:
-        return Path("/var/lib/dpkg/status").stat().st_mtime > RECORD.stat().st_mtime
+        return (
+            releases.tree(wishes.release).joinpath("var/lib/dpkg/status").stat().st_mtime
+            > layout.record.stat().st_mtime
+        )
     except FileNotFoundError:
         return False
 
 
-def make_folders(wishes: Wishes) -> None:
+def make_folders(layout: Layout, wishes: Wishes) -> None:
     """Make all folders. Raises `Refused` where the disk has no room for them."""
-    free = shutil.disk_usage(ROOT.parent).free
+    free = shutil.disk_usage(layout.root.parent).free
     if free < 300 * 1024 * 1024:
-        raise Refused(f"{ROOT.parent} has {free >> 20} MiB free; the sandbox needs 300 MiB")
+        raise Refused(f"{layout.root.parent} has {free >> 20} MiB free; the sandbox needs 300 MiB")
     research = RESEARCH_GROUP[1]
-    _folder(ROOT)
-    for plain in (SLURM, SPOOL, LOG, RUN, SHARED, SHARED / "home", SHARED / "drives", DEVICES):
+    _folder(layout.root)
+    for plain in (
+        layout.slurm,
+        layout.spool,
+        layout.log,
+        layout.run,
+        layout.shared,
+        layout.shared / "home",
+        layout.shared / "drives",
+        layout.devices,
+    ):
         _folder(plain)
-    for secret in (KEYS, STATE):
+    for secret in (layout.keys, layout.state):
         _folder(secret, mode=0o700, owner=None)
-    KEYS.chmod(0o711)  # munged, no longer root, reaches its key in there
+    layout.keys.chmod(0o711)  # munged, no longer root, reaches its key in there
     for service, name in ((SLURM_ACCOUNT, "slurmctld"), (MUNGE_ACCOUNT, "munge"), (DATABASE_ACCOUNT, "mysql")):
-        for parent in (LOG, RUN):
+        for parent in (layout.log, layout.run):
             _folder(parent / name, owner=service.uid)
-    _folder(SPOOL / "slurmctld", mode=0o700, owner=SLURM_ACCOUNT.uid)
-    _folder(SPOOL / "munge", mode=0o700, owner=MUNGE_ACCOUNT.uid)
-    _folder(KEYS / "munge", mode=0o700, owner=MUNGE_ACCOUNT.uid)
-    for node in wishes.compute:
-        _folder(SPOOL / node.name)
+    _folder(layout.spool / "slurmctld", mode=0o700, owner=SLURM_ACCOUNT.uid)
+    _folder(layout.spool / "munge", mode=0o700, owner=MUNGE_ACCOUNT.uid)
+    _folder(layout.keys / "munge", mode=0o700, owner=MUNGE_ACCOUNT.uid)
+    for node in layout.compute(wishes.nodes):
+        _folder(layout.spool / node.name)
     for account in (ADAPTER, *JOB_ACCOUNTS):
-        home = SHARED / "home" / account.name
+        home = layout.shared / "home" / account.name
         _folder(home, mode=0o700, owner=account.uid)
         if account in JOB_ACCOUNTS:
             _folder(home / "ucloud-jobs", mode=0o700, owner=account.uid)
-    _folder(SHARED / "ucloud", owner=ADAPTER.uid)
-    _folder(SHARED / "drives" / "123", mode=0o2770, owner=ALICE.uid, group=research)
-    _folder(SHARED / "drives" / "123" / "acme-database", mode=0o2770, owner=ALICE.uid, group=research)
-    _make_devices()
+    _folder(layout.shared / "ucloud", owner=ADAPTER.uid)
+    _folder(layout.shared / "drives" / "123", mode=0o2770, owner=ALICE.uid, group=research)
+    _folder(layout.shared / "drives" / "123" / "acme-database", mode=0o2770, owner=ALICE.uid, group=research)
+    _make_devices(layout)
 
 
-def _make_devices() -> None:
+def _make_devices(layout: Layout) -> None:
     for index in range(GPUS):
-        device = DEVICES / f"gpu{index}"
+        device = layout.devices / f"gpu{index}"
         if not device.exists():
             os.mknod(device, stat.S_IFCHR | 0o666, _NULL_DEVICE)
             device.chmod(0o666)
 
 
-def make_keys() -> None:
+def make_keys(layout: Layout) -> None:
     """Make the keys that are missing: munge's, the login node's host key, the adapter's key pair; and known_hosts."""
-    munge = KEYS / "munge" / "munge.key"
+    munge = layout.keys / "munge" / "munge.key"
     if not munge.exists() or munge.stat().st_size < 32:
         munge.touch(mode=0o600)
         munge.write_bytes(secrets.token_bytes(128))
         os.chown(munge, MUNGE_ACCOUNT.uid, MUNGE_ACCOUNT.uid)
         munge.chmod(0o400)
     for name in ("ssh_host_ed25519_key", "id_ed25519"):
-        private, public = KEYS / name, KEYS / f"{name}.pub"
+        private, public = layout.keys / name, layout.keys / f"{name}.pub"
         if not (private.exists() and public.exists()):
             private.unlink(missing_ok=True)
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "slurm-adapter sandbox", "-f", str(private)]
             subprocess.run(command, check=True, capture_output=True, timeout=30)
-    kind, key = (KEYS / "ssh_host_ed25519_key.pub").read_text(encoding="utf-8").split()[:2]
-    replace(KEYS / "known_hosts", f"{LOGIN.address} {kind} {key}\n{LOGIN.address6} {kind} {key}\n")
+    kind, key = (layout.keys / "ssh_host_ed25519_key.pub").read_text(encoding="utf-8").split()[:2]
+    replace(layout.keys / "known_hosts", f"{layout.login.address} {kind} {key}\n{layout.login.address6} {kind} {key}\n")
 
 
-def write_slurm_files(wishes: Wishes) -> bool:
+def write_slurm_files(layout: Layout, wishes: Wishes) -> bool:
     """Write Slurm's configuration; whether it differs from what was there."""
-    differing = differing_slurm_files(wishes)
+    differing = differing_slurm_files(layout, wishes)
     for path, text in differing.items():
         replace(path, text)
     return bool(differing)
 
 
-def differing_slurm_files(wishes: Wishes) -> dict[Path, str]:
+def differing_slurm_files(layout: Layout, wishes: Wishes) -> dict[Path, str]:
     """The files of Slurm's configuration that are not there or say something else, with what they should say."""
     texts = {
-        SLURM / "slurm.conf": settings.slurm_conf(wishes, memory_limits=not memory_limits_problem()),
-        SLURM / "cgroup.conf": settings.cgroup_conf(),
-        SLURM / "gres.conf": settings.gres_conf(),
+        layout.slurm / "slurm.conf": settings.slurm_conf(
+            layout, wishes, memory_limits=not memory_limits_problem(layout)
+        ),
+        layout.slurm / "cgroup.conf": settings.cgroup_conf(),
+        layout.slurm / "gres.conf": settings.gres_conf(layout),
     }
     return {path: text for path, text in texts.items() if not path.exists() or path.read_text() != text}
 
 
-def memory_limits_problem() -> str:
+def memory_limits_problem(layout: Layout) -> str:
     """Why jobs' memory cannot be limited on this machine; empty where it can.
 
     Slurm's cgroup/v1 plugin wants the roots of the hierarchies `memory` and `freezer`, writable, at the usual place.
@@ -156,7 +159,7 @@ def memory_limits_problem() -> str:
         if not (folder / "release_agent").exists():
             return f"control group v1's {controller} hierarchy is not at {folder}: jobs are not killed for their memory"
         try:
-            (folder / CONTROL_GROUP).mkdir(exist_ok=True)
+            (folder / layout.control_group).mkdir(exist_ok=True)
         except OSError as error:
             return f"{folder} is not writable ({error.strerror}): jobs are not killed for their memory"
     return ""

@@ -1,60 +1,35 @@
-"""Where everything of the sandbox is, and what it is called: names, addresses, accounts, folders.
+"""Names, addresses, accounts and folders of a sandbox.
 
-One machine has at most one sandbox, so these are constants. All that it keeps is under `ROOT`; all else that it makes
-(namespaces, one network interface, control groups) is derived from the names here, so that a later run finds it again
-whatever happened to the run that made it.
+All files of a sandbox are below its `root`. All else that it makes (namespaces, one network interface, control groups)
+is derived from the names here. A later run finds it again, whatever happened to the run that made it.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path("/var/lib/slurm-adapter-sandbox")
-NAMESPACES = ROOT / "namespaces"
-NODES = ROOT / "nodes"
-"""A folder per node; in it the node's own `/etc`."""
-SLURM = ROOT / "slurm"
-"""`/etc/slurm` of every node."""
-SPOOL = ROOT / "spool"
-LOG = ROOT / "log"
-RUN = ROOT / "run"
-KEYS = ROOT / "keys"
-"""The adapter's SSH key pair and `known_hosts`, the login node's host key, munge's key. For root only."""
-SHARED = ROOT / "shared"
-"""The shared file system. The nodes see it at `SHARED_ON_NODES`."""
-STATE = ROOT / "state"
-"""The adapter's own state, for the config that `up` writes. It belongs to whoever called `up`."""
-DEVICES = ROOT / "devices"
-RECORD = ROOT / "sandbox.json"
-"""What the last `up` was asked for."""
-CONFIG = ROOT / "config.toml"
+from slurm_adapter.errors import Refused
 
+CACHE = Path("/var/cache/slurm-adapter-sandbox")
+"""Roots of other releases, one folder for each. Sandboxes share them; `sandbox down --purge` removes them."""
+BASE = Path("/var/lib/slurm-adapter-sandbox")
+"""The root of the sandbox without a name. A named one has `BASE-NAME`."""
 SHARED_ON_NODES = Path("/srv")
 """Every Debian has this folder, empty: a mount there leaves nothing on the machine."""
 
-MUNGE_SOCKET = RUN / "munge" / "munge.socket.2"
-DATABASE_SOCKET = RUN / "mysql" / "mysqld.sock"
-
-MARK = f"SLURM_ADAPTER_SANDBOX={ROOT}"
-"""In the environment of every daemon of the sandbox: how a later run knows its own."""
+MARK = "SLURM_ADAPTER_SANDBOX"
+"""An environment variable of every daemon, with the sandbox's root: how a later run knows its own."""
 
 CLUSTER_NAME = "sandbox"
-HOST_INTERFACE = "slurmsandbox"
-"""The machine's own end of the sandbox's network. Interface names have at most 15 characters."""
 CONTROL_GROUP = "slurm-adapter-sandbox"
 HOST_NUMBER = 1
 MOST_NODES = 64
-
-
-def ipv4(number: int) -> str:
-    """An address of the sandbox's network, a private one (RFC 1918) that hardly anybody else uses."""
-    return f"10.213.77.{number}"
-
-
-def ipv6(number: int) -> str:
-    """The same in a unique local network (RFC 4193)."""
-    return f"fd5a:d213:4d77::{number}"
+MOST_SANDBOXES = 100
+FIRST_NETWORK = 77
+"""The sandbox without a name has the network 10.213.77.0/24, the others have those after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +66,9 @@ RESEARCH_GROUP = ("research", 7720, (ALICE, BOB, JOBS))
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine of the sandbox: a set of namespaces with a name and an address."""
+    """A machine of a sandbox: a set of namespaces with a name and an address."""
 
+    layout: Layout
     name: str
     number: int
     """The last part of its addresses."""
@@ -100,12 +76,12 @@ class Node:
     @property
     def address(self) -> str:
         """Its IPv4 address."""
-        return ipv4(self.number)
+        return self.layout.ipv4(self.number)
 
     @property
     def address6(self) -> str:
         """Its IPv6 address."""
-        return ipv6(self.number)
+        return self.layout.ipv6(self.number)
 
     @property
     def etc(self) -> Path:
@@ -113,17 +89,160 @@ class Node:
 
         No mounts on single files: they would keep a job from making an overlay of `/etc`.
         """
-        return NODES / self.name / "etc"
+        return self.layout.nodes / self.name / "etc"
 
     def namespace(self, kind: str) -> Path:
         """The file that holds its namespace of a kind: `net`, `mnt`, `uts` or `ipc`."""
-        return NAMESPACES / self.name / kind
+        return self.layout.namespaces / self.name / kind
 
 
-LOGIN = Node("login", 2)
-"""Runs sshd, slurmctld and munged, with accounting slurmdbd and MariaDB, and holds the network's bridge."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Folders, addresses and marks of one sandbox."""
+
+    name: str = ""
+    """Empty for the sandbox without a name."""
+    number: int = 0
+    """Its network among those of all sandboxes; 0 for the sandbox without a name."""
+
+    @property
+    def root(self) -> Path:
+        """All that it keeps."""
+        return BASE.with_name(f"{BASE.name}-{self.name}") if self.name else BASE
+
+    @property
+    def namespaces(self) -> Path:
+        """The files that hold its namespaces."""
+        return self.root / "namespaces"
+
+    @property
+    def nodes(self) -> Path:
+        """A folder for each node; in it the node's own `/etc`."""
+        return self.root / "nodes"
+
+    @property
+    def slurm(self) -> Path:
+        """`/etc/slurm` of every node."""
+        return self.root / "slurm"
+
+    @property
+    def spool(self) -> Path:
+        """What the daemons keep."""
+        return self.root / "spool"
+
+    @property
+    def log(self) -> Path:
+        """The daemons' logs."""
+        return self.root / "log"
+
+    @property
+    def run(self) -> Path:
+        """Sockets and pid files."""
+        return self.root / "run"
+
+    @property
+    def keys(self) -> Path:
+        """The adapter's SSH key pair and `known_hosts`, the login node's host key, munge's key. For root only."""
+        return self.root / "keys"
+
+    @property
+    def shared(self) -> Path:
+        """The shared file system. The nodes see it at `SHARED_ON_NODES`."""
+        return self.root / "shared"
+
+    @property
+    def state(self) -> Path:
+        """The adapter's own state, for the config that `up` writes. It belongs to the caller of `up`."""
+        return self.root / "state"
+
+    @property
+    def devices(self) -> Path:
+        """The GPUs."""
+        return self.root / "devices"
+
+    @property
+    def record(self) -> Path:
+        """What the last `up` was asked for."""
+        return self.root / "sandbox.json"
+
+    @property
+    def reservation(self) -> Path:
+        """The file with its number."""
+        return self.root / "number"
+
+    @property
+    def config(self) -> Path:
+        """The adapter's config for it."""
+        return self.root / "config.toml"
+
+    @property
+    def munge_socket(self) -> Path:
+        """Where munged listens."""
+        return self.run / "munge" / "munge.socket.2"
+
+    @property
+    def database_socket(self) -> Path:
+        """Where mariadbd listens."""
+        return self.run / "mysql" / "mysqld.sock"
+
+    @property
+    def mark(self) -> str:
+        """What the environment of each of its daemons holds."""
+        return f"{MARK}={self.root}"
+
+    @property
+    def host_interface(self) -> str:
+        """The machine's own end of its network. Interface names have at most 15 characters."""
+        return f"slurmsandbox{self.number or ''}"
+
+    @property
+    def control_group(self) -> str:
+        """The control group of its daemons, in every hierarchy."""
+        return self.root.name
+
+    @property
+    def first_job_id(self) -> int:
+        """Its first Slurm id. Ids of two sandboxes never meet: Slurm names jobs' control groups by them."""
+        return 1 + self.number * 500_000
+
+    @property
+    def login(self) -> Node:
+        """Runs sshd, slurmctld and munged, with accounting slurmdbd and MariaDB, and holds the network's bridge."""
+        return Node(self, "login", 2)
+
+    def compute(self, count: int) -> tuple[Node, ...]:
+        """node001 and so on."""
+        return tuple(Node(self, f"node{index:03}", 10 + index) for index in range(1, count + 1))
+
+    def node(self, name: str) -> Node:
+        """The node of a name, whether it is up or not."""
+        return next(node for node in (self.login, *self.compute(MOST_NODES)) if node.name == name)
+
+    def ipv4(self, number: int) -> str:
+        """An address of its network, a private one (RFC 1918) that hardly anybody else uses."""
+        return f"10.213.{FIRST_NETWORK + self.number}.{number}"
+
+    def ipv6(self, number: int) -> str:
+        """The same in a unique local network (RFC 4193)."""
+        return f"fd5a:d213:{0x4D77 + self.number:x}::{number}"
 
 
-def compute_nodes(count: int) -> tuple[Node, ...]:
-    """node001 and so on."""
-    return tuple(Node(f"node{index:03}", 10 + index) for index in range(1, count + 1))
+def layout_of(name: str = "") -> Layout:
+    """Return the layout of a sandbox: its own number if it is there, else the first one that is free."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?", name or "x"):
+        raise Refused(f"a sandbox's name has 1 to 20 characters of a-z, 0-9 and '-', not {name!r}")
+    if not name:
+        return Layout()
+    taken = {_number(path) for path in BASE.parent.glob(f"{BASE.name}-*/number") if path.parent != Layout(name).root}
+    free = next((number for number in range(1, MOST_SANDBOXES) if number not in taken), None)
+    number = _number(Layout(name).reservation) or free
+    if number is None:
+        raise Refused(f"this machine has {MOST_SANDBOXES} sandboxes already: take one down first")
+    return Layout(name, number)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None

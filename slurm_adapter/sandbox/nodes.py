@@ -1,6 +1,6 @@
 """Nodes out of namespaces: each has its own network, host name, mounts, `/etc`, `/run`, `/tmp` and shared memory.
 
-The namespaces are held by files (`NAMESPACES`), not by processes, so that nothing which is killed takes a node away.
+The namespaces are held by files (`namespaces/`), not by processes, so that nothing which is killed takes a node away.
 The network's bridge is in the login node and the machine has one address on it: no firewall rule of the machine stands
 between the nodes.
 """
@@ -14,23 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import Refused
-from slurm_adapter.sandbox import settings
-from slurm_adapter.sandbox.layout import (
-    HOST_INTERFACE,
-    HOST_NUMBER,
-    KEYS,
-    LOGIN,
-    MUNGE_SOCKET,
-    NAMESPACES,
-    NODES,
-    ROOT,
-    SHARED,
-    SHARED_ON_NODES,
-    SLURM,
-    Node,
-    ipv4,
-    ipv6,
-)
+from slurm_adapter.sandbox import releases, settings
+from slurm_adapter.sandbox.layout import HOST_NUMBER, SHARED_ON_NODES, Layout, Node
 from slurm_adapter.sandbox.processes import NAMESPACE_KINDS, is_namespace
 
 if TYPE_CHECKING:
@@ -41,6 +26,22 @@ if TYPE_CHECKING:
 _FURNISH = """\
 set -eu
 hostname "$1"
+if [ "$7" = / ]; then
+    umount -l "$6"
+else
+    mount --bind "$7" "$7"
+    cd "$7"
+    mount --rbind /proc proc
+    mount --rbind /sys sys
+    mount --rbind /dev dev
+    mkdir -p ".$8"
+    mount --bind "$8" ".$8"
+    mount -o remount,bind,ro .
+    mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs var/tmp
+    pivot_root . .
+    umount -l .
+    cd /
+fi
 mount --bind "$2" /etc
 mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs /run
 mkdir -p /run/sshd /run/munge
@@ -49,7 +50,6 @@ mount --bind "$3" /run/munge
 mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs /tmp
 if [ -d /dev/shm ]; then mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs /dev/shm; fi
 mount --bind "$4" "$5"
-umount -l "$6"
 ip link set lo up
 """
 """Run inside a node's new namespaces. `/run` of its own also hides the machine's name service cache and bus."""
@@ -82,84 +82,105 @@ def obstacle() -> str:
     return f"network and mount namespaces cannot be made here ({words}): in a container it takes --privileged"
 
 
-def are_whole(machines: Sequence[Node]) -> bool:
-    """Whether every node has its namespaces and the network between them is up."""
-    for node in machines:
+def are_whole(layout: Layout, count: int) -> bool:
+    """Whether the login node and so many compute nodes have their namespaces and the network between them is up."""
+    for node in (layout.login, *layout.compute(count)):
         if not all(is_namespace(node.namespace(kind)) for kind in NAMESPACE_KINDS):
             return False
         shown = _run(["nsenter", f"--net={node.namespace('net')}", "ip", "-o", "addr", "show", "dev", "eth0", "up"])
         if f" {node.address}/" not in shown:
             return False
-    return f" {ipv4(HOST_NUMBER)}/" in _run(["ip", "-o", "addr", "show", "up"])
+    return f" {layout.ipv4(HOST_NUMBER)}/" in _run(["ip", "-o", "addr", "show", "up"])
 
 
-def build(wishes: Wishes) -> None:
-    """Make all nodes anew. Raises `Refused` where the kernel does not let us."""
-    _check_network_is_free()
-    NAMESPACES.mkdir(exist_ok=True)
-    if not NAMESPACES.is_mount():
-        # A file can hold a mount namespace only where mounts do not propagate.
-        _must(["mount", "--bind", str(NAMESPACES), str(NAMESPACES)])
-    _must(["mount", "--make-private", str(NAMESPACES)])
-    for node in wishes.machines:
+def build(layout: Layout, wishes: Wishes) -> None:
+    """Make all nodes anew. Raises `Refused` if the kernel does not let us."""
+    _check_network_is_free(layout)
+    pins = layout.namespaces
+    pins.mkdir(exist_ok=True)
+    if not pins.is_mount():
+        # A file can hold a mount namespace only if mounts do not propagate.
+        _must(["mount", "--bind", str(pins), str(pins)])
+    _must(["mount", "--make-private", str(pins)])
+    for node in (layout.login, *layout.compute(wishes.nodes)):
         write_etc(node, wishes)
-        folder = NAMESPACES / node.name
-        folder.mkdir(exist_ok=True)
+        (pins / node.name).mkdir(exist_ok=True)
         for kind in NAMESPACE_KINDS:
             node.namespace(kind).touch()
-        _must(
-            [
-                "unshare",
-                *(f"--{option}={node.namespace(kind)}" for kind, option in NAMESPACE_KINDS.items()),
-                "--propagation=private",
-                "sh",
-                "-c",
-                _FURNISH,
-                "sh",
-                node.name,
-                str(node.etc),
-                str(MUNGE_SOCKET.parent),
-                str(SHARED),
-                str(SHARED_ON_NODES),
-                str(NAMESPACES),
-            ]
-        )
-    _connect(wishes)
+        _make_node(node, wishes)
+    _connect(layout, wishes)
 
 
-def remove() -> None:
+def _make_node(node: Node, wishes: Wishes) -> None:
+    """Make a node's namespaces, with its mounts in them.
+
+    A mount namespace can be held by a file only in one with a smaller number. Linux 6.18 gives each processor numbers
+    of its own: inside a container a new namespace's number may be the smaller one, depending on the processor.
+    """
+    layout = node.layout
+    command = [
+        "unshare",
+        *(f"--{option}={node.namespace(kind)}" for kind, option in NAMESPACE_KINDS.items()),
+        "--propagation=private",
+        "sh",
+        "-c",
+        _FURNISH,
+        "sh",
+        node.name,
+        str(node.etc),
+        str(layout.munge_socket.parent),
+        str(layout.shared),
+        str(SHARED_ON_NODES),
+        str(layout.namespaces),
+        str(releases.tree(wishes.release)),
+        str(layout.root),
+    ]
+    for processor in sorted(os.sched_getaffinity(0)):
+        try:
+            _must(["taskset", "--cpu-list", str(processor), *command])
+        except Refused as problem:
+            refused = problem
+        else:
+            return
+        for kind in NAMESPACE_KINDS:
+            subprocess.run(["umount", "-l", node.namespace(kind)], capture_output=True, timeout=30, check=False)
+    raise refused
+
+
+def remove(layout: Layout) -> None:
     """Take the namespaces and the network away. Safe to repeat; their processes must have ended."""
-    subprocess.run(["ip", "link", "delete", HOST_INTERFACE], capture_output=True, timeout=30, check=False)
-    for mount in sorted(_mounts_below(ROOT), reverse=True):
+    subprocess.run(["ip", "link", "delete", layout.host_interface], capture_output=True, timeout=30, check=False)
+    for mount in sorted(_mounts_below(layout.root), reverse=True):
         _must(["umount", "-l", mount])
-    shutil.rmtree(NAMESPACES, ignore_errors=True)
-    shutil.rmtree(NODES, ignore_errors=True)
+    shutil.rmtree(layout.namespaces, ignore_errors=True)
+    shutil.rmtree(layout.nodes, ignore_errors=True)
 
 
 def write_etc(node: Node, wishes: Wishes) -> None:
-    """Give a node its `/etc`: the machine's, with names, accounts, rules and keys of its own."""
-    etc = node.etc
+    """Give a node its `/etc`: its release's, with names, accounts, rules and keys of its own."""
+    etc, layout = node.etc, node.layout
+    theirs = releases.tree(wishes.release) / "etc"
     shutil.rmtree(etc, ignore_errors=True)
     etc.parent.mkdir(parents=True, exist_ok=True)
-    _must(["cp", "-a", "--reflink=auto", "/etc", str(etc)])
+    _must(["cp", "-a", "--reflink=auto", str(theirs), str(etc)])
     for copied in [*etc.iterdir(), *etc.glob("ssh/ssh_host_*")]:
         if copied.name.startswith((*_OWN, "ssh_host_")):
             _remove(copied)
-    accounts = settings.passwd(Path("/etc/passwd").read_text(encoding="utf-8"))
+    accounts = settings.passwd((theirs / "passwd").read_text(encoding="utf-8"))
     _write(etc / "passwd", accounts)
-    _write(etc / "group", settings.group(Path("/etc/group").read_text(encoding="utf-8")))
+    _write(etc / "group", settings.group((theirs / "group").read_text(encoding="utf-8")))
     _write(etc / "shadow", settings.shadow(accounts), mode=0o600)
     _write(etc / "hostname", f"{node.name}\n")
-    _write(etc / "hosts", settings.hosts(wishes.machines))
+    _write(etc / "hosts", settings.hosts((layout.login, *layout.compute(wishes.nodes))))
     _write(etc / "nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files\n")
     _write(etc / "resolv.conf", "# The sandbox has no name server.\n")
     _write(etc / "sudoers", settings.sudoers(), mode=0o440)
-    (etc / "slurm").symlink_to(SLURM)
-    if node == LOGIN:
-        _write(etc / "ssh" / "sshd_config", settings.sshd_config())
+    (etc / "slurm").symlink_to(layout.slurm)
+    if node == layout.login:
+        _write(etc / "ssh" / "sshd_config", settings.sshd_config(layout))
         keys = etc / "ssh" / "authorized_keys"
         keys.mkdir()
-        shutil.copyfile(KEYS / "id_ed25519.pub", keys / "ucloud")
+        shutil.copyfile(layout.keys / "id_ed25519.pub", keys / "ucloud")
 
 
 def refresh_etc(node: Node) -> None:
@@ -173,30 +194,32 @@ def refresh_etc(node: Node) -> None:
         shutil.copy2(cache, node.etc / cache.name)
 
 
-def _connect(wishes: Wishes) -> None:
+def _connect(layout: Layout, wishes: Wishes) -> None:
     """Join the nodes by a bridge in the login node, which is also that node's own interface."""
-    hub = LOGIN.namespace("net")
-    _ip(f"link add {HOST_INTERFACE} type veth peer name to-host netns {hub}")
-    _inside(LOGIN, "link add eth0 type bridge forward_delay 0", "link set to-host master eth0", "link set to-host up")
-    for node in wishes.compute:
+    hub = layout.login.namespace("net")
+    _ip(f"link add {layout.host_interface} type veth peer name to-host netns {hub}")
+    _inside(
+        layout.login, "link add eth0 type bridge forward_delay 0", "link set to-host master eth0", "link set to-host up"
+    )
+    for node in layout.compute(wishes.nodes):
         _inside(
-            LOGIN,
+            layout.login,
             f"link add to-{node.name} type veth peer name eth0 netns {node.namespace('net')}",
             f"link set to-{node.name} master eth0",
             f"link set to-{node.name} up",
         )
-    for node in wishes.machines:
+    for node in (layout.login, *layout.compute(wishes.nodes)):
         _inside(node, f"addr add {node.address}/24 dev eth0", "link set eth0 up")
         _add_ipv6(node.address6, ["nsenter", f"--net={node.namespace('net')}"], "eth0")
-    _ip(f"addr add {ipv4(HOST_NUMBER)}/24 dev {HOST_INTERFACE}", f"link set {HOST_INTERFACE} up")
-    _add_ipv6(ipv6(HOST_NUMBER), [], HOST_INTERFACE)
+    _ip(f"addr add {layout.ipv4(HOST_NUMBER)}/24 dev {layout.host_interface}", f"link set {layout.host_interface} up")
+    _add_ipv6(layout.ipv6(HOST_NUMBER), [], layout.host_interface)
 
 
-def _check_network_is_free() -> None:
-    prefix = ipv4(0).removesuffix("0")
+def _check_network_is_free(layout: Layout) -> None:
+    prefix = layout.ipv4(0).removesuffix("0")
     for line in _run(["ip", "-o", "-4", "addr", "show"]).splitlines():
         fields = line.split()
-        if fields[3].startswith(prefix) and fields[1] != HOST_INTERFACE:
+        if fields[3].startswith(prefix) and fields[1] != layout.host_interface:
             raise Refused(f"the sandbox's network {prefix}0/24 is in use on this machine's interface {fields[1]}")
 
 

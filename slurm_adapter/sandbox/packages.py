@@ -32,6 +32,8 @@ PACKAGES = (
     "musl-tools",
 )
 ACCOUNTING_PACKAGES = ("slurmdbd", "mariadb-server")
+ROOT_PACKAGES = ("debootstrap", "openssh-client", "iproute2", "util-linux")
+"""What this machine needs itself if the nodes run another release."""
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _POLICY_TEXT = "#!/bin/sh\n# slurm-adapter sandbox install: starts no services; removed when done\nexit 101\n"
@@ -44,6 +46,13 @@ _SERVICES = {
     "mariadb-server": "mariadb",
 }
 """The service that each of these packages would start at the machine's next boot."""
+
+
+def wanted_packages(*, release: str = "", accounting: bool = False) -> tuple[str, ...]:
+    """The packages that this machine needs for a sandbox of a release (empty: its own)."""
+    if release:
+        return ROOT_PACKAGES
+    return PACKAGES + (ACCOUNTING_PACKAGES if accounting else ())
 
 
 def missing_packages(wanted: Iterable[str]) -> tuple[str, ...]:
@@ -73,7 +82,6 @@ def install_packages(wanted: Iterable[str], say: Callable[[str], None]) -> None:
         raise Refused(problem)
     missing = missing_packages(wanted)
     if not missing:
-        say("all packages are installed")
         return
     say(f"installing {', '.join(missing)}")
     own_policy = not _POLICY.exists() or _POLICY.read_text(errors="replace") == _POLICY_TEXT

@@ -8,25 +8,17 @@ from typing import TYPE_CHECKING
 from slurm_adapter.sandbox.layout import (
     ADAPTER,
     CLUSTER_NAME,
-    DATABASE_SOCKET,
-    DEVICES,
     JOB_ACCOUNTS,
-    KEYS,
-    LOG,
-    LOGIN,
-    MUNGE_SOCKET,
     PEOPLE,
     RESEARCH_GROUP,
-    RUN,
     SERVICES,
     SLURM_ACCOUNT,
-    SPOOL,
-    Node,
-    compute_nodes,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from slurm_adapter.sandbox.layout import Layout, Node
 
 CPUS = 64
 MEMORY = 64000
@@ -41,27 +33,20 @@ class Wishes:
     accounting: bool = False
     min_job_age: int = 300
     """Seconds that slurmctld remembers a finished job."""
-
-    @property
-    def compute(self) -> tuple[Node, ...]:
-        """Its compute nodes."""
-        return compute_nodes(self.nodes)
-
-    @property
-    def machines(self) -> tuple[Node, ...]:
-        """All its nodes, the login node first."""
-        return (LOGIN, *self.compute)
+    release: str = ""
+    """The release that the nodes run; empty for the machine's own."""
 
 
-def slurm_conf(wishes: Wishes, *, memory_limits: bool) -> str:
+def slurm_conf(layout: Layout, wishes: Wishes, *, memory_limits: bool) -> str:
     """Slurm's own configuration. Without memory limits processes are tracked by their parents."""
-    first, last = wishes.compute[0].name, wishes.compute[-1].name
+    compute, login = layout.compute(wishes.nodes), layout.login
+    first, last = compute[0].name, compute[-1].name
     names = first if first == last else f"node[{first.removeprefix('node')}-{last.removeprefix('node')}]"
     plugins = ("proctrack/cgroup", "task/cgroup") if memory_limits else ("proctrack/linuxproc", "task/none")
     accounting = (
         f"""\
 AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost={LOGIN.name}
+AccountingStorageHost={login.name}
 AccountingStorageTRES=gres/gpu
 AccountingStoreFlags=job_comment
 """
@@ -71,22 +56,22 @@ AccountingStoreFlags=job_comment
     nodes = "".join(
         f"NodeName={node.name} NodeAddr={node.address} NodeHostname={node.name} CPUs={CPUS} RealMemory={MEMORY}"
         f" Gres=gpu:{GPUS}{' Feature=fast' if index == 0 else ''} State=UNKNOWN\n"
-        for index, node in enumerate(wishes.compute)
+        for index, node in enumerate(compute)
     )
     return f"""\
 ClusterName={CLUSTER_NAME}
-SlurmctldHost={LOGIN.name}({LOGIN.address})
+SlurmctldHost={login.name}({login.address})
 SlurmUser={SLURM_ACCOUNT.name}
 AuthType=auth/munge
 # A requeued job waits for its old credential to expire: 120 s unless told.
-AuthInfo=socket={MUNGE_SOCKET},cred_expire=5
+AuthInfo=socket={layout.munge_socket},cred_expire=5
 CredType=cred/munge
-StateSaveLocation={SPOOL}/slurmctld
-SlurmctldPidFile={RUN}/slurmctld/slurmctld.pid
-SlurmctldLogFile={LOG}/slurmctld/slurmctld.log
-SlurmdSpoolDir={SPOOL}/%n
-SlurmdPidFile={RUN}/%n.pid
-SlurmdLogFile={LOG}/%n.log
+StateSaveLocation={layout.spool}/slurmctld
+SlurmctldPidFile={layout.run}/slurmctld/slurmctld.pid
+SlurmctldLogFile={layout.log}/slurmctld/slurmctld.log
+SlurmdSpoolDir={layout.spool}/%n
+SlurmdPidFile={layout.run}/%n.pid
+SlurmdLogFile={layout.log}/%n.log
 MailProg=/bin/true
 MpiDefault=none
 PropagateResourceLimits=NONE
@@ -99,6 +84,7 @@ MessageTimeout=10
 SlurmdTimeout=30
 MinJobAge={wishes.min_job_age}
 MaxJobCount=100000
+FirstJobId={layout.first_job_id}
 ProctrackType={plugins[0]}
 TaskPlugin={plugins[1]}
 JobAcctGatherType=jobacct_gather/none
@@ -120,24 +106,24 @@ PartitionName=scavenge Nodes={names} DefaultTime=01:00:00 MaxTime=12:00:00 Prior
 
 def cgroup_conf() -> str:
     """cgroup.conf(5): only memory is limited, so that nodes may pose as larger than the machine."""
-    return "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainRAMSpace=yes\nConstrainCores=no\nConstrainDevices=no\n"
+    return "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\nConstrainCores=no\nConstrainDevices=no\n"
 
 
-def gres_conf() -> str:
+def gres_conf(layout: Layout) -> str:
     """gres.conf(5): the GPUs are files that nothing opens."""
-    return f"AutoDetect=off\nName=gpu File={DEVICES}/gpu[0-{GPUS - 1}]\n"
+    return f"AutoDetect=off\nName=gpu File={layout.devices}/gpu[0-{GPUS - 1}]\n"
 
 
-def slurmdbd_conf() -> str:
+def slurmdbd_conf(layout: Layout) -> str:
     """slurmdbd.conf(5). The database's socket comes from MYSQL_UNIX_PORT in slurmdbd's environment."""
     return f"""\
 AuthType=auth/munge
-AuthInfo=socket={MUNGE_SOCKET}
-DbdHost={LOGIN.name}
-DbdAddr={LOGIN.address}
+AuthInfo=socket={layout.munge_socket}
+DbdHost={layout.login.name}
+DbdAddr={layout.login.address}
 SlurmUser={SLURM_ACCOUNT.name}
-LogFile={LOG}/slurmctld/slurmdbd.log
-PidFile={RUN}/slurmctld/slurmdbd.pid
+LogFile={layout.log}/slurmctld/slurmdbd.log
+PidFile={layout.run}/slurmctld/slurmdbd.pid
 StorageType=accounting_storage/mysql
 StorageHost=localhost
 StorageLoc=slurm_acct_db
@@ -145,14 +131,14 @@ StorageUser={SLURM_ACCOUNT.name}
 """
 
 
-def mariadb_cnf() -> str:
+def mariadb_cnf(layout: Layout) -> str:
     """Options of mariadbd: small buffers, no network."""
     return f"""\
 [mariadbd]
-datadir={SPOOL}/mysql
-socket={DATABASE_SOCKET}
-pid-file={RUN}/mysql/mariadbd.pid
-log-error={LOG}/mysql/mariadbd.log
+datadir={layout.spool}/mysql
+socket={layout.database_socket}
+pid-file={layout.run}/mysql/mariadbd.pid
+log-error={layout.log}/mysql/mariadbd.log
 skip-networking
 skip-name-resolve
 innodb_buffer_pool_size=32M
@@ -163,12 +149,12 @@ performance_schema=OFF
 """
 
 
-def sshd_config() -> str:
+def sshd_config(layout: Layout) -> str:
     """What sshd on the login node reads, `sshd_config`: the adapter's account only, by public key only."""
     return f"""\
 Port 22
-HostKey {KEYS}/ssh_host_ed25519_key
-PidFile {RUN}/sshd.pid
+HostKey {layout.keys}/ssh_host_ed25519_key
+PidFile {layout.run}/sshd.pid
 AllowUsers {ADAPTER.name}
 PermitRootLogin no
 PasswordAuthentication no

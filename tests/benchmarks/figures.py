@@ -20,7 +20,7 @@ import httpx
 from slurm_adapter import jobs, live_peers, tokens
 from slurm_adapter.config import Config
 from slurm_adapter.records import Record, Stage
-from slurm_adapter.sandbox.layout import KEYS, SHARED, SHARED_ON_NODES
+from slurm_adapter.sandbox.layout import SHARED_ON_NODES
 from slurm_adapter.schedulers import listings
 from slurm_adapter.schedulers.fake import FakeScheduler
 from slurm_adapter.schedulers.interface import Submission
@@ -28,7 +28,7 @@ from slurm_adapter.site import Site
 from slurm_adapter.specification import PeerValue
 from slurm_adapter.sync import sync
 from tests.benchmarks import others
-from tests.benchmarks.ground import SCRIPT, USER, Ground, ask, clear, fill, items, output, shell, started, until
+from tests.benchmarks.ground import BOX, SCRIPT, USER, Ground, ask, clear, fill, items, output, shell, started, until
 from tests.benchmarks.report import Figure
 from tests.gateway.process import free_port, serving
 from tests.offline import configuration
@@ -89,13 +89,13 @@ def _loop(ground: Ground, count: int) -> float:
 
 def _script(ground: Ground) -> str:
     name = f"home/alice/{Path(ground.shared).name}/bare.sbatch"
-    if not (SHARED / name).exists():
+    if not (BOX.shared / name).exists():
         ask("sh", "-c", 'cat > "$1"; chmod 700 "$1"', "sh", f"{SHARED_ON_NODES}/{name}", stdin=SCRIPT.encode())
     return f"{SHARED_ON_NODES}/{name}"
 
 
 def _other(run: Callable[[Path, int], float], ground: Ground, count: int) -> float:
-    folder = Path(tempfile.mkdtemp(dir=SHARED))
+    folder = Path(tempfile.mkdtemp(dir=BOX.shared))
     folder.chmod(0o777)
     others.enter_sandbox(ground.folder)
     few = min(FEW, count)
@@ -176,7 +176,7 @@ def ssh(ground: Ground, count: int, proxy: DelayingProxy) -> Iterator[Figure]:
         known = ground.site("ssh", port=proxy.port).config.cluster.ssh
         if known is None:
             raise RuntimeError("no SSH")
-        words = ["ssh", "-p", str(proxy.port), "-i", str(KEYS / "id_ed25519"), "-o", "BatchMode=yes", "-o"]
+        words = ["ssh", "-p", str(proxy.port), "-i", str(BOX.keys / "id_ed25519"), "-o", "BatchMode=yes", "-o"]
         words += [
             f"UserKnownHostsFile={known.known_hosts}",
             "ucloud@127.0.0.1",

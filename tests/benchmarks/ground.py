@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from slurm_adapter import jobs, sandbox
 from slurm_adapter.config import load_config
 from slurm_adapter.sandbox import cluster as whole
-from slurm_adapter.sandbox.layout import KEYS, LOGIN, SHARED, SHARED_ON_NODES
+from slurm_adapter.sandbox.layout import SHARED_ON_NODES, Layout
 from slurm_adapter.site import Site
 from slurm_adapter.specification import Owner, parse_submission
 
@@ -60,6 +60,9 @@ invocation: |
 SCRIPT = "#!/bin/bash\n#SBATCH --partition=scavenge --time=30 --nodes=1 --mem=1024 --output=/dev/null\ntrue\n"
 """The same for a bare sbatch."""
 
+BOX = Layout()
+"""The sandbox without a name."""
+
 DELAY = 0.010
 """Seconds each way."""
 
@@ -67,7 +70,7 @@ DELAY = 0.010
 def ask(*argv: str, user: str = "alice", stdin: bytes = b"", timeout: float = 600) -> str:
     """The output of a command on the login node that must succeed."""
     done = subprocess.run(
-        [*sandbox.enter(LOGIN.name, user), *argv], input=stdin, capture_output=True, timeout=timeout, check=False
+        [*sandbox.enter(BOX.login.name, user), *argv], input=stdin, capture_output=True, timeout=timeout, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{argv[0]} as {user}: {done.returncode} {done.stderr.decode()[-300:]}")
@@ -113,10 +116,12 @@ class Ground:
         text = re.sub(r"^shared = .*$", f'shared = "{self.shared}"', text, flags=re.MULTILINE)
         if port is not None:
             known = own / "known_hosts"
-            keys = (line.split()[1:3] for line in (KEYS / "known_hosts").read_text().splitlines() if "ed25519" in line)
+            keys = (
+                line.split()[1:3] for line in (BOX.keys / "known_hosts").read_text().splitlines() if "ed25519" in line
+            )
             known.write_text(f"[127.0.0.1]:{port} {' '.join(next(keys))}\n")
-            text = text.replace(f'host = "{LOGIN.address}"', f'host = "127.0.0.1"\nport = {port}')
-            text = text.replace(str(KEYS / "known_hosts"), str(known))
+            text = text.replace(f'host = "{BOX.login.address}"', f'host = "127.0.0.1"\nport = {port}')
+            text = text.replace(str(BOX.keys / "known_hosts"), str(known))
         if pyslurm:
             text = text.replace("[cluster]\n", '[cluster]\nscheduler = "pyslurm"\n')
         path.write_text(text)
@@ -147,7 +152,7 @@ def _shared_apart() -> Iterator[None]:
         yield
         return
     inside = [sandbox.enter(node.name, "root") for node in sandbox.status().nodes]
-    places = [((), SHARED), *((words, path) for words in inside for path in (SHARED, SHARED_ON_NODES))]
+    places = [((), BOX.shared), *((words, path) for words in inside for path in (BOX.shared, SHARED_ON_NODES))]
     with tempfile.NamedTemporaryFile(prefix="slurm-adapter-bench-", suffix=".img") as image, ExitStack() as undo:
         image.truncate(4 << 30)
         _must("mkfs.ext4", "-q", "-E", "lazy_itable_init=0", image.name)
@@ -155,7 +160,7 @@ def _shared_apart() -> Iterator[None]:
         undo.callback(_must, "losetup", "--detach", device)
         with tempfile.TemporaryDirectory() as aside:
             _must("mount", device, aside)
-            _must("cp", "-a", f"{SHARED}/.", aside)
+            _must("cp", "-a", f"{BOX.shared}/.", aside)
             _must("umount", aside)
         for words, path in places:
             _must(*words, "mount", device, str(path))
@@ -179,17 +184,17 @@ def _ground() -> Iterator[Ground]:
     folder = Path(tempfile.mkdtemp(prefix="slurm-adapter-bench-"))
     # What slurmctld still knows of ended jobs slows it: one round must not pay for those before.
     try:
-        whole.change_min_job_age(2)
+        whole.change_min_job_age(BOX, 2)
         _set_partition("DOWN")
         yield Ground(folder, shared)
     finally:
         with suppress(RuntimeError):
             clear("alice", "jobs", "ucloud")
         _set_partition("UP")
-        whole.change_min_job_age(300)
+        whole.change_min_job_age(BOX, 300)
         for user in ("alice", "jobs"):
-            shutil.rmtree(SHARED / "home" / user / Path(shared).name, ignore_errors=True)
-        shutil.rmtree(SHARED / "ucloud" / Path(shared).name, ignore_errors=True)
+            shutil.rmtree(BOX.shared / "home" / user / Path(shared).name, ignore_errors=True)
+        shutil.rmtree(BOX.shared / "ucloud" / Path(shared).name, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -226,7 +231,7 @@ def started(record: Record) -> float:
 
 
 def _folder(record: Record) -> Path:
-    return SHARED / Path(record.folder).relative_to(SHARED_ON_NODES)
+    return BOX.shared / Path(record.folder).relative_to(SHARED_ON_NODES)
 
 
 def until(look: Callable[[], object], what: str) -> None:
@@ -297,7 +302,7 @@ class DelayingProxy:
 @contextmanager
 def delayed() -> Iterator[DelayingProxy]:
     """The proxy before the login node's sshd, for the length of the block."""
-    proxy = DelayingProxy(LOGIN.address, 22)
+    proxy = DelayingProxy(BOX.login.address, 22)
     try:
         yield proxy
     finally:

@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 from slurm_adapter import sandbox
-from slurm_adapter.sandbox.layout import LOGIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +23,7 @@ def enter_sandbox(folder: Path) -> None:
     """Put stand-ins of Slurm's commands first on this process's PATH."""
     bin_ = folder / "bin"
     bin_.mkdir(exist_ok=True)
-    words = " ".join(f"'{word}'" for word in sandbox.enter(LOGIN.name, "alice"))
+    words = " ".join(f"'{word}'" for word in sandbox.enter(user="alice"))
     for name in COMMANDS:
         (bin_ / name).write_text(f'#!/bin/sh\nexec {words} {name} "$@"\n')
         (bin_ / name).chmod(0o755)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from slurm_adapter.sandbox import layout
+from slurm_adapter.sandbox.layout import layout_of
 from slurm_adapter.schedulers.listings import sacct_argv, squeue_argv
 from tests.cluster import Cluster
 from tests.schedulers.extract_states import RECORDED
@@ -101,7 +101,7 @@ def record(cluster: Cluster, jobs: dict[str, str]) -> None:
 
 def main() -> None:
     """Make them, record them, and take them away."""
-    cluster = Cluster(layout.compute_nodes(3))
+    cluster = Cluster(layout_of(), "")
     jobs = start(cluster)
     try:
         move(cluster, jobs)

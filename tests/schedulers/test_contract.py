@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from slurm_adapter import sandbox
 from slurm_adapter.directives import Directive
 from slurm_adapter.errors import Refused, TryAgain, Unknown
 from slurm_adapter.sandbox import layout
@@ -108,7 +107,7 @@ class RealBench:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._made: list[Submission] = []
-        self._transport = LocalTransport(sandbox.enter())
+        self._transport = LocalTransport(cluster.enter())
         self.scheduler: Scheduler = CommandLineScheduler(self._transport, operator=OPERATOR)
 
     def make(self, script: str, *directives: str, user: str = "alice") -> Submission:
@@ -481,7 +480,7 @@ def test_names_of_other_jobs_change_nothing(cluster: Cluster, real: RealBench) -
 
 @pytest.mark.sandbox
 @pytest.mark.edge_case(9, 22)
-def test_the_adapters_own_environment_changes_nothing(real: RealBench) -> None:
+def test_the_adapters_own_environment_changes_nothing(cluster: Cluster, real: RealBench) -> None:
     hostile = {
         "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
         "SBATCH_PARTITION": "nosuch",
@@ -498,7 +497,7 @@ def test_the_adapters_own_environment_changes_nothing(real: RealBench) -> None:
         "SLURM_CONF": "/nonexistent",
         "TZ": "America/New_York",
     }
-    scheduler = CommandLineScheduler(LocalTransport(sandbox.enter(), hostile))
+    scheduler = CommandLineScheduler(LocalTransport(cluster.enter(), hostile))
     job = real.make("sleep 300", "#SBATCH --hold")
     (outcome,) = scheduler.submit([job])
     slurm_id = accept(outcome)

@@ -1,0 +1,161 @@
+"""Roots of other releases of Debian or Ubuntu, made once by debootstrap and kept in `CACHE`.
+
+A node of another release has such a root as its file system, read-only. Only the nodes need it: the adapter stays
+outside, with the machine's own Python.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slurm_adapter.errors import Refused, TryAgain
+from slurm_adapter.sandbox.layout import BASE, CACHE
+from slurm_adapter.sandbox.packages import ACCOUNTING_PACKAGES, PACKAGES
+from slurm_adapter.sandbox.processes import locked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SCRIPTS = Path("/usr/share/debootstrap/scripts")
+_ROOM = 3 * 1024**3
+"""Bytes that a root may take."""
+_TOOLS = ("procps", "curl", "python3-minimal", "perl")
+"""What jobs of the tests use besides."""
+_QUICK = """\
+force-unsafe-io
+path-exclude=/usr/share/doc/*
+path-exclude=/usr/share/man/*
+path-exclude=/usr/share/locale/*
+path-exclude=/usr/share/info/*
+"""
+"""Options of dpkg: the root is thrown away if the machine dies, so nothing waits for the disk."""
+_INSTALL = """\
+set -eu
+mount -t proc proc "$1/proc"
+root=$1
+shift
+chroot "$root" apt-get -q update
+exec chroot "$root" apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@"
+"""
+
+
+def own_release() -> str:
+    """The code name of the machine's own release."""
+    return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+
+
+def tree(release: str) -> Path:
+    """The root folder of a release (empty: the machine's own). It is there if it is complete."""
+    return CACHE / release if release else Path("/")
+
+
+def canonical(release: str) -> str:
+    """A release as it is kept: empty for the machine's own."""
+    if not re.fullmatch(r"[a-z]*", release):
+        raise Refused(f"a release is a code name like trixie or sid, not {release!r}")
+    return "" if release == own_release() else release
+
+
+def make(release: str, say: Callable[[str], None]) -> None:
+    """Make the root of a release, if it is not there. Takes minutes.
+
+    Raises `Refused` if debootstrap does not know it or the disk is too small, and `TryAgain` if its packages cannot be
+    had.
+    """
+    root = tree(release)
+    if root.exists():
+        return
+    with locked(CACHE, say, patience=1800) as lock:
+        if root.exists():
+            return
+        free = shutil.disk_usage(CACHE).free
+        if free < _ROOM:
+            raise Refused(f"{CACHE} has {free >> 20} MiB free; a root of {release} needs {_ROOM >> 20} MiB")
+        say(f"making a root of {release} in {root}, once: this takes minutes")
+        new = CACHE / f".{release}.new"
+        shutil.rmtree(new, ignore_errors=True)  # a killed run's; its mounts ended with its processes
+        _debootstrap(release, new, lock, say)
+        (new / "etc/dpkg/dpkg.cfg.d/sandbox").write_text(_QUICK, encoding="utf-8")
+        (new / "etc/apt/apt.conf.d/00machine").write_text(_apt_options(), encoding="utf-8")
+        policy = new / "usr/sbin/policy-rc.d"
+        policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
+        policy.chmod(0o755)
+        wanted = (*PACKAGES, *ACCOUNTING_PACKAGES, *_TOOLS)
+        _run(release, ["sh", "-c", _INSTALL, "sh", str(new), *wanted], lock, say)
+        shutil.rmtree(new / "var/cache/apt/archives", ignore_errors=True)
+        shutil.rmtree(new / "var/lib/apt/lists", ignore_errors=True)
+        new.rename(root)
+        say(f"the root of {release} is complete")
+
+
+def purge(say: Callable[[str], None]) -> None:
+    """Remove the roots of all releases. Raises `Refused` if a sandbox uses one."""
+    used = [path.parent for path in BASE.parent.glob(f"{BASE.name}*/sandbox.json")]
+    if used:
+        raise Refused(f"the roots in {CACHE} are kept: {', '.join(map(str, used))} may use them; take it down first")
+    if CACHE.exists():
+        say(f"removing {CACHE}")
+        with locked(CACHE, say):
+            shutil.rmtree(CACHE)
+
+
+def _debootstrap(release: str, root: Path, lock: int, say: Callable[[str], None]) -> None:
+    """Make a minimal system. A release that is newer than debootstrap itself is made like Debian's newest."""
+    script = _SCRIPTS / release
+    if not script.exists():
+        script = _SCRIPTS / "sid"
+    ubuntu = script.resolve().name == "gutsy"
+    words = ["--variant=minbase", "--force-check-gpg", f"--components=main{',universe' if ubuntu else ''}"]
+    command = ["debootstrap", *words, release, str(root)]
+    own = _SCRIPTS / own_release()
+    if own.exists() and own.resolve() == script.resolve() and (mirror := _mirror()):
+        command += [mirror, str(script)]
+    _run(release, command, lock, say)
+
+
+def _mirror() -> str:
+    """Where this machine has its own release from; empty if that is not plain."""
+    words = ["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return next((row[2] for row in rows if row[:2] == [own_release(), "main"] and row[2].startswith("http")), "")
+
+
+def _apt_options() -> str:
+    """How this machine's apt reaches its mirror: proxies, and what it checks."""
+    done = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, timeout=60, check=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("Acquire::") and not line.endswith('"";')]
+    return "\n".join([*lines, 'Acquire::Languages "none";', 'APT::Install-Recommends "false";', ""])
+
+
+def _run(release: str, argv: list[str], lock: int, say: Callable[[str], None]) -> None:
+    """Run a step in namespaces of its own, which end with it. Raises `TryAgain` with its last complaint."""
+    alone = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    last, told = "", ""
+    with subprocess.Popen(
+        [*alone, *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        pass_fds=[lock],
+        text=True,
+        errors="replace",
+    ) as process:
+        for line in process.stdout or ():
+            words = line.strip()
+            if words.startswith(("E:", "Err:", "W: Failure")):
+                last = words
+            phase = words.split()[1] if words.startswith("I: ") else words if words.startswith("Need to get") else ""
+            if phase and phase != told and phase not in {"Validating", "Valid"}:
+                told = phase
+                say(words.removeprefix("I: "))
+    if process.returncode:
+        raise TryAgain(f"no root of {release} could be made: {last or f'exit code {process.returncode}'}")
