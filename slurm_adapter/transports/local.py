@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import selectors
 import shutil
@@ -11,9 +13,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from slurm_adapter.transports.deadline import Deadline
+from slurm_adapter.transports.frame import ROOM, Frame
 from slurm_adapter.transports.interface import Command, CommandTimeout, NotConnected, Result, TooMuchOutput
 from slurm_adapter.transports.local_stream import start
-from slurm_adapter.transports.sudo import check_sudo_started
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,17 +52,21 @@ class LocalTransport:
     def run(self, command: Command) -> Result:
         """Run a command to its end; see `Transport.run`."""
         deadline = Deadline(command.timeout)
-        process = self._start(command)
+        frame = Frame(command)
+        process = self._start(command, frame)
         try:
-            stdout, stderr = _exchange(process, command, deadline)
-            status = process.wait(deadline.left)
-        except subprocess.TimeoutExpired as error:
-            raise _late(command) from error
+            stdout, stderr, ended = _exchange(process, command, frame, deadline)
+            status = None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(min(_REAP_SECONDS, deadline.left) if ended else deadline.left)
+            if status is None and not ended:
+                raise _late(command)
         finally:
             _end(process)
-        result = Result(status if status >= 0 else 128 - status, stdout, stderr)
-        check_sudo_started(command, result)
-        return result
+        if status is not None and status < 0:
+            status = 128 - status
+        place = f"It must be installed on this machine; looked in {self._environment.get('PATH', os.defpath)}"
+        return frame.read(status, stdout, stderr, place)
 
     def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
         """Start a command that is talked to; see `Transport.open`."""
@@ -76,8 +82,8 @@ class LocalTransport:
     def close(self) -> None:
         """Nothing is held between commands."""
 
-    def _start(self, command: Command) -> subprocess.Popen[bytes]:
-        words = (*self._prefix, *command.words)
+    def _start(self, command: Command, frame: Frame) -> subprocess.Popen[bytes]:
+        words = (*self._prefix, *frame.words)
         try:
             # Not `with Popen(...)`: its exit waits without limit for a command that may not be ours to kill.
             return subprocess.Popen(
@@ -91,27 +97,31 @@ class LocalTransport:
                 start_new_session=True,
             )
         except OSError as error:
-            raise _missing(words[0], error.strerror, self._environment.get("PATH", os.defpath)) from error
+            program = words[0] if error.errno == errno.ENOENT else command.argv[0]
+            raise _missing(program, error.strerror, self._environment.get("PATH", os.defpath)) from error
 
 
 def _missing(program: str, why: str | None, path: str) -> NotConnected:
     return NotConnected(f"cannot start {program}: {why}\nIt must be installed on this machine; looked in {path}")
 
 
-def _exchange(process: subprocess.Popen[bytes], command: Command, deadline: Deadline) -> tuple[bytes, bytes]:
-    """Feed stdin and drain stdout and stderr at the same time, until both have ended."""
+def _exchange(
+    process: subprocess.Popen[bytes], command: Command, frame: Frame, deadline: Deadline
+) -> tuple[bytes, bytes, bool]:
+    """Feed stdin and drain stdout and stderr at the same time, until both end or are complete.
+
+    Also returns whether both are complete.
+    """
     stdin, stdout, stderr = _pipes(process)
     outputs: dict[object, bytearray] = {stdout: bytearray(), stderr: bytearray()}
-    unsent = memoryview(command.stdin)
+    open_, ended = {stdout, stderr}, set()
+    unsent = memoryview(frame.stdin)
+    os.set_blocking(stdin.fileno(), False)
     with selectors.DefaultSelector() as selector:
-        for pipe in outputs:
-            selector.register(pipe, selectors.EVENT_READ)  # type: ignore[arg-type]  # the keys are the two pipes
-        if unsent:
-            os.set_blocking(stdin.fileno(), False)
-            selector.register(stdin, selectors.EVENT_WRITE)
-        else:
-            stdin.close()
-        while selector.get_map():
+        for pipe in open_:
+            selector.register(pipe, selectors.EVENT_READ)
+        selector.register(stdin, selectors.EVENT_WRITE)
+        while open_:
             ready = selector.select(deadline.left)
             if deadline.passed:
                 raise _late(command)
@@ -121,13 +131,18 @@ def _exchange(process: subprocess.Popen[bytes], command: Command, deadline: Dead
                     if not unsent:
                         selector.unregister(stdin)
                         stdin.close()
-                elif chunk := os.read(key.fd, _CHUNK):
-                    outputs[key.fileobj].extend(chunk)
-                    if sum(map(len, outputs.values())) > command.output_limit:
-                        raise TooMuchOutput(f"{command} wrote more than {command.output_limit} bytes and was stopped")
-                else:
-                    selector.unregister(key.fileobj)
-    return bytes(outputs[stdout]), bytes(outputs[stderr])
+                    continue
+                pipe = stdout if key.fileobj is stdout else stderr
+                chunk = os.read(key.fd, _CHUNK)
+                outputs[pipe].extend(chunk)
+                if sum(map(len, outputs.values())) > command.output_limit + ROOM:
+                    raise TooMuchOutput(f"{command} wrote more than {command.output_limit} bytes and was stopped")
+                if frame.ended(outputs[pipe], len(chunk)):
+                    ended.add(pipe)
+                if not chunk or pipe in ended:
+                    selector.unregister(pipe)
+                    open_.remove(pipe)
+    return bytes(outputs[stdout]), bytes(outputs[stderr]), len(ended) == len(outputs)
 
 
 def _write(stdin: IO[bytes], unsent: memoryview) -> int:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import paramiko
 
 from slurm_adapter.transports.deadline import Deadline
+from slurm_adapter.transports.frame import ROOM, Frame
 from slurm_adapter.transports.interface import (
     Command,
     CommandTimeout,
@@ -33,7 +34,6 @@ from slurm_adapter.transports.interface import (
 )
 from slurm_adapter.transports.ssh_config import resolve
 from slurm_adapter.transports.ssh_connection import Connection, translated
-from slurm_adapter.transports.sudo import check_sudo_started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -100,11 +100,12 @@ class SshTransport:
     def run(self, command: Command) -> Result:
         """Run a command to its end; see `Transport.run`."""
         deadline = Deadline(command.timeout)
-        line = shell_line(command.words)
+        frame = Frame(command)
+        line = shell_line(frame.words, before=b"exec ", after=b"")
         _check_length(command, line)
         with self._slot(deadline), self._session(deadline) as (connection, session):
             try:
-                result = _Conversation(session, command, deadline).hold(line)
+                answer = _Conversation(session, command, frame, deadline).hold(line)
             except (CommandTimeout, TooMuchOutput):
                 # The program may live on, and its session counts for sshd until it ends.
                 self._retire(connection)
@@ -112,10 +113,7 @@ class SshTransport:
             except ConnectionLost as error:
                 self._retire(connection)
                 raise ConnectionLost(f"{error} (on {self._target})") from error
-        if result.status == 127 and result.stderr == _NO_PROGRAM:
-            raise self._missing(command)
-        check_sudo_started(command, result)
-        return result
+        return frame.read(*answer, self._place)
 
     def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
         """Start a command that is talked to; see `Transport.open`. Streams have connections of their own."""
@@ -189,11 +187,12 @@ class SshTransport:
         if last:
             connection.close()
 
+    @property
+    def _place(self) -> str:
+        return f"It must be installed on {self._target.host}, on the PATH of {self._target.user}"
+
     def _missing(self, command: Command) -> NotConnected:
-        return NotConnected(
-            f"cannot start {command.words[0]}: no such program\n"
-            f"It must be installed on {self._target.host}, on the PATH of {self._target.user}"
-        )
+        return NotConnected(f"cannot start {command.words[0]}: no such program\n{self._place}")
 
     def close(self) -> None:
         """Close the connections. What still runs on them ends with `ConnectionLost`; a later `run` opens anew."""
@@ -356,15 +355,19 @@ class _Conversation:
     What breaks a flow is not looked at there: in the end the session itself tells whether it was complete.
     """
 
-    def __init__(self, session: paramiko.Channel, command: Command, deadline: Deadline) -> None:
+    def __init__(self, session: paramiko.Channel, command: Command, frame: Frame, deadline: Deadline) -> None:
         self._session = session
         self._command = command
+        self._frame = frame
         self._deadline = deadline
         self._stdout = bytearray()
         self._stderr = bytearray()
 
-    def hold(self, line: bytes) -> Result:
-        """Hand the command over and wait for its end. Closes the session."""
+    def hold(self, line: bytes) -> tuple[int | None, bytes, bytes]:
+        """Start the command line and return its exit status and outputs. Closes the session.
+
+        If both outputs are complete, nothing else is waited for, and there may be no status.
+        """
         feeder = threading.Thread(target=self._feed, daemon=True)
         errors = threading.Thread(target=self._drain, args=(self._stderr, self._session.recv_stderr), daemon=True)
         try:
@@ -375,7 +378,8 @@ class _Conversation:
             errors.start()
             self._drain(self._stdout, self._session.recv)
             errors.join(self._deadline.left)
-            self._session.status_event.wait(self._deadline.left)
+            if not self._complete:
+                self._session.status_event.wait(self._deadline.left)
             lost = self._session.closed and not self._deadline.passed
         except ConnectionLost as error:
             if self._deadline.passed:
@@ -391,32 +395,40 @@ class _Conversation:
             raise TooMuchOutput(
                 f"{self._command} wrote more than {self._command.output_limit} bytes and was given up: it may still run"
             )
-        if self._session.eof_received and self._session.exit_status >= 0:
-            return Result(self._session.exit_status, bytes(self._stdout), bytes(self._stderr))
+        status = self._session.exit_status if self._session.exit_status >= 0 else None
+        if self._complete or (self._session.eof_received and status is not None):
+            return status, bytes(self._stdout), bytes(self._stderr)
         if lost:
             raise ConnectionLost(f"the connection broke while {self._command} ran: it may have done all, or nothing")
         raise self._late()
 
     def _feed(self) -> None:
         """Write the standard input, and then close it only if all of it was taken."""
-        unsent = memoryview(self._command.stdin)
+        unsent = memoryview(self._frame.stdin)
         with contextlib.suppress(*_BROKEN):
             for start in range(0, len(unsent), _CHUNK):
                 self._session.sendall(bytes(unsent[start : start + _CHUNK]))
             self._session.shutdown_write()
 
     def _drain(self, into: bytearray, read: Callable[[int], bytes]) -> None:
-        """Read one output to its end."""
+        """Read one output until it ends or is complete."""
         with contextlib.suppress(*_BROKEN):
             while chunk := read(_CHUNK):
                 into.extend(chunk)
+                if self._frame.ended(into, len(chunk)):
+                    return
                 if self._too_much:
                     self._session.close()  # ends the other flows
                 self._session.settimeout(self._deadline.left)
 
     @property
+    def _complete(self) -> bool:
+        """Whether the marks at the end of both outputs have come."""
+        return all(self._frame.ended(output, len(output)) for output in (self._stdout, self._stderr))
+
+    @property
     def _too_much(self) -> bool:
-        return len(self._stdout) + len(self._stderr) > self._command.output_limit
+        return len(self._stdout) + len(self._stderr) > self._command.output_limit + ROOM
 
     def _late(self) -> CommandTimeout:
         return CommandTimeout(

@@ -168,9 +168,10 @@ def test_a_closed_transport_opens_again(transport: Transport) -> None:
 
 
 def test_another_account_is_asked_of_sudo(transport: Transport, bin_folder: Path) -> None:
-    write_sudo(bin_folder, 'printf "%s|" "$@"')
-    result = transport.run(Command(("echo", "it's", ""), user="alice"))
-    assert result.text == "-n|-u|alice|--|echo|it's||"
+    write_sudo(bin_folder, 'export SUDO="$*"; shift 4; exec "$@"')
+    result = transport.run(Command(("sh", "-c", 'printf "%s|" "$SUDO" "$@"', "sh", "it's", ""), user="alice"))
+    assert result.text.startswith("-n -u alice -- ")
+    assert result.text.endswith("|it's||")
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,7 @@ def test_a_refusal_of_sudo_means_that_nothing_ran(
     "script",
     [
         "echo 'sudo: unable to resolve host login' >&2; exit 1",
+        "echo 'sudo: a password is required' >&2; exit 1",
         "echo 'sudo: a password is required' >&2; exit 2",
         "echo 'sbatch: error: invalid partition' >&2; exit 1",
     ],
@@ -204,8 +206,8 @@ def test_a_refusal_of_sudo_means_that_nothing_ran(
 def test_the_failure_of_a_command_is_not_taken_for_a_refusal(
     transport: Transport, bin_folder: Path, script: str
 ) -> None:
-    write_sudo(bin_folder, script)
-    assert transport.run(Command(("sbatch",), user="alice")).status in {1, 2}
+    write_sudo(bin_folder, 'shift 4; exec "$@"')
+    assert transport.run(Command(("sh", "-c", script), user="alice")).status in {1, 2}
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("sudo"), reason="needs root and sudo")
