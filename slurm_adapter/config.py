@@ -187,13 +187,17 @@ class Jobs(_Table):
     """The time limit, in seconds, of a job that names none. In the file: "HH:MM:SS"."""
     lost_after: Annotated[int, Field(gt=0)] = 3600
     """Seconds after which a job that a healthy controller knows nothing of is given up. In the file: "HH:MM:SS"."""
+    attempts: int = Field(default=5, ge=1)
+    """How often a job is given to sbatch if its answer is lost each time and Slurm never has the job."""
+    retry: Annotated[int, Field(ge=0)] = 86400
+    """Seconds for which a job is tried again that Slurm refuses only for now. In the file: "D-HH:MM:SS"."""
     srun: Annotated[tuple[str, ...], Field(min_length=1, description='words such as ["srun"]')] = ("srun",)
     """What `srun()` in an application's template expands to."""
     system_load: str = ""
     """Shell text for `{- systemLoad -}` in an application's template."""
     system_unload: str = ""
 
-    _read_times = field_validator("default_time", "lost_after", mode="before")(_duration)
+    _read_times = field_validator("default_time", "lost_after", "retry", mode="before")(_duration)
 
     @field_validator("folder")
     @classmethod

@@ -105,6 +105,9 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE jobs ADD COLUMN peers_file TEXT NOT NULL DEFAULT '';
         ALTER TABLE jobs ADD COLUMN created_at INTEGER;
         UPDATE jobs SET peers_file = id;
+        ALTER TABLE jobs ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE jobs ADD COLUMN answer TEXT NOT NULL DEFAULT '';
+        ALTER TABLE jobs ADD COLUMN postponed REAL;
         """,
     ),
 )

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from slurm_adapter.translation import File
     from slurm_adapter.transports.interface import Result, Transport
 
+CLOSED = "closed"
+"""What `owner` names for a job that is final: nothing runs any more."""
+
 CANCELLED = "cancelled"
 """What `owner` names where a job was cancelled before anything ran: nothing will."""
 

@@ -15,13 +15,15 @@ from slurm_adapter import bundle, folders
 from slurm_adapter.errors import AdapterError, InvalidConfig, Refused, TryAgain
 from slurm_adapter.plan import live_row, submitted_text
 from slurm_adapter.publishing import publish_hosts
-from slurm_adapter.records import Record, Stage, by_account
-from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
+from slurm_adapter.records import STANDALONE, Record, Stage, by_account
+from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Postponed, Rejected, Submission
 from slurm_adapter.states import JobState
+from slurm_adapter.terminal import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from slurm_adapter.schedulers.interface import Outcome
     from slurm_adapter.site import Site
 
 MANY = 100
@@ -44,6 +46,7 @@ def hand_over(
     is forgotten again instead of being tried by the next pass. `taken` is called once no other process can take them.
     """
     new = forgets is not None
+    alone = new and len(records) == 1
     ready = _with_peers_there(site, records)
     if not ready:
         return {}
@@ -64,7 +67,9 @@ def hand_over(
             stand = [record for record in part if record.id not in failures]
             if stand:
                 last = part is parts[-1]
-                waiting |= _hand_in(site, stand, bundles, current, failures, taken if last else lambda: None)
+                waiting |= _hand_in(
+                    site, stand, bundles, current, failures, taken if last else lambda: None, alone=alone
+                )
     _settle_failures(site, current, failures, new=bool(failures) and forgets is not None and forgets())
     return failures
 
@@ -87,10 +92,13 @@ def _hand_in(
     current: dict[str, Record],
     failures: dict[str, AdapterError],
     taken: Callable[[], object],
+    *,
+    alone: bool,
 ) -> dict[str, str]:
     """Hand in jobs whose folders stand, and note what came of it, in `current` and `failures` too.
 
-    The accounts of which not even the last one was handed in, and why: their next ones would only wait, too.
+    The accounts of which not even the last one was handed in, and why: their next ones would only wait, too. `alone`:
+    whoever waits for the answer has submitted nothing else, and may use the same key for another try.
     """
     if any(record.peers for record in records):
         try:
@@ -108,23 +116,67 @@ def _hand_in(
     outcomes = site.scheduler.submit(
         [Submission(record.token, record.account, record.folder, bundles[record.id].directives) for record in ours]
     )
+    outcomes = _fence_refused(site, ours, outcomes)
     changes: list[tuple[Record, dict[str, Any]]] = []
     for record, outcome in zip(ours, outcomes, strict=True):
-        match outcome:
-            case Accepted(slurm_id):
-                status = submitted_text(slurm_id)
-                changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": slurm_id, "status": status}))
-            case Rejected(words):
-                failures[record.id] = Refused(f"Slurm refused job {record.id}: {words}")
-            case NotStarted(why):
-                failures[record.id] = _not_started(record, why)
-            case InDoubt(why):
-                status = "Your job was handed to Slurm, whose answer was lost; it is being looked for"
-                changes.append((record, {"status": f"{status} ({why})"}))
-    changed = {record.id for record in site.store.change(changes, site.clock())}
+        answer = _judge(site, record, outcome)
+        if isinstance(answer, AdapterError):
+            failures[record.id] = answer
+        else:
+            changes.append((record, answer))
+        if isinstance(outcome, Rejected) and not outcome.certain:
+            # It stays remembered: if Slurm gets it after all, a sync cancels it.
+            free = {"key": None} if alone and record.origin == STANDALONE else {}
+            changes.append((record, _failed(failures[record.id], site.clock()) | free))
+    changed = {record.id: record for record in site.store.change(changes, site.clock())}
+    current |= changed
     _cancel_unwanted(site, [record for record, values in changes if "slurm_id" in values and record.id not in changed])
     last = {record.account: outcome for record, outcome in zip(ours, outcomes, strict=True)}
     return {account: outcome.why for account, outcome in last.items() if isinstance(outcome, NotStarted)}
+
+
+def _failed(error: AdapterError, now: float) -> dict[str, Any]:
+    return {"stage": Stage.ENDED, "state": JobState.FAILURE, "status": str(error), "ended": now}
+
+
+def _judge(site: Site, record: Record, outcome: Outcome) -> dict[str, Any] | AdapterError:
+    """Return what changes of a job by what became of its submission, or why it was not submitted."""
+    match outcome:
+        case Accepted(slurm_id):
+            return {"stage": Stage.SUBMITTED, "slurm_id": slurm_id, "status": submitted_text(slurm_id)}
+        case Rejected(words):
+            return Refused(f"Slurm refused job {record.id}: {words}")
+        case Postponed(words):
+            since, retry = record.postponed or site.clock(), site.config.jobs.retry
+            if site.clock() - since >= retry:
+                return Refused(f"Slurm refused job {record.id} for {duration(retry)} (jobs.retry): {words}")
+            status = f"Slurm does not accept the job at present; the adapter retries for {duration(retry)}: {words}"
+            return {"stage": Stage.CLAIMED, "postponed": since, "status": status}
+        case NotStarted(why):
+            return _not_started(record, why)
+        case InDoubt(why):
+            status = f"Slurm did not confirm the submission; checking whether it has the job ({why})"
+            return {"status": status, "answer": why, "attempts": record.attempts + 1}
+
+
+def _fence_refused(site: Site, records: Sequence[Record], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Close the fences of jobs that were refused in words that prove nothing, and return what is true then.
+
+    A job behind a closed fence runs nothing, however late Slurm gets it: its refusal stands. One that has passed its
+    fence already runs, and one whose fence is out of reach stays in doubt.
+    """
+    judged = dict(zip(records, outcomes, strict=True))
+    doubtful = [record for record, outcome in judged.items() if isinstance(outcome, Rejected) and not outcome.certain]
+    for user, owned in by_account(doubtful):
+        names = [""] * len(owned)
+        with suppress(AdapterError):
+            names = folders.fence(site.transport, user, {record.folder: folders.CLOSED for record in owned})
+        for record, name in zip(owned, names, strict=True):
+            if (slurm_id := folders.slurm_id(name)) is not None:
+                judged[record] = Accepted(slurm_id)
+            elif name != folders.CLOSED and isinstance(outcome := judged[record], Rejected):
+                judged[record] = InDoubt(outcome.words)
+    return list(judged.values())
 
 
 def _cancel_unwanted(site: Site, records: Sequence[Record]) -> None:
@@ -208,8 +260,10 @@ def _settle_failures(
     changes: list[tuple[Record, dict[str, Any]]] = []
     for record in failed:
         error = failures[record.id]
+        if record.stage is Stage.ENDED:
+            continue
         if isinstance(error, Refused | InvalidConfig):
-            values = {"stage": Stage.ENDED, "state": JobState.FAILURE, "status": str(error), "ended": site.clock()}
+            values = _failed(error, site.clock())
         else:
             values = {"stage": Stage.CLAIMED, "status": "Your job waits until it can be handed to Slurm"}
         changes.append((record, values))
@@ -229,8 +283,7 @@ def _forget(site: Site, records: Sequence[Record], failures: Mapping[str, Adapte
     ours = [record for record in records if record.stage is Stage.SUBMITTING]
     ours += site.store.take([record.id for record in records if record.stage is Stage.CLAIMED], site.clock())
     now = site.clock()
-    ending = {"stage": Stage.ENDED, "state": JobState.FAILURE, "ended": now}
-    ours = site.store.change([(record, ending | {"status": str(failures[record.id])}) for record in ours], now)
+    ours = site.store.change([(record, _failed(failures[record.id], now)) for record in ours], now)
     with suppress(AdapterError):  # the cluster may be what is out of reach
         for user, owned in by_account(ours):
             folders.remove(site.transport, user, {record.folder: record.token for record in owned})

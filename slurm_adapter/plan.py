@@ -37,6 +37,12 @@ ACCOUNTING_SECONDS = 60
 CANCEL_SECONDS = 120
 """After this time a job whose end was asked for is cancelled again: longer than most sites' KillWait."""
 
+RETRY_SECONDS, MAX_RETRY_SECONDS = 30, 600
+"""A job that Slurm refused only for now is tried again after so long at first, and at last."""
+
+RETRIES = 20
+"""So many such jobs of an account are tried again in one sync: mostly one limit holds up all of them."""
+
 MANY, MANY_OF_ALL = 10, 0.2
 """More endings than this, and more than this part of all jobs, are many."""
 
@@ -70,6 +76,8 @@ class Evidence:
     """The site's own table."""
     message_timeout: int = 10
     lost_after: int = 3600
+    attempts: int = 5
+    """How often sbatch is started for a job if its answer is lost."""
     others: int = 0
     """How many jobs that have not ended are not in `records`."""
     end_many: bool = False
@@ -193,13 +201,23 @@ def make_plan(evidence: Evidence) -> Plan:
                 after[record.id] = record._replace(**values)
     return Plan(
         changes=tuple(changes),
-        submit=tuple(submit),
+        submit=tuple(_spare(submit)),
         fence=fence,
         cancel=tuple(cancel),
         cancel_again=tuple(again),
         limits=tuple(limits),
         problems=tuple(problems),
     )
+
+
+def _spare(claims: Sequence[Record]) -> Iterator[Record]:
+    """Return these claims, without most of those that Slurm refused only for now; see `RETRIES`."""
+    retried: dict[str, set[str]] = {}
+    for record in sorted(claims, key=lambda each: each.handed_over or 0.0):
+        some = retried.setdefault(record.account, set())
+        if record.postponed is not None and len(some) < RETRIES:
+            some.add(record.id)
+    return (record for record in claims if record.postponed is None or record.id in retried[record.account])
 
 
 def _is_news(record: Standing | Record, values: Mapping[str, Any]) -> bool:
@@ -313,7 +331,14 @@ def _judge_claimed(record: Record, evidence: Evidence, problems: list[str]) -> d
     if waiting:
         named = ", ".join(f"{peer.job_id} ({peer.hostname})" for peer in waiting)
         return {"status": f"Your job waits until Slurm has its peer {named}"}
-    return {"submit": True} if evidence.rows is not None else {}
+    return {"submit": True} if evidence.rows is not None and evidence.now >= _next_try(record) else {}
+
+
+def _next_try(record: Record) -> float:
+    """Return when a claim may be given to Slurm (again): the longer Slurm has refused it, the later."""
+    if record.postponed is None or record.handed_over is None:
+        return 0.0
+    return record.handed_over + min(max(record.handed_over - record.postponed, RETRY_SECONDS), MAX_RETRY_SECONDS)
 
 
 def submitted_text(slurm_id: int) -> str:
@@ -352,6 +377,9 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
         text = "Your job was lost: Slurm knows nothing of it, and its folder is gone"
         return _end(evidence.now, JobState.FAILURE, text) | {"unproven": True}
     if record.unwanted is None and evidence.now - since >= 2 * evidence.message_timeout + 120:
+        if record.attempts >= evidence.attempts:
+            text = f"Slurm did not confirm the job in {record.attempts} attempts, and does not have it: {record.answer}"
+            return _end(evidence.now, JobState.FAILURE, text)
         return {"stage": Stage.CLAIMED, "missing_since": None, "submit": True}
     return {"missing_since": since}
 

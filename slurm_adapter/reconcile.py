@@ -119,6 +119,7 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
         states=site.config.states,
         message_timeout=site.config.cluster.message_timeout,
         lost_after=site.config.jobs.lost_after,
+        attempts=site.config.jobs.attempts,
         others=len(jobs) - len(others),
         end_many=end_many,
     )

@@ -125,6 +125,12 @@ class Record(NamedTuple):
     """The name of its hosts view in the shared folder `peers`."""
     created_at: int | None = None
     """UCloud's `createdAt` in milliseconds, as `create` brought it."""
+    attempts: int = 0
+    """How often sbatch was started and its answer was lost."""
+    answer: str = ""
+    """What sbatch said the last time that its answer was lost."""
+    postponed: float | None = None
+    """Since when Slurm refuses the job only for now."""
     peers: tuple[Peer, ...] = ()
 
     @property

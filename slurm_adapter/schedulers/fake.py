@@ -19,6 +19,7 @@ from slurm_adapter.schedulers.interface import (
     Observation,
     Outcome,
     Partition,
+    Postponed,
     Rejected,
     Submission,
 )
@@ -79,7 +80,7 @@ class FakeScheduler:
         self._names = dict(names)
         self._accounting = accounting
         self._jobs: dict[tuple[int, str | None], _Job] = {}
-        self._answers: list[Rejected | Arrival] = []
+        self._answers: list[Rejected | Postponed | Arrival] = []
         self._late: list[tuple[int, Submission]] = []
 
     def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
@@ -91,7 +92,7 @@ class FakeScheduler:
             return NotStarted("Unable to contact slurm controller (connect failure)")
         self.submissions.append(submission)
         answer = self._answers.pop(0) if self._answers else None
-        if isinstance(answer, Rejected):
+        if isinstance(answer, Rejected | Postponed):
             return answer
         slurm_id = self._draw_id()
         if answer in {None, "now"}:
@@ -237,9 +238,13 @@ class FakeScheduler:
         found = {name: usable(self._names.get(name, (self._nodes.get(name, name),))) for name in names}
         return {name: addresses for name, addresses in found.items() if addresses}
 
-    def refuse_next(self, words: str) -> None:
+    def refuse_next(self, words: str, *, certain: bool = True) -> None:
         """The next submission that has no other answer yet is refused in these words."""
-        self._answers.append(Rejected(words))
+        self._answers.append(Rejected(words, certain=certain))
+
+    def postpone_next(self, words: str) -> None:
+        """Refuse the next submission that has no other answer yet, only for now."""
+        self._answers.append(Postponed(words))
 
     def lose_next(self, arrival: Arrival = "now") -> None:
         """Likewise, the answer is lost: there is a job now, later (when `arrive` is called), or never."""

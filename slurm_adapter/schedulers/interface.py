@@ -48,7 +48,16 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Slurm refused the job, for good; `words` are its own."""
+    """Slurm, or the site's own sbatch, refused the job for good; `words` are its own."""
+
+    words: str
+    certain: bool = True
+    """Whether the words prove that Slurm has no such job. Otherwise only the fence makes the refusal true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """Slurm refused the job only for now, because of a limit or a state that passes; `words` are its own."""
 
     words: str
 
@@ -67,7 +76,7 @@ class InDoubt:
     why: str
 
 
-Outcome = Accepted | Rejected | NotStarted | InDoubt
+Outcome = Accepted | Rejected | Postponed | NotStarted | InDoubt
 
 
 class Observation(NamedTuple):

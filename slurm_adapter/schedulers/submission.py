@@ -12,7 +12,16 @@ import base64
 import re
 from typing import TYPE_CHECKING
 
-from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS, Accepted, InDoubt, NotStarted, Outcome, Rejected
+from slurm_adapter.schedulers import refusals
+from slurm_adapter.schedulers.interface import (
+    HAND_OVER_SECONDS,
+    Accepted,
+    InDoubt,
+    NotStarted,
+    Outcome,
+    Postponed,
+    Rejected,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,14 +93,14 @@ _ANSWER = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S*| on cluster \S+)?\
 
 _UNCERTAIN = re.compile(
     r"""controller | communicat | message | socket | protocol | connect | timed\ out | timeout | transmitted | received
-    | broken\ pipe | credential | authenticat | unspecified | temporarily | in\ progress | would\ block | interrupted
+    | broken\ pipe | credential | authenticat | temporarily | in\ progress | would\ block | interrupted
     | shutting\ down | standby | handler | descriptor | no\ error""",
     re.VERBOSE | re.IGNORECASE,
 )
 """Words of slurm_errno.c and errno(3) for an answer that was lost on its way, rather than given."""
 
-_BUSY = re.compile(r"try again|MaxJobCount|queue full|Rate limit|disabled|Requested nodes are busy", re.IGNORECASE)
-"""Words of the controller for a refusal that passes."""
+_RATE = "Rate limit exceeded"
+"""Of SLURMCTLD_COMMUNICATIONS_BACKOFF and _HARD_DROP: the controller has not looked at the request."""
 
 _LINE = re.compile(r" (\d+) (?:(begun)|(\d+) (=?)([A-Za-z0-9+/=]*))\s*", re.ASCII)
 """What follows the mark; after `=` sbatch's words stand as they are, else in base64."""
@@ -164,29 +173,33 @@ def judge_answer(status: int, said: str) -> Outcome:
         return Accepted(int(ids.pop()))
     if status in {126, 127}:
         return NotStarted(f"sbatch cannot be started: {_last_line(said)}; cluster.path must name its folder")
-    if ids or status not in {1, 255} or not said.strip():
-        return InDoubt(_in_short(said) or f"sbatch ended with exit code {status} and said nothing")
-    return _judge_refusal(said)
+    words = _in_short(said) or f"sbatch ended with exit code {status} and said nothing"
+    # 124 is of timeout(1), and more than 128 of a signal: sbatch did not end by itself.
+    if ids or status in {0, 124} or 128 <= status < 255:
+        return InDoubt(words)
+    return _judge_refusal(said, words)
 
 
-def _judge_refusal(said: str) -> Outcome:
-    words = _in_short(said)
-    failed = re.findall(r"^sbatch: error: Batch job submission failed: (.*)$", said, re.MULTILINE)
+def _judge_refusal(said: str, words: str) -> Outcome:
+    failed = re.search(r"\A(.*)^sbatch: error: Batch job submission failed: (.*)$", said, re.MULTILINE | re.DOTALL)
     if failed:
-        if _BUSY.search(failed[-1]):
+        before, answer = failed[1], failed[2].partition("\n")[0].strip()
+        if _RATE in answer or (answer == _CONTACT and "retrying" not in said):
+            # The request was not looked at. (After an attempt that came further this would say nothing of that one.)
             return NotStarted(words)
-        if failed[-1].strip() == _CONTACT and "retrying" not in said:
-            # No connection was made. (After an attempt that came further this would say nothing of that one.)
-            return NotStarted(words)
-        return InDoubt(words) if _UNCERTAIN.search(failed[-1]) else Rejected(words)
+        if refusals.passes(answer, before):
+            return Postponed(words)
+        if _UNCERTAIN.search(answer):
+            return InDoubt(words)
+        return Rejected(words, certain=refusals.is_slurms_own(answer))
     # sbatch gave up before it sent anything: over the script, or over what may be mended.
     if re.search(r"^sbatch: fatal: .*: line \d+: ", said, re.MULTILINE):
         return Rejected(words)
     if re.search(r"^sbatch: (?:fatal: |error: Unable to open file)", said, re.MULTILINE):
         return NotStarted(words)
-    if re.search(r"^sbatch: ", said, re.MULTILINE) and _OPTION.search(said) and not _UNCERTAIN.search(said):
-        return Rejected(words)
-    return InDoubt(words)
+    # Else a plugin of sbatch, or a script of the site's own in its place, refused in words that nobody can know.
+    certain = re.search(r"^sbatch: ", said, re.MULTILINE) and _OPTION.search(said) and not _UNCERTAIN.search(said)
+    return Rejected(words, certain=bool(certain))
 
 
 def _in_short(said: str) -> str:

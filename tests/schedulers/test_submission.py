@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from slurm_adapter.directives import PROTECTED
 from slurm_adapter.schedulers import submission
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
-from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
+from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Postponed, Rejected, Submission
 from slurm_adapter.schedulers.submission import judge_answer, parse_submission
 from slurm_adapter.transports.fake import FakeTransport
 from slurm_adapter.transports.interface import CommandTimeout, ConnectionLost, NotConnected, Result
@@ -224,14 +224,13 @@ def test_a_transport_that_fails_for_one_user(error: Exception, kind: type) -> No
         (0, "", InDoubt),
         (0, "Submitted", InDoubt),
         (0, "17\n18", InDoubt),
-        (1, "", InDoubt),
+        (1, "", Rejected),
         (1, "17", InDoubt),
         (1, f"{FAILED}Invalid partition name specified", Rejected),
         (1, f"{FAILED}Requested node configuration is not available", Rejected),
         (1, f"{FAILED}Invalid feature specification", Rejected),
         (1, f"{FAILED}Job dependency problem", Rejected),
         (1, f"{FAILED}Invalid account or account/partition combination specified", Rejected),
-        (1, f"{FAILED}Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", Rejected),
         (1, f"{FAILED}Access/permission denied", Rejected),
         (1, f"{FAILED}Invalid job array specification", Rejected),
         (1, "sbatch: error: Memory specification can not be satisfied\n" + FAILED + "Requested node ...", Rejected),
@@ -243,11 +242,11 @@ def test_a_transport_that_fails_for_one_user(error: Exception, kind: type) -> No
         (1, "sbatch: error: Batch script contains DOS line breaks (\\r\\n)", Rejected),
         (1, "sbatch: fatal: job.sbatch: line 3: Unmatched `'` in [ ' x]", Rejected),
         (1, f"{FAILED}Unable to contact slurm controller (connect failure)", NotStarted),
-        (1, f"{FAILED}MaxJobCount limit reached", NotStarted),
+        (1, f"{FAILED}MaxJobCount limit reached", Postponed),
         (
             1,
             f"{QUEUE_FULL}\n{FAILED}Unable to create job record, try again",
-            NotStarted,
+            Postponed,
         ),
         (1, f"{FAILED}Rate limit exceeded, please retry later", NotStarted),
         (1, "sbatch: error: Unable to open file /f/job.sbatch", NotStarted),
@@ -265,17 +264,17 @@ def test_a_transport_that_fails_for_one_user(error: Exception, kind: type) -> No
         (1, f"{FAILED}Unexpected message received", InDoubt),
         (1, f"{FAILED}Message receive failure", InDoubt),
         (1, f"{FAILED}Protocol authentication error", InDoubt),
-        (1, f"{FAILED}Resource temporarily unavailable", InDoubt),
+        (1, f"{RETRYING}\n{FAILED}Resource temporarily unavailable", Postponed),
         (1, f"{FAILED}Connection timed out reading", InDoubt),
         (1, f"{FAILED}Connection reset by peer", InDoubt),
-        (1, f"{FAILED}Unspecified error", InDoubt),
+        (1, f"{FAILED}Unspecified error", Rejected),
         (
             1,
             f"{RETRYING}\n{FAILED}Unable to contact slurm controller (connect failure)",
             InDoubt,
         ),
-        (1, "sbatch: error: something new", InDoubt),
-        (1, "Killed", InDoubt),
+        (1, "sbatch: error: something new", Rejected),
+        (1, "Killed", Rejected),
         (124, "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", InDoubt),
         (137, "", InDoubt),
         (143, f"{FAILED}Invalid partition name specified", InDoubt),
