@@ -94,7 +94,7 @@ _ANSWER = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S*| on cluster \S+)?\
 _UNCERTAIN = re.compile(
     r"""controller | communicat | message | socket | protocol | connect | timed\ out | timeout | transmitted | received
     | broken\ pipe | credential | authenticat | temporarily | in\ progress | would\ block | interrupted
-    | shutting\ down | standby | handler | descriptor | no\ error""",
+    | shutting\ down | standby | handler | descriptor | no\ error | incompatible\ versions | find\ an\ address""",
     re.VERBOSE | re.IGNORECASE,
 )
 """Words of slurm_errno.c and errno(3) for an answer that was lost on its way, rather than given."""
