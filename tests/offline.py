@@ -51,6 +51,15 @@ shift 4
 exec "$@"
 """
 
+ID = """#!/bin/sh
+# id -u -- NAME: the cluster has the accounts alice and bob, whatever this machine has
+case "$1 $3" in
+    "-u alice") echo 7701 ;;
+    "-u bob") echo 7702 ;;
+    *) exec /usr/bin/id "$@" ;;
+esac
+"""
+
 
 @dataclass
 class Tripping:
@@ -77,11 +86,12 @@ class Tripping:
 
 
 def sudo_environment(folder: Path) -> dict[str, str]:
-    """An environment in which `sudo` is a stand-in that changes no account."""
+    """An environment in which `sudo` is a stand-in that changes no account, and in which alice and bob exist."""
     bin_ = folder / "bin"
     bin_.mkdir(exist_ok=True)
-    (bin_ / "sudo").write_text(SUDO)
-    (bin_ / "sudo").chmod(0o755)
+    for name, text in (("sudo", SUDO), ("id", ID)):
+        (bin_ / name).write_text(text)
+        (bin_ / name).chmod(0o755)
     return {"PATH": f"{bin_}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8", "HOME": str(folder)}
 
 

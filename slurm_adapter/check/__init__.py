@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_adapter.check.accounts import check_accounts, check_shared
-from slurm_adapter.check.cluster import check_clocks, check_evidence, check_operator, check_pyslurm
+from slurm_adapter.check.accounts import check_accounts, check_command_line, check_shared, find_accounts
+from slurm_adapter.check.cluster import (
+    check_clocks,
+    check_evidence,
+    check_message_timeout,
+    check_operator,
+    check_pyslurm,
+)
 from slurm_adapter.check.drives import check_drives, check_pattern, check_ucloud_drives
-from slurm_adapter.check.findings import Finding, Level, job_accounts, noted
+from slurm_adapter.check.findings import Finding, Level, noted
 from slurm_adapter.check.here import check_here
 from slurm_adapter.check.machines import check_machines
 from slurm_adapter.check.names import check_demo, check_names, methods_that_work
@@ -54,11 +60,14 @@ def check_site(site: Site) -> Iterator[Finding]:
         yield from noted(check_pyslurm(site))
     yield from noted(check_clocks(site))
     yield from noted(check_evidence(site))
-    yield from noted(check_machines(site, sorted(job_accounts(site))))
+    yield from noted(check_message_timeout(site))
     yield from noted(check_operator(site))
-    accounts = sorted(job_accounts(site))
-    yield from noted(check_accounts(site, identity, accounts))
-    yield from noted(check_shared(site))
+    accounts: list[str] = []
+    yield from noted(find_accounts(site, identity, accounts))
+    yield from noted(check_machines(site, accounts))
+    yield from noted(check_accounts(site, accounts))
+    yield from noted(check_command_line(site))
+    yield from noted(check_shared(site, identity, accounts))
     yield from noted(check_drives(site, accounts))
     yield from noted(check_pattern(site, accounts))
     yield from noted(check_ucloud_drives(site, accounts))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slurm_adapter import peerfiles
-from slurm_adapter.check.findings import Finding, Level
-from slurm_adapter.errors import AdapterError
+from slurm_adapter.check.findings import Finding, Level, reached
+from slurm_adapter.errors import AdapterError, InvalidInput
+from slurm_adapter.specification import Owner
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from slurm_adapter.site import Site
 
@@ -19,46 +20,150 @@ _FOLDER = r"""
 parent=$1
 [ -d "$parent/" ] || { echo "does not exist"; exit; }
 cd -P -- "$parent" 2>/dev/null || { echo "cannot be entered"; exit; }
-[ -O . ] || { echo "does not belong to this account"; exit; }
+[ -O . ] || { echo "belongs to $(stat -c %U .)"; exit; }
 [ -w . ] || { echo "cannot be written"; exit; }
 case $(stat -c %A .) in ????????w?) echo "can be written by everybody"; exit ;; esac
 echo good
 """
 
+_SHARED = r"""
+[ -d "$1/" ] || { echo "does not exist"; exit; }
+cd -P -- "$1" 2>/dev/null || { echo "cannot be entered"; exit; }
+[ -O . ] || { echo "belongs to $(stat -c %U .)"; exit; }
+case $(stat -c %A .) in ???????r?x*) ;; *) echo "has the mode $(stat -c %a .)"; exit ;; esac
+echo good
+"""
 
-def check_accounts(site: Site, adapter: str, accounts: list[str]) -> Iterator[Finding]:
-    """Whether jobs can be run as their accounts, in folders of theirs."""
-    if site.config.identity.mode == "service":
+
+def find_accounts(site: Site, adapter: str, usable: list[str]) -> Iterator[Finding]:
+    """Add the accounts that can run jobs to `usable`, sorted; say what keeps each of the others from it."""
+    keys = _keys(site)
+    uids = _uids(site, [adapter, *keys])
+    for account, key in sorted(keys.items()):
+        named = f'{".".join(key)} = "{account}"'
+        if account == adapter or uids.get(account, "") == uids.get(adapter):
+            yield Finding(Level.PROBLEM, f"{named}: that is the adapter's own account; give jobs another one", key)
+        elif account not in uids:
+            yield Finding(
+                Level.PROBLEM,
+                f"{named}: the cluster has no account {account!r} (`getent passwd {account}` there); write the one "
+                "that this user has on the cluster",
+                key,
+            )
+        elif uids[account] == "0":
+            yield Finding(Level.PROBLEM, f"{named}: that is root, who runs no jobs; give them another account", key)
+        else:
+            try:
+                site.transport.run(Command(("true",), user=account))
+            except AdapterError as error:
+                yield Finding(Level.PROBLEM, f"{named}: commands cannot be run as {account}: {error}", key)
+            else:
+                usable.append(account)
+
+
+def _keys(site: Site) -> Mapping[str, tuple[str, ...]]:
+    """Return the key that names each account; of several the first."""
+    identity = site.config.identity
+    if identity.service_user is not None:
+        return {identity.service_user: ("identity", "service_user")}
+    return {account: ("identity", "users", user) for user, account in reversed(identity.users.items())}
+
+
+def _uids(site: Site, accounts: list[str]) -> Mapping[str, str]:
+    """Return the uids of the accounts that the cluster has."""
+    result = site.transport.run(
+        Command(("/bin/sh", "-c", 'for name do id -u -- "$name" || echo; done', "sh", *accounts))
+    )
+    answers = result.text.split("\n")[-len(accounts) - 1 : -1]
+    return {account: uid for account, uid in zip(accounts, answers, strict=False) if uid.isdecimal()}
+
+
+def check_accounts(site: Site, accounts: list[str]) -> Iterator[Finding]:
+    """Check that jobs can have folders of their own, and say who shares an account."""
+    identity = site.config.identity
+    if identity.mode == "service":
         yield Finding(
-            Level.NOTE, f"single tenant: every job runs as {accounts[0]}, and can read and end every other job of it"
+            Level.NOTE,
+            f"single tenant: every job runs as {identity.service_user}, and can read and end every other job of it",
         )
-    if not accounts:
+    elif not identity.users:
         yield Finding(Level.NOTE, "no accounts are listed in [identity.users]; the pattern cannot be tried beforehand")
     for account in accounts:
-        if account == adapter:
+        if len(owners := [user for user, own in identity.users.items() if own == account]) > 1:
             yield Finding(
-                Level.PROBLEM, f"jobs would run as {account}, the adapter's own account; give jobs another one"
+                Level.NOTE,
+                f"{' and '.join(owners)} both run jobs as {account}, and can read and end each other's",
+                ("identity", "users", owners[1]),
             )
-            continue
         parent = site.config.jobs.folder.replace("{user}", account).replace("{id}", "0").rsplit("/", 1)[0]
-        try:
-            result = site.transport.run(Command(("/bin/sh", "-c", _FOLDER, "sh", parent), user=account))
-        except AdapterError as error:
-            yield Finding(Level.PROBLEM, f"commands cannot be run as {account}: {error}")
-            continue
+        result = site.transport.run(Command(("/bin/sh", "-c", _FOLDER, "sh", parent), user=account))
         said = result.text.strip()
         if said == "good":
             yield Finding(Level.GOOD, f"jobs can run as {account}, in {parent}")
-        else:
-            mend = f"make it as {account}: mkdir -m 700 {parent}" if said == "does not exist" else "see jobs.folder"
-            yield Finding(Level.PROBLEM, f"{parent}, for the jobs of {account}, {said or result.complaint}; {mend}")
+            continue
+        fixes = {
+            "does not exist": f"make it as {account}: mkdir -m 700 {parent}",
+            "cannot be entered": f"let {account} enter it and the folders above it (chmod)",
+            "cannot be written": f"chmod u+w {parent}",
+            "can be written by everybody": f"chmod o-w {parent}",
+        }
+        fix = fixes.get(said, f"chown {account} {parent}, or name another folder")
+        yield Finding(
+            Level.PROBLEM, f"jobs.folder: {parent}, for the jobs of {account}, {said or result.complaint}; {fix}"
+        )
 
 
-def check_shared(site: Site) -> Iterator[Finding]:
-    """The folder of the hosts files."""
+def check_command_line(site: Site) -> Iterator[Finding]:
+    """Check that users named in the configuration have accounts."""
+    config = site.config
+    named = {("drives", number, "users"): drive.users for number, drive in enumerate(config.drives)}
+    for key, users in named.items():
+        for user in users:
+            if not _has_account(site, user):
+                yield Finding(
+                    Level.WARNING,
+                    f"drives.{key[1]}.users: {user!r} has no account here, and so no use of the drive; see [identity]",
+                    key,
+                )
+    if config.command_line.user is not None and not _has_account(site, config.command_line.user):
+        yield Finding(
+            Level.PROBLEM,
+            f'command_line.user = "{config.command_line.user}": this user has no account here; write one of '
+            f"identity.users ({', '.join(config.identity.users) or 'which is empty'}), or add it there",
+        )
+
+
+def _has_account(site: Site, user: str) -> bool:
+    try:
+        site.account_of(Owner(created_by=user))
+    except InvalidInput:
+        return False
+    return True
+
+
+def check_shared(site: Site, adapter: str, accounts: list[str]) -> Iterator[Finding]:
+    """Check the folder of the hosts files: the adapter writes it, and jobs read it."""
     if site.config.peers.private:
         yield Finding(Level.NOTE, "views are private: there is no shared hosts file")
         return
+    shared = site.config.shared
+    said = site.transport.run(Command(("/bin/sh", "-c", _SHARED, "sh", shared))).text.strip()
+    if said != "good":
+        fixes = {
+            "does not exist": f"as root on the cluster: install -d -o {adapter} -m 755 {shared}",
+            "cannot be entered": f"let {adapter} enter it and the folders above it (chmod)",
+        }
+        own = f"it must belong to {adapter}, the adapter's account there (chown {adapter} {shared}), or name another"
+        fix = f"jobs read it: chmod 755 {shared}" if said.startswith("has the mode") else own
+        yield Finding(Level.PROBLEM, f'shared = "{shared}": {said or "cannot be looked at"}; {fixes.get(said, fix)}')
+        return
     seen = peerfiles.read(site.transport, site.peers_folder)
     peerfiles.plan_change(seen, {}, "")
+    if accounts and not reached(site, [site.peers_folder], accounts):
+        yield Finding(
+            Level.PROBLEM,
+            f'shared = "{shared}": {accounts[0]} cannot reach {site.peers_folder}, where its jobs read names; let '
+            "everybody enter the folders above it (chmod o+x)",
+        )
+        return
     yield Finding(Level.GOOD, f"{site.peers_folder} can be read and written")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from slurm_adapter.check.findings import Finding, Level
+from slurm_adapter.check.findings import Finding, Level, slurm_settings
 from slurm_adapter.errors import Refused, Unknown
 from slurm_adapter.transports.interface import Command
 
@@ -69,6 +69,18 @@ def check_evidence(site: Site) -> Iterator[Finding]:
         yield Finding(Level.NOTE, "no accounting: endings come from the queue and from the jobs' own exit records")
     else:
         yield Finding(Level.GOOD, "accounting answers")
+
+
+def check_message_timeout(site: Site) -> Iterator[Finding]:
+    """Check that the adapter waits as long as Slurm does."""
+    ours = site.config.cluster.message_timeout
+    told = re.match(r"\d+", slurm_settings(site).get("MessageTimeout", ""))
+    if told is not None and int(told[0]) > ours:
+        yield Finding(
+            Level.WARNING,
+            f"cluster.message_timeout = {ours}, but Slurm's MessageTimeout is {told[0]}: jobs of a busy controller may "
+            "be taken for missing; write that",
+        )
 
 
 def check_operator(site: Site) -> Iterator[Finding]:

@@ -25,9 +25,9 @@ done
 """
 
 
-def methods_that_work(site: Site) -> list[str]:
-    """The ways to give a job its names that work on this machine of the cluster, for the first account of the site."""
-    user = next(iter(sorted(job_accounts(site))), None)
+def methods_that_work(site: Site, account: str | None = None) -> list[str]:
+    """The ways to give a job its names that work on this machine of the cluster, for an account or the site's first."""
+    user = account or next(iter(sorted(job_accounts(site))), None)
     result = site.transport.run(Command(("/bin/sh", "-c", _METHODS), user=user))
     return [method for method in result.text.split() if method in site.config.peers.methods]
 
@@ -45,7 +45,7 @@ def check_names(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> It
         examples = ", ".join(f"{node} {found[0]}" for node, found in list(addresses.items())[:2])
         yield Finding(Level.GOOD, f"every node has an address ({examples}, ...)")
     if accounts:
-        works = methods_that_work(site)
+        works = methods_that_work(site, accounts[0])
         if works:
             yield Finding(
                 Level.GOOD, f"names work on this machine of the cluster, by {works[0]} (works: {', '.join(works)})"

@@ -51,9 +51,10 @@ class FakeReceiver:
         self.asked.append(tuple(ids))
         return frozenset(ids) - self.unknown
 
-    def check(self) -> None:
+    def check(self) -> str:
         """See `Receiver.check`."""
         self.known([])
+        return ""
 
     def close(self) -> None:
         """Nothing is held."""

@@ -66,8 +66,8 @@ class Receiver(Protocol):
         """Those of these jobs that UCloud has. Raises as `tell` does."""
         ...
 
-    def check(self) -> None:
-        """Find out whether UCloud lets this program in. Raises as `tell` does."""
+    def check(self) -> str:
+        """Return a new access token, by which UCloud shows whom it takes this program for. Raises as `tell` does."""
         ...
 
     def close(self) -> None:

@@ -302,10 +302,10 @@ class UcloudReceiver:
                 found |= _known(self.client, ids[start : start + AT_ONCE])
         return frozenset(found)
 
-    def check(self) -> None:
+    def check(self) -> str:
         """See `Receiver.check`."""
         with self._alone:
-            self.client.refresh()
+            return self.client.refresh()
 
     def close(self) -> None:
         """See `Receiver.close`."""
