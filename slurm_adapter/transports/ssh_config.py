@@ -1,24 +1,38 @@
-"""Where an SSH connection leads: the adapter's settings and the user's `~/.ssh/config`, made one.
+"""Where an SSH connection leads: the adapter's settings and OpenSSH's configuration files, made one.
 
-The file is read by paramiko, with its `Host` and `Match` rules. What the settings say is put before the file's first
-line, because in this format the first value found wins: tokens such as `%p` and `Match user` then see it too.
+OpenSSH's own client reads the files (`ssh -G`, see ssh(1)): `Match`, `Include`, quoting and the rest then mean what
+they mean to that client. The adapter's settings are arguments of that command, which win over the files.
 """
 
 from __future__ import annotations
 
 import getpass
-import io
+import os
+import pwd
 import re
-import shlex
+import shutil
+import socket
+import subprocess
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import paramiko
+from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import InvalidConfig
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 HONOURED = frozenset(
     {
+        "canonicaldomains",
+        "canonicalizefallbacklocal",
+        "canonicalizehostname",
+        "canonicalizemaxdots",
+        "canonicalizepermittedcnames",
+        "certificatefile",
+        "globalknownhostsfile",
+        "host",
         "hostkeyalias",
         "hostname",
         "identitiesonly",
@@ -26,16 +40,23 @@ HONOURED = frozenset(
         "port",
         "proxycommand",
         "proxyjump",
+        "tag",
         "user",
         "userknownhostsfile",
     }
 )
-"""The options of the file that have an effect here, as paramiko spells them."""
+"""The options of the files that have an effect here, as `ssh -G` spells them."""
 
-_SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
-_USUAL_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+_SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
+_USUAL_KEYS = ("rsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk", "xmss", "mldsa44_ed25519", "dsa")
 _MOST_HOPS = 8
-_JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>\d+))?/?")
+_ANSWER_SECONDS = 20.0
+"""`Match exec` and CanonicalizeHostname make ssh wait for others."""
+_JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>.+)@)?(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>\d+))?/?")
+_CRITERION = re.compile(r"debug3: (?P<place>.+ line \d+): (?P<no>not )?matched '(?P<word>[^ ']+)", re.IGNORECASE)
+"""How ssh shows at `-vvv` what became of one criterion of a `Match` line."""
+
+Options = dict[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +72,7 @@ class SshSettings:
     known_hosts: Path | None = None
     """The only file to look for host keys in, instead of `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`."""
     config_file: Path | None = None
-    """Instead of `~/.ssh/config`."""
+    """Instead of `~/.ssh/config` and the system's file."""
     connect_timeout: float = 15.0
     """Seconds for the whole of connecting, hops and login included."""
 
@@ -66,6 +87,8 @@ class Target:
     port: int
     user: str
     key_files: tuple[Path, ...]
+    certificate_files: tuple[Path, ...] | None
+    """Certificates for keys; None means the file `KEY-cert.pub` beside each key."""
     only_key_files: bool
     """Of the agent's keys only those of `key_files` are offered."""
     known_hosts: tuple[Path, ...]
@@ -81,7 +104,7 @@ class Target:
 
 
 def resolve(settings: SshSettings) -> Target:
-    """The server that the settings and the configuration file mean. Raises `InvalidConfig`; connects to nothing."""
+    """Return the server that settings and configuration files mean. Raises `InvalidConfig`; connects to nothing."""
     try:
         return _resolve(settings, depth=0)
     except _CONFIG_FAILURES as error:
@@ -89,57 +112,74 @@ def resolve(settings: SshSettings) -> Target:
 
 
 def ignored_options(settings: SshSettings) -> list[str]:
-    """The options that the configuration file sets for this host and that have no effect here, sorted.
+    """Return the options that the configuration file sets for this host and that have no effect here, sorted.
 
-    Raises `InvalidConfig` as `resolve` does.
+    What the system's own file sets for everybody is left out. Raises `InvalidConfig` as `resolve` does.
     """
     try:
-        text = _config_text(settings)
         options = _look_up(settings)
+        system = Path(os.devnull) if _chooses_file(settings) or not _SYSTEM_CONFIG.exists() else _SYSTEM_CONFIG
+        usual = _look_up(replace(settings, config_file=system))
+        text = _config_text(settings)
     except _CONFIG_FAILURES as error:
         raise InvalidConfig(f"{_config_file(settings)}: cannot be used for host {settings.host!r}: {error}") from error
     spelling = {word.lower(): word for word in re.findall(r"^\s*(\w+)", text, re.MULTILINE)}
-    return sorted(spelling.get(option, option) for option in options if option not in HONOURED)
+    changed = (option for option, values in options.items() if values != usual.get(option))
+    return sorted(spelling.get(option, option) for option in changed if option not in HONOURED)
 
 
-_CONFIG_FAILURES = (
-    paramiko.ssh_exception.ConfigParseError,
-    paramiko.ssh_exception.CouldNotCanonicalize,
-    OSError,  # the file
-    ValueError,  # a port that is no number, an unbalanced quote
-    KeyError,  # CanonicalizeHostname without CanonicalDomains
-    ImportError,  # `Match exec` needs a package that this program does without
-)
+_CONFIG_FAILURES = (OSError, ValueError)
+"""A file that cannot be read; what ssh refuses, or this program."""
 
 
 def _resolve(settings: SshSettings, depth: int) -> Target:
     if depth > _MOST_HOPS:
         raise ValueError(f"ProxyJump leads in a circle, or over more than {_MOST_HOPS} hosts")
     options = _look_up(settings)
-    host = options["hostname"]
-    port = int(options.get("port", 22))
-    user = options.get("user") or getpass.getuser()
-    alias = options.get("hostkeyalias")
-    jump = options.get("proxyjump", "none")
+    host, user, port = options["hostname"][0], options["user"][0], int(options["port"][0])
+    alias = options.get("hostkeyalias", [""])[0]
+    tokens = {
+        "%%": "%",
+        "%d": str(Path.home()),
+        "%h": host,
+        "%i": str(os.getuid()),
+        "%k": alias or settings.host,
+        "%L": socket.gethostname().partition(".")[0],
+        "%l": socket.gethostname(),
+        "%n": settings.host,
+        "%p": str(port),
+        "%r": user,
+        "%u": getpass.getuser(),
+    }
+    proxy_tokens = {token: tokens[token] for token in ("%%", "%h", "%n", "%p", "%r")}
+    jump = _expand(options.get("proxyjump", ["none"])[0], proxy_tokens, "ProxyJump")
     through_jumps = jump.lower() != "none"
-    # To hops the settings' keys are offered where the file names none for them.
-    by_settings = bool(settings.key_files) and (depth == 0 or "identityfile" not in options)
+    command = options.get("proxycommand", ["none"])[0]
+    key_files = _key_files(options, tokens)
+    # To hops the settings' keys are offered if the file names none for them.
+    by_settings = bool(settings.key_files) and (depth == 0 or _are_usual(options["identityfile"]))
+    certificates = options.get("certificatefile", [])
     return Target(
         name=settings.host,
         host=host,
         port=port,
         user=user,
-        key_files=settings.key_files if by_settings else _identity_files(options),
-        only_key_files=by_settings or options.get("identitiesonly", "no").lower() == "yes",
-        known_hosts=_known_hosts(settings, options, host=host, user=user),
+        key_files=settings.key_files if by_settings else key_files,
+        certificate_files=tuple(_path(name, tokens, "CertificateFile") for name in certificates if name != "none")
+        if certificates
+        else None,
+        only_key_files=by_settings or options.get("identitiesonly", ["no"])[0] == "yes",
+        known_hosts=_known_hosts(settings, options),
         host_key_name=(alias or (host if port == 22 else f"[{host}]:{port}")).lower(),
-        proxy_command=None if through_jumps else options.get("proxycommand"),
+        proxy_command=None
+        if through_jumps or command.lower() == "none"
+        else _expand(command, proxy_tokens, "ProxyCommand"),
         jumps=_jumps(jump, settings, depth) if through_jumps else (),
     )
 
 
 def _jumps(value: str, settings: SshSettings, depth: int) -> tuple[Target, ...]:
-    """The hops of a `ProxyJump` in order. The first may have hops of its own; the next is reached from it."""
+    """Return the hops of a `ProxyJump` in order. The first may have hops of its own; the next is reached from it."""
     hops: list[Target] = []
     for spec in value.split(","):
         match = _JUMP.fullmatch(spec.strip())
@@ -158,41 +198,143 @@ def _jumps(value: str, settings: SshSettings, depth: int) -> tuple[Target, ...]:
     return tuple(hops)
 
 
-def _look_up(settings: SshSettings) -> dict[str, str]:
-    """All options of a host, by lower-case name."""
-    told = ""
-    if settings.user is not None:
-        if not re.fullmatch(r"[^\s\"]+", settings.user):
-            raise ValueError(f"user {settings.user!r} is no account name")
-        told += f"User {settings.user}\n"
-    if settings.port is not None:
-        told += f"Port {settings.port}\n"
-    config = paramiko.SSHConfig.from_file(io.StringIO(told + _config_text(settings)))
-    return config.lookup(settings.host)
+def _look_up(settings: SshSettings) -> Options:
+    """Return the values of each option of a host, by lower-case name."""
+    for what, value in (("host", settings.host), ("user", settings.user or "")):
+        if value.startswith("-") or re.search(r"[\x00-\x1f\x7f]", value):
+            raise ValueError(f"{what} {value!r} is no {'account' if what == 'user' else 'host'} name")
+    program = shutil.which("ssh")
+    if program is None:
+        return _without_client(settings)
+    file = _config_file(settings) if _config_exists(settings) else os.devnull
+    arguments = [
+        *(("-F", str(file)) if _chooses_file(settings) else ()),
+        *(("-l", settings.user) if settings.user is not None else ()),
+        *(("-p", str(settings.port)) if settings.port is not None else ()),
+        # As scp(1) does: commands are the adapter's own. The one at the end makes this a session of type `exec`.
+        *("-o", "RemoteCommand=none", "-vvv", "-G", "--", settings.host, "true"),
+    ]
+    try:
+        done = subprocess.run(
+            [program, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_ANSWER_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(
+            f"`ssh -G {settings.host}` gave no answer within {_ANSWER_SECONDS:.0f} s; does a `Match exec` in it hang?"
+        ) from error
+    said = os.fsdecode(done.stderr).splitlines()
+    if done.returncode != 0:
+        why = [line for line in said if not re.match(r"debug\d: |OpenSSH_|.*: terminating, ", line)]
+        raise ValueError("\n  ".join(["`ssh -G` refuses it:", *why]))
+    _check_criteria(said)
+    options: Options = defaultdict(list)
+    for line in os.fsdecode(done.stdout).split("\n"):
+        option, _, value = line.partition(" ")
+        options[option].append(value)
+    return dict(options)
+
+
+def _check_criteria(said: list[str]) -> None:
+    """Refuse a `Match` line that depends on the command: one connection here serves many."""
+    found = [match for line in said if (match := _CRITERION.match(line))]
+    decided = {match["place"] for match in found if match["no"] and match["word"].lstrip("!").lower() != "command"}
+    for match in found:
+        if match["word"].lstrip("!").lower() == "command" and match["place"] not in decided:
+            raise ValueError(
+                f"{match['place']}: `Match command` cannot be evaluated: all commands share one connection\n"
+                "Use another criterion there, or set `config` in [cluster.ssh] to a file without it"
+            )
+
+
+def _without_client(settings: SshSettings) -> Options:
+    """Return OpenSSH's defaults, for a machine that has no client. Raises `ValueError` if a file sets anything."""
+    if re.search(r"^\s*[^#\s]", _config_text(settings), re.MULTILINE):
+        raise ValueError(
+            "reading it needs OpenSSH's client, and there is no `ssh` in PATH\n"
+            "Install it (Debian: openssh-client), or give user, port, key and known_hosts in [cluster.ssh] and set "
+            '`config = "/dev/null"` there'
+        )
+    return {
+        "hostname": [settings.host.lower()],
+        "user": [settings.user or getpass.getuser()],
+        "port": [str(settings.port or 22)],
+        "identityfile": [f"~/.ssh/id_{kind}" for kind in _USUAL_KEYS],
+        "userknownhostsfile": ["~/.ssh/known_hosts"],
+        "globalknownhostsfile": ["/etc/ssh/ssh_known_hosts"],
+    }
+
+
+def _chooses_file(settings: SshSettings) -> bool:
+    """Return whether ssh must be given a file. By itself it goes by the password database, and not by HOME."""
+    return settings.config_file is not None or Path.home() != _home_of_ssh()
+
+
+def _home_of_ssh() -> Path:
+    return Path(pwd.getpwuid(os.getuid()).pw_dir)
 
 
 def _config_file(settings: SshSettings) -> Path:
     return settings.config_file or Path("~/.ssh/config").expanduser()
 
 
+def _config_exists(settings: SshSettings) -> bool:
+    """Return whether there is a file to read; one that was asked for must be there."""
+    return settings.config_file is not None or _config_file(settings).exists()
+
+
 def _config_text(settings: SshSettings) -> str:
-    file = _config_file(settings)
-    if settings.config_file is None and not file.exists():
+    if not _config_exists(settings):
         return ""
-    return file.read_text(encoding="utf-8", errors="surrogateescape")
+    return _config_file(settings).read_text(encoding="utf-8", errors="surrogateescape")
 
 
-def _identity_files(options: dict[str, str]) -> tuple[Path, ...]:
-    if "identityfile" in options:
-        return tuple(Path(name).expanduser() for name in options["identityfile"] if name.lower() != "none")
-    usual = (Path("~/.ssh").expanduser() / name for name in _USUAL_KEYS)
-    return tuple(file for file in usual if file.exists())
+def _are_usual(names: list[str]) -> bool:
+    """Return whether these are the keys that ssh tries if no file names any."""
+    return len(names) > 2 and {Path(name).name.removeprefix("id_") for name in names} <= set(_USUAL_KEYS)
 
 
-def _known_hosts(settings: SshSettings, options: dict[str, str], *, host: str, user: str) -> tuple[Path, ...]:
+def _key_files(options: Options, tokens: Mapping[str, str]) -> tuple[Path, ...]:
+    names = options["identityfile"]
+    files = tuple(_path(name, tokens, "IdentityFile") for name in names if name.lower() != "none")
+    return tuple(file for file in files if file.exists()) if _are_usual(names) else files
+
+
+def _path(name: str, tokens: Mapping[str, str], option: str) -> Path:
+    """Return the file that an option names: `~`, tokens and `${VARIABLES}` replaced, in OpenSSH's order."""
+    try:
+        return Path(_expand(str(Path(name).expanduser()), tokens, option, variables=True))
+    except RuntimeError as error:
+        raise ValueError(f"{option} {name!r}: there is no such account") from error
+
+
+def _expand(text: str, tokens: Mapping[str, str], option: str, *, variables: bool = False) -> str:
+    """Replace the tokens of ssh_config(5), TOKENS, and if wanted its ENVIRONMENT VARIABLES."""
+
+    def replaced(match: re.Match[str]) -> str:
+        found = os.environ.get(match["name"]) if match["name"] else tokens.get(match[0])
+        if found is None:
+            raise ValueError(f"{option} {text!r}: {match[0]} is not known here")
+        return found
+
+    return re.sub(r"%.?|\$\{(?P<name>[^}]*)\}" if variables else r"%.?(?P<name>)", replaced, text, flags=re.DOTALL)
+
+
+def _known_hosts(settings: SshSettings, options: Options) -> tuple[Path, ...]:
     if settings.known_hosts is not None:
         return (settings.known_hosts,)
-    tokens = {"%%": "%", "%d": str(Path.home()), "%h": host, "%r": user, "%u": getpass.getuser()}
-    names = shlex.split(options.get("userknownhostsfile", "~/.ssh/known_hosts"))
-    of_user = (re.sub("%.", lambda token: tokens.get(token[0], token[0]), name) for name in names)
-    return (*(Path(name).expanduser() for name in of_user if name.lower() != "none"), _SYSTEM_KNOWN_HOSTS)
+    # ssh has replaced all tokens, and quotes nothing: what follows a blank is a new name if it looks like one.
+    names = [
+        name
+        for option in ("userknownhostsfile", "globalknownhostsfile")
+        for name in re.split(r" (?=[/~]|none\b)", options.get(option, ["none"])[0])
+        if name.lower() != "none"
+    ]
+    files = [Path(name).expanduser() for name in names]
+    if Path.home() != (home := _home_of_ssh()):
+        files = [Path.home() / file.relative_to(home) if file.is_relative_to(home) else file for file in files]
+    # The second of each kind is a relic, and no place to add a key to.
+    return tuple(file for file in files if file.name not in {"known_hosts2", "ssh_known_hosts2"} or file.exists())
