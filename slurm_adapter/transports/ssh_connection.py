@@ -17,17 +17,16 @@ import time
 from typing import TYPE_CHECKING
 
 import paramiko
-from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.transports.deadline import Deadline
 from slurm_adapter.transports.interface import ConnectionLost, NotConnected
 from slurm_adapter.transports.known_hosts import check_host_key, known_keys
 from slurm_adapter.transports.local import clean_environment
+from slurm_adapter.transports.ssh_login import log_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from slurm_adapter.transports.known_hosts import KnownKey
     from slurm_adapter.transports.ssh_config import Target
@@ -141,8 +140,7 @@ class Connection:
             layer = paramiko.Transport(self._reach(hop, deadline))
             self._layers.append(layer)
             self._shake_hands(layer, hop, deadline)
-            with contextlib.closing(paramiko.Agent()) as agent:
-                _log_in(layer, hop, agent, deadline)
+            log_in(layer, hop, deadline)
 
     def _reach(self, hop: Target, deadline: Deadline) -> socket.socket | paramiko.Channel:
         if self._layers:
@@ -185,69 +183,6 @@ def _prefer(layer: paramiko.Transport, known: list[KnownKey]) -> None:
         algorithms |= {"rsa-sha2-512", "rsa-sha2-256"}
     options = layer.get_security_options()
     options.key_types = sorted(options.key_types, key=lambda name: name not in algorithms)
-
-
-def _log_in(layer: paramiko.Transport, hop: Target, agent: paramiko.Agent, deadline: Deadline) -> None:
-    """Offer the keys one by one. Raises `NotConnected` with the fate of each."""
-    fates: list[str] = []
-    for name, key in _keys(hop, agent, fates):
-        layer.auth_timeout = deadline.left
-        try:
-            further = layer.auth_publickey(hop.user, key)
-        except paramiko.BadAuthenticationType as error:
-            fates.append(f"it takes no keys, only {', '.join(error.allowed_types)}")
-            break
-        except paramiko.AuthenticationException as error:
-            # A timeout, or the end of the server's patience (MaxAuthTries), looks like a refusal.
-            if deadline.passed:
-                raise TimeoutError from error
-            fates.append(f"{name}: {'refused' if layer.is_active() else _explain(error)}")
-            if not layer.is_active():
-                break
-            continue
-        if not further:
-            return
-        fates.append(f"{name}: accepted, but it also wants {' or '.join(further)}")
-    raise NotConnected(
-        f"{hop} let none of our keys in:\n"
-        + "\n".join(f"  {fate}" for fate in fates or ["there is no key: no usual file in ~/.ssh, and none in an agent"])
-        + f"\nThe public key belongs into ~{hop.user}/.ssh/authorized_keys there, and the account must not be locked"
-    )
-
-
-def _keys(hop: Target, agent: paramiko.Agent, fates: list[str]) -> Iterator[tuple[str, paramiko.PKey]]:
-    """The keys to offer, by name; those that cannot be used are told in `fates`."""
-    held = {key.asbytes(): key for key in agent.get_keys()}
-    for file in hop.key_files:
-        public = _public_key(file)
-        if public is not None and public in held:
-            yield f"{file} (by the agent)", held.pop(public)
-            continue
-        try:
-            status = file.stat()
-            if status.st_uid == os.geteuid() and status.st_mode & 0o077:
-                fates.append(f"{file}: not used because others can read it; `chmod 600 {file}`")
-                continue
-            yield str(file), paramiko.PKey.from_path(file)
-        except (paramiko.PasswordRequiredException, TypeError):  # the latter from the library below paramiko
-            fates.append(
-                f"{file}: encrypted, and no agent holds it; `ssh-add {file}`, or make a key without passphrase"
-            )
-        except OSError as error:
-            fates.append(f"{file}: {error.strerror}")
-        except (paramiko.SSHException, UnknownKeyType, ValueError) as error:
-            fates.append(f"{file}: not a key that can be used ({error})")
-    if not hop.only_key_files:
-        for key in held.values():
-            yield f"{key.comment or key.fingerprint} (by the agent)", key
-
-
-def _public_key(file: Path) -> bytes | None:
-    """What `FILE.pub` holds, to find the same key in the agent."""
-    try:
-        return PublicBlob.from_file(f"{file}.pub").key_blob
-    except (OSError, ValueError):
-        return None
 
 
 class _ProxyProcess:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from slurm_adapter.transports.ssh import SshTransport
 from slurm_adapter.transports.ssh_config import SshSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from slurm_adapter.transports.interface import Result
     from tests.transports.conftest import Sshd, StartSshd
@@ -161,7 +162,7 @@ def test_all_of_it_from_the_configuration_file(sshd: Sshd) -> None:
 
 def test_a_refused_key_is_told(sshd: Sshd, tmp_path: Path) -> None:
     key = make_key(tmp_path / "other")
-    with pytest.raises(NotConnected, match=r"let none of our keys in:\n  .*other: refused\n.*authorized_keys"):
+    with pytest.raises(NotConnected, match=r"(?s)let none of our keys in:\n  .*other: refused\n.*authorized_keys"):
         run(replace(sshd.settings, key_files=(key,)))
 
 
@@ -233,6 +234,217 @@ def test_a_server_that_takes_no_keys(start_sshd: StartSshd) -> None:
     server = start_sshd("PubkeyAuthentication no", "PasswordAuthentication yes")
     with pytest.raises(NotConnected, match="takes no keys, only password"):
         run(server.settings)
+
+
+def make_rsa_key(file: Path) -> Path:
+    """Make an RSA key pair and return the private key's file."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", file], check=True, timeout=60)
+    return file
+
+
+def certify(key: Path, authority: Path, *, valid: str = "-1h:+1h", whom: str = "", more: tuple[str, ...] = ()) -> Path:
+    """Make the certificate beside a key, and return its file."""
+    subprocess.run(
+        [
+            "ssh-keygen",
+            "-q",
+            "-s",
+            authority,
+            "-I",
+            "id",
+            "-n",
+            whom or getpass.getuser(),
+            "-V",
+            valid,
+            *more,
+            f"{key}.pub",
+        ],
+        check=True,
+        timeout=30,
+    )
+    return key.with_name(f"{key.name}-cert.pub")
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    """A key that signs certificates."""
+    return make_key(tmp_path / "authority")
+
+
+@pytest.fixture
+def trusting(start_sshd: StartSshd, authority: Path) -> Sshd:
+    """A server that lets in whom the authority vouches for, and no plain keys."""
+    return start_sshd(f"TrustedUserCAKeys {authority}.pub", "AuthorizedKeysFile none")
+
+
+def test_an_expired_certificate_beside_a_valid_key(start_sshd: StartSshd, authority: Path) -> None:
+    """A site with an expired OpenSSH certificate beside a valid key."""
+    server = start_sshd(f"TrustedUserCAKeys {authority}.pub")
+    [key] = server.settings.key_files
+    certify(key, authority, valid="20200101Z:20200201Z")
+    assert run(server.settings).text == "here\n"
+
+
+@pytest.mark.parametrize(
+    ("valid", "whom", "words"),
+    [
+        ("20200101Z:20200201Z", "", "valid from 2020-01-01T00:00:00Z until 2020-02-01T00:00:00Z: expired"),
+        ("20990101Z:20990201Z", "", "2099-01-01T00:00:00Z until 2099-02-01T00:00:00Z: not valid yet"),
+        ("always:forever", "somebody,else", "a certificate for somebody, else, valid for ever"),
+    ],
+)
+def test_a_certificate_that_is_refused_is_told_with_what_it_says(
+    trusting: Sshd, authority: Path, valid: str, whom: str, words: str
+) -> None:
+    [key] = trusting.settings.key_files
+    file = certify(key, authority, valid=valid, whom=whom)
+    with pytest.raises(NotConnected) as caught:
+        run(trusting.settings)
+    lines = str(caught.value).splitlines()
+    assert lines[1].startswith(f"  {file} (a certificate for ")
+    assert lines[1].endswith(f"{words}): refused")
+    assert lines[2:4] == [f"  {key}: refused", "  no agent: SSH_AUTH_SOCK is not set"]
+    assert lines[4] == "The server allows these ways to log in: publickey"
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa"])
+def test_a_certificate_beside_its_key(trusting: Sshd, authority: Path, tmp_path: Path, kind: str) -> None:
+    key = make_rsa_key(tmp_path / "key") if kind == "rsa" else make_key(tmp_path / "key")
+    certify(key, authority)
+    assert run(replace(trusting.settings, key_files=(key,))).text == "here\n"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda beside, _, __: beside.write_text("ssh-ed25519-cert-v01@openssh.com nonsense\n"), "not a certificate"),
+        (lambda beside, _, other: certify(other, _).replace(beside), "it is for another key than"),
+        (lambda beside, _, other: Path(f"{other}.pub").replace(beside), "it is a plain key"),
+        (
+            lambda beside, authority, _: certify(Path(str(beside).removesuffix("-cert.pub")), authority, more=("-h",)),
+            "host's",
+        ),
+    ],
+)
+def test_a_bad_certificate_does_not_spoil_its_key(
+    sshd: Sshd, authority: Path, tmp_path: Path, spoil: Callable[[Path, Path, Path], object], words: str
+) -> None:
+    [key] = sshd.settings.key_files
+    beside = key.with_name(f"{key.name}-cert.pub")
+    spoil(beside, authority, make_key(tmp_path / "other"))
+    assert run(sshd.settings).text == "here\n"
+    (sshd.folder / "user_key.pub").write_text("", encoding="ascii")
+    with pytest.raises(NotConnected, match=words):
+        run(sshd.settings)
+
+
+def test_a_named_certificate(trusting: Sshd, authority: Path, tmp_path: Path) -> None:
+    """A site with `CertificateFile`: another one is not looked for, and one without its key is told."""
+    key, other = make_key(tmp_path / "key"), make_key(tmp_path / "other")
+    certificate = certify(key, authority).replace(tmp_path / "of-mine")
+    settings = replace(trusting.settings, key_files=())
+    config(f"IdentityFile {other}\nIdentityFile {key}\nCertificateFile {certificate}\n")
+    assert run(settings).text == "here\n"
+    config(f"IdentityFile {other}\nCertificateFile {certificate}\nCertificateFile {tmp_path}/missing\n")
+    with pytest.raises(NotConnected, match=r"of-mine \(a certificate for .*: no key file holds the key") as caught:
+        run(settings)
+    assert "missing: No such file" in str(caught.value)
+    assert "other: refused" in str(caught.value)
+
+
+@pytest.mark.usefixtures("agent")
+@pytest.mark.parametrize("kind", ["ed25519", "rsa"])
+@pytest.mark.parametrize("where", ["agent", "file"])
+def test_a_certificate_whose_key_the_agent_holds(
+    trusting: Sshd, authority: Path, tmp_path: Path, kind: str, where: str
+) -> None:
+    key = make_rsa_key(tmp_path / "key") if kind == "rsa" else make_key(tmp_path / "key")
+    if where == "agent":
+        certify(key, authority)
+    subprocess.run(["ssh-add", "-q", key], check=True, timeout=10)
+    if where == "file":
+        config(f"CertificateFile {certify(key, authority)}\n")
+    key.unlink()
+    assert run(replace(trusting.settings, key_files=())).text == "here\n"
+
+
+@pytest.mark.usefixtures("agent")
+def test_an_expired_certificate_of_the_agent_is_told(trusting: Sshd, authority: Path, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "key")
+    file = certify(key, authority, valid="-1h:+1h")
+    subprocess.run(["ssh-add", "-q", key], check=True, timeout=10)
+    certify(key, authority, valid="20200101Z:20200201Z")
+    subprocess.run(["ssh-add", "-q", "-D"], check=True, timeout=10)
+    subprocess.run(["ssh-add", "-q", key], check=True, timeout=10)
+    file.unlink()
+    with pytest.raises(NotConnected, match=r"by the agent, a certificate for .* until 2020-02-01T00:00:00Z: expired\)"):
+        run(replace(trusting.settings, key_files=()))
+
+
+@pytest.mark.usefixtures("agent")
+@pytest.mark.parametrize("only", ["the public key", "the encrypted key"])
+def test_an_agents_key_that_a_file_points_to(sshd: Sshd, only: str) -> None:
+    """With IdentitiesOnly: the file is the public key itself, or an encrypted key without a public file."""
+    key = sshd.folder / "user_key"
+    subprocess.run(["ssh-add", "-q", key], check=True, timeout=10)
+    public = sshd.folder / "user_key.pub"
+    if only == "the public key":
+        key.unlink()
+        config(f"IdentityFile {public}\nIdentitiesOnly yes\n")
+        assert run(replace(sshd.settings, key_files=())).text == "here\n"
+    else:
+        subprocess.run(
+            ["ssh-keygen", "-q", "-p", "-N", "secret", "-f", key], check=True, capture_output=True, timeout=30
+        )
+        key.rename(sshd.folder / "locked")
+        assert run(replace(sshd.settings, key_files=(sshd.folder / "locked",))).text == "here\n"
+
+
+@pytest.mark.usefixtures("agent")
+def test_an_agent_that_will_not_sign_keeps_no_other_key_from_being_tried(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_key(tmp_path / "guarded")
+    subprocess.run(["ssh-add", "-q", "-c", key], check=True, timeout=10)  # asks before each use, and nobody answers
+    key.unlink()
+    assert run(replace(sshd.settings, key_files=(Path(f"{key}.pub"), *sshd.settings.key_files))).text == "here\n"
+    with pytest.raises(NotConnected, match=r"guarded.pub \(by the agent\): it could not sign"):
+        run(replace(sshd.settings, key_files=(Path(f"{key}.pub"),)))
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "gone"))
+    with pytest.raises(NotConnected, match="gone: it is not there"):
+        run(replace(sshd.settings, key_files=()))
+
+
+def test_a_security_keys_file_is_told(sshd: Sshd, tmp_path: Path) -> None:
+    """The file of an ed25519-sk key, which is a handle only."""
+    kind = b"sk-ssh-ed25519@openssh.com"
+    blob = b"".join(len(part).to_bytes(4, "big") + part for part in (kind, bytes(32), b"ssh:"))
+    file = tmp_path / "id_ed25519_sk"
+    file.write_text("whatever\n", encoding="ascii")
+    Path(f"{file}.pub").write_text(f"{kind.decode()} {b64encode(blob).decode()} me\n", encoding="ascii")
+    assert run(replace(sshd.settings, key_files=(file, *sshd.settings.key_files))).text == "here\n"
+    with pytest.raises(NotConnected, match=r"id_ed25519_sk: for a security key \(FIDO\), which only an agent can use"):
+        run(replace(sshd.settings, key_files=(file,)))
+
+
+@pytest.mark.parametrize("accepted", ["rsa-sha2-512", "rsa-sha2-512,rsa-sha2-256"])
+def test_an_rsa_key_with_a_server_that_refuses_sha1(start_sshd: StartSshd, accepted: str) -> None:
+    server = start_sshd(f"PubkeyAcceptedAlgorithms {accepted}")
+    [key] = server.settings.key_files
+    key.unlink()
+    Path(f"{key}.pub").unlink()
+    make_rsa_key(key)
+    assert run(server.settings).text == "here\n"
+
+
+def test_an_rsa_key_with_a_server_that_takes_none_keeps_no_other_key_from_being_tried(
+    start_sshd: StartSshd, tmp_path: Path
+) -> None:
+    server = start_sshd("PubkeyAcceptedAlgorithms ssh-ed25519")
+    key = make_rsa_key(tmp_path / "key")
+    assert run(replace(server.settings, key_files=(key, *server.settings.key_files))).text == "here\n"
+    with pytest.raises(NotConnected, match=r"key: (not tried|refused)"):
+        run(replace(server.settings, key_files=(key,)))
 
 
 def _several(*servers: Sshd) -> SshSettings:
