@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ import time
 from typing import TYPE_CHECKING
 
 import paramiko
+from paramiko.common import MSG_KEXINIT
+from paramiko.packet import Packetizer
 
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.transports.deadline import Deadline
@@ -124,6 +127,7 @@ class Connection:
         """End it, from the outside in: nothing then waits for a network that no longer answers. May be repeated."""
         for layer in self._layers:
             layer.close()
+            layer.packetizer.complete_handshake()  # ends a timer that paramiko leaves behind if that failed
         for layer in self._layers:
             if layer.is_alive():
                 layer.join(2.0)
@@ -137,7 +141,7 @@ class Connection:
     def _add_layer(self, hop: Target, deadline: Deadline) -> None:
         """Reach the next server, through the layers that stand, and log in to it."""
         with translated(f"cannot connect to {hop}{self._through()}"):
-            layer = paramiko.Transport(self._reach(hop, deadline))
+            layer = paramiko.Transport(self._reach(hop, deadline), packetizer_class=_Packets)
             self._layers.append(layer)
             self._shake_hands(layer, hop, deadline)
             log_in(layer, hop, deadline)
@@ -162,6 +166,8 @@ class Connection:
         layer.banner_timeout = layer.handshake_timeout = deadline.left
         try:
             layer.start_client(timeout=deadline.left)
+        except paramiko.ssh_exception.IncompatiblePeer as error:
+            raise NotConnected(f"cannot connect to {hop}{self._through()}: {_nothing_in_common(layer)}") from error
         except (paramiko.SSHException, EOFError) as error:
             if self._proxy is not None and (complaint := self._proxy.complaint()):
                 raise NotConnected(f"cannot connect to {hop} by its ProxyCommand: {complaint}") from error
@@ -174,6 +180,50 @@ class Connection:
         """The hops so far, as in a message."""
         hops = self._target.jumps[: len(self._layers)]
         return f" through {', '.join(map(str, hops))}" if hops else ""
+
+
+class _Packets(Packetizer):
+    """Packets of a connection, of which the server's list of algorithms is kept for a message."""
+
+    offered = b""
+
+    def read_message(self) -> tuple[int, paramiko.Message]:
+        """See `Packetizer.read_message`."""
+        kind, message = super().read_message()
+        if kind == MSG_KEXINIT and not self.offered:
+            self.offered = message.asbytes()
+        return kind, message
+
+
+def _nothing_in_common(layer: paramiko.Transport) -> str:
+    """Say which algorithms the server offers and which this program has, for each kind in which none fits."""
+    options = layer.get_security_options()
+    # RFC 4253, 7.1: after a cookie come lists of names, most of them one for each direction.
+    kinds = (
+        ("key exchange", "KexAlgorithms", 1, options.kex),
+        ("host key", "HostKeyAlgorithms and HostKey", 1, options.key_types),
+        ("cipher", "Ciphers", 2, options.ciphers),
+        ("MAC", "MACs", 2, options.digests),
+        ("compression", "Compression", 2, options.compression),
+    )
+    packets = layer.packetizer
+    message = paramiko.Message(packets.offered[16:] if isinstance(packets, _Packets) else b"")
+    lines = []
+    for kind, option, directions, ours in kinds:
+        lists = [message.get_list() for _ in range(directions)]
+        if all(set(each) & set(ours) for each in lists):
+            continue
+        theirs = [name for name in dict.fromkeys(name for each in lists for name in each) if not _MARK.match(name)]
+        lines.append(
+            f"  {kind}: the server has only {', '.join(theirs)}\n"
+            f"    this program has only {', '.join(ours)}\n"
+            f"    Allow one of these by {option} in the server's sshd_config"
+        )
+    return "\n".join(["the server shares no algorithm with this program", *lines])
+
+
+_MARK = re.compile(r"ext-info-|kex-strict-")
+"""Names in the list of key exchanges that are none (RFC 8308, OpenSSH's PROTOCOL)."""
 
 
 def _prefer(layer: paramiko.Transport, known: list[KnownKey]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import socket
+import subprocess
 import threading
 from dataclasses import replace
 from signal import SIGCONT, SIGSTOP
@@ -175,6 +176,67 @@ def test_no_listener(sshd: Sshd) -> None:
         port = listener.getsockname()[1]
     with pytest.raises(NotConnected, match=f"127.0.0.1:{port}: connection refused"):
         SshTransport(replace(sshd.settings, port=port)).run(ECHO)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "KexAlgorithms sntrup761x25519-sha512@openssh.com",
+            ["key exchange: the server has only sntrup761x25519-sha512@openssh.com\n", "mlkem768x25519-sha256, curve"],
+        ),
+        (
+            "Ciphers chacha20-poly1305@openssh.com",
+            ["cipher: the server has only chacha20-poly1305@openssh.com\n", "aes256-gcm@openssh.com", "by Ciphers in"],
+        ),
+        ("MACs umac-128-etm@openssh.com", ["MAC: the server has only umac-128-etm@openssh.com\n", "hmac-sha2-512"]),
+        (
+            "Ciphers chacha20-poly1305@openssh.com\nKexAlgorithms sntrup761x25519-sha512@openssh.com",
+            ["key exchange: the server has only sntrup761", "cipher: the server has only chacha20"],
+        ),
+    ],
+)
+def test_a_server_without_a_common_algorithm_is_told_with_both_sides(
+    start_sshd: StartSshd, line: str, words: list[str]
+) -> None:
+    """Sites whose servers offer only post-quantum key exchange, or only chacha20-poly1305."""
+    server = start_sshd(line)
+    with pytest.raises(NotConnected) as caught:
+        SshTransport(server.settings).run(ECHO)
+    assert f"127.0.0.1:{server.port}: the server shares no algorithm with this program\n" in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+    assert "kex-strict" not in str(caught.value)
+
+
+def test_a_server_that_refuses_the_kinds_of_host_key(start_sshd: StartSshd, tmp_path: Path) -> None:
+    key = tmp_path / "dss"
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", key], check=True, timeout=60)
+    server = start_sshd(f"HostKey {key}", "HostKeyAlgorithms ssh-rsa")
+    with pytest.raises(NotConnected, match=r"host key: the server has only ssh-rsa\n.*rsa-sha2-512"):
+        SshTransport(server.settings).run(ECHO)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "KexAlgorithms mlkem768x25519-sha256",
+        "KexAlgorithms curve25519-sha256@libssh.org",
+        "Ciphers aes256-gcm@openssh.com",
+        "MACs hmac-sha2-512-etm@openssh.com",
+        "HostKeyAlgorithms ssh-ed25519",
+    ],
+)
+def test_a_server_with_one_algorithm_of_each_kind(start_sshd: StartSshd, line: str) -> None:
+    if "mlkem" in line and "mlkem" not in _run_text("ssh", "-Q", "kex"):
+        pytest.skip("this OpenSSH has no mlkem768x25519-sha256: 9.9 and later have")
+    ssh = SshTransport(start_sshd(line).settings)
+    assert ssh.run(ECHO).text == "here\n"
+    ssh.close()
+
+
+def _run_text(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout
 
 
 def test_a_name_that_does_not_resolve(sshd: Sshd) -> None:
