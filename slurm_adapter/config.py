@@ -96,7 +96,7 @@ class Ssh(_Table):
     known_hosts: AbsolutePath | None = None
     """Instead of `~/.ssh/known_hosts`."""
     config: AbsolutePath | None = None
-    """Instead of `~/.ssh/config`."""
+    """Instead of `~/.ssh/config` and the system's file."""
 
 
 class Cluster(_Table):
