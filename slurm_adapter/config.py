@@ -110,6 +110,8 @@ class Cluster(_Table):
     """PATH on the cluster for Slurm's commands."""
     scheduler: Literal["commands", "pyslurm"] = "commands"
     """How Slurm is spoken to: by its commands, or by libslurm through pyslurm (an extra; see README)."""
+    pyslurm_python: str | None = None
+    """The Python that has pyslurm, if it is not the adapter's own; `prefix` applies to it too."""
     slurm_conf: str | None = None
     """SLURM_CONF for Slurm's commands and jobs, where the site needs one."""
     message_timeout: int = Field(default=10, ge=1)

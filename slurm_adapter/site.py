@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import time
 from contextlib import contextmanager
 from functools import cached_property
@@ -97,7 +98,8 @@ class Site:
             return commands
         from slurm_adapter.schedulers.libslurm import LibslurmScheduler
 
-        return LibslurmScheduler(self.transport, account, commands, slurm_conf=cluster.slurm_conf)
+        python = cluster.pyslurm_python or sys.executable
+        return LibslurmScheduler(self.transport, account, commands, slurm_conf=cluster.slurm_conf, python=python)
 
     @cached_property
     def receiver(self) -> Receiver | None:

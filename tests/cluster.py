@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _Found = TypeVar("_Found")
 
+PYSLURM = "/opt/pyslurm/bin/python"
+"""The Python of a release's root, or of this machine, that has the pyslurm made for its Slurm; see README."""
+
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED", "DEADLINE")
 
 
@@ -141,6 +144,11 @@ class Cluster:
     def start_accounting(self) -> None:
         """Start what is not running of slurmdbd and its database."""
         accounting.start_accounting(self.layout, _quiet)
+
+    def need_pyslurm(self) -> None:
+        """Skip the test if the login node has no pyslurm: it must be built for the release's own Slurm."""
+        if self.run(PYSLURM, "-c", "import pyslurm").returncode:
+            pytest.skip(f"{PYSLURM} on the login node has no pyslurm; README says how to build it")
 
     def kill(self, name: str) -> None:
         """Kill a program on the login node."""

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 _QUERY_SECONDS = 120.0
 
+_WORKER = Path(libslurm_worker.__file__).read_bytes()
+_BOOT = f"import sys;exec(compile(sys.stdin.buffer.read({len(_WORKER)}),'libslurm_worker','exec'))"
+"""Read the worker's source from standard input: its Python may be in a place where this program's files are not."""
+
 _FIELDS = {
     "account": "account",
     "array": "array",
@@ -224,10 +228,10 @@ class LibslurmScheduler:
         raise Unknown(f"pyslurm's {call} failed: {why}")
 
     def _run(self, mark: str, call: str, question: Mapping[str, Any], *, ends_after: int) -> bytes:
-        program = (self._python, "-I", str(Path(libslurm_worker.__file__).resolve()), mark, call)
+        program = (self._python, "-I", "-c", _BOOT, mark, call)
         words = ("/usr/bin/env", "-i", *self._environment, "timeout", "-k", "5", str(ends_after), *program)
         result = self._transport.run(
-            Command(words, json.dumps(question).encode(), self._account, float(HAND_OVER_SECONDS + 30))
+            Command(words, _WORKER + json.dumps(question).encode(), self._account, float(HAND_OVER_SECONDS + 30))
         )
         for kind, text in _lines(result.stdout, mark):
             if kind == "fatal":
@@ -242,8 +246,8 @@ class LibslurmScheduler:
 
 
 _MEND = (
-    "\ninstall a pyslurm whose version begins as Slurm's does (22.5 for 22.05) beside slurm-adapter, or set "
-    'cluster.scheduler = "commands"'
+    "\ninstall a pyslurm whose version begins as Slurm's does (22.5 for 22.05) beside slurm-adapter or for "
+    'cluster.pyslurm_python, or set cluster.scheduler = "commands"'
 )
 
 

@@ -1,9 +1,9 @@
 """Talks to libslurm through pyslurm, in a process of its own that lives for one question.
 
-libslurm ends its process on a bad configuration, and it speaks as the account of its process. So this file is a program
-that `slurm_adapter.schedulers.libslurm` has run as the account of the jobs: `python -I libslurm_worker.py MARK CALL`,
-with JSON on standard input. It needs nothing but pyslurm and the standard library. Every line that it prints begins
-with MARK, so that nothing that a library prints is taken for an answer:
+libslurm ends its process on a bad configuration, and it speaks as the account of its process. So
+`slurm_adapter.schedulers.libslurm` runs this program as the account of the jobs, with the arguments MARK and CALL. On
+standard input is this source, and then JSON. It needs nothing but pyslurm and the standard library. Every line that it
+prints begins with MARK, so that nothing that a library prints is taken for an answer:
 
     MARK fatal BASE64               pyslurm cannot be used; why
     MARK failed BASE64              Slurm's own words for why the question has no answer
@@ -58,7 +58,8 @@ def submit(slurm: Any, mark: str, question: Mapping[str, Any]) -> None:
     if late <= 0:
         say(mark, "late", int(late))
         return
-    jobs = question["jobs"]
+    launchers = _launcher_environment(slurm)
+    jobs = [(number, _with_environment(job, launchers)) for number, job in question["jobs"]]
     started: list[int] = []
     try:
         for first in range(min(AT_ONCE, len(jobs))):
@@ -73,6 +74,40 @@ def submit(slurm: Any, mark: str, question: Mapping[str, Any]) -> None:
     finally:
         for process in started:
             os.waitpid(process, 0)
+
+
+_EXTERNAL = "--external-launcher"
+_LAUNCHERS = {
+    "HYDRA_BOOTSTRAP": "slurm",
+    "HYDRA_LAUNCHER_EXTRA_ARGS": _EXTERNAL,
+    "I_MPI_HYDRA_BOOTSTRAP": "slurm",
+    "I_MPI_HYDRA_BOOTSTRAP_EXEC_EXTRA_ARGS": _EXTERNAL,
+    "OMPI_MCA_plm_slurm_args": _EXTERNAL,
+    "PRTE_MCA_plm_slurm_args": _EXTERNAL,
+}
+"""What sbatch gives jobs from Slurm 23.11 on, so that `mpirun` starts its daemons by srun beside the job's steps."""
+
+
+def _launcher_environment(slurm: Any) -> dict[str, str]:
+    """Return the variables for MPI launchers that this Slurm's sbatch sets (measured with 24.11).
+
+    `disable_slurm_hydra_bootstrap` in MpiParams (slurm.conf(5)) leaves those of Hydra out.
+    """
+    if tuple(int(part) for part in str(slurm.__version__).split(".")[:2]) < (23, 11):
+        return {}
+    old = hasattr(slurm, "config")  # up to 24.11
+    parameters = slurm.config().get()["mpi_params"] if old else slurm.slurmctld.Config.load().mpi_parameters
+    disabled = "disable_slurm_hydra_bootstrap" in str(parameters or "")
+    return {name: value for name, value in _LAUNCHERS.items() if not (disabled and "HYDRA" in name)}
+
+
+def _with_environment(job: dict[str, Any], launchers: Mapping[str, str]) -> dict[str, Any]:
+    """Return a job with the environment that sbatch would send: this process's, unless the job says another.
+
+    From 24.11 on pyslurm sends an empty one by default: "I/O error writing script/environment to file".
+    """
+    per_task = {"SLURM_TRES_PER_TASK": f"cpu={job['cpus_per_task']}"} if launchers and "cpus_per_task" in job else {}
+    return {**job, "environment": {**job.get("environment", os.environ), **launchers, **per_task}}
 
 
 def hand_in(slurm: Any, mark: str, jobs: Sequence[Any], until: float, seconds: float) -> None:

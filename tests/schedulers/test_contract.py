@@ -6,7 +6,6 @@ import ipaddress
 import time
 import uuid
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -20,6 +19,7 @@ from slurm_adapter.schedulers.interface import Accepted, InDoubt, Load, NotStart
 from slurm_adapter.schedulers.libslurm import LibslurmScheduler
 from slurm_adapter.states import ENDED, WAITING
 from slurm_adapter.transports.local import LocalTransport
+from tests.cluster import PYSLURM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,7 +172,7 @@ class LibslurmBench(RealBench):
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
         self._commands = CommandLineScheduler(self._transport, operator=OPERATOR)
-        self.scheduler = LibslurmScheduler(self._transport, "alice", self._commands)
+        self.scheduler = LibslurmScheduler(self._transport, "alice", self._commands, python=PYSLURM)
 
     def make(self, script: str, *directives: str, user: str = "alice") -> Submission:
         """See `Bench`. pyslurm reads directives as data."""
@@ -185,13 +185,12 @@ class LibslurmBench(RealBench):
         """See `Bench`."""
         path = self.away_conf()
         commands = CommandLineScheduler(self._transport, slurm_conf=path)
-        return LibslurmScheduler(self._transport, "alice", commands, slurm_conf=path)
+        return LibslurmScheduler(self._transport, "alice", commands, slurm_conf=path, python=PYSLURM)
 
 
 @pytest.fixture
 def libslurm(cluster: Cluster) -> Iterator[LibslurmBench]:
-    if find_spec("pyslurm") is None:
-        pytest.skip("pyslurm is not installed beside the tests; README says how to get the one that matches Slurm")
+    cluster.need_pyslurm()
     bench = LibslurmBench(cluster)
     yield bench
     bench.clear()

@@ -238,11 +238,13 @@ import os, sys
 from slurm_adapter.schedulers import libslurm_worker as worker
 
 class Slurm:
+    __version__ = "22.5.3"
+
     class RPCError(Exception):
         pass
 
     class JobSubmitDescription:
-        def __init__(self, script):
+        def __init__(self, script, environment):
             self.what, _, self.id = script.partition(" ")
 
         def submit(self):
@@ -255,6 +257,73 @@ class Slurm:
 jobs = [(number, {"script": text}) for number, text in enumerate(sys.argv[1:])]
 worker.submit(Slurm, "m", {"jobs": jobs, "until": 4e9, "seconds": 10})
 """
+
+
+_OLD = """
+class Slurm:
+    __version__ = {version!r}
+
+    class config:
+        def get(self):
+            return {{"mpi_params": {mpi!r}}}
+"""
+_NEW = """
+class Slurm:
+    __version__ = {version!r}
+
+    class slurmctld:
+        class Config:
+            mpi_parameters = {mpi!r}
+
+            @classmethod
+            def load(cls):
+                return cls
+"""
+_DESCRIBES = """
+import json
+from slurm_adapter.schedulers import libslurm_worker as worker
+
+class Description:
+    def __init__(self, **fields):
+        self.fields = fields
+
+    def submit(self):
+        print(json.dumps(self.fields))
+        return 17
+
+Slurm.JobSubmitDescription = Description
+Slurm.RPCError = RuntimeError
+job = {"script": "s", "cpus_per_task": 2, "environment": {"SLURM_GET_USER_ENV": "1"}}
+worker.submit(Slurm, "m", {"jobs": [(0, job)], "until": 4e9, "seconds": 10})
+"""
+
+_HYDRA = {"HYDRA_BOOTSTRAP", "HYDRA_LAUNCHER_EXTRA_ARGS"} | {
+    "I_MPI_HYDRA_BOOTSTRAP", "I_MPI_HYDRA_BOOTSTRAP_EXEC_EXTRA_ARGS"
+}  # fmt: skip
+_OPEN_MPI = {"OMPI_MCA_plm_slurm_args", "PRTE_MCA_plm_slurm_args"}
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "version", "mpi", "wanted"),
+    [
+        (_OLD, "22.5.3", None, set()),
+        (_OLD, "23.2.3", None, set()),
+        (_OLD, "23.11.1", None, _HYDRA | _OPEN_MPI | {"SLURM_TRES_PER_TASK"}),
+        (_OLD, "24.11.0", "ports=1-9", _HYDRA | _OPEN_MPI | {"SLURM_TRES_PER_TASK"}),
+        (_OLD, "24.11.0", "ports=1-9,disable_slurm_hydra_bootstrap", _OPEN_MPI | {"SLURM_TRES_PER_TASK"}),
+        (_NEW, "25.11.2", {}, _HYDRA | _OPEN_MPI | {"SLURM_TRES_PER_TASK"}),
+        (_NEW, "25.11.2", {"disable_slurm_hydra_bootstrap": True}, _OPEN_MPI | {"SLURM_TRES_PER_TASK"}),
+    ],
+)
+def test_jobs_have_the_variables_for_mpi_launchers_that_sbatch_of_this_slurm_sets(
+    stand_in: str, version: str, mpi: object, wanted: set[str]
+) -> None:
+    program = stand_in.format(version=version, mpi=mpi) + _DESCRIBES
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=True)
+    [fields] = [line for line in done.stdout.decode().splitlines() if line.startswith("{")]
+    environment = json.loads(fields)["environment"]
+    assert set(environment) == wanted | {"SLURM_GET_USER_ENV"}
+    assert environment.get("SLURM_TRES_PER_TASK", "cpu=2") == "cpu=2"
 
 
 def hand_in(*jobs: str) -> list[Outcome]:
