@@ -157,7 +157,7 @@ def find_addresses(site: Site, nodes: Iterable[str]) -> dict[str, tuple[str, ...
         names = {node: pattern.replace("{node}", node) for node in nodes}
     else:
         known = site.scheduler.nodes()
-        names = {node: known[node] for node in nodes if node in known}
+        names = {node: known[node] for node in nodes if known.get(node)}
     plain = {node: hosts.usable([name]) for node, name in names.items()}
     unresolved = sorted({names[node] for node, found in plain.items() if not found})
     resolved = site.scheduler.addresses(unresolved) if unresolved else {}

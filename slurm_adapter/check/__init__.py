@@ -15,6 +15,7 @@ from slurm_adapter.check.cluster import (
     check_message_timeout,
     check_operator,
     check_pyslurm,
+    check_versions,
 )
 from slurm_adapter.check.drives import check_drives, check_pattern, check_ucloud_drives
 from slurm_adapter.check.findings import Finding, Level, noted
@@ -56,6 +57,7 @@ def check_site(site: Site) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING, "the adapter is root on the cluster; give it an account of its own, with sudo rules"
         )
+    yield from noted(check_versions(site))
     if site.config.cluster.scheduler == "pyslurm":
         yield from noted(check_pyslurm(site))
     yield from noted(check_clocks(site))

@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from slurm_adapter.check.findings import Finding, Level, slurm_settings
-from slurm_adapter.errors import Refused, Unknown
+from slurm_adapter.errors import InvalidConfig, Refused, Unknown
+from slurm_adapter.schedulers.versions import TRIED, release, require_supported, show
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
@@ -19,22 +20,42 @@ _CLOCKS_APART = 15
 """Seconds; a quarter of the time in which sbatch may be started."""
 
 
+def check_versions(site: Site) -> Iterator[Finding]:
+    """Check that Slurm's versions are supported and were tried."""
+    found = site.scheduler.versions()
+    too_old = False
+    for program, version in (("commands", found.client), ("controller", found.controller)):
+        try:
+            require_supported(version)
+        except InvalidConfig as error:
+            too_old = True
+            yield Finding(Level.PROBLEM, f"Slurm's {program}: {error}")
+    of_each = {release(found.client), release(found.controller)}
+    shown = f"Slurm {found.controller}" + ("" if len(of_each) == 1 else f", with commands of {found.client}")
+    if too_old:
+        return
+    if untried := sorted(of_each - set(TRIED)):
+        yield Finding(
+            Level.WARNING,
+            f"{shown}: the program was not tried with Slurm {', '.join(map(show, untried))}, but with "
+            f"{', '.join(map(show, TRIED))}",
+        )
+    else:
+        yield Finding(Level.GOOD, shown)
+
+
 def check_pyslurm(site: Site) -> Iterator[Finding]:
     """Whether pyslurm answers, and was made for this Slurm. One that cannot be used raises."""
     from slurm_adapter.schedulers.libslurm import LibslurmScheduler  # noqa: PLC0415  # only where it is used
 
     if not isinstance(site.scheduler, LibslurmScheduler):
         return
-    made_for = ".".join(site.scheduler.version().split(".")[:2])
-    asked = ("/usr/bin/env", f"PATH={site.config.cluster.path}", "scontrol", "--version")
-    words = site.transport.run(Command(asked)).text.split()
-    major, minor = (words[1] if len(words) > 1 else "0.0").split(".")[:2]
-    if made_for == f"{int(major)}.{int(minor)}":
-        yield Finding(Level.GOOD, f"pyslurm {site.scheduler.version()} speaks to Slurm {words[1]}")
+    made_for = site.scheduler.version()
+    slurm = site.scheduler.versions().client
+    if release(made_for) == release(slurm):
+        yield Finding(Level.GOOD, f"pyslurm {made_for} speaks to Slurm {slurm}")
     else:
-        yield Finding(
-            Level.PROBLEM, f"pyslurm {made_for} is not made for Slurm {major}.{minor}; their versions must agree"
-        )
+        yield Finding(Level.PROBLEM, f"pyslurm {made_for} is not made for Slurm {slurm}; their versions must agree")
 
 
 def check_clocks(site: Site) -> Iterator[Finding]:

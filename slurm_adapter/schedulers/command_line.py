@@ -6,21 +6,26 @@ what it does or prints. Times are seconds since the epoch, whatever the zone.
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
+import shlex
 import string
 import time
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slurm_adapter.config import parse_duration
 from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
 from slurm_adapter.schedulers import listings, load, nodes, partitions, submission
+from slurm_adapter.schedulers.accounts import Accounts, read_uids
 from slurm_adapter.schedulers.interface import InDoubt, Listing, NotStarted
+from slurm_adapter.schedulers.versions import CLIENT_ARGV, Versions, read_client, read_controller, require_supported
 from slurm_adapter.transports.interface import Command, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from slurm_adapter.schedulers.interface import Load, Observation, Outcome, Partition, Submission
     from slurm_adapter.transports.interface import Transport
@@ -33,10 +38,9 @@ _QUERY_SECONDS = 120.0
 
 _LOOK_SECONDS = 30.0
 
-# $1 is the mark; squeue's command line follows, or nothing. Slurm's controller, not a file, tells PrivateData.
-_QUEUE = """
-mark=$1
-shift
+# The mark is on standard input: every user can read a process's arguments. The commands follow, each after `part`.
+_PARTS = """
+IFS= read -r mark
 part() {
     printf '%s begin\\n' "$mark"
     "$@"
@@ -44,10 +48,18 @@ part() {
     printf '\\n%s end %s\\n' "$mark" "$status"
     test "$status" = 0 || exit 0
 }
-part scontrol show config
-part id -un
-if [ $# -gt 0 ]; then part "$@"; fi
+names() { getent passwd "$@" || :; }
 """
+
+_CONFIG = ("scontrol", "show", "config")
+
+# One line for each account, as getent(1) prints them: coreutils before 8.31 take one name only.
+_UIDS = """
+for name; do uid=$(id -u -- "$name" 2>/dev/null) && printf '%s:x:%s:\\n' "$name" "$uid"; done
+:
+"""
+
+_log = logging.getLogger(__name__)
 
 
 class CommandLineScheduler:
@@ -68,6 +80,9 @@ class CommandLineScheduler:
         self._transport = transport
         self._clock = clock
         self._operator = (f"PATH={path}:/usr/local/bin:/usr/bin:/bin", *operator)  # sudo is not where Slurm is
+        self._warned: set[str] = set()
+        """What Slurm's commands said beside good answers: mistakes in slurm.conf, for example."""
+        self._accounts = Accounts({})
         self._environment = (f"PATH={path}", "LC_ALL=C.UTF-8", *([f"SLURM_CONF={slurm_conf}"] if slurm_conf else []))
 
     def submit(self, submissions: Sequence[Submission], until: float | None = None) -> list[Outcome]:
@@ -104,38 +119,58 @@ class CommandLineScheduler:
             ordered = list(jobs)
             for some in _chunks([ordered[index] for index in ids]):
                 try:
-                    self._check(self._run(("scancel", *(str(int(id_)) for id_ in some)), user=user), "scancel", _GONE)
+                    self._check_cancel(self._run(("scancel", *(str(int(id_)) for id_ in some)), user=user))
                 except AdapterError as error:
                     failures.append(error)
         if failures:
             raise failures[0]
 
     def queue(self, users: Sequence[str]) -> Listing:
-        """See `Scheduler.queue`. One command."""
+        """See `Scheduler.queue`. One command, and another one if a name of an account is not the cluster's own."""
         mark = _draw_mark()
-        asked = listings.squeue_argv(users, mark) if users else ()
-        result = self._run(("sh", "-c", _QUEUE, "sh", mark, *asked), listing=True)
-        parts = [Result(status, output, result.stderr) for output, status in _parts(result.stdout, mark.encode())]
-        names = ("scontrol show config", "id", *(["squeue"] if users else []))
-        # They end with the first that fails. Words on the stderr that they share are taken for the last one's.
-        if not parts or (len(parts) < len(names) and parts[-1].status == 0):
-            raise Unknown(f"Slurm's queue could not be asked: the answer breaks off\n{result.complaint}".rstrip())
-        self._check(parts[-1], names[len(parts) - 1], _NO_USER if len(parts) == 3 else None)
-        config, identity = parts[0].text, parts[1].text.strip()
-        observations = listings.parse_queue(parts[2].stdout, mark) if users else ()
+        asked = [("names", *users), listings.squeue_argv(users, mark)] if users else []
+        names = ("scontrol show config", "id", "id", "getent", "squeue")
+        answers, complaint = self._ask_parts([_CONFIG, ("id", "-un"), ("id", "-u"), *asked], names, _NO_USER)
+        config, identity, uid = (answer.decode(errors="replace") for answer in answers[:3])
+        require_supported(read_controller(config))
+        if not users:
+            return Listing((), self._sees_others(config, identity.strip(), uid.strip(), {}))
+        uids = read_uids(answers[3], users)
+        if missing := [user for user in users if user not in uids]:
+            result = self._run(("sh", "-c", _UIDS, "sh", *missing))
+            self._check(result, "id")
+            uids |= read_uids(result.stdout, missing)
+        self._accounts = Accounts(uids)
+        observations = self._accounts.with_aliases(listings.parse_queue(answers[4], mark, self._accounts.names))
         # An account that the cluster cannot name has no rows, and that says nothing of its jobs.
-        named = not _NO_USER.search(result.complaint)
-        return Listing(observations, named and self._sees_others(config, identity, users))
+        named = not _NO_USER.search(complaint) and len(uids) == len(set(users))
+        return Listing(observations, named and self._sees_others(config, identity.strip(), uid.strip(), uids))
 
-    def _sees_others(self, config: str, identity: str, users: Sequence[str]) -> bool:
+    def _sees_others(self, config: str, identity: str, uid: str, uids: Mapping[str, str]) -> bool:
         values = dict(re.findall(r"^(\w+) *= (.*?) *$", config, re.MULTILINE))
         hidden = "jobs" in re.split(r"[ ,]+", values.get("PrivateData", "jobs"))
         hidden |= "privatedata" in values.get("MCSParameters", "")
-        boss = {"root", values.get("SlurmUser", "").partition("(")[0]}
-        if not hidden or identity in boss or set(users) <= {identity}:
+        slurm_user = re.search(r"\((\d+)\)$", values.get("SlurmUser", ""), re.ASCII)
+        if not hidden or uid in {"0", slurm_user and slurm_user[1]} or (uids and set(uids.values()) <= {uid}):
             return True
         level = self._run(("sacctmgr", "-n", "-P", "show", "user", identity, "format=AdminLevel"), listing=True)
         return level.status == 0 and level.text.strip() in {"Operator", "Administrator"}
+
+    def _ask_parts(
+        self, commands: Sequence[tuple[str, ...]], names: Sequence[str], harmless: re.Pattern[str] | None = None
+    ) -> tuple[list[bytes], str]:
+        """Run commands one after the other in one shell; return what each wrote, and what they said on stderr.
+
+        They end with the first that fails. Words on the stderr that they share count as that one's.
+        """
+        mark = _draw_mark()
+        script = _PARTS + "".join(f"part {shlex.join(command)}\n" for command in commands)
+        result = self._run(("sh", "-c", script), stdin=f"{mark}\n".encode(), listing=True)
+        parts = [Result(status, output, result.stderr) for output, status in _parts(result.stdout, mark.encode())]
+        if not parts or (len(parts) < len(commands) and parts[-1].status == 0):
+            raise Unknown(f"Slurm could not be asked: the answer breaks off\n{result.complaint}".rstrip())
+        self._check(parts[-1], names[len(parts) - 1], harmless)
+        return [part.stdout for part in parts], result.complaint
 
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
         """See `Scheduler.history`. One command for 5000 jobs."""
@@ -146,8 +181,8 @@ class CommandLineScheduler:
             if result.status != 0 and "accounting storage is disabled" in result.complaint:
                 return None
             self._check(result, "sacct")
-            found.extend(listings.parse_history(result.stdout, mark))
-        return tuple(found)
+            found.extend(listings.parse_history(result.stdout, mark, self._accounts.names))
+        return self._accounts.with_aliases(found)
 
     def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:
         """See `Scheduler.longest`. Two commands."""
@@ -211,15 +246,23 @@ class CommandLineScheduler:
             except AdapterError as error:
                 failures |= dict.fromkeys(some, error)
                 continue
-            for id_, said in _complaints(result, some).items():
+            for id_, said in _complaints(result, some, self._warned).items():
                 failures[id_] = _judge(f"scontrol {words.format(id_)}", result.status, said)
         return failures
 
     def nodes(self) -> Mapping[str, str]:
-        """See `Scheduler.nodes`."""
-        result = self._run(nodes.NODES_ARGV, listing=True)
-        self._check(result, "scontrol show node")
-        return nodes.parse_nodes(result.stdout)
+        """See `Scheduler.nodes`. One command."""
+        names = ("scontrol show config", "scontrol show partition", "scontrol show node")
+        asked = [_CONFIG, nodes.PARTITIONS_ARGV, nodes.NODES_ARGV]
+        (config, partitions_, shown), _ = self._ask_parts(asked, names)
+        require_supported(read_controller(config.decode(errors="replace")))
+        return nodes.parse_nodes(shown, partitions_)
+
+    def versions(self) -> Versions:
+        """See `Scheduler.versions`. One command."""
+        answers, _ = self._ask_parts([CLIENT_ARGV, _CONFIG], ("squeue --version", "scontrol show config"))
+        client, config = (answer.decode(errors="replace") for answer in answers)
+        return Versions(read_client(client), read_controller(config))
 
     def partitions(self) -> Mapping[str, Partition]:
         """See `Scheduler.partitions`. Two commands."""
@@ -254,16 +297,23 @@ class CommandLineScheduler:
         words = ("/usr/bin/env", "-i", *self._environment, *form, *argv)
         return self._transport.run(Command(words, stdin, user, timeout))
 
-    @staticmethod
-    def _check(result: Result, what: str, harmless: re.Pattern[str] | None = None) -> None:
-        """Raise for a command that failed, by its status or, with a status of 0, by what it says on stderr."""
+    def _check(self, result: Result, what: str, harmless: re.Pattern[str] | None = None) -> None:
+        """Raise if a command failed: by its exit status, or by words with which Slurm's commands give up.
+
+        Other words beside a status of 0 are logged once: mistakes in slurm.conf, for example.
+        """
         complaints = [
             line
             for line in result.complaint.splitlines()
             if _COMPLAINT.search(line) and not _HARMLESS.search(line) and not (harmless and harmless.search(line))
         ]
-        if result.status == 0 and not complaints:
+        if result.status == 0 and not any(_GAVE_UP.search(line) for line in complaints):
+            for line in complaints:
+                if (bare := _PROGRAM.sub("", line)) not in self._warned:
+                    self._warned.add(bare)
+                    _log.warning("%s succeeded, but warned: %s", what, line)
             return
+        complaints = [line for line in complaints if _PROGRAM.sub("", line) not in self._warned]
         said = "; ".join(complaints) or result.complaint or f"exit code {result.status} and no word"
         if result.status in {126, 127}:
             raise TryAgain(f"{what} cannot be started on the cluster: {said}\ncluster.path must name its folder")
@@ -273,10 +323,21 @@ class CommandLineScheduler:
             raise TryAgain(f"{what}: Slurm's controller does not answer: {said}")
         raise Unknown(f"{what} failed: {said}")
 
+    def _check_cancel(self, result: Result) -> None:
+        """Raise if scancel left a job that may run. Whatever its exit status, it names each job of which this holds."""
+        failed = [line for line in result.complaint.splitlines() if _NOT_CANCELLED.search(line)]
+        if failed and all(_GONE.search(line) for line in failed):
+            return
+        self._check(replace(result, status=result.status or 1) if failed else result, "scancel", _GONE)
+
 
 _LETTERS = string.ascii_letters + string.digits
 
 _COMPLAINT = re.compile(r"^(?:s\w+: (?:error|fatal): |slurm\w* error: |error: )")
+_GAVE_UP = re.compile(r"^(?:s\w+: fatal: |slurm\w* error: )|Problem talking to the database")
+"""The words of fatal() and slurm_perror(); error() is used for warnings, too."""
+_PROGRAM = re.compile(r"^\w+: ")
+_NOT_CANCELLED = re.compile(r"Kill job error|Bad job id format", re.IGNORECASE)
 _HARMLESS = re.compile(r"RPC rate limit|obsolete|deprecated|sudo: unable to resolve host", re.IGNORECASE)
 """Complaints of commands that went on to do what they were asked."""
 
@@ -297,7 +358,7 @@ _OF_A_JOB = re.compile(r"^(?P<array>\d+)_\S+: | for job (?P<job>\d+)(?:_\S+)?$")
 _GONE = re.compile(r"Invalid job id|already (?:completing|finished|completed)", re.IGNORECASE)
 
 
-def _complaints(result: Result, slurm_ids: Sequence[int]) -> dict[int, str]:
+def _complaints(result: Result, slurm_ids: Sequence[int], warnings: Collection[str]) -> dict[int, str]:
     """What an operator's command said of each of these jobs that it may not have changed; empty for no word."""
     if result.status == 0:
         return {}
@@ -309,7 +370,7 @@ def _complaints(result: Result, slurm_ids: Sequence[int]) -> dict[int, str]:
         slurm_id = int(found["array"] or found["job"]) if found else -1
         if slurm_id in asked:
             named.setdefault(slurm_id, []).extend([] if _DONE_ALREADY.search(line) else [line])
-        elif line and not _HARMLESS.search(line):
+        elif line and not _HARMLESS.search(line) and _PROGRAM.sub("", line) not in warnings:
             of_all.append(line)
     # With one job named, its list was gone through to its end, unless something else went wrong as well.
     lost = bool(of_all) or not named or result.status != 1

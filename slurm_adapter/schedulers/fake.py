@@ -23,6 +23,7 @@ from slurm_adapter.schedulers.interface import (
     Rejected,
     Submission,
 )
+from slurm_adapter.schedulers.versions import Versions
 from slurm_adapter.states import ENDED, WAITING
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class FakeScheduler:
         self.down = False
         """Whether the controller is out of reach."""
         self.sees_others = True
+        self.slurm = Versions("24.11.5", "24.11.5")
         self.partition_limit: int | None = None
         """The longest time limit of the only partition, in seconds; None for any."""
         self.other_partitions: dict[str, Partition] = {}
@@ -232,6 +234,11 @@ class FakeScheduler:
             hidden_nodes=0,
         )
         return {"main": main} | self.other_partitions
+
+    def versions(self) -> Versions:
+        """See `Scheduler.versions`."""
+        self._reach()
+        return self.slurm
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """See `Scheduler.addresses`. Nodes whose NodeAddr is an address resolve to it."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.directives import Directive
     from slurm_adapter.errors import AdapterError
+    from slurm_adapter.schedulers.versions import Versions
 
 
 HAND_OVER_SECONDS = 250
@@ -200,11 +201,18 @@ class Scheduler(Protocol):
         ...
 
     def queue(self, users: Sequence[str]) -> Listing:
-        """All jobs of these accounts that the controller still knows, ended ones included (squeue(1))."""
+        """Return all jobs of these accounts that the controller still knows, ended ones included (squeue(1)).
+
+        Accounts are compared by uid: a row has the account's name as it was asked for, and one row for each name of the
+        same uid. Raises `InvalidConfig` if Slurm is too old.
+        """
         ...
 
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
-        """What accounting says of these jobs (sacct(1)), the last run of each; None at a site without accounting."""
+        """Return what accounting says of these jobs (sacct(1)), the last run of each; None without accounting.
+
+        A row has an account's name as `queue` was last asked for it, if it was.
+        """
         ...
 
     def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:
@@ -239,11 +247,19 @@ class Scheduler(Protocol):
         ...
 
     def nodes(self) -> Mapping[str, str]:
-        """Every node's name and its NodeAddr, which is an address or a name (scontrol(1))."""
+        """Return the NodeAddr of each node by its name, hidden and powered-down nodes included (scontrol(1)).
+
+        NodeAddr is an address or a name, and empty if Slurm does not tell it. A node whose NodeHostName is another name
+        has both. Raises `InvalidConfig` if Slurm is too old.
+        """
         ...
 
     def partitions(self) -> Mapping[str, Partition]:
         """Return the limits of all partitions, hidden ones included, and the shapes of their nodes (scontrol(1))."""
+        ...
+
+    def versions(self) -> Versions:
+        """Return Slurm's versions (squeue(1), scontrol(1))."""
         ...
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:

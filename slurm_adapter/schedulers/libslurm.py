@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from slurm_adapter.directives import Directive
     from slurm_adapter.schedulers.command_line import CommandLineScheduler
     from slurm_adapter.schedulers.interface import Load, Outcome, Partition, Submission
+    from slurm_adapter.schedulers.versions import Versions
     from slurm_adapter.transports.interface import Transport
 
 _QUERY_SECONDS = 120.0
@@ -207,6 +208,10 @@ class LibslurmScheduler:
     def partitions(self) -> Mapping[str, Partition]:
         """See `Scheduler.partitions`."""
         return self._commands.partitions()
+
+    def versions(self) -> Versions:
+        """See `Scheduler.versions`. By Slurm's commands."""
+        return self._commands.versions()
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """See `Scheduler.addresses`."""

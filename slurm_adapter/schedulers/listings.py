@@ -18,14 +18,14 @@ from slurm_adapter.schedulers.interface import Observation
 from slurm_adapter.states import ENDED, WAITING, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _SQUEUE = (
     "JobArrayID",
     "State",
     "Reason",
     "NodeList",
-    "UserName",
+    "UserID",
     "SubmitTime",
     "StartTime",
     "EndTime",
@@ -62,10 +62,13 @@ def separator(mark: str) -> str:
 
 
 def squeue_argv(users: Sequence[str], mark: str) -> tuple[str, ...]:
-    """All jobs of these accounts: ended ones, hidden partitions, and arrays as few rows as Slurm makes of them."""
+    """Ask for all jobs of these accounts: ended ones, hidden partitions, and arrays as few rows as Slurm makes of them.
+
+    squeue writes its header once it has the list: without it there is no answer.
+    """
     *fields, last = (f"{field}:0" for field in _SQUEUE)
     form = "".join(f"{field}{separator(mark)}," for field in fields) + last
-    return ("squeue", "--all", "--local", "--noheader", "-t", "all", "-u", ",".join(users), "-O", form)
+    return ("squeue", "--all", "--local", "-t", "all", "-u", ",".join(users), "-O", form)
 
 
 def sacct_argv(slurm_ids: Sequence[int], mark: str) -> tuple[str, ...]:
@@ -75,10 +78,16 @@ def sacct_argv(slurm_ids: Sequence[int], mark: str) -> tuple[str, ...]:
     return ("sacct", *options, *form, "-j", ",".join(map(str, slurm_ids)))
 
 
-def parse_queue(data: bytes, mark: str) -> tuple[Observation, ...]:
-    """What squeue said. Raises `Unknown` for a row that cannot be read, and for two about one thing."""
+def parse_queue(data: bytes, mark: str, names: Mapping[str, str]) -> tuple[Observation, ...]:
+    """Return what squeue said, with the `names` of accounts by their uids; an unknown uid stays a number.
+
+    Raises `Unknown` for a row that cannot be read, and for two about one thing.
+    """
     nodes_of = cache(expand)  # many jobs are on the same nodes
-    observations = tuple(_read_squeue(row, nodes_of) for row in _rows(data, mark, _SQUEUE))
+    rows = _rows(data, mark, _SQUEUE)
+    if next(rows, [""])[0] != "JOBID":
+        raise Unknown("squeue's answer does not begin with the header of its list")
+    observations = tuple(_read_squeue(row, nodes_of, names) for row in rows)
     things = [(seen.slurm_id, seen.task) for seen in observations]
     if len(set(things)) < len(things):
         twice = min(slurm_id for (slurm_id, _), count in Counter(things).items() if count > 1)
@@ -86,15 +95,15 @@ def parse_queue(data: bytes, mark: str) -> tuple[Observation, ...]:
     return observations
 
 
-def parse_history(data: bytes, mark: str) -> tuple[Observation, ...]:
-    """What sacct said: the last run of each job or task, with the number of runs before it.
+def parse_history(data: bytes, mark: str, names: Mapping[str, str]) -> tuple[Observation, ...]:
+    """Return what sacct said: the last run of each job or task, with the number of runs before it.
 
-    Raises `Unknown` for a row that cannot be read. An id that was given to another job earlier counts as another job:
-    it had another name.
+    `names` are those of accounts by their uids; others have the name that sacct gives. Raises `Unknown` for a row that
+    cannot be read. An id that was given to another job earlier counts as another job: it had another name.
     """
     runs: dict[tuple[int, str | None], list[Observation]] = {}
     for row in _rows(data, mark, _SACCT):
-        seen = _read_sacct(dict(zip(_SACCT, row, strict=True)))
+        seen = _read_sacct(dict(zip(_SACCT, row, strict=True)), names)
         runs.setdefault((seen.slurm_id, seen.task), []).append(seen)
     found = []
     for rows in runs.values():
@@ -124,8 +133,8 @@ def _rows(data: bytes, mark: str, fields: Sequence[str]) -> Iterator[list[str]]:
         raise Unknown(f"the list of jobs ends in {_shown(first)}, which is no row")
 
 
-def _read_squeue(row: list[str], nodes_of: Callable[[str], tuple[str, ...]]) -> Observation:
-    id_, word, reason, nodes, user, submitted, started, ended, limit, status, name, restarts = row
+def _read_squeue(row: list[str], nodes_of: Callable[[str], tuple[str, ...]], names: Mapping[str, str]) -> Observation:
+    id_, word, reason, nodes, uid, submitted, started, ended, limit, status, name, restarts = row
     try:
         slurm_id, task = _read_id(id_)
         state, _ = _read_state(word)
@@ -135,7 +144,7 @@ def _read_squeue(row: list[str], nodes_of: Callable[[str], tuple[str, ...]]) -> 
             slurm_id,
             task,
             name,
-            user,
+            names.get(uid, uid),
             state,
             _read_reason(reason),
             # Of a job that is about to end squeue shows only the nodes that are not free yet: no list of ranks.
@@ -152,8 +161,9 @@ def _read_squeue(row: list[str], nodes_of: Callable[[str], tuple[str, ...]]) -> 
         raise Unknown(f"squeue's row {shown} cannot be read: {error}") from error
 
 
-def _read_sacct(row: dict[str, str]) -> Observation:
+def _read_sacct(row: dict[str, str], names: Mapping[str, str]) -> Observation:
     try:
+        row["User"] = names.get(row["UID"], row["User"])
         slurm_id, task = _read_id(row["JobID"])
         state, by = _read_state(row["State"])
         code, signal = _read_pair(row["ExitCode"]) if state in ENDED else (None, None)

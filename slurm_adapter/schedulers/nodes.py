@@ -6,12 +6,15 @@ import re
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import Unknown
+from slurm_adapter.hostlist import expand
 from slurm_adapter.hosts import usable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NODES_ARGV = ("scontrol", "-o", "show", "node")
+NODES_ARGV = ("scontrol", "-a", "-F", "-o", "show", "node")
+"""Hidden ones and those of the state FUTURE, too."""
+PARTITIONS_ARGV = ("scontrol", "-a", "-o", "show", "partition")
 
 # $0 is the mark, $1 the index, $2 the name. One line for each, shorter than 4096 bytes: written whole to a pipe.
 _ONE = """
@@ -26,21 +29,32 @@ _AT_ONCE = 16
 """A look-up of a name that nobody serves takes seconds."""
 
 
-def parse_nodes(data: bytes) -> dict[str, str]:
-    """Every node's NodeAddr, by name. Raises `Unknown` where there is no node at all, or the last line breaks off.
+def parse_nodes(data: bytes, partitions: bytes) -> dict[str, str]:
+    """Return the NodeAddr of each node by its name, and by its NodeHostName if that is another one.
 
-    Free text (Comment, Reason) comes last on a line, so that the first NodeAddr is the node's.
+    Some releases do not show a powered-down CLOUD node; but its partition names it. Its address is empty, as is one
+    that does not exist yet. Raises `Unknown` if there is no node at all, or an answer breaks off.
     """
+    if not all(answer.endswith(b"\n") for answer in (data, partitions)):  # half an address is another machine's
+        raise Unknown("the list of nodes or partitions breaks off")
     found: dict[str, str] = {}
     for line in data.decode(errors="replace").splitlines():
+        # Free text (Comment, Reason) comes last on a line, so that the first of each key is the node's.
         name = re.match(r"NodeName=(\S+)", line)
         address = re.search(r"\sNodeAddr=(\S+)", line)
+        host = re.search(r"\sNodeHostName=(\S+)", line)
+        state = re.search(r"\sState=(\S+)", line)
         if name and address:
-            found.setdefault(name[1], address[1])
+            words = set(state[1].split("+")) if state else set()
+            away = "FUTURE" in words or {"CLOUD", "POWERED_DOWN"} <= words
+            known = "" if away and address[1] == name[1] else address[1]
+            found.setdefault(name[1], known)
+            if host:
+                found.setdefault(host[1], known)
     if not found:
         raise Unknown("scontrol shows no node with an address")
-    if not data.endswith(b"\n"):  # half an address is another machine's
-        raise Unknown("the list of nodes breaks off")
+    for nodes in re.findall(r"^PartitionName=.*?\sNodes=(\S+)", partitions.decode(errors="replace"), re.MULTILINE):
+        found |= {name: "" for name in expand(nodes) if name not in found}
     return found
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.errors import Refused, TryAgain, Unknown
+from slurm_adapter.errors import InvalidConfig, Refused, TryAgain, Unknown
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.schedulers.interface import Submission
 from slurm_adapter.transports.fake import FakeTransport
@@ -29,14 +29,24 @@ if TYPE_CHECKING:
     from slurm_adapter.transports.interface import Command
 
 CONFIG = (Path(__file__).parent / "recorded/22.05.8/scontrol-show-config").read_text()
-ROW = ["17", "RUNNING", "None", "node001", "alice", "100", "200", "300", "1:00:00", "0", "tok-1", "0"]
+ROW = ["17", "RUNNING", "None", "node001", "7701", "100", "200", "300", "1:00:00", "0", "tok-1", "0"]
 DOWN = "Unable to contact slurm controller (connect failure)"
 
 
+PASSWD = "alice:x:7701:7701:\xe6:/home/alice:/bin/sh\nbob:x:7702:7702::/:/bin/sh\n"
+UIDS = {"ucloud": 7700, "root": 0, "slurm": 64030, "alice": 7701}
+
+
 def queue_answer(
-    mark: str, rows: str, config: str = CONFIG, identity: str = "ucloud", status: int = 0, stderr: str = ""
+    mark: str,
+    rows: str,
+    config: str = CONFIG,
+    identity: str = "ucloud",
+    status: int = 0,
+    stderr: str = "",
+    passwd: str = PASSWD,
 ) -> Result:
-    parts = [(config, 0), (f"{identity}\n", 0), (rows, status)]
+    parts = [(config, 0), (f"{identity}\n", 0), (f"{UIDS[identity]}\n", 0), (passwd, 0), (rows, status)]
     text = "".join(f"{mark} begin\n{output}\n{mark} end {code}\n" for output, code in parts)
     return Result(0, f"motd\n{text}".encode(), stderr.encode())
 
@@ -45,11 +55,15 @@ def listing(**values: object) -> Callable[[Command], Result]:
     def answer(command: Command) -> Result:
         if "sacctmgr" in command.argv:
             return Result(0, str(values.get("level", "None")).encode() + b"\n", b"")
-        mark = command.argv[command.argv.index("sh", 8) + 1]
+        if any("id -u --" in word for word in command.argv):
+            return Result(0, str(values.get("ids", "")).encode(), b"")
+        separator = re.search("\x1f[A-Za-z0-9]{8}", command.argv[-1])
+        assert separator is not None
         told = values.get("rows", True)
-        rows = told if isinstance(told, str) else f"\x1f{mark}".join(ROW) + "\n" if told else ""
-        given = {key: value for key, value in values.items() if key not in {"rows", "level"}}
-        return queue_answer(mark, rows, **given)  # type: ignore[arg-type]  # the keywords above
+        header = separator[0].join(["JOBID", *ROW[1:]]) + "\n"
+        rows = told if isinstance(told, str) else header + (separator[0].join(ROW) + "\n" if told else "")
+        given = {key: value for key, value in values.items() if key not in {"rows", "level", "ids"}}
+        return queue_answer(command.stdin.decode().strip(), rows, **given)  # type: ignore[arg-type]  # the keywords
 
     return answer
 
@@ -114,7 +128,52 @@ def test_multi_category_security_hides_jobs() -> None:
 
 
 def test_an_answer_without_the_setting_proves_nothing() -> None:
-    assert queue(config="ClusterName = x\n") == (1, False)
+    assert queue(config="SLURM_VERSION = 22.05.8\n") == (1, False)
+
+
+@pytest.mark.parametrize("version", ["20.11.4", "21.08.8-2"])
+def test_a_slurm_that_is_too_old_is_refused(version: str) -> None:
+    config = f"SLURM_VERSION = {version}\n"
+    with pytest.raises(InvalidConfig, match=rf"Slurm {version} is too old: .* needs Slurm 22\.05 or later"):
+        queue(config=config)
+
+
+def test_an_answer_without_a_version_is_none() -> None:
+    with pytest.raises(Unknown, match="SLURM_VERSION"):
+        queue(config="ClusterName = x\n")
+
+
+def seen(*users: str, **values: object) -> tuple[set[str], bool]:
+    """Return the accounts in the rows, and whether other users' jobs are visible."""
+    found = CommandLineScheduler(FakeTransport(listing(**values))).queue(users)
+    return {row.user for row in found.observations}, found.sees_others
+
+
+def test_accounts_are_compared_by_uid() -> None:
+    """Two passwd lines with one uid: a directory service returns another name for the account."""
+    assert seen("alice") == ({"alice"}, True)
+    both = "alia:x:7701:7701::/:/bin/sh\nalice:x:7701:7701::/:/bin/sh\n"
+    assert seen("alia", "alice", passwd=both) == ({"alia", "alice"}, True)
+    # The directory answers under another spelling; `id -u` knows the one that was asked for.
+    assert seen("ALICE", ids="ALICE:x:7701:\n") == ({"ALICE"}, True)
+    assert seen("nobody", "alice") == ({"alice"}, False), "silence about an unknown account says nothing"
+    assert seen("bob") == ({"7701"}, True), "a row of a uid that was not asked for is nobody's"
+    assert seen("alice", identity="alice", config=hiding("jobs")) == ({"alice"}, True)
+
+
+def test_accounting_has_the_accounts_names_too() -> None:
+    def answer(command: Command) -> Result:
+        if "sacct" not in command.argv:
+            return listing()(command)
+        separator = next(word for word in command.argv if word.startswith("--delimiter=")).partition("=")[2]
+        row = "17|CANCELLED by 7701|0:0|node001|alice-corp|7701|100|200|300|60|tok-1|17\n"
+        return Result(0, row.replace("|", separator).encode(), b"")
+
+    scheduler = CommandLineScheduler(FakeTransport(answer))
+    [before] = scheduler.history([17]) or ()
+    scheduler.queue(["alice"])
+    [after] = scheduler.history([17]) or ()
+    assert [(row.user, row.cancelled_by) for row in (before, after)] == [("alice-corp",) * 2, ("alice",) * 2]
 
 
 def test_an_account_that_the_cluster_does_not_know_proves_nothing_but_hides_no_rows() -> None:
@@ -127,7 +186,7 @@ def test_an_account_that_the_cluster_does_not_know_proves_nothing_but_hides_no_r
     ("values", "error"),
     [
         ({"stderr": "slurm_load_jobs error: Socket timed out on send/recv operation"}, Unknown),
-        ({"stderr": "squeue: error: something odd", "rows": False}, Unknown),
+        ({"stderr": "squeue: error: something odd", "rows": ""}, Unknown),
         ({"rows": "CLUSTER: x\n", "stderr": "slurm_load_jobs error: Socket timed out on send/recv operation"}, Unknown),
         ({"rows": "CLUSTER: x\n"}, Unknown),
         ({"stderr": "squeue: fatal: Unable to process configuration file"}, Unknown),
@@ -151,16 +210,53 @@ def test_an_odd_answer_is_no_answer(values: dict[str, object], error: type[Excep
     "stderr",
     [
         "slurm_load_jobs error: Socket timed out on send/recv operation",
-        "sacct: error: x",
-        "error: x",
+        "sacct: fatal: x",
         "slurm_x error: x",
+        "sacct: error: Problem talking to the database: Connection refused",
     ],
 )
-def test_a_complaint_is_a_failure_whatever_the_exit_code(stdout: str, stderr: str) -> None:
+def test_words_with_which_slurm_gives_up_are_a_failure_whatever_the_exit_code(stdout: str, stderr: str) -> None:
     scheduler = answering(stdout, stderr)
     for ask in (lambda: scheduler.history([1]), scheduler.nodes, lambda: scheduler.cancel({1: "alice"})):
         with pytest.raises(Unknown):
             ask()
+
+
+WARNING = "error: NodeNames=node001 Sockets=2 CoresPerSocket=3 CPUs=64: CPUs do not match. Resetting CPUs."
+
+
+def test_a_site_whose_slurm_conf_makes_commands_warn(caplog: pytest.LogCaptureFixture) -> None:
+    """Warnings on stderr beside exit code 0 and a complete answer."""
+
+    def answer(command: Command) -> Result:
+        if "scancel" in command.argv:
+            gone = f"scancel: {WARNING}\nscancel: error: Kill job error on job id 1: Invalid job id specified\n"
+            return Result(1, b"", gone.encode())
+        if "suspend" in command.argv:
+            return Result(1, b"", f"scontrol: {WARNING}\nAccess/permission denied for job 2\n".encode())
+        if "sacct" in command.argv:
+            return Result(0, b"", f"sacct: {WARNING}\n".encode())
+        return listing(stderr=f"scontrol: {WARNING}\nsqueue: {WARNING}\n")(command)
+
+    scheduler = CommandLineScheduler(FakeTransport(answer))
+    for _ in range(2):
+        assert len(scheduler.queue(["alice"]).observations) == 1
+        assert scheduler.history([17]) == ()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"squeue succeeded, but warned: scontrol: {WARNING}"
+    ], "once, whichever command says it"
+    scheduler.cancel({1: "alice"})
+    # Only the job that scontrol names is in trouble.
+    with pytest.raises(Refused, match="suspend 2"):
+        scheduler.suspend([1, 2])
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_job_that_is_not_cancelled_is_told_whatever_the_exit_code(status: int) -> None:
+    said = f"scancel: {WARNING}\nscancel: error: Kill job error on job id 1: Access/permission denied"
+    scheduler = CommandLineScheduler(FakeTransport(lambda _: Result(status, b"", said.encode())))
+    with pytest.raises(Unknown, match="denied"):
+        scheduler.cancel({1: "alice"})
 
 
 @pytest.mark.parametrize(
@@ -197,8 +293,9 @@ def test_no_answer_is_an_error_of_another_kind(stdout: bytes, stderr: bytes, sta
     def answer(command: Command) -> Result:
         # The mark of this question, where the answer is to hold one, and half an answer about the queue.
         marks = [word for word in command.argv if re.fullmatch("[0-9A-Za-z]{8}", word) and word != "scontrol"]
+        marks = marks or re.findall("^[0-9A-Za-z]{8}$", command.stdin.decode(errors="replace"), re.MULTILINE)
         told = stdout.replace(b"m ", marks[0].encode() + b" ") if marks else stdout
-        begun = f"{marks[0]} begin\n".encode() if marks and "squeue" in command.argv else b""
+        begun = f"{marks[0]} begin\n".encode() if marks and "part()" in command.argv[-1] else b""
         return Result(status, begun + told, stderr)
 
     scheduler = CommandLineScheduler(FakeTransport(answer))
@@ -220,6 +317,7 @@ def test_the_mark_is_another_one_each_time() -> None:
     scheduler.queue(["alice"])
     scheduler.queue(["alice"])
     assert transport.commands[0].argv != transport.commands[1].argv
+    assert transport.commands[0].stdin != transport.commands[1].stdin
 
 
 @pytest.mark.edge_case(9, 22)

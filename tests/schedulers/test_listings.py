@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_adapter.errors import Unknown
-from slurm_adapter.schedulers.listings import parse_history, parse_queue, sacct_argv, separator, squeue_argv
+from slurm_adapter.schedulers import listings
+from slurm_adapter.schedulers.listings import sacct_argv, separator, squeue_argv
 from slurm_adapter.states import ENDED, JobState, translate
 
 if TYPE_CHECKING:
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
 RECORDED = Path(__file__).parent / "recorded/22.05.8"
 MARK = "0badcafe0bad"  # what the recordings were made with
 SEP = separator(MARK)
+
+HEADER = SEP.join(["JOBID", "STATE", *"23456789", "NAME", "RESTART_COUNT"]) + "\n"
+NAMES = {"7701": "alice", "7702": "bob"}
+
+
+def parse_queue(data: bytes, mark: str, before: str = "") -> tuple[Observation, ...]:
+    """Read rows of squeue, whose header is not among them."""
+    return listings.parse_queue(f"{before}{HEADER}".encode() + data, mark, NAMES)
+
+
+def parse_history(data: bytes, mark: str) -> tuple[Observation, ...]:
+    """Read rows of sacct."""
+    return listings.parse_history(data, mark, NAMES)
+
 
 HOSTILE = {
     67: "a|b",
@@ -42,7 +57,7 @@ def squeue_row(**fields: str) -> str:
         "state": "RUNNING",
         "reason": "None",
         "nodes": "node[001-002]",
-        "user": "alice",
+        "uid": "7701",
         "submitted": "100",
         "started": "200",
         "ended": "300",
@@ -268,8 +283,9 @@ def test_a_hostile_name_between_two_others(name: str) -> None:
 
 @pytest.mark.edge_case(4)
 def test_a_header_of_a_cluster_before_the_rows_is_a_banner_and_alone_it_is_no_answer() -> None:
+    assert [seen.slurm_id for seen in parse_history(f"CLUSTER: A\n{history_row()}".encode(), MARK)] == [17]
+    assert [seen.slurm_id for seen in parse_queue(squeue_row().encode(), MARK, before="CLUSTER: A\n")] == [17]
     for parse, row in ((parse_queue, squeue_row), (parse_history, history_row)):
-        assert [seen.slurm_id for seen in parse(f"CLUSTER: A\n{row()}".encode(), MARK)] == [17]
         for text in ("CLUSTER: A", f"{row()}CLUSTER: B\n", f"{row()}CLUSTER: B\n{row(id='18')}"):
             with pytest.raises(Unknown):
                 parse(text.encode(), MARK)
@@ -420,7 +436,13 @@ def test_no_jobs() -> None:
 
 
 def test_a_banner_before_the_rows_is_skipped() -> None:
-    assert parse_queue(f"Welcome!\n\n{squeue_row()}".encode(), MARK)[0].slurm_id == 17
+    assert parse_queue(squeue_row().encode(), MARK, before="Welcome!\n\n")[0].slurm_id == 17
+
+
+@pytest.mark.parametrize("text", ["", "\n", squeue_row(), "CLUSTER: x"])
+def test_without_its_header_squeue_has_not_answered(text: str) -> None:
+    with pytest.raises(Unknown):
+        listings.parse_queue(text.encode(), MARK, NAMES)
 
 
 @pytest.mark.parametrize(
@@ -524,7 +546,7 @@ def test_the_last_run_counts_and_the_earlier_ones_are_restarts() -> None:
 @pytest.mark.edge_case(10)
 @pytest.mark.scenario(63)
 def test_an_id_that_was_used_before_is_no_restart() -> None:
-    rows = history_row(name="other", submitted="50") + history_row(user="bob", submitted="60") + history_row()
+    rows = history_row(name="other", submitted="50") + history_row(uid="7702", submitted="60") + history_row()
     (seen,) = parse_history(rows.encode(), MARK)
     assert (seen.name, seen.user, seen.restarts) == ("tok-1", "alice", 0)
 
@@ -533,7 +555,8 @@ def test_an_id_that_was_used_before_is_no_restart() -> None:
 def test_the_commands() -> None:
     squeue = squeue_argv(["alice", "bob"], "ab")
     assert squeue[squeue.index("-u") + 1] == "alice,bob"
-    assert {"--all", "--noheader"} <= set(squeue)
+    assert "--all" in squeue
+    assert "--noheader" not in squeue  # the header proves that there was an answer
     assert squeue[-1].startswith("JobArrayID:0\x1fab,State:0\x1fab,")
     assert "-j" not in squeue  # one unknown id would be an error, and two would be silence
     sacct = sacct_argv([1, 2], "ab")

@@ -9,11 +9,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_adapter.errors import Unknown
+from slurm_adapter.schedulers import nodes
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
-from slurm_adapter.schedulers.nodes import parse_addresses, parse_nodes
+from slurm_adapter.schedulers.nodes import parse_addresses
 from slurm_adapter.transports.local import LocalTransport
 
 RECORDED = Path(__file__).parent / "recorded/22.05.8"
+PARTITION = b"PartitionName=main AllowGroups=ALL Nodes=n1 State=UP\n"
+
+
+def parse_nodes(data: bytes, partitions: bytes = PARTITION) -> dict[str, str]:
+    """Read nodes that are all in no partition but this one."""
+    return {name: address for name, address in nodes.parse_nodes(data, partitions).items() if address}
+
+
+def test_a_powered_down_cloud_node_has_a_name() -> None:
+    """Some releases hide it: powered-down CLOUD nodes."""
+    shown = b"NodeName=n1 NodeAddr=10.0.0.1 NodeHostName=n1 State=IDLE\n"
+    partitions = b"PartitionName=a Nodes=n1,cloud[1-2] State=UP\nPartitionName=b Nodes=(null)\n"
+    assert nodes.parse_nodes(shown, partitions) == {"n1": "10.0.0.1", "cloud1": "", "cloud2": ""}
+
+
+@pytest.mark.parametrize("state", ["IDLE+CLOUD+POWERED_DOWN", "FUTURE"])
+def test_a_node_that_is_not_there_has_a_name_but_no_address(state: str) -> None:
+    shown = f"NodeName=c1 NodeAddr=c1 NodeHostName=c1 State={state}\n".encode()
+    assert nodes.parse_nodes(shown, PARTITION) == {"c1": "", "n1": ""}
+    assert nodes.parse_nodes(shown.replace(b"Addr=c1", b"Addr=10.0.0.7"), PARTITION)["c1"] == "10.0.0.7"
+
+
+def test_a_node_of_another_hostname_has_both_names() -> None:
+    shown = b"NodeName=n1 NodeAddr=10.0.0.1 NodeHostName=host1 State=IDLE\n"
+    assert nodes.parse_nodes(shown, PARTITION) == {"n1": "10.0.0.1", "host1": "10.0.0.1"}
 
 
 def test_recorded_nodes() -> None:
