@@ -54,11 +54,18 @@ def find_accounts(site: Site, adapter: str, usable: list[str]) -> Iterator[Findi
             yield Finding(Level.PROBLEM, f"{named}: that is root, who runs no jobs; give them another account", key)
         else:
             try:
-                site.transport.run(Command(("true",), user=account))
+                name = site.transport.run(Command(("id", "-un"), user=account)).text.strip()
             except AdapterError as error:
                 yield Finding(Level.PROBLEM, f"{named}: commands cannot be run as {account}: {error}", key)
-            else:
-                usable.append(account)
+                continue
+            usable.append(account)
+            if name != account:
+                yield Finding(
+                    Level.NOTE,
+                    f"{named}: `id -un` as {account} says {name!r} there, and so does Slurm; accounts are compared by "
+                    f"uid ({uids[account]})",
+                    key,
+                )
 
 
 def _keys(site: Site) -> Mapping[str, tuple[str, ...]]:
