@@ -20,9 +20,9 @@ from slurm_adapter.config import parse_duration
 from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
 from slurm_adapter.schedulers import listings, load, nodes, partitions, submission
 from slurm_adapter.schedulers.accounts import Accounts, read_uids
-from slurm_adapter.schedulers.interface import InDoubt, Listing, NotStarted
+from slurm_adapter.schedulers.interface import PING_SECONDS, InDoubt, Listing, NotStarted
 from slurm_adapter.schedulers.versions import CLIENT_ARGV, Versions, read_client, read_controller, require_supported
-from slurm_adapter.transports.interface import Command, Result
+from slurm_adapter.transports.interface import Command, CommandTimeout, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -263,6 +263,16 @@ class CommandLineScheduler:
         answers, _ = self._ask_parts([CLIENT_ARGV, _CONFIG], ("squeue --version", "scontrol show config"))
         client, config = (answer.decode(errors="replace") for answer in answers)
         return Versions(read_client(client), read_controller(config))
+
+    def ping(self) -> None:
+        """See `Scheduler.ping`. One command."""
+        try:
+            result = self._run(("scontrol", "ping"), timeout=PING_SECONDS)
+        except CommandTimeout as error:
+            raise TryAgain(f"Slurm's controller does not answer within {PING_SECONDS:.0f} s") from error
+        if not re.search(r" is UP\s*$", result.text, re.MULTILINE):
+            said = "; ".join(f"{result.text}\n{result.complaint}".split("\n")).strip("; ")
+            raise TryAgain(f"Slurm's controller does not answer: scontrol ping: {said or 'no word'}")
 
     def partitions(self) -> Mapping[str, Partition]:
         """See `Scheduler.partitions`. Two commands."""

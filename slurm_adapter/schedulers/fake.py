@@ -214,6 +214,10 @@ class FakeScheduler:
         self._reach()
         return self._nodes
 
+    def ping(self) -> None:
+        """See `Scheduler.ping`."""
+        self._reach()
+
     def partitions(self) -> Mapping[str, Partition]:
         """See `Scheduler.partitions`. As `load`; `other_partitions` come on top."""
         self._reach()

@@ -26,6 +26,10 @@ is locked when the hand-over is noted in it.
 """
 
 
+PING_SECONDS = 3.0
+"""How long a controller may take to answer a ping."""
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One job to hand in. Its folder and script are in place already."""
@@ -251,6 +255,13 @@ class Scheduler(Protocol):
 
         NodeAddr is an address or a name, and empty if Slurm does not tell it. A node whose NodeHostName is another name
         has both. Raises `InvalidConfig` if Slurm is too old.
+        """
+        ...
+
+    def ping(self) -> None:
+        """Return if a controller answers (scontrol(1)); raise `TryAgain` within `PING_SECONDS` if none does.
+
+        All other commands of Slurm wait for MessageTimeout, ten seconds unless told, before they say so.
         """
         ...
 

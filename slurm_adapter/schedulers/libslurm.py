@@ -205,6 +205,10 @@ class LibslurmScheduler:
         """See `Scheduler.nodes`."""
         return {str(name): str(address) for name, address in self._ask("nodes", {}).items()}
 
+    def ping(self) -> None:
+        """See `Scheduler.ping`."""
+        self._commands.ping()
+
     def partitions(self) -> Mapping[str, Partition]:
         """See `Scheduler.partitions`."""
         return self._commands.partitions()

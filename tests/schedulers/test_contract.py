@@ -394,6 +394,10 @@ def test_nodes_and_their_addresses(bench: Bench) -> None:
     assert not any(ipaddress.ip_address(address).is_loopback for each in found.values() for address in each)
 
 
+def test_a_controller_that_answers(bench: Bench) -> None:
+    bench.scheduler.ping()
+
+
 def test_the_limits_of_partitions(bench: Bench) -> None:
     main = bench.scheduler.partitions()["main"]
     assert (main.name, main.state, main.default, main.max_time, main.max_nodes) == ("main", "UP", True, 172_800, None)
@@ -420,6 +424,7 @@ def test_a_controller_out_of_reach(bench: Bench) -> None:
         lambda: away.longest([1]),
         lambda: away.load(["main"]),
         away.partitions,
+        away.ping,
     ):
         with pytest.raises(TryAgain):
             ask()
