@@ -17,17 +17,16 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bundle, folders, hosts
+from slurm_adapter.cluster_facts import ClusterFacts, check, system_names
 from slurm_adapter.directives import count_tasks
 from slurm_adapter.drives import (
     as_found,
-    check_paths_command,
     may_use,
-    read_path_check,
     to_ask_ucloud_for,
     ucloud_path,
 )
@@ -39,7 +38,6 @@ from slurm_adapter.rendering import Apart, render_apart
 from slurm_adapter.specification import JobSpecification, PeerValue
 from slurm_adapter.states import JobState
 from slurm_adapter.translation import translate
-from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,43 +130,92 @@ def submit(
     """
     patient = caller is None
     caller = caller or Caller()
+    with ExitStack() as until_taken:
+        claimed = _claim(site, owner, items, caller, None, lambda: until_taken.enter_context(site.handing_in()))
+        noted = [(record.id, note) for record in claimed.fresh for note in claimed.notes[record.id]]
+        try:
+            if noted:
+                site.store.note(noted, site.clock())
+            for id_, note in noted:
+                say(f"job {id_}: {note}")
+            refusals = hand_over(site, claimed.fresh, forgets=caller.hold, taken=until_taken.close)
+        except AdapterError:
+            if patient:
+                raise
+            # They are claimed, and the next pass goes on from where each stands: no refusal is true.
+            return claimed.records
+    return _as_told(site, claimed.records, refusals)
+
+
+def claim(
+    site: Site,
+    owner: Owner,
+    items: Sequence[Item],
+    facts: ClusterFacts,
+    caller: Caller,
+    hold: Callable[[], object],
+) -> tuple[list[Record], list[Record]]:
+    """Claim jobs of one owner, all or none: the jobs, and which of them are new and are to be handed over.
+
+    Whatever `facts` tell is not asked again. Raise as `submit`, and `CannotRun` for jobs that the cluster cannot run.
+    `hold` is called right before jobs are claimed: it sees to it that passes leave new claims to the caller.
+    """
+    claimed = _claim(site, owner, items, caller, facts, hold)
+    if noted := [(record.id, note) for record in claimed.fresh for note in claimed.notes[record.id]]:
+        with suppress(AdapterError):  # they are claimed, and no refusal is true
+            site.store.note(noted, site.clock())
+    return claimed.records, claimed.fresh
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    records: list[Record]
+    fresh: list[Record]
+    """Those of them that were not known before."""
+    notes: dict[str, list[str]]
+
+
+def _claim(
+    site: Site,
+    owner: Owner,
+    items: Sequence[Item],
+    caller: Caller,
+    facts: ClusterFacts | None,
+    hold: Callable[[], object],
+) -> _Claimed:
+    """The first two of the steps above."""
     _go_on(caller)
     known = _find_known(site, owner, items)
     again = [same_job(record, _as_stored(item)) for record, item in zip(known, items, strict=True) if record]
     if len(again) == len(items):
-        return again
+        return _Claimed(again, [], {})
     if site.config.gateway.refuse_duplicates:
         _refuse_duplicates(site, owner, [item for item, found in zip(items, known, strict=True) if found is None])
-    claims, shared, notes = _prepare(site, owner, items, caller)
-    if not caller.hold():
-        raise TryAgain("nothing was submitted: whoever asked for it has left before it could be")
-    with ExitStack() as until_taken:
-        until_taken.enter_context(site.handing_in())
-        records = site.store.claim(claims, shared)
-        caller.release(records)
-        fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.id == claim.id]
-        noted = [(record.id, note) for record in fresh for note in notes[record.id]]
-        try:
-            site.store.note(noted, site.clock())
-            for id_, note in noted:
-                say(f"job {id_}: {note}")
-            refusals = hand_over(site, fresh, forgets=caller.hold, taken=until_taken.close)
-        except AdapterError:
-            if patient:
-                raise
-            return records  # they are claimed, and the next pass goes on from where each stands: no refusal is true
-    return _as_told(site, records, refusals)
+    claims, shared, notes = _prepare(site, owner, items, caller, facts)
+    hold()
+
+    def still_wanted() -> None:
+        if not caller.hold():
+            raise TryAgain(_HAS_LEFT)
+
+    records = site.store.claim(claims, shared, still_wanted)
+    caller.release(records)
+    fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.id == claim.id]
+    return _Claimed(records, fresh, notes)
+
+
+_HAS_LEFT = "nothing was submitted: whoever asked for it has left before it could be"
 
 
 def _prepare(
-    site: Site, owner: Owner, items: Sequence[Item], caller: Caller
+    site: Site, owner: Owner, items: Sequence[Item], caller: Caller, facts: ClusterFacts | None
 ) -> tuple[list[tuple[Record, bytes]], dict[str, bytes], dict[str, list[str]]]:
     """Everything that can be refused is refused here: the claims with their bundles, what these share, and notes."""
     account = site.account_of(owner)
-    nodes = ask_for_nodes(site)
+    nodes = ask_for_nodes(site) if facts is None else facts.nodes
     _go_on(caller)
     drives = _ask_for_drives(site, owner, items, caller)
-    peers = _find_peers(site, owner, items, nodes)
+    peers = _find_peers(site, owner, items, nodes, None if facts is None else facts.system_names)
     own = iter(site.store.reserve_ids(sum(item.id is None for item in items), site.config.first_id))
     ids = [item.id if item.id is not None else next(own) for item in items]
     claims: list[tuple[Record, bytes]] = []
@@ -184,13 +231,14 @@ def _prepare(
                 translation = _translate(
                     site, owner, item, apart.render, job_id=id_, token=token, after=after, drives=drives
                 )
+                if facts is not None:
+                    check(translation.directives, translation.seconds, facts)
             paths += translation.paths
             record = _new_record(site, owner, item, id_, token, account, translation, tuple(peer for peer, _ in named))
             claims.append((record, bundle.pack(translation)))
             shared |= bundle.shared(translation)
             notes[id_] = [*translation.notes, *_left_out_notes(record, [known.replicas for _, known in named])]
-    if paths:
-        read_path_check(paths, site.transport.run(check_paths_command(paths, account)).stdout)
+    site.path_checks.check(site.transport, paths, account)
     return claims, shared, notes
 
 
@@ -213,7 +261,7 @@ def _as_told(site: Site, records: Sequence[Record], refusals: Mapping[str, Adapt
 def _go_on(caller: Caller) -> None:
     """Do no more for somebody who has left: others wait for the same threads and the same Slurm."""
     if caller.left:
-        raise TryAgain("nothing was submitted: whoever asked for it has left before it could be")
+        raise TryAgain(_HAS_LEFT)
 
 
 def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
@@ -293,14 +341,18 @@ def ask_for_nodes(site: Site) -> Mapping[str, str]:
 
 
 def _find_peers(
-    site: Site, owner: Owner, items: Sequence[Item], nodes: Mapping[str, str]
+    site: Site,
+    owner: Owner,
+    items: Sequence[Item],
+    nodes: Mapping[str, str],
+    system: Sequence[str] | None = None,
 ) -> list[list[tuple[Peer, Record]]]:
     """Every job's peers with their records, once each may be named by this owner, under this name."""
     declared = [list(declared_peers(item.specification)) for item in items]
     if not any(declared):
         return [[] for _ in items]
     records = site.store.find({value.job_id for each in declared for _, value in each})
-    system = system_names(site)
+    system = system_names(site) if system is None else system
     found = []
     for number, each in enumerate(declared):
         with naming(number, items):
@@ -349,13 +401,6 @@ def same_workspace(record: Record, owner: Owner) -> bool:
     if owner.project is not None:
         return record.project == owner.project
     return record.project is None and record.owner == owner.created_by
-
-
-def system_names(site: Site) -> tuple[str, ...]:
-    """Every name in the cluster's own hosts file: a job that took one could lead another service's users astray."""
-    result = site.transport.run(Command(("cat", "/etc/hosts")))
-    lines = (line.split("#", 1)[0].split() for line in result.text.splitlines())
-    return tuple(name for words in lines for name in words[1:])
 
 
 def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record | None]:

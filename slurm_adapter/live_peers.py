@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import folders, hosts, jobs
+from slurm_adapter.cluster_facts import system_names
 from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused, TryAgain
 from slurm_adapter.publishing import publish_hosts
 from slurm_adapter.records import Amendment, Peer, Stage
@@ -47,7 +48,7 @@ def attach(site: Site, id_: str, value: AppParameterValue) -> Record:
     hosts.check_hostnames(
         [(name, known[job_id].replicas if job_id in known else 1, place) for name, job_id, place in names],
         nodes={*nodes, *nodes.values()},
-        reserved=(*site.config.peers.reserved, *jobs.system_names(site)),
+        reserved=(*site.config.peers.reserved, *system_names(site)),
     )
     text = f"Your job reaches job {peer.job_id} as {peer.hostname}, while both run"
     if left_out := hosts.left_out(peer.hostname, known[peer.job_id].replicas, record.id):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.catalogue import Catalogue
     from slurm_adapter.config import Config, Ucloud
+    from slurm_adapter.path_checks import PathChecks
     from slurm_adapter.receivers.drives import UcloudDrives
     from slurm_adapter.receivers.interface import Receiver
     from slurm_adapter.receivers.ucloud import Client
@@ -65,6 +66,7 @@ class Site:
         other = Site(self.config, self.clock)
         other.receiver = self.receiver
         other.ucloud_drives = self.ucloud_drives
+        other.path_checks = self.path_checks
         other.transport = self.transport
         other.scheduler = self.scheduler
         other.catalogue = self.catalogue
@@ -134,6 +136,13 @@ class Site:
                 f"[ucloud] needs {error.name}, which is not installed: pip install 'slurm-adapter[serve]'"
             ) from error
         return Client(ucloud.url, ucloud.refresh_token, self.clock, **limits)
+
+    @cached_property
+    def path_checks(self) -> PathChecks:
+        """Paths in drives that were looked at lately."""
+        from slurm_adapter.path_checks import PathChecks
+
+        return PathChecks()
 
     @cached_property
     def catalogue(self) -> Catalogue:

@@ -55,6 +55,8 @@ class Store(Database):
 
     def reserve_ids(self, count: int, first: int) -> list[str]:
         """`count` new ids, from `first` upwards, never used before or again."""
+        if not count:
+            return []
         with self._transaction() as connection:
             row = connection.execute("SELECT value FROM facts WHERE name = 'next_id'").fetchone()
             start = max(first, int(row["value"]) if row else first)
@@ -62,14 +64,19 @@ class Store(Database):
         return [str(number) for number in range(start, start + count)]
 
     def claim(
-        self, claims: Sequence[tuple[Record, bytes]], shared: Mapping[str, bytes] = MappingProxyType({})
+        self,
+        claims: Sequence[tuple[Record, bytes]],
+        shared: Mapping[str, bytes] = MappingProxyType({}),
+        still_wanted: Callable[[], None] = lambda: None,
     ) -> list[Record]:
         """Remember new jobs with what is to be handed to Slurm, all or none.
 
+        `still_wanted` is called once nothing can delay it any more; if it raises, nothing is remembered.
         `shared` is what the bundles name by its digest. For a job whose key is known already, the record that has it is
         in the result instead. Raises `InvalidInput` where a known key comes with another specification.
         """
         with self._transaction() as connection:
+            still_wanted()
             known = self._with_keys([record for record, _ in claims])
             found: list[Record] = []
             new: list[tuple[Record, bytes]] = []
