@@ -195,9 +195,11 @@ class Offline:
         raise AssertionError("another pass does not end")
 
     def slurm_id(self, record: Record) -> int:
-        """The job's id in Slurm."""
-        found = self.now(record).slurm_id
-        assert found is not None
+        """The job's id in Slurm, which gets the jobs of a gateway behind its answers."""
+        limit = time.monotonic() + 60
+        while (found := self.now(record).slurm_id) is None:
+            assert time.monotonic() < limit, f"Slurm does not get job {record.id}"
+            time.sleep(0.01)
         return found
 
     def run(self, record: Record, *nodes: str) -> Record:

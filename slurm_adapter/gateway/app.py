@@ -1,7 +1,8 @@
 """The ASGI application: both doors, and what is the same for both.
 
 Whatever a client can send ends in a 4xx with a reason, or in a 503 where trying again helps; the body of every error is
-`{"why", "errorCode"}`, which both of UCloud's cores read (contract 1.2).
+`{"why", "errorCode"}`, which both of UCloud's cores read (contract 1.2). UCloud gets a 502 instead of a 503: it takes
+503 for "the user is not connected", calls `init`, and repeats the request five times before it tells its user.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": schemas.Error} for code in (400, 401, 403, 404, 409, 413, 415, 503)
+    code: {"model": schemas.Error} for code in (400, 401, 403, 404, 409, 413, 415)
 }
+_ERRORS_FOR_UCLOUD = _ERRORS | {502: {"model": schemas.Error}}
+_ERRORS_FOR_USERS = _ERRORS | {503: {"model": schemas.Error}}
 
 # They document that a token is needed, and refuse nothing: see `authentication` for who is let in.
 _UCLOUDS_TOKEN = HTTPBearer(scheme_name="ucloud", description="A token that UCloud signs.", auto_error=False)
@@ -56,7 +59,7 @@ def make_app(site: Site) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loops = [asyncio.create_task(reconcile(gateway))]
+        loops = [asyncio.create_task(reconcile(gateway)), asyncio.create_task(gateway.controller.watch())]
         if site.config.ucloud is not None:
             loops.append(asyncio.create_task(tell(gateway)))
         try:
@@ -79,19 +82,19 @@ def make_app(site: Site) -> FastAPI:
             provider.api,
             prefix=f"/ucloud/{site.config.provider}",
             dependencies=[Depends(_UCLOUDS_TOKEN)],
-            responses=_ERRORS,
+            responses=_ERRORS_FOR_UCLOUD,
         )
         app.include_router(logs.provider)
         app.include_router(
             shell.for_ucloud,
             prefix=f"/ucloud/{site.config.provider}",
             dependencies=[Depends(_UCLOUDS_TOKEN)],
-            responses=_ERRORS,
+            responses=_ERRORS_FOR_UCLOUD,
         )
     if site.config.gateway.stand_alone:
-        app.include_router(users.api, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS)
+        app.include_router(users.api, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS_FOR_USERS)
         app.include_router(logs.users)
-        app.include_router(shell.for_users, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS)
+        app.include_router(shell.for_users, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS_FOR_USERS)
     app.include_router(shell.for_browsers)
     app.include_router(watching.api)
     app.add_middleware(Guard, workers=gateway.workers)
@@ -101,7 +104,7 @@ def make_app(site: Site) -> FastAPI:
         app.include_router(web.sockets, prefix=f"/ucloud/{site.config.provider}")
         app.add_middleware(web.Applications, web=gateway.web)  # outermost: nothing of ours is read into such requests
     app.add_api_websocket_route("/{path:path}", _find_nothing)
-    _answer_errors(app)
+    _answer_errors(app, f"/ucloud/{site.config.provider}/")
     _document_no_422(app)
     return app
 
@@ -126,10 +129,12 @@ def _document_no_422(app: FastAPI) -> None:
     app.openapi = document  # type: ignore[method-assign]  # as FastAPI's own documentation does
 
 
-def _answer_errors(app: FastAPI) -> None:
+def _answer_errors(app: FastAPI, ucloud: str) -> None:
     @app.exception_handler(AdapterError)
-    async def _(_: Request, error: AdapterError) -> JSONResponse:
+    async def _(request: Request, error: AdapterError) -> JSONResponse:
         status, body = status_of(error), body_of(error)
+        if status is HTTPStatus.SERVICE_UNAVAILABLE and request.url.path.startswith(ucloud):
+            status = HTTPStatus.BAD_GATEWAY
         headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
         return JSONResponse(body.model_dump(by_alias=True), status, headers)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slurm_adapter.gateway.behind import Behind
+    from slurm_adapter.gateway.controller import Controller
     from slurm_adapter.gateway.workers import P, Workers
     from slurm_adapter.records import Record
     from slurm_adapter.site import Site
@@ -34,9 +35,10 @@ log = logging.getLogger(__name__)
 class Ender:
     """Ends jobs."""
 
-    def __init__(self, workers: Workers, behind: Behind) -> None:
+    def __init__(self, workers: Workers, behind: Behind, controller: Controller) -> None:
         self._workers = workers
         self._behind = behind
+        self._controller = controller
 
     async def end(self, find: Callable[Concatenate[Site, P], list[Record]], *args: P.args, **kwargs: P.kwargs) -> None:
         """End the jobs that `find` finds so. Raises what it raises, and `Refused` as `jobs.cancel`."""
@@ -50,7 +52,8 @@ class Ender:
             ) from None
         if not ids:
             return
-        left = max(0.0, min(ANSWER_SECONDS, behind.LONGEST_SECONDS - (time.monotonic() - began)))
+        waited_for = 0.0 if self._controller.away else ANSWER_SECONDS
+        left = max(0.0, min(waited_for, behind.LONGEST_SECONDS - (time.monotonic() - began)))
         with suppress(GoesOn):
             await self._behind.in_time(self._workers.change(_end, ids), left, "ending jobs")
 

@@ -11,6 +11,8 @@ from fastapi import Depends, Request
 
 from slurm_adapter.gateway.authentication import UcloudKey
 from slurm_adapter.gateway.behind import Behind
+from slurm_adapter.gateway.controller import Controller
+from slurm_adapter.gateway.dispatching import Dispatcher
 from slurm_adapter.gateway.ending import Ender
 from slurm_adapter.gateway.extending import Extender
 from slurm_adapter.gateway.following import Following
@@ -40,13 +42,15 @@ class Gateway:
         self.key = None if site.config.ucloud is None else UcloudKey(site.config.ucloud)
         """UCloud's own; None where there is no door for it."""
         self.workers = Workers(site)
-        self.submitter = Submitter(self.workers)
+        self.controller = Controller(self.workers)
+        self.dispatcher = Dispatcher(self.workers)
+        self.submitter = Submitter(self.workers, self.controller, self.dispatcher)
         self.behind = Behind()
-        self.ender = Ender(self.workers, self.behind)
+        self.ender = Ender(self.workers, self.behind, self.controller)
         self.extender = Extender(self.workers)
         self.following = Following(self.workers)
         self.web = Web(self.config, self.workers)
-        self.utilizations = Utilizations(self.workers)
+        self.utilizations = Utilizations(self.workers, self.controller)
         self.sessions = Sessions()
         self.visits = Visits()
         self.shells = 0
@@ -62,22 +66,24 @@ class Gateway:
         self.names_unseen: str | None = None
         """Why it could not be looked."""
         self.not_ready: str | None = "no pass has been made yet"
-        """Why nobody should rely on it just now."""
+        """What the last pass could not learn or do."""
         self.untold: str | None = None
         """Why UCloud is not told all just now; jobs go on meanwhile."""
         self.closing = threading.Event()
         """Set where nothing new should be begun: what is due stays in the database."""
 
     @property
-    def ready(self) -> bool:
-        """Whether the last pass learned all that it had to."""
-        return self.not_ready is None
+    def why_not_ready(self) -> str | None:
+        """Why nobody should rely on it just now; None if the controller answers and the last pass learned all."""
+        return self.controller.away or self.not_ready
 
     async def close(self) -> None:
         """Wait for what was begun, and give everything back."""
         self.closing.set()
         await self.following.close()
         await self.behind.close()
+        await self.submitter.close()
+        await self.dispatcher.close()
         await asyncio.to_thread(self.shell_threads.shutdown)
         self.web.close()
         await asyncio.to_thread(self.workers.close)

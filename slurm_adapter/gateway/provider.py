@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from slurm_adapter import jobs, live_peers, operations, verifying
@@ -73,7 +73,7 @@ api = APIRouter(route_class=ProviderRoute, tags=["provider"])
 async def create(gateway: Shared, came: Came, request: BulkRequest[Job]) -> Bulk[Id]:
     """Take jobs; none where one of them cannot be taken."""
     owner, items = _read_items(request.items)
-    records = await gateway.submitter.submit(owner, items, came)
+    records = await gateway.submitter.claim(owner, items, came)
     return Bulk(responses=tuple(Id(id=record.token) for record in records))
 
 
@@ -84,35 +84,43 @@ async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
     return done(request.items)
 
 
-@api.post("/jobs/extend")
+def _controller_answers(gateway: Shared) -> None:
+    """Raise `TryAgain` before anything is done if Slurm's controller is known to be away."""
+    gateway.controller.must_answer()
+
+
+NEEDS_SLURM = [Depends(_controller_answers)]
+
+
+@api.post("/jobs/extend", dependencies=NEEDS_SLURM)
 async def extend(gateway: Shared, request: BulkRequest[JobExtension]) -> Bulk[Empty]:
     """Give jobs more time, added to what they have."""
     await _change(gateway, "extend jobs", _extend(gateway, request.items))
     return done(request.items)
 
 
-@api.post("/jobs/suspend")
+@api.post("/jobs/suspend", dependencies=NEEDS_SLURM)
 async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs rest; they keep their nodes."""
     await _change(gateway, "suspend jobs", gateway.workers.change(_suspend, [item.job for item in request.items]))
     return done(request.items)
 
 
-@api.post("/jobs/unsuspend")
+@api.post("/jobs/unsuspend", dependencies=NEEDS_SLURM)
 async def unsuspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs that rest run on."""
     await _change(gateway, "let jobs run on", gateway.workers.change(_resume, [item.job for item in request.items]))
     return done(request.items)
 
 
-@api.post("/jobs/attachResource")
+@api.post("/jobs/attachResource", dependencies=NEEDS_SLURM)
 async def attach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Give a job that runs one more peer."""
     await _change(gateway, "attach a peer", gateway.workers.change(_attach, request))
     return Empty()
 
 
-@api.post("/jobs/detachResource")
+@api.post("/jobs/detachResource", dependencies=NEEDS_SLURM)
 async def detach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Take a peer from a job that runs."""
     await _change(gateway, "detach a peer", gateway.workers.change(_detach, request))
@@ -260,7 +268,7 @@ def get_all(site: Site, wanted: Iterable[Job]) -> list[Record]:
 async def _change(gateway: Gateway, what: str, changing: Coroutine[Any, Any, None]) -> None:
     """Change jobs in Slurm. Raises what the work raises, and `Refused` where it goes on behind the answer.
 
-    A 503 would say that nothing was done, and a repetition would do it twice.
+    A `TryAgain` would say that nothing was done, and a repetition would do it twice.
     """
     try:
         await gateway.behind.in_time(changing, behind.LONGEST_SECONDS, what)
@@ -277,7 +285,7 @@ async def _extend(gateway: Gateway, wanted: Sequence[JobExtension]) -> None:
     try:
         await gateway.extender.extend(list(zip([record.id for record in records], seconds, strict=True)))
     except (TryAgain, Unknown) as error:
-        # UCloud asks again by itself after a 503, and what was done before the failure would be done twice.
+        # Who asks again has what was done before the failure done twice.
         raise Refused(f"it is not sure that all of it was done: {error}") from error
 
 

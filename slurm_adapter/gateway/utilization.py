@@ -13,6 +13,7 @@ from slurm_adapter.specification import shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from slurm_adapter.gateway.controller import Controller
     from slurm_adapter.gateway.workers import Workers
     from slurm_adapter.schedulers.interface import Load
     from slurm_adapter.site import Site
@@ -27,8 +28,9 @@ LONGEST_SECONDS = 4.0
 class Utilizations:
     """What Slurm has said of each product category, or is being asked."""
 
-    def __init__(self, workers: Workers, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, workers: Workers, controller: Controller, clock: Callable[[], float] = time.monotonic) -> None:
         self._workers = workers
+        self._controller = controller
         self._clock = clock
         self._asked: dict[str, tuple[asyncio.Future[Load], float]] = {}
         """The last question for each category, and when it was put."""
@@ -43,6 +45,7 @@ class Utilizations:
         if machines is None:
             there = ", ".join(sorted(self._workers.config.machines))
             raise NotFound(f"there is no product category {shown(category)} here; there are {there}")
+        self._controller.must_answer()
         work, when = self._asked.get(category, (None, 0.0))
         if work is None or (work.done() and (work.exception() or self._clock() - when >= SECONDS)):
             partitions = sorted({name for machine in machines.values() for name in machine.partition.split(",")})

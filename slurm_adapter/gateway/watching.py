@@ -20,16 +20,17 @@ api = APIRouter(tags=["operation"])
 
 @api.get("/healthz")
 async def healthz(gateway: Shared) -> Health:
-    """Live: this answer. Ready: the last pass learned all that it had to; UCloud may be away."""
-    return Health(ready=gateway.ready, why=gateway.not_ready or gateway.untold)
+    """Live: this answer. Ready: Slurm answers, and the last pass learned all that it had to; UCloud may be away."""
+    return Health(ready=gateway.why_not_ready is None, why=gateway.why_not_ready or gateway.untold)
 
 
 @api.get("/healthz/ready", responses={503: {"model": Health}})
 async def ready(gateway: Shared, response: Response) -> Health:
     """The same, with 503 where it is not ready."""
-    if not gateway.ready:
+    health = await healthz(gateway)
+    if not health.ready:
         response.status_code = 503
-    return Health(ready=gateway.ready, why=gateway.not_ready or gateway.untold)
+    return health
 
 
 @api.get("/metrics", include_in_schema=False)

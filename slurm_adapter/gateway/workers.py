@@ -27,8 +27,8 @@ CHANGING = 16
 ASKING = 32
 """Threads for what asks the cluster or UCloud, which may hang."""
 
-REPEATING = 2
-"""A thread for the passes, and one for the teller."""
+REPEATING = 3
+"""A thread for the passes, one for the teller, and one for pings."""
 
 
 class Workers:
@@ -65,7 +65,7 @@ class Workers:
         return await asyncio.wrap_future(self._asking.submit(lambda: work(self._own_site(), *args, **kwargs)))
 
     async def repeat(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The same for the passes and the teller, each of which is there once and waits for nothing else."""
+        """The same for the passes, the teller and pings, each of which is there once and waits for nothing else."""
         return await asyncio.wrap_future(self._repeating.submit(lambda: work(self._own_site(), *args, **kwargs)))
 
     def _own_site(self) -> Site:

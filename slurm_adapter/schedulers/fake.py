@@ -216,7 +216,8 @@ class FakeScheduler:
 
     def ping(self) -> None:
         """See `Scheduler.ping`."""
-        self._reach()
+        if self.down:
+            raise TryAgain(f"Slurm's controller does not answer: {_AWAY}")
 
     def partitions(self) -> Mapping[str, Partition]:
         """See `Scheduler.partitions`. As `load`; `other_partitions` come on top."""

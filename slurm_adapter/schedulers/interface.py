@@ -26,7 +26,7 @@ is locked when the hand-over is noted in it.
 """
 
 
-PING_SECONDS = 3.0
+PING_SECONDS = 5.0
 """How long a controller may take to answer a ping."""
 
 

@@ -68,6 +68,11 @@ class Doors:
         """The header of UCloud's core."""
         return {"Authorization": f"Bearer {self.ucloud.token()}"}
 
+    def until_dispatched(self) -> None:
+        """Wait until Slurm has all jobs that were taken: those of UCloud's door it gets behind the answers."""
+        active = self.offline.site.store.active
+        wait_until(lambda: not any(record.slurm_id is None for record in active()), "Slurm does not get a job")
+
     def item(self, **fields: Any) -> dict[str, Any]:
         """A JobSpecification, as JSON."""
         return {

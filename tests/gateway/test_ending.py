@@ -109,7 +109,7 @@ def test_one_that_its_user_renamed_is_refused_once(offline: Offline) -> None:
 
 
 @pytest.mark.parametrize("path", ["terminate", "onUpdatedLabels"])
-def test_a_database_that_is_held_is_503_and_the_work_is_done_later(
+def test_a_database_that_is_held_is_502_and_the_work_is_done_later(
     doors: Doors, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     start(doors, "1")
@@ -118,6 +118,6 @@ def test_a_database_that_is_held_is_503_and_the_work_is_done_later(
     with closing(sqlite3.connect(doors.offline.config.state / "jobs.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         answer = doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud())
-        assert (answer.status_code, "database is busy" in answer.json()["why"]) == (503, True), answer.text
+        assert (answer.status_code, "database is busy" in answer.json()["why"]) == (502, True), answer.text
     monkeypatch.setattr(behind, "LONGEST_SECONDS", 60.0)
     assert doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud()).status_code == 200

@@ -135,7 +135,7 @@ def test_drives_that_only_ucloud_knows(tmp_path: Path) -> None:
         assert [call.query["id"] for call in doors.ucloud.calls_to(retrieve)] == ["77", "79", "78", "80", "404"]
         doors.ucloud.have_drive("81", "alice", folder=f"{tmp_path}/drives/alice")
         doors.ucloud.fail(500, 99, retrieve)
-        assert ask_as_ucloud(doors, "/81/y").status_code == 503
+        assert ask_as_ucloud(doors, "/81/y").status_code == 502
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from slurm_adapter.gateway import routes, submitting
+from slurm_adapter import jobs
+from slurm_adapter.gateway import controller, routes, submitting
 from slurm_adapter.records import Stage
 from slurm_adapter.specification import BULK_LIMIT
-from tests.gateway.doors import WIRE, Doors, opened
+from tests.gateway.doors import WIRE, Doors, opened, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from slurm_adapter.records import Record
 
@@ -35,6 +36,7 @@ def doors(tmp_path: Path) -> Iterator[Doors]:
 
 def names_in_slurm(doors: Doors) -> list[str]:
     """The names of all jobs that Slurm has, whatever became of them."""
+    doors.until_dispatched()
     return [row.name for row in doors.offline.slurm.queue(["alice", "bob"]).observations]
 
 
@@ -385,14 +387,60 @@ def test_a_job_of_another_is_not_created_again(doors: Doors) -> None:
 
 
 @pytest.mark.scenario(27)
-def test_slurm_down_is_503_and_leaves_nothing(doors: Doors) -> None:
+def test_slurm_known_to_be_away_is_502_and_leaves_nothing(doors: Doors) -> None:
+    """Row e: UCloud takes 503 for a user who is not connected, and repeats it for 30 seconds."""
+    tell_health(doors, ready=True)
     doors.offline.slurm.down = True
+    tell_health(doors, ready=False)
     answer = doors.ask("POST", JOBS, {"items": [doors.job("8")]}, **doors.as_ucloud())
-    assert answer.status_code == 503
+    assert answer.status_code == 502
     assert "Slurm" in why(answer)
     assert doors.offline.site.store.find(["8"]) == {}
     doors.offline.slurm.down = False
+    tell_health(doors, ready=True)
     assert doors.ask("POST", JOBS, {"items": [doors.job("8")]}, **doors.as_ucloud()).status_code == 200
+    assert len(names_in_slurm(doors)) == 1
+
+
+def test_while_slurm_is_away_no_request_of_ucloud_is_answered_with_503(doors: Doors) -> None:
+    """Row e: what needs Slurm gets 502; the end of a job is noted, and comes once Slurm is back."""
+    known = doors.as_ucloud()
+    assert doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **known).status_code == 200
+    assert len(names_in_slurm(doors)) == 1
+    doors.slurm.down = True
+    tell_health(doors, ready=False)
+    asked = {}
+    for name, body in requests(doors.job("1")).items():
+        path = f"/ucloud/example/{name.partition(' ')[0]}"
+        asked[name] = doors.ask("GET" if body is None else "POST", path, body, **known)
+    needs = {f"jobs/{name}" for name in ("extend", "suspend", "unsuspend", "attachResource", "detachResource")}
+    needs |= {"jobs", "jobs/attachResource file", "jobs/detachResource file"}
+    needs |= {"jobs/retrieveUtilization?categoryId=example-compute"}
+    assert {name for name, answer in asked.items() if answer.status_code == 502} == needs
+    assert {answer.status_code for answer in asked.values()} == {200, 400, 502}
+    assert all("Slurm" in why(asked[name]) for name in needs)
+    assert doors.offline.site.store.get("1").unwanted is not None
+    doors.slurm.down = False
+    doors.slurm.now += jobs.UNWANTED_SECONDS
+    wait_until(lambda: doors.offline.now_stage("1") is Stage.ENDED, "it goes on")
+
+
+def tell_health(doors: Doors, *, ready: bool) -> None:
+    """Wait until the gateway says so."""
+    status = 200 if ready else 503
+    wait_until(lambda: doors.ask("GET", "/healthz/ready").status_code == status, f"ready is not {ready}")
+
+
+def test_what_is_claimed_while_slurm_goes_away_goes_on_once_it_is_back(doors: Doors) -> None:
+    """Row e: before it is known that the controller is away, jobs are taken, and none is lost."""
+    tell_health(doors, ready=True)
+    doors.slurm.down = True
+    answers = [doors.ask("POST", JOBS, {"items": [doors.job(id_)]}, **doors.as_ucloud()) for id_ in ("1", "2")]
+    taken = [id_ for id_, answer in zip(("1", "2"), answers, strict=True) if answer.status_code == 200]
+    assert {answer.status_code for answer in answers} <= {200, 502}
+    assert set(doors.offline.site.store.find(["1", "2"])) == set(taken)
+    doors.slurm.down = False
+    assert len(names_in_slurm(doors)) == len(taken)
 
 
 @pytest.mark.scenario(70, 72)
@@ -427,6 +475,7 @@ def test_the_folder_is_told_as_ucloud_names_it(tmp_path: Path) -> None:
     drives = [{"id": "77", "path": f"{tmp_path}/home/alice"}]
     with opened(tmp_path, {"drives": drives}) as doors:
         assert doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **doors.as_ucloud()).status_code == 200
+        doors.until_dispatched()
         told = [each.more.get("outputFolder") for each in doors.offline.site.store.updates("1")]
         assert [each for each in told if each] == ["/77/1"]
 
@@ -443,11 +492,23 @@ def test_an_sbatch_that_hangs_is_answered_in_time_and_its_job_is_kept(doors: Doo
     assert len(names_in_slurm(doors)) <= 1
 
 
-def test_a_cluster_that_hangs_before_the_claim_is_503_and_leaves_nothing(doors: Doors) -> None:
-    doors.slurm.answering = 7.0
+def test_a_cluster_that_hangs_before_the_claim_is_502_and_leaves_nothing(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell_health(doors, ready=True)
+    monkeypatch.setattr(controller, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(controller, "ANSWER_SECONDS", 0.2)
+    go_on, inner = threading.Event(), doors.slurm.nodes
+
+    def nodes() -> Mapping[str, str]:
+        assert go_on.wait(60)
+        return inner()
+
+    monkeypatch.setattr(doors.slurm, "nodes", nodes)
     answer = doors.ask("POST", JOBS, {"items": [doors.job("10")]}, **doors.as_ucloud())
-    assert answer.status_code == 503
-    doors.slurm.answering = 0.0
+    assert answer.status_code == 502
+    monkeypatch.setattr(controller, "ANSWER_SECONDS", 60.0)
+    go_on.set()
     assert doors.ask("POST", JOBS, {"items": [doors.job("11")]}, **doors.as_ucloud()).status_code == 200
     assert doors.offline.site.store.find(["10"]) == {}
     assert len(names_in_slurm(doors)) == 1
@@ -459,6 +520,8 @@ def test_the_time_that_it_took_to_read_a_request_is_not_waited_for_again(
     monkeypatch.setattr(routes, "monotonic", lambda: time.monotonic() - 120)  # so long ago it came
     monkeypatch.setattr(submitting, "CLAIMED_SECONDS", 60.0)
     monkeypatch.setattr(submitting, "LONGEST_SECONDS", 120.0)
+    monkeypatch.setattr(controller, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(controller, "ANSWER_SECONDS", 60.0)
     go_on = threading.Event()
 
     def nodes() -> dict[str, str]:
@@ -470,4 +533,4 @@ def test_the_time_that_it_took_to_read_a_request_is_not_waited_for_again(
         answer = doors.ask("POST", JOBS, {"items": [doors.job("12")]}, **doors.as_ucloud())  # waits for 30 s at most
     finally:
         go_on.set()
-    assert answer.status_code == 503
+    assert answer.status_code == 502

@@ -147,7 +147,7 @@ def test_a_job_that_is_not_known_here_is_told_to_be_gone(doors: Doors) -> None:
     assert doors.ucloud.updates("4104") == []
     doors.ucloud.know("4105")
     doors.ucloud.down()
-    assert doors.ask("POST", verify, {"items": [doors.job("4105")]}, **doors.as_ucloud()).status_code == 503
+    assert doors.ask("POST", verify, {"items": [doors.job("4105")]}, **doors.as_ucloud()).status_code == 502
     doors.ucloud.up()
     assert doors.ask("POST", verify, {"items": [doors.job("4105")]}, **doors.as_ucloud()).json() == {}
     assert doors.ucloud.state("4105") == "FAILURE"

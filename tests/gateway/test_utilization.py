@@ -10,9 +10,10 @@ import pytest
 
 from slurm_adapter.errors import TryAgain
 from slurm_adapter.gateway import utilization
+from slurm_adapter.gateway.controller import Controller
 from slurm_adapter.gateway.utilization import SECONDS, Utilizations
 from slurm_adapter.gateway.workers import Workers
-from tests.gateway.doors import Doors, opened
+from tests.gateway.doors import Doors, opened, wait_until
 from tests.offline import Offline, configuration
 
 if TYPE_CHECKING:
@@ -67,13 +68,13 @@ def test_what_is_not_there_is_not_told(doors: Doors) -> None:
         assert (answer.status_code, set(answer.json())) == (status, {"why", "errorCode"}), path
 
 
-def test_slurm_down_is_503_until_it_is_up(doors: Doors) -> None:
+def test_slurm_down_is_502_until_it_is_up(doors: Doors) -> None:
     path, known = f"/ucloud/example{PATH}?categoryId=example-compute", doors.as_ucloud()
     doors.slurm.down = True
     answer = doors.ask("GET", path, **known)
-    assert (answer.status_code, "controller" in answer.json()["why"]) == (503, True)
+    assert (answer.status_code, "controller" in answer.json()["why"]) == (502, True)
     doors.slurm.down = False
-    assert doors.ask("GET", path, **known).status_code == 200
+    wait_until(lambda: doors.ask("GET", path, **known).status_code == 200, "Slurm is still taken to be away")
 
 
 def test_slurm_is_asked_once_for_many_and_waited_for_not_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ def test_slurm_is_asked_once_for_many_and_waited_for_not_long(tmp_path: Path, mo
     async def ask() -> None:
         nonlocal now
         workers = Workers(offline.site)
-        mine = Utilizations(workers, lambda: now)
+        mine = Utilizations(workers, Controller(workers), lambda: now)
         monkeypatch.setattr(utilization, "LONGEST_SECONDS", 0.01)
         with pytest.raises(TryAgain, match="too long"):
             await mine.of("example-compute")

@@ -1,0 +1,119 @@
+"""Slurm's controller: whether it answers, and what it has told of the cluster.
+
+It is asked for a sign of life every few seconds, so that while it is away nobody waits for it. The facts by which jobs
+are taken or refused are asked for before jobs come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from typing import TYPE_CHECKING
+
+from slurm_adapter.cluster_facts import learn
+from slurm_adapter.errors import AdapterError, TryAgain
+from slurm_adapter.schedulers.interface import PING_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slurm_adapter.cluster_facts import ClusterFacts
+    from slurm_adapter.gateway.workers import Workers
+    from slurm_adapter.site import Site
+
+SECONDS = 2.0
+"""Between two pings."""
+
+REFRESH_SECONDS = 30.0
+"""The age at which facts are asked for again."""
+
+KEPT_SECONDS = 60.0
+"""The age from which facts are not used any more."""
+
+ANSWER_SECONDS = 3.0
+"""How long a caller waits for facts: UCloud itself waits five seconds."""
+
+log = logging.getLogger(__name__)
+
+
+class Controller:
+    """What is known of the controller."""
+
+    def __init__(self, workers: Workers, clock: Callable[[], float] = time.monotonic) -> None:
+        self._workers = workers
+        self._clock = clock
+        self._facts: ClusterFacts | None = None
+        self._learned = -math.inf
+        """When the question for `_facts` was put."""
+        self._asked = -math.inf
+        """When the last question was put."""
+        self._question: asyncio.Future[ClusterFacts] | None = None
+        self.away: str | None = None
+        """Why it is taken to be away."""
+
+    def must_answer(self) -> None:
+        """Raise `TryAgain` at once if the controller is known to be away."""
+        if self.away is not None:
+            raise TryAgain(f"nothing was done: {self.away}")
+
+    async def facts(self, newer_than: float | None = None) -> ClusterFacts:
+        """Return facts that are younger than so many seconds (`KEPT_SECONDS`); all callers share one question.
+
+        Raise `TryAgain` if the cluster does not tell them, at once if it is known to be away.
+        """
+        self.must_answer()
+        age = self._clock() - self._learned
+        if self._facts is not None and age < (KEPT_SECONDS if newer_than is None else newer_than):
+            return self._facts
+        question = self._ask()
+        await asyncio.wait({question}, timeout=ANSWER_SECONDS)
+        if not question.done():
+            raise TryAgain("Slurm takes too long to say what it has, and nothing was submitted; try again")
+        return question.result()
+
+    async def watch(self) -> None:
+        """Ping the controller and keep the facts fresh, for ever."""
+        ping: asyncio.Future[None] | None = None
+        while True:
+            # One at a time: what hangs in the transport may hang for long.
+            ping = asyncio.ensure_future(self._workers.repeat(_ping)) if ping is None else ping
+            await asyncio.wait({ping}, timeout=PING_SECONDS)
+            self._note(_failure(ping))
+            ping = None if ping.done() else ping
+            if self.away is None and self._clock() - self._asked >= REFRESH_SECONDS:
+                self._ask()
+            await asyncio.sleep(SECONDS)
+
+    def _note(self, away: str | None) -> None:
+        if (away is None) != (self.away is None):
+            log.warning("%s", away or "Slurm's controller answers again")
+            self._workers.changed.set()
+        self.away = away
+
+    def _ask(self) -> asyncio.Future[ClusterFacts]:
+        if self._question is None or self._question.done():
+            asked = self._asked = self._clock()
+            self._question = asyncio.ensure_future(self._workers.ask(learn))
+            self._question.add_done_callback(lambda done: self._keep(done, asked))
+        return self._question
+
+    def _keep(self, question: asyncio.Future[ClusterFacts], asked: float) -> None:
+        if not question.cancelled() and question.exception() is None:
+            self._facts, self._learned = question.result(), asked
+
+
+def _ping(site: Site) -> None:
+    site.scheduler.ping()
+
+
+def _failure(ping: asyncio.Future[None]) -> str | None:
+    """Return why a ping, which is waited for no longer, means that the controller is away."""
+    if not ping.done():
+        return f"the cluster could not be reached within {PING_SECONDS:.0f} s"
+    error = ping.exception()
+    if error is None or isinstance(error, AdapterError):
+        return None if error is None else str(error)
+    log.error("a mistake in slurm-adapter kept the controller from being asked", exc_info=error)
+    return None
