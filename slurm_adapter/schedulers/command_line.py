@@ -285,12 +285,10 @@ class CommandLineScheduler:
             raise TryAgain(f"Slurm's controller does not answer: scontrol ping: {said or 'no answer in time'}")
 
     def partitions(self) -> Mapping[str, Partition]:
-        """See `Scheduler.partitions`. Two commands."""
-        limits = self._run(partitions.PARTITIONS_ARGV, listing=True)
-        self._check(limits, "scontrol show partition")
-        shapes = self._run(partitions.NODES_ARGV, listing=True)
-        self._check(shapes, "scontrol show node")
-        return partitions.parse_partitions(limits.stdout, shapes.stdout)
+        """See `Scheduler.partitions`. One command."""
+        names = ("scontrol show partition", "scontrol show node")
+        (limits, shapes), _ = self._ask_parts([partitions.PARTITIONS_ARGV, partitions.NODES_ARGV], names)
+        return partitions.parse_partitions(limits, shapes)
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """See `Scheduler.addresses`. Loopback and link-local addresses are left out, for no other node reaches them."""
