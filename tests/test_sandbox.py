@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +19,8 @@ from slurm_adapter import sandbox
 from slurm_adapter.config import load_config
 from slurm_adapter.errors import Refused
 from slurm_adapter.sandbox import cluster as making
-from slurm_adapter.sandbox import layout, packages, processes, settings
+from slurm_adapter.sandbox import layout, packages, processes, releases, settings
+from slurm_adapter.sandbox.layout import layout_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +36,11 @@ def up(cluster: Cluster) -> list[str]:
 
 def quiet(_line: object) -> None:
     pass
+
+
+def program(folder: Path, name: str) -> Path:
+    """Something that sleeps, under the name of a daemon."""
+    return Path(shutil.copy("/bin/sleep", folder / name))
 
 
 def own_pids(cluster: Cluster) -> set[int]:
@@ -139,14 +146,91 @@ def test_status_names_what_is_missing(cluster: Cluster) -> None:
 @pytest.mark.sandbox
 @pytest.mark.parametrize("name", ["slurmctld", "slurmd", "munged"])
 def test_it_refuses_beside_a_daemon_that_is_not_its_own(name: str, tmp_path: Path, cluster: Cluster) -> None:
-    shutil.copy("/bin/sleep", tmp_path / name)
-    with subprocess.Popen([tmp_path / name, "60"]) as stranger:
+    with subprocess.Popen([program(tmp_path, name), "60"]) as stranger:
         try:
             with pytest.raises(Refused, match=rf"runs {name} \(pid {stranger.pid}\)"):
                 cluster.repair()
         finally:
             stranger.kill()
     assert status(cluster).state == "up"
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("name", ["slurmctld", "slurmd", "munged"])
+def test_a_daemon_of_another_container_is_left_alone(name: str, tmp_path: Path, cluster: Cluster) -> None:
+    """In another pid namespace, even with this sandbox's mark: as in a container that has a sandbox itself."""
+    contained = ["unshare", "--pid", "--net", "--fork", "--kill-child", "env", cluster.layout.mark]
+    with subprocess.Popen([*contained, program(tmp_path, name), "600"]) as container:
+        children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
+        (pid,) = cluster.wait_for(lambda: children.read_text().split())
+        cluster.wait_for(lambda: Path(f"/proc/{pid}/comm").read_text().strip() == name)
+        try:
+            assert status(cluster).state == "up"
+            cluster.repair()
+            assert int(pid) in {process.pid for process in processes.living()}
+            assert int(pid) not in own_pids(cluster)
+            assert int(pid) not in processes.on_node(cluster.login, name)
+        finally:
+            container.kill()
+
+
+@pytest.mark.sandbox
+def test_down_ends_marked_processes_of_this_machine_and_no_others(tmp_path: Path, cluster: Cluster) -> None:
+    """Others are in another pid namespace, or see another file system at the sandbox's folder, as containers do."""
+    gone = replace(cluster.layout, name=f"test-{os.getpid()}")
+    sleep = ["env", gone.mark, str(program(tmp_path, "slurmd")), "600"]
+    elsewhere = 'mount -t tmpfs tmpfs /var/lib; mkdir -p "$1"; shift; exec "$@"'
+    contained = ["unshare", "--mount", "sh", "-c", elsewhere, "sh", str(gone.root), *sleep]
+    with (
+        subprocess.Popen(sleep) as left,
+        subprocess.Popen(contained) as beside,
+        subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", *sleep]) as below,
+    ):
+        everyone = (left, beside, below)
+        try:
+            cluster.wait_for(
+                lambda: sum(p.name == "slurmd" and p.pid > left.pid - 1 for p in processes.living()) >= len(everyone)
+            )
+            sandbox.down(quiet, name=gone.name)
+            assert [process.poll() for process in everyone] == [-signal.SIGKILL, None, None]
+        finally:
+            for process in everyone:
+                process.kill()
+
+
+@pytest.mark.sandbox
+def test_a_dead_daemon_that_nobody_has_waited_for_is_none(tmp_path: Path, cluster: Cluster) -> None:
+    with subprocess.Popen(["env", cluster.layout.mark, program(tmp_path, "slurmctld"), "0"]) as zombie:
+        stat = Path(f"/proc/{zombie.pid}/stat")
+        cluster.wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+        assert "slurmctld" in stat.read_text()
+        assert status(cluster).state == "up"
+        cluster.repair()
+        processes.end([zombie.pid], patience=5)
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("cgroups", ["as here", "v2 only"])
+def test_it_comes_up_in_a_container(cgroups: str, cluster: Cluster) -> None:
+    """In a mount namespace that was made on another processor, and with control groups of version 2 alone."""
+    first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+    here, there = (first, last) if cgroups == "as here" else (last, first)
+    layout = layout_of(f"test-{os.getpid()}")
+    release = f"--release={cluster.release or releases.own_release()}"
+    script = """
+    set -e
+    if [ "$1" = "v2 only" ]; then umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; fi
+    trap '"$2" -m slurm_adapter sandbox down --name "$3"' EXIT
+    "$2" -m slurm_adapter sandbox up --name "$3" --nodes 1 "$4"
+    nsenter --mount="$5" --net="$6" srun hostname
+    """
+    login = layout.login
+    words = [cgroups, sys.executable, layout.name, release, *(str(login.namespace(kind)) for kind in ("mnt", "net"))]
+    nested = ["taskset", "-c", str(here), "unshare", "--mount", "taskset", "-c", str(there), "sh", "-c", script, "sh"]
+    done = subprocess.run([*nested, *words], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "node001"
+    assert not layout.root.exists()
 
 
 @pytest.mark.sandbox

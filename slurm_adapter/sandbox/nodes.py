@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,19 @@ _OWN = (
     "subgid",
 )
 """How the names of files begin that are not taken from the machine's `/etc`."""
+_WITH_A_LARGER_NUMBER = """\
+import ctypes, os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+for _ in range(4096):
+    ctypes.CDLL(None).unshare(0x04000000)  # CLONE_NEWUTS: the cheapest namespace
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""Runs a command on a processor that has no small numbers for namespaces left.
+
+The kernel lets a file hold a mount namespace only if its number is larger than that of the one that the file is in
+(`mnt_ns_loop` in fs/namespace.c). From Linux 6.18 on each processor takes 4096 numbers at a time. Inside a container,
+whose own mount namespace was made on another processor, a new one may so have a smaller number.
+"""
 _PROBE = "mount -t tmpfs tmpfs /run && ip link set lo up && ip link add probe type bridge"
 
 
@@ -112,11 +126,7 @@ def build(layout: Layout, wishes: Wishes) -> None:
 
 
 def _make_node(node: Node, wishes: Wishes) -> None:
-    """Make a node's namespaces, with its mounts in them.
-
-    A mount namespace can be held by a file only in one with a smaller number. Linux 6.18 gives each processor numbers
-    of its own: inside a container a new namespace's number may be the smaller one, depending on the processor.
-    """
+    """Make a node's namespaces, with its mounts in them."""
     layout = node.layout
     command = [
         "unshare",
@@ -135,16 +145,14 @@ def _make_node(node: Node, wishes: Wishes) -> None:
         str(releases.tree(wishes.release)),
         str(layout.root),
     ]
-    for processor in sorted(os.sched_getaffinity(0)):
-        try:
-            _must(["taskset", "--cpu-list", str(processor), *command])
-        except Refused as problem:
-            refused = problem
-        else:
-            return
+    try:
+        _must(command)
+    except Refused as problem:
+        if "Invalid argument" not in str(problem):
+            raise
         for kind in NAMESPACE_KINDS:
             subprocess.run(["umount", "-l", node.namespace(kind)], capture_output=True, timeout=30, check=False)
-    raise refused
+        _must([sys.executable, "-c", _WITH_A_LARGER_NUMBER, *command])
 
 
 def remove(layout: Layout) -> None:
