@@ -6,11 +6,12 @@ import os
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from slurm_adapter import sandbox
+from slurm_adapter.errors import TryAgain
 from slurm_adapter.sandbox import accounting, daemons, files, processes
 from slurm_adapter.sandbox import cluster as whole
 from slurm_adapter.sandbox import layout as layouts
@@ -165,21 +166,97 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--sandbox-release", default="", help="the release that its nodes run, if it is to have another one"
     )
+    group.addoption("--releases", default="", help="run tests with the mark `releases` on these, too: trixie,sid")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests with the mark `releases` on the tests' own sandbox, and on one of each of `--releases`."""
+    releases = [name for name in metafunc.config.getoption("--releases").split(",") if name]
+    if releases and metafunc.definition.get_closest_marker("releases"):
+        metafunc.fixturenames.append("release")
+        metafunc.parametrize("release", ["", *releases], ids=["here", *releases], indirect=True, scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what needs no cluster to one run, and give each sandbox to one worker (`pytest -n 3 --dist loadgroup`)."""
+    kept = []
+    for item in items:
+        callspec = getattr(item, "callspec", None)  # pytest gives it to parametrized tests alone
+        release = callspec.params.get("release", "") if callspec else ""
+        if item.get_closest_marker("sandbox"):
+            item.add_marker(pytest.mark.xdist_group(f"sandbox {release}"))
+        elif release:
+            continue
+        kept.append(item)
+    items[:] = kept
+
+
+_NOTES = pytest.StashKey[list[str]]()
+"""What the run must say at its end."""
+
+
+def _notes(config: pytest.Config) -> list[str]:
+    return config.stash.setdefault(_NOTES, [])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Give a worker's notes to the process that speaks."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["notes"] = _notes(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the notes of a worker (pytest-xdist)."""
+    _notes(node.config).extend(getattr(node, "workeroutput", {}).get("notes", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say loudly what was not tested."""
+    for note in _notes(config):
+        terminalreporter.section("NOT TESTED", red=True, bold=True)
+        terminalreporter.line(note)
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Cluster:
-    """The sandbox, up and whole. Skips if this machine cannot have one, and says what would help."""
-    layout = layouts.layout_of(request.config.getoption("--sandbox-name"))
-    before = files.read_record(layout)
-    release = request.config.getoption("--sandbox-release") or (before.release if before else "")
-    if problem := sandbox.obstacle(release=release):
+def release(request: pytest.FixtureRequest) -> str:
+    """A release of `--releases`; empty for the tests' own sandbox."""
+    return str(getattr(request, "param", ""))
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, release: str) -> Iterator[Cluster]:
+    """A sandbox, up and whole. Skips if this machine cannot have one, and says what would help."""
+    config = request.config
+    if release:
+        found = _of_release(config, release)
+    else:
+        layout = layouts.layout_of(config.getoption("--sandbox-name"))
+        before = files.read_record(layout)
+        found = Cluster(layout, config.getoption("--sandbox-release") or (before.release if before else ""))
+    if problem := sandbox.obstacle(release=found.release):
         if os.environ.get("CI"):
             pytest.fail(f"CI must have a sandbox: {problem}")
         pytest.skip(problem)
-    found = Cluster(layout, release)
     found.repair()
-    return found
+    yield found
+    if release:
+        sandbox.down(_quiet, name=found.layout.name)
+
+
+def _of_release(config: pytest.Config, release: str) -> Cluster:
+    """A sandbox of a release. sid may be broken, and then it is forky's: see `pytest_terminal_summary`."""
+    try:
+        sandbox.install(_quiet, release=release)
+    except TryAgain as problem:
+        if release != "sid":
+            raise
+        release = "forky"
+        sandbox.install(_quiet, release=release)
+        _notes(config).append(f"{problem}. Its tests ran on {release} instead")
+    name = "-".join(word for word in (config.getoption("--sandbox-name") or "pytest", release) if word)
+    return Cluster(layouts.layout_of(name), release)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slurm_adapter.sandbox.configuration import Identity, Transport
     from tests.adapter import Adapter, AdapterMaker
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, pytest.mark.releases]
 
 STORY = (
     r"cluster +compiled acme-database and acme-web-app as (alice|jobs), statically linked",

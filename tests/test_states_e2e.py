@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, pytest.mark.releases]
 
 
 def operate(cluster: Cluster, *words: str) -> None:

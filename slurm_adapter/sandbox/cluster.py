@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from slurm_adapter.errors import Refused, TryAgain
-from slurm_adapter.sandbox import accounting, daemons, files, nodes, releases
+from slurm_adapter.sandbox import accounting, daemons, files, nodes
 from slurm_adapter.sandbox.configuration import config_text
 from slurm_adapter.sandbox.layout import BASE, MOST_NODES, Layout, layout_of
 from slurm_adapter.sandbox.packages import machine_obstacle, missing_packages, wanted_packages
@@ -102,10 +102,8 @@ def obstacle(wishes: Wishes) -> str:
     """Why no sandbox can be on this machine as it is, and what would help; empty where one can."""
     if problem := machine_obstacle():
         return problem
-    if missing := missing_packages(wanted_packages(release=wishes.release, accounting=wishes.accounting)):
+    if not wishes.release and (missing := missing_packages(wanted_packages(accounting=wishes.accounting))):
         return f"packages are missing ({', '.join(missing)}): run `slurm-adapter sandbox install` first"
-    if not releases.tree(wishes.release).exists():
-        return f"there is no root of {wishes.release}: run `slurm-adapter sandbox up --release {wishes.release}` first"
     if strangers := foreign_daemons():
         return (
             f"this machine runs {', '.join(strangers)}, not the sandbox's: a sandbox beside another cluster would "

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.cluster import Cluster
 
 
+pytestmark = pytest.mark.releases
+
 OPERATOR = ("sudo", "-n", "-u", "slurm")
 
 
