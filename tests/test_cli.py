@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -365,11 +363,11 @@ def test_a_table_fits_the_terminal_and_piped_output_is_never_cut(
     assert "x" * 300 in piped
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     for columns in (110, 200):
-        monkeypatch.setattr(shutil, "get_terminal_size", lambda columns=columns: os.terminal_size((columns, 24)))
+        monkeypatch.setenv("COLUMNS", str(columns))
         plain = re.sub(r"\x1b\[[0-9;]*m", "", views.job_table(records, now))
         assert max(map(len, plain.splitlines())) <= columns
         assert "…" in plain
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((20, 24)))
+    monkeypatch.setenv("COLUMNS", "20")
     assert len(views.job_table(records, now).splitlines()) == 3
 
 
