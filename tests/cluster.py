@@ -213,9 +213,9 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say loudly what was not tested."""
+    """Say loudly which release was not the one that was asked for."""
     for note in _notes(config):
-        terminalreporter.section("NOT TESTED", red=True, bold=True)
+        terminalreporter.section("NOT AS ASKED FOR", red=True, bold=True)
         terminalreporter.line(note)
 
 
@@ -247,14 +247,16 @@ def cluster(request: pytest.FixtureRequest, release: str) -> Iterator[Cluster]:
 
 def _of_release(config: pytest.Config, release: str) -> Cluster:
     """A sandbox of a release. sid may be broken, and then it is forky's: see `pytest_terminal_summary`."""
+    lines: list[str] = []
     try:
-        sandbox.install(_quiet, release=release)
+        sandbox.install(lines.append, release=release)
     except TryAgain as problem:
         if release != "sid":
             raise
         release = "forky"
-        sandbox.install(_quiet, release=release)
-        _notes(config).append(f"{problem}. Its tests ran on {release} instead")
+        sandbox.install(lines.append, release=release)
+        lines.append(f"note: {problem}. Its tests ran on {release} instead")
+    _notes(config).extend(line for line in lines if line.startswith("note: "))
     name = "-".join(word for word in (config.getoption("--sandbox-name") or "pytest", release) if word)
     return Cluster(layouts.layout_of(name), release)
 

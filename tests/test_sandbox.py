@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -9,15 +10,16 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from slurm_adapter import sandbox
 from slurm_adapter.config import load_config
-from slurm_adapter.errors import Refused
+from slurm_adapter.errors import Refused, TryAgain
 from slurm_adapter.sandbox import cluster as making
 from slurm_adapter.sandbox import layout, packages, processes, releases, settings
 from slurm_adapter.sandbox.layout import layout_of
@@ -106,6 +108,89 @@ def test_a_package_that_is_not_there_is_found_missing() -> None:
     if not shutil.which("dpkg-query"):
         pytest.skip("no dpkg here")
     assert packages.missing_packages(["dpkg", "no-such-package-at-all"]) == ("no-such-package-at-all",)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for roots, on a machine without sandboxes."""
+    monkeypatch.setattr(releases, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(releases, "BASE", tmp_path / "sandbox")
+    return tmp_path / "cache"
+
+
+def build(monkeypatch: pytest.MonkeyPatch, text: str = "", problem: str = "") -> None:
+    """Let a root be made at once, with a text in it, or fail half-way."""
+
+    def build(_release: str, root: Path, *_: object) -> None:
+        (root / "etc/apt/apt.conf.d").mkdir(parents=True)
+        (root / "etc/apt/apt.conf.d/00machine").write_text("")
+        (root / "text").write_text(text)
+        if problem:
+            raise TryAgain(problem)
+
+    monkeypatch.setattr(releases, "_build", build)
+
+
+def grow_old(root: Path) -> None:
+    os.utime(root / "etc/apt/apt.conf.d/00machine", (0, 0))
+
+
+def test_a_root_is_made_once_and_anew_if_it_is_old(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, wanted in (("first", "first"), ("second", "first")):
+        build(monkeypatch, text)
+        releases.make("sid", quiet)
+        assert (cache / "sid/text").read_text() == wanted
+    grow_old(cache / "sid")
+    releases.make("sid", quiet)
+    assert (cache / "sid/text").read_text() == "second"
+    assert [path.name for path in cache.iterdir()] == ["sid"]
+
+
+def test_a_root_in_use_is_never_made_anew_or_removed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(monkeypatch, "first")
+    releases.make("sid", quiet)
+    grow_old(cache / "sid")
+    record = cache.parent / "sandbox-x" / "sandbox.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"wishes": asdict(settings.Wishes(release="sid"))}))
+    build(monkeypatch, "second")
+    releases.make("sid", quiet)
+    with pytest.raises(Refused, match=rf"in use by {record.parent}: take that down first"):
+        releases.purge(quiet)
+    assert (cache / "sid/text").read_text() == "first"
+    record.unlink()
+    releases.purge(quiet)
+    assert not cache.exists()
+
+
+def test_the_last_good_root_is_used_if_its_release_is_broken(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(monkeypatch, problem="no root of sid could be made")
+    with pytest.raises(TryAgain, match="no root of sid could be made"):
+        releases.make("sid", quiet)
+    assert not [*cache.iterdir()]
+    build(monkeypatch, "good")
+    releases.make("sid", quiet)
+    grow_old(cache / "sid")
+    build(monkeypatch, problem="no root of sid could be made")
+    lines: list[str] = []
+    releases.make("sid", lines.append)
+    assert lines[-1] == "note: no root of sid could be made. The root of 1970-01-01 is used"
+    assert [path.name for path in cache.iterdir()] == ["sid"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_root_needs_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    with pytest.raises(Refused, match=r"has 1024 MiB free; a root of sid needs 3072 MiB"):
+        releases.make("sid", quiet)
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    with pytest.raises(Refused, match=r"a sandbox's name has 1 to 20 characters of a-z, 0-9 and '-', not '\.\./x'"):
+        sandbox.status("../x")
+    with pytest.raises(Refused, match=r"a release is a code name like trixie or sid, not '\.\.'"):
+        sandbox.install(quiet, release="..")
+    assert releases.canonical(releases.own_release()) == ""
 
 
 @pytest.mark.sandbox

@@ -39,6 +39,8 @@ else
     mount --bind "$8" ".$8"
     mount -o remount,bind,ro .
     mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs var/tmp
+    mount --bind / mnt
+    mount -o remount,bind,ro mnt
     pivot_root . .
     umount -l .
     cd /

@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
 _ROOM = 3 * 1024**3
 """Bytes that a root may take."""
+_DAYS = 7
+"""So long a root that no sandbox uses is good. sid changes every day, and others get corrections."""
+_APT_OPTIONS = "etc/apt/apt.conf.d/00machine"
 _TOOLS = ("procps", "curl", "python3-minimal", "perl")
 """What jobs of the tests use besides."""
 _QUICK = """\
@@ -37,11 +41,12 @@ path-exclude=/usr/share/info/*
 """Options of dpkg: the root is thrown away if the machine dies, so nothing waits for the disk."""
 _INSTALL = """\
 set -eu
-mount -t proc proc "$1/proc"
 root=$1
 shift
+mount -t proc proc "$root/proc"
 chroot "$root" apt-get -q update
-exec chroot "$root" apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@"
+chroot "$root" apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@"
+rm -rf "$root"/var/cache/apt/archives "$root"/var/lib/apt/lists
 """
 
 
@@ -63,46 +68,72 @@ def canonical(release: str) -> str:
 
 
 def make(release: str, say: Callable[[str], None]) -> None:
-    """Make the root of a release, if it is not there. Takes minutes.
+    """Make the root of a release, if it is not there or old. Takes minutes.
 
-    Raises `Refused` if debootstrap does not know it or the disk is too small, and `TryAgain` if its packages cannot be
-    had.
+    An old one is kept if a new one cannot be had, with a note. Raises `Refused` if the disk is too small, and
+    `TryAgain` if there is no such release or its packages cannot be had.
     """
-    root = tree(release)
-    if root.exists():
+    if _is_good(release):
         return
     with locked(CACHE, say, patience=1800) as lock:
-        if root.exists():
+        if _is_good(release):
             return
+        root, new = tree(release), CACHE / f".{release}.new"
         free = shutil.disk_usage(CACHE).free
         if free < _ROOM:
             raise Refused(f"{CACHE} has {free >> 20} MiB free; a root of {release} needs {_ROOM >> 20} MiB")
         say(f"making a root of {release} in {root}, once: this takes minutes")
-        new = CACHE / f".{release}.new"
         shutil.rmtree(new, ignore_errors=True)  # a killed run's; its mounts ended with its processes
-        _debootstrap(release, new, lock, say)
-        (new / "etc/dpkg/dpkg.cfg.d/sandbox").write_text(_QUICK, encoding="utf-8")
-        (new / "etc/apt/apt.conf.d/00machine").write_text(_apt_options(), encoding="utf-8")
-        policy = new / "usr/sbin/policy-rc.d"
-        policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
-        policy.chmod(0o755)
-        wanted = (*PACKAGES, *ACCOUNTING_PACKAGES, *_TOOLS)
-        _run(release, ["sh", "-c", _INSTALL, "sh", str(new), *wanted], lock, say)
-        shutil.rmtree(new / "var/cache/apt/archives", ignore_errors=True)
-        shutil.rmtree(new / "var/lib/apt/lists", ignore_errors=True)
-        new.rename(root)
-        say(f"the root of {release} is complete")
+        try:
+            _build(release, new, lock, say)
+        except TryAgain as problem:
+            if not root.exists():
+                raise
+            say(f"note: {problem}. The root of {_made_on(root):%Y-%m-%d} is used")
+        else:
+            shutil.rmtree(root, ignore_errors=True)
+            new.rename(root)
+            say(f"the root of {release} is complete")
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def purge(say: Callable[[str], None]) -> None:
     """Remove the roots of all releases. Raises `Refused` if a sandbox uses one."""
-    used = [path.parent for path in BASE.parent.glob(f"{BASE.name}*/sandbox.json")]
-    if used:
-        raise Refused(f"the roots in {CACHE} are kept: {', '.join(map(str, used))} may use them; take it down first")
+    if users := [path for root in CACHE.glob("[!.]*") for path in _users(root.name)]:
+        raise Refused(f"the roots in {CACHE} are in use by {', '.join(map(str, users))}: take that down first")
     if CACHE.exists():
         say(f"removing {CACHE}")
         with locked(CACHE, say):
             shutil.rmtree(CACHE)
+
+
+def _is_good(release: str) -> bool:
+    """Whether a release's root is there, and is used or not old."""
+    root = tree(release)
+    if not root.exists():
+        return False
+    return bool(_users(release)) or datetime.now(UTC) - _made_on(root) < timedelta(days=_DAYS)
+
+
+def _users(release: str) -> list[Path]:
+    """The folders of the sandboxes that use a release."""
+    records = BASE.parent.glob(f"{BASE.name}*/sandbox.json")
+    return [path.parent for path in records if f'"release": "{release}"' in path.read_text(encoding="utf-8")]
+
+
+def _made_on(root: Path) -> datetime:
+    return datetime.fromtimestamp((root / _APT_OPTIONS).stat().st_mtime, UTC)
+
+
+def _build(release: str, root: Path, lock: int, say: Callable[[str], None]) -> None:
+    _debootstrap(release, root, lock, say)
+    (root / "etc/dpkg/dpkg.cfg.d/sandbox").write_text(_QUICK, encoding="utf-8")
+    (root / _APT_OPTIONS).write_text(_apt_options(), encoding="utf-8")
+    policy = root / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
+    policy.chmod(0o755)
+    _run(release, ["sh", "-c", _INSTALL, "sh", str(root), *PACKAGES, *ACCOUNTING_PACKAGES, *_TOOLS], lock, say)
 
 
 def _debootstrap(release: str, root: Path, lock: int, say: Callable[[str], None]) -> None:
@@ -151,11 +182,14 @@ def _run(release: str, argv: list[str], lock: int, say: Callable[[str], None]) -
     ) as process:
         for line in process.stdout or ():
             words = line.strip()
-            if words.startswith(("E:", "Err:", "W: Failure")):
-                last = words
+            if words.startswith(("E:", "Err:", "W: Failure")) or "No space left" in words:
+                last = words.removeprefix("E: ")
             phase = words.split()[1] if words.startswith("I: ") else words if words.startswith("Need to get") else ""
             if phase and phase != told and phase not in {"Validating", "Valid"}:
                 told = phase
                 say(words.removeprefix("I: "))
     if process.returncode:
-        raise TryAgain(f"no root of {release} could be made: {last or f'exit code {process.returncode}'}")
+        raise TryAgain(
+            f"no root of {release} could be made ({last or f'exit code {process.returncode}'}): see that {release} is "
+            "the code name of a release, that this machine reaches its package mirror and has 3 GB free"
+        )
