@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from slurm_adapter import folders, hosts
-from slurm_adapter.errors import AdapterError, TryAgain, Unknown
+from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
 from slurm_adapter.plan import (
     Evidence,
     Plan,
@@ -192,7 +192,9 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
 
         with _noting(problems, "end jobs whose end is wanted"):
             end_unwanted(site)
-    problems += [str(error) for error in failures.values()]
+    problems += [
+        str(error) for error in failures.values() if not isinstance(error, Refused)
+    ]  # that is the job's own end
     return Report(
         changes=changes,
         limits=plan.limits,

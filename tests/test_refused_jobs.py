@@ -167,7 +167,7 @@ def test_a_limit_that_does_not_pass_in_time_ends_the_job(tmp_path: Path) -> None
         site.slurm.postpone_next(LIMIT)
     record = site.job()
     for _ in range(45):
-        site.sync(60)
+        assert site.sync(60).problems == (), "a refusal is no problem of the site"
     ended = site.now(record)
     assert (ended.stage, ended.state) == (Stage.ENDED, JobState.FAILURE)
     assert ended.status == f"Slurm refused job 1 for 00:30:00 (jobs.retry): {LIMIT}"

@@ -69,7 +69,7 @@ def is_slurms_own(words: str) -> bool:
 
     Words of errno(3), and of a plugin's bare failure, are not: they may tell of an answer that was lost.
     """
-    return words != "Unspecified error" and _number(words) is None and words not in _ERRNO
+    return words not in _ERRNO and words != "Unspecified error" and not words.startswith("Unknown ")
 
 
 def _number(words: str) -> int | None:

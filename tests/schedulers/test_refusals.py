@@ -110,6 +110,7 @@ def test_an_error_that_an_older_sbatch_has_no_words_for(number: int, kind: type)
         (1, f"{FAILED}Unspecified error"),
         (1, f"sbatch: error: say why you need a GPU\n{FAILED}Unspecified error"),
         (1, f"{FAILED}Operation not permitted"),
+        (1, f"{FAILED}Unknown negative error number"),
         (1, "sbatch: error: cli_filter plugin terminated with error"),
         (1, "sbatch: error: Plugin stack post-option processing failed"),
         (1, "/usr/local/bin/sbatch: line 3: HOME: unbound variable"),
