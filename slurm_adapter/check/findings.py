@@ -81,8 +81,8 @@ def reached(site: Site, paths: Sequence[str], accounts: list[str]) -> set[str]:
 def run_slurm(site: Site, *words: str) -> Result:
     """Run a command of Slurm as the adapter's own account."""
     cluster = site.config.cluster
-    conf = [f"SLURM_CONF={cluster.slurm_conf}"] if cluster.slurm_conf else []
-    return site.transport.run(Command(("/usr/bin/env", "-i", f"PATH={cluster.path}", "LC_ALL=C.UTF-8", *conf, *words)))
+    conf = (f"SLURM_CONF={cluster.slurm_conf}",) if cluster.slurm_conf else ()
+    return site.transport.run(Command(words, environment=(f"PATH={cluster.path}", "LC_ALL=C.UTF-8", *conf)))
 
 
 def slurm_settings(site: Site) -> dict[str, str]:

@@ -89,11 +89,12 @@ class CommandLineScheduler:
     ) -> None:
         self._transport = transport
         self._clock = clock
-        self._operator = (f"PATH={path}:/usr/local/bin:/usr/bin:/bin", *operator)  # sudo is not where Slurm is
+        self._operator = tuple(operator)
         self._warned: set[str] = set()
         """What Slurm's commands said beside good answers: mistakes in slurm.conf, for example."""
         self._accounts = Accounts({})
         self._environment = (f"PATH={path}", "LC_ALL=C.UTF-8", *([f"SLURM_CONF={slurm_conf}"] if slurm_conf else []))
+        self._operators = (f"PATH={path}:/usr/local/bin:/usr/bin:/bin", *self._environment[1:])  # for sudo's sake
 
     def submit(self, submissions: Sequence[Submission], until: float | None = None) -> list[Outcome]:
         """See `Scheduler.submit`. One command for each account, all with one limit of time, `until`."""
@@ -252,7 +253,8 @@ class CommandLineScheduler:
         for some in _chunks(list(slurm_ids)):
             try:
                 listed = words.format(",".join(str(int(id_)) for id_ in some))
-                result = self._run((*self._operator, "scontrol", *listed.split()))
+                argv = (*self._operator, "scontrol", *listed.split())
+                result = self._transport.run(Command(argv, timeout=_QUERY_SECONDS, environment=self._operators))
             except AdapterError as error:
                 failures |= dict.fromkeys(some, error)
                 continue
@@ -312,8 +314,7 @@ class CommandLineScheduler:
     ) -> Result:
         # TZ only where times are read: `--begin=16:00` of a job means the site's own zone.
         form = ("TZ=UTC", "SLURM_TIME_FORMAT=%s", "SLURM_BITSTR_LEN=0") if listing else ()
-        words = ("/usr/bin/env", "-i", *self._environment, *form, *argv)
-        return self._transport.run(Command(words, stdin, user, timeout))
+        return self._transport.run(Command(argv, stdin, user, (*self._environment, *form), timeout))
 
     def _check(self, result: Result, what: str, harmless: re.Pattern[str] | None = None) -> None:
         """Raise if a command failed: by its exit status, or by words with which Slurm's commands give up.

@@ -238,9 +238,10 @@ class LibslurmScheduler:
 
     def _run(self, mark: str, call: str, question: Mapping[str, Any], *, ends_after: int) -> bytes:
         program = (self._python, "-I", "-c", _BOOT, mark, call)
-        words = ("/usr/bin/env", "-i", *self._environment, "timeout", "-k", "5", str(ends_after), *program)
+        words = ("timeout", "-k", "5", str(ends_after), *program)
+        stdin = _WORKER + json.dumps(question).encode()
         result = self._transport.run(
-            Command(words, _WORKER + json.dumps(question).encode(), self._account, float(HAND_OVER_SECONDS + 30))
+            Command(words, stdin, self._account, self._environment, float(HAND_OVER_SECONDS + 30))
         )
         for kind, text in _lines(result.stdout, mark):
             if kind == "fatal":

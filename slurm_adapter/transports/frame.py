@@ -20,9 +20,20 @@ from slurm_adapter.transports.sudo import check_sudo_started
 ROOM = 1024 * 1024
 """Bytes that text outside the frame may take, and the frame itself, in addition to the command's own limit."""
 
+# $1 is the name of the account, or empty for the own one; $2 is `clean` for a command with an environment of its own.
 # `read` takes its own line and no byte of what follows (POSIX, read, STDIN).
 _SCRIPT = """\
 IFS= read -r _frame || exit 125
+_own=$(getent passwd "${1:-$(id -u)}" 2>/dev/null)
+_name=${_own%%:*} _shell=${_own##*:} _own=${_own%:*}
+_home=${_own##*:}
+export USER="${_name:-${1:-$(id -un)}}" HOME="${_home:-${HOME:-/}}" SHELL="${_shell:-/bin/sh}"
+export LOGNAME="$USER"
+[ -z "$2" ] || {
+    shift 2
+    set -- '' '' env -i "HOME=$HOME" "USER=$USER" "LOGNAME=$LOGNAME" "SHELL=$SHELL" "$@"
+}
+shift 2
 command -v -- "$1" >/dev/null || { printf '%s>?.' "$_frame" >&2; printf '%s>?.' "$_frame"; exit 127; }
 printf '%s<' "$_frame" >&2
 printf '%s<' "$_frame"
@@ -51,7 +62,10 @@ class Frame:
     @property
     def words(self) -> tuple[str, ...]:
         """Return the command line with the change of account and the frame."""
-        framed = ("/bin/sh", "-c", _SCRIPT, "sh", *self._command.argv)
+        command = self._command
+        clean = "" if command.environment is None else "clean"
+        words = (*(command.environment or ()), *command.argv)
+        framed = ("/bin/sh", "-c", _SCRIPT, "sh", command.user or "", clean, *words)
         return Command(framed, user=self._command.user).words
 
     @property

@@ -25,6 +25,11 @@ class Command:
     """Written to the program, then its standard input is closed."""
     user: str | None = None
     """The account it runs as, by `sudo -n -u`; None is the adapter's own account on the cluster."""
+    environment: tuple[str, ...] | None = None
+    """Words NAME=VALUE: all that it has in its environment, beside HOME, USER, LOGNAME and SHELL of its account.
+
+    None: what the account has there by itself. For `Transport.run` only.
+    """
     timeout: float = 60.0
     """Seconds until the caller stops waiting. What runs on the cluster may outlive it: see `CommandTimeout`."""
     output_limit: int = 256 * MEBIBYTE
@@ -129,6 +134,7 @@ class Transport(Protocol):
     def run(self, command: Command) -> Result:
         """Run a command to its end, in the directory `/`, in the locale C.UTF-8 and without the adapter's environment.
 
+        HOME, USER, LOGNAME and SHELL are those of the account that it runs as, whatever sudo and sshd make of them.
         Safe to call from several threads. Raises `NotConnected` where the command certainly did not start, and
         `ConnectionLost`, `CommandTimeout` or `TooMuchOutput` where it may have run.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pwd
 import selectors
 import shutil
 import signal
@@ -30,9 +31,13 @@ _REAP_SECONDS = 2.0
 
 def clean_environment() -> dict[str, str]:
     """What a command may know of the adapter's environment: none of its secrets, and one fixed locale."""
+    own = pwd.getpwuid(os.geteuid())
     return {
         "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": os.environ.get("HOME", "/"),
+        "HOME": own.pw_dir,
+        "USER": own.pw_name,
+        "LOGNAME": own.pw_name,
+        "SHELL": own.pw_shell or "/bin/sh",
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
     }

@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -226,7 +227,7 @@ def test_a_worker_without_pyslurm_says_so_in_one_sentence() -> None:
     def run(command: Command) -> Result:
         # What `python -I` finds is not this environment's: an empty one.
         argv = tuple("/usr/bin/python3" if word == sys.executable else word for word in command.argv)
-        return local.run(type(command)(argv, command.stdin, None, command.timeout))
+        return local.run(replace(command, argv=argv, user=None))
 
     with pytest.raises(InvalidConfig, match=r"pyslurm cannot be used by .* as jobs: ModuleNotFoundError") as raised:
         scheduler(run).nodes()

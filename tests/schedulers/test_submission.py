@@ -175,7 +175,7 @@ def test_sbatch_gets_an_environment_of_its_own(tmp_path: Path, scheduler: Comman
     job = make(tmp_path, "env")
     assert scheduler.submit([job]) == [Accepted(24)]
     names = (tmp_path / job.folder / "env").read_text().split()
-    assert names == ["LC_ALL", "PATH", "SLURM_CONF"]
+    assert names == ["HOME", "LC_ALL", "LOGNAME", "PATH", "SHELL", "SLURM_CONF", "USER"]
 
 
 def test_no_sbatch_on_the_path(tmp_path: Path, here: _Here) -> None:

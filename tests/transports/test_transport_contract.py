@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import getpass
 import os
+import pwd
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -118,6 +119,37 @@ def test_commands_run_in_the_root_folder_in_one_locale(transport: Transport) -> 
 def test_nothing_of_our_environment_reaches_a_command(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADAPTER_SECRET", "hush")
     assert b"hush" not in transport.run(Command(("env",))).stdout
+
+
+OWN = 'printf "%s\\n" "$HOME" "$USER" "$LOGNAME" "$SHELL"'
+
+
+@pytest.mark.parametrize("user", [None, "daemon"])
+def test_a_command_has_the_home_and_names_of_its_account(
+    transport: Transport, bin_folder: Path, user: str | None
+) -> None:
+    """A bash wrapper for sbatch with `set -u` that uses $HOME, $USER, $LOGNAME."""
+    write_sudo(bin_folder, 'shift 4; HOME=/elsewhere USER=x; unset LOGNAME SHELL; export HOME USER; exec "$@"')
+    own = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwnam(user)
+    expected = [own.pw_dir, own.pw_name, own.pw_name, own.pw_shell]
+    for environment in (None, ("A=b c",)):
+        command = Command(("bash", "-uc", OWN), user=user, environment=environment)
+        assert transport.run(command).text.splitlines() == expected
+
+
+def test_an_account_that_nobody_knows_has_all_of_them(transport: Transport, bin_folder: Path) -> None:
+    write_sudo(bin_folder, 'shift 4; unset HOME USER LOGNAME SHELL; exec "$@"')
+    command = Command(("bash", "-uc", OWN), user="no-such", environment=())
+    assert transport.run(command).text.splitlines() == ["/", "no-such", "no-such", "/bin/sh"]
+
+
+def test_a_command_with_an_environment_has_nothing_else(transport: Transport, bin_folder: Path) -> None:
+    write_sudo(bin_folder, 'shift 4; export SUDO_USER=x SBATCH_PARTITION=y; exec "$@"')
+    for user in (None, "daemon"):
+        result = transport.run(Command(("env",), user=user, environment=("A=b c", "PATH=/usr/bin")))
+        names = sorted(line.partition("=")[0] for line in result.text.splitlines())
+        assert names == ["A", "HOME", "LOGNAME", "PATH", "SHELL", "USER"]
+        assert "A=b c" in result.text.splitlines()
 
 
 @pytest.mark.edge_case(21)
