@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, pytest.mark.releases]
 
 
 @pytest.fixture
