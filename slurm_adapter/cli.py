@@ -10,6 +10,8 @@ import errno
 import json
 import os
 import sys
+from contextlib import closing, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -344,24 +346,32 @@ def serve(ctx: click.Context) -> None:
 
 
 @cli.command()
+@click.option("--job", "with_jobs", is_flag=True, help="Submit a small probe job to each partition, too.")
+@click.option("--user", metavar="NAME", help="The UCloud user as whom the probe jobs run.")
 @_as_json
 @click.pass_context
-def check(ctx: click.Context, as_json: bool) -> None:
-    """Look for everything between this configuration and a working site, and say how to mend it."""
-    from slurm_adapter.check import Level, check_site
+def check(ctx: click.Context, with_jobs: bool, user: str | None, as_json: bool) -> None:
+    """Look for everything between this configuration and a working site, and say how to mend it.
+
+    With --job it takes a few minutes, and leaves nothing behind.
+    """
+    from slurm_adapter.check import Level, check_jobs, check_site
     from slurm_adapter.config import find_config, locate
     from slurm_adapter.terminal import safe
 
-    path = find_config(ctx.find_root().obj)
+    if user is not None and not with_jobs:
+        raise click.UsageError("--user goes with --job")
+    path, site = find_config(ctx.find_root().obj), open_site(ctx)
     colours = {Level.GOOD: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "red"}
     findings = []
-    for finding in check_site(open_site(ctx)):
-        bad = finding.level in {Level.WARNING, Level.PROBLEM}
-        text = locate(path, finding.text, finding.key) if bad else finding.text
-        findings.append((finding.level, text))
-        if not as_json:
-            line = safe("; ".join(text.splitlines()))
-            click.echo(f"{click.style(finding.level.value.ljust(7), fg=colours[finding.level])}  {line}")
+    with closing(check_jobs(site, user)) if with_jobs else nullcontext(()) as of_jobs:
+        for finding in chain(check_site(site), of_jobs):
+            bad = finding.level in {Level.WARNING, Level.PROBLEM}
+            text = locate(path, finding.text, finding.key) if bad else finding.text
+            findings.append((finding.level, text))
+            if not as_json:
+                line = safe("; ".join(text.splitlines()))
+                click.echo(f"{click.style(finding.level.value.ljust(7), fg=colours[finding.level])}  {line}")
     if as_json:
         print_json([{"level": level.value, "text": text} for level, text in findings])
     if any(level is Level.PROBLEM for level, _ in findings):

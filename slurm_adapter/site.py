@@ -176,6 +176,10 @@ class Site:
         """Hold the lock of `sync`: true where this process has it. It goes with the process, however that ends."""
         return self._holding("sync.lock", "no pass was made, and no job was changed", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    def only_one_probes(self) -> AbstractContextManager[bool]:
+        """Hold the lock of `check --job`: true if this process has it."""
+        return self._holding("probe.lock", "no probe was submitted", fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def only_one_tells(self, *, wait: bool) -> AbstractContextManager[bool]:
         """Hold the lock of those that tell UCloud, likewise; `wait` for it where it must be this one."""
         return self._holding("tell.lock", "UCloud was told nothing", fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

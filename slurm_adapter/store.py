@@ -302,6 +302,10 @@ class Store(Database):
         newest = "rowid IN (SELECT rowid FROM jobs ORDER BY created DESC, rowid DESC LIMIT ?)"
         return self._select(newest, (limit,))
 
+    def of_application(self, application: str) -> list[Record]:
+        """Return all stand-alone jobs of an application, given as `name version`."""
+        return self._select("application = ? AND origin = ?", (application, STANDALONE))
+
     def waits_for_peer(self) -> bool:
         """Whether some job waits, or will wait, for the name of one that has not started."""
         query = """

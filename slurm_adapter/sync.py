@@ -9,7 +9,7 @@ import gc
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from slurm_adapter import outbox, retention
+from slurm_adapter import outbox, probes, retention
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.reporting import Report
 
@@ -51,6 +51,7 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False, telling: 
         return report if receiver is None else replace(report, telling=_preview_telling(site))
     problems = list(report.problems)
     retention.remove(site, report.due, problems)
+    probes.remove_left(site, problems)
     told = tell_ucloud(site, end_many=end_many) if telling and receiver is not None else None
     return replace(report, problems=(*problems, *(told.problems if told is not None else ())))
 

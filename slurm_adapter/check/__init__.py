@@ -28,11 +28,11 @@ from slurm_adapter.errors import AdapterError
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from slurm_adapter.site import Site
 
-__all__ = ["Finding", "Level", "check_site", "methods_that_work"]
+__all__ = ["Finding", "Level", "check_jobs", "check_site", "methods_that_work"]
 
 
 def check_site(site: Site) -> Iterator[Finding]:
@@ -76,3 +76,10 @@ def check_site(site: Site) -> Iterator[Finding]:
     yield from noted(check_shells(site, accounts))
     yield from noted(check_names(site, nodes, accounts))
     yield from noted(check_demo(site, nodes, accounts))
+
+
+def check_jobs(site: Site, user: str | None) -> Generator[Finding, None, None]:
+    """Submit a probe job to each partition, as a user of UCloud or the site's first."""
+    from slurm_adapter.check.probe import probe_site  # noqa: PLC0415  # what jobs take is loaded for them only
+
+    yield from noted(probe_site(site, user))
