@@ -108,6 +108,9 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE jobs ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE jobs ADD COLUMN answer TEXT NOT NULL DEFAULT '';
         ALTER TABLE jobs ADD COLUMN postponed REAL;
+        ALTER TABLE jobs ADD COLUMN trouble TEXT NOT NULL DEFAULT '';
+        ALTER TABLE jobs ADD COLUMN close_after REAL;
+        CREATE INDEX jobs_to_close ON jobs (close_after) WHERE close_after IS NOT NULL;
         """,
     ),
 )

@@ -86,6 +86,8 @@ while IFS= read -r folder; do
             find . -maxdepth 1 -name 'exit*.json' -type f -exec head -v -c 1024 -- {} + 2>/dev/null |
             head -c 20000000 | sed "s/^/$number exit /;\$a\\"
         cd /
+    elif [ -d "$folder/" ]; then
+        printf '%s shut\n' "$number"
     elif [ -d "${folder%/*}" ]; then
         printf '%s missing\n' "$number"
     else
@@ -108,14 +110,18 @@ done
 """
 
 _CLOSE = r"""
-status=0
+close_it() {
+    [ -d "$1" ] || return 0
+    [ ! -e "$1/.closed" ] && [ ! -L "$1/.closed" ] || rm -rf -- "$1/.closed"
+    [ -L "$1/owner" ] || ! ln -sT closed "$1/owner" 2>/dev/null || return 0
+    ln -sn closed "$1/.closed" && mv -fT -- "$1/.closed" "$1/owner"
+}
+number=0
 while IFS= read -r folder; do
-    [ -d "$folder" ] || continue
-    [ ! -e "$folder/.closed" ] && [ ! -L "$folder/.closed" ] || rm -rf -- "$folder/.closed"
-    [ -L "$folder/owner" ] || ! ln -sT closed "$folder/owner" 2>/dev/null || continue
-    ln -sn closed "$folder/.closed" && mv -fT -- "$folder/.closed" "$folder/owner" || status=1
+    why=$(close_it "$folder" 2>&1) || printf '%s\t%s\n' "$number" "$(printf '%s' "${why:-no reason given}" | head -n 1)"
+    number=$((number + 1))
 done
-exit $status
+printf 'end\n'
 """
 
 # Both print the numbers of those of which something is left, or of which it cannot be seen whether it is: the file
@@ -204,6 +210,8 @@ class Inside:
     owner: str | None = None
     """What the fence names: a Slurm id, `closed`, `cancelled`; None where it was not made yet."""
     exits: tuple[ExitRecord, ...] = ()
+    trouble: str = ""
+    """Why it could not be looked into. It then counts as one that is gone."""
 
 
 def slurm_id(owner: str | None) -> int | None:
@@ -297,7 +305,7 @@ def _entries(named: Sequence[tuple[NewFolder, str]], *, linked: bool) -> dict[st
     return found
 
 
-_TOLD = re.compile(r"([0-9]{1,9}) (?:(folder|missing|away)|(owner|exit) (.*))", re.DOTALL)
+_TOLD = re.compile(r"([0-9]{1,9}) (?:(folder|shut|missing|away)|(owner|exit) (.*))", re.DOTALL)
 _EXIT_FILE = re.compile(r"==> \./exit(?:-([0-9]{1,7}))?\.json <==", re.ASCII)
 
 
@@ -334,7 +342,8 @@ def look(transport: Transport, user: str, folders: Sequence[str]) -> list[Inside
         number = int(match[1]) if match else -1
         known = found.get(number)
         if match and match[2]:
-            found[number] = None if match[2] == "away" else Inside(exists=match[2] == "folder")
+            trouble = "its account may not open it" if match[2] == "shut" else ""
+            found[number] = None if match[2] == "away" else Inside(exists=match[2] == "folder", trouble=trouble)
         elif match and known is not None and match[3] == "owner":
             found[number] = replace(known, owner=match[4])
         elif match and known is not None:
@@ -361,9 +370,14 @@ def fence(transport: Transport, user: str, targets: Mapping[str, str]) -> list[s
     return lines
 
 
-def close(transport: Transport, user: str, folders: Sequence[str]) -> None:
-    """Make `owner` name `closed`, whatever it named: these jobs are final."""
-    _run(transport, user, _CLOSE, _lines(folders), f"close {len(folders)} job folders")
+def close(transport: Transport, user: str, folders: Sequence[str]) -> dict[str, str]:
+    """Make `owner` name `closed`, whatever it named: these jobs are final. Return why not, for those that stay open."""
+    what = f"close {len(folders)} job folders"
+    lines = _run(transport, user, _CLOSE, _lines(folders), what).text.split("\n")
+    if lines[-2:] != ["end", ""]:
+        raise Unknown(f"could not {what} as {user}: the answer breaks off")
+    told = dict(line.split("\t", 1) for line in lines[:-2] if "\t" in line)
+    return {folder: told[str(number)] for number, folder in enumerate(folders) if str(number) in told}
 
 
 def remove(transport: Transport, user: str, folders: Mapping[str, str]) -> frozenset[str]:

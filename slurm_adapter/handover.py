@@ -101,15 +101,17 @@ def _hand_in(
     whoever waits for the answer has submitted nothing else, and may use the same key for another try.
     """
     if any(record.peers for record in records):
+        why = "its account's folders cannot be reached"
         try:
-            publish_hosts(site)
+            failed = publish_hosts(site)
         except AdapterError as error:
-            lost = {record for record in records if record.peers}
-            failures |= {
-                record.id: TryAgain(f"job {record.id} was not handed to Slurm: its hosts file was not written: {error}")
-                for record in lost
-            }
-            records = [record for record in records if record not in lost]
+            failed, why = frozenset(record.account for record in records), str(error)
+        lost = {record for record in records if record.peers and record.account in failed}
+        failures |= {
+            record.id: TryAgain(f"job {record.id} was not handed to Slurm: its hosts file was not written: {why}")
+            for record in lost
+        }
+        records = [record for record in records if record not in lost]
     ours = site.store.take([record.id for record in records], site.clock())
     taken()
     current |= {record.id: record for record in ours}

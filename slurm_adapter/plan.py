@@ -374,7 +374,8 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
         # It stood before sbatch was started, and the fence with it: nobody can tell any more whether the job has run.
         if evidence.now - since < evidence.lost_after:
             return {"missing_since": since}
-        text = "Your job was lost: Slurm knows nothing of it, and its folder is gone"
+        why = f"cannot be looked into: {inside.trouble}" if inside.trouble else "is gone"
+        text = f"Your job was lost: Slurm knows nothing of it, and its folder {why}"
         return _end(evidence.now, JobState.FAILURE, text) | {"unproven": True}
     if record.unwanted is None and evidence.now - since >= 2 * evidence.message_timeout + 120:
         if record.attempts >= evidence.attempts:
@@ -391,11 +392,7 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
     rows = evidence.rows.get(record.token, ())
     inside = evidence.inside.get(record.id)
     ids = {row.slurm_id for row in rows}
-    if inside is None and ids and record.slurm_id not in ids:
-        problems.append(
-            f"job {record.id}: Slurm has another job for it ({min(ids)}), and its folder {record.folder} could not be "
-            "looked into; nothing was changed"
-        )
+    if ids and record.slurm_id not in ids and _cannot_see(record, inside, min(ids), problems):
         return {"missing_since": None}
     kept = kept_id(record, rows, inside)
     values: dict[str, Any] = {} if kept == record.slurm_id else {"slurm_id": kept, "restarts": 0}
@@ -424,6 +421,16 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
     if exits and not (record.array and evidence.history is None):
         return values | _end_by_record(record, exits, evidence)
     return values | _missing(record, evidence, problems)
+
+
+def _cannot_see(record: Record, inside: Inside | None, other: int, problems: list[str]) -> bool:
+    """Return whether it cannot be seen which Slurm job a job's fence names."""
+    if inside is None:
+        problems.append(
+            f"job {record.id}: Slurm has another job for it ({other}), and its folder {record.folder} could not be "
+            "looked into; nothing was changed"
+        )
+    return inside is None or inside.trouble != ""
 
 
 def _tasks_left(record: Record, rows: Iterable[Observation], exits: Iterable[ExitRecord]) -> int:

@@ -7,9 +7,11 @@ import hashlib
 import os
 from collections import defaultdict
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter import folders, hosts, peerfiles
+from slurm_adapter.accounts import Accounts, Trouble
 from slurm_adapter.database import StoreError
 from slurm_adapter.plan import make_groups
 from slurm_adapter.records import Record, Stage, by_account
@@ -23,8 +25,8 @@ HOSTS_SEEN = "hosts seen"
 """The fact that tells when the hosts files were last looked at, and were what they should be."""
 
 
-def publish_hosts(site: Site) -> None:
-    """Bring the hosts files on the shared file system up to what is remembered.
+def publish_hosts(site: Site) -> frozenset[str]:
+    """Bring the hosts files on the shared file system up to what is remembered. Return the accounts that it failed for.
 
     One process at a time: two that read and write across each other would leave the older of two truths.
     """
@@ -33,9 +35,12 @@ def publish_hosts(site: Site) -> None:
         active = site.store.in_hosts(every=site.config.peers.always)
         named = {peer.job_id for record in active for peer in record.peers}
         known = {**site.store.find(named), **{record.id: record for record in active}}
-        _write_hosts(site, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known))
+        failed = _write_hosts(
+            site, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known)
+        )
         site.store.note_hosts_written(version)
         site.store.set_fact(HOSTS_SEEN, str(site.clock()))
+        return failed
 
 
 @contextmanager
@@ -53,7 +58,7 @@ def alone(site: Site, name: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts.Group]) -> None:
+def _write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts.Group]) -> frozenset[str]:
     """Make the hosts files hold these mappings, and nothing of jobs that are not `live`; write only what changed."""
     always = site.config.peers.always
     # A view of one whose last peer was detached is empty, and not gone: nodes keep what they read last.
@@ -63,18 +68,25 @@ def _write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts.Grou
         named[group.consumer].append(group)
     views = {id_: hosts.view(named[id_]) for id_ in consumers}
     if site.config.peers.private:
-        _write_private(site, {id_: (consumers[id_], text) for id_, text in views.items()})
-        return
+        return _write_private(site, {id_: (consumers[id_], text) for id_, text in views.items()})
     seen = peerfiles.read(site.transport, site.peers_folder)
     change = peerfiles.plan_change(seen, views, hosts.shared_block(groups))
     peerfiles.write(site.transport, site.peers_folder, seen, change)
+    return frozenset()
 
 
-def _write_private(site: Site, views: Mapping[str, tuple[Record, str]]) -> None:
-    """Write views into their jobs' folders, under each job's account, where they changed."""
+def _write_private(site: Site, views: Mapping[str, tuple[Record, str]]) -> frozenset[str]:
+    """Write changed views into their jobs' folders, as each job's account. Return the accounts that this failed for."""
+    accounts, failed = Accounts(site), set()
     digests = {id_: hashlib.sha256(text.encode()).hexdigest() for id_, (_, text) in views.items()}
     changed = [record for id_, (record, _) in views.items() if record.view != digests[id_]]
     for user, owned in by_account(changed):
-        written = folders.write_views(site.transport, user, {record.folder: views[record.id][1] for record in owned})
+        texts = {record.folder: views[record.id][1] for record in owned}
+        written = accounts.run(user, "write its hosts views", partial(folders.write_views, site.transport, user, texts))
+        if isinstance(written, Trouble):
+            failed.add(user)
+            site.store.note_trouble({record.id: written.why for record in owned})
+            continue
         done = [(record, {"view": digests[record.id]}) for record in owned if record.folder in written]
         site.store.change(done, site.clock())
+    return frozenset(failed)

@@ -12,9 +12,12 @@ import json
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter import folders, hosts
+from slurm_adapter.accounts import Accounts, Trouble
+from slurm_adapter.closing import close
 from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
 from slurm_adapter.plan import (
     Evidence,
@@ -53,6 +56,8 @@ class _Gathered:
     strays: tuple[tuple[Record, int], ...] = ()
     """Slurm jobs of jobs that have ended: somebody requeued them, or they came up late."""
     problems: list[str] = field(default_factory=list)
+    troubles: dict[str, str] = field(default_factory=dict)
+    """What stands in the way of looking into jobs' folders, by job id; empty if it did and does no longer."""
 
 
 def reconcile(site: Site, jobs: list[Standing], *, dry_run: bool, end_many: bool) -> Report:
@@ -86,12 +91,15 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
     judged: list[Standing | Record] = [*alive, *records]
     rows_of = {job.id: rows.get((job.token, job.account), ()) for job in judged}
     inside: dict[str, folders.Inside] = {}
+    troubles: dict[str, str] = {}
     history: dict[int, tuple[Observation, ...]] | None = {}
     accounting = True
     addresses: dict[str, tuple[str, ...]] = {}
     if listing is not None:
         odd = [record for record in records if not is_plainly_alive(record, rows_of[record.id])]
-        inside = _look(site, [r for r in odd if needs_look(r, rows_of[r.id])], problems)
+        looked_at = [r for r in odd if needs_look(r, rows_of[r.id])]
+        inside = _look(site, looked_at, Accounts(site, remember=remember), problems)
+        troubles = {r.id: each.trouble for r in looked_at if (each := inside.get(r.id)) and each.trouble != r.trouble}
         kept = {r.id: kept_id(r, rows_of[r.id], inside.get(r.id)) for r in odd}
         asked = [id_ for r in odd if needs_history(r, rows_of[r.id], id_ := kept[r.id]) and id_ is not None]
         if asked:
@@ -123,7 +131,7 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
         others=len(jobs) - len(others),
         end_many=end_many,
     )
-    return _Gathered(evidence, _strays(site, rows, {job.token for job in jobs}), problems)
+    return _Gathered(evidence, _strays(site, rows, {job.token for job in jobs}), problems, troubles)
 
 
 def _sort_out(
@@ -168,15 +176,18 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
     # Closed before it is remembered: a pass that is killed between the two closes it again, and none is left open. But
     # a claim may be on its way to Slurm meanwhile, and is closed only once it has ended.
     ending = [job for job, values in plan.changes if values.get("stage") is Stage.ENDED and isinstance(job, Record)]
-    _close(site, [record for record in ending if record.stage is not Stage.CLAIMED], problems)
+    accounts = Accounts(site)
+    close(site, accounts, [record for record in ending if record.stage is not Stage.CLAIMED], problems)
     made = site.store.make_changes(plan.changes, site.clock())
+    if gathered.troubles:
+        site.store.note_trouble(gathered.troubles)
     if plan.limits:
         from slurm_adapter.operations import take_limits
 
         take_limits(site, plan.limits)
     changes = tuple((record, values) for record, values in plan.changes if record.id in made)
-    _close(site, [record for record in ending if record.stage is Stage.CLAIMED and record.id in made], problems)
-    cancelled = _cancel_surplus(site, plan, gathered, problems)
+    close(site, accounts, [r for r in ending if r.stage is Stage.CLAIMED and r.id in made], problems)
+    cancelled = _cancel_surplus(site, plan, gathered, accounts, problems)
     seen = float(site.store.fact(HOSTS_SEEN) or 0)
     if not site.store.hosts_are_written() or not seen <= site.clock() < seen + HOSTS_SECONDS:
         with _noting(problems, "write the hosts files"):
@@ -217,14 +228,9 @@ def _left_behind(site: Site, planned: Sequence[Record]) -> list[Record]:
     return [record for record in claimed if free or record.status or not old < record.created <= site.clock()]
 
 
-def _close(site: Site, ended: list[Record], problems: list[str]) -> None:
-    """Fence the folders of jobs that have ended, so that a requeue by their owner runs nothing."""
-    for user, owned in by_account(ended):
-        with _noting(problems, f"close the folders of jobs that ended, as {user}"):
-            folders.close(site.transport, user, [record.folder for record in owned])
-
-
-def _cancel_surplus(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> tuple[tuple[str, int], ...]:
+def _cancel_surplus(
+    site: Site, plan: Plan, gathered: _Gathered, accounts: Accounts, problems: list[str]
+) -> tuple[tuple[str, int], ...]:
     """Cancel Slurm jobs that no job owns: second ones, once the fence names another, and those of ended jobs.
 
     And those whose end was asked for in vain.
@@ -233,11 +239,13 @@ def _cancel_surplus(site: Site, plan: Plan, gathered: _Gathered, problems: list[
     targets = {record.id: record for record, _ in plan.cancel}
     kept: dict[str, str] = {}
     for user, owned in by_account(targets.values()):
+        targets_of = {record.folder: str(plan.fence[record.id]) for record in owned}
         with _noting(problems, f"fence jobs as {user}"):
-            fenced = folders.fence(
-                site.transport, user, {record.folder: str(plan.fence[record.id]) for record in owned}
-            )
-            kept |= {record.id: owner for record, owner in zip(owned, fenced, strict=True)}
+            fenced = accounts.run(user, "fence its jobs", partial(folders.fence, site.transport, user, targets_of))
+            if isinstance(fenced, Trouble):
+                site.store.note_trouble({record.id: fenced.why for record in owned})
+            else:
+                kept |= {record.id: owner for record, owner in zip(owned, fenced, strict=True)}
     surplus += [(record, id_) for record, id_ in plan.cancel if kept.get(record.id) not in {None, "", str(id_)}]
     surplus += plan.cancel_again
     if surplus:
@@ -247,19 +255,25 @@ def _cancel_surplus(site: Site, plan: Plan, gathered: _Gathered, problems: list[
     return ()
 
 
-def _look(site: Site, records: list[Record], problems: list[str]) -> dict[str, folders.Inside]:
+def _look(site: Site, records: list[Record], accounts: Accounts, problems: list[str]) -> dict[str, folders.Inside]:
     """What stands in these jobs' folders, one command for each account."""
     found: dict[str, folders.Inside] = {}
     for user, owned in by_account(records):
         with _noting(problems, f"look into job folders as {user}"):
-            inside = folders.look(site.transport, user, [record.folder for record in owned])
+            paths = [record.folder for record in owned]
+            inside = accounts.run(user, "look into its job folders", partial(folders.look, site.transport, user, paths))
+            if isinstance(inside, Trouble):
+                found |= {record.id: folders.Inside(exists=False, trouble=inside.why) for record in owned}
+                continue
             found |= {record.id: each for record, each in zip(owned, inside, strict=True) if each is not None}
-            problems += [
-                f"job {record.id}: neither its folder {record.folder} is there nor that in which it should be; "
-                "is its file system away?"
-                for record, each in zip(owned, inside, strict=True)
-                if each is None
-            ]
+            for record in (each for each in owned if each.id not in found):
+                if accounts.site_is_well:
+                    found[record.id] = folders.Inside(exists=False, trouble="the folder that it should be in is gone")
+                else:
+                    problems.append(
+                        f"job {record.id}: neither its folder {record.folder} is there nor that in which it should be; "
+                        "is its file system away?"
+                    )
     return found
 
 

@@ -131,6 +131,10 @@ class Record(NamedTuple):
     """What sbatch said the last time that its answer was lost."""
     postponed: float | None = None
     """Since when Slurm refuses the job only for now."""
+    trouble: str = ""
+    """What stands in the way of seeing to its folder, for its user to mend."""
+    close_after: float | None = None
+    """Closing its folder failed, and is tried again then."""
     peers: tuple[Peer, ...] = ()
 
     @property

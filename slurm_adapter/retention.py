@@ -1,21 +1,26 @@
 """What is kept of jobs that have ended, and for how long: their logs, their folders, and what is remembered of them.
 
 Only jobs that have ended are looked at, so that nothing is ever taken from one that lives. A folder goes under its own
-account, and only while the token in it is the job's. What cannot be removed is a problem of the pass, and is tried
-again a day later, or after an hour where it is not known what became of the attempt.
+account, and only while the token in it is the job's.
+
+What cannot be removed is tried again a day later, or after an hour if it is not known what became of the attempt. That
+is noted on the job. It is a problem of the pass only if it is the site's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from slurm_adapter.accounts import Trouble
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.records import by_account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from slurm_adapter.accounts import Accounts
     from slurm_adapter.records import Record
     from slurm_adapter.site import Site
     from slurm_adapter.store import Removable
@@ -36,6 +41,8 @@ class Due:
     folders: tuple[Record, ...] = ()
     records: tuple[str, ...] = ()
     """The ids of jobs that are no longer remembered."""
+    unclosed: tuple[Record, ...] = ()
+    """Jobs whose folders could not be closed at their end."""
 
 
 def find_due(site: Site) -> Due:
@@ -48,23 +55,29 @@ def find_due(site: Site) -> Due:
         tuple(record for record in logs if record.id not in going),
         tuple(whole),
         tuple(site.store.forgettable(now - keep.records, AT_ONCE, with_folder=keep.folders is None)),
+        tuple(site.store.unclosed(now, AT_ONCE)),
     )
 
 
 def remove(site: Site, due: Due, problems: list[str]) -> None:
     """Remove it. What fails is added to `problems`, and the rest is done all the same."""
-    if not (due.logs or due.folders or due.records):
+    if not (due.logs or due.folders or due.records or due.unclosed):
         return
     from slurm_adapter import folders
+    from slurm_adapter.accounts import Accounts
+    from slurm_adapter.closing import close
 
-    _remove(site, due.logs, "logs_gone", folders.remove_logs, problems)
-    _remove(site, due.folders, "folder_gone", folders.remove, problems)
+    accounts = Accounts(site)
+    close(site, accounts, due.unclosed, problems)
+    _remove(site, accounts, due.logs, "logs_gone", folders.remove_logs, problems)
+    _remove(site, accounts, due.folders, "folder_gone", folders.remove, problems)
     if due.records:
         site.store.forget_ended(due.records)
 
 
 def _remove(
     site: Site,
+    accounts: Accounts,
     records: tuple[Record, ...],
     column: Removable,
     remove: Callable[[Transport, str, Mapping[str, str]], frozenset[str]],
@@ -73,19 +86,24 @@ def _remove(
     now = site.clock()
     what = "logs" if column == "logs_gone" else "folders"
     for user, owned in by_account(records):
+        tokens = {record.folder: record.token for record in owned}
         try:
-            left = remove(site.transport, user, {record.folder: record.token for record in owned})
+            left = accounts.run(user, f"remove the {what} of its jobs", partial(remove, site.transport, user, tokens))
         except AdapterError as error:
             problems.append(f"the {what} of {len(owned)} jobs that ended long ago were not removed as {user}: {error}")
+            left = Trouble(str(error))
+        if isinstance(left, Trouble):
             # Some of them may be gone: large ones take their time, and the next answer tells.
             site.store.put_off([record.id for record in owned], now + _UNANSWERED_FOR)
+            site.store.note_trouble({record.id: left.why for record in owned})
             continue
-        else:
+        stay = [record for record in owned if record.folder in left]
+        if stay and not accounts.site_is_well:
             problems += [
                 f"job {record.id} ended long ago, and its {what} in {record.folder} could not be removed as {user}; "
                 "this is tried again in a day"
-                for record in owned
-                if record.folder in left
+                for record in stay
             ]
+        site.store.note_trouble({record.id: f"its {what} could not be removed as {user}" for record in stay})
         site.store.note_removed([record.id for record in owned if record.folder not in left], column, now)
-        site.store.put_off([record.id for record in owned if record.folder in left], now + _AGAIN_AFTER)
+        site.store.put_off([record.id for record in stay], now + _AGAIN_AFTER)

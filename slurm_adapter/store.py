@@ -520,6 +520,26 @@ class Store(Database):
         with self._transaction() as connection:
             connection.executemany(f"UPDATE jobs SET {column} = ? WHERE id = ?", [(now, id_) for id_ in ids])  # noqa: S608  # our own names
 
+    def unclosed(self, now: float, limit: int) -> list[Record]:
+        """Return jobs that ended and whose folders are to be closed now, because that failed before."""
+        due = "SELECT rowid FROM jobs WHERE close_after <= ? AND stage = 'ended' AND folder_gone IS NULL LIMIT ?"
+        return self._select(f"rowid IN ({due})", (now, limit))
+
+    def note_trouble(self, troubles: Mapping[str, str]) -> None:
+        """Note what stands in the way of seeing to jobs' folders, by job id; empty if nothing does."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE jobs SET trouble = ? WHERE id = ? AND trouble <> ?",
+                [(why, id_, why) for id_, why in troubles.items()],
+            )
+
+    def note_closing(self, tries: Mapping[str, float | None]) -> None:
+        """Note when closing jobs' folders is to be tried again, by job id; None if they are closed."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE jobs SET close_after = ? WHERE id = ?", [(after, id_) for id_, after in tries.items()]
+            )
+
     def put_off(self, ids: Iterable[str], until: float) -> None:
         """Do not try to remove anything of these jobs before this time."""
         with self._transaction() as connection:

@@ -61,6 +61,7 @@ def job_page(record: Record, updates: Iterable[Update], peers: Mapping[str, Reco
         ("time limit", duration(record.time_limit)),
         ("peers", ", ".join(named) or "-"),
         ("folder", record.folder + _gone(record)),
+        *([("trouble", safe(record.trouble))] if record.trouble else []),
         ("created", moment(record.created)),
         ("started", moment(record.started)),
         ("ended", moment(record.ended)),

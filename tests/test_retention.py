@@ -132,15 +132,26 @@ def test_a_file_system_that_is_not_there_is_no_reason_to_forget_folders(site: Of
     record = ended(site)
     home = Path(record.folder).parent
     home.rename(home.with_name("away"))
-    report = site.sync(9 * DAY)
-    assert f"its folders in {record.folder} could not be removed as alice" in report.problems[0]
+    assert site.sync(9 * DAY).problems == (), "other accounts' folders are there: it is alice's own trouble"
+    assert site.now(record).trouble == "its folders could not be removed as alice"
     home.with_name("away").rename(home)
-    assert site.sync().problems == (), "it is put off for a day"
+    site.sync()
+    assert Path(record.folder).exists(), "it is put off for a day"
     assert Path(record.folder).exists()
     assert site.sync(DAY).problems == ()
     assert not Path(record.folder).exists()
     site.sync()
     assert site.site.store.all(9) == []
+
+
+def test_a_file_system_that_is_away_for_all_is_the_sites_problem(site: Offline) -> None:
+    record = ended(site)
+    home = site.folder / "home"
+    home.rename(home.with_name("away"))
+    assert f"its folders in {record.folder} could not be removed as alice" in site.sync(9 * DAY).problems[0]
+    home.with_name("away").rename(home)
+    site.sync(DAY)
+    assert not Path(record.folder).exists()
 
 
 def test_a_cluster_that_is_away_changes_nothing(site: Offline) -> None:
@@ -196,7 +207,8 @@ def test_a_record_of_an_exit_that_lies_about_its_time_shortens_nothing(site: Off
 def test_a_folder_whose_token_cannot_be_read_is_not_taken_for_gone(site: Offline) -> None:
     record = ended(site)
     (Path(record.folder) / ".token").unlink()
-    assert "could not be removed" in site.sync(2 * DAY + HOUR).problems[0]
+    assert site.sync(2 * DAY + HOUR).problems == ()
+    assert "could not be removed" in site.now(record).trouble
     assert site.now(record).folder_gone is None
 
 

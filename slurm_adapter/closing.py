@@ -1,0 +1,48 @@
+"""Close the folders of jobs that have ended, so that a requeue by their owner runs nothing.
+
+A folder that cannot be closed is its user's trouble. It is noted on the job, and tried again later.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from slurm_adapter import folders
+from slurm_adapter.accounts import Trouble
+from slurm_adapter.errors import AdapterError
+from slurm_adapter.records import by_account
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from slurm_adapter.accounts import Accounts
+    from slurm_adapter.records import Record
+    from slurm_adapter.site import Site
+
+SHORTEST, LONGEST = 60.0, 86400.0
+"""Seconds until closing is tried again: as many as have passed since the job's end, within these limits."""
+
+
+def close(site: Site, accounts: Accounts, ended: Iterable[Record], problems: list[str]) -> None:
+    """Close these jobs' folders. What is the site's trouble is added to `problems`."""
+    now = site.clock()
+    for user, owned in by_account(ended):
+        paths = [record.folder for record in owned]
+        try:
+            answer = accounts.run(user, "close its job folders", partial(folders.close, site.transport, user, paths))
+        except AdapterError as error:
+            problems.append(f"could not close the folders of jobs that ended, as {user}: {error}")
+            site.store.note_closing({record.id: now + SHORTEST for record in owned})
+            continue
+        left = dict.fromkeys(paths, answer.why) if isinstance(answer, Trouble) else answer
+        troubles = {r.id: f"could not close it: {left[r.folder]}" if r.folder in left else "" for r in owned}
+        if any(troubles[record.id] != record.trouble for record in owned):
+            site.store.note_trouble(troubles)
+        tries = {r.id: _next_try(r, now) if r.folder in left else None for r in owned}
+        if any(tries[record.id] != record.close_after for record in owned):
+            site.store.note_closing(tries)
+
+
+def _next_try(record: Record, now: float) -> float:
+    return now + min(max(now - (record.ended or now), SHORTEST), LONGEST)

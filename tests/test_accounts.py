@@ -1,0 +1,205 @@
+"""One user's folder is that user's trouble: noted on the job, tried again later, and never the site's outage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter.accounts import LONGEST, SHORTEST
+from slurm_adapter.reporting import outage_lines
+from slurm_adapter.states import JobState
+from slurm_adapter.transports.interface import CommandTimeout, ConnectionLost, NotConnected
+from tests.offline import Offline, offline, peer
+
+if TYPE_CHECKING:
+    from slurm_adapter.records import Record
+    from slurm_adapter.transports.interface import Command
+
+__all__ = ["offline"]
+
+
+def failing(offline: Offline, account: str, error: Exception) -> list[Command]:
+    """Let each command of an account fail; those that were tried."""
+    tried: list[Command] = []
+
+    def before(command: Command) -> None:
+        if command.user == account:
+            tried.append(command)
+            raise error
+
+    offline.transport.before = before
+    return tried
+
+
+def finish(offline: Offline, record: Record) -> None:
+    offline.slurm.finish(offline.slurm_id(record))
+
+
+def _into_a_folder(owner: Path) -> None:
+    """Stand for a folder that may not be changed: in place of the fence is a folder, which no rename replaces."""
+    owner.unlink()
+    owner.mkdir()
+
+
+def test_a_folder_that_cannot_be_closed_is_noted_and_tried_again_ever_more_rarely(offline: Offline) -> None:
+    """One user's chmod 000 on an ended job's folder made syncs exit 1."""
+    record = offline.run(offline.job())
+    owner = Path(record.folder) / "owner"
+    _into_a_folder(owner)
+    finish(offline, record)
+    report = offline.sync()
+    assert report.problems == ()
+    assert outage_lines(offline.site.store, report) == []
+    now = offline.now(record)
+    assert now.state is JobState.SUCCESS
+    assert now.trouble.startswith("could not close it: ")
+    closings = []
+    for seconds in (30, 30, 30, 60, 60, 240, 3600):
+        offline.transport.commands.clear()
+        assert offline.sync(seconds).problems == ()
+        closings.append(sum(command.user == "alice" for command in offline.transport.commands))
+    assert closings == [0, 1, 0, 1, 0, 1, 1]
+    owner.rmdir()
+    offline.sync(2 * 86400)
+    assert owner.readlink() == Path("closed")
+    assert (offline.now(record).trouble, offline.now(record).close_after) == ("", None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotConnected("sudo did not run sh as alice: sudo: unknown user alice\nthe cluster has no account alice"),
+        CommandTimeout("sh as alice did not end within 60 s and was stopped"),
+    ],
+)
+def test_an_account_that_is_gone_or_hangs_holds_up_nobody(offline: Offline, error: Exception) -> None:
+    """An account deleted from the cluster; a home folder whose file system hangs for one account."""
+    hers, his = offline.run(offline.job()), offline.run(offline.job(user="bob"))
+    tried = failing(offline, "alice", error)
+    finish(offline, hers)
+    finish(offline, his)
+    assert offline.sync().problems == ()
+    assert [offline.now(record).state for record in (hers, his)] == [JobState.SUCCESS] * 2
+    assert str(error) in offline.now(hers).trouble
+    assert offline.now(his).trouble == ""
+    assert len(tried) == 1, "what hangs is not waited for twice in a pass"
+    offline.sync(int(SHORTEST) - 5)
+    assert len(tried) == 1
+    offline.sync(10)
+    assert len(tried) == 2
+    offline.transport.before = lambda _: None
+    offline.sync(int(LONGEST) + 86400)
+    assert (Path(hers.folder) / "owner").readlink() == Path("closed")
+    assert offline.now(hers).trouble == ""
+
+
+def test_a_job_that_vanished_with_its_account_is_lost_after_its_time_and_says_why(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    failing(offline, "alice", NotConnected("sudo: unknown user alice"))
+    finish(offline, record)
+    offline.slurm.purge(offline.slurm_id(record))
+    assert offline.sync().problems == ()
+    assert not offline.now(record).state.final
+    assert "unknown user" in offline.now(record).trouble
+    for _ in range(3):
+        assert offline.sync(after=1900).problems == ()
+    assert offline.now(record).state is JobState.FAILURE
+
+
+@pytest.mark.parametrize("spoil", ["removed", "a file", "a dangling link", "a fifo"])
+def test_something_else_in_the_place_of_a_folder(offline: Offline, spoil: str) -> None:
+    record = offline.run(offline.job())
+    folder = Path(record.folder)
+    folder.rename(folder.with_name("elsewhere"))
+    if spoil == "a file":
+        folder.write_text("x")
+    elif spoil == "a dangling link":
+        folder.symlink_to("nowhere")
+    elif spoil == "a fifo":
+        os.mkfifo(folder)
+    finish(offline, record)
+    for _ in range(2):
+        assert offline.sync().problems == ()
+    assert offline.now(record).state is JobState.SUCCESS
+
+
+def test_a_home_that_is_not_there_is_its_accounts_trouble(offline: Offline) -> None:
+    hers, his = offline.run(offline.job()), offline.run(offline.job(user="bob"))
+    home = Path(hers.folder).parent
+    home.rename(home.with_name("unmounted"))
+    finish(offline, hers)
+    finish(offline, his)
+    assert offline.sync().problems == ()
+    assert [offline.now(record).state for record in (hers, his)] == [JobState.SUCCESS] * 2
+    assert offline.now(hers).trouble == "the folder that it should be in is gone"
+
+
+@pytest.mark.parametrize("how", ["missing", "an empty mount point", "hangs for all", "the connection breaks"])
+def test_what_all_accounts_share_is_the_sites_problem(offline: Offline, how: str) -> None:
+    record = offline.run(offline.job())
+    home = offline.folder / "home"
+
+    def before(_: Command) -> None:
+        raise ConnectionLost("gone") if how == "the connection breaks" else CommandTimeout("hangs")
+
+    if how in {"missing", "an empty mount point"}:
+        home.rename(home.with_name("away"))
+        if how == "an empty mount point":
+            home.mkdir()
+    else:
+        offline.transport.before = before
+    finish(offline, record)
+    assert offline.sync().problems != ()
+    assert not offline.now(record).state.final
+    if not home.exists() or not any(home.iterdir()):
+        shutil.rmtree(home, ignore_errors=True)
+        home.with_name("away").rename(home)
+    offline.transport.before = lambda _: None
+    assert offline.sync().problems == ()
+    assert offline.now(record).state is JobState.SUCCESS
+
+
+def test_one_accounts_private_views_hold_up_nobody_elses(tmp_path: Path) -> None:
+    """Private hosts views are written as each job's account."""
+    site = Offline(tmp_path, {"peers": {"private": True}})
+    hers, his = site.run(site.job()), site.run(site.job(user="bob"))
+    failing(site, "alice", CommandTimeout("hangs"))
+    consumer = site.job(resources=[peer("db", his)], user="bob")
+    assert "db" in (Path(consumer.folder) / "hosts").read_text()
+    assert site.sync().problems == ()
+    assert not site.now(hers).state.final
+
+
+@pytest.fixture
+def unprivileged(offline: Offline) -> Offline:
+    """A site whose jobs' folders belong to an account that may not do everything, for root."""
+    if os.geteuid() == 0:
+        (offline.folder / "bin" / "sudo").write_text(
+            '#!/bin/sh\nshift 4\nexec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"\n'
+        )
+        for folder in (offline.folder, *offline.folder.parents):
+            if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
+                folder.chmod(folder.stat().st_mode | 0o011)
+        for account in ("alice", "bob"):
+            os.chown(offline.folder / "home" / account, 65534, 65534)
+    return offline
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o600, 0o300])
+def test_a_folder_that_its_user_has_closed_off(unprivileged: Offline, mode: int) -> None:
+    """One user's chmod 000 on an ended job's folder, by an account that it binds."""
+    record = unprivileged.run(unprivileged.job())
+    finish(unprivileged, record)
+    Path(record.folder).chmod(mode)
+    for seconds in (1, 100, 1000):
+        assert unprivileged.sync(seconds).problems == ()
+    now = unprivileged.now(record)
+    assert now.state is JobState.SUCCESS
+    assert bool(now.trouble) == (mode != 0o300)
+    Path(record.folder).chmod(0o700)
+    unprivileged.sync(86400)
+    assert unprivileged.now(record).trouble == ""
