@@ -247,7 +247,7 @@ def test_a_consumer_waits_for_a_pending_peer(adapter: Adapter) -> None:
 
 
 def test_a_peer_that_never_starts_is_named(make_adapter: AdapterMaker) -> None:
-    adapter = make_adapter(more='[peers]\nwait = "00:00:01"\n')
+    adapter = make_adapter(more='[peers]\nwait = "00:00:05"\n')
     [server] = adapter.submit(adapter.shell(SERVER, begin="now+1hour"))
     [record] = adapter.submit(adapter.shell("echo ran", peers={"database": server}))
     # Nothing waits in the queue: the consumer runs, and gives up by itself. (Slurm starts it once the peer has begun.)
