@@ -12,7 +12,7 @@ import pytest
 
 from slurm_adapter import sandbox
 from slurm_adapter.errors import TryAgain
-from slurm_adapter.sandbox import accounting, daemons, files, processes
+from slurm_adapter.sandbox import accounting, daemons, processes
 from slurm_adapter.sandbox import cluster as whole
 from slurm_adapter.sandbox import layout as layouts
 
@@ -229,24 +229,24 @@ def release(request: pytest.FixtureRequest) -> str:
 def cluster(request: pytest.FixtureRequest, release: str) -> Iterator[Cluster]:
     """A sandbox, up and whole. Skips if this machine cannot have one, and says what would help."""
     config = request.config
-    if release:
-        found = _of_release(config, release)
+    if of_releases := bool(release):
+        release = _installed(config, release)
+        name = "-".join(word for word in (config.getoption("--sandbox-name") or "pytest", release) if word)
     else:
-        layout = layouts.layout_of(config.getoption("--sandbox-name"))
-        before = files.read_record(layout)
-        found = Cluster(layout, config.getoption("--sandbox-release") or (before.release if before else ""))
-    if problem := sandbox.obstacle(release=found.release):
+        name, release = config.getoption("--sandbox-name"), config.getoption("--sandbox-release")
+    if problem := sandbox.obstacle(release=release):
         if os.environ.get("CI"):
             pytest.fail(f"CI must have a sandbox: {problem}")
         pytest.skip(problem)
-    found.repair()
+    sandbox.up(name=name, release=release or None, say=_quiet)
+    found = Cluster(layouts.layout_of(name), sandbox.status(name).release)
     yield found
-    if release:
-        sandbox.down(_quiet, name=found.layout.name)
+    if of_releases:
+        sandbox.down(_quiet, name=name)
 
 
-def _of_release(config: pytest.Config, release: str) -> Cluster:
-    """A sandbox of a release. sid may be broken, and then it is forky's: see `pytest_terminal_summary`."""
+def _installed(config: pytest.Config, release: str) -> str:
+    """Install a release, and return its name: sid may be broken, and then it is forky. The run says so at its end."""
     lines: list[str] = []
     try:
         sandbox.install(lines.append, release=release)
@@ -257,8 +257,7 @@ def _of_release(config: pytest.Config, release: str) -> Cluster:
         sandbox.install(lines.append, release=release)
         lines.append(f"note: {problem}. Its tests ran on {release} instead")
     _notes(config).extend(line for line in lines if line.startswith("note: "))
-    name = "-".join(word for word in (config.getoption("--sandbox-name") or "pytest", release) if word)
-    return Cluster(layouts.layout_of(name), release)
+    return release
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slurm_adapter import sandbox
 from slurm_adapter.states import JobState
 from tests.adapter import resources, text
 
@@ -159,6 +160,8 @@ def processes_of(cluster: Cluster, record: Record) -> list[str]:
 @pytest.mark.parametrize("ending", ["by itself", "cancelled", "batch killed", "ignores TERM"])
 def test_no_process_outlives_its_job(make_adapter: AdapterMaker, ending: str) -> None:
     adapter = make_adapter(first_id=811_000)
+    if ending == "ignores TERM" and (problems := sandbox.status(adapter.cluster.layout.name).notes):
+        pytest.skip(f"Slurm loses processes whose parents have ended: {problems[0]}")
     ignoring = "trap '' TERM; " if ending == "ignores TERM" else ""
     last = "sleep 1" if ending == "by itself" else "sleep 300"
     script = f"{ignoring}srun -N 2 -n 2 sh -c 'sleep 1; {last}' & echo ready; {last}; wait"

@@ -62,11 +62,10 @@ def up(
     Raises `Refused` if it cannot work on this machine, with what would help, and `TryAgain` if it is not ready
     in time or another `up` or `down` is at work.
     """
-    layout = layout_of(name)
-    before = files.read_record(layout)
+    before = files.read_record(layout_of(name))
     release = releases.canonical(release) if release is not None else before.release if before else ""
     install(say, accounting=accounting, release=release)
-    return cluster.bring_up(layout, Wishes(nodes, accounting, release=release), say)
+    return cluster.bring_up(name, Wishes(nodes, accounting, release=release), say)
 
 
 def obstacle(*, accounting: bool = False, release: str = "") -> str:

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -75,13 +75,16 @@ class SandboxStatus:
     """The adapter's config for it."""
 
 
-def bring_up(layout: Layout, wishes: Wishes, say: Callable[[str], None]) -> Path:
+def bring_up(name: str, wishes: Wishes, say: Callable[[str], None]) -> Path:
     """Make the cluster what is wished, from whatever is there now; the adapter's config file for it."""
     if not 1 <= wishes.nodes <= MOST_NODES:
         raise Refused(f"a sandbox has 1 to {MOST_NODES} nodes, not {wishes.nodes}")
     if problem := obstacle(wishes):
         raise Refused(problem)
-    with _lock(layout, say):
+    layout = _reserve(name, say)
+    with locked(layout.root, say):
+        if layout_of(name) != layout:
+            raise TryAgain("the sandbox was taken down at this moment: run it again")
         before = files.read_record(layout)
         if before:
             wishes = replace(wishes, min_job_age=before.min_job_age)
@@ -152,7 +155,7 @@ def take_down(layout: Layout, say: Callable[[str], None]) -> None:
     """Remove everything: jobs, daemons, network, namespaces, control groups, files. Safe to repeat."""
     if problem := machine_obstacle():
         raise Refused(problem)
-    with _lock(layout, say):
+    with locked(layout.root, say):
         say("ending all processes of the sandbox")
         _remove_nodes(layout)
         _remove_control_groups(layout)
@@ -331,12 +334,10 @@ def _write_default_config(layout: Layout, wishes: Wishes) -> Path:
     return layout.config
 
 
-@contextmanager
-def _lock(layout: Layout, say: Callable[[str], None]) -> Iterator[None]:
-    """One `up` or `down` of a sandbox at a time, with its number reserved. The lock is on its root."""
-    with locked(layout.root, say):
-        with locked(BASE.parent, say):
-            if layout_of(layout.name) != layout:
-                raise TryAgain("another sandbox was made at the same moment: run it again")
-            files.replace(layout.reservation, f"{layout.number}\n")
-        yield
+def _reserve(name: str, say: Callable[[str], None]) -> Layout:
+    """Return a sandbox's layout, with a number that no other sandbox gets."""
+    with locked(BASE.parent, say):
+        layout = layout_of(name)
+        layout.root.mkdir(exist_ok=True)
+        files.replace(layout.reservation, f"{layout.number}\n")
+    return layout
