@@ -19,6 +19,7 @@ import click
 
 from slurm_adapter import __version__
 from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, TryAgain
+from slurm_adapter.inherited import reset_signals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -549,4 +550,5 @@ def sandbox_down(name: str, purge: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
+    reset_signals()
     cli(prog_name="slurm-adapter")

@@ -228,6 +228,7 @@ def build_directives(
         "error": f"{logs}/stderr.txt",
         "open-mode": "append",
         "export": "NONE",
+        "propagate": "NONE",  # the limits of the account on the node, not of the process that runs sbatch
         "dependency": "after:" + ":".join(map(str, after)) if after else None,
     }
     directives = {

@@ -35,7 +35,7 @@ path=$1 conf=$2 job=$3 node=$4 folder=$5
 shift 5
 {_CLEANLY}\
     srun --quiet --overlap --pty --export=ALL --jobid="$job" --nodelist="$node" --nodes=1 --ntasks=1 \\
-    --mem=0 --gres=none --cpu-bind=none --chdir="$folder" "$@"
+    --mem=0 --gres=none --cpu-bind=none --propagate=NONE --chdir="$folder" "$@"
 """
 """Nor does any SLURM_* and SRUN_* variable of a start-up file reach srun and the shell."""
 

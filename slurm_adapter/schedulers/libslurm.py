@@ -88,6 +88,8 @@ def describe(job: Submission) -> dict[str, Any] | None:
         elif (each.name, each.value) == ("export", "NONE"):
             # As sbatch's: nothing of this process's environment, but the user's login environment on the node.
             fields["environment"] = {"SLURM_GET_USER_ENV": "1"}
+        elif (each.name, each.value) == ("propagate", "NONE"):
+            continue  # pyslurm sends no limits of its process
         else:
             return None
     # Without it pyslurm means one task in all, where sbatch means one for each node.

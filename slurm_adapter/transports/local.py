@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter.transports.deadline import Deadline
 from slurm_adapter.transports.frame import ROOM, Frame
 from slurm_adapter.transports.interface import Command, CommandTimeout, NotConnected, Result, TooMuchOutput
-from slurm_adapter.transports.local_stream import start
+from slurm_adapter.transports.local_stream import UMASK, start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,6 +100,7 @@ class LocalTransport:
                 env=self._environment,
                 cwd="/",
                 start_new_session=True,
+                umask=UMASK,
             )
         except OSError as error:
             program = words[0] if error.errno == errno.ENOENT else command.argv[0]

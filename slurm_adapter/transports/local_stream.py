@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from slurm_adapter.transports.interface import Terminal
 
+UMASK = 0o022
+"""Of every command, whatever the umask of this process is. sbatch passes it on to the job."""
+
 _CHUNK = 64 * 1024
 _GRACE = 10.0
 """Seconds that a command may take to end after it was hung up on, before it is killed."""
@@ -37,6 +40,7 @@ def start(words: Sequence[str], environment: Mapping[str, str], terminal: Termin
             env=environment,
             cwd="/",
             start_new_session=True,
+            umask=UMASK,
         )
         if process.stdin is None or process.stdout is None:
             raise ValueError("a command without a terminal is started with two pipes")
@@ -53,6 +57,7 @@ def start(words: Sequence[str], environment: Mapping[str, str], terminal: Termin
             env={**environment, "TERM": terminal.kind},
             cwd="/",
             start_new_session=True,
+            umask=UMASK,
         )
     except BaseException:
         os.close(ours)

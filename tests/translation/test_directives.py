@@ -93,6 +93,7 @@ def test_a_machine_with_everything(machine: Machine) -> None:
         '--error="/home/a b/\\"x\\" %%j/stderr.txt"',
         "--open-mode=append",
         "--export=NONE",
+        "--propagate=NONE",
         "--dependency=after:17:18",
         "--ntasks-per-node=16",
         "--requeue",
