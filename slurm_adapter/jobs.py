@@ -19,6 +19,7 @@ import json
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bundle, folders, hosts
@@ -229,7 +230,15 @@ def _prepare(
             after = [record.slurm_id for _, record in named if record.slurm_id is not None]
             with naming(number, items):
                 translation = _translate(
-                    site, owner, item, apart.render, job_id=id_, token=token, after=after, drives=drives
+                    site,
+                    owner,
+                    item,
+                    apart.render,
+                    job_id=id_,
+                    token=token,
+                    after=after,
+                    slurm_names={record.id: record.token for _, record in named},
+                    drives=drives,
                 )
                 if facts is not None:
                     check(translation.directives, translation.seconds, facts)
@@ -465,6 +474,7 @@ def _translate(
     job_id: str,
     token: str,
     after: Sequence[int],
+    slurm_names: Mapping[str, str] = MappingProxyType({}),
     drives: Sequence[Drive] = (),
 ) -> Translation:
     account = site.account_of(owner)
@@ -478,6 +488,7 @@ def _translate(
         token=token,
         folder=site.config.jobs.folder.replace("{user}", account).replace("{id}", job_id),
         after=after,
+        slurm_names=slurm_names,
         account=account,
         drives=drives,
         apart=apart,

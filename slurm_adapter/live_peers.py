@@ -16,6 +16,7 @@ from slurm_adapter.cluster_facts import system_names
 from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused, TryAgain
 from slurm_adapter.publishing import publish_hosts
 from slurm_adapter.records import Amendment, Peer, Stage
+from slurm_adapter.script import peer_line
 from slurm_adapter.specification import Owner, PeerValue
 
 if TYPE_CHECKING:
@@ -85,7 +86,12 @@ def detach(site: Site, id_: str, value: AppParameterValue) -> Record:
     first = [given.hostname.lower() for _, given in jobs.declared_peers(jobs.original_of(record))]
     if peer.hostname in first:
         # Its nodes would wait for it, after a requeue too.
-        waited = "".join(f"{each.job_id} {each.hostname}\n" for each in left if each.hostname in first)
+        waiting = [each for each in left if each.hostname in first]
+        known = site.store.find(each.job_id for each in waiting)
+        waited = "".join(
+            peer_line(each.job_id, each.hostname, known[each.job_id].token if each.job_id in known else "")
+            for each in waiting
+        )
         if not folders.write_views(site.transport, record.account, {record.folder: waited}, "node/peers"):
             raise TryAgain(f"job {id_} keeps its peer {peer.hostname}: its folder {record.folder} cannot be written")
 

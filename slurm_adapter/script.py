@@ -72,6 +72,13 @@ class NodeSettings:
     seconds: int
     """The job's time limit."""
     peers: tuple[Peer, ...]
+    slurm_names: Mapping[str, str]
+    """The Slurm names of the peers, by their ids."""
+
+
+def peer_line(job_id: str, hostname: str, slurm_name: str) -> str:
+    """Return a line of the file `node/peers`."""
+    return f"{job_id} {hostname.lower()} {slurm_name}".rstrip() + "\n"
 
 
 def packaged_templates() -> Path:
@@ -137,10 +144,14 @@ def node_files(settings: NodeSettings, config: Config) -> dict[str, bytes]:
         "methods": " ".join(config.peers.methods),
         "allow_env": _yes(config.peers.allow_env),
         "address": config.peers.address or "",
+        "path": config.cluster.path,
     }
     files = {"node/settings": "".join(f"{name}={value}\n" for name, value in lines.items()).encode()}
     if settings.peers:
-        files["node/peers"] = "".join(f"{peer.job_id} {peer.hostname.lower()}\n" for peer in settings.peers).encode()
+        lines_of_peers = (
+            peer_line(peer.job_id, peer.hostname, settings.slurm_names.get(peer.job_id, "")) for peer in settings.peers
+        )
+        files["node/peers"] = "".join(lines_of_peers).encode()
     return files
 
 

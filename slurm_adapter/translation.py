@@ -26,6 +26,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bash
@@ -59,7 +60,7 @@ from slurm_adapter.script import (
 from slurm_adapter.specification import FileValue, PeerValue, UnknownValue, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from slurm_adapter.application import Application
     from slurm_adapter.config import Config, Drive, Machine
@@ -134,6 +135,7 @@ def translate(
     token: str,
     folder: str,
     after: Sequence[int] = (),
+    slurm_names: Mapping[str, str] = MappingProxyType({}),
     product: ResolvedProduct | None = None,
     account: str | None = None,
     drives: Sequence[Drive] = (),
@@ -142,6 +144,7 @@ def translate(
     """Translate one job. Nothing is read but templates, and nothing is written.
 
     `token` is the job's name in Slurm, `folder` its folder on the cluster, `after` the Slurm ids of its peers,
+    `slurm_names` their names in Slurm by their ids,
     `account` that of its user there, and `drives` are known besides those of the configuration. `product` is what
     UCloud sells by the product's name, which goes before the machine table's sizes. `apart` renders what the site has
     not written itself: `Apart.render`, where there are many jobs.
@@ -204,6 +207,7 @@ def translate(
         cpus=_cpus(directives, machine),
         seconds=seconds,
         peers=peers,
+        slurm_names=slurm_names,
     )
     return Translation(
         directives=directives,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-pytest_plugins = ["tests.adapter", "tests.cluster", "tests.crash.ground"]
+pytest_plugins = ["tests.adapter", "tests.cluster", "tests.crash.ground", "tests.node_folder"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

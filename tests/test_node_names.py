@@ -1,125 +1,21 @@
-"""What runs on the nodes, against a job's folder made by hand: names, their life, signals, and ends."""
+"""What runs on the nodes, against a job's folder made by hand: names, their life, and ends."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
-import uuid
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.script import packaged_templates
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from tests.cluster import Cluster
+    from tests.node_folder import Folder
 
 pytestmark = pytest.mark.sandbox
-
-VIEW = "# consumer 9 peer 4 run {run} exit {exit}\n{address} database\n{address} database-0\n"
-SETTINGS = {
-    "format": "1",
-    "names": "yes",
-    "replicate": "no",
-    "cpus": "1",
-    "time_limit": "600",
-    "wait": "20",
-    "methods": "unshare bwrap nss_wrapper",
-    "allow_env": "no",
-    "address": "",
-}
-SCRIPT = """#!/bin/bash
-export SLURM_EXPORT_ENV=ALL
-ucloud_folder={folder}
-if [ "${{1-}}" != payload ]; then exec {shell} "$ucloud_folder/node/batch.sh" "$ucloud_folder"; fi
-export UCLOUD_DIR="$ucloud_folder/ucloud/${{SLURM_NODEID:-0}}"
-{payload}
-"""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A job's folder on the cluster, with what is needed to run it and to read what it wrote."""
-
-    cluster: Cluster
-    here: Path
-    there: str
-    job: str = ""
-
-    def write(self, name: str, text: str) -> None:
-        """Put a file of alice's in place by renaming it, as the adapter does."""
-        part = self.here / f"{name}.part"
-        part.write_text(text)
-        os.chown(part, self.here.stat().st_uid, self.here.stat().st_gid)
-        part.chmod(0o700)
-        part.rename(self.here / name)
-
-    def view(self, address: str = "10.1.2.3", run: str = "1.0", more: str = "") -> None:
-        """Let the name `database` have an address."""
-        self.write("hosts", VIEW.format(address=address, run=run, exit=f"{self.there}/peer exit.json") + more)
-
-    def submit(self, *options: str) -> Folder:
-        """Hand the script to sbatch."""
-        files = [f"--{stream}={self.there}/{name}" for stream, name in (("output", "stdout.txt"), ("error", "log.txt"))]
-        command = ["sbatch", "--parsable", "--chdir=/", "--open-mode=append", "--export=NONE", *files, *options]
-        return replace(self, job=self.cluster.ask(*command, f"{self.there}/job.sbatch"))
-
-    def read(self, name: str) -> str:
-        """What is in a file, or nothing."""
-        path = self.here / name
-        return path.read_text() if path.exists() else ""
-
-    def said(self, text: str) -> None:
-        """Wait until the application has written something."""
-        self.cluster.wait_for(lambda: text in self.read("stdout.txt"))
-
-    def holds(self, name: str, text: str) -> None:
-        """Wait until a file holds a text and nothing else."""
-        self.cluster.wait_for(lambda: self.read(name) == text)
-
-    def end(self) -> str:
-        """Wait for the job's end; what the application wrote."""
-        self.cluster.wait_end(self.job)
-        return self.read("stdout.txt")
-
-    def exit(self) -> dict[str, Any]:
-        """The exit record."""
-        return dict(json.loads(self.read("exit.json")))
-
-    def processes(self) -> str:
-        """The processes, on any node, that name the folder in their arguments or environment."""
-        look = "grep -l -a -F -f /dev/stdin /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null"
-        return "".join(
-            self.cluster.run("sh", "-c", look, user="root", node=node.name, stdin=self.there.encode()).stdout.decode()
-            for node in self.cluster.nodes
-        )
-
-
-@pytest.fixture
-def make(cluster: Cluster) -> Callable[..., Folder]:
-    def make(payload: str, *, peers: str = "", shell: str = "/bin/sh", **settings: str) -> Folder:
-        name = f'it\'s "{uuid.uuid4().hex[:8]}" $x'
-        there = f"{cluster.shared}/home/alice/ucloud-jobs/{name}"
-        cluster.ask("mkdir", "-m", "700", there)
-        folder = Folder(cluster, cluster.shared_here / "home/alice/ucloud-jobs" / name, there)
-        cluster.ask("mkdir", f"{there}/node")
-        for path in (packaged_templates() / "node").iterdir():
-            folder.write(f"node/{path.name}", path.read_text())
-        lines = {**SETTINGS, "job_id": "9", "view": f"{there}/hosts", **settings}
-        folder.write("node/settings", "".join(f"{key}={value}\n" for key, value in lines.items()))
-        folder.write("node/peers", peers)
-        quoted = "'" + there.replace("'", "'\\''") + "'"
-        folder.write("job.sbatch", SCRIPT.format(folder=quoted, shell=shell, payload=payload))
-        return folder
-
-    return make
-
 
 READER = """
 import os, socket, sys, time
@@ -221,15 +117,14 @@ def test_replicas_are_one_task_on_each_node(make: Callable[..., Folder]) -> None
     assert folder.exit()["exit_code"] == 0
 
 
-@pytest.mark.parametrize("shell", ["/bin/dash", "/bin/bash"])
-def test_the_environment_and_the_standard_streams_are_the_applications(make: Callable[..., Folder], shell: str) -> None:
+def test_the_environment_and_the_standard_streams_are_the_applications(make: Callable[..., Folder]) -> None:
     payload = """
         module() { echo "a function: $1"; }
         export -f module
         srun -N1 -n1 bash -c 'module x; cat; echo err >&2'
         kill -KILL $$
     """
-    folder = make(payload, shell=shell)
+    folder = make(payload)
     folder = folder.submit()
     assert folder.end() == "a function: x\n"
     assert "err" in folder.read("log.txt").splitlines()
@@ -279,7 +174,7 @@ def test_a_peer_that_never_starts_is_the_reason(make: Callable[..., Folder]) -> 
 
 
 def test_the_time_limit_bounds_the_wait(make: Callable[..., Folder]) -> None:
-    folder = make("echo ran", peers="4101 database\n", wait="600", time_limit="33")
+    folder = make("echo ran", peers="4101 database none-of-this-name\n", wait="600", time_limit="33")
     folder = folder.submit()
     assert folder.end() == ""
     assert folder.exit()["reason"] == "peer 4101 (database) never started"
@@ -361,7 +256,8 @@ def test_nothing_outlives_a_batch_script_that_is_killed(make: Callable[..., Fold
     folder = folder.submit("-N2")
     folder.said("ready")
     node = folder.cluster.show(folder.job)["BatchHost"]
-    [batch] = folder.cluster.ask("pgrep", "-f", f"^/bin/sh {re.escape(folder.there)}/node/batch.sh", node=node).split()
+    pattern = f"^/bin/bash -p {re.escape(folder.there)}/node/batch.sh"
+    batch = folder.cluster.ask("pgrep", "-o", "-f", pattern, node=node)  # the others are its subshells
     folder.cluster.ask("kill", "-KILL", batch, node=node)
     folder.end()
     folder.cluster.wait_for(lambda: not folder.processes())
@@ -444,3 +340,151 @@ def test_tasks_of_an_array_do_not_meet(make: Callable[..., Folder]) -> None:
         told = json.loads(folder.read(f"exit-{task}.json"))
         assert (told["task"], told["exit_code"], told["slurm_id"]) == (task, task, int(folder.job))
     assert folder.read("stdout.txt").count("10.1.2.3") == 4
+
+
+# --- Why a job gave up -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def running_peer(cluster: Cluster) -> Iterator[str]:
+    """A job on node003. Its name in Slurm."""
+    name = "names-test-peer"
+    job = cluster.submit("sleep 300", f"--job-name={name}", "--nodelist=node003")
+    cluster.wait_state(job, "RUNNING")
+    yield name
+    cluster.ask("scancel", job)
+
+
+def hide(cluster: Cluster, path: str, node: str = "node001") -> None:
+    """Let a node see an empty file system at a path."""
+    cluster.ask("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", path, user="root", node=node)
+
+
+def test_a_node_that_does_not_see_the_shared_folder_is_the_reason(
+    make: Callable[..., Folder], running_peer: str, cluster: Cluster
+) -> None:
+    shared = cluster.ask("mktemp", "-d", "/srv/home/alice/shared-XXXXXX")
+    cluster.ask("mkdir", f"{shared}/peers")
+    folder = make("echo ran", peers=f"9003 database {running_peer}\n", view=f"{shared}/peers/9004", wait="3")
+    hide(cluster, shared)
+    try:
+        folder = folder.submit("--nodelist=node001")
+        assert folder.end() == ""
+    finally:
+        cluster.ask("umount", shared, user="root", node="node001")
+    where = f"node001 does not see {shared}/peers/9004: is {shared} mounted there?"
+    reason = f"peer 9003 (database) runs on node003, but {where}"
+    assert folder.exit()["reason"] == reason
+    assert f"slurm-adapter: {reason}" in folder.read("log.txt").splitlines()
+
+
+def test_of_two_nodes_the_one_that_does_not_see_it_is_named(
+    make: Callable[..., Folder], running_peer: str, cluster: Cluster
+) -> None:
+    shared = cluster.ask("mktemp", "-d", "/srv/home/alice/shared-XXXXXX")
+    cluster.ask("mkdir", f"{shared}/peers")
+    cluster.ask("sh", "-c", 'echo "10.0.0.1 database" >"$1/peers/9004"', "sh", shared)
+    folder = make("echo ran", peers=f"9003 database {running_peer}\n", view=f"{shared}/peers/9004", wait="3")
+    hide(cluster, f"{shared}/peers", node="node002")
+    try:
+        folder = folder.submit("--nodelist=node001,node002", "-N2")
+        assert folder.end() == ""
+    finally:
+        cluster.ask("umount", f"{shared}/peers", user="root", node="node002")
+    reason = f"peer 9003 (database) runs on node003, but node002 sees no 9004 in {shared}/peers: "
+    assert folder.exit()["reason"].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        ("chmod 0 9004", "may not read {peers}/9004 (its mode is ----------): was it changed?"),
+        ("chmod 0 .", "may not enter {peers} (its mode is d---------): was it changed?"),
+        ("true", "reads {peers}/9004 of "),
+        ("rm 9004", "sees no 9004 in {peers}: does slurm-adapter sync run"),
+    ],
+)
+def test_a_view_that_is_there_and_no_use_is_the_reason(
+    make: Callable[..., Folder], running_peer: str, cluster: Cluster, spoil: str, reason: str
+) -> None:
+    shared = cluster.ask("mktemp", "-d", "/srv/ucloud/test-XXXXXX", user="ucloud")
+    cluster.ask("chmod", "755", shared, user="ucloud")
+    script = f'mkdir "$1/peers" && cd "$1/peers" && echo 10.0.0.1 other >9004 && {spoil}'
+    cluster.ask("sh", "-c", script, "sh", shared, user="ucloud")
+    folder = make("echo ran", peers=f"9003 database {running_peer}\n", wait="3", view=f"{shared}/peers/9004")
+    folder = folder.submit("--nodelist=node001")
+    assert folder.end() == ""
+    said = f"peer 9003 (database) runs on node003, but node001 {reason.format(peers=f'{shared}/peers')}"
+    assert folder.exit()["reason"].startswith(said)
+
+
+def test_a_peer_that_has_ended_is_the_reason(make: Callable[..., Folder], cluster: Cluster) -> None:
+    peer = cluster.submit("true", "--job-name=names-test-ended")
+    cluster.wait_end(peer)
+    folder = make("echo ran", peers="9003 database names-test-ended\n", wait="3").submit()
+    assert folder.end() == ""
+    assert folder.exit()["reason"] == "peer 9003 (database) ended before this job saw its name (COMPLETED)"
+
+
+# --- Old nodes -------------------------------------------------------------------------------------------------------
+
+OLD = """
+set -e
+mkdir -p /run/old/real
+for tool in unshare setpriv nsenter mount umount; do
+    cp -p "/usr/bin/$tool" /run/old/real/
+    {
+        printf '#!/bin/sh\ntool=%s\n' "$tool"
+        cat <<'END'
+case $tool in *mount) if [ "$(id -u)" != 0 ]; then echo "$tool: only root can do that" >&2; exit 1; fi ;; esac
+for word do
+    case $word in
+        --) break ;;
+        --map-current-user | --map-user* | --map-group* | --keep-caps | --wd* | --root* | --setuid* | --setgid* | \
+            --time* | --user-parent | --namespace | --pdeathsig* | --inh-caps* | --ambient-caps*)
+            echo "$tool: unrecognized option '$word'" >&2
+            exit 1
+            ;;
+    esac
+done
+exec "/run/old/real/$tool" "$@"
+END
+    } >"/run/old/$tool"
+    chmod 755 "/run/old/$tool"
+    mount --bind "/run/old/$tool" "/usr/bin/$tool"
+done
+"""
+
+
+@pytest.fixture
+def old_node(cluster: Cluster) -> Iterator[str]:
+    """A node with the util-linux of RHEL 8 (2.32): it refuses newer options, and mount(8) refuses all but root."""
+    node = cluster.nodes[-1].name
+    cluster.ask("sh", "-c", OLD, user="root", node=node)
+    yield node
+    undo = "cd /usr/bin && /run/old/real/umount unshare setpriv nsenter mount umount && rm -rf /run/old"
+    cluster.ask("sh", "-c", undo, user="root", node=node)
+
+
+@pytest.mark.parametrize("method", ["unshare", "bwrap", "nss_wrapper"])
+def test_a_node_as_old_as_rhel_8(make: Callable[..., Folder], old_node: str, method: str) -> None:
+    payload = """
+        getent hosts database
+        srun -N1 -n1 sh -c 'getent hosts database; id -un; grep CapEff /proc/self/status; echo mine >"$1"' \
+            x "$ucloud_folder/made"
+        until [ -e "$ucloud_folder/go" ]; do sleep 0.1; done
+        getent hosts database
+    """
+    folder = make(payload, methods=method)
+    folder.view()
+    folder = folder.submit(f"--nodelist={old_node}")
+    folder.said("CapEff:\t0000000000000000")
+    folder.view("10.1.2.4")
+    time.sleep(3)  # some passes of the refresher
+    folder.write("go", "")
+    lines = folder.end().splitlines()
+    assert [line.split()[0] for line in lines if "database" in line] == ["10.1.2.3", "10.1.2.3", "10.1.2.4"]
+    assert "alice" in lines
+    assert folder.read("made") == "mine\n"
+    assert folder.exit()["exit_code"] == 0
+    assert f"slurm-adapter: names on {old_node} by {method}" in folder.read("log.txt")

@@ -158,7 +158,7 @@ def test_without_a_real_srun_it_says_so(shell: str, folder: Path) -> None:
 def test_the_shell_files_are_clean() -> None:
     folder = packaged_templates() / "node"
     done = subprocess.run(
-        ["shellcheck", "-s", "dash", *sorted(map(str, folder.iterdir()))],
+        ["shellcheck", *sorted(map(str, folder.iterdir()))],
         capture_output=True,
         check=False,
         timeout=60,

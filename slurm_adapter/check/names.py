@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _METHODS = r"""
 works() { "$@" >/dev/null 2>&1 && printf '%s ' "$name"; }
-name=unshare works unshare -Um --map-current-user --keep-caps setpriv --inh-caps=-all --ambient-caps=-all true
-name=bwrap works bwrap --unshare-user --cap-add ALL --dev-bind / / true
+name=unshare works unshare -Urm unshare -U true
+name=bwrap works bwrap --unshare-user --uid 0 --gid 0 --cap-add ALL --dev-bind / / unshare -U true
 for library in /lib*/libnss_wrapper.so /usr/lib*/libnss_wrapper.so /usr/lib/*/libnss_wrapper.so; do
     [ ! -e "$library" ] || { printf 'nss_wrapper '; break; }
 done

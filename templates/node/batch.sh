@@ -1,7 +1,8 @@
-#!/bin/sh
+#!/bin/bash -p
 # The batch script's process from the fence on: gives the job its names, runs the application, records how it ended.
 # Usage: batch.sh FOLDER
-# Runs under any POSIX shell. What it reads from files is data: it is never evaluated.
+# Runs under bash 4.4 and later: no other shell lets a background process have the signals that bash itself ignores for
+# it (INT, QUIT). What it reads from files is data: it is never evaluated.
 set -u
 
 folder=$1
@@ -9,26 +10,26 @@ node=$folder/node
 started=$(date +%s)
 restart=${SLURM_RESTART_COUNT:-0}
 run=$SLURM_JOB_ID-$restart # of an array every task has an id of its own
-here=${SLURMD_NODENAME:-$(hostname)}
+here=${SLURMD_NODENAME:-$(uname -n)}
 nodes=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-1}}
-log=$node/holders-$run.txt
-payload='' holders='' witness='' caught='' cancelled=no
+log="$node/holders-$run.txt"
+payload='' holders='' witness='' guard='' caught='' cancelled=no
 
 say() { printf 'slurm-adapter: %s\n' "$*" >&2; }
 
-job_id='' names=no view='' replicate=no cpus=1 time_limit=0 patience=600 allow_env=no address=''
+job_id='' names=no replicate=no cpus=1 time_limit=0 patience=600 allow_env=no address='' path=/usr/local/bin:/usr/bin:/bin
 while IFS= read -r line; do
     value=${line#*=}
     case $line in
         job_id=*) job_id=$value ;;
         names=*) names=$value ;;
-        view=*) view=$value ;;
         replicate=*) replicate=$value ;;
         cpus=*) cpus=$value ;;
         time_limit=*) time_limit=$value ;;
         wait=*) patience=$value ;;
         allow_env=*) allow_env=$value ;;
         address=*) address=$value ;;
+        path=*) path=$value ;;
     esac
 done <"$node/settings" || { say "$node/settings cannot be read; nothing was run"; exit 1; }
 
@@ -53,18 +54,44 @@ record() {
 give_up() { # REASON [EXIT_CODE]: the application was not started
     say "$1"
     record "${2:-1}" "$1"
-    end_holders
+    end_helpers
     exit "${2:-1}"
 }
 
 # --- Signals ---------------------------------------------------------------------------------------------------------
 # Some signals reach every process of the batch step (`scancel --full`), others (`scancel --batch`, `--signal=B:`, a
 # cancel or a time limit of most versions) this one alone, which stands in the place of the user's script. The witness,
-# which dies of any signal, tells them apart: while it lives nobody else got it, and it is passed on. It dies with this
-# process, however that ends.
+# which dies of any signal, tells them apart: while it lives nobody else got it, and it is passed on.
+#
+# The guard kills the application if this process is killed. Guard and witness read from a pipe whose only writer is
+# this process, so the end of this process is the end of the pipe. (setpriv --pdeathsig: util-linux 2.33 and later.)
+open_pipe() { # READER WRITER: two descriptors of this process
+    local folder
+    folder=$(mktemp -d 2>/dev/null) || folder=$(mktemp -d "$node/pipe-XXXXXX") || return 1
+    mkfifo -m 600 "$folder/pipe" || { rmdir "$folder" && return 1; }
+    # The first open is for both directions, so that the other two do not wait.
+    eval "exec 3<>\"\$folder/pipe\" $1<\"\$folder/pipe\" $2>\"\$folder/pipe\" 3>&-"
+    rm -rf "$folder"
+}
+
+start_guard() {
+    open_pipe 5 6 || give_up "no named pipe can be made on $here, neither in ${TMPDIR:-/tmp} nor in $node"
+    (
+        trap '' HUP INT QUIT TERM USR1 USR2
+        read -r _ <&5
+        kill -s KILL 0 # the process group of the batch script
+    ) </dev/null >/dev/null 2>&1 6>&- 9>&- &
+    guard=$!
+    disown "$guard" # bash tells nobody how it ended
+}
+
 start_witness() {
-    setpriv --pdeathsig KILL sleep infinity </dev/null >/dev/null 2>&1 9>&- &
+    (
+        trap - INT QUIT # ignored in a background process unless it asks
+        read -r _ <&5
+    ) </dev/null >/dev/null 2>&1 6>&- 9>&- &
     witness=$!
+    disown "$witness"
 }
 
 alive() { # PID of a child: it runs, and is no zombie
@@ -99,8 +126,7 @@ signalled() {
             kill -s "$1" "$payload" 2>/dev/null
         fi
     else
-        wait "$witness" 2>/dev/null
-        start_witness
+        start_witness # without `wait`: within a trap, bash 5.2 may wait for ever for what has ended
     fi
 }
 trap 'signalled TERM' TERM
@@ -184,11 +210,7 @@ write_rank_files() (
 start_holders() {
     # The holders read this pipe through srun. Only this process holds its other end: whatever ends this process ends
     # them, though they ignore signals.
-    pipes=$(mktemp -d)
-    mkfifo -m 600 "$pipes/end" || give_up "$here takes no named pipe in ${TMPDIR:-/tmp}"
-    # shellcheck disable=SC2094 # a pipe: the first open only lets the other two not wait
-    exec 7<>"$pipes/end" 8<"$pipes/end" 9>"$pipes/end" 7>&-
-    rm -rf "$pipes"
+    open_pipe 8 9 || give_up "no named pipe can be made on $here, neither in ${TMPDIR:-/tmp} nor in $node"
     # In a session of its own: `scancel --full` signals a process group, and srun takes some signals for its end.
     (
         for name in NTASKS NPROCS NTASKS_PER_NODE NTASKS_PER_CORE NTASKS_PER_SOCKET NTASKS_PER_GPU TASKS_PER_NODE \
@@ -200,14 +222,15 @@ start_holders() {
         exec setsid "$srun" --quiet --overlap --mem=0 --gres=none -N "$nodes" -n "$nodes" --ntasks-per-node=1 \
             --cpus-per-task=1 --cpu-bind=none --mpi=none --wait=0 --kill-on-bad-exit=0 --job-name=names \
             --export=ALL --chdir=/ --input=all \
-            /bin/sh "$node/holder.sh" "$folder" "$run" <&8 8<&- >>"$log" 2>&1 9>&-
-    ) 9>&- &
+            /bin/sh "$node/holder.sh" "$folder" "$run" <&8 8<&- >>"$log" 2>&1
+    ) 5<&- 6>&- 9>&- &
     holders=$!
     exec 8<&-
 }
 
-end_holders() {
-    [ -z "$witness" ] || { kill -s KILL "$witness" && wait "$witness"; } 2>/dev/null
+end_helpers() {
+    # shellcheck disable=SC2086 # two numbers, or one, or none
+    [ -z "$guard$witness" ] || kill -s KILL $guard $witness 2>/dev/null
     [ -n "$holders" ] || return 0
     (trap '' PIPE && printf 'end\n' >&9) 2>/dev/null
     exec 9>&-
@@ -219,16 +242,31 @@ end_holders() {
     kill -s KILL "$holders" 2>/dev/null
     wait "$holders" 2>/dev/null
     holders=
-    rm -rf "$node/holder-$run-"* "$node/ready-$run-"* "$node/etc-$run-"*
+    rm -rf "$node/holder-$run-"* "$node/ready-$run-"* "$node/waiting-$run-"* "$node/etc-$run-"*
 }
 
-missing_peer() { # the first peer whose hostname is not in the view
-    there=/dev/null
-    [ ! -r "$view" ] || there=$view
-    awk 'FILENAME == ARGV[1] { wanted[++n] = $2; id[n] = $1; next }
-        !/^#/ { for (i = 2; i <= NF; i++) there[$i] = 1 }
-        END { for (i = 1; i <= n; i++) if (!(wanted[i] in there)) { printf "peer %s (%s)", id[i], wanted[i]; exit } }' \
-        "$node/peers" "$there"
+waits_for() { # NODE KEY: what its holder says of the first peer whose name it has not seen
+    sed -n "s/^$2=//p" "$node/waiting-$run-$1" 2>/dev/null
+}
+
+explain() { # NODE: why the names of all peers have not come there
+    local peer name why where
+    peer=$(waits_for "$1" peer) name=$(waits_for "$1" name) why=$(waits_for "$1" why)
+    if [ -z "$name" ] || ! where=$(timeout 30 squeue -h -a -t all -n "$name" -o '%T %N' 2>>"$log"); then
+        case $why in
+            'reads '*) printf '%s never started' "$peer" ;;
+            *) printf '%s never started, or: %s %s' "$peer" "$1" "$why" ;;
+        esac
+        return
+    fi
+    case $(printf '%s\n' "$where" | sed 's/ .*//') in
+        *RUNNING* | *SUSPENDED* | *STOPPED*)
+            where=$(printf '%s\n' "$where" | sed -n 's/^[RS][A-Z]* //p' | head -n 1)
+            printf '%s runs on %s, but %s %s' "$peer" "$where" "$1" "$why"
+            ;;
+        '' | *PENDING* | *REQUEUE* | *CONFIGURING*) printf '%s never started' "$peer" ;;
+        *) printf '%s ended before this job saw its name (%s)' "$peer" "${where%% *}" ;;
+    esac
 }
 
 await_names() {
@@ -265,12 +303,11 @@ EOF
             give_up "names did not come to$unheld in $((now - started)) seconds: $(tail -n 1 "$log" 2>/dev/null)"
         fi
         if [ -z "$unheld" ] && [ "$now" -ge "$limit" ]; then
-            missing=$(missing_peer)
-            [ -z "$missing" ] || give_up "$missing never started"
-            give_up "the names of this job's peers are not seen on$unready"
+            unready=${unready# }
+            give_up "$(explain "${unready%% *}")"
         fi
         if [ -z "$unheld" ] && [ -z "$told" ]; then
-            told=$(missing_peer)
+            told=$(unready=${unready# } && waits_for "${unready%% *}" peer)
             [ -z "$told" ] || say "waiting for $told, at most $((limit - now)) seconds"
         fi
         sleep 0.2
@@ -281,8 +318,33 @@ kill_number() {
     case $1 in HUP) echo 1 ;; INT) echo 2 ;; QUIT) echo 3 ;; USR1) echo 10 ;; USR2) echo 12 ;; *) echo 15 ;; esac
 }
 
+# --- The environment -------------------------------------------------------------------------------------------------
+# Slurm asks `su - ACCOUNT -c env` on the node for the job's environment (sbatch(1), --export=NONE). If the account's
+# shell or its start-up files end that without an answer, or take too long, Slurm starts the job with no environment.
+complete_environment() {
+    local account name home shell
+    case ${HOME:+home}$(declare -p PATH) in 'homedeclare -x'*) return 0 ;; esac
+    account=$(getent passwd "$(id -u)")
+    IFS=: read -r name _ _ _ _ home shell <<EOF
+$account
+EOF
+    home=${HOME:-$home}
+    [ -n "$home" ] || give_up "Slurm could not read the login environment of this account on $here, and \`getent passwd $(id -u)\` tells no home folder there"
+    case $(declare -p PATH) in 'declare -x'*) ;; *) export PATH="$path" ;; esac
+    export HOME="$home" USER="${USER:-$name}" LOGNAME="${LOGNAME:-$name}" SHELL="${SHELL:-$shell}"
+    say "Slurm could not read the login environment of $USER on $here: does \`su - $USER -c env\` work there, and within seconds? The job has HOME=$HOME and PATH=$PATH instead"
+}
+
 # --- The run ---------------------------------------------------------------------------------------------------------
-rm -rf "$node/holder-$SLURM_JOB_ID-"* "$node/ready-$SLURM_JOB_ID-"* "$node/etc-$SLURM_JOB_ID-"* # of runs before a requeue
+complete_environment
+missing=
+for tool in awk cat date getent head id mkdir mkfifo mktemp mv rm rmdir scontrol sed setsid sleep sort tail timeout tr \
+    uname xargs; do
+    command -v "$tool" >/dev/null || missing="$missing $tool"
+done
+[ -z "$missing" ] || give_up "$here lacks programs that every job needs, or PATH=$PATH does not lead to them:$missing"
+rm -rf "$node/holder-$SLURM_JOB_ID-"* "$node/ready-$SLURM_JOB_ID-"* "$node/waiting-$SLURM_JOB_ID-"* \
+    "$node/etc-$SLURM_JOB_ID-"* # of runs before a requeue
 rm -f "$folder/exit${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}.json" # it tells of a run before a requeue
 list_replicas || give_up "the nodes of this job could not be listed: $(tail -n 1 "$log" 2>/dev/null)"
 write_rank_files || give_up "the files of the ranks could not be written to $folder/ucloud"
@@ -318,17 +380,21 @@ else
     set --
 fi
 
+start_guard
 start_witness
 if [ "$replicate" = yes ] && [ "$nodes" -gt 1 ]; then
     pattern=$(printf %s "$folder" | sed 's/%/%%/g')
     set -- "$srun" -N "$nodes" -n "$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1 \
         --open-mode=append --input=none -o "$pattern/stdout-%t.txt" -e "$pattern/stderr-%t.txt" "$@"
 fi
-setpriv --pdeathsig KILL "$@" /bin/bash "$folder/job.sbatch" payload </dev/null 9>&- &
+(
+    trap - INT QUIT # as a batch script has them; a background process ignores both
+    exec "$@" /bin/bash "$folder/job.sbatch" payload
+) </dev/null 5<&- 6>&- 9>&- &
 payload=$!
 wait_for_payload
 record "$code"
 # After TERM other processes of the application may still be cleaning up. Those that do not end, Slurm ends.
 while [ "$cancelled" = yes ] && [ -n "$(list_application | head -n 1)" ]; do sleep 0.2; done
-end_holders
+end_helpers
 exit "$code"

@@ -11,9 +11,10 @@ PATH=/usr/bin:/bin:/usr/sbin:/sbin:$PATH
 node=${0%/*}
 folder=$1
 run=$2
-here=${SLURMD_NODENAME:-$(hostname)}
-state=$node/holder-$run-$here
-private=$node/etc-$run-$here # empty for all others: a file system of the namespace's own is mounted there
+here=${SLURMD_NODENAME:-$(uname -n)}
+state="$node/holder-$run-$here"
+waiting="$node/waiting-$run-$here" # tells why this node is not ready
+private="$node/etc-$run-$here" # empty for all others: a file system of the namespace's own is mounted there
 
 job_id='' view='' methods='' allow_env=no
 while IFS= read -r line; do
@@ -25,6 +26,16 @@ while IFS= read -r line; do
         allow_env=*) allow_env=$value ;;
     esac
 done <"$node/settings"
+
+missing=
+for tool in awk cat chmod cmp cp cut date getent grep head id mkdir mount mv od readlink rm sed sleep stat tail timeout \
+    tr umount; do
+    command -v "$tool" >/dev/null || missing="$missing $tool"
+done
+if [ -n "$missing" ]; then
+    echo "slurm-adapter: $here lacks programs that a job with names needs:$missing"
+    exit 1
+fi
 
 # --- What is in force ------------------------------------------------------------------------------------------------
 ended_groups() { # the comment lines of those peers whose exit record says that this very run has ended
@@ -59,14 +70,34 @@ compose() { # the node's own file, the canary, the job's replicas, the view
     ' "$private/own" "$node/replicas-$run" "$private/ended" "$private/view"
 }
 
-tell_readiness() { # once every peer has been in the view that this node sees
+tell_readiness() { # once every peer has been in the view that this node sees; until then what is missing, and why
     [ ! -e "$node/ready-$run-$here" ] || return 0
+    missing=
     if [ -s "$node/peers" ]; then
-        awk 'FILENAME == ARGV[1] { wanted[$2] = 1; next }
-            !/^#/ { for (i = 2; i <= NF; i++) delete wanted[$i] }
-            END { for (name in wanted) exit 1 }' "$node/peers" "$private/view" || return 0
+        missing=$(awk 'FILENAME == ARGV[1] { wanted[++n] = $2; line[n] = "peer=peer " $1 " (" $2 ")\nname=" $3; next }
+            !/^#/ { for (i = 2; i <= NF; i++) there[$i] = 1 }
+            END { for (i = 1; i <= n; i++) if (!(wanted[i] in there)) { print line[i]; exit } }' \
+            "$node/peers" "$private/view")
     fi
-    : >"$node/ready-$run-$here"
+    if [ -z "$missing" ]; then
+        : >"$node/ready-$run-$here"
+        return 0
+    fi
+    if [ -r "$view" ]; then
+        why="reads $view of $(date -r "$view" '+%F %T') without this name: does slurm-adapter sync run, and is the file system there up to date?"
+    elif [ -e "$view" ]; then
+        why="may not read $view (its mode is $(stat -c %A "$view")): was it changed?"
+    elif ! (cd "${view%/*}") 2>/dev/null && [ -d "${view%/*}" ]; then
+        why="may not enter ${view%/*} (its mode is $(stat -c %A "${view%/*}")): was it changed?"
+    elif [ -d "${view%/*}" ]; then
+        why="sees no ${view##*/} in ${view%/*}: does slurm-adapter sync run, and is the same file system mounted there?"
+    else
+        why="does not see $view: is ${view%/*/*} mounted there?"
+    fi
+    if [ "$missing$why" != "${reason-}" ]; then
+        reason=$missing$why
+        printf '%s\nwhy=%s\n' "$missing" "$why" >"$waiting.new" && mv -f "$waiting.new" "$waiting"
+    fi
 }
 
 # A new file is put in place whole, without a moment in which the names are missing. Mounts of files would pile up, as
@@ -102,6 +133,24 @@ renew() {
         mv -f "$private/new" "$private/hosts"
     fi
     tell_readiness
+}
+
+# This process is root in its own namespace: mount(8) refuses others before util-linux 2.35. It gives tasks a second
+# one inside, in which they have their own id and no capability.
+make_user_namespace() { # UID GID
+    : >"$private/user"
+    unshare -U sleep 60 &
+    tries=0
+    while [ "$(readlink "/proc/$!/ns/user")" = "$(readlink /proc/self/ns/user)" ]; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 200 ] && kill -0 "$!" || return 1
+        sleep 0.02
+    done
+    echo "$1 0 1" >"/proc/$!/uid_map" && echo "$2 0 1" >"/proc/$!/gid_map" &&
+        mount -n --bind "/proc/$!/ns/user" "$private/user"
+    made=$?
+    kill -s KILL "$!"
+    return "$made"
 }
 
 set_up_namespace() {
@@ -149,10 +198,13 @@ kill_others() { # what has joined: the processes of this namespace, or those wit
 if [ "${3-}" = inside ]; then
     method=$4
     canary=$5
-    count=0 upper=no swaps=no library=''
+    count=0 upper=no swaps=no library='' user=''
     rank=$(awk -v name="$here" '$2 == name { print $1; exit }' "$node/replicas-$run")
     case $method in
-        unshare | bwrap) set_up_namespace || exit 1 ;;
+        unshare | bwrap)
+            set_up_namespace && make_user_namespace "$6" "$7" || exit 1
+            user=$private/user
+            ;;
         nss_wrapper)
             for library in /usr/lib/*/libnss_wrapper.so /usr/lib64/libnss_wrapper.so /usr/lib/libnss_wrapper.so \
                 /lib/*/libnss_wrapper.so /lib64/libnss_wrapper.so; do
@@ -175,8 +227,8 @@ if [ "${3-}" = inside ]; then
         renew || exit 1
     fi
     {
-        printf 'pid=%s\nnamespace=%s\nmethod=%s\n' "$$" "$(readlink /proc/self/ns/mnt)" "$method"
-        printf 'hosts=%s\nlibrary=%s\n' "$private/hosts" "$library"
+        printf 'pid=%s\nnamespace=%s\nuser=%s\n' "$$" "$(readlink /proc/self/ns/mnt)" "$user"
+        printf 'method=%s\nhosts=%s\nlibrary=%s\n' "$method" "$private/hosts" "$library"
     } >"$state.new.part" && mv -f "$state.new.part" "$state.new" || exit 1
     keep_until_the_end
     exit 0
@@ -211,20 +263,20 @@ for method in $methods; do
     mkdir -m 700 "$private" || exit 1
     why=$private/why
     case $method in
-        unshare) set -- unshare -Um --map-current-user --keep-caps ;;
-        bwrap) set -- bwrap --die-with-parent --unshare-user --cap-add ALL --dev-bind / / ;;
+        unshare) set -- unshare -Urm ;;
+        bwrap) set -- bwrap --die-with-parent --unshare-user --uid 0 --gid 0 --cap-add ALL --dev-bind / / ;;
         nss_wrapper) set -- ;;
         *)
             failures="$failures${failures:+, }$method: not known"
             continue
             ;;
     esac
-    "$@" /bin/sh "$0" "$folder" "$run" inside "$method" "$canary" <&3 >"$why" 2>&1 3<&- &
+    "$@" /bin/sh "$0" "$folder" "$run" inside "$method" "$canary" "$(id -u)" "$(id -g)" <&3 >"$why" 2>&1 3<&- &
     inside=$!
     if works; then
         mv -f "$state.new" "$state"
         wait "$inside"
-        rm -rf "$state" "$private" "$node/ready-$run-$here"
+        rm -rf "$state" "$private" "$node/ready-$run-$here" "$waiting"
         exit 0
     fi
     kill -s KILL "$inside" 2>/dev/null
@@ -246,4 +298,4 @@ if [ "$allow_env" = yes ]; then # the application looks names up in the view by 
     keep_until_the_end <&3
 fi
 cat <&3 >/dev/null
-rm -rf "$state" "$private" "$node/ready-$run-$here"
+rm -rf "$state" "$private" "$node/ready-$run-$here" "$waiting"

@@ -46,7 +46,7 @@ done
 [ "$#" -gt 0 ] || { say "join.sh was given no command"; exit 2; }
 [ "${run%-*}" = "${SLURM_JOB_ID-}" ] || become "$@" # a step in another job
 
-here=${SLURMD_NODENAME:-$(PATH=$tools hostname)}
+here=${SLURMD_NODENAME:-$(PATH=$tools uname -n)}
 rank=
 while read -r number name _; do
     if [ "$name" = "$here" ]; then rank=$number && break; fi
@@ -54,20 +54,21 @@ done 2>/dev/null <"$node/replicas-$run"
 export UCLOUD_DIR="$folder/ucloud/${rank:-${SLURM_NODEID:-0}}"
 
 if [ -z "$state" ]; then
-    state=$node/holder-$run-$here
+    state="$node/holder-$run-$here"
     tries=0
     while [ ! -e "$state" ] && [ "$tries" -lt 25 ]; do # 5 s
         tries=$((tries + 1))
         PATH=$tools sleep 0.2
     done
 fi
-method='' pid='' namespace='' hosts='' library=''
+method='' pid='' namespace='' user='' hosts='' library=''
 while IFS= read -r line; do
     value=${line#*=}
     case $line in
         method=*) method=$value ;;
         pid=*) pid=$value ;;
         namespace=*) namespace=$value ;;
+        user=*) user=$value ;;
         hosts=*) hosts=$value ;;
         library=*) library=$value ;;
     esac
@@ -102,7 +103,7 @@ fi
 shell=/bin/sh
 set -- "$node/join.sh" --at "$PWD" "$@"
 if [ -x /bin/bash ]; then shell=/bin/bash && set -- -p "$@"; fi
-nsenter=$(PATH=$tools command -v nsenter)
-setpriv=$(PATH=$tools command -v setpriv)
+nsenter=$(PATH=$tools command -v nsenter) || { say "$here has no nsenter (package util-linux)"; exit 1; }
+# In the first namespace the account is root; in the second, which has no file system of its own, it is itself.
 exec "$nsenter" -t "$pid" -U -m --preserve-credentials -- \
-    "$setpriv" --inh-caps=-all --ambient-caps=-all -- "$shell" "$@"
+    "$nsenter" --user="$user" --preserve-credentials -- "$shell" "$@"
