@@ -512,6 +512,9 @@ def sandbox_up(nodes: int, accounting: bool, release: str | None, name: str) -> 
 
     path = box.up(nodes, accounting=accounting, release=release, name=name, say=talk)
     click.echo(f"config: {path}")
+    talk("to try it:")
+    for line in box.advice(name):
+        talk(f"  {line}")
 
 
 @sandbox.command("status")

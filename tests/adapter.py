@@ -24,7 +24,6 @@ from slurm_adapter.cli import cli
 from slurm_adapter.config import load_config
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.hostlist import expand
-from slurm_adapter.script import packaged_templates
 from slurm_adapter.site import Site
 from slurm_adapter.specification import Owner, parse_submission
 from slurm_adapter.states import JobState
@@ -390,18 +389,6 @@ def make_adapter(cluster: Cluster, tmp_path: Path) -> Iterator[AdapterMaker]:
         for user in ACCOUNTS:
             cluster.run("rm", "-rf", f"{cluster.shared}/home/{user}/{own}", user=user)
         cluster.run("rm", "-rf", f"{cluster.shared}/ucloud/{own}", user="ucloud")
-
-
-@pytest.fixture(scope="session")
-def demo_programs(cluster: Cluster) -> str:
-    """The folder, on the nodes, of the demo's two programs."""
-    folder = f"{cluster.shared}/ucloud/demo-programs"
-    cluster.ask("mkdir", "-p", "-m", "755", folder, user="ucloud")
-    for name in ("acme-database", "acme-web-app"):
-        source = (packaged_templates() / "demo" / f"{name}.c").read_bytes()
-        build = ("cc", "-x", "c", "-static", "-w", "-", "-o", f"{folder}/{name}")
-        cluster.ask(*build, user="ucloud", stdin=source)
-    return folder
 
 
 @pytest.fixture

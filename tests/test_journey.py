@@ -89,12 +89,9 @@ WEB_APP = b"""{
 
 @pytest.mark.parametrize("identity", ["sudo", "service"])
 @pytest.mark.parametrize("transport", ["local", "ssh"])
-def test_two_jobs_find_each_other(
-    make_adapter: AdapterMaker, demo_programs: str, transport: Transport, identity: Identity
-) -> None:
+def test_two_jobs_find_each_other(make_adapter: AdapterMaker, transport: Transport, identity: Identity) -> None:
     # A site: a configuration, and nothing that runs. Its first id is the one that the documentation has.
-    load = f'system_load = "export PATH={demo_programs}:$PATH"'
-    adapter = make_adapter(transport, identity, in_jobs=load, first_id=4101)
+    adapter = make_adapter(transport, identity, first_id=4101)
     site = adapter.site
     user = Owner(created_by="alice")
 

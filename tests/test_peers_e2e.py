@@ -76,8 +76,7 @@ def test_the_same_name_means_another_job_for_another_job(
 
 
 @pytest.mark.usefixtures("empty_drive")
-def test_without_its_peer_the_web_application_fails(make_adapter: AdapterMaker, demo_programs: str) -> None:
-    adapter = make_adapter(in_jobs=f'system_load = "export PATH={demo_programs}:$PATH"')
+def test_without_its_peer_the_web_application_fails(adapter: Adapter) -> None:
     seed = adapter.specification("acme-web-app") | {"application": {"name": "acme-web-app", "version": "1.0.0"}}
     [record] = adapter.until_ended(*adapter.submit(seed))
     assert (record.state, record.exit_code) == (JobState.FAILURE, 1)

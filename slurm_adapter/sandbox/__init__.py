@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_adapter.sandbox import cluster, files, packages, releases
+from slurm_adapter.sandbox import cluster, files, packages, programs, releases
 from slurm_adapter.sandbox.cluster import DaemonStatus, NodeStatus, SandboxStatus
 from slurm_adapter.sandbox.configuration import config_text
 from slurm_adapter.sandbox.layout import ADAPTER, layout_of
@@ -24,6 +24,7 @@ __all__ = [
     "DaemonStatus",
     "NodeStatus",
     "SandboxStatus",
+    "advice",
     "down",
     "enter",
     "install",
@@ -66,6 +67,11 @@ def up(
     release = releases.canonical(release) if release is not None else before.release if before else ""
     install(say, accounting=accounting, release=release)
     return cluster.bring_up(name, Wishes(nodes, accounting, release=release), say)
+
+
+def advice(name: str = "") -> tuple[str, ...]:
+    """Return commands that submit UCloud's example to a sandbox that is up."""
+    return programs.advice(layout_of(name))
 
 
 def obstacle(*, accounting: bool = False, release: str = "") -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from slurm_adapter.errors import Refused, TryAgain
-from slurm_adapter.sandbox import accounting, daemons, files, nodes
+from slurm_adapter.sandbox import accounting, daemons, files, nodes, programs
 from slurm_adapter.sandbox.configuration import config_text
 from slurm_adapter.sandbox.layout import BASE, MOST_NODES, Layout, layout_of
 from slurm_adapter.sandbox.packages import machine_obstacle, missing_packages, wanted_packages
@@ -95,6 +95,7 @@ def bring_up(name: str, wishes: Wishes, say: Callable[[str], None]) -> Path:
         if not wishes.release:
             for node in (layout.login, *layout.compute(wishes.nodes)):
                 nodes.refresh_etc(node)
+        programs.install(layout, say)
         path = _write_default_config(layout, wishes)
         if problem := files.memory_limits_problem(layout):
             say(f"note: {problem}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from slurm_adapter.sandbox.layout import ADAPTER, JOBS, SHARED_ON_NODES, SLURM_ACCOUNT
 from slurm_adapter.sandbox.processes import entry
+from slurm_adapter.sandbox.programs import FOLDER
 from slurm_adapter.sandbox.settings import GPUS
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ user = "alice"
 [jobs]
 folder = "{SHARED_ON_NODES}/home/{{user}}/ucloud-jobs/{{id}}"
 default_time = "00:30:00"
+# Where the programs of UCloud's example are.
+system_load = "export PATH={FOLDER}:$PATH"
 
 [machines.example-compute.example-compute]
 partition = "main"

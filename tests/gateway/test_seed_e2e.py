@@ -120,11 +120,9 @@ def until(look: Callable[[], bool], what: str) -> None:
 @pytest.mark.scenario(18, 39)
 @pytest.mark.parametrize("create_both", [by_curl, by_fetch, as_kotlin])
 @pytest.mark.usefixtures("empty_drive")
-def test_the_seed(make_adapter: AdapterMaker, demo_programs: str, create_both: Callable[[User], list[Any]]) -> None:
+def test_the_seed(make_adapter: AdapterMaker, create_both: Callable[[User], list[Any]]) -> None:
     port = free_port()
-    adapter = make_adapter(
-        in_jobs=f"system_load = 'export PATH={demo_programs}:$PATH'", first_id=4101, more=f"[gateway]\nport = {port}\n"
-    )
+    adapter = make_adapter(first_id=4101, more=f"[gateway]\nport = {port}\n")
     with serving(adapter.config_file, port) as url:
         user = User(url, tokens.create(adapter.site, "alice", "alice"))
         database, web_app = create_both(user)

@@ -1,0 +1,91 @@
+"""`check` finds what is wrong on the adapter's own machine, with the key and the fix."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slurm_adapter.check import Finding, Level
+from slurm_adapter.check.accounts import check_command_line
+from slurm_adapter.check.here import check_here
+from tests.offline import Offline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def found(tmp_path: Path, more: dict[str, Any]) -> dict[str, Level]:
+    site = Offline(tmp_path, {"gateway": {"port": 0}} | more)
+    with site.site:
+        findings = [*check_here(site.site), *check_command_line(site.site)]
+    return {each.text: each.level for each in findings if "runs as root" not in each.text}
+
+
+# Files that are there, what the configuration says, and what is found. {p} is the folder of the test.
+WRONG: list[tuple[list[str], dict[str, Any], Level, str]] = [
+    ([], {"templates": "{p}/tempaltes"}, Level.PROBLEM, 'templates = "{p}/tempaltes": No such file or directory; '),
+    (["t/job.sbatch"], {"templates": "{p}/t"}, Level.PROBLEM, 'templates = "{p}/t": has no job.sbatch.j2'),
+    (["t/a/job.sbatch.j2"], {"templates": "{p}/t"}, Level.PROBLEM, 'templates = "{p}/t": has no job.sbatch.j2'),
+    (
+        ["t/job.sbatch.j2"],
+        {"templates": "{p}/t"},
+        Level.PROBLEM,
+        "a job's script cannot be made: {p}/t: job.sbatch.j2, ",
+    ),
+    (["t"], {"templates": "{p}/t"}, Level.PROBLEM, 'templates = "{p}/t": Not a directory'),
+    ([], {"applications": "{p}/none"}, Level.PROBLEM, 'applications = "{p}/none": No such file or directory; '),
+    (["a/b/x.yaml"], {"applications": "{p}/a"}, Level.WARNING, 'applications = "{p}/a": has no files *.yaml or *.yml'),
+    (["a/x.json"], {"applications": "{p}/a"}, Level.WARNING, 'applications = "{p}/a": has no files'),
+    (["a/x.yaml"], {"applications": "{p}/a"}, Level.PROBLEM, "{p}/a/x.yaml:1: "),
+    ([], {"jobs": {"lost_after": "00:01:00"}}, Level.WARNING, "jobs.lost_after: 60 seconds are less than"),
+    ([], {"gateway": {"listen": "192.0.2.1"}}, Level.PROBLEM, "gateway.listen: `serve` cannot listen on"),
+    ([], {"gateway": {"listen": "127.0.0.1:80"}}, Level.PROBLEM, "gateway.listen: `serve` cannot listen on"),
+    ([], {"command_line": {"user": "alcie"}}, Level.PROBLEM, 'command_line.user = "alcie": this user has no account'),
+    (
+        [],
+        {"drives": [{"id": "1", "path": "/x", "users": ["alice", "bbo"]}]},
+        Level.WARNING,
+        "drives.0.users: 'bbo' has no account here",
+    ),
+]
+
+
+@pytest.mark.parametrize(("files", "more", "level", "says"), WRONG)
+def test_what_is_wrong(tmp_path: Path, files: list[str], more: dict[str, Any], level: Level, says: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("echo {{ nonsense")
+    said = found(tmp_path, json.loads(json.dumps(more).replace("{p}", str(tmp_path))))
+    beginning = says.replace("{p}", str(tmp_path))
+    assert [at for text, at in said.items() if text.startswith(beginning)] == [level], said
+
+
+def test_nothing_is_wrong(tmp_path: Path) -> None:
+    assert set(found(tmp_path, {}).values()) == {Level.GOOD}
+
+
+def test_a_state_that_others_can_read(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o755)
+    [warning] = [text for text, level in found(tmp_path, {}).items() if level is Level.WARNING]
+    assert warning == f'state = "{tmp_path}/state": others can read it (mode 755); chmod 700 {tmp_path}/state'
+
+
+@pytest.mark.parametrize(("key", "content", "mode", "says"), [
+    ("key", None, 0o600, "No such file or directory; name a file that the adapter can read"),
+    ("key", "x", 0o644, "others can read it (mode 644); chmod 600"),
+    ("known_hosts", None, 0o600, "No such file or directory"),
+    ("config", None, 0o600, "No such file or directory"),
+])  # fmt: skip
+def test_files_of_ssh(tmp_path: Path, key: str, content: str | None, mode: int, says: str) -> None:
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_text(content)
+        path.chmod(mode)
+    said = found(tmp_path, {"cluster": {"transport": "ssh", "ssh": {"host": "h", key: str(path)}}})
+    assert any(text.startswith(f'cluster.ssh.{key} = "{path}": {says}') for text in said), said
+
+
+def test_a_finding_knows_its_key() -> None:
+    assert Finding(Level.GOOD, "x").key == ()
