@@ -28,6 +28,7 @@ ROWS: dict[str, Callable[[Ground, int, DelayingProxy], Iterator[Figure]]] = {
     "ssh": figures.ssh,
     "sync": lambda ground, count, proxy: figures.passes(ground, scaled(SIZES, count), proxy),
     "peer": lambda ground, _, __: figures.peer(ground),
+    "create": lambda ground, _, __: figures.create(ground),
     "simulated": lambda ground, count, _: figures.simulated(ground, scaled(SIMULATED, count)),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -12,13 +13,15 @@ import time
 from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from slurm_adapter import jobs, live_peers, tokens
-from slurm_adapter.config import Config
+from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD, Config
 from slurm_adapter.records import Record, Stage
 from slurm_adapter.sandbox.layout import SHARED_ON_NODES
 from slurm_adapter.schedulers import listings
@@ -32,6 +35,7 @@ from tests.benchmarks.ground import BOX, SCRIPT, USER, Ground, ask, clear, fill,
 from tests.benchmarks.report import Figure
 from tests.gateway.process import free_port, serving
 from tests.offline import configuration
+from tests.ucloud_double import Ucloud
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
     from tests.benchmarks.ground import DelayingProxy
 
 PARALLEL = (2, 4, 8, 16)
+CREATES = 100
+CREATE = Path(__file__).parent.parent / "translation" / "wire" / "create-4101.json"
 FEW = 50
 """So many jobs stand for all where one takes long; what they took is told for all."""
 
@@ -414,6 +420,48 @@ def _passes_of(url: str, token: str) -> int:
     answer = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {token}"}, timeout=30).raise_for_status()
     lines = answer.text.splitlines()
     return sum(int(float(line.split()[-1])) for line in lines if re.match(r"\w+_passes_total\{", line))
+
+
+def create(ground: Ground) -> Iterator[Figure]:
+    """Jobs that UCloud sends one after the other, each with a folder in a drive of the sandbox."""
+    site = ground.site()
+    config, port = ground.config_of(site), free_port()
+    numbers = count(1)
+    with Ucloud() as ucloud, httpx.Client(timeout=30, headers={"Authorization": f"Bearer {ucloud.token()}"}) as client:
+        text = re.sub(r"(?m)^first_id = .*$", f"first_id = {FIRST_ID_BESIDE_UCLOUD}", config.read_text())
+        with config.open("w") as file:
+            file.write(
+                f'{text}\n[gateway]\nport = {port}\n[ucloud]\nurl = "{ucloud.url}"\n'
+                f'key = "{ucloud.write_key(config.parent / "ucloud.pem")}"\n'
+                f'refresh_token = "{ucloud.write_refresh_token(config.parent / "refresh-token")}"\n'
+            )
+        job = json.loads(CREATE.read_bytes())["items"][0]
+        job["owner"] = {"createdBy": "alice", "project": None}
+        job["specification"]["product"]["id"] = "example-scavenge"
+        with site, serving(config, port) as url:
+            until(lambda: httpx.get(f"{url}/healthz/ready", timeout=30).is_success, "the gateway is ready")
+            each = partial(_create, site, client, f"{url}/ucloud/example/jobs", job, numbers)
+            yield Figure(
+                f"{CREATES} creates of UCloud, one after the other, each",
+                {"median of a round": lambda: median(each()), "worst of a round": lambda: max(each())},
+                unit="ms",
+                target="below 30 ms",
+                met=lambda m: (m["median of a round"] < 30, f"{m['median of a round']:.1f} ms"),
+            )
+    clear("alice")
+
+
+def _create(site: Site, client: httpx.Client, url: str, job: Mapping[str, Any], numbers: Iterator[int]) -> list[float]:
+    """Return how long each create took, in milliseconds, and wait until Slurm has all of them."""
+    took = []
+    for _ in range(CREATES):
+        body = json.dumps({"items": [{**job, "id": str(next(numbers))}]}).encode()
+        began = time.monotonic()
+        client.post(url, content=body).raise_for_status()
+        took.append(1000 * (time.monotonic() - began))
+    until(lambda: all(job.slurm_id is not None for job in site.store.standing()), "Slurm has all jobs")
+    clear("alice")
+    return took
 
 
 def simulated(ground: Ground, sizes: tuple[int, ...]) -> Iterator[Figure]:

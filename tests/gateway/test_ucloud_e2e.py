@@ -56,7 +56,8 @@ class Served:
         assert answer.status == 200, answer.text
         record = self.adapter.site.store.get(job["id"])
         assert answer.json == {"responses": [{"id": record.token}]}
-        return record
+        until(lambda: self.adapter.now(record).slurm_id is not None, f"job {record.id} is not in Slurm")
+        return self.adapter.now(record)
 
     def until_state(self, id_: str, state: str) -> None:
         """Wait until UCloud holds it for this."""

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from slurm_adapter import tokens
 from slurm_adapter.config import Config
 from slurm_adapter.errors import InvalidConfig, TryAgain
-from slurm_adapter.gateway import passes
+from slurm_adapter.gateway import passes, server
 from slurm_adapter.gateway.server import serve
 from slurm_adapter.schedulers.libslurm import LibslurmScheduler
 from slurm_adapter.site import Site
@@ -172,6 +172,15 @@ def test_a_pyslurm_that_is_missing_is_told_at_the_start(tmp_path: Path, monkeypa
     monkeypatch.setattr(LibslurmScheduler, "version", fail)
     with closing(Site(config)) as site, pytest.raises(InvalidConfig, match="pyslurm cannot be used"):
         serve(site)
+
+
+def test_an_answer_is_sent_at_once() -> None:
+    """Row f: without TCP_NODELAY each answer came 40 ms late."""
+    [listener] = server._listen("127.0.0.1", 0)  # noqa: SLF001  # what `serve` listens on
+    with listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def assert_refused(config: Path, why: str) -> None:
