@@ -198,6 +198,7 @@ def start(
             stdout=sink,
             stderr=sink,
             start_new_session=True,
+            umask=0o022,
             timeout=60,
             check=False,
         )

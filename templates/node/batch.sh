@@ -87,7 +87,8 @@ start_guard() {
 
 start_witness() {
     (
-        trap - INT QUIT # ignored in a background process unless it asks
+        trap - INT      # ignored in a background process unless it asks; so is QUIT,
+        trap exit QUIT  # by whose default action a dump is written first, which takes its time
         read -r _ <&5
     ) </dev/null >/dev/null 2>&1 6>&- 9>&- &
     witness=$!
@@ -117,7 +118,10 @@ list_application() { # the application's processes, less srun: its tasks get TER
 signalled() {
     caught=$1
     [ -n "$payload" ] || return 0
-    sleep 0.2
+    for _ in 1 2 3 4 5; do
+        sleep 0.1
+        alive "$witness" || break
+    done
     if alive "$witness"; then
         if [ "$1" = TERM ]; then
             cancelled=yes
