@@ -101,6 +101,23 @@ def test_a_job_that_cannot_have_its_names_does_not_run(adapter: Adapter, without
     assert adapter.output(record) == ""
 
 
+def test_a_user_is_told_which_node_does_not_see_the_shared_folder(make_adapter: AdapterMaker) -> None:
+    adapter = make_adapter(more='[peers]\nwait = "00:00:05"')
+    [peer] = adapter.start(adapter.shell("sleep 60", node="node003"))
+    shared = str(adapter.site.config.shared)
+    adapter.cluster.ask("mount", "-t", "tmpfs", "tmpfs", shared, user="root", node="node001")
+    try:
+        [record] = adapter.submit(adapter.shell("echo ran", peers={"database": peer}, node="node001"))
+        [record] = adapter.until_ended(record)
+    finally:
+        adapter.cluster.ask("umount", shared, user="root", node="node001")
+    assert record.state is JobState.FAILURE
+    said = f"peer {peer.id} (database) runs on node003, but node001 does not see {shared}/peers/"
+    assert said in record.status
+    assert f": is {shared} mounted there?" in record.status
+    assert adapter.output(record) == ""
+
+
 def test_a_site_may_let_it_run_with_the_file_alone(make_adapter: AdapterMaker, without_methods: str) -> None:
     adapter = make_adapter(more="[peers]\nallow_env = true")
     [peer] = adapter.start(adapter.shell("sleep 60"))
