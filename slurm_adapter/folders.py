@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import dropwhile
 from typing import TYPE_CHECKING
 
-from slurm_adapter.errors import Unknown
+from slurm_adapter.errors import TryAgain, Unknown
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
@@ -37,13 +37,38 @@ CANCELLED = "cancelled"
 _MAKE = r"""
 umask 077
 say() { printf '%s\t%s\n' "$1" "${2:-no reason given}" | head -n 1; }
-cd -P -- "$1" 2>/dev/null || { say all "$(ls -d -- "$1/." 2>&1)"; exit 0; }
+refuse() { # WHY PARENT: what the system says, and how to fix it. What is not this account's may come back by itself.
+    at=$(readlink -m -- "$2") && [ -n "$at" ] || at=$2
+    whole=$at
+    until [ -e "$at" ] || [ "$at" = / ]; do
+        at=${at%/*}
+        at=${at:-/}
+    done
+    case $1 in
+        *'Permission denied'* | *'No such file'* | *'Not a directory'*)
+            if [ ! -d "$at" ]; then
+                set -- "$1; $at is no folder"
+            elif [ -O "$at" ] && [ "$at" = "$whole" ]; then
+                set -- "$1; its owner must be able to write there: chmod u+rwx $at"
+            elif [ -O "$at" ]; then
+                set -- "$1; make it as this account: mkdir -m 700 $2"
+            elif [ "$at" != "$whole" ] || [ -z "$(ls -A -- "$at" 2>&1)" ]; then
+                set -- "$1; is its file system mounted?"
+            else
+                set -- "$1; $at must belong to this account: see jobs.folder"
+            fi
+            ;;
+    esac
+    say all "$1"
+    exit 0
+}
+cd -P -- "$1" 2>/dev/null || refuse "$(ls -d -- "$1/." 2>&1)" "$1"
 for left in ./.ucloud-new.*; do
     # Those of makers that were killed.
     [ ! -d "$left" ] || find . -maxdepth 1 -name '.ucloud-new.*' -mmin +60 -exec rm -rf {} + 2>/dev/null
     break
 done
-new=$(mktemp -d ./.ucloud-new.XXXXXX 2>&1) || { say all "$new"; exit 0; }
+new=$(mktemp -d ./.ucloud-new.XXXXXX 2>&1) || refuse "$new" "$1"
 trap 'rm -rf "$new"' EXIT
 if ! why=$(tar -x ${2:+"$2"} -m -p -f - -C "$new" 2>&1); then
     # GNU tar tells of a full disk as of a file that it "wrote only" a part of.
@@ -66,6 +91,23 @@ while IFS='	' read -r number token name; do
     fi
     printf '%s\tmade\n' "$number"
 done <"$new/list"
+"""
+
+# Prints as many free numbers as it is asked for, from $1 on. What comes after $2 are the parts of the folder's path
+# between which the number stands.
+_FREE = r"""
+number=$1 wanted=$2 first=$3
+shift 3
+while [ "$wanted" -gt 0 ]; do
+    folder=$first
+    for part; do folder=$folder$number$part; done
+    if [ ! -e "$folder" ] && [ ! -L "$folder" ]; then
+        printf '%s\n' "$number"
+        wanted=$((wanted - 1))
+    fi
+    number=$((number + 1))
+done
+printf 'end\n'
 """
 
 _LOOK = r"""
@@ -217,6 +259,22 @@ class Inside:
 def slurm_id(owner: str | None) -> int | None:
     """The Slurm id that a fence names; None where it names none. Its folder's user can make it say anything."""
     return int(owner) if owner is not None and re.fullmatch(r"[1-9][0-9]{0,9}", owner) else None
+
+
+def find_free(transport: Transport, user: str, pattern: str, first: int, count: int) -> list[int]:
+    """Return the first `count` numbers, from `first` on, for which there is no folder `pattern` yet.
+
+    `{id}` stands for the number in the pattern. Raises `TryAgain` if that cannot be seen.
+    """
+    what = "look for a folder name that is free"
+    try:
+        text = _run(transport, user, _FREE, b"", what, str(first), str(count), *pattern.split("{id}")).text
+    except Unknown as error:
+        raise TryAgain(f"nothing was submitted: {error}") from error
+    found = [int(line) for line in text.split("\n") if re.fullmatch(r"[0-9]{1,18}", line)]
+    if not text.endswith("end\n") or len(found) != count:
+        raise TryAgain(f"nothing was submitted: could not {what} as {user}: the answer is not whole: {text[:200]!r}")
+    return found
 
 
 def make(transport: Transport, user: str, folders: Sequence[NewFolder]) -> list[str | None]:

@@ -50,9 +50,9 @@ def hand_over(
     ready = _with_peers_there(site, records)
     if not ready:
         return {}
-    packed, contents = site.store.bundles([record.id for record in ready])
-    bundles = {id_: bundle.unpack(content, contents) for id_, content in packed.items()}
-    parts = _parts([record for record in ready if record.id in bundles])
+    packed, contents = site.store.bundles([record.token for record in ready])
+    bundles = {token: bundle.unpack(content, contents) for token, content in packed.items()}
+    parts = _parts([record for record in ready if record.token in bundles])
     current = {record.id: record for record in records}
     failures: dict[str, AdapterError] = {}
     waiting: dict[str, str] = {}
@@ -112,11 +112,12 @@ def _hand_in(
             for record in lost
         }
         records = [record for record in records if record not in lost]
-    ours = site.store.take([record.id for record in records], site.clock())
+    # One whose end is wanted stays in doubt, and is fenced and ended by a pass.
+    ours = [r for r in site.store.take([record.token for record in records], site.clock()) if r.unwanted is None]
     taken()
     current |= {record.id: record for record in ours}
     outcomes = site.scheduler.submit(
-        [Submission(record.token, record.account, record.folder, bundles[record.id].directives) for record in ours]
+        [Submission(record.token, record.account, record.folder, bundles[record.token].directives) for record in ours]
     )
     outcomes = _fence_refused(site, ours, outcomes)
     changes: list[tuple[Record, dict[str, Any]]] = []
@@ -183,7 +184,7 @@ def _fence_refused(site: Site, records: Sequence[Record], outcomes: Sequence[Out
 
 def _cancel_unwanted(site: Site, records: Sequence[Record]) -> None:
     """Cancel the Slurm jobs of records that somebody cancelled while they were being handed over; the fence holds."""
-    ended = [record for record in site.store.find(r.id for r in records).values() if record.stage is Stage.ENDED]
+    ended = [record for record in site.store.again(records) if record.stage is Stage.ENDED]
     if ended:
         with suppress(AdapterError):
             site.scheduler.cancel(own_slurm_jobs(site, ended)[0])
@@ -212,11 +213,13 @@ def _with_peers_there(site: Site, records: Sequence[Record]) -> list[Record]:
 
 
 _PASSES = re.compile(
-    r"No space left|Wrote only|quota exceeded|Read-only file system|Input/output error|Stale file handle|timed out"
-    r"|Transport endpoint|Resource temporarily",
+    r"is its file system mounted|No space left|Wrote only|quota exceeded|Read-only file system|Input/output error"
+    r"|Stale (NFS )?file handle|timed out|Transport endpoint|Resource temporarily|No such device|Host is down"
+    r"|No route to host|Network is|Connection re|Remote I/O error|Device or resource busy|Key has expired"
+    r"|Required key not available|Cannot allocate memory|Too many open files|Interrupted system call",
     re.IGNORECASE,
 )
-"""Words of errno(3) for what is wrong with a file system for a while, and not with what is wanted of it."""
+"""Words of errno(3), and of `folders.make`, for what is wrong with a file system for a while."""
 
 
 def _make_folders(
@@ -229,7 +232,7 @@ def _make_folders(
     """Make these jobs' folders; why not, for those whose folder does not stand."""
     failures: dict[str, AdapterError] = {}
     for user, owned in by_account(records):
-        wanted = [folders.NewFolder(r.folder, r.token, bundles[r.id].files) for r in owned]
+        wanted = [folders.NewFolder(r.folder, r.token, bundles[r.token].files) for r in owned]
         try:
             answers = folders.make(site.transport, user, wanted)
         except AdapterError as error:  # one account's trouble is not the others'
@@ -238,16 +241,17 @@ def _make_folders(
         for record, why in zip(owned, answers, strict=True):
             if why is None:
                 continue
-            if _PASSES.search(why) or not (new or "File exists" in why):
-                # What was right when the job was claimed is away now, or will be mended: the claim waits for it.
-                failures[record.id] = TryAgain(
-                    f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}"
+            told = f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}"
+            if "File exists" in why:
+                # Another site with the same jobs.folder has made it just now: a new job gets another id.
+                failures[record.id] = (
+                    TryAgain(f"{told}; try again") if new else Refused(f"{told}; submit the job again")
                 )
+            elif _PASSES.search(why) or not new:
+                # What was right when the job was claimed is away now, or will be fixed: the claim waits for it.
+                failures[record.id] = TryAgain(f"{told}; try again once it is there")
             else:
-                failures[record.id] = InvalidConfig(
-                    f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}; "
-                    "jobs.folder must name a folder whose parent belongs to that account"
-                )
+                failures[record.id] = InvalidConfig(told)
     return failures
 
 
@@ -283,13 +287,13 @@ def _forget(site: Site, records: Sequence[Record], failures: Mapping[str, Adapte
     the folders go before they are forgotten: nobody would look for those that a crash between the two leaves.
     """
     ours = [record for record in records if record.stage is Stage.SUBMITTING]
-    ours += site.store.take([record.id for record in records if record.stage is Stage.CLAIMED], site.clock())
+    ours += site.store.take([record.token for record in records if record.stage is Stage.CLAIMED], site.clock())
     now = site.clock()
     ours = site.store.change([(record, _failed(failures[record.id], now)) for record in ours], now)
     with suppress(AdapterError):  # the cluster may be what is out of reach
         for user, owned in by_account(ours):
             folders.remove(site.transport, user, {record.folder: record.token for record in owned})
-    site.store.forget(record.id for record in ours)
+    site.store.forget(record.token for record in ours)
     if any(record.peers for record in ours):
         with suppress(AdapterError):
             publish_hosts(site)

@@ -34,14 +34,14 @@ from slurm_adapter.drives import (
 from slurm_adapter.errors import AdapterError, Duplicate, InvalidInput, Refused, TryAgain, Unknown
 from slurm_adapter.handover import hand_over, own_slurm_jobs
 from slurm_adapter.invocation import default_files, is_injected
-from slurm_adapter.records import STANDALONE, Peer, Record, Stage, by_account, same_job
+from slurm_adapter.records import STANDALONE, Peer, Record, Stage, by_account, has_new_id, same_job, unique_part
 from slurm_adapter.rendering import Apart, render_apart
 from slurm_adapter.specification import JobSpecification, PeerValue
 from slurm_adapter.states import JobState
 from slurm_adapter.translation import translate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from slurm_adapter.application import Application
     from slurm_adapter.config import Drive
@@ -61,6 +61,8 @@ class Item:
     """By which it is recognised when it is handed in again; without one, twice is two jobs."""
     id: str | None = None
     """UCloud's id of a job that comes from there, which is its key too."""
+    created_at: int | None = None
+    """UCloud's `createdAt` of such a job, in milliseconds; see `records.has_new_id`."""
     application: Application | None = None
     """That it brings along; without one it is looked up in the site's catalogue."""
     product: ResolvedProduct | None = None
@@ -105,14 +107,26 @@ class Caller:
             return self._left
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a job and its things are called."""
+
+    id: str
+    token: str
+    """Its name in Slurm."""
+    folder: str
+    peers_file: str
+    """Its hosts view in the shared folder `peers`."""
+
+
 UNWANTED_SECONDS = 30
 """So long whoever was asked to end a job is left alone with that."""
 
 
 def render(site: Site, owner: Owner, specification: JobSpecification) -> str:
     """The script that would be submitted, with id 0. Needs no cluster, and touches nothing."""
-    item = Item(specification)
-    return _translate(site, owner, item, render_apart, job_id="0", token="render-0", after=()).script  # noqa: S106  # a name
+    names = Names("0", "render-0", _folder(site, site.account_of(owner), "0"), "0")
+    return _translate(site, owner, Item(specification), render_apart, names, after=()).script
 
 
 def submit(
@@ -186,12 +200,13 @@ def _claim(
 ) -> _Claimed:
     """The first two of the steps above."""
     _go_on(caller)
-    known = _find_known(site, owner, items)
+    known, replaced = _find_known(site, owner, items)
     again = [same_job(record, _as_stored(item)) for record, item in zip(known, items, strict=True) if record]
     if len(again) == len(items):
         return _Claimed(again, [], {})
     if site.config.gateway.refuse_duplicates:
-        _refuse_duplicates(site, owner, [item for item, found in zip(items, known, strict=True) if found is None])
+        new = [item for item, found in zip(items, known, strict=True) if found is None]
+        _refuse_duplicates(site, owner, new, replaced)
     claims, shared, notes = _prepare(site, owner, items, caller, facts)
     hold()
 
@@ -201,7 +216,7 @@ def _claim(
 
     records = site.store.claim(claims, shared, still_wanted)
     caller.release(records)
-    fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.id == claim.id]
+    fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.token == claim.token]
     return _Claimed(records, fresh, notes)
 
 
@@ -217,38 +232,63 @@ def _prepare(
     _go_on(caller)
     drives = _ask_for_drives(site, owner, items, caller)
     peers = _find_peers(site, owner, items, nodes, None if facts is None else facts.system_names)
-    own = iter(site.store.reserve_ids(sum(item.id is None for item in items), site.config.first_id))
-    ids = [item.id if item.id is not None else next(own) for item in items]
+    own = iter(_reserve_ids(site, account, sum(item.id is None for item in items)))
+    named = [_name(site, item, account, next(own) if item.id is None else item.id) for item in items]
     claims: list[tuple[Record, bytes]] = []
     shared: dict[str, bytes] = {}
     notes: dict[str, list[str]] = {}
     paths: list[DrivePath] = []
     with Apart() as apart:
-        for number, (item, id_, named) in enumerate(zip(items, ids, peers, strict=True)):
+        for number, (item, names, found) in enumerate(zip(items, named, peers, strict=True)):
             _go_on(caller)
-            token = f"{site.store.instance}-{_origin(site, item)}-{id_}"
-            after = [record.slurm_id for _, record in named if record.slurm_id is not None]
+            after = [record.slurm_id for _, record in found if record.slurm_id is not None]
             with naming(number, items):
+                slurm_names = {record.id: record.token for _, record in found}
                 translation = _translate(
-                    site,
-                    owner,
-                    item,
-                    apart.render,
-                    job_id=id_,
-                    token=token,
-                    after=after,
-                    slurm_names={record.id: record.token for _, record in named},
-                    drives=drives,
+                    site, owner, item, apart.render, names, after=after, slurm_names=slurm_names, drives=drives
                 )
                 if facts is not None:
                     check(translation.directives, translation.seconds, facts)
             paths += translation.paths
-            record = _new_record(site, owner, item, id_, token, account, translation, tuple(peer for peer, _ in named))
+            record = _new_record(site, owner, item, names, account, translation, tuple(peer for peer, _ in found))
             claims.append((record, bundle.pack(translation)))
             shared |= bundle.shared(translation)
-            notes[id_] = [*translation.notes, *_left_out_notes(record, [known.replicas for _, known in named])]
+            notes[record.id] = [*translation.notes, *_left_out_notes(record, [known.replicas for _, known in found])]
     site.path_checks.check(site.transport, paths, account)
     return claims, shared, notes
+
+
+def _reserve_ids(site: Site, account: str, count: int) -> list[str]:
+    """Reserve ids of jobs of this site's own whose folders are free.
+
+    A database that was lost, or restored from a backup, has forgotten ids. Their jobs' folders are there still.
+    """
+    found: list[str] = []
+    first = site.config.first_id
+    while len(found) < count:
+        ids = site.store.reserve_ids(count - len(found), first)
+        free = folders.find_free(site.transport, account, _folder(site, account, "{id}"), int(ids[0]), len(ids))
+        found += [id_ for id_ in ids if int(id_) in free]
+        first = next((number for number in free if number > int(ids[-1])), first)
+    return found
+
+
+def _name(site: Site, item: Item, account: str, id_: str) -> Names:
+    """Name a new job and its things so that no other job's are taken for them, though its id may come round again.
+
+    The user of a stand-alone job finds its folder by its id alone: `_reserve_ids` has seen that there is none yet.
+    """
+    unique = f"{id_}-{unique_part()}"
+    return Names(
+        id=id_,
+        token=f"{site.store.instance}-{_origin(site, item)}-{unique}",
+        folder=_folder(site, account, id_ if item.id is None else unique),
+        peers_file=unique,
+    )
+
+
+def _folder(site: Site, account: str, name: str) -> str:
+    return site.config.jobs.folder.replace("{user}", account).replace("{id}", name)
 
 
 def _as_told(site: Site, records: Sequence[Record], refusals: Mapping[str, AdapterError]) -> list[Record]:
@@ -276,23 +316,30 @@ def _go_on(caller: Caller) -> None:
 def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
     """Ask for the end of jobs. One that has ended is no error; `NotFound` for an unknown one, and then nothing is done.
 
+    Raises as `end`.
+    """
+    wanted = list(dict.fromkeys(ids))
+    known = site.store.find(wanted)
+    return end(site, [known.get(id_) or site.store.get(id_) for id_ in wanted])
+
+
+def end(site: Site, records: Sequence[Record]) -> list[Record]:
+    """Ask for the end of these very jobs, whatever their ids name by now; the jobs as they are then.
+
     A claim that was never handed over ends at once. One whose answer was lost is fenced first, so that a job which
     comes up later runs nothing. Slurm jobs are known by their names: one that its user renamed is left alone, and
     `Refused` says so once the others are cancelled. What was noted by `Store.want_ended` is seen to then, and stays
     noted where something stood in the way.
     """
-    wanted = list(dict.fromkeys(ids))
-    known = site.store.find(wanted)
-    records = [known.get(id_) or site.store.get(id_) for id_ in wanted]
     now = site.clock()
     text = "Your job was cancelled"
     ending = {"stage": Stage.ENDED, "state": JobState.SUCCESS, "status": text, "ended": now, "cancelled": now}
     claimed = [record for record in records if record.stage is Stage.CLAIMED]
     # One that was handed over before is in doubt still: its job may come up late.
-    site.store.take([record.id for record in claimed if record.handed_over is not None], now)
+    site.store.take([record.token for record in claimed if record.handed_over is not None], now)
     site.store.change([(record, ending) for record in claimed], now)
     # Read again: a claim that somebody handed over meanwhile was left alone.
-    doubtful = [r for r in site.store.find(r.id for r in records).values() if r.stage is Stage.SUBMITTING]
+    doubtful = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTING]
     unfenced = []
     reasons = []
     for user, owned in by_account(doubtful):
@@ -311,14 +358,14 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
             else:
                 unfenced.append(record)
         site.store.change(changes, now)
-    submitted = [r for r in site.store.find(r.id for r in records).values() if r.stage is Stage.SUBMITTED]
+    submitted = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTED]
     renamed: list[Record] = []
     if submitted:
         alive, renamed = own_slurm_jobs(site, submitted)
         site.store.change([(record, {"cancelled": now}) for record in submitted if record not in renamed], now)
         site.scheduler.cancel(alive)
     if any(record.unwanted is not None for record in records):
-        site.store.want_ended(set(wanted) - {record.id for record in unfenced}, None)
+        site.store.want_ended({record.id for record in records} - {record.id for record in unfenced}, None)
     if unfenced:
         named = ", ".join(f"{record.id} in {record.folder}" for record in unfenced)
         text = f"not cancelled, for it is not known whether Slurm has them, and no fence could be made: {named}"
@@ -331,14 +378,13 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
                 for record in renamed
             )
         )
-    known = site.store.find(wanted)
-    return [known.get(id_) or site.store.get(id_) for id_ in wanted]
+    return site.store.again(records)
 
 
 def end_unwanted(site: Site) -> None:
-    """End the jobs whose end was wanted a while ago, and which whoever was asked has not ended. Raises as `cancel`."""
+    """End the jobs whose end was wanted a while ago, and which whoever was asked has not ended. Raises as `end`."""
     if late := site.store.unwanted(site.clock() - UNWANTED_SECONDS):
-        cancel(site, [record.id for record in late])
+        end(site, late)
 
 
 def ask_for_nodes(site: Site) -> Mapping[str, str]:
@@ -360,7 +406,9 @@ def _find_peers(
     declared = [list(declared_peers(item.specification)) for item in items]
     if not any(declared):
         return [[] for _ in items]
-    records = site.store.find({value.job_id for each in declared for _, value in each})
+    # An id of these jobs themselves may be known: it was another job's, and is no peer's any more.
+    own = {item.id for item in items}
+    records = site.store.find({value.job_id for each in declared for _, value in each} - own)
     system = system_names(site) if system is None else system
     found = []
     for number, each in enumerate(declared):
@@ -412,9 +460,15 @@ def same_workspace(record: Record, owner: Owner) -> bool:
     return record.project is None and record.owner == owner.created_by
 
 
-def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record | None]:
-    """The job that each item is known as already. UCloud's ids are UCloud's alone, whoever owns the job."""
+def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> tuple[list[Record | None], frozenset[str]]:
+    """The job that each item is known as already; and the tokens of jobs whose ids UCloud has given to these.
+
+    UCloud's ids are UCloud's alone, whoever owns the job.
+    """
+    created_at = {item.id: item.created_at for item in items}
     by_id = site.store.find(item.id for item in items if item.id is not None)
+    replaced = {id_: record for id_, record in by_id.items() if has_new_id(record, created_at[id_])}
+    by_id = {id_: record for id_, record in by_id.items() if id_ not in replaced}
     for record in by_id.values():
         if record.origin == STANDALONE:  # as where a site had jobs of its own before it had a UCloud
             raise InvalidInput(f"id: {record.id}: a job of this site's own, which is not UCloud's, has this id already")
@@ -422,19 +476,23 @@ def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> list[Record 
             raise InvalidInput(f"id: {record.id}: this job is known here, and belongs to somebody else")
     keys = [item.key for item in items if item.key is not None]
     by_key = site.store.find_keys(STANDALONE, owner.created_by, owner.project, keys)
-    return [
+    known = [
         by_id.get(item.id) if item.id is not None else None if item.key is None else by_key.get(item.key)
         for item in items
     ]
+    return known, frozenset(record.token for record in replaced.values())
 
 
-def _refuse_duplicates(site: Site, owner: Owner, items: Sequence[Item]) -> None:
-    """Refuse what runs already, as UCloud once did (contract 1.7). Raises `Duplicate`."""
+def _refuse_duplicates(site: Site, owner: Owner, items: Sequence[Item], replaced: Collection[str]) -> None:
+    """Refuse what runs already, as UCloud once did (contract 1.7). Raises `Duplicate`.
+
+    `replaced`: tokens of jobs that will end, since these get their ids.
+    """
     wanted = {_alike(item.specification) for item in items if not item.specification.allow_duplicate_job}
     if not wanted:
         return
     for record in site.store.active():
-        if (record.owner, record.project) != (owner.created_by, owner.project):
+        if (record.owner, record.project) != (owner.created_by, owner.project) or record.token in replaced:
             continue
         if _alike(original_of(record)) in wanted:
             raise Duplicate(
@@ -470,9 +528,8 @@ def _translate(
     owner: Owner,
     item: Item,
     apart: Callable[[Task], Rendered],
+    names: Names,
     *,
-    job_id: str,
-    token: str,
     after: Sequence[int],
     slurm_names: Mapping[str, str] = MappingProxyType({}),
     drives: Sequence[Drive] = (),
@@ -484,9 +541,10 @@ def _translate(
         site.config,
         owner,
         product=item.product,
-        job_id=job_id,
-        token=token,
-        folder=site.config.jobs.folder.replace("{user}", account).replace("{id}", job_id),
+        job_id=names.id,
+        token=names.token,
+        folder=names.folder,
+        peers_file=names.peers_file,
         after=after,
         slurm_names=slurm_names,
         account=account,
@@ -526,23 +584,23 @@ def _new_record(
     site: Site,
     owner: Owner,
     item: Item,
-    id_: str,
-    token: str,
+    names: Names,
     account: str,
     translation: Translation,
     peers: tuple[Peer, ...],
 ) -> Record:
     specification = item.specification
-    folder = site.config.jobs.folder.replace("{user}", account).replace("{id}", id_)
     return Record(
-        id=id_,
+        id=names.id,
         origin=_origin(site, item),
         key=item.key if item.id is None else item.id,
-        token=token,
+        token=names.token,
         owner=owner.created_by,
         project=owner.project,
         account=account,
-        folder=folder,
+        folder=names.folder,
+        peers_file=names.peers_file,
+        created_at=item.created_at,
         application=f"{specification.application.name} {specification.application.version}",
         specification=_as_stored(item),
         labels=json.dumps(translation.labels, sort_keys=True),
@@ -552,7 +610,7 @@ def _new_record(
         array=any(directive.name == "array" for directive in translation.directives),
         created=site.clock(),
         names=translation.names,
-        output_folder=_output_folder(site, owner, folder, translation),
+        output_folder=_output_folder(site, owner, names.folder, translation),
         web_port=translation.web_port,
         vnc_port=translation.vnc_port,
         vnc_password=translation.vnc_password,

@@ -121,7 +121,7 @@ def _check(site: Site, id_: str, value: AppParameterValue, what: str) -> tuple[R
 
 
 def _check_unchanged(before: Record, now: Record) -> None:
-    if (now.peers, now.stage) != (before.peers, before.stage):
+    if (now.token, now.peers, now.stage) != (before.token, before.peers, before.stage):
         raise TryAgain(f"job {now.id} was changed at the same time; its peers are what they were")
 
 

@@ -98,11 +98,12 @@ def _limits_now(
 def take_limits(site: Site, limits: Sequence[tuple[Record, int]]) -> None:
     """Remember and tell limits that a pass has found in Slurm, of jobs whose limit nobody has told since it looked."""
     for seen, total in limits:
-        site.store.amend(seen.id, partial(_found_limit, seen.time_limit, total), site.clock())
+        site.store.amend(seen.id, partial(_found_limit, seen, total), site.clock())
 
 
-def _found_limit(before: int, total: int, record: Record) -> Amendment | None:
-    return _told_limit(total, record) if record.time_limit == before else None
+def _found_limit(seen: Record, total: int, record: Record) -> Amendment | None:
+    unchanged = (record.token, record.time_limit) == (seen.token, seen.time_limit)
+    return _told_limit(total, record) if unchanged else None
 
 
 def _told_limit(total: int, record: Record) -> Amendment | None:

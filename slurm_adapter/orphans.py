@@ -73,14 +73,14 @@ def preview(site: Site) -> list[str]:
 
 def _give_up(site: Site, orphans: list[Record]) -> list[str]:
     problems: list[str] = []
-    alive = [record.id for record in orphans if record.stage is not Stage.ENDED]
+    alive = [record for record in orphans if record.stage is not Stage.ENDED]
     try:
         if alive:
-            jobs.cancel(site, alive)
+            jobs.end(site, alive)
     except AdapterError as error:
         problems.append(f"could not cancel jobs that UCloud knows no more: {error}")
     # One that could not be cancelled stays as it is, and the next pass finds it again.
-    done = [r.id for r in site.store.find(r.id for r in orphans).values() if r.stage is Stage.ENDED or r.cancelled]
+    done = [record.id for record in site.store.again(orphans) if record.stage is Stage.ENDED or record.cancelled]
     text = "UCloud has no such job any more: its end was asked for, and nobody is told of it"
     site.store.note_gone(done, text, site.clock())
     return problems

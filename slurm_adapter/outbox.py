@@ -45,8 +45,10 @@ def deliver(store: Store, receiver: Receiver, now: float, stops: Callable[[], bo
         wanted = [message for message in messages if message.job_id not in passed_over]
         if not wanted:
             continue
+        # One whose job's id was given to a new job meanwhile is told nobody any more.
+        due = store.note_sent([message.number for message in wanted], sent=True)
+        wanted = [message for message in wanted if message.number in due]
         numbers = [message.number for message in wanted]
-        store.note_sent(numbers, sent=True)
         try:
             told = receiver.tell(wanted)
         except Unknown:

@@ -72,7 +72,7 @@ class PeerFiles:
     shared: bytes = b""
     """The shared file, whole."""
     views: Mapping[str, str] = field(default_factory=dict)
-    """The SHA-256 of each view, by the job's id."""
+    """The SHA-256 of each view, by its file's name (`Record.peers_file`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +92,11 @@ class PeerFilesChange:
 def plan_change(current: PeerFiles, views: Mapping[str, str], block: str) -> PeerFilesChange:
     """What makes the files hold these views, and this block in the shared file. Pure."""
     shared = hosts.replace_block(current.shared, block)
-    wanted = {job_id: text.encode() for job_id, text in views.items()}
+    wanted = {name: text.encode() for name, text in views.items()}
     return PeerFilesChange(
         shared=None if shared == current.shared else shared,
         views={
-            job_id: text
-            for job_id, text in wanted.items()
-            if current.views.get(job_id) != hashlib.sha256(text).hexdigest()
+            name: text for name, text in wanted.items() if current.views.get(name) != hashlib.sha256(text).hexdigest()
         },
         removed=tuple(sorted(set(current.views) - set(wanted))),
     )
@@ -110,7 +108,9 @@ def read(transport: Transport, folder: str) -> PeerFiles:
     listed, mark, shared = result.stdout.partition(b"\nhosts\n") if result.status == 0 else (b"", b"", b"")
     if not mark:
         raise Unknown(f"could not read {folder} on the cluster: {result.complaint or f'exit {result.status}'}")
-    rows = re.findall(r"^([0-9a-f]{64})  ([0-9]+)$", listed.decode(errors="replace"), re.MULTILINE | re.ASCII)
+    rows = re.findall(
+        r"^([0-9a-f]{64})  ([0-9]+(?:-[0-9a-z]+)?)$", listed.decode(errors="replace"), re.MULTILINE | re.ASCII
+    )
     return PeerFiles(shared, {name: digest for digest, name in rows})
 
 
@@ -122,7 +122,7 @@ def write(transport: Transport, folder: str, seen: PeerFiles, change: PeerFilesC
     """
     if not change:
         return
-    files = {job_id: (text, 0o644) for job_id, text in change.views.items()}
+    files = {name: (text, 0o644) for name, text in change.views.items()}
     if change.shared is not None:
         files["hosts"] = (change.shared, 0o644)
     if change.removed:

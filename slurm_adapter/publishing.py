@@ -70,7 +70,8 @@ def _write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts.Grou
     if site.config.peers.private:
         return _write_private(site, {id_: (consumers[id_], text) for id_, text in views.items()})
     seen = peerfiles.read(site.transport, site.peers_folder)
-    change = peerfiles.plan_change(seen, views, hosts.shared_block(groups))
+    files = {consumers[id_].peers_file: text for id_, text in views.items()}
+    change = peerfiles.plan_change(seen, files, hosts.shared_block(groups))
     peerfiles.write(site.transport, site.peers_folder, seen, change)
     return frozenset()
 

@@ -154,8 +154,9 @@ def _read(site: Site, jobs: list[Standing]) -> tuple[Record, ...]:
     Not those that somebody moved on, or gave more time, after Slurm was asked, on which its answer throws no light:
     they are left to the next pass.
     """
-    asked = {job.id: (job.stage, job.slurm_id, job.time_limit) for job in jobs}
-    return tuple(r for r in site.store.find(asked).values() if (r.stage, r.slurm_id, r.time_limit) == asked[r.id])
+    asked = {job.token: (job.stage, job.slurm_id, job.time_limit) for job in jobs}
+    known = site.store.with_tokens(asked)
+    return tuple(r for r in known if (r.stage, r.slurm_id, r.time_limit) == asked[r.token])
 
 
 def find_addresses(site: Site, nodes: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -223,7 +224,7 @@ def _left_behind(site: Site, planned: Sequence[Record]) -> list[Record]:
     """
     with site.nobody_hands_in() as free:
         pass  # asked before they are read: who gives it back has taken his
-    claimed = [record for record in site.store.find(r.id for r in planned).values() if record.stage is Stage.CLAIMED]
+    claimed = [record for record in site.store.again(planned) if record.stage is Stage.CLAIMED]
     old = site.clock() - CLAIM_SECONDS
     return [record for record in claimed if free or record.status or not old < record.created <= site.clock()]
 

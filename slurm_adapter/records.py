@@ -10,7 +10,9 @@ A job moves through four stages:
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,7 +56,10 @@ class Record(NamedTuple):
     key: str | None
     """By which the same submission is recognised when it comes again."""
     token: str
-    """The job's name and comment in Slurm; unique over all sites and stores."""
+    """The job's name and comment in Slurm; unique over all sites and stores, and never used again.
+
+    It stays, while the id of a UCloud job can pass to another job: see `Store.claim`.
+    """
     owner: str
     """The UCloud user."""
     project: str | None
@@ -206,15 +211,51 @@ class Token:
         return self.expires is not None and self.expires <= now
 
 
+OLDER_SECONDS = 300
+"""How far UCloud's clock may be ahead of this machine's; see `has_new_id`."""
+
+
+def unique_part() -> str:
+    """Return a random part of names. It begins with a letter: `job-4101-0` is rank 0 of job 4101."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return secrets.choice(letters) + "".join(secrets.choice(letters + "234567") for _ in range(7))
+
+
+def has_new_id(known: Record, created_at: int | None) -> bool:
+    """Return whether a `create` with the id of a known job is for a new job.
+
+    A server of UCloud that is killed while it creates a job forgets it. After its restart it gives the same id to the
+    next job, which has another `createdAt`. A repeated `create` has the same one.
+
+    Jobs of older programs have no `createdAt`. Their ids are new if UCloud made the job after this program took the old
+    one; UCloud repeats a `create` for 30 seconds at most.
+    """
+    if known.origin == STANDALONE or created_at is None:
+        return False
+    if known.created_at is not None:
+        return known.created_at != created_at
+    return created_at / 1000 > known.created + OLDER_SECONDS
+
+
 def same_job(known: Record, specification: str) -> Record:
     """The job that a key or UCloud's id belongs to. Raises `InvalidInput` where it comes with another specification."""
-    if (known.original or known.specification) != specification:
+    stored = known.original or known.specification
+    if stored != specification and _as_written_now(stored) != specification:
         name = "key" if known.origin == STANDALONE else "id"
         raise InvalidInput(
             f"the {name} {known.key!r} belongs to job {known.id}, whose specification is another one; "
             f"use a new {name} for a new job"
         )
     return known
+
+
+def _as_written_now(specification: str) -> str:
+    """Return a stored specification as this program writes it: an older program may have known fewer fields."""
+    from slurm_adapter.specification import JobSpecification
+
+    with suppress(ValueError):
+        return JobSpecification.model_validate_json(specification).model_dump_json(by_alias=False)
+    return specification
 
 
 def by_account(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:

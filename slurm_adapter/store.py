@@ -19,7 +19,9 @@ from slurm_adapter.records import (
     Standing,
     Token,
     Update,
+    has_new_id,
     same_job,
+    unique_part,
 )
 from slurm_adapter.selection import place
 from slurm_adapter.states import JobState
@@ -72,16 +74,22 @@ class Store(Database):
         """Remember new jobs with what is to be handed to Slurm, all or none.
 
         `still_wanted` is called once nothing can delay it any more; if it raises, nothing is remembered.
-        `shared` is what the bundles name by its digest. For a job whose key is known already, the record that has it is
-        in the result instead. Raises `InvalidInput` where a known key comes with another specification.
+        `shared` is what the bundles name by its digest. If the key or UCloud's id of a job is known, the known job is
+        in the result instead. Raises `InvalidInput` if the known job has another specification.
+
+        If UCloud has given the id of a known job to a new job (`has_new_id`), the known job makes room in the same
+        transaction: it gets another id, the next pass ends it, and UCloud is told nothing more of it.
         """
         with self._transaction() as connection:
             still_wanted()
-            known = self._with_keys([record for record, _ in claims])
+            known = self._known([record for record, _ in claims])
             found: list[Record] = []
             new: list[tuple[Record, bytes]] = []
             for record, bundle in claims:
-                one = known.get(_key(record)) if record.key is not None else None
+                one = known.get(_key(record))
+                if one is not None and has_new_id(one, record.created_at):
+                    _make_room(connection, one, record.created)
+                    one = None
                 if one is None:
                     known[_key(record)] = one = record
                     new.append((record, bundle))
@@ -98,15 +106,17 @@ class Store(Database):
             connection.executemany("INSERT INTO bundles VALUES (?, ?)", [(record.id, bundle) for record, bundle in new])
         return found
 
-    def _with_keys(self, records: Iterable[Record]) -> dict[tuple[str, ...], Record]:
-        """The jobs that are known by the keys of these, by `_key`."""
+    def _known(self, records: Iterable[Record]) -> dict[tuple[str, ...], Record]:
+        """Return the jobs that are known by the keys of these, or by UCloud's ids, by `_key`."""
         keys: dict[tuple[str, str, str | None], list[str]] = {}
+        ids: list[str] = []
         for record in records:
-            if record.key is not None:
+            if record.origin != STANDALONE:
+                ids.append(record.id)
+            elif record.key is not None:
                 keys.setdefault((record.origin, record.owner, record.project), []).append(record.key)
-        return {
-            _key(record): record for whose, some in keys.items() for record in self.find_keys(*whose, some).values()
-        }
+        with_keys = [record for whose, some in keys.items() for record in self.find_keys(*whose, some).values()]
+        return {_key(record): record for record in [*with_keys, *self._select_in("id", ids)]}
 
     @staticmethod
     def _share(connection: sqlite3.Connection, shared: Mapping[str, bytes]) -> None:
@@ -118,21 +128,27 @@ class Store(Database):
         connection.execute("DELETE FROM shared WHERE NOT EXISTS (SELECT 1 FROM bundles)")
         connection.executemany("INSERT OR IGNORE INTO shared VALUES (?, ?)", shared.items())
 
-    def bundles(self, ids: Iterable[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """What is to be handed to Slurm for these jobs, kept until it has it; and what bundles name by its digest."""
-        found = "SELECT job_id, content FROM bundles WHERE job_id IN (SELECT value FROM json_each(?))"
-        with self._transaction() as connection:  # else another process's upgrade might come in between
-            packed = connection.execute(found, (json.dumps(list(ids)),)).fetchall()
-            shared = connection.execute("SELECT digest, content FROM shared").fetchall()
-        return {row["job_id"]: row["content"] for row in packed}, {row["digest"]: row["content"] for row in shared}
+    def bundles(self, tokens: Iterable[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Return what is to be given to Slurm for these jobs, by their tokens, and what bundles name by its digest.
 
-    def take(self, ids: Iterable[str], now: float) -> list[Record]:
+        A bundle is kept until Slurm has the job.
+        """
+        found = """
+            SELECT token, content FROM bundles JOIN jobs ON id = job_id
+            WHERE token IN (SELECT value FROM json_each(?))
+        """
+        with self._transaction() as connection:  # else another process's upgrade might come in between
+            packed = connection.execute(found, (json.dumps(list(tokens)),)).fetchall()
+            shared = connection.execute("SELECT digest, content FROM shared").fetchall()
+        return {row["token"]: row["content"] for row in packed}, {row["digest"]: row["content"] for row in shared}
+
+    def take(self, tokens: Iterable[str], now: float) -> list[Record]:
         """Move those of these jobs that are still only claimed to stage `submitting`, before sbatch is started.
 
         What another process has taken meanwhile is not in the result: exactly one of them hands a job over.
         """
         with self._transaction() as connection:
-            taken = [record for record in self._select_in("id", ids) if record.stage is Stage.CLAIMED]
+            taken = [record for record in self._select_in("token", tokens) if record.stage is Stage.CLAIMED]
             connection.executemany(
                 "UPDATE jobs SET stage = 'submitting', handed_over = ?, missing_since = NULL WHERE id = ?",
                 [(now, record.id) for record in taken],
@@ -151,17 +167,18 @@ class Store(Database):
         )
         return {record.key: record for record in found if record.key is not None}
 
-    def forget(self, ids: Iterable[str]) -> None:
+    def forget(self, tokens: Iterable[str]) -> None:
         """Remove claims that came to nothing."""
         with self._transaction() as connection:
-            connection.executemany("DELETE FROM jobs WHERE id = ?", [(id_,) for id_ in ids])
+            connection.executemany("DELETE FROM jobs WHERE token = ?", [(token,) for token in tokens])
             _note_for_hosts(connection)
 
     def change(self, changes: Iterable[tuple[Record, dict[str, Any]]], now: float) -> list[Record]:
         """Change records, each once, all or none, and note what users are to be told: a change of state or of status.
 
         A final state stays. And what was decided on a record counts only while its job is at the same stage, with the
-        same Slurm job: where another process was faster, that change is not made, and is not in the result.
+        same Slurm job, and has its id still: where another process was faster, that change is not made, and is not in
+        the result.
         """
         changes = list(changes)
         if not changes:
@@ -191,7 +208,7 @@ class Store(Database):
             id_, old = record.id, known.get(record.id)
             if old is None or old["stage"] == Stage.ENDED:
                 continue
-            if (old["stage"], old["slurm_id"]) != (record.stage, record.slurm_id):
+            if (old["token"], old["stage"], old["slurm_id"]) != (record.token, record.stage, record.slurm_id):
                 continue
             new = {name: plain for name, value in values.items() if (plain := _plain(value)) != old[name]}
             handed_in = old["output_folder"] and old["slurm_id"] is None and new.get("slurm_id") is not None
@@ -221,7 +238,7 @@ class Store(Database):
         self, names: Iterable[str], changes: Iterable[tuple[Standing | Record, object]]
     ) -> dict[str, dict[str, object]]:
         """These columns of the jobs that are to be changed, and what decides whether they are, by id."""
-        columns = ("id", "rowid", *{*names, "stage", "slurm_id", "state", "status", "output_folder"})
+        columns = ("id", "rowid", *{*names, "token", "stage", "slurm_id", "state", "status", "output_folder"})
         query = f"SELECT {', '.join(columns)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
         ids = json.dumps([job.id for job, _ in changes])
         return {row[0]: dict(zip(columns, row, strict=True)) for row in self._plain(query, ids)}
@@ -264,6 +281,12 @@ class Store(Database):
     def find(self, ids: Iterable[str]) -> dict[str, Record]:
         """Those of these jobs that are known, by id."""
         return {record.id: record for record in self._select_in("id", ids)}
+
+    def again(self, records: Iterable[Record]) -> list[Record]:
+        """Return these very jobs as they are now, in the same order, those that are still known."""
+        wanted = [record.token for record in records]
+        known = {record.token: record for record in self.with_tokens(wanted)}
+        return [known[token] for token in wanted if token in known]
 
     def with_tokens(self, tokens: Iterable[str]) -> list[Record]:
         """Those of these tokens' jobs that are known."""
@@ -428,12 +451,15 @@ class Store(Database):
             for row in rows
         ]
 
-    def note_sent(self, numbers: Iterable[int], *, sent: bool) -> None:
-        """These are on their way to UCloud, or have certainly not arrived."""
+    def note_sent(self, numbers: Iterable[int], *, sent: bool) -> frozenset[int]:
+        """Note that these are on their way to UCloud, or have certainly not arrived. Return those still due."""
         with self._transaction() as connection:
-            connection.executemany(
-                "UPDATE updates SET sent = ? WHERE number = ?", [(int(sent), number) for number in numbers]
-            )
+            rows = connection.execute(
+                "UPDATE updates SET sent = ? WHERE due = 1 AND number IN (SELECT value FROM json_each(?)) "
+                "RETURNING number",
+                (int(sent), json.dumps(list(numbers))),
+            ).fetchall()
+        return frozenset(row["number"] for row in rows)
 
     def note_delivered(self, numbers: Iterable[int], now: float) -> None:
         """UCloud was told these."""
@@ -480,8 +506,7 @@ class Store(Database):
         with self._transaction() as connection:
             for id_ in ids:
                 connection.execute("UPDATE jobs SET gone = ? WHERE id = ?", (now, id_))
-                connection.execute("UPDATE updates SET due = 0 WHERE job_id = ?", (id_,))
-                connection.execute(f"{_TELL} id = ?", (now, None, text, "{}", id_))
+                _tell_no_more(connection, id_, text, now)
 
     def ended_before(self, time: float, column: Removable, now: float, limit: int) -> list[Record]:
         """Jobs that ended before this time and still have this part of them, oldest first, at most `limit`."""
@@ -518,7 +543,10 @@ class Store(Database):
     def note_removed(self, ids: Iterable[str], column: Removable, now: float) -> None:
         """This part of these jobs is gone."""
         with self._transaction() as connection:
-            connection.executemany(f"UPDATE jobs SET {column} = ? WHERE id = ?", [(now, id_) for id_ in ids])  # noqa: S608  # our own names
+            connection.executemany(
+                f"UPDATE jobs SET {column} = ? WHERE id = ? AND stage = 'ended'",  # noqa: S608  # our own names
+                [(now, id_) for id_ in ids],
+            )
 
     def unclosed(self, now: float, limit: int) -> list[Record]:
         """Return jobs that ended and whose folders are to be closed now, because that failed before."""
@@ -543,7 +571,9 @@ class Store(Database):
     def put_off(self, ids: Iterable[str], until: float) -> None:
         """Do not try to remove anything of these jobs before this time."""
         with self._transaction() as connection:
-            connection.executemany("UPDATE jobs SET tidy_after = ? WHERE id = ?", [(until, id_) for id_ in ids])
+            connection.executemany(
+                "UPDATE jobs SET tidy_after = ? WHERE id = ? AND stage = 'ended'", [(until, id_) for id_ in ids]
+            )
 
     def add_token(self, token: Token, digest: str) -> None:
         """Remember a token by its digest. Raises `InvalidInput` where its name is taken."""
@@ -620,6 +650,27 @@ def _insert_peers(connection: sqlite3.Connection, record: Record) -> None:
     )
 
 
+def _make_room(connection: sqlite3.Connection, record: Record, now: float) -> None:
+    """Give a job another id, since UCloud has given its own to a new job; see `Store.claim`."""
+    id_ = record.peers_file if record.peers_file != record.id else f"{record.id}-{unique_part()}"
+    connection.execute("PRAGMA defer_foreign_keys = ON")
+    connection.execute(
+        "UPDATE jobs SET id = ?, key = NULL, gone = coalesce(gone, ?), "
+        "unwanted = CASE WHEN stage <> 'ended' THEN 0 END WHERE id = ?",
+        (id_, now, record.id),
+    )
+    for table, column in (("bundles", "job_id"), ("peers", "consumer"), ("peers", "job_id"), ("updates", "job_id")):
+        connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (id_, record.id))  # noqa: S608  # our own names
+    _tell_no_more(connection, id_, f"UCloud has given the id {record.id} to a new job; this job is ended", now)
+    _note_for_hosts(connection)
+
+
+def _tell_no_more(connection: sqlite3.Connection, id_: str, text: str, now: float) -> None:
+    """Deliver nothing more of a job that is marked as gone, not even what was due; its own history says why."""
+    connection.execute("UPDATE updates SET due = 0 WHERE job_id = ?", (id_,))
+    connection.execute(f"{_TELL} id = ?", (now, None, text, "{}", id_))
+
+
 def _note_for_hosts(connection: sqlite3.Connection) -> None:
     """Within the transaction that changes it, so that no crash can come between."""
     connection.execute(
@@ -629,8 +680,8 @@ def _note_for_hosts(connection: sqlite3.Connection) -> None:
 
 
 def _key(record: Record) -> tuple[str, ...]:
-    """By which a job with a key is known; by its id, where it has none."""
-    if record.key is None:
+    """Return what a job is known by: its id, or the key of a stand-alone job that has one."""
+    if record.origin != STANDALONE or record.key is None:
         return (record.id,)
     return (record.origin, record.owner, record.project or "", record.key)
 

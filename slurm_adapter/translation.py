@@ -134,6 +134,7 @@ def translate(
     job_id: str,
     token: str,
     folder: str,
+    peers_file: str,
     after: Sequence[int] = (),
     slurm_names: Mapping[str, str] = MappingProxyType({}),
     product: ResolvedProduct | None = None,
@@ -143,11 +144,11 @@ def translate(
 ) -> Translation:
     """Translate one job. Nothing is read but templates, and nothing is written.
 
-    `token` is the job's name in Slurm, `folder` its folder on the cluster, `after` the Slurm ids of its peers,
-    `slurm_names` their names in Slurm by their ids,
-    `account` that of its user there, and `drives` are known besides those of the configuration. `product` is what
-    UCloud sells by the product's name, which goes before the machine table's sizes. `apart` renders what the site has
-    not written itself: `Apart.render`, where there are many jobs.
+    `token` is the job's name in Slurm, `folder` its folder on the cluster, `peers_file` the name of its hosts view.
+    `after` holds the Slurm ids of its peers, `slurm_names` their names in Slurm by their ids. `account` is that of its
+    user there, and `drives` are known besides those of the configuration. `product` is what UCloud sells by the
+    product's name, which goes before the machine table's sizes. `apart` renders what the site has not written itself:
+    `Apart.render`, where there are many jobs.
     Raises `InvalidInput` that names the field, its value, and what is allowed.
     """
     machine = find_machine(specification, config)
@@ -202,7 +203,7 @@ def translate(
     settings = NodeSettings(
         job_id=job_id,
         names=names,
-        view=f"{folder}/hosts" if config.peers.private else f"{config.shared}/peers/{job_id}",
+        view=f"{folder}/hosts" if config.peers.private else f"{config.shared}/peers/{peers_file}",
         replicate=specification.replicas > 1 and not application.template,
         cpus=_cpus(directives, machine),
         seconds=seconds,

@@ -51,7 +51,7 @@ def verify(site: Site, wanted: Sequence[Job]) -> list[str]:
         return []
     accounts = {id_: _account(site, job) for id_, job in lost.items()}
     dead = _dead(site, accounts)
-    taken = re.compile(rf"[0-9a-f]{{8}}-{re.escape(site.config.provider)}-[0-9]+")
+    taken = re.compile(rf"[0-9a-f]{{8}}-{re.escape(site.config.provider)}-[0-9]+(-[a-z0-9]+)?")
     gone = [id_ for id_ in lost if id_ in dead and not taken.fullmatch(lost[id_].provider_generated_id)]
     if len(gone) > max(MANY, MANY_OF_ALL * len({job.id for job in wanted})):
         gone = []
@@ -101,12 +101,11 @@ def _dead(site: Site, accounts: Mapping[str, str | None]) -> frozenset[str]:
     listing = site.scheduler.queue(users)
     if not listing.sees_others:
         return frozenset()
-    alive = {(row.name.partition("-")[2], row.user) for row in listing.observations if live_row(row)}
-    return frozenset(
-        id_
-        for id_, account in accounts.items()
-        if account is not None and (f"{site.config.provider}-{id_}", account) not in alive
-    )
+    ours = re.compile(rf"[0-9a-f]{{8}}-{re.escape(site.config.provider)}-([0-9]+)(-[a-z0-9]+)?")
+    alive = {
+        (match[1], row.user) for row in listing.observations if live_row(row) and (match := ours.fullmatch(row.name))
+    }
+    return frozenset(id_ for id_, account in accounts.items() if account is not None and (id_, account) not in alive)
 
 
 def _tell(site: Site, receiver: Receiver, ids: Iterable[str]) -> None:

@@ -274,7 +274,7 @@ class Adapter:
 
     def view(self, record: Record) -> str:
         """A job's hosts file on the shared file system."""
-        path = self.peers / record.id
+        path = self.peers / record.peers_file
         return path.read_text() if path.exists() else ""
 
     @property

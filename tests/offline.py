@@ -160,7 +160,12 @@ class Offline:
     @property
     def views(self) -> set[str]:
         """The jobs that have a view there."""
-        return {path.name for path in self.peers.iterdir()} - {"hosts"} if self.peers.exists() else set()
+        names = {path.name for path in self.peers.iterdir()} if self.peers.exists() else set()
+        return {name.partition("-")[0] for name in names - {"hosts"}}
+
+    def view(self, id_: str) -> Path:
+        """The file of a job's view there."""
+        return self.peers / self.site.store.get(id_).peers_file
 
     def item(self, key: str | None = None, *, application: str = "sleeper", **fields: Any) -> jobs.Item:
         """One job to hand in."""

@@ -264,7 +264,7 @@ def test_lists_and_pages(run: Callable[..., Result], offline: Offline) -> None:
     assert (shown["slurmId"], shown["nodes"], shown["addresses"]) == (1, ["node002"], [["192.0.2.2"]])
     assert [update["state"] for update in shown["updates"]] == [None, "RUNNING"]
     assert run("hosts").stdout == offline.shared
-    assert run("hosts", consumer.id).stdout == (offline.peers / consumer.id).read_text()
+    assert run("hosts", consumer.id).stdout == (offline.peers / consumer.peers_file).read_text()
     result = run("cancel", consumer.id, database.id)
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == "job 2: is being cancelled\njob 1: is being cancelled\n"

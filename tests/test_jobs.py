@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -46,7 +47,7 @@ def nothing_is_left(site: Offline) -> bool:
 def test_a_job_is_claimed_its_folder_made_and_slurm_has_it(offline: Offline) -> None:
     record = offline.job()
     assert (record.id, record.stage, record.state, record.slurm_id) == ("1", Stage.SUBMITTED, JobState.IN_QUEUE, 1)
-    assert record.token == f"{offline.site.store.instance}-local-1"
+    assert re.fullmatch(rf"{offline.site.store.instance}-local-1-[a-z][a-z2-7]{{7}}", record.token)
     folder = Path(record.folder)
     assert folder == offline.folder / "home" / "alice" / "1"
     assert {path.name for path in folder.iterdir()} == {".token", "job.sbatch", "node"}
@@ -81,7 +82,7 @@ def test_a_peer_is_written_in_lower_case_everywhere(offline: Offline) -> None:
     consumer = offline.job(resources=[peer("DataBase", database)])
     assert [each.hostname for each in consumer.peers] == ["database"]
     assert Path(consumer.folder, "node", "peers").read_text() == "1 database\n"
-    assert (offline.peers / consumer.id).read_text() == (
+    assert offline.view(consumer.id).read_text() == (
         f"# consumer 2 peer 1 run 1.0 exit {database.folder}/exit.json\n192.0.2.2 database\n192.0.2.2 database-0\n"
     )
     directives = {directive.name: directive.value for directive in offline.slurm.submissions[1].directives}
@@ -157,7 +158,7 @@ def test_two_consumers_mean_different_jobs_by_one_name(offline: Offline) -> None
     first, second = offline.run(offline.job(), "node001"), offline.run(offline.job(), "node002")
     for database, address in ((first, "192.0.2.1"), (second, "192.0.2.2")):
         consumer = offline.job(resources=[peer("database", database)])
-        assert f"{address} database\n" in (offline.peers / consumer.id).read_text()
+        assert f"{address} database\n" in offline.view(consumer.id).read_text()
         assert f"{address} database.{consumer.id}.peers\n" in offline.shared
 
 
@@ -267,11 +268,89 @@ def test_the_shared_file_is_damaged(offline: Offline) -> None:
     assert offline.job().stage is Stage.SUBMITTED, "one without peers needs no hosts file"
 
 
-def test_a_folder_that_is_in_the_way(offline: Offline) -> None:
+def test_an_id_whose_folder_is_there_is_skipped(offline: Offline) -> None:
+    """The database is lost, and the user's old job folders are there; whatever they are."""
+    home = offline.folder / "home/alice"
+    for name in ("1", "2", "4"):
+        (home / name).mkdir()
+    (home / "3").symlink_to("nowhere")
+    (home / "6").write_text("mine")
+    (home / "1" / "x").write_text("mine")
+    assert [record.id for record in offline.submit(*(offline.item() for _ in range(3)))] == ["5", "7", "8"]
+    assert [path.name for path in (home / "1").iterdir()] == ["x"]
+    assert offline.job(user="bob").id == "9"
+    assert offline.job().id == "10"
+
+
+OTHER = 12345
+"""An account that is nobody here: the files of a test belong to root, as whom it runs."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(
+    ("owners", "error", "hint"),
+    [
+        # What is there of the way to alice's folders, and whether it is hers.
+        ({"home": False}, TryAgain, "is its file system mounted"),
+        ({"home": False, "home/alice": False}, TryAgain, "is its file system mounted"),
+        ({}, TryAgain, "is its file system mounted"),
+        ({"home": False, "home/alice": True}, InvalidConfig, "make it as this account: mkdir -m 700 "),
+        ({"home": False, "home/alice": True, "home/alice/jobs": "file"}, InvalidConfig, "is no folder"),
+        ({"home": False, "home/alice": True, "home/alice/jobs": "link"}, TryAgain, "is its file system mounted"),
+    ],
+)
+def test_where_job_folders_belong_is_away(
+    tmp_path: Path, owners: dict[str, object], error: type[AdapterError], hint: str
+) -> None:
+    """The shared file system, or one user's home, is away: 75, and try again. What its user can fix is told so."""
+    site = Offline(tmp_path, {"jobs": {"folder": f"{tmp_path}/far/home/{{user}}/jobs/{{id}}"}})
+    far = tmp_path / "far"
+    (far).mkdir()
+    os.chown(far, OTHER, OTHER)
+    for name, own in owners.items():
+        path = far / name
+        if own == "file":
+            path.touch()
+        elif own == "link":
+            path.symlink_to(far / "scratch" / "alice")
+        else:
+            path.mkdir()
+            os.chown(path, 0 if own else OTHER, -1)
+    with pytest.raises(error, match=hint) as caught:
+        site.job()
+    assert type(caught.value) is error
+    assert site.site.store.all(9) == []
+    (far / "home/alice/jobs").unlink(missing_ok=True)
+    (far / "home/alice/jobs").mkdir(parents=True)
+    assert site.job().slurm_id == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Stale file handle", "Input/output error", "Read-only file system", "Transport endpoint is not connected",
+        "Host is down", "No such device", "Disk quota exceeded", "Remote I/O error", "Key has expired",
+    ],
+)  # fmt: skip
+def test_a_file_system_that_is_broken_is_not_the_configurations_fault(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(folders, "make", lambda *_: [f"mktemp: failed to create directory: {words}"])
+    with pytest.raises(TryAgain, match=f"{words}; try again"):
+        offline.job()
+
+
+def test_a_folder_that_appears_meanwhile(offline: Offline) -> None:
+    """Two sites make jobs' folders in one place: the one that comes second takes the next id."""
     mine = offline.folder / "home/alice/1"
-    mine.mkdir()
-    (mine / "x").write_text("mine")
-    with pytest.raises(InvalidConfig, match=r"could not be made as alice: .*File exists"):
+
+    def before(command: Command) -> None:
+        if ".ucloud-new." in "".join(command.argv):
+            mine.mkdir(exist_ok=True)
+            (mine / "x").write_text("mine")
+
+    offline.transport.before = before
+    with pytest.raises(TryAgain, match=r"could not be made as alice: .*File exists; try again"):
         offline.job()
     assert offline.site.store.all(9) == []
     assert [path.name for path in mine.iterdir()] == ["x"]
@@ -669,7 +748,7 @@ def test_a_crash_at_any_step_of_a_submission_leads_to_one_job_or_none(
         assert site.views == {record.id for record in live}, where
         if live:
             assert (live[0].stage, live[0].slurm_id) == (Stage.SUBMITTED, found[0].slurm_id), where
-            assert "192.0.2.1 db\n" in (site.peers / live[0].id).read_text(), where
+            assert "192.0.2.1 db\n" in site.view(live[0].id).read_text(), where
         with suppress(Refused):  # the refusal, where the crash was before it
             site.job("key", resources=[peer("db", database)])
         again = site.job("key", resources=[peer("db", database)])
@@ -770,8 +849,8 @@ def test_many_jobs_take_no_more_commands_than_one(offline: Offline) -> None:
     assert counts[0] == counts[1]
 
 
-def test_a_job_takes_three_commands(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether Slurm answers, before anything is remembered; the folder, before the claim is taken; and sbatch."""
+def test_a_job_takes_four_commands(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether Slurm answers and which folder is free, before the claim; then the folder, and sbatch."""
     asked: list[str] = []
 
     def ask(name: str, inner: Callable[..., Any], *arguments: Any) -> Any:
@@ -782,7 +861,7 @@ def test_a_job_takes_three_commands(offline: Offline, monkeypatch: pytest.Monkey
         monkeypatch.setattr(offline.slurm, name, partial(ask, name, getattr(offline.slurm, name)))
     offline.transport.before = lambda _: asked.append("folder")
     offline.job()
-    assert asked == ["nodes", "folder", "submit"]
+    assert asked == ["nodes", "folder", "folder", "submit"]
 
 
 def test_the_commands_of_a_large_bulk_do_not_grow_with_it(offline: Offline) -> None:
@@ -791,7 +870,7 @@ def test_the_commands_of_a_large_bulk_do_not_grow_with_it(offline: Offline) -> N
         before = len(offline.transport.commands)
         offline.submit(*(offline.item() for _ in range(number)))
         counts.append(len(offline.transport.commands) - before)
-    assert counts[0] == counts[1] == 3
+    assert counts[0] == counts[1] == 4
 
 
 def test_folders_are_made_while_sbatch_runs_for_jobs_before(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def test_a_peer_comes_and_goes(offline: Offline) -> None:
     attached = live_peers.attach(offline.site, consumer.id, value("Cache", second))
     assert attached == offline.now(consumer)
     assert attached.peers == (Peer("database", first.id), Peer("cache", second.id))
-    view = offline.peers / consumer.id
+    view = offline.view(consumer.id)
     assert "192.0.2.2 cache\n192.0.2.2 cache-0\n" in view.read_text()
     assert f"192.0.2.2 cache.{consumer.id}.peers" in offline.shared
     both = [peer("database", first), peer("cache", second)]
@@ -69,7 +69,7 @@ def test_the_last_peer_goes_and_its_names_with_it(offline: Offline) -> None:
     waits = Path(consumer.folder, "node", "peers")
     assert waits.read_text() == f"{first.id} database {first.token}\n"
     live_peers.detach(offline.site, consumer.id, value("database", first))
-    assert (offline.peers / consumer.id).read_text() == ""
+    assert offline.view(consumer.id).read_text() == ""
     assert waits.read_text() == ""  # nor does it wait for it when Slurm starts it again
     assert told(offline.site, consumer) == [[]]
     offline.slurm.cancel({offline.slurm_id(consumer): "alice"})
@@ -90,7 +90,7 @@ def test_a_job_with_replicas_may_get_its_first_peer(offline: Offline) -> None:
     first = offline.run(offline.job(), "node001")
     consumer = offline.run(offline.job(replicas=2), "node002", "node003")
     live_peers.attach(offline.site, consumer.id, value("database", first))
-    assert "192.0.2.1 database\n" in (offline.peers / consumer.id).read_text()
+    assert "192.0.2.1 database\n" in offline.view(consumer.id).read_text()
 
 
 @pytest.mark.parametrize("hostname", ["database", "database-0", "node002", "localhost", "job-1", "a_b", ""])
@@ -152,9 +152,9 @@ def test_a_hosts_file_that_cannot_be_written_is_written_by_the_next_pass(offline
     live_peers.attach(offline.site, consumer.id, value("cache", second))
     offline.peers.unlink()
     (offline.folder / "away").rename(offline.peers)
-    assert "cache" not in (offline.peers / consumer.id).read_text()
+    assert "cache" not in offline.view(consumer.id).read_text()
     offline.sync()
-    assert "192.0.2.2 cache\n" in (offline.peers / consumer.id).read_text()
+    assert "192.0.2.2 cache\n" in offline.view(consumer.id).read_text()
 
 
 # On a real cluster

@@ -417,7 +417,7 @@ class Lives(RuleBasedStateMachine):
         groups = make_groups(records)
         for id_ in self.site.views:
             assert records[id_].stage is not Stage.ENDED
-            text = (self.site.peers / id_).read_text()
+            text = self.site.view(id_).read_text()
             assert text == project(block, id_) == view(group for group in groups if group.consumer == id_)
         if self.broken:
             return

@@ -351,10 +351,8 @@ def test_the_shared_file_and_the_views(adapter: Adapter, cluster: Cluster) -> No
     for record in consumers:
         assert hosts.project(adapter.shared_block, record.id) == adapter.view(record)
         assert adapter.invoke("hosts", record.id).stdout == adapter.view(record)
-        assert ((adapter.peers / record.id).stat().st_mode & 0o777, (adapter.peers / record.id).stat().st_uid) == (
-            0o644,
-            7700,
-        )
+        view = (adapter.peers / record.peers_file).stat()
+        assert (view.st_mode & 0o777, view.st_uid) == (0o644, 7700)
     assert f"{address(two, 1)} database-1.{consumers[1].id}.peers\n" in adapter.shared_block
     assert f"{address(two, 1)} job-{two.id}-1\n" in adapter.shared_block
     assert adapter.invoke("hosts").stdout_bytes == shared.replace(b"\xff", "\ufffd".encode())

@@ -49,7 +49,7 @@ def test_what_was_remembered_is_there_after_a_restart(tmp_path: Path) -> None:
         instance = store.instance
     with Store(tmp_path / "state") as store:
         assert store.get("1") == whole
-        assert store.bundles(["1", "2"])[0] == {"1": b"\0bundle"}
+        assert store.bundles(["i-local-1", "i-local-2"])[0] == {"i-local-1": b"\0bundle"}
         assert store.instance == instance
     with Store(tmp_path / "other") as other:
         assert other.instance != instance
@@ -71,7 +71,7 @@ def test_ids_are_never_used_again(tmp_path: Path) -> None:
     with Store(tmp_path / "state") as store:
         assert store.reserve_ids(3, 100) == ["100", "101", "102"]
         store.claim([(record("102"), b"")])
-        store.forget(["102"])
+        store.forget(["i-local-102"])
     with Store(tmp_path / "state") as store:
         assert store.reserve_ids(1, 100) == ["103"]
         assert store.reserve_ids(1, 1000) == ["1000"]
@@ -111,20 +111,20 @@ def test_no_key_is_no_key(store: Store) -> None:
 
 def test_a_claim_is_taken_once(store: Store) -> None:
     store.claim([(record(), b""), (record("2"), b"")])
-    assert [each.id for each in store.take(["1"], 5.0)] == ["1"]
-    assert [(each.id, each.stage, each.handed_over) for each in store.take(["1", "2", "3"], 6.0)] == [
-        ("2", Stage.SUBMITTING, 6.0)
-    ]
+    assert [each.id for each in store.take(["i-local-1"], 5.0)] == ["1"]
+    assert [
+        (each.id, each.stage, each.handed_over) for each in store.take(["i-local-1", "i-local-2", "i-local-3"], 6.0)
+    ] == [("2", Stage.SUBMITTING, 6.0)]
     assert store.get("1").handed_over == 5.0
 
 
 def test_what_is_to_be_handed_over_is_kept_until_slurm_has_it(store: Store) -> None:
     store.claim([(record(), b"x")])
-    [taken] = store.take(["1"], 5.0)
+    [taken] = store.take(["i-local-1"], 5.0)
     [back] = store.change([(taken, {"stage": Stage.CLAIMED})], 6.0)
-    assert store.bundles(["1"])[0] == {"1": b"x"}
+    assert store.bundles(["i-local-1"])[0] == {"i-local-1": b"x"}
     store.change([(back, {"stage": Stage.SUBMITTED, "slurm_id": 17})], 7.0)
-    assert store.bundles(["1"])[0] == {}
+    assert store.bundles(["i-local-1"])[0] == {}
 
 
 def test_only_what_users_are_told_is_noted(store: Store) -> None:
@@ -185,8 +185,8 @@ def test_forgetting_takes_everything_of_a_claim(store: Store) -> None:
     job = record(peers=(Peer("a", "2"),))
     store.claim([(job, b"x")])
     store.change([(job, {"status": "x"})], 5.0)
-    store.forget(["1"])
-    assert (store.all(9), store.bundles(["1"])[0], store.updates("1")) == ([], {}, [])
+    store.forget(["i-local-1"])
+    assert (store.all(9), store.bundles(["i-local-1"])[0], store.updates("1")) == ([], {}, [])
     store.claim([(record(), b"")])
     assert store.get("1").peers == ()
 
@@ -206,7 +206,7 @@ def test_the_hosts_files_are_due_after_every_change_of_what_they_say(store: Stor
         store.change([(job, values)], 6.0)
         assert not store.hosts_are_written()
     version = store.hosts_version()
-    store.forget(["1"])
+    store.forget(["i-local-1"])
     store.note_hosts_written(version)
     assert not store.hosts_are_written(), "what changed while they were written is still to be written"
 
@@ -289,7 +289,7 @@ with Store(Path(sys.argv[1])) as store:
     for number in range(25):
         [id_] = store.reserve_ids(1, 1)
         [claimed] = store.claim([(record(id_, key=f"k{number}"), b"")])
-        taken = store.take([claimed.id], float(number))
+        taken = store.take([claimed.token], float(number))
         print(id_, claimed.id, len(taken))
 """
 
@@ -324,7 +324,7 @@ from slurm_adapter.store import Store
 from tests.test_store import record
 store = Store(Path(sys.argv[1]))
 store.claim([(record("1"), b"kept")])
-store.take(["1"], 5.0)
+store.take(["i-local-1"], 5.0)
 with store._transaction() as connection:
     connection.execute("UPDATE jobs SET stage = 'ended'")
     os.kill(os.getpid(), 9)
@@ -339,7 +339,7 @@ def test_a_killed_process_leaves_what_it_had_finished(tmp_path: Path) -> None:
     assert done.returncode == -9
     with Store(tmp_path / "state") as store:
         assert store.get("1").stage is Stage.SUBMITTING
-        assert store.bundles(["1"])[0] == {"1": b"kept"}
+        assert store.bundles(["i-local-1"])[0] == {"i-local-1": b"kept"}
 
 
 def test_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

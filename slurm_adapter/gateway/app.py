@@ -147,6 +147,11 @@ def _answer_errors(app: FastAPI, ucloud: str) -> None:
     @app.exception_handler(AnyHTTPException)
     async def _(request: Request, error: AnyHTTPException) -> JSONResponse:
         why = error.detail
+        missing = error.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+        if missing and request.url.path.startswith("/ucloud/"):
+            gateway: Gateway = request.app.state.gateway
+            body = body_of(provider.not_offered_at(request.url.path, gateway.config.provider)).model_dump(by_alias=True)
+            return JSONResponse(body, error.status_code, error.headers)
         if error.status_code == HTTPStatus.NOT_FOUND:
             why = f"there is nothing at {request.method} {request.url.path}"
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from slurm_adapter import jobs, live_peers, operations, verifying
 from slurm_adapter.application import resolve_application
-from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
+from slurm_adapter.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
 from slurm_adapter.gateway import behind, describe
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.routes import Came, StrictRoute
@@ -48,6 +48,21 @@ if TYPE_CHECKING:
 
 NOT_SERVED = ("files/collections", "ingresses", "networkips", "licenses", "private-networks")
 """Kinds of resource that UCloud asks every provider for, every ten seconds (contract 3.9)."""
+
+KINDS = {
+    "files/collections": "drives",
+    "files": "files",
+    "shares": "shares of folders",
+    "syncthing": "synchronization of folders",
+    "ingresses": "public links",
+    "networkips": "public IP addresses",
+    "licenses": "software licenses",
+    "private-networks": "private networks",
+    "integration": "connections of users' accounts",
+    "ssh": "SSH servers in jobs",
+    "jobs": "this operation on jobs",
+}
+"""What users call the parts of UCloud's provider API, by the beginnings of their paths."""
 
 VERIFY_SECONDS = 3.0
 """How long the jobs of a `verify` are looked for before it is answered."""
@@ -213,6 +228,16 @@ for kind in NOT_SERVED:
     api.add_api_route(f"/{kind}/retrieveProducts", retrieve_nothing, name=f"retrieve_products_of_{kind}")
 
 
+def not_offered_at(path: str, provider: str) -> AdapterError:
+    """Return what UCloud's users are told of a path that is not here: what is not offered, and no path."""
+    _, _, asked_for, *rest = path.split("/", 3)
+    if asked_for != provider:
+        return NotFound(f"there is no provider {shown(asked_for)} here, but {shown(provider)}")
+    asked = "".join(rest) + "/"
+    what = next((name for start, name in KINDS.items() if asked.startswith(f"{start}/")), "this")
+    return NotOffered(f"this provider does not offer {what}: it runs jobs")
+
+
 def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[jobs.Item]]:
     """Whose jobs these are, and what is to be handed in."""
     problems = []
@@ -229,6 +254,7 @@ def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[jobs.Item]]:
         jobs.Item(
             job.specification,
             id=job.id,
+            created_at=job.created_at if job.created_at > 0 else None,  # UCloud may send its zero time
             application=resolve_application(job.status.resolved_application)
             if job.status.resolved_application is not None
             else None,

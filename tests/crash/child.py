@@ -5,7 +5,8 @@ its effects, given by number (`7`) or by name (`after Store.take`). The effects 
 calls of the scheduler, and all calls of the database but those that only read; they are wrapped from outside, so that
 new ones are points by themselves. With the point `never` it lives, or is killed from outside.
 
-    submit KEY FILE    hand in the specification, or the bulk, in a file; key `-` is none
+    submit KEY FILE              hand in the specification, or the bulk, in a file; key `-` is none
+    create ID CREATED_AT FILE    the same for one job of UCloud's
     cancel ID...
     sync               one pass, under its lock
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _PR_SET_CHILD_SUBREAPER = 36
 _ONLY_READ = {
     "active",
+    "again",
     "all",
     "bundles",
     "fact",
@@ -123,6 +125,12 @@ def act(site: Site, action: str, arguments: Sequence[str]) -> None:
         items = [jobs.Item(each, own) for each, own in zip(specifications, keys, strict=True)]
         records = jobs.submit(site, Owner(created_by="alice"), items)
         tell(f"answer {' '.join(record.id for record in records)}")
+    elif action == "create":
+        id_, created_at, file = arguments
+        [specification] = parse_submission(Path(file).read_bytes())
+        item = jobs.Item(specification, id=id_, created_at=int(created_at))
+        [record] = jobs.submit(site, Owner(created_by="alice"), [item])
+        tell(f"answer {record.token}")
     elif action == "cancel":
         jobs.cancel(site, arguments)
         tell("answer")

@@ -118,6 +118,12 @@ class Ground(Adapter):
         items = [jobs.Item(each, f"{key}/{number}") for number, each in enumerate(parsed)]
         return jobs.submit(self.site, USER, items)
 
+    def create(self, id_: str, created_at: int, specification: dict[str, Any]) -> Record:
+        """The same as the action `create`, in this process."""
+        [parsed] = parse_submission(json.dumps(specification).encode())
+        [record] = jobs.submit(self.site, USER, [jobs.Item(parsed, id=id_, created_at=created_at)])
+        return record
+
     def settle(self, *living: Record, problem: str = "", timeout: float = 90) -> None:
         """Pass after pass, until only these jobs are left and a pass changes nothing; none but this problem may arise.
 
@@ -175,7 +181,9 @@ class Ground(Adapter):
         ids = {record.id for record in now if record.state is JobState.RUNNING}
         assert set(re.findall(r"^# (?:job|consumer) (\d+) ", self.shared_block, re.MULTILINE)) == ids
         there = {path.name for path in self.peers.iterdir()}
-        assert there - {"hosts"} == {record.id for record in now if record.peers}, "views of no living job, or rests"
+        assert there - {"hosts"} == {record.peers_file for record in now if record.peers}, (
+            "views of no living job, or rests"
+        )
 
     def end(self) -> None:
         """Leave nothing in Slurm, whatever was asserted before."""

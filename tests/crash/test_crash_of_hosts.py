@@ -53,10 +53,10 @@ def test_a_writer_that_is_killed_leaves_whole_files_and_the_next_pass_mends_them
     record = ground.site.store.active()[-1]
     after = files(ground)
     moved = (program, place) == ("mv", "answered")
-    new = {record.id} if moved else set()
+    new = {record.peers_file} if moved else set()
     assert {name for name in after if after[name] != before.get(name)} == new
     assert set(after) == set(before) | new
-    assert b" db\n" in after.get(record.id, b" db\n")
+    assert b" db\n" in after.get(record.peers_file, b" db\n")
     rests = list(ground.peers.glob(".new.*"))
     assert len(rests) == 1, "the writer was killed too, and could not clean up"
 
@@ -64,7 +64,7 @@ def test_a_writer_that_is_killed_leaves_whole_files_and_the_next_pass_mends_them
     os.utime(rests[0], (0, 0))
     [record] = ground.hand_in("key", [job])
     ground.until_running(record)
-    assert b" db\n" in files(ground)[record.id]
+    assert b" db\n" in files(ground)[record.peers_file]
     assert shared.read_bytes().startswith(b"10.0.0.1 of-the-site\n# BEGIN")
     ground.settle(database, record)
     ground.check(database, record)
@@ -104,7 +104,7 @@ def test_consumers_that_come_and_go_leave_nothing(make_ground: GroundMaker, tmp_
         for number in range(cycles):
             [consumer] = ground.submit(ground.job(f"job-{number}", peers={"database": database}, begin="now+1hour"))
             during = files(ground)
-            assert set(during) == {"hosts", consumer.id}
+            assert set(during) == {"hosts", consumer.peers_file}
             assert f" database.{consumer.id}.peers\n" in during["hosts"].decode()
             ground.cancel(consumer)
             limit = time.monotonic() + 60

@@ -108,6 +108,27 @@ def submit_what_slurm_refuses(ground: Ground, point: str) -> Death:
     return death
 
 
+def replace(ground: Ground, point: str) -> Death:
+    """UCloud gives the id of a job that runs to another job, and repeats its `create`."""
+    [database] = ground.start(ground.job("database", code="sleep 300"))
+    old = ground.create("4101", 1000, ground.job("old", peers={"database": database}, code="sleep 300"))
+    ground.until_running(old)
+    job = ground.job("new", peers={"database": database})
+    death = ground.die(point, "create", "4101", "2000", ground.write("new", [job]))
+    new = ground.create("4101", 2000, job)
+    if death.answered is not None:
+        assert death.answered == (new.token,)
+    ground.settle(database)
+    [ended] = ground.site.store.again([old])
+    assert (ended.state, ended.key, ended.id.partition("-")[0]) == (JobState.SUCCESS, None, "4101")
+    assert ground.now(new).status == "Your job ended with exit code 0"
+    assert [ground.starts(name) for name in ("database", "old", "new")] == [1, 1, 1]
+    assert len(ground.site.store.all(9)) == 3
+    assert ground.create("4101", 2000, job).token == new.token
+    ground.check(database)
+    return death
+
+
 # In which jobs are cancelled
 
 
@@ -212,7 +233,8 @@ def one_pass(ground: Ground, point: str) -> Death:
 @pytest.mark.scenario(25)
 @pytest.mark.edge_case(1)
 @pytest.mark.parametrize(
-    ("play", "step"), [(submit, 2), (submit_without_key, 2), (submit_what_slurm_refuses, 2), (cancel, 2), (one_pass, 4)]
+    ("play", "step"),
+    [(submit, 2), (submit_without_key, 2), (submit_what_slurm_refuses, 2), (replace, 2), (cancel, 2), (one_pass, 4)],
 )
 def test_killed_between_two_effects(make_ground: GroundMaker, play: Play, step: int) -> None:
     """Some thirty points in all, as many as a quick run allows; `test_killed_at_every_point` has all of them."""
@@ -222,7 +244,7 @@ def test_killed_between_two_effects(make_ground: GroundMaker, play: Play, step: 
 @pytest.mark.long
 @pytest.mark.scenario(25)
 @pytest.mark.edge_case(1)
-@pytest.mark.parametrize("play", [submit, submit_without_key, submit_what_slurm_refuses, cancel, one_pass])
+@pytest.mark.parametrize("play", [submit, submit_without_key, submit_what_slurm_refuses, replace, cancel, one_pass])
 def test_killed_at_every_point(make_ground: GroundMaker, play: Play) -> None:
     number = kill_everywhere(make_ground, play, every)
     print(f"{play.__name__}: killed at each of {number} points")  # noqa: T201  # shown by -rP, for the record

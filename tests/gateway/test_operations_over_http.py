@@ -118,11 +118,11 @@ def test_ucloud_attaches_and_detaches_a_peer(doors: Doors) -> None:
     start(doors, "3", resources=[peer])
     change = {"job": doors.job("3"), "resource": {"type": "peer", "hostname": "cache", "jobId": "2"}}
     assert doors.ask("POST", f"{JOBS}/attachResource", change, **doors.as_ucloud()).json() == {}
-    assert "cache" in (doors.offline.peers / "3").read_text()
+    assert "cache" in doors.offline.view("3").read_text()
     lists = [each.more.get("resourceList") for each in doors.offline.site.store.updates("3")]
     assert [len(each) for each in lists if each] == [2]
     assert doors.ask("POST", f"{JOBS}/detachResource", change, **doors.as_ucloud()).json() == {}
-    assert "cache" not in (doors.offline.peers / "3").read_text()
+    assert "cache" not in doors.offline.view("3").read_text()
     alone = {"job": doors.job("1"), "resource": {"type": "peer", "hostname": "cache", "jobId": "2"}}
     refused = doors.ask("POST", f"{JOBS}/attachResource", alone, **doors.as_ucloud())
     assert (refused.status_code, "started without peers" in refused.json()["why"]) == (400, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -477,7 +478,9 @@ def test_the_folder_is_told_as_ucloud_names_it(tmp_path: Path) -> None:
         assert doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **doors.as_ucloud()).status_code == 200
         doors.until_dispatched()
         told = [each.more.get("outputFolder") for each in doors.offline.site.store.updates("1")]
-        assert [each for each in told if each] == ["/77/1"]
+        name = Path(doors.offline.site.store.get("1").folder).name
+        assert re.fullmatch(r"1-[a-z][a-z2-7]{7}", name)
+        assert [each for each in told if each] == [f"/77/{name}"]
 
 
 @pytest.mark.scenario(26)
@@ -534,3 +537,28 @@ def test_the_time_that_it_took_to_read_a_request_is_not_waited_for_again(
     finally:
         go_on.set()
     assert answer.status_code == 502
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "offered"),
+    [
+        ("POST", "licenses", "software licenses"),
+        ("DELETE", "licenses", "software licenses"),
+        ("POST", "ingresses", "public links"),
+        ("POST", "networkips/firewall", "public IP addresses"),
+        ("POST", "private-networks", "private networks"),
+        ("POST", "files/collections", "drives"),
+        ("POST", "files/browse", "files"),
+        ("POST", "shares", "shares of folders"),
+        ("GET", "files/collections/retrieveEverything", "drives"),
+        ("POST", "jobs/rename", "this operation on jobs"),
+        ("DELETE", "jobs/terminate", "this operation on jobs"),
+        ("POST", "something/new", "this"),
+        ("POST", "", "this"),
+    ],
+)
+def test_what_is_not_offered_is_told_without_a_path(doors: Doors, method: str, path: str, offered: str) -> None:
+    answer = doors.ask(method, f"/ucloud/example/{path}", {"items": []}, **doors.as_ucloud())
+    assert answer.status_code in {404, 405}
+    assert why(answer) == f"this provider does not offer {offered}: it runs jobs"
+    assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"

@@ -165,10 +165,11 @@ def test_a_drive_that_only_ucloud_knows_is_a_folder_of_the_cluster(make_adapter:
         site.adapter.tell(record)
         site.until_state("54113", "SUCCESS")
         assert site.adapter.output(record) == "greetings\n"
-        assert site.ucloud.job("54113")["output"]["outputFolder"] == "/77/54113"
+        name = record.folder.rpartition("/")[2]
+        assert site.ucloud.job("54113")["output"]["outputFolder"] == f"/77/{name}"
         updates = site.ucloud.updates("54113")
         [at] = [number for number, each in enumerate(updates) if each["outputFolder"]]
-        assert (updates[at]["state"], updates[at]["outputFolder"]) == (None, "/77/54113")
+        assert (updates[at]["state"], updates[at]["outputFolder"]) == (None, f"/77/{name}")
         assert str(record.slurm_id) in updates[at]["status"]
         assert [each["state"] for each in updates[:at] if each["state"]] == []
         assert [each["state"] for each in updates[at:] if each["state"]] == ["RUNNING", "SUCCESS"]

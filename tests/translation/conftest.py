@@ -75,6 +75,7 @@ class Case:
             self.config,
             owner,
             job_id="4150",
+            peers_file="4150",
             token="i1-ucloud-4150",
             folder=self.folder,
         )

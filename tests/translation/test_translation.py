@@ -164,6 +164,7 @@ def test_jobs_as_ucloud_sends_them(
             config,
             job.owner,
             job_id=job.id,
+            peers_file=job.id,
             token=f"i1-ucloud-{job.id}",
             folder=f"/home/alice/ucloud-jobs/{job.id}",
             after=(17,) if job.id == "4150" else (),
@@ -216,7 +217,7 @@ def test_a_job_of_the_older_generation(config: Config) -> None:
     assert found.status.resolved_application is not None
     script = translate(
         found.specification, resolve_application(found.status.resolved_application), config, Owner(created_by="user"),
-        job_id="54112", token="i1-ucloud-54112", folder="/home/user/54112",
+        job_id="54112", peers_file="54112", token="i1-ucloud-54112", folder="/home/user/54112",
     ).script  # fmt: skip
     assert script.endswith("\nacme-batch --debug true 'Hello, World!'\n")
     assert "--time=0-01:00:00\n" in script
