@@ -81,7 +81,7 @@ def test_a_peer_is_written_in_lower_case_everywhere(offline: Offline) -> None:
     database = offline.run(offline.job(), "node002")
     consumer = offline.job(resources=[peer("DataBase", database)])
     assert [each.hostname for each in consumer.peers] == ["database"]
-    assert Path(consumer.folder, "node", "peers").read_text() == "1 database\n"
+    assert Path(consumer.folder, "node", "peers").read_text() == f"1 database {database.token}\n"
     assert offline.view(consumer.id).read_text() == (
         f"# consumer 2 peer 1 run 1.0 exit {database.folder}/exit.json\n192.0.2.2 database\n192.0.2.2 database-0\n"
     )
