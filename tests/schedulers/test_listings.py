@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from slurm_adapter.errors import Unknown
 from slurm_adapter.schedulers import listings
 from slurm_adapter.schedulers.listings import sacct_argv, separator, squeue_argv
-from slurm_adapter.states import ENDED, JobState, translate
+from slurm_adapter.states import JobState, translate
 
 if TYPE_CHECKING:
     from slurm_adapter.schedulers.interface import Observation
@@ -34,17 +34,6 @@ def parse_queue(data: bytes, mark: str, before: str = "") -> tuple[Observation, 
 def parse_history(data: bytes, mark: str) -> tuple[Observation, ...]:
     """Read rows of sacct."""
     return listings.parse_history(data, mark, NAMES)
-
-
-HOSTILE = {
-    67: "a|b",
-    68: "line1\nline2",
-    69: "u\x1f\x1ew\x01",
-    70: "bad\N{REPLACEMENT CHARACTER}utf",
-    71: "æøå 日本 \"c'$(id)",
-    72: "9999\x1f0badcafe0baeRUNNING\x1f0badcafe0bae",
-    73: "\n77\x1fRUNNING\x1f\x1fnode001\x1falice\x1f1\x1f1\x1f1\x1f1:00\x1f0\x1ftoken\x1f0",
-}
 
 
 def recorded(name: str) -> bytes:
@@ -90,120 +79,6 @@ def history_row(**fields: str) -> str:
         "raw": "17",
     }
     return SEP.join((row | fields).values()) + "\n"
-
-
-@pytest.mark.edge_case(3)
-def test_recorded_queue() -> None:
-    found = {(seen.slurm_id, seen.task): seen for seen in parse_queue(recorded("squeue"), MARK)}
-    assert {slurm_id: found[slurm_id, None].name for slurm_id in HOSTILE} == HOSTILE
-    assert {found[slurm_id, None].state for slurm_id in HOSTILE} == {"RUNNING"}
-    assert (found[74, None].state, found[74, None].exit_code, found[74, None].signal) == ("FAILED", 3, None)
-    assert (found[75, None].exit_code, found[75, None].signal) == (None, 11)
-    assert (found[76, None].exit_code, found[76, None].signal) == (137, None)
-    assert (found[77, None].state, found[77, None].exit_code) == ("COMPLETED", 0)
-    assert found[78, None].signal == 53
-    assert {task for slurm_id, task in found if slurm_id == 79} == {"0", "3", "6"}
-    assert found[80, "0,4,9,14,19,24,29,34,39,44,49,54,59,64,69,74,79,84,89,94,99"].state == "PENDING"
-    assert {task for slurm_id, task in found if slurm_id == 83} == {"+0", "+1"}
-    assert (found[82, None].time_limit, found[82, None].reason) == (2 * 86400 + 3 * 3600 + 5 * 60, "PartitionTimeLimit")
-    assert found[66, None].nodes == ("node001", "node002")
-    assert (found[87, None].restarts, found[87, None].state) == (1, "RUNNING")
-    assert found[88, None].time_limit is None
-    assert len(found[89, None].name) == 300
-    waiting = [seen for seen in found.values() if seen.state == "PENDING"]
-    assert all(seen.nodes == () and seen.started is None and seen.exit_code is None for seen in waiting)
-    assert all(seen.submitted and 1795482000 < seen.submitted < 1795483000 for seen in found.values())
-
-
-def test_recorded_queue_with_arrays_cut_off() -> None:
-    found = {(seen.slurm_id, seen.task) for seen in parse_queue(recorded("squeue-short-arrays"), MARK)}
-    assert (80, "0,4,9,14,19,24,29,34,39,44,") in found
-
-
-@pytest.mark.edge_case(2)
-def test_recorded_history() -> None:
-    found = {(seen.slurm_id, seen.task): seen for seen in parse_history(recorded("sacct"), MARK)}
-    assert found[68, None].name == HOSTILE[68]
-    assert found[72, None].name == HOSTILE[72]
-    assert found[73, None].name == HOSTILE[73]
-    assert (found[85, None].state, found[85, None].cancelled_by) == ("CANCELLED", "alice")
-    assert (found[86, None].state, found[86, None].cancelled_by) == ("CANCELLED", "0")
-    assert (found[74, None].exit_code, found[75, None].signal, found[78, None].signal) == (3, 11, 53)
-    assert found[76, None].exit_code == 9  # 137, less 128: sacct's own way
-    assert (found[87, None].restarts, found[87, None].state, found[87, None].submitted) == (1, "RUNNING", 1795482292)
-    assert (found[81, None].nodes, found[81, None].started) == ((), None)
-    assert (found[82, None].time_limit, found[88, None].time_limit) == (3065 * 60, None)
-    assert {task for slurm_id, task in found if slurm_id == 79} == {"0", "3", "6"}
-
-
-STATES = {
-    "timeout": ("TIMEOUT", JobState.EXPIRED),
-    "held": ("PENDING", JobState.IN_QUEUE),
-    "dependency": ("PENDING", JobState.IN_QUEUE),
-    "begin": ("PENDING", JobState.IN_QUEUE),
-    "completed": ("COMPLETED", JobState.SUCCESS),
-    "failed": ("FAILED", JobState.FAILURE),
-    "signalled": ("FAILED", JobState.FAILURE),
-    "suspended": ("SUSPENDED", JobState.SUSPENDED),
-    "requeued": ("RUNNING", JobState.RUNNING),
-    "requeue-held": ("PENDING", JobState.IN_QUEUE),
-    "special-exit": ("SPECIAL_EXIT", JobState.IN_QUEUE),
-    "cancelled": ("CANCELLED", JobState.SUCCESS),
-    "cancelled-by-root": ("CANCELLED", JobState.SUCCESS),
-    "cancelled-pending": ("CANCELLED", JobState.SUCCESS),
-    "x=y": ("RUNNING", JobState.RUNNING),
-    "node-fail": ("NODE_FAIL", JobState.FAILURE),
-    "node-fail-requeued": ("RUNNING", JobState.RUNNING),
-}
-
-
-def by_name(observations: tuple[Observation, ...]) -> dict[str, Observation]:
-    return {seen.name: seen for seen in observations if seen.task is None}
-
-
-def test_recorded_queue_of_jobs_in_every_state() -> None:
-    observations = parse_queue(recorded("squeue-states"), MARK)
-    found = by_name(observations)
-    assert {name: (seen.state, translate(seen).state) for name, seen in found.items()} == STATES
-    restarted = {"requeued", "requeue-held", "special-exit", "node-fail-requeued"}
-    assert {name for name, seen in found.items() if seen.restarts} == restarted
-    assert found["requeue-held"].reason == "job requeued in held state"
-    assert (found["dependency"].reason, found["held"].reason) == ("Dependency", "JobHeldUser")
-    assert found["timeout"].time_limit == 60
-    # Several seconds late: Slurm looks at time limits now and then.
-    assert (found["timeout"].ended or 0) - (found["timeout"].started or 0) >= 60
-    tasks = {seen.task: seen for seen in observations if seen.name == "throttled"}
-    assert set(tasks) == {"1", "8", "15", "22", "29", "36-995:7"}
-    assert (tasks["36-995:7"].state, tasks["36-995:7"].nodes, tasks["29"].nodes) == ("PENDING", (), ("node001",))
-    parts = [(seen.task, seen.nodes) for seen in observations if seen.name == "het"]
-    assert parts == [("+0", ("node001",)), ("+1", ("node002",))]
-
-
-def test_recorded_accounting_of_jobs_in_every_state() -> None:
-    observations = parse_history(recorded("sacct-states"), MARK)
-    found = by_name(observations)
-    # A job that is held after a requeue is just pending to accounting, and it knows who cancelled one.
-    known = STATES | {
-        "special-exit": ("PENDING", JobState.IN_QUEUE), "cancelled-by-root": ("CANCELLED", JobState.FAILURE)
-    }  # fmt: skip
-    assert {name: (seen.state, translate(seen).state) for name, seen in found.items()} == known
-    restarted = {"requeued", "requeue-held", "special-exit", "node-fail-requeued"}
-    assert {name for name, seen in found.items() if seen.restarts} == restarted
-    by = {name: seen.cancelled_by for name, seen in found.items() if seen.state == "CANCELLED"}
-    assert by == {"cancelled": "alice", "cancelled-by-root": "0", "cancelled-pending": "alice"}
-    assert (found["failed"].exit_code, found["signalled"].signal, found["timeout"].exit_code) == (3, 11, 0)
-    assert found["node-fail-requeued"].nodes == ("node003",)
-    tasks = {seen.task for seen in observations if seen.name == "throttled"}
-    assert tasks == {"1", "8", "15", "22", "29", "36-995:7"}
-
-
-def test_what_the_two_say_of_a_job_does_not_contradict() -> None:
-    """Whichever is asked first: neither says of a job that goes on that it has ended."""
-    queue = by_name(parse_queue(recorded("squeue-states"), MARK))
-    history = by_name(parse_history(recorded("sacct-states"), MARK))
-    for job, seen in queue.items():
-        assert (seen.state in ENDED) == (history[job].state in ENDED), job
-        assert (seen.slurm_id, seen.restarts) == (history[job].slurm_id, history[job].restarts)
 
 
 @pytest.mark.edge_case(2)
