@@ -38,6 +38,9 @@ _QUERY_SECONDS = 120.0
 
 _LOOK_SECONDS = 30.0
 
+_CONFIG_SECONDS = 60.0
+"""How long an answer about Slurm's configuration is used: it costs two requests, and sites limit them (`rl_enable`)."""
+
 # The mark is on standard input: every user can read a process's arguments. The commands follow, each after `part`.
 _PARTS = """
 IFS= read -r mark
@@ -49,9 +52,17 @@ part() {
     test "$status" = 0 || exit 0
 }
 names() { getent passwd "$@" || :; }
+# It ends with a ping. One over the controller's rate limit is told as DOWN, and makes scontrol fail: the rest is there.
+config() {
+    told=$(scontrol show config)
+    status=$?
+    printf '%s\\n' "$told"
+    case $told in *' is UP' | *' is DOWN') return 0 ;; esac
+    return "$status"
+}
 """
 
-_CONFIG = ("scontrol", "show", "config")
+_CONFIG: tuple[str, ...] = ("config",)
 
 # One line for each account, as getent(1) prints them: coreutils before 8.31 take one name only.
 _UIDS = """
@@ -93,6 +104,8 @@ class CommandLineScheduler:
         self._warned: set[str] = set()
         """What Slurm's commands said beside good answers: mistakes in slurm.conf, for example."""
         self._accounts = Accounts({})
+        self._config = ("", 0.0)
+        """Slurm's configuration, and when it was asked for."""
         self._environment = (f"PATH={path}", "LC_ALL=C.UTF-8", *([f"SLURM_CONF={slurm_conf}"] if slurm_conf else []))
         self._operators = (f"PATH={path}:/usr/local/bin:/usr/bin:/bin", *self._environment[1:])  # for sudo's sake
 
@@ -139,23 +152,29 @@ class CommandLineScheduler:
     def queue(self, users: Sequence[str]) -> Listing:
         """See `Scheduler.queue`. One command, and another one if a name of an account is not the cluster's own."""
         mark = _draw_mark()
-        asked = [("names", *users), listings.squeue_argv(users, mark)] if users else []
-        names = ("scontrol show config", "id", "id", "getent", "squeue")
-        answers, complaint = self._ask_parts([_CONFIG, ("id", "-un"), ("id", "-u"), *asked], names, _NO_USER)
-        config, identity, uid = (answer.decode(errors="replace") for answer in answers[:3])
-        require_supported(read_controller(config))
+        known, when = self._config
+        config = known if when <= self._clock() < when + _CONFIG_SECONDS else ""
+        asked: list[tuple[str, ...]] = [] if config else [_CONFIG]
+        asked += [("id", "-un"), ("id", "-u")]
+        asked += [("names", *users), listings.squeue_argv(users, mark)] if users else []
+        answers, complaint = self._ask_parts(asked, _NO_USER)
+        if not config:
+            config = answers.pop(0).decode(errors="replace")
+            require_supported(read_controller(config))
+            self._config = config, self._clock()
+        identity, uid = (answer.decode().strip() for answer in answers[:2])
         if not users:
-            return Listing((), self._sees_others(config, identity.strip(), uid.strip(), {}))
-        uids = read_uids(answers[3], users)
+            return Listing((), self._sees_others(config, identity, uid, {}))
+        uids = read_uids(answers[2], users)
         if missing := [user for user in users if user not in uids]:
             result = self._run(("sh", "-c", _UIDS, "sh", *missing))
             self._check(result, "id")
             uids |= read_uids(result.stdout, missing)
         self._accounts = Accounts(uids)
-        observations = self._accounts.with_aliases(listings.parse_queue(answers[4], mark, self._accounts.names))
+        observations = self._accounts.with_aliases(listings.parse_queue(answers[-1], mark, self._accounts.names))
         # An account that the cluster cannot name has no rows, and that says nothing of its jobs.
         named = not _NO_USER.search(complaint) and len(uids) == len(set(users))
-        return Listing(observations, named and self._sees_others(config, identity.strip(), uid.strip(), uids))
+        return Listing(observations, named and self._sees_others(config, identity, uid, uids))
 
     def _sees_others(self, config: str, identity: str, uid: str, uids: Mapping[str, str]) -> bool:
         values = dict(re.findall(r"^(\w+) *= (.*?) *$", config, re.MULTILINE))
@@ -168,7 +187,7 @@ class CommandLineScheduler:
         return level.status == 0 and level.text.strip() in {"Operator", "Administrator"}
 
     def _ask_parts(
-        self, commands: Sequence[tuple[str, ...]], names: Sequence[str], harmless: re.Pattern[str] | None = None
+        self, commands: Sequence[tuple[str, ...]], harmless: re.Pattern[str] | None = None
     ) -> tuple[list[bytes], str]:
         """Run commands one after the other in one shell; return what each wrote, and what they said on stderr.
 
@@ -180,7 +199,7 @@ class CommandLineScheduler:
         parts = [Result(status, output, result.stderr) for output, status in _parts(result.stdout, mark.encode())]
         if not parts or (len(parts) < len(commands) and parts[-1].status == 0):
             raise Unknown(f"Slurm could not be asked: the answer breaks off\n{result.complaint}".rstrip())
-        self._check(parts[-1], names[len(parts) - 1], harmless)
+        self._check(parts[-1], _name(commands[len(parts) - 1]), harmless)
         return [part.stdout for part in parts], result.complaint
 
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
@@ -264,15 +283,14 @@ class CommandLineScheduler:
 
     def nodes(self) -> Mapping[str, str]:
         """See `Scheduler.nodes`. One command."""
-        names = ("scontrol show config", "scontrol show partition", "scontrol show node")
         asked = [_CONFIG, nodes.PARTITIONS_ARGV, nodes.NODES_ARGV]
-        (config, partitions_, shown), _ = self._ask_parts(asked, names)
+        (config, partitions_, shown), _ = self._ask_parts(asked)
         require_supported(read_controller(config.decode(errors="replace")))
         return nodes.parse_nodes(shown, partitions_)
 
     def versions(self) -> Versions:
         """See `Scheduler.versions`. One command."""
-        answers, _ = self._ask_parts([CLIENT_ARGV, _CONFIG], ("squeue --version", "scontrol show config"))
+        answers, _ = self._ask_parts([CLIENT_ARGV, _CONFIG])
         client, config = (answer.decode(errors="replace") for answer in answers)
         return Versions(read_client(client), read_controller(config))
 
@@ -288,8 +306,7 @@ class CommandLineScheduler:
 
     def partitions(self) -> Mapping[str, Partition]:
         """See `Scheduler.partitions`. One command."""
-        names = ("scontrol show partition", "scontrol show node")
-        (limits, shapes), _ = self._ask_parts([partitions.PARTITIONS_ARGV, partitions.NODES_ARGV], names)
+        (limits, shapes), _ = self._ask_parts([partitions.PARTITIONS_ARGV, partitions.NODES_ARGV])
         return partitions.parse_partitions(limits, shapes)
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
@@ -424,6 +441,13 @@ def _parts(stdout: bytes, mark: bytes) -> list[tuple[bytes, int]]:
         if status.isdigit():
             found.append((output, int(status)))
     return found
+
+
+def _name(command: tuple[str, ...]) -> str:
+    """Return what a message calls a command."""
+    if command == _CONFIG:
+        return "scontrol show config"
+    return " ".join(command[-3:] if "show" in command else command[:1])
 
 
 def _read_longest(text: str | None, partition: str) -> int | None:

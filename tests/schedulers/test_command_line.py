@@ -46,7 +46,8 @@ def queue_answer(
     stderr: str = "",
     passwd: str = PASSWD,
 ) -> Result:
-    parts = [(config, 0), (f"{identity}\n", 0), (f"{UIDS[identity]}\n", 0), (passwd, 0), (rows, status)]
+    parts = [(config, 0)] if config else []
+    parts += [(f"{identity}\n", 0), (f"{UIDS[identity]}\n", 0), (passwd, 0), (rows, status)]
     text = "".join(f"{mark} begin\n{output}\n{mark} end {code}\n" for output, code in parts)
     return Result(0, f"motd\n{text}".encode(), stderr.encode())
 
@@ -63,6 +64,8 @@ def listing(**values: object) -> Callable[[Command], Result]:
         header = separator[0].join(["JOBID", *ROW[1:]]) + "\n"
         rows = told if isinstance(told, str) else header + (separator[0].join(ROW) + "\n" if told else "")
         given = {key: value for key, value in values.items() if key not in {"rows", "level", "ids"}}
+        if "part config" not in command.argv[-1]:
+            given["config"] = ""
         return queue_answer(command.stdin.decode().strip(), rows, **given)  # type: ignore[arg-type]  # the keywords
 
     return answer
@@ -136,6 +139,17 @@ def test_a_slurm_that_is_too_old_is_refused(version: str) -> None:
     config = f"SLURM_VERSION = {version}\n"
     with pytest.raises(InvalidConfig, match=rf"Slurm {version} is too old: .* needs Slurm 22\.05 or later"):
         queue(config=config)
+
+
+def test_slurms_configuration_is_asked_for_once_a_minute() -> None:
+    """The rate limiter counts it as two requests."""
+    now = [1000.0]
+    transport = FakeTransport(listing())
+    scheduler = CommandLineScheduler(transport, clock=lambda: now[0])
+    for seconds in (0, 59, 2, -100):
+        now[0] += seconds
+        scheduler.queue(["alice"])
+    assert ["part config" in command.argv[-1] for command in transport.commands] == [True, False, True, True]
 
 
 def test_an_answer_without_a_version_is_none() -> None:
