@@ -73,6 +73,23 @@ def test_ucloud_s_drives(ucloud: Ucloud, tmp_path: Path, *, asks: bool) -> None:
     assert said == (wanted if asks else {})
 
 
+def test_drives_that_the_site_finds_by_itself_are_no_problem(ucloud: Ucloud, tmp_path: Path) -> None:
+    """UCloud names no folder of a drive that is in the table, or under the pattern."""
+    (tmp_path / "four").mkdir()
+    ucloud.have_drive("4", "alice", name="h-alice")
+    ucloud.have_drive("5", "bob", name="h-bob")
+    ucloud.have_drive("6", "bob", "project", name="h-project")
+    more: dict[str, Any] = {"drives": [{"id": "4", "path": f"{tmp_path}/four"}]}
+    said = found(tmp_path, ucloud.settings(tmp_path, ask_for_drives=True) | more)
+    assert said[f"drive 4 is {tmp_path}/four"] is Level.GOOD
+    [warning] = [text for text, level in said.items() if level is Level.WARNING]
+    assert "name for them: 6, 5; put them into" in warning
+    more["drive_pattern"] = {"user": f"{tmp_path}/home/{{user}}/{{drive}}"}
+    said = found(tmp_path, ucloud.settings(tmp_path, ask_for_drives=True) | more)
+    [warning] = [text for text, level in said.items() if level is Level.WARNING]
+    assert "name for them: 6; put them into" in warning
+
+
 def test_a_ucloud_without_drives(ucloud: Ucloud, tmp_path: Path) -> None:
     [(text, level)] = found(tmp_path, ucloud.settings(tmp_path, ask_for_drives=True)).items()
     assert (level, "UCloud has no drives of provider example" in text) == (Level.NOTE, True)

@@ -12,6 +12,8 @@ from slurm_adapter.transports.interface import Command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from slurm_adapter.config import DrivePattern
+    from slurm_adapter.drives import UcloudDrive
     from slurm_adapter.site import Site
 
 
@@ -70,6 +72,9 @@ def check_ucloud_drives(site: Site, accounts: list[str]) -> Iterator[Finding]:
             "is neither in the table nor under the pattern are refused",
         )
         return
+    # Jobs find the others by the table or by the pattern, whatever UCloud says of them.
+    known = {drive.id for drive in site.config.drives}
+    drives = [each for each in drives if each.id not in known and _form(pattern, each) is None]
     folders = {drive.id: drive.folder for drive in drives if drive.folder is not None}
     there = reached(site, list(folders.values()), accounts)
     good = [f"{id_} is {folder}" for id_, folder in folders.items() if folder in there]
@@ -85,3 +90,8 @@ def check_ucloud_drives(site: Site, accounts: list[str]) -> Iterator[Finding]:
             f"UCloud's drives without a folder in their provider's name for them: {some(nameless)}; put them into "
             "[[drives]], or jobs that name them are refused",
         )
+
+
+def _form(pattern: DrivePattern, drive: UcloudDrive) -> str | None:
+    """Return the pattern for a drive of this kind of workspace; None if there is none."""
+    return pattern.user if drive.owner.project is None else pattern.project
