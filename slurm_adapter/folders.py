@@ -11,7 +11,7 @@ import json
 import re
 import tarfile
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import dropwhile
 from typing import TYPE_CHECKING
@@ -117,9 +117,10 @@ while IFS= read -r folder; do
         printf '%s folder\n' "$number"
         # Most have neither link nor file, and what a program's start costs is a thousand times that.
         if [ -L owner ]; then
-            owner=$(readlink -n owner)
+            owner=$(find owner -maxdepth 0 -printf '%Ts %l')
+            since=${owner%% *} owner=${owner#* }
             case $owner in *[!0-9a-z]*) owner='?' ;; esac
-            printf '%s owner %s\n' "$number" "$owner"
+            printf '%s owner %s %s\n' "$number" "$owner" "$since"
         fi
         set -- exit*.json
         # A thousand tasks leave as many files; every line of them is marked, so that none speaks for another folder.
@@ -254,6 +255,8 @@ class Inside:
     exits: tuple[ExitRecord, ...] = ()
     trouble: str = ""
     """Why it could not be looked into. It then counts as one that is gone."""
+    since: int | None = field(default=None, compare=False)
+    """When the fence was made, by the file system's clock: the start of the job's first run, if it names a Slurm id."""
 
 
 def slurm_id(owner: str | None) -> int | None:
@@ -403,7 +406,8 @@ def look(transport: Transport, user: str, folders: Sequence[str]) -> list[Inside
             trouble = "its account may not open it" if match[2] == "shut" else ""
             found[number] = None if match[2] == "away" else Inside(exists=match[2] == "folder", trouble=trouble)
         elif match and known is not None and match[3] == "owner":
-            found[number] = replace(known, owner=match[4])
+            owner, _, since = match[4].partition(" ")
+            found[number] = replace(known, owner=owner, since=int(since) if since.isdecimal() else None)
         elif match and known is not None:
             exits[number].append(match[4])
         else:

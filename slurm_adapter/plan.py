@@ -415,12 +415,12 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
     ended = (*own, *(row for row in told if record.array and row.task not in tasks)) if own else told
     exits = _exits(record, inside)
     if left := _tasks_left(record, ended, exits):
-        return values | _missing(record, evidence, problems, left)
+        return values | _missing(record, inside, evidence, problems, left)
     if ended:
         return values | _ended(record, ended, inside, evidence, problems)
     if exits and not (record.array and evidence.history is None):
-        return values | _end_by_record(record, exits, evidence)
-    return values | _missing(record, evidence, problems)
+        return values | _end_by_record(record, exits, inside, evidence)
+    return values | _missing(record, inside, evidence, problems)
 
 
 def _cannot_see(record: Record, inside: Inside | None, other: int, problems: list[str]) -> bool:
@@ -533,17 +533,33 @@ def _ended(
     elif record.array and state is not JobState.FAILURE and record.cancelled is None and _failed_alone(rows, exits):
         state, text = JobState.FAILURE, "Your job failed: a task of it ended with an exit code that is not 0"
     codes = [row.exit_code for row in rows if row.exit_code is not None]
-    # A job that began and ended between two passes is seen here for the first time.
-    began = min((float(row.started) for row in rows if row.started is not None), default=None)
     nodes = next((found for row in rows if (found := _nodes(row, rows))), record.nodes)
     return {
         **_end(float(last) or evidence.now, state, text),
         "exit_code": max(codes, default=None),
         "restarts": restarts,
-        "started": began if record.started is None else record.started,
+        "started": _began(record, rows, inside, exits, float(last) or evidence.now),
         "nodes": nodes,
         "addresses": record.addresses if nodes == record.nodes else (),
     }
+
+
+def _began(
+    record: Record, rows: Iterable[Observation], inside: Inside, exits: Iterable[ExitRecord], ended: float
+) -> float | None:
+    """Return when a job that has ended began to run; None if it never did.
+
+    It may have begun and ended between two syncs. Slurm has a start time even for a job that was cancelled while it
+    waited, and nodes for one whose script never ran: the proof is that its script passed the fence.
+    """
+    if record.started is not None:
+        return record.started
+    untouched = inside.exists and inside.owner is None
+    if untouched or any(exit_.reason is not None for exit_ in exits):
+        return None
+    starts = [float(row.started) for row in rows if row.started is not None and row.nodes]
+    passed = inside.since if slurm_id(inside.owner) == record.slurm_id else None
+    return min(starts, default=None if passed is None else min(max(passed, record.handed_over or 0.0), ended))
 
 
 def _with_whole_code(row: Observation, exits: Iterable[ExitRecord]) -> Observation:
@@ -574,27 +590,28 @@ def _exits(record: Record, inside: Inside) -> list[ExitRecord]:
     return sorted(last, key=lambda exit_: -exit_.restarts)[:1]
 
 
-def _end_by_record(record: Record, exits: list[ExitRecord], evidence: Evidence) -> dict[str, Any]:
+def _end_by_record(record: Record, exits: list[ExitRecord], inside: Inside, evidence: Evidence) -> dict[str, Any]:
     """Slurm has forgotten the job, and its own script tells how it ended."""
     if evidence.accounting and evidence.history is None:
         return {}
     # The node's clock may be wrong, and its user can write there what he likes.
     ended = min(max(*(exit_.ended for exit_ in exits), record.handed_over or 0.0), evidence.now)
     worst = max(exits, key=lambda exit_: (exit_.exit_code != 0, exit_.ended))
+    began = _began(record, (), inside, exits, ended)
     if worst.reason is not None:
         state, text = JobState.FAILURE, f"Your job could not start: {worst.reason}"
     elif worst.exit_code == 0:
         state, text = JobState.SUCCESS, "Your job ended with exit code 0"
     elif record.cancelled is not None and ended + 2 > record.cancelled:  # the script's clock knows whole seconds only
         state, text = JobState.SUCCESS, "Your job was cancelled"
-    elif record.started is not None and ended >= record.started + record.time_limit:
+    elif began is not None and ended >= began + record.time_limit:
         state, text = JobState.EXPIRED, "Your job reached its time limit"
     else:
         state, text = JobState.FAILURE, f"Your job failed with exit code {worst.exit_code}"
-    return _end(ended, state, text) | {"exit_code": worst.exit_code, "unproven": True}
+    return _end(ended, state, text) | {"exit_code": worst.exit_code, "started": began, "unproven": True}
 
 
-def _missing(record: Record, evidence: Evidence, problems: list[str], left: int = 0) -> dict[str, Any]:
+def _missing(record: Record, inside: Inside, evidence: Evidence, problems: list[str], left: int = 0) -> dict[str, Any]:
     """Nobody knows anything of a job, or of `left` tasks of it. Only long and healthy silence makes it lost."""
     if record.id in evidence.renamed:
         problems.append(
@@ -613,7 +630,7 @@ def _missing(record: Record, evidence: Evidence, problems: list[str], left: int 
     since = record.missing_since if record.missing_since is not None else evidence.now
     if evidence.now - since < evidence.lost_after:
         return {"missing_since": since}
-    unproven = {"unproven": True}
+    unproven = {"started": _began(record, (), inside, (), evidence.now), "unproven": True}
     if record.cancelled is not None:
         return _end(evidence.now, JobState.SUCCESS, "Your job was cancelled") | unproven
     if left:

@@ -201,6 +201,7 @@ class Store(Database):
         # Mostly many change alike: one statement for all that do, by their rowids, which SQLite finds soonest.
         updates: dict[tuple[tuple[str, object], ...], list[object]] = defaultdict(list)
         told: dict[tuple[object, object, str], list[object]] = defaultdict(list)
+        ran: list[tuple[object, ...]] = []
         done: list[tuple[str]] = []
         known = self._read_plain({name for _, values in changes for name in values}, changes)
         in_hosts = False
@@ -211,13 +212,13 @@ class Store(Database):
             if (old["token"], old["stage"], old["slurm_id"]) != (record.token, record.stage, record.slurm_id):
                 continue
             new = {name: plain for name, value in values.items() if (plain := _plain(value)) != old[name]}
-            handed_in = old["output_folder"] and old["slurm_id"] is None and new.get("slurm_id") is not None
+            more = _of_submission(record, old, new)
+            ran += _unseen_run(old, values, now)
             old |= new
             if new:
                 updates[tuple(new.items())].append(old["rowid"])
             in_hosts = in_hosts or old["stage"] == Stage.ENDED or not _IN_HOSTS.isdisjoint(new)
             if "state" in new or "status" in new:
-                more = json.dumps({"outputFolder": old["output_folder"]}) if handed_in else "{}"
                 told[new.get("state"), old["status"], more].append(old["rowid"])
             if new.get("stage") in {Stage.SUBMITTED, Stage.ENDED}:
                 done.append((id_,))
@@ -227,6 +228,8 @@ class Store(Database):
             alike = f"UPDATE jobs SET {sets} WHERE rowid IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
             connection.execute(alike, [*(value for _, value in new_values), json.dumps(rows)])
         connection.executemany("DELETE FROM bundles WHERE job_id = ?", done)
+        unseen = "NOT EXISTS (SELECT 1 FROM updates WHERE job_id = jobs.id AND state = 'RUNNING')"
+        connection.executemany(f"{_TELL} rowid = ? AND {unseen}", ran)
         for words, rows in told.items():
             many = f"{_TELL} rowid IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
             connection.execute(many, (now, *words, json.dumps(rows)))
@@ -641,6 +644,24 @@ class Store(Database):
                 ):
                     peers.setdefault(row["consumer"], []).append(Peer(row["hostname"], row["job_id"]))
         return [_record(row, tuple(peers.get(row["id"], ()))) for row in rows]
+
+
+def _of_submission(job: Standing | Record, old: Mapping[str, object], new: Mapping[str, object]) -> str:
+    """Return, as JSON, what UCloud learns once Slurm has a job: its folder, and its time limit if UCloud set none."""
+    told: dict[str, object] = {}
+    if old["slurm_id"] is None and new.get("slurm_id") is not None:
+        if old["output_folder"]:
+            told["outputFolder"] = old["output_folder"]
+        if isinstance(job, Record) and json.loads(job.specification).get("time_allocation") is None:
+            told["newTimeAllocation"] = job.time_limit * 1000
+    return json.dumps(told)
+
+
+def _unseen_run(old: Mapping[str, object], values: Mapping[str, Any], now: float) -> list[tuple[object, ...]]:
+    """Return the values of an update that says RUNNING, if a job has ended that was never seen to run, but did."""
+    if values.get("stage") is not Stage.ENDED or old["state"] != JobState.IN_QUEUE or values.get("started") is None:
+        return []
+    return [(min(values["started"], now), JobState.RUNNING, "Your job started", "{}", old["rowid"])]
 
 
 def _insert_peers(connection: sqlite3.Connection, record: Record) -> None:

@@ -274,7 +274,7 @@ def test_what_has_not_begun_is_looked_into_and_closed_without_many_programs(
     assert started.read_text().split() == ["ln"] * 3
     started.unlink()
     assert folders.look(local, "alice", paths) == [Inside(True, "closed")] * 3
-    assert started.read_text().split() == ["readlink"] * 3
+    assert started.read_text().split() == ["find"] * 3
 
 
 def test_a_folder_in_the_place_of_the_fence_is_no_fence(local: LocalTransport, tmp_path: Path) -> None:

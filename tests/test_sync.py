@@ -29,6 +29,7 @@ from tests.offline import Offline, offline, peer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from slurm_adapter.schedulers.fake import FakeScheduler
     from slurm_adapter.schedulers.interface import Listing, Outcome
     from slurm_adapter.transports.interface import Command
 
@@ -1058,3 +1059,138 @@ def test_thousands_of_exit_files_keep_no_other_job_waiting(offline: Offline) -> 
         offline.slurm.purge(offline.slurm_id(record))
     assert offline.sync().problems == ()
     assert [offline.now(record).state for record in (busy, other)] == [JobState.SUCCESS] * 2
+
+
+# What UCloud is told of when a job ran. Jobs shorter than the time between two syncs were never RUNNING there.
+
+STARTED = "Your job started"
+
+
+def told_states(offline: Offline, record: Record) -> list[JobState]:
+    return [each.state for each in offline.site.store.updates(record.id) if each.state is not None]
+
+
+def begin(offline: Offline, record: Record, *nodes: str) -> int:
+    """Slurm starts the job and its script passes the fence; no sync sees it."""
+    slurm_id = offline.slurm_id(record)
+    offline.fence(record, slurm_id)
+    offline.slurm.start(slurm_id, nodes or ("node001",))
+    offline.slurm.now += 5
+    return slurm_id
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        (lambda slurm, id_: slurm.finish(id_), JobState.SUCCESS),
+        (lambda slurm, id_: slurm.finish(id_, 3), JobState.FAILURE),
+        (lambda slurm, id_: slurm.end(id_, "TIMEOUT"), JobState.EXPIRED),
+        (lambda slurm, id_: slurm.end(id_, "CANCELLED"), JobState.SUCCESS),
+        (lambda slurm, id_: slurm.end(id_, "NODE_FAIL"), JobState.FAILURE),
+    ],
+)
+def test_a_job_shorter_than_the_time_between_two_syncs_is_told_running(
+    offline: Offline, end: Callable[[FakeScheduler, int], None], state: JobState
+) -> None:
+    record = offline.job()
+    slurm_id = begin(offline, record)
+    started = offline.slurm.now - 5
+    end(offline.slurm, slurm_id)
+    offline.sync(100)
+    offline.sync(100)
+    assert told_states(offline, record) == [JobState.RUNNING, state]
+    [ran] = [each for each in offline.site.store.updates(record.id) if each.status == STARTED]
+    assert ran.time == offline.now(record).started == started
+
+
+def test_a_job_that_a_sync_saw_running_is_told_so_once(offline: Offline) -> None:
+    record = offline.run(offline.job())
+    offline.slurm.finish(offline.slurm_id(record))
+    offline.sync()
+    assert told_states(offline, record) == [JobState.RUNNING, JobState.SUCCESS]
+
+
+def test_a_job_that_was_cancelled_while_it_waited_never_ran(offline: Offline) -> None:
+    record = offline.job()
+    slurm_id = offline.slurm_id(record)
+    offline.slurm.end(slurm_id, "CANCELLED", started=offline.slurm.now)  # as squeue tells of one
+    offline.sync(100)
+    offline.sync(100)
+    assert told_states(offline, record) == [JobState.SUCCESS]
+    assert offline.now(record).started is None
+
+
+def test_a_job_whose_script_never_came_to_its_fence_never_ran(offline: Offline) -> None:
+    record = offline.job()
+    slurm_id = offline.slurm_id(record)
+    offline.slurm.start(slurm_id)
+    offline.slurm.finish(slurm_id, signal=53)
+    offline.sync()
+    assert told_states(offline, record) == [JobState.FAILURE]
+
+
+def test_a_job_that_gave_up_before_its_application_never_ran(offline: Offline) -> None:
+    record = offline.job()
+    slurm_id = begin(offline, record)
+    offline.record_exit(record, 1, reason="peer 9 (db) never started")
+    offline.slurm.finish(slurm_id, 1)
+    offline.sync()
+    assert told_states(offline, record) == [JobState.FAILURE]
+
+
+@pytest.mark.parametrize("known", ["exit record", "accounting", "fence"])
+def test_a_short_job_that_the_queue_has_forgotten_is_told_running(tmp_path: Path, known: str) -> None:
+    offline = Offline(tmp_path, accounting=known == "accounting")
+    record = offline.job()
+    slurm_id = begin(offline, record)
+    offline.slurm.finish(slurm_id)
+    if known == "exit record":
+        offline.record_exit(record, 0)
+    offline.slurm.purge(slurm_id)
+    offline.sync(100)
+    offline.sync(offline.config.jobs.lost_after)
+    end = JobState.FAILURE if known == "fence" else JobState.SUCCESS  # nothing tells how the last one ended
+    assert told_states(offline, record) == [JobState.RUNNING, end]
+    ended = offline.now(record)
+    assert record.created <= (ended.started or 0.0) <= (ended.ended or 0.0)
+
+
+def test_a_short_job_that_was_put_back_and_cancelled_is_told_running_once(offline: Offline) -> None:
+    unseen, seen = offline.job(), offline.run(offline.job())
+    begin(offline, unseen)
+    for record in (unseen, seen):
+        offline.slurm.requeue(offline.slurm_id(record))
+    offline.sync()
+    for record in (unseen, seen):
+        offline.slurm.end(offline.slurm_id(record), "CANCELLED")
+    offline.sync(100)
+    offline.sync(100)
+    assert told_states(offline, unseen) == [JobState.RUNNING, JobState.SUCCESS]
+    assert told_states(offline, seen) == [JobState.RUNNING, JobState.IN_QUEUE, JobState.SUCCESS]
+
+
+def test_an_array_of_short_tasks_is_told_running_with_its_first_start(offline: Offline) -> None:
+    record = offline.job(application="array")
+    slurm_id = offline.slurm_id(record)
+    offline.fence(record, slurm_id)
+    offline.slurm.split(slurm_id, "0", "1")
+    started = offline.slurm.now
+    for task in ("0", "1"):
+        offline.slurm.start(slurm_id, of=task)
+        offline.slurm.now += 5
+        offline.slurm.finish(slurm_id, of=task)
+    offline.sync()
+    assert told_states(offline, record) == [JobState.RUNNING, JobState.SUCCESS]
+    assert offline.now(record).started == started
+
+
+def test_the_default_time_limit_is_told_once_slurm_has_the_job(offline: Offline) -> None:
+    """`jobs.default_time`: UCloud computes `expiresAt` from a job's time allocation."""
+    plain = offline.job()
+    wanted = offline.job(timeAllocation={"hours": 2, "minutes": 0, "seconds": 0})
+    offline.slurm.lose_next("now")
+    late = offline.job()
+    offline.sync(60)
+    for record, told in ((plain, [3_600_000]), (wanted, []), (late, [3_600_000])):
+        updates = offline.site.store.updates(record.id)
+        assert [each.more["newTimeAllocation"] for each in updates if "newTimeAllocation" in each.more] == told
