@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slurm_adapter.accounting import UNKNOWN, Accounting, read_accounting, slurm_settings
 from slurm_adapter.errors import InvalidInput, TryAgain, Unknown
 from slurm_adapter.terminal import duration
 from slurm_adapter.transports.interface import Command
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from slurm_adapter.directives import Directive
     from slurm_adapter.schedulers.interface import NodeShape, Partition
     from slurm_adapter.site import Site
+
+_ENFORCED = frozenset({"associations", "limits", "qos", "safe", "wckeys"})
+"""Words of AccountingStorageEnforce (slurm.conf(5)), each of which has Slurm refuse jobs without an association."""
 
 _CLOSED = frozenset({"DRAIN", "INACTIVE"})
 _MEMORY = re.compile(r"(\d+)([KMGT]?)", re.ASCII)
@@ -41,6 +45,8 @@ class ClusterFacts:
     """As `system_names`."""
     partitions: Mapping[str, Partition]
     """As `Scheduler.partitions`."""
+    accounting: Accounting | None = UNKNOWN
+    """As `read_accounting`; it is asked for apart, for nothing waits for it."""
 
 
 def learn(site: Site) -> ClusterFacts:
@@ -58,25 +64,54 @@ def system_names(site: Site) -> tuple[str, ...]:
     return tuple(name for words in lines for name in words[1:])
 
 
-def check(directives: Iterable[Directive], seconds: int, facts: ClusterFacts) -> None:
-    """Raise `CannotRun` if no partition that the job names can run it. `seconds` is its time limit."""
+def learn_accounting(site: Site) -> Accounting | None:
+    """Ask accounting about the accounts of the cluster that the configuration names. Raise as `read_accounting`."""
+    identity, settings = site.config.identity, slurm_settings(site)
+    if "AccountingStorageType" not in settings:
+        raise Unknown("slurmctld does not tell its AccountingStorageType")
+    return read_accounting(site, sorted({*identity.users.values(), *filter(None, [identity.service_user])}), settings)
+
+
+def check(directives: Iterable[Directive], seconds: int, account: str, facts: ClusterFacts) -> None:
+    """Raise `CannotRun` if no partition that the job names can run it. `seconds` is its time limit.
+
+    `account` is the account of the cluster that runs it.
+    """
     wanted = {each.name: each.value or "" for each in directives}
     names = [name for name in wanted.get("partition", "").split(",") if name]
     if unknown := [name for name in names if name not in facts.partitions]:
         raise CannotRun(f"the cluster has no partition {', '.join(unknown)}, which the site gives this product")
-    problems = [next(_find_problems(wanted, seconds, facts.partitions[name]), None) for name in names]
+    if wrong := next(_find_wrongs(wanted, account, facts.accounting), None):
+        raise CannotRun(wrong)
+    problems = [next(_find_problems(wanted, seconds, facts.partitions[name], facts.accounting), None) for name in names]
     if problems and all(problems):
         raise CannotRun("; ".join(problem for problem in problems if problem))
 
 
-def _find_problems(wanted: Mapping[str, str], seconds: int, partition: Partition) -> Iterator[str]:
+def _find_wrongs(wanted: Mapping[str, str], account: str, accounting: Accounting | None) -> Iterator[str]:
+    """Say which Slurm account or QOS the job may not use, if Slurm enforces that and it is known of its account."""
+    if accounting is None or not accounting.enforced & _ENFORCED or account not in accounting.associations:
+        return
+    associations = accounting.associations[account]
+    used = (wanted.get("account") or accounting.defaults.get(account, "")).lower()
+    if used and used not in associations:
+        yield f"{account} may not use Slurm's account {used}, but {', '.join(sorted(associations))}"
+    qos = wanted.get("qos", "").lower()
+    if qos and "qos" in accounting.enforced and used in associations and qos not in associations[used]:
+        yield f"{account} may not use the QOS {qos}, but {', '.join(sorted(associations[used]))}"
+
+
+def _find_problems(
+    wanted: Mapping[str, str], seconds: int, partition: Partition, accounting: Accounting | None
+) -> Iterator[str]:
+    lifts = frozenset() if accounting is None else accounting.lifts
     name = f"partition {partition.name}"
     if partition.state in _CLOSED:
         yield f"{name} takes no new jobs: its state is {partition.state}"
     nodes = _number(wanted.get("nodes", "1")) or 1
-    if partition.max_nodes is not None and nodes > partition.max_nodes:
+    if partition.max_nodes is not None and nodes > partition.max_nodes and "PartitionMaxNodes" not in lifts:
         yield f"{nodes} nodes are more than {name} allows: {partition.max_nodes}"
-    if partition.max_time is not None and seconds > partition.max_time:
+    if partition.max_time is not None and seconds > partition.max_time and "PartitionTimeLimit" not in lifts:
         yield f"{duration(seconds)} are longer than {name} allows: {duration(partition.max_time)}"
     cpus = _number(wanted.get("cpus-per-task", "1")) or 1
     if partition.max_cpus_per_node is not None and cpus > partition.max_cpus_per_node:

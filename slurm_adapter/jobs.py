@@ -248,7 +248,7 @@ def _prepare(
                     site, owner, item, apart.render, names, after=after, slurm_names=slurm_names, drives=drives
                 )
                 if facts is not None:
-                    check(translation.directives, translation.seconds, facts)
+                    check(translation.directives, translation.seconds, account, facts)
             paths += translation.paths
             record = _new_record(site, owner, item, names, account, translation, tuple(peer for peer, _ in found))
             claims.append((record, bundle.pack(translation)))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
+from slurm_adapter.accounting import Accounting
 from slurm_adapter.check import Level
-from slurm_adapter.check.accounting import Accounting, check_rights
+from slurm_adapter.check.accounting import check_rights
 from slurm_adapter.check.machines import check_machines
 from slurm_adapter.cli import cli
 from slurm_adapter.config import Machine

@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from slurm_adapter.check.findings import Level, run_slurm, slurm_settings
-from slurm_adapter.config import parse_duration
-from slurm_adapter.errors import Unknown
+from slurm_adapter.check.findings import Level
 from slurm_adapter.terminal import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
+    from slurm_adapter.accounting import Accounting
     from slurm_adapter.config import Machine
     from slurm_adapter.schedulers.interface import Partition
-    from slurm_adapter.site import Site
-
-
-@dataclass(frozen=True, slots=True)
-class Accounting:
-    """What sacctmgr says."""
-
-    enforced: frozenset[str]
-    """AccountingStorageEnforce: `associations`, `limits`, `qos`, ..."""
-    accounts: frozenset[str]
-    qos: Mapping[str, int | None]
-    """The MaxWall of each QOS in seconds, or None."""
-    associations: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
-    """Of each account of the cluster: Slurm's accounts that it may use, with the QOS that it may use in each."""
-    defaults: Mapping[str, str] = field(default_factory=dict)
-    """The default Slurm account of each account of the cluster."""
-
-
-def read_accounting(site: Site, accounts: list[str]) -> Accounting | None:
-    """Ask sacctmgr; None at a site without accounting. Raises `Unknown` if it does not answer."""
-    settings = slurm_settings(site)
-    if "slurmdbd" not in settings.get("AccountingStorageType", ""):
-        return None
-    cluster = settings.get("ClusterName", "")
-    qos = {name: _seconds(wall) for name, wall in _rows(site, "qos", "format=Name,MaxWall")}
-    known = {name for (name,) in _rows(site, "account", "format=Account")}
-    may_use: dict[str, dict[str, frozenset[str]]] = defaultdict(dict)
-    defaults: dict[str, str] = {}
-    if accounts:
-        whose = f"user={','.join(accounts)}"
-        for account, user, names in _rows(site, "assoc", whose, f"cluster={cluster}", "format=Account,User,QOS"):
-            may_use[user][account] = may_use[user].get(account, frozenset()) | frozenset(names.split(","))
-        defaults = dict(_rows(site, "user", whose, "format=User,DefaultAccount"))
-    enforced = frozenset(settings.get("AccountingStorageEnforce", "none").lower().split(",")) - {"none"}
-    return Accounting(enforced, frozenset(known), qos, may_use, defaults)
 
 
 def check_rights(
@@ -122,17 +84,3 @@ def _check_users(machine: Machine, partition: Partition, accounting: Accounting)
 def unknown_users(accounting: Accounting, accounts: list[str]) -> list[str]:
     """Return the accounts of the cluster whose jobs Slurm refuses, for accounting does not know them."""
     return [] if not accounting.enforced else [user for user in accounts if user not in accounting.associations]
-
-
-def _rows(site: Site, *words: str) -> list[list[str]]:
-    result = run_slurm(site, "sacctmgr", "-n", "-P", "show", *words)
-    if result.status != 0:
-        raise Unknown(f"sacctmgr show {words[0]} failed: {result.complaint or f'exit code {result.status}'}")
-    return [line.split("|") for line in result.text.splitlines() if line]
-
-
-def _seconds(text: str) -> int | None:
-    try:
-        return parse_duration(text)
-    except ValueError:
-        return None

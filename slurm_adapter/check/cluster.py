@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from slurm_adapter.check.findings import Finding, Level, slurm_settings
+from slurm_adapter.accounting import slurm_settings
+from slurm_adapter.check.findings import Finding, Level
 from slurm_adapter.errors import InvalidConfig, Refused, Unknown
 from slurm_adapter.schedulers.versions import TRIED, release, require_supported, show
 from slurm_adapter.transports.interface import Command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from slurm_adapter.site import Site
-    from slurm_adapter.transports.interface import Result
 
 
 class Level(Enum):
@@ -76,16 +74,3 @@ def reached(site: Site, paths: Sequence[str], accounts: list[str]) -> set[str]:
             )
             found |= {name.decode(errors="replace") for name in result.stdout.split(b"\0")[:-1]}
     return found
-
-
-def run_slurm(site: Site, *words: str) -> Result:
-    """Run a command of Slurm as the adapter's own account."""
-    cluster = site.config.cluster
-    conf = (f"SLURM_CONF={cluster.slurm_conf}",) if cluster.slurm_conf else ()
-    return site.transport.run(Command(words, environment=(f"PATH={cluster.path}", "LC_ALL=C.UTF-8", *conf)))
-
-
-def slurm_settings(site: Site) -> dict[str, str]:
-    """Return slurmctld's configuration by key (scontrol(1), show config)."""
-    text = run_slurm(site, "scontrol", "show", "config").text
-    return {key: value.strip() for key, value in re.findall(r"^(\w+)\s*= (.*)$", text, re.MULTILINE)}

@@ -6,7 +6,8 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
-from slurm_adapter.check.accounting import check_rights, read_accounting
+from slurm_adapter.accounting import read_accounting, slurm_settings
+from slurm_adapter.check.accounting import check_rights
 from slurm_adapter.check.findings import Finding, Level
 from slurm_adapter.terminal import duration
 
@@ -26,7 +27,7 @@ Said = tuple[Level, str, str]
 def check_machines(site: Site, accounts: list[str]) -> Iterator[Finding]:
     """Compare each machine with its partition, and with the rights that accounting gives to these accounts."""
     partitions = site.scheduler.partitions()
-    accounting = read_accounting(site, accounts)
+    accounting = read_accounting(site, accounts, slurm_settings(site))
     for category, products in site.config.machines.items():
         for name, machine in products.items():
             said = list(_check_machine(machine, partitions, site.config.jobs.default_time))

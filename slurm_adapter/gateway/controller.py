@@ -10,15 +10,18 @@ import asyncio
 import logging
 import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slurm_adapter.cluster_facts import learn
+from slurm_adapter.accounting import UNKNOWN
+from slurm_adapter.cluster_facts import learn, learn_accounting
 from slurm_adapter.errors import AdapterError, TryAgain
 from slurm_adapter.schedulers.interface import PING_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from slurm_adapter.accounting import Accounting
     from slurm_adapter.cluster_facts import ClusterFacts
     from slurm_adapter.gateway.workers import Workers
     from slurm_adapter.site import Site
@@ -35,6 +38,9 @@ KEPT_SECONDS = 60.0
 ANSWER_SECONDS = 3.0
 """How long a caller waits for facts: UCloud itself waits five seconds."""
 
+RIGHTS_SECONDS = 1.0
+"""How long a caller waits for accounting before its job is refused."""
+
 log = logging.getLogger(__name__)
 
 
@@ -50,6 +56,9 @@ class Controller:
         self._asked = -math.inf
         """When the last question was put."""
         self._question: asyncio.Future[ClusterFacts] | None = None
+        self._accounting: Accounting | None = UNKNOWN
+        self._rights: asyncio.Future[Accounting | None] | None = None
+        """The last question to Slurm's accounting."""
         self.away: str | None = None
         """Why it is taken to be away."""
 
@@ -61,17 +70,19 @@ class Controller:
     async def facts(self, newer_than: float | None = None) -> ClusterFacts:
         """Return facts that are younger than so many seconds (`KEPT_SECONDS`); all callers share one question.
 
-        Raise `TryAgain` if the cluster does not tell them, at once if it is known to be away.
+        Raise `TryAgain` if the cluster does not tell them, at once if it is known to be away. Accounting that does not
+        tell is no reason.
         """
         self.must_answer()
-        age = self._clock() - self._learned
-        if self._facts is not None and age < (KEPT_SECONDS if newer_than is None else newer_than):
-            return self._facts
-        question = self._ask()
-        await asyncio.wait({question}, timeout=ANSWER_SECONDS)
-        if not question.done():
-            raise TryAgain("Slurm takes too long to say what it has, and nothing was submitted; try again")
-        return question.result()
+        if self._facts is None or self._clock() - self._learned >= (newer_than or KEPT_SECONDS):
+            question = self._ask()
+            await asyncio.wait({question}, timeout=ANSWER_SECONDS)
+            if newer_than is not None and self._rights is not None:
+                await asyncio.wait({self._rights}, timeout=RIGHTS_SECONDS)
+            if not question.done():
+                raise TryAgain("Slurm takes too long to say what it has, and nothing was submitted; try again")
+            self._facts = question.result()
+        return replace(self._facts, accounting=self._accounting)
 
     async def watch(self) -> None:
         """Ping the controller and keep the facts fresh, for ever."""
@@ -95,6 +106,9 @@ class Controller:
     def _ask(self) -> asyncio.Future[ClusterFacts]:
         if self._question is None or self._question.done():
             asked = self._asked = self._clock()
+            if self._rights is None or self._rights.done():
+                self._rights = asyncio.ensure_future(self._workers.ask(learn_accounting))
+                self._rights.add_done_callback(self._keep_accounting)
             self._question = asyncio.ensure_future(self._workers.ask(learn))
             self._question.add_done_callback(lambda done: self._keep(done, asked))
         return self._question
@@ -102,6 +116,10 @@ class Controller:
     def _keep(self, question: asyncio.Future[ClusterFacts], asked: float) -> None:
         if not question.cancelled() and question.exception() is None:
             self._facts, self._learned = question.result(), asked
+
+    def _keep_accounting(self, question: asyncio.Future[Accounting | None]) -> None:
+        failed = question.cancelled() or question.exception() is not None
+        self._accounting = UNKNOWN if failed else question.result()
 
 
 def _ping(site: Site) -> None:

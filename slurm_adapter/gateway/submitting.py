@@ -80,8 +80,6 @@ class Submitter:
             records, fresh, held = await self._workers.ask(_claim, owner, items, facts, caller)
         except CannotRun:
             newer = await self._controller.facts(newer_than=FRESH_SECONDS)
-            if newer is facts:
-                raise
             records, fresh, held = await self._workers.ask(_claim, owner, items, newer, caller)
         self._dispatcher.add(fresh, held)
         return records
