@@ -65,6 +65,25 @@ def problems(found: list[tuple[str, str]]) -> list[str]:
     return [text for level, text in found if level == "problem"]
 
 
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        ("node001 lacks programs that a job with names needs: tail | srun: error", "install tail on the nodes"),
+        ("batch.sh: 93: awk: not found", "install awk on the nodes"),
+        ("batch.sh: line 93: /usr/bin/xargs: Permission denied", "install /usr/bin/xargs on the nodes, for all to run"),
+        (
+            "nsenter: unrecognized option '--preserve-credentials'",
+            "nsenter on the nodes is too old; install a newer one",
+        ),
+        ("names did not come to node002 in 120 seconds", "mount the file system of jobs.folder on every node"),
+        ("the names of this job's peers are not seen on node001", "mount the file system of `shared` on every node"),
+        ("Your job was ended by SIGKILL", "see the messages of slurmd and slurmctld"),
+    ],
+)
+def test_the_fix_for_what_a_probe_said(said: str, fix: str) -> None:
+    assert probe.find_fix(said, probe.FAILURES).startswith(fix)
+
+
 @pytest.mark.parametrize("identity", ["sudo", "service"])
 @pytest.mark.parametrize("transport", ["local", "ssh"])
 def test_a_good_site(make_adapter: AdapterMaker, transport: Transport, identity: Identity) -> None:
@@ -141,7 +160,6 @@ OLD = "#!/bin/sh\necho \"nsenter: unrecognized option '$5'\" >&2\nexit 1\n"
     [
         ("nsenter", OLD, "nsenter"),
         ("xargs", "", "xargs"),
-        ("tail", "", "tail"),
     ],
 )
 def test_a_tool_that_is_missing_or_old(adapter: Adapter, cluster: Cluster, tool: str, content: str, says: str) -> None:

@@ -23,6 +23,7 @@ from slurm_adapter.script import packaged_templates
 from slurm_adapter.specification import Owner, parse_submission
 from slurm_adapter.states import JobState
 from slurm_adapter.sync import sync
+from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -85,7 +86,8 @@ _STEPS = {
 }
 """What each step of the probe looks at, and the fix."""
 
-_FAILURES = (
+FAILURES = (
+    (r"lacks programs [^:]*: ([\w ,.-]+)", "install {0} on the nodes"),
     (r"([\w.-]+): (?:command )?not found", "install {0} on the nodes"),
     (r"(/\S*bin/[\w.-]+|\b[\w.-]+): Permission denied", "install {0} on the nodes, for all to run"),
     (r"has no (\w+) \(package", "install {0} on the nodes"),
@@ -295,7 +297,7 @@ def _await(site: Site, probe: _Probe, current: Record) -> Iterator[Finding]:
             )
     elif "does not start until" in current.status:
         probe.done = True
-        fix = _fix(current.status, _REFUSALS)
+        fix = find_fix(current.status, _REFUSALS)
         yield Finding(Level.PROBLEM, f"{probe.name}: job {current.id}: {current.status}. To fix it: {fix}")
     elif probe.client is not None and probe.elsewhere and late > ELSEWHERE_SECONDS:
         probe.elsewhere = False
@@ -325,11 +327,12 @@ def _judge(site: Site, probe: _Probe, ended: Record) -> Iterator[Finding]:
     said = f"{ended.status}; {_last_words(site, ended)}{probe.trouble}"
     where = f" on {', '.join(ended.nodes)}" if ended.nodes else ""
     yield Finding(
-        Level.PROBLEM, f"{probe.name}: job {ended.id} failed{where}: {said}. To fix it: {_fix(said, _FAILURES)}"
+        Level.PROBLEM, f"{probe.name}: job {ended.id} failed{where}: {said}. To fix it: {find_fix(said, FAILURES)}"
     )
 
 
-def _fix(said: str, known: tuple[tuple[str, str], ...]) -> str:
+def find_fix(said: str, known: tuple[tuple[str, str], ...]) -> str:
+    """Return the fix of the first pattern that is found in these words."""
     for pattern, fix in known:
         if (found := re.search(pattern, said, re.IGNORECASE)) is not None:
             return fix.format(*found.groups())
@@ -338,7 +341,7 @@ def _fix(said: str, known: tuple[tuple[str, str], ...]) -> str:
 
 def _refused(probe: _Probe, step: str, error: AdapterError) -> Finding:
     level = Level.WARNING if isinstance(error, TryAgain) else Level.PROBLEM
-    return Finding(level, f"{probe.name}: {step}: {error}. To fix it: {_fix(str(error), _REFUSALS)}")
+    return Finding(level, f"{probe.name}: {step}: {error}. To fix it: {find_fix(str(error), _REFUSALS)}")
 
 
 def _output(site: Site, record: Record) -> list[tuple[str, str, str]]:
@@ -348,11 +351,17 @@ def _output(site: Site, record: Record) -> list[tuple[str, str, str]]:
 
 
 def _last_words(site: Site, record: Record) -> str:
+    """Return the end of a job's stderr and of the log of what gives it its names."""
+    log = Command(
+        ("/bin/sh", "-c", 'cat -- "$1"/node/holders-*.txt 2>/dev/null', "sh", record.folder), user=record.account
+    )
     try:
-        text = b"".join(piece.data for piece in joblogs.read(site, record) if piece.is_error).decode(errors="replace")
+        errors = b"".join(piece.data for piece in joblogs.read(site, record) if piece.is_error)
+        texts = [errors.decode(errors="replace"), site.transport.run(log).text]
     except AdapterError as error:
         return str(error)
-    return " | ".join(text.strip().splitlines()[-4:])[-600:] or "it said nothing"
+    lines = [line for text in texts for line in dict.fromkeys(text.strip().splitlines()[-4:])]
+    return " | ".join(lines)[-800:] or "it said nothing"
 
 
 def _remove(site: Site) -> list[str]:
