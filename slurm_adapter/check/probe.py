@@ -87,7 +87,7 @@ _STEPS = {
 """What each step of the probe looks at, and the fix."""
 
 FAILURES = (
-    (r"lacks programs [^:]*: ([\w ,.-]+)", "install {0} on the nodes"),
+    (r"lacks programs [^:]*: ([\w.-]+(?:[ ,]+[\w.-]+)*)", "install {0} on the nodes"),
     (r"([\w.-]+): (?:command )?not found", "install {0} on the nodes"),
     (r"(/\S*bin/[\w.-]+|\b[\w.-]+): Permission denied", "install {0} on the nodes, for all to run"),
     (r"has no (\w+) \(package", "install {0} on the nodes"),
