@@ -123,6 +123,10 @@ def configuration(folder: Path, more: Mapping[str, Any] | None = None) -> dict[s
     }  # fmt: skip
 
 
+OPENED: list[Site] = []
+"""The sites that were opened: the fixture `sites_are_closed` closes a test's own."""
+
+
 class Offline:
     """A site over `slurm`, and short ways to do things there."""
 
@@ -136,6 +140,7 @@ class Offline:
     def open(self) -> Site:
         """The site as another process sees it."""
         site = Site(self.config, clock=lambda: float(self.slurm.now))
+        OPENED.append(site)
         site.scheduler = self.slurm
         site.transport = Tripping(LocalTransport(environment=self.environment))
         return site

@@ -321,7 +321,7 @@ def test_the_adapters_disk_is_read_only(adapter: Adapter) -> None:
     state = adapter.site.config.state
     before = hosts_files(adapter)
     adapter.site.close()
-    vars(adapter.site).pop("store")
+    vars(adapter.site).pop("store").close()
     subprocess.run(["mount", "--bind", "-o", "ro", state, state], check=True, timeout=10)
     try:
         specification = json.dumps(adapter.shell("true")).encode()
@@ -345,7 +345,7 @@ def test_the_database_is_damaged(adapter: Adapter) -> None:
     """Every command says which file it is and what helps, and touches neither Slurm nor a hosts file."""
     [runs] = adapter.start(adapter.shell("sleep 600"))
     adapter.site.close()
-    vars(adapter.site).pop("store")
+    vars(adapter.site).pop("store").close()
     path = adapter.site.config.state / "jobs.sqlite"
     before = hosts_files(adapter)
     backup = path.with_suffix(".backup")
