@@ -193,28 +193,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _NOTES = pytest.StashKey[list[str]]()
-"""What the run must say at its end."""
 
 
-def _notes(config: pytest.Config) -> list[str]:
+def notes(config: pytest.Config) -> list[str]:
+    """Return what the run must say at its end."""
     return config.stash.setdefault(_NOTES, [])
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Give a worker's notes to the process that speaks."""
     if (output := getattr(session.config, "workeroutput", None)) is not None:
-        output["notes"] = _notes(session.config)
+        output["notes"] = notes(session.config)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take the notes of a worker (pytest-xdist)."""
-    _notes(node.config).extend(getattr(node, "workeroutput", {}).get("notes", ()))
+    notes(node.config).extend(getattr(node, "workeroutput", {}).get("notes", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say loudly which release was not the one that was asked for."""
-    for note in _notes(config):
+    for note in notes(config):
         terminalreporter.section("NOT AS ASKED FOR", red=True, bold=True)
         terminalreporter.line(note)
 
@@ -230,7 +230,7 @@ def cluster(request: pytest.FixtureRequest, release: str) -> Iterator[Cluster]:
     """A sandbox, up and whole. Skips if this machine cannot have one, and says what would help."""
     config = request.config
     if of_releases := bool(release):
-        release = _installed(config, release)
+        release = installed(config, release)
         name = "-".join(word for word in (config.getoption("--sandbox-name") or "pytest", release) if word)
     else:
         name, release = config.getoption("--sandbox-name"), config.getoption("--sandbox-release")
@@ -245,7 +245,7 @@ def cluster(request: pytest.FixtureRequest, release: str) -> Iterator[Cluster]:
         sandbox.down(_quiet, name=name)
 
 
-def _installed(config: pytest.Config, release: str) -> str:
+def installed(config: pytest.Config, release: str) -> str:
     """Install a release, and return its name: sid may be broken, and then it is forky. The run says so at its end."""
     lines: list[str] = []
     try:
@@ -256,7 +256,7 @@ def _installed(config: pytest.Config, release: str) -> str:
         release = "forky"
         sandbox.install(lines.append, release=release)
         lines.append(f"note: {problem}. Its tests ran on {release} instead")
-    _notes(config).extend(line for line in lines if line.startswith("note: "))
+    notes(config).extend(line for line in lines if line.startswith("note: "))
     return release
 
 

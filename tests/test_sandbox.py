@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import pytest
 
@@ -23,6 +23,7 @@ from slurm_adapter.errors import Refused, TryAgain
 from slurm_adapter.sandbox import cluster as making
 from slurm_adapter.sandbox import layout, packages, processes, releases, settings
 from slurm_adapter.sandbox.layout import layout_of
+from tests.cluster import installed, notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,6 +184,21 @@ def test_a_root_needs_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
     with pytest.raises(Refused, match=r"has 1024 MiB free; a root of sid needs 3072 MiB"):
         releases.make("sid", quiet)
+
+
+def test_tests_of_a_broken_sid_run_on_forky_and_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release that CI needs must be there; the one that changes every day may be broken, which is said loudly."""
+
+    def install(_say: object, *, release: str) -> None:
+        if release != "forky":
+            raise TryAgain(f"no root of {release} could be made")
+
+    monkeypatch.setattr(sandbox, "install", install)
+    config = cast("pytest.Config", SimpleNamespace(stash=pytest.Stash()))
+    assert installed(config, "sid") == "forky"
+    assert notes(config) == ["note: no root of sid could be made. Its tests ran on forky instead"]
+    with pytest.raises(TryAgain, match="no root of trixie"):
+        installed(config, "trixie")
 
 
 def test_a_name_that_is_none_is_refused() -> None:

@@ -166,8 +166,18 @@ def _apt_options() -> str:
 
 
 def _run(release: str, argv: list[str], lock: int, say: Callable[[str], None]) -> None:
-    """Run a step in namespaces of its own, which end with it. Raises `TryAgain` with its last complaint."""
-    alone = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    """Run a step in namespaces of its own, which end with it, and it with us. Raises `TryAgain` with its last words."""
+    alone = [
+        "setpriv",
+        "--pdeathsig=KILL",
+        "unshare",
+        "--mount",
+        "--propagation=private",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     last, told = "", ""
     with subprocess.Popen(
