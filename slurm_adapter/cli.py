@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import sys
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, TryA
 from slurm_adapter.inherited import reset_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from slurm_adapter.site import Site
     from slurm_adapter.specification import Owner
@@ -45,32 +45,71 @@ def talk(text: str) -> None:
 class _Group(click.Group):
     """Turns errors into messages and exit codes, for all commands at once."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except AdapterError as error:
-            from slurm_adapter.terminal import safe
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _told():
+            return super().make_context(*args, **more)
 
-            for line in str(error).splitlines() or [type(error).__name__]:
-                talk(f"{click.style('error:', fg='red')} {safe(line)}")
-            sys.exit(next(code for kind, code in _CODES if isinstance(error, kind)))
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
-            raise
-        except BrokenPipeError:
-            # The reader has gone (`| head`): that is no error, and nothing more is written.
-            sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115  # until the process ends
-            sys.exit(OK)
-        except Exception as error:  # nobody is helped by a traceback at three in the morning
-            if os.environ.get("SLURM_ADAPTER_TRACEBACK"):
-                raise
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # what it is piped into is full
-                talk(f"{click.style('error:', fg='red')} {error.strerror}: not all could be written")
-                sys.exit(FAILED)
-            talk(
-                f"{click.style('error:', fg='red')} a mistake in slurm-adapter: {type(error).__name__}: {error}; "
-                "please report it, with what SLURM_ADAPTER_TRACEBACK=1 shows"
-            )
+    def invoke(self, ctx: click.Context) -> Any:
+        with _told():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn an error into its message and exit code."""
+    try:
+        yield
+    except AdapterError as error:
+        from slurm_adapter.terminal import safe
+
+        for line in str(error).splitlines() or [type(error).__name__]:
+            talk(f"{click.style('error:', fg='red')} {safe(line)}")
+        sys.exit(next(code for kind, code in _CODES if isinstance(error, kind)))
+    except (click.ClickException, click.Abort, click.exceptions.Exit):
+        raise
+    except BrokenPipeError:
+        # The reader has gone (`| head`): that is no error, and nothing more is written.
+        _drop_output()
+        sys.exit(OK)
+    except Exception as error:  # nobody is helped by a traceback at three in the morning
+        if isinstance(error, OSError) and (error.errno == errno.ENOSPC or _output_is_lost()):
+            _drop_output()
+            talk(f"{click.style('error:', fg='red')} standard output: {error.strerror}: not all could be written")
             sys.exit(FAILED)
+        if os.environ.get("SLURM_ADAPTER_TRACEBACK"):
+            raise
+        talk(
+            f"{click.style('error:', fg='red')} a mistake in slurm-adapter: {type(error).__name__}: {error}; "
+            "please report it, with what SLURM_ADAPTER_TRACEBACK=1 shows"
+        )
+        sys.exit(FAILED)
+
+
+def _output_is_lost() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _drop_output() -> None:
+    """Write nothing more: Python tries again what it could not write when it ends, and fails by an exit code of 120."""
+    sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115  # until the process ends
+
+
+def _open_closed_streams() -> None:
+    """Have three standard streams, if a caller has closed some (`>&-`): files opened later would take their places.
+
+    What is written to such a stdout is lost, and is an error as any other output that cannot be written.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR if name == "stderr" else os.O_RDONLY)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -554,4 +593,5 @@ def sandbox_down(name: str, purge: bool) -> None:
 def main() -> None:
     """Run the command line."""
     reset_signals()
+    _open_closed_streams()
     cli(prog_name="slurm-adapter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -387,7 +388,8 @@ def test_a_full_disk_behind_a_pipe_is_no_mistake_of_the_program(tmp_path: Path) 
     command = [sys.executable, "-m", "slurm_adapter", "--config", str(config), "applications"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (1, "error: No space left on device: not all could be written\n")
+    said = "error: standard output: No space left on device: not all could be written\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_a_users_text_does_not_reach_the_terminal_raw(offline: Offline) -> None:
@@ -442,3 +444,38 @@ def test_a_start_that_nobody_notices_loads_what_it_uses(tmp_path: Path, argument
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "slurm_adapter.cli" in loaded
     assert loaded & unused == set()
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("command", ["applications", "--help", "--version", "jobs --help"])
+@pytest.mark.parametrize(
+    ("to", "code", "words"),
+    [
+        (">/dev/full", 1, "error: standard output: No space left on device: not all could be written\n"),
+        (">&-", 1, "error: standard output: Bad file descriptor: not all could be written\n"),
+        ("| true", 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_message(
+    tmp_path: Path, to: str, code: int, words: str, command: str, *, buffered: bool
+) -> None:
+    """`slurm-adapter applications >/dev/full`."""
+    program = f"{sys.executable} -m slurm_adapter {command}"
+    text = f"set -o pipefail; {{ {program}; }} {to}" if to.startswith("|") else f"{program} {to}"
+    environment = {"PATH": os.environ["PATH"]} | ({} if buffered else {"PYTHONUNBUFFERED": "1"})
+    if command == "applications":
+        environment["SLURM_ADAPTER_CONFIG"] = str(_plain_config(tmp_path))
+    done = subprocess.run(
+        ["bash", "-c", text], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (code, words)
+
+
+def _plain_config(folder: Path) -> Path:
+    path = folder / "plain.toml"
+    path.write_text(
+        f'provider = "example"\nstate = "{folder}/state"\nshared = "{folder}"\n'
+        "[machines.example-compute.example-compute]\n"
+        'partition = "main"\ncpus = 1\nmemory = 1\nmax_nodes = 1\nmax_time = "01:00:00"\n'
+    )
+    return path
