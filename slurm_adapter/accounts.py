@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from slurm_adapter.errors import AdapterError
+from slurm_adapter.errors import AdapterError, TryAgain
 from slurm_adapter.transports.interface import Command, ConnectionLost
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ class Trouble:
     """What stands in the way of one account alone."""
 
     why: str
+
+
+class FolderTrouble(TryAgain):
+    """A job's folder cannot be made at present."""
 
 
 class Accounts:

@@ -24,8 +24,12 @@ from slurm_adapter.toml_lines import Key, key_lines, line_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-ACCOUNT_NAME = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
-"""What a Unix account may be called here (useradd(8), with the dot that many sites use)."""
+ACCOUNT_NAME = re.compile(r"(?![-+#.]|\d+$)[^\x00-\x1f\x7f:,/\s](?:[^\x00-\x1f\x7f:,/]{0,254}[^\x00-\x1f\x7f:,/\s])?")
+"""What an account may be called here: what passwd(5) can hold, and no command takes for something else.
+
+Names of digits alone, with `+` or with `#` before them are uids to id(1) and sudo(8). A comma separates names for
+squeue(1), a first `-` makes an option, and a slash or a first dot leads out of a folder.
+"""
 
 FIRST_ID_BESIDE_UCLOUD = 10**12
 """UCloud's own ids come nowhere near it."""
@@ -142,7 +146,7 @@ class Identity(_Table):
     service_user: str | None = None
     """The account of mode `service`. Not the adapter's own."""
     users: dict[str, str] = Field(default_factory=dict)
-    """UCloud user name to account."""
+    """UCloud user name to account, as `getent passwd` on the cluster calls it; see `ACCOUNT_NAME`."""
     pattern: str | None = None
     """The account of users who are not in `users`, e.g. "{user}"; without it they are refused."""
 

@@ -209,7 +209,8 @@ def build_directives(
     `token` names the job to the adapter, `after` are the Slurm ids of peers that should start first.
     """
     gpus = [f"gpu:{machine.gpu_type}:{machine.gpus}" if machine.gpu_type else f"gpu:{machine.gpus}"]
-    logs = folder.replace("%", "%%")  # sbatch replaces %j and its kin in these two
+    # sbatch replaces %j and its kin in these two. After a backslash, as in DOMAIN\\user, it replaces nothing.
+    logs = folder.replace("\\", r"\\") if "\\" in folder else folder.replace("%", "%%")
     found = {
         "job-name": token,
         "comment": token,

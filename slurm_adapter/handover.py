@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bundle, folders
+from slurm_adapter.accounts import FolderTrouble
 from slurm_adapter.errors import AdapterError, InvalidConfig, Refused, TryAgain
 from slurm_adapter.plan import live_row, submitted_text
 from slurm_adapter.publishing import publish_hosts
@@ -221,6 +222,9 @@ _PASSES = re.compile(
 )
 """Words of errno(3), and of `folders.make`, for what is wrong with a file system for a while."""
 
+_OF_ALL = re.compile(r"No space left|Wrote only|Read-only|Input/output error|Stale (NFS )?file handle", re.IGNORECASE)
+"""Those of them that mean the whole file system, and not one account."""
+
 
 def _make_folders(
     site: Site,
@@ -236,7 +240,7 @@ def _make_folders(
         try:
             answers = folders.make(site.transport, user, wanted)
         except AdapterError as error:  # one account's trouble is not the others'
-            failures |= {r.id: TryAgain(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
+            failures |= {r.id: FolderTrouble(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
             continue
         for record, why in zip(owned, answers, strict=True):
             if why is None:
@@ -249,7 +253,8 @@ def _make_folders(
                 )
             elif _PASSES.search(why) or not new:
                 # What was right when the job was claimed is away now, or will be fixed: the claim waits for it.
-                failures[record.id] = TryAgain(f"{told}; try again once it is there")
+                kind = TryAgain if _OF_ALL.search(why) else FolderTrouble
+                failures[record.id] = kind(f"{told}; try again once it is there")
             else:
                 failures[record.id] = InvalidConfig(told)
     return failures

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter import folders, hosts
-from slurm_adapter.accounts import Accounts, Trouble
+from slurm_adapter.accounts import Accounts, FolderTrouble, Trouble
 from slurm_adapter.closing import close
 from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
 from slurm_adapter.plan import (
@@ -204,9 +204,11 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
 
         with _noting(problems, "end jobs whose end is wanted"):
             end_unwanted(site)
-    problems += [
-        str(error) for error in failures.values() if not isinstance(error, Refused)
-    ]  # that is the job's own end
+    for id_, error in failures.items():
+        if isinstance(error, FolderTrouble) and accounts.site_is_well:
+            site.store.note_trouble({id_: str(error)})
+        elif not isinstance(error, Refused):  # that is the job's own end
+            problems.append(str(error))
     return Report(
         changes=changes,
         limits=plan.limits,

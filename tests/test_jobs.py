@@ -487,8 +487,8 @@ def test_trouble_with_one_account_is_not_the_others(offline: Offline) -> None:
     offline.transport.before = drop(
         lambda each: each.user == "alice" and ".ucloud-new." in str(each.argv), NotConnected
     )
-    [problem] = offline.sync().problems
-    assert problem == "job 2 was not handed to Slurm: the connection broke"
+    assert offline.sync().problems == ()
+    assert offline.now(offline.site.store.get("2")).trouble == "job 2 was not handed to Slurm: the connection broke"
     assert [offline.now_stage(id_) for id_ in "123"] == [Stage.SUBMITTED, Stage.CLAIMED, Stage.SUBMITTED]
     offline.transport.before = lambda _: None
     offline.sync()
@@ -789,10 +789,59 @@ def test_a_pass_that_overtakes_a_submission_makes_no_second_job(
 
 def test_an_account_for_jobs_is_never_root(tmp_path: Path) -> None:
     site = Offline(tmp_path, {"identity": {"users": {}, "pattern": "{user}"}})
-    for user in ("root", "-x", "a b", "Ä", "x" * 33, "../etc"):
+    for user in (
+        "root",
+        "-x",
+        "#0",
+        "0",
+        "123",
+        "+0",
+        "..",
+        ".x",
+        "../etc",
+        "a/b",
+        "a,b",
+        "a:b",
+        " a",
+        "a ",
+    ):
         with pytest.raises(InvalidInput):
             site.job(user=user)
     assert site.slurm.submissions == []
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        "Alice.B",
+        "a@ad.example.org",
+        "DOM\\user",
+        "2fast",
+        "host$",
+        "john doe",
+        "o'neil",
+        "per%cent",
+        "$(x)`y`;z",
+        "Ärger",
+        "x" * 40,
+    ],
+)
+def test_an_account_is_called_what_the_cluster_calls_it(tmp_path: Path, account: str) -> None:
+    """Account names with capitals, `@`, a backslash, a first digit, dots, `$`, blanks: from submission to the end."""
+    site = Offline(tmp_path, {"identity": {"users": {"alice": account}}, "peers": {"private": True}})
+    (tmp_path / "home" / account).mkdir()
+    (tmp_path / "bin" / "id").write_text("#!/bin/sh\necho 7701\n")
+    server = site.run(site.job())
+    assert server.folder == f"{tmp_path}/home/{account}/{server.id}"
+    consumer = site.job(resources=[peer("db", server)])
+    assert "db" in (Path(consumer.folder) / "hosts").read_text()
+    assert {command.user for command in site.transport.commands} <= {account, None}
+    jobs.cancel(site.site, [consumer.id])
+    site.record_exit(server, 0)
+    site.slurm.finish(site.slurm_id(server))
+    assert site.sync().problems == ()
+    assert site.now(server).state.final
+    assert (Path(server.folder) / "owner").readlink() == Path("closed")
 
 
 def test_what_is_kept_of_a_specification_is_json(offline: Offline) -> None:

@@ -49,8 +49,9 @@ def check_sudo_started(command: Command, result: Result) -> None:
     elif b"unknown user" in result.stderr:
         mend = f"the cluster has no account {command.user}"
     else:
+        account = re.sub(r"([^\w.$'-])", r"\\\1", command.user)  # as sudoers(5) wants special characters
         mend = (
             f"the cluster's sudoers need a rule for the adapter's own account (here ADAPTER): "
-            f"`ADAPTER ALL=({command.user}) NOPASSWD: ALL` and `Defaults:ADAPTER !requiretty`"
+            f"`ADAPTER ALL=({account}) NOPASSWD: ALL` and `Defaults:ADAPTER !requiretty`"
         )
     raise NotConnected(f"sudo did not run {command}: {result.complaint}\n{mend}")

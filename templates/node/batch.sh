@@ -388,6 +388,7 @@ start_guard
 start_witness
 if [ "$replicate" = yes ] && [ "$nodes" -gt 1 ]; then
     pattern=$(printf %s "$folder" | sed 's/%/%%/g')
+    case $folder in *\\*) pattern=. ;; esac # after a backslash srun replaces no %t
     set -- "$srun" -N "$nodes" -n "$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1 \
         --open-mode=append --input=none -o "$pattern/stdout-%t.txt" -e "$pattern/stderr-%t.txt" "$@"
 fi

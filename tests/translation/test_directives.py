@@ -101,6 +101,20 @@ def test_a_machine_with_everything(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
+    ("folder", "logs"),
+    [("/home/%u", "/home/%%u"), ("/home/DOM\\user", "/home/DOM\\\\user"), ("/home/DOM\\%u", "/home/DOM\\\\%u")],
+)
+def test_a_folder_with_a_backslash_or_a_percent_sign_is_the_same_to_slurm(
+    machine: Machine, folder: str, logs: str
+) -> None:
+    """Account names with a backslash: sbatch takes one away in names of logs, and then replaces no %."""
+    told = {
+        each.name: each.value for each in build_directives(machine, token="t", folder=folder, replicas=1, seconds=60)
+    }
+    assert (told["chdir"], told["output"]) == (folder, f"{logs}/stdout.txt")
+
+
+@pytest.mark.parametrize(
     ("hours", "minutes", "seconds", "expected"),
     [(0, 0, 1, 60), (0, 1, 0, 60), (0, 1, 1, 120), (0, 90, 30, 91 * 60), (4, 0, 0, 14400), (1, -30, 0, 1800)],
 )

@@ -227,6 +227,19 @@ def test_a_refusal_of_sudo_means_that_nothing_ran(
 
 
 @pytest.mark.parametrize(
+    ("account", "shown"),
+    [("DOM\\user", "ALL=(DOM\\\\user) "), ("john doe", "ALL=(john\\ doe) "), ("Host.1$", "ALL=(Host.1$) ")],
+)
+def test_the_rule_for_an_account_is_written_as_sudoers_wants_it(
+    transport: Transport, bin_folder: Path, account: str, shown: str
+) -> None:
+    write_sudo(bin_folder, 'printf "%s\\n" "sudo: a password is required" >&2; exit 1')
+    with pytest.raises(NotConnected) as caught:
+        transport.run(Command(("sbatch",), user=account))
+    assert shown in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "script",
     [
         "echo 'sudo: unable to resolve host login' >&2; exit 1",
