@@ -318,7 +318,7 @@ def test_where_job_folders_belong_is_away(
             os.chown(path, 0 if own else OTHER, -1)
     with pytest.raises(error, match=hint) as caught:
         site.job()
-    assert type(caught.value) is error
+    assert isinstance(caught.value, error)
     assert site.site.store.all(9) == []
     (far / "home/alice/jobs").unlink(missing_ok=True)
     (far / "home/alice/jobs").mkdir(parents=True)
