@@ -167,7 +167,7 @@ class CommandLineScheduler:
             return Listing((), self._sees_others(config, identity, uid, {}))
         uids = read_uids(answers[2], users)
         if missing := [user for user in users if user not in uids]:
-            result = self._run(("sh", "-c", _UIDS, "sh", *missing))
+            result = self._run(("/bin/sh", "-c", _UIDS, "sh", *missing))
             self._check(result, "id")
             uids |= read_uids(result.stdout, missing)
         self._accounts = Accounts(uids)
@@ -195,7 +195,7 @@ class CommandLineScheduler:
         """
         mark = _draw_mark()
         script = _PARTS + "".join(f"part {shlex.join(command)}\n" for command in commands)
-        result = self._run(("sh", "-c", script), stdin=f"{mark}\n".encode(), listing=True)
+        result = self._run(("/bin/sh", "-c", script), stdin=f"{mark}\n".encode(), listing=True)
         parts = [Result(status, output, result.stderr) for output, status in _parts(result.stdout, mark.encode())]
         if not parts or (len(parts) < len(commands) and parts[-1].status == 0):
             raise Unknown(f"Slurm could not be asked: the answer breaks off\n{result.complaint}".rstrip())
@@ -297,7 +297,7 @@ class CommandLineScheduler:
     def ping(self) -> None:
         """See `Scheduler.ping`. One command."""
         try:
-            result = self._run(("sh", "-c", _PING), timeout=PING_SECONDS + 1)
+            result = self._run(("/bin/sh", "-c", _PING), timeout=PING_SECONDS + 1)
         except CommandTimeout as error:
             raise TryAgain(f"the cluster does not say within {PING_SECONDS:.0f} s whether Slurm answers") from error
         if result.status != 0:
