@@ -164,9 +164,9 @@ def test_a_key_that_cannot_be_used(ssh_adapter: Adapter, tmp_path: Path) -> None
 
 
 def test_a_login_node_that_does_not_answer(ssh_adapter: Adapter) -> None:
-    change(ssh_adapter, r"^host = .*", 'host = "10.213.77.2"\nport = 9')
+    change(ssh_adapter, r"^host = .*", f'host = "{ssh_adapter.cluster.login.address}"\nport = 9')
     [found] = problems(ssh_adapter)
-    assert "10.213.77.2" in found
+    assert ssh_adapter.cluster.login.address in found
 
 
 def test_options_that_have_no_effect(ssh_adapter: Adapter, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -217,16 +216,17 @@ int main(int argc, char **argv) {
 
 
 def test_an_mpi_program_over_two_nodes_has_shared_memory_and_names(adapter: Adapter) -> None:
-    if shutil.which("mpicc") is None:
-        pytest.skip("no MPI: apt-get install libopenmpi-dev openmpi-bin")
     cluster = adapter.cluster
+    if cluster.run("which", "mpicc").returncode:
+        pytest.skip("no MPI on the nodes: apt-get install libopenmpi-dev openmpi-bin")
     program = f"{cluster.shared}/ucloud/mpi-names"
     cluster.ask("mpicc", "-x", "c", "-", "-o", program, user="ucloud", stdin=MPI.encode())
     cluster.ask("chmod", "755", program, user="ucloud")
     [peer] = adapter.start(adapter.shell("sleep 90"))
     script = f"""
         export OMPI_MCA_btl=self,vader,tcp OMPI_MCA_btl_vader_single_copy_mechanism=cma OMPI_MCA_pml=ob1
-        export OMPI_MCA_btl_tcp_if_include=10.213.77.0/24 OMPI_MCA_oob_tcp_if_include=10.213.77.0/24
+        export OMPI_MCA_btl_tcp_if_include={cluster.layout.ipv4(0)}/24
+        export OMPI_MCA_oob_tcp_if_include=$OMPI_MCA_btl_tcp_if_include
         export OMPI_MCA_orte_keep_fqdn_hostnames=1 OMPI_MCA_rmaps_base_oversubscribe=1
         mpirun --oversubscribe -np 4 --map-by ppr:2:node {program}
     """
