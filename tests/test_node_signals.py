@@ -80,9 +80,12 @@ exit 0
 """
 
 
-@pytest.mark.parametrize("name", ["INT", "QUIT", "HUP", "USR1", "USR2"])
 @pytest.mark.parametrize("how", ["--batch", "--full"])
-@pytest.mark.parametrize("names", ["yes", "no"])
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [("INT", "yes"), ("QUIT", "yes"), ("USR1", "yes")]
+    + [(name, "no") for name in ("INT", "QUIT", "HUP", "ABRT", "ALRM", "USR1", "USR2", "URG", "XCPU")],
+)
 def test_a_signal_reaches_the_script_once_and_its_children_as_under_plain_sbatch(
     make: Callable[..., Folder], name: str, how: str, names: str
 ) -> None:

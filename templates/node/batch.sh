@@ -65,6 +65,8 @@ give_up() { # REASON [EXIT_CODE]: the application was not started
 #
 # The guard kills the application if this process is killed. Guard and witness read from a pipe whose only writer is
 # this process, so the end of this process is the end of the pipe. (setpriv --pdeathsig: util-linux 2.33 and later.)
+signals='HUP INT QUIT ABRT ALRM TERM USR1 USR2 URG XCPU VTALRM PROF WINCH IO PWR'
+
 open_pipe() { # READER WRITER: two descriptors of this process
     local folder
     folder=$(mktemp -d 2>/dev/null) || folder=$(mktemp -d "$node/pipe-XXXXXX") || return 1
@@ -77,7 +79,8 @@ open_pipe() { # READER WRITER: two descriptors of this process
 start_guard() {
     open_pipe 5 6 || give_up "no named pipe can be made on $here, neither in ${TMPDIR:-/tmp} nor in $node"
     (
-        trap '' HUP INT QUIT TERM USR1 USR2
+        # shellcheck disable=SC2086 # words
+        trap '' $signals
         read -r _ <&5
         kill -s KILL 0 # the process group of the batch script
     ) </dev/null >/dev/null 2>&1 6>&- 9>&- &
@@ -87,8 +90,10 @@ start_guard() {
 
 start_witness() {
     (
-        trap - INT      # ignored in a background process unless it asks; so is QUIT,
-        trap exit QUIT  # by whose default action a dump is written first, which takes its time
+        # INT and QUIT are ignored in a background process unless it asks. The default action of some is to write a
+        # dump first, which takes its time, or none.
+        # shellcheck disable=SC2086 # words
+        trap exit $signals
         read -r _ <&5
     ) </dev/null >/dev/null 2>&1 6>&- 9>&- &
     witness=$!
@@ -116,8 +121,11 @@ list_application() { # the application's processes, less srun: its tasks get TER
 
 # shellcheck disable=SC2329 # the traps below call it
 signalled() {
+    if [ -z "$payload" ]; then
+        case $1 in URG | WINCH) ;; *) caught=$1 ;; esac # by default these two have no effect
+        return 0
+    fi
     caught=$1
-    [ -n "$payload" ] || return 0
     for _ in 1 2 3 4 5; do
         sleep 0.1
         alive "$witness" || break
@@ -133,12 +141,10 @@ signalled() {
         start_witness # without `wait`: within a trap, bash 5.2 may wait for ever for what has ended
     fi
 }
-trap 'signalled TERM' TERM
-trap 'signalled INT' INT
-trap 'signalled HUP' HUP
-trap 'signalled QUIT' QUIT
-trap 'signalled USR1' USR1
-trap 'signalled USR2' USR2
+for name in $signals; do
+    # shellcheck disable=SC2064 # the name of now
+    trap "signalled $name" "$name"
+done
 
 wait_for_payload() { # leaves its exit code in `code`
     while :; do
@@ -281,7 +287,7 @@ await_names() {
     [ "$holder_limit" -le "$limit" ] || [ ! -s "$node/peers" ] || holder_limit=$limit
     told=
     while :; do
-        [ -z "$caught" ] || give_up "ended by SIG$caught before the application started" $((128 + $(kill_number "$caught")))
+        [ -z "$caught" ] || give_up "ended by SIG$caught before the application started" $((128 + $(kill -l "$caught")))
         unheld='' unready='' broken=''
         while IFS= read -r name; do
             if [ ! -e "$node/holder-$run-$name" ]; then
@@ -316,10 +322,6 @@ EOF
         fi
         sleep 0.2
     done
-}
-
-kill_number() {
-    case $1 in HUP) echo 1 ;; INT) echo 2 ;; QUIT) echo 3 ;; USR1) echo 10 ;; USR2) echo 12 ;; *) echo 15 ;; esac
 }
 
 # --- The environment -------------------------------------------------------------------------------------------------
@@ -393,10 +395,11 @@ if [ "$replicate" = yes ] && [ "$nodes" -gt 1 ]; then
         --open-mode=append --input=none -o "$pattern/stdout-%t.txt" -e "$pattern/stderr-%t.txt" "$@"
 fi
 (
-    trap - INT QUIT # as a batch script has them; a background process ignores both
+    trap - INT QUIT # as a batch script has them: a background process ignores both
     exec "$@" /bin/bash "$folder/job.sbatch" payload
 ) </dev/null 5<&- 6>&- 9>&- &
 payload=$!
+[ -z "$caught" ] || kill -s "$caught" "$payload" 2>/dev/null # it came before there was anything to pass it on to
 wait_for_payload
 record "$code"
 # After TERM other processes of the application may still be cleaning up. Those that do not end, Slurm ends.
