@@ -11,8 +11,10 @@ import re
 import secrets
 import shlex
 import string
+import threading
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -104,6 +106,8 @@ class CommandLineScheduler:
         self._warned: set[str] = set()
         """What Slurm's commands said beside good answers: mistakes in slurm.conf, for example."""
         self._accounts = Accounts({})
+        self._asking = threading.Lock()
+        self._turn = threading.Lock()
         self._config = ("", 0.0)
         """Slurm's configuration, and when it was asked for."""
         self._environment = (f"PATH={path}", "LC_ALL=C.UTF-8", *([f"SLURM_CONF={slurm_conf}"] if slurm_conf else []))
@@ -123,12 +127,15 @@ class CommandLineScheduler:
         if self._clock() >= until:
             return [NotStarted("Slurm is slow: sbatch was not started any more")] * len(folders)
         mark = _draw_mark()
+        # While several wait for the account's next token of the rate limiter, no user's question would get one.
+        at_once = 1 if self._limited else submission.AT_ONCE
         try:
             result = self._run(
-                submission.submit_argv(mark, until, len(folders)),
+                submission.submit_argv(mark, until, len(folders), at_once),
                 user=user,
                 stdin=submission.submit_stdin(folders),
                 timeout=submission.SUBMIT_TIMEOUT,
+                at_once=True,
             )
         except TryAgain as error:
             return [NotStarted(str(error))] * len(folders)
@@ -150,18 +157,12 @@ class CommandLineScheduler:
             raise failures[0]
 
     def queue(self, users: Sequence[str]) -> Listing:
-        """See `Scheduler.queue`. One command, and another one if a name of an account is not the cluster's own."""
+        """See `Scheduler.queue`. One command, one more each minute, and one for accounts under a second name."""
         mark = _draw_mark()
-        known, when = self._config
-        config = known if when <= self._clock() < when + _CONFIG_SECONDS else ""
-        asked: list[tuple[str, ...]] = [] if config else [_CONFIG]
-        asked += [("id", "-un"), ("id", "-u")]
+        config = self._settings()
+        asked: list[tuple[str, ...]] = [("id", "-un"), ("id", "-u")]
         asked += [("names", *users), listings.squeue_argv(users, mark)] if users else []
         answers, complaint = self._ask_parts(asked, _NO_USER)
-        if not config:
-            config = answers.pop(0).decode(errors="replace")
-            require_supported(read_controller(config))
-            self._config = config, self._clock()
         identity, uid = (answer.decode().strip() for answer in answers[:2])
         if not users:
             return Listing((), self._sees_others(config, identity, uid, {}))
@@ -175,6 +176,17 @@ class CommandLineScheduler:
         # An account that the cluster cannot name has no rows, and that says nothing of its jobs.
         named = not _NO_USER.search(complaint) and len(uids) == len(set(users))
         return Listing(observations, named and self._sees_others(config, identity, uid, uids))
+
+    def _settings(self) -> str:
+        """Return Slurm's configuration as scontrol shows it. Raises `InvalidConfig` if Slurm is too old."""
+        with self._asking:
+            config, when = self._config
+            if not config or not when <= self._clock() < when + _CONFIG_SECONDS:
+                (answer,), _ = self._ask_parts([_CONFIG])
+                config = answer.decode(errors="replace")
+                require_supported(read_controller(config))
+                self._config = config, self._clock()
+        return config
 
     def _sees_others(self, config: str, identity: str, uid: str, uids: Mapping[str, str]) -> bool:
         values = dict(re.findall(r"^(\w+) *= (.*?) *$", config, re.MULTILINE))
@@ -282,10 +294,9 @@ class CommandLineScheduler:
         return failures
 
     def nodes(self) -> Mapping[str, str]:
-        """See `Scheduler.nodes`. One command."""
-        asked = [_CONFIG, nodes.PARTITIONS_ARGV, nodes.NODES_ARGV]
-        (config, partitions_, shown), _ = self._ask_parts(asked)
-        require_supported(read_controller(config.decode(errors="replace")))
+        """See `Scheduler.nodes`. One command, and one more each minute."""
+        self._settings()
+        (partitions_, shown), _ = self._ask_parts([nodes.PARTITIONS_ARGV, nodes.NODES_ARGV])
         return nodes.parse_nodes(shown, partitions_)
 
     def versions(self) -> Versions:
@@ -297,7 +308,7 @@ class CommandLineScheduler:
     def ping(self) -> None:
         """See `Scheduler.ping`. One command."""
         try:
-            result = self._run(("/bin/sh", "-c", _PING), timeout=PING_SECONDS + 1)
+            result = self._run(("/bin/sh", "-c", _PING), timeout=PING_SECONDS + 1, at_once=True)
         except CommandTimeout as error:
             raise TryAgain(f"the cluster does not say within {PING_SECONDS:.0f} s whether Slurm answers") from error
         if result.status != 0:
@@ -328,10 +339,21 @@ class CommandLineScheduler:
         stdin: bytes = b"",
         timeout: float = _QUERY_SECONDS,
         listing: bool = False,
+        at_once: bool = False,
     ) -> Result:
+        """Run a command; at a site with a rate limiter one at a time, unless `at_once`.
+
+        Several that wait for a token back off for longer and longer, so that the last ones starve.
+        """
         # TZ only where times are read: `--begin=16:00` of a job means the site's own zone.
         form = ("TZ=UTC", "SLURM_TIME_FORMAT=%s", "SLURM_BITSTR_LEN=0") if listing else ()
-        return self._transport.run(Command(argv, stdin, user, (*self._environment, *form), timeout))
+        with self._turn if self._limited and not at_once else nullcontext():
+            return self._transport.run(Command(argv, stdin, user, (*self._environment, *form), timeout))
+
+    @property
+    def _limited(self) -> bool:
+        """Whether slurmctld is known to limit each account's requests (SlurmctldParameters in slurm.conf(5))."""
+        return "rl_enable" in self._config[0]
 
     def _check(self, result: Result, what: str, harmless: re.Pattern[str] | None = None) -> None:
         """Raise if a command failed: by its exit status, or by words with which Slurm's commands give up.

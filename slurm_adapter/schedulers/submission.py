@@ -41,7 +41,7 @@ An sbatch tries for up to 120 seconds by itself when the controller is busy.
 
 assert START_SECONDS + SBATCH_SECONDS + 30 < HAND_OVER_SECONDS  # noqa: S101  # what the port promises
 
-_AT_ONCE = 8
+AT_ONCE = 8
 _IN_A_ROW = 8
 """How many jobs one shell hands in, at most: its own start costs as much as a quarter of an sbatch."""
 
@@ -116,10 +116,10 @@ _OPTION = re.compile(
 """sbatch's own words for options and scripts that it does not send."""
 
 
-def submit_argv(mark: str, until: float, count: int) -> tuple[str, ...]:
+def submit_argv(mark: str, until: float, count: int, at_once: int = AT_ONCE) -> tuple[str, ...]:
     """Hand in the `count` jobs named on standard input (`submit_stdin`); no sbatch is started after `until`."""
-    row = min(_IN_A_ROW, 1 + count // (4 * _AT_ONCE))
-    return ("/bin/sh", "-c", _ALL, "sh", str(int(until)), _SOME, str(_AT_ONCE), str(row), mark)
+    row = min(_IN_A_ROW, 1 + count // (4 * at_once))
+    return ("/bin/sh", "-c", _ALL, "sh", str(int(until)), _SOME, str(at_once), str(row), mark)
 
 
 def submit_stdin(folders: Sequence[str]) -> bytes:

@@ -46,8 +46,9 @@ def queue_answer(
     stderr: str = "",
     passwd: str = PASSWD,
 ) -> Result:
-    parts = [(config, 0)] if config else []
-    parts += [(f"{identity}\n", 0), (f"{UIDS[identity]}\n", 0), (passwd, 0), (rows, status)]
+    parts = [(f"{identity}\n", 0), (f"{UIDS[identity]}\n", 0), (passwd, 0), (rows, status)]
+    if config:
+        parts = [(config, 0)]
     text = "".join(f"{mark} begin\n{output}\n{mark} end {code}\n" for output, code in parts)
     return Result(0, f"motd\n{text}".encode(), stderr.encode())
 
@@ -58,14 +59,15 @@ def listing(**values: object) -> Callable[[Command], Result]:
             return Result(0, str(values.get("level", "None")).encode() + b"\n", b"")
         if any("id -u --" in word for word in command.argv):
             return Result(0, str(values.get("ids", "")).encode(), b"")
+        given = {key: value for key, value in values.items() if key not in {"rows", "level", "ids"}}
+        given["config"] = given.get("config", CONFIG) if "part config" in command.argv[-1] else ""
+        if given["config"]:
+            return queue_answer(command.stdin.decode().strip(), "", **given)  # type: ignore[arg-type]  # the keywords
         separator = re.search("\x1f[A-Za-z0-9]{8}", command.argv[-1])
         assert separator is not None
         told = values.get("rows", True)
         header = separator[0].join(["JOBID", *ROW[1:]]) + "\n"
         rows = told if isinstance(told, str) else header + (separator[0].join(ROW) + "\n" if told else "")
-        given = {key: value for key, value in values.items() if key not in {"rows", "level", "ids"}}
-        if "part config" not in command.argv[-1]:
-            given["config"] = ""
         return queue_answer(command.stdin.decode().strip(), rows, **given)  # type: ignore[arg-type]  # the keywords
 
     return answer
@@ -149,7 +151,8 @@ def test_slurms_configuration_is_asked_for_once_a_minute() -> None:
     for seconds in (0, 59, 2, -100):
         now[0] += seconds
         scheduler.queue(["alice"])
-    assert ["part config" in command.argv[-1] for command in transport.commands] == [True, False, True, True]
+    asked = ["part config" in command.argv[-1] for command in transport.commands]
+    assert asked == [True, False, False, True, False, True, False]
 
 
 def test_an_answer_without_a_version_is_none() -> None:
@@ -257,7 +260,7 @@ def test_a_site_whose_slurm_conf_makes_commands_warn(caplog: pytest.LogCaptureFi
         assert len(scheduler.queue(["alice"]).observations) == 1
         assert scheduler.history([17]) == ()
     assert [record.getMessage() for record in caplog.records] == [
-        f"squeue succeeded, but warned: scontrol: {WARNING}"
+        f"scontrol show config succeeded, but warned: scontrol: {WARNING}"
     ], "once, whichever command says it"
     scheduler.cancel({1: "alice"})
     # Only the job that scontrol names is in trouble.
