@@ -79,8 +79,3 @@ def _check_users(machine: Machine, partition: Partition, accounting: Accounting)
                 "qos",
                 f", but {user} may not use it in account {account}: sacctmgr modify user {user} set qos+={machine.qos}",
             )
-
-
-def unknown_users(accounting: Accounting, accounts: list[str]) -> list[str]:
-    """Return the accounts of the cluster whose jobs Slurm refuses, for accounting does not know them."""
-    return [] if not accounting.enforced else [user for user in accounts if user not in accounting.associations]

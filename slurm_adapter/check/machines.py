@@ -28,6 +28,12 @@ def check_machines(site: Site, accounts: list[str]) -> Iterator[Finding]:
     """Compare each machine with its partition, and with the rights that accounting gives to these accounts."""
     partitions = site.scheduler.partitions()
     accounting = read_accounting(site, accounts, slurm_settings(site))
+    if accounting is not None and accounting.enforced:
+        for user in sorted(set(accounts) - set(accounting.associations)):
+            yield Finding(
+                Level.PROBLEM,
+                f"Slurm's accounting does not know {user}: its jobs are refused; sacctmgr add user {user} account=X",
+            )
     for category, products in site.config.machines.items():
         for name, machine in products.items():
             said = list(_check_machine(machine, partitions, site.config.jobs.default_time))
