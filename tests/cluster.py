@@ -91,7 +91,7 @@ class Cluster:
         """The output of a command that must succeed."""
         done = self.run(*argv, user=user, node=node, stdin=stdin, timeout=timeout)
         assert done.returncode == 0, f"{argv} as {user} on {node}: {done.returncode} {done.stderr.decode()}"
-        return done.stdout.decode().strip()
+        return done.stdout.decode(errors="replace").strip()
 
     def submit(self, script: str, *options: str, user: str = "alice") -> str:
         """Submit the body of a shell script; the job's id. Its output is what `output` reads."""

@@ -12,7 +12,7 @@ CLIENT_ARGV = ("squeue", "--version")
 OLDEST = (22, 5)
 """In older releases `srun --overlap` waits for the CPUs of steps without it, so that a job with peers would hang."""
 
-TRIED = ((22, 5), (24, 11), (26, 5))
+TRIED = ((22, 5), (24, 11), (25, 11), (26, 5))
 """Releases that the tests ran on."""
 
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.\d+)?\S*", re.ASCII)
