@@ -23,7 +23,7 @@ from slurm_adapter.arrays import read_tasks
 from slurm_adapter.folders import CANCELLED, ExitRecord, Inside, slurm_id
 from slurm_adapter.records import Record, Stage
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
-from slurm_adapter.states import LIVE, JobState, Verdict, canonical, translate
+from slurm_adapter.states import LIVE, NO_FOLDER, NOT_OPENED_TEXT, JobState, Verdict, canonical, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -530,6 +530,8 @@ def _ended(
     reason = next((exit_.reason for exit_ in exits if exit_.reason), None)
     if reason is not None and state is JobState.FAILURE:
         text = f"Your job could not start: {reason}"
+    elif state is JobState.FAILURE and _has_no_folder(rows, inside):
+        text = NOT_OPENED_TEXT
     elif record.array and state is not JobState.FAILURE and record.cancelled is None and _failed_alone(rows, exits):
         state, text = JobState.FAILURE, "Your job failed: a task of it ended with an exit code that is not 0"
     codes = [row.exit_code for row in rows if row.exit_code is not None]
@@ -544,6 +546,11 @@ def _ended(
     }
 
 
+def _has_no_folder(rows: Iterable[Observation], inside: Inside) -> bool:
+    """Return whether the job's script did not find its folder."""
+    return not inside.exists and any(row.exit_code == NO_FOLDER for row in rows)
+
+
 def _began(
     record: Record, rows: Iterable[Observation], inside: Inside, exits: Iterable[ExitRecord], ended: float
 ) -> float | None:
@@ -555,7 +562,7 @@ def _began(
     if record.started is not None:
         return record.started
     untouched = inside.exists and inside.owner is None
-    if untouched or any(exit_.reason is not None for exit_ in exits):
+    if untouched or _has_no_folder(rows, inside) or any(exit_.reason is not None for exit_ in exits):
         return None
     starts = [float(row.started) for row in rows if row.started is not None and row.nodes]
     passed = inside.since if slurm_id(inside.owner) == record.slurm_id else None

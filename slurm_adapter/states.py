@@ -253,10 +253,15 @@ def _cancelled(seen: Observation, *, we_cancelled: bool) -> Verdict:
 _NOT_OPENED = 53
 """What slurmstepd reports as a signal where it could not open the job's output, or change to its directory."""
 
+NO_FOLDER = 66
+"""The exit code of a job's script that does not find its folder (templates/job.sbatch.j2)."""
+
+NOT_OPENED_TEXT = "Your job could not start: its folder or its output file cannot be opened on the node"
+
 
 def _failed(seen: Observation) -> str:
     if seen.signal == _NOT_OPENED:
-        return "Your job could not start: its folder or its output file cannot be opened on the node"
+        return NOT_OPENED_TEXT
     if seen.signal:
         return f"Your job was ended by {_name_signal(seen.signal)}"
     if not seen.exit_code:

@@ -1194,3 +1194,17 @@ def test_the_default_time_limit_is_told_once_slurm_has_the_job(offline: Offline)
     for record, told in ((plain, [3_600_000]), (wanted, []), (late, [3_600_000])):
         updates = offline.site.store.updates(record.id)
         assert [each.more["newTimeAllocation"] for each in updates if "newTimeAllocation" in each.more] == told
+
+
+def test_a_job_whose_folder_was_removed_says_so_and_never_ran(offline: Offline) -> None:
+    """Slurm from 23.11 on makes the output's folder anew, and the script runs there."""
+    record = offline.job()
+    slurm_id = offline.slurm_id(record)
+    shutil.rmtree(record.folder)
+    offline.slurm.start(slurm_id)
+    offline.slurm.finish(slurm_id, 66)
+    offline.sync()
+    assert told_states(offline, record) == [JobState.FAILURE]
+    assert offline.now(record).status == (
+        "Your job could not start: its folder or its output file cannot be opened on the node"
+    )

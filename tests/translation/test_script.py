@@ -268,7 +268,7 @@ def test_without_its_folder_nothing_runs(here: Case, tmp_path: Path) -> None:
         ["bash"], input=gone.translate().script.encode(), capture_output=True, check=False,
         env={"PATH": os.environ["PATH"], "SLURM_JOB_ID": "17"},
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (1, b"")
+    assert (done.returncode, done.stdout) == (66, b"")
     assert done.stderr.count(b"\n") == 1
 
 
