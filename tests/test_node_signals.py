@@ -138,7 +138,8 @@ def test_nothing_of_the_adapters_starter_reaches_the_job(adapter: Adapter, plain
     assert done.returncode == 0, done.stderr
     [record] = adapter.site.store.all(10)
     [output] = adapter.until_successful(record)
-    assert output == plain
+    # On newer Debian PAM gives an account with a group of its own umask 002 in sudo; the starter's is 077.
+    assert output.replace("\n0002\n", "\n0022\n") == plain
     assert "--propagate=NONE" in adapter.file(record, "job.sbatch").read_text()
 
 
