@@ -6,7 +6,9 @@ kept for a while. A drive that was not there is asked for again: it may be made 
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from slurm_adapter.drives import UcloudDrive, read_ucloud_drive
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 QUESTION_SECONDS = 1.5
 """For a call, and for waiting until another thread's question is answered."""
+
+AWAY_SECONDS = 3.0
+"""How long after a question without an answer nobody else is kept waiting by another one."""
 
 KEPT_SECONDS = 60
 """How long what was told of a drive is good for."""
@@ -39,6 +44,8 @@ class UcloudDrives:
         self._alone = threading.Lock()
         self._kept: dict[str, tuple[UcloudDrive, float]] = {}
         """With when they were told, the oldest first."""
+        self._away = "", -math.inf
+        """Why UCloud did not tell, and when, by `time.monotonic`."""
 
     def find(self, id_: str) -> UcloudDrive | None:
         """A drive; None where UCloud has none of this id for this provider. Raises `TryAgain` where it cannot tell."""
@@ -51,6 +58,9 @@ class UcloudDrives:
         try:
             if (kept := self._still_good(id_)) is not None:
                 return kept
+            why, when = self._away
+            if time.monotonic() - when < AWAY_SECONDS:
+                raise TryAgain(f"UCloud could not be asked for drive {id_}: {why}")
             drive = self._ask(id_)
             if drive is not None:
                 self._kept.pop(id_, None)
@@ -74,6 +84,7 @@ class UcloudDrives:
                 raise Unknown(f"{answer.status}: {answer.why}")
             drive = read_ucloud_drive(answer.body)
         except AdapterError as error:
+            self._away = str(error), time.monotonic()
             raise TryAgain(f"UCloud could not be asked for drive {id_}: {error}") from error
         return drive if drive.id == id_ else None
 
