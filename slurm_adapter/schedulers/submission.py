@@ -46,7 +46,8 @@ _IN_A_ROW = 8
 """How many jobs one shell hands in, at most: its own start costs as much as a quarter of an sbatch."""
 
 # $1 is when the last sbatch may be started, $2 the script below, $3 how many at once, $4 how many for one shell, $5 the
-# mark. KILL, for nothing may outlive it, and it goes to all that xargs has started.
+# mark. KILL, for nothing may outlive it, and it goes to all that xargs has started. `cat` ends when the last of them
+# has: xargs itself waits for none of them any more after a second one has ended with 255.
 _ALL = f"""
 left=$(($1 - $(date +%s)))
 [ "$left" -le {START_SECONDS} ] || left={START_SECONDS} # the cluster's clock is behind
@@ -55,8 +56,8 @@ if [ "$left" -le 0 ]; then
     exit 0
 fi
 read -r up _ </proc/uptime
-exec timeout -s KILL "$((left + {SBATCH_SECONDS - 5}))" xargs -0 -n "$((2 * $4))" -P "$3" \\
-    sh -c "$2" "$5" "$((${{up%.*}} + left))"
+exec timeout -s KILL "$((left + {SBATCH_SECONDS - 5}))" /bin/sh -c 'xargs "$@" | cat' xargs \\
+    -0 -n "$((2 * $4))" -P "$3" sh -c "$2" "$5" "$((${{up%.*}} + left))"
 """
 
 # $0 is the mark, $1 the uptime until which one may begin; then an index and a folder, and so on. What became of a job

@@ -206,8 +206,10 @@ def test_the_folder_is_told_in_a_drive_that_the_job_names(tmp_path: Path, source
         Path(home, "alice/drive-77/jobs").mkdir(parents=True)
         doors.ucloud.have_drive("77", "alice", folder=f"{home}/alice/drive-77")
         assert create(doors, "/77")[0] == 200
+        doors.until_dispatched()
         told = [each.more.get("outputFolder") for each in doors.offline.site.store.updates("1")]
-        assert [each for each in told if each] == ["/77/jobs/1"]
+        folder = Path(doors.offline.site.store.get("1").folder).name
+        assert [each for each in told if each] == [f"/77/jobs/{folder}"]
         assert asked(doors) == ([] if source == "pattern" else ["77"])
 
 
@@ -215,4 +217,5 @@ def test_the_folder_is_not_told_in_a_drive_that_is_not_open_to_the_owner(tmp_pat
     with opened(tmp_path, {"drives": [{"id": "77", "path": f"{tmp_path}/home/alice", "users": ["bob"]}]}) as doors:
         answer = doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **doors.as_ucloud())
         assert answer.status_code == 200, answer.text
+        doors.until_dispatched()
         assert [each for each in doors.offline.site.store.updates("1") if "outputFolder" in each.more] == []

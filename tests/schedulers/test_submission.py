@@ -163,6 +163,19 @@ def test_what_does_not_fit_into_the_time_is_left_for_another(
     assert all("not started any more" in outcome.why for outcome in left)
 
 
+def test_answers_that_come_after_others_found_no_controller_count(
+    tmp_path: Path, scheduler: CommandLineScheduler
+) -> None:
+    """Two shells tell xargs to start no more; xargs then ends before the others that it has started."""
+    names = ("slow", "down", "down", "slow")
+    slow, down, also_down, also_slow = scheduler.submit(
+        [make(tmp_path, name, number=number) for number, name in enumerate(names)]
+    )
+    assert (slow, also_slow) == (Accepted(26), Accepted(26))
+    assert isinstance(down, NotStarted)
+    assert isinstance(also_down, NotStarted)
+
+
 def test_the_time_is_one_for_all_accounts(tmp_path: Path) -> None:
     times = iter([0.0, 0.0, 61.0])
     scheduler = CommandLineScheduler(FakeTransport(lambda _: Result(0, b"", b"")), clock=lambda: next(times))
@@ -181,7 +194,7 @@ def test_sbatch_gets_an_environment_of_its_own(tmp_path: Path, scheduler: Comman
 def test_no_sbatch_on_the_path(tmp_path: Path, here: _Here) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("date", "xargs", "sh", "timeout", "tail", "base64", "tr"):
+    for name in ("date", "xargs", "sh", "timeout", "cat", "tail", "base64", "tr"):
         (folder / name).symlink_to(f"/usr/bin/{name}")
     (outcome,) = CommandLineScheduler(here, str(folder)).submit([make(tmp_path, "good")])
     assert isinstance(outcome, NotStarted)
