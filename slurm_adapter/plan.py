@@ -23,7 +23,16 @@ from slurm_adapter.arrays import read_tasks
 from slurm_adapter.folders import CANCELLED, ExitRecord, Inside, slurm_id
 from slurm_adapter.records import Record, Stage
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
-from slurm_adapter.states import LIVE, NO_FOLDER, NOT_OPENED_TEXT, JobState, Verdict, canonical, translate
+from slurm_adapter.states import (
+    LIVE,
+    NO_FOLDER,
+    NOT_OPENED_TEXT,
+    JobState,
+    Verdict,
+    cannot_log_in,
+    canonical,
+    translate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -96,7 +105,7 @@ class Plan:
     cancel: tuple[tuple[Record, int], ...]
     """Slurm jobs to cancel: those that are not, or no longer, the job's own."""
     cancel_again: tuple[tuple[Record, int], ...]
-    """Jobs whose end was asked for, and which go on all the same: that call came to nothing."""
+    """Jobs whose end was requested, and which go on all the same, and jobs that end here while Slurm holds them."""
     limits: tuple[tuple[Record, int], ...]
     """Time limits in Slurm, in seconds, that are others than those remembered: whoever changed one could not say so."""
     problems: tuple[str, ...]
@@ -112,6 +121,8 @@ def lives_on(job: Standing, rows: tuple[Observation, ...]) -> bool:
         return False
     [row] = rows
     if job.cancelled is not None or job.missing_since is not None or job.unwanted is not None or row.task is not None:
+        return False
+    if cannot_log_in(row):
         return False
     limit = row.time_limit
     return limit is None or limit == job.time_limit or limit == whole_minutes(job.time_limit)
@@ -191,7 +202,8 @@ def make_plan(evidence: Evidence) -> Plan:
             fence[record.id] = kept
             cancel += [(record, slurm_id) for slurm_id in sorted(strangers)]
         own = [row for row in rows if row.slurm_id == kept and live_row(row)]
-        if record.cancelled is not None and evidence.now >= record.cancelled + CANCEL_SECONDS:
+        ended = values.get("stage") is Stage.ENDED
+        if ended or (record.cancelled is not None and evidence.now >= record.cancelled + CANCEL_SECONDS):
             again += [(record, row.slurm_id) for row in own][:1]
         if (limit := _other_limit(record, own)) is not None:
             limits.append((record, limit))
@@ -341,6 +353,12 @@ def _next_try(record: Record) -> float:
     return record.handed_over + min(max(record.handed_over - record.postponed, RETRY_SECONDS), MAX_RETRY_SECONDS)
 
 
+NO_LOGIN_TEXT = (
+    "Your job could not start: Slurm could not read your account's login environment on the node. "
+    "Look at your start-up files there, such as ~/.bash_profile, or ask the site"
+)
+
+
 def submitted_text(slurm_id: int) -> str:
     """What users are told of a job that Slurm has taken."""
     return f"Your job has been submitted to the queue (Slurm ID: {slurm_id})"
@@ -458,6 +476,8 @@ def _alive(
     record: Standing | Record, rows: tuple[Observation, ...], evidence: Evidence, problems: list[str]
 ) -> dict[str, Any]:
     """A job that waits or runs. An array runs while any of its tasks does."""
+    if any(cannot_log_in(row) for row in rows):
+        return _end(evidence.now, JobState.FAILURE, NO_LOGIN_TEXT)
     verdicts = [(row, translate(row, evidence.states)) for row in rows if live_row(row)]
     order = [JobState.RUNNING, JobState.SUSPENDED, JobState.IN_QUEUE]
     row, verdict = min(verdicts, key=lambda pair: order.index(pair[1].state) if pair[1].state in order else 9)

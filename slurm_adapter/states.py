@@ -115,6 +115,9 @@ _REMARKS = frozenset({"LAUNCH_FAILED", "RECONFIG_FAIL", "POWER_UP_NODE", "UPDATE
 _WORDS = (*FLAGS, *BASE_STATES)
 _OF_CODE = {code: word for table in (BASE_STATES, FLAGS) for word, code in table.items() if code}
 
+_NO_LOGIN = "user env retrieval failed requeued held"
+"""Why Slurm 25.11 and later hold a job that cannot get its login environment (`job_requeue` in job_mgr.c)."""
+
 _NEVER = frozenset(
     {
         "AccountNotAllowed",
@@ -229,6 +232,11 @@ _PLAIN = MappingProxyType(
 
 def _because(reason: str) -> str:
     return f": {reason}" if reason else ""
+
+
+def cannot_log_in(seen: Observation) -> bool:
+    """Return whether Slurm holds a job because its account cannot log in on the node: nobody but the site can help."""
+    return seen.state in WAITING and seen.reason.lower().replace("_", " ") == _NO_LOGIN
 
 
 @lru_cache(maxsize=1024)

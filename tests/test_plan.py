@@ -399,6 +399,20 @@ def test_a_claim_that_slurm_has_all_the_same_is_not_handed_over_again() -> None:
     assert (new.stage, new.slurm_id, plan.submit) == (Stage.SUBMITTED, 17, ())
 
 
+@pytest.mark.parametrize("state", ["PENDING", "REQUEUE_HOLD"])
+@pytest.mark.parametrize("said", ["user env retrieval failed requeued held", "user_env_retrieval_failed_requeued_held"])
+def test_a_job_that_slurm_holds_because_its_account_cannot_log_in_fails(state: str, said: str) -> None:
+    """A login environment that fails: Slurm 25.11 and later hold the job for ever."""
+    held = row(state, reason=said, restarts=1)
+    new, plan = decide(job(**RUNNING), (held,))
+    assert (new.stage, new.state) == (Stage.ENDED, JobState.FAILURE)
+    assert "login environment" in new.status
+    assert [slurm_id for _, slurm_id in plan.cancel_again] == [17]
+    assert not as_remembered(job(**RUNNING), held)
+    others, plan = decide(job(**RUNNING), (row(state, reason="launch failed requeued held", restarts=1),))
+    assert (others.stage, plan.cancel_again) == (Stage.SUBMITTED, ())
+
+
 @pytest.mark.parametrize(("since", "again"), [(119, ()), (120, (17,))])
 def test_a_cancel_that_came_to_nothing_is_repeated(since: int, again: tuple[int, ...]) -> None:
     record = job(cancelled=NOW - since, **RUNNING)

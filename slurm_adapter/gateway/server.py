@@ -17,6 +17,7 @@ from slurm_adapter.errors import InvalidConfig, TryAgain, Unknown
 from slurm_adapter.gateway.app import make_app
 from slurm_adapter.gateway.logging import log_to_stderr
 from slurm_adapter.schedulers.libslurm import LibslurmScheduler
+from slurm_adapter.schedulers.versions import require_supported
 
 if TYPE_CHECKING:
     from slurm_adapter.site import Site
@@ -30,9 +31,15 @@ log = logging.getLogger(__name__)
 def serve(site: Site) -> None:
     """Serve until SIGTERM or SIGINT. Raises `InvalidConfig` where that cannot begin."""
     settings = site.config.gateway
+    # A cluster that is away now may be back later. A missing pyslurm is missing.
     if isinstance(site.scheduler, LibslurmScheduler):
-        with suppress(TryAgain, Unknown):  # a cluster that is away now may be back later; a missing pyslurm is missing
+        with suppress(TryAgain, Unknown):
             site.scheduler.version()
+    with suppress(TryAgain, Unknown):
+        site.scheduler.ping()  # answers within seconds, also if Slurm is away
+        versions = site.scheduler.versions()
+        for version in (versions.client, versions.controller):
+            require_supported(version)
     app = make_app(site)
     _ = site.store  # where the state cannot be used nothing can be served
     sockets = _listen(settings.listen, settings.port)

@@ -20,7 +20,9 @@ from slurm_adapter.config import Config
 from slurm_adapter.errors import InvalidConfig, TryAgain
 from slurm_adapter.gateway import passes, server
 from slurm_adapter.gateway.server import serve
+from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.schedulers.libslurm import LibslurmScheduler
+from slurm_adapter.schedulers.versions import Versions
 from slurm_adapter.site import Site
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.gateway.process import free_port, serving
@@ -171,6 +173,20 @@ def test_a_pyslurm_that_is_missing_is_told_at_the_start(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(LibslurmScheduler, "version", fail)
     with closing(Site(config)) as site, pytest.raises(InvalidConfig, match="pyslurm cannot be used"):
+        serve(site)
+
+
+@pytest.mark.parametrize("old", ["client", "controller"])
+def test_a_slurm_that_is_too_old_is_told_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str
+) -> None:
+    versions = {"client": "24.11.5", "controller": "24.11.5"} | {old: "21.08.8"}
+    monkeypatch.setattr(CommandLineScheduler, "ping", lambda _: None)
+    monkeypatch.setattr(CommandLineScheduler, "versions", lambda _: Versions(**versions))
+    with (
+        closing(Site(Config.model_validate(configuration(tmp_path)))) as site,
+        pytest.raises(InvalidConfig, match=r"Slurm 21\.08\.8 is too old: slurm-adapter needs Slurm 22\.05"),
+    ):
         serve(site)
 
 
