@@ -120,7 +120,10 @@ while IFS= read -r folder; do
             owner=$(find owner -maxdepth 0 -printf '%Ts %l')
             since=${owner%% *} owner=${owner#* }
             case $owner in *[!0-9a-z]*) owner='?' ;; esac
-            printf '%s owner %s %s\n' "$number" "$owner" "$since"
+            sluid=
+            [ ! -L .sluid ] || sluid=$(readlink .sluid)
+            case $sluid in *[!0-9a-zA-Z]*) sluid= ;; esac
+            printf '%s owner %s %s %s\n' "$number" "$owner" "$since" "$sluid"
         fi
         set -- exit*.json
         # A thousand tasks leave as many files; every line of them is marked, so that none speaks for another folder.
@@ -243,6 +246,8 @@ class ExitRecord:
     ended: float
     reason: str | None
     """Why the script gave up before it started the application."""
+    sluid: str = ""
+    """The unique id that Slurm gave this run, if its version does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +258,8 @@ class Inside:
     owner: str | None = None
     """What the fence names: a Slurm id, `closed`, `cancelled`; None where it was not made yet."""
     exits: tuple[ExitRecord, ...] = ()
+    sluid: str = ""
+    """The unique id that Slurm gave the last run, if its version does; of an array, only its exit records tell."""
     trouble: str = ""
     """Why it could not be looked into. It then counts as one that is gone."""
     since: int | None = field(default=None, compare=False)
@@ -406,8 +413,8 @@ def look(transport: Transport, user: str, folders: Sequence[str]) -> list[Inside
             trouble = "its account may not open it" if match[2] == "shut" else ""
             found[number] = None if match[2] == "away" else Inside(exists=match[2] == "folder", trouble=trouble)
         elif match and known is not None and match[3] == "owner":
-            owner, _, since = match[4].partition(" ")
-            found[number] = replace(known, owner=owner, since=int(since) if since.isdecimal() else None)
+            owner, since, sluid = [*match[4].split(" "), "", ""][:3]
+            found[number] = replace(known, owner=owner, since=int(since) if since.isdecimal() else None, sluid=sluid)
         elif match and known is not None:
             exits[number].append(match[4])
         else:
@@ -488,6 +495,7 @@ def read_exit(text: str) -> ExitRecord | None:
             exit_code=int(data["exit_code"]) & 0xFF,
             ended=ended,
             reason=None if reason is None else " ".join(str(reason).split())[:500],
+            sluid=str(data.get("sluid") or "")[:100],
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None

@@ -70,7 +70,7 @@ class Evidence:
     alive: tuple[Standing, ...] = ()
     """Jobs that live on, and of which Slurm does not say just what is remembered; see `lives_on`."""
     renamed: frozenset[str] = frozenset()
-    """Jobs whose Slurm id is listed for their account under a strange name: renamed, or the id came round again."""
+    """Jobs whose Slurm id is alive for their account under a strange name: renamed, or the id came round again."""
     silence_counts: bool = False
     """A job that is not in the queue's answer is not in the queue: this account sees everybody's jobs."""
     history: Mapping[int, tuple[Observation, ...]] | None = field(default_factory=dict)
@@ -426,7 +426,7 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
     if inside is None:
         problems.append(f"job {record.id}: its folder {record.folder} could not be looked into")
         return values
-    told = _ended_rows(record, evidence)
+    told = _ended_rows(record, inside, evidence)
     if record.array and evidence.accounting and evidence.history is None:
         return values  # the tasks that the queue has forgotten may have failed
     tasks = {row.task for row in own}
@@ -507,11 +507,35 @@ def _nodes(row: Observation, rows: tuple[Observation, ...]) -> tuple[str, ...]:
     return tuple(node for _, nodes in parts for node in nodes) if parts else row.nodes
 
 
-def _ended_rows(record: Record, evidence: Evidence) -> tuple[Observation, ...]:
-    """What accounting says of a job that the queue has forgotten; nothing where it lags behind."""
+def _own_history(record: Record, inside: Inside, evidence: Evidence) -> tuple[Observation, ...]:
+    """Return what accounting says of this job: one row for each task.
+
+    A controller that lost its state gives ids again, so an id alone proves nothing. The SLUID of a run does: its script
+    left it in the job's folder. Without one the name decides, which is unique, but which its user can change.
+    """
     told = (evidence.history or {}).get(record.slurm_id or -1, ())
-    # A controller that lost its state hands out ids again: an id alone proves nothing.
-    rows = tuple(row for row in told if (row.name, row.user) == (record.token, record.account))
+    sluids = {exit_.task: exit_.sluid for exit_ in inside.exits if exit_.slurm_id == record.slurm_id}
+    if slurm_id(inside.owner) == record.slurm_id and inside.sluid:
+        sluids[None] = inside.sluid
+
+    def is_own(row: Observation) -> bool:
+        if row.sluids and (sluid := sluids.get(row.task)):
+            return row.user == record.account and sluid in row.sluids
+        return (row.name, row.user) == (record.token, record.account)
+
+    own = {row.task: row for row in told if is_own(row)}
+    if record.id in evidence.renamed:
+        # What is alive under a strange name may be a later run, of which accounting has not heard yet.
+        last = max((row.submitted or 0 for row in own.values()), default=0)
+        others = [row for row in told if row.user == record.account and row.sluids and row not in own.values()]
+        if not any((row.submitted or 0) > last for row in others):
+            return ()
+    return tuple(own.values())
+
+
+def _ended_rows(record: Record, inside: Inside, evidence: Evidence) -> tuple[Observation, ...]:
+    """What accounting says of a job that the queue has forgotten; nothing where it lags behind."""
+    rows = _own_history(record, inside, evidence)
     verdicts = [translate(row, evidence.states).state for row in rows]
     return rows if rows and all(state is not None and state.final for state in verdicts) else ()
 
@@ -530,7 +554,7 @@ def _ended(
         if row.state == "CANCELLED" and row.cancelled_by is None and record.cancelled is None and evidence.accounting:
             told = [
                 other.cancelled_by
-                for other in (evidence.history or {}).get(row.slurm_id, ())
+                for other in _own_history(record, inside, evidence)
                 if other.task == row.task and other.cancelled_by is not None
             ]
             if not told and (evidence.history is None or evidence.now < last + ACCOUNTING_SECONDS):
@@ -611,6 +635,7 @@ _WORST = (JobState.RUNNING, JobState.SUSPENDED, JobState.IN_QUEUE, JobState.FAIL
 def _exits(record: Record, inside: Inside) -> list[ExitRecord]:
     """The exit records of this job's run; those of an earlier run say nothing."""
     own = [exit_ for exit_ in inside.exits if exit_.slurm_id == record.slurm_id]
+    own = [exit_ for exit_ in own if not (exit_.sluid and inside.sluid) or exit_.sluid == inside.sluid]
     if record.array:  # every task is started again by itself, and takes the record of its last run away
         return [exit_ for exit_ in own if exit_.task is not None]
     last = [exit_ for exit_ in own if exit_.task is None and exit_.restarts >= record.restarts]

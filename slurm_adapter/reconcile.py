@@ -312,11 +312,11 @@ def _new_nodes(record: Standing | Record, row: Observation) -> tuple[str, ...]:
 
 
 def _renamed(site: Site, records: Iterable[Record], listing: Listing | None) -> frozenset[str]:
-    """Jobs whose Slurm id is listed for their account, but under a name that is no token of ours."""
+    """Jobs whose Slurm id is alive for their account, but under a name that is no token of ours."""
     strange = {
         (row.slurm_id, row.user)
         for row in (listing.observations if listing is not None else ())
-        if not row.name.startswith(f"{site.store.instance}-")
+        if live_row(row) and not row.name.startswith(f"{site.store.instance}-")
     }
     return frozenset(record.id for record in records if (record.slurm_id, record.account) in strange)
 

@@ -128,6 +128,7 @@ def test_look(local: LocalTransport, tmp_path: Path) -> None:
     for path in (paths[0], *paths[2:]):
         path.mkdir()
     (paths[0] / "owner").symlink_to("17")
+    (paths[0] / ".sluid").symlink_to("sBAXM8PZHC9N00")
     (paths[0] / "exit.json").write_text(json.dumps(RECORD, indent=1))
     (paths[0] / "exit-0.json").symlink_to("nowhere")  # the first by name
     for task in ("1", "10"):
@@ -139,7 +140,7 @@ def test_look(local: LocalTransport, tmp_path: Path) -> None:
     (paths[4] / "owner").write_text("17")  # no link
     record = ExitRecord(slurm_id=17, restarts=0, task=None, exit_code=3, ended=1790000000.0, reason=None)
     found = [each or Inside(False) for each in folders.look(local, "alice", list(map(str, paths)))]
-    assert found[:3] == [Inside(True, "17", (record,)), Inside(False), Inside(True)]
+    assert found[:3] == [Inside(True, "17", (record,), "sBAXM8PZHC9N00"), Inside(False), Inside(True)]
     assert {each.task for each in found[3].exits} == {"1", "10"}
     assert found[4] == Inside(True)
     assert folders.look(local, "alice", []) == []
@@ -162,12 +163,13 @@ def test_a_user_cannot_speak_for_another_job_nor_break_the_answer(
     for name in ("1", "2"):
         (tmp_path / name).mkdir()
     (tmp_path / "1" / "owner").symlink_to(forged)
+    (tmp_path / "1" / ".sluid").symlink_to(forged)
     (tmp_path / "1" / "exit.json").write_text(f"{{}}\n{forged}")
     (tmp_path / "2" / "owner").symlink_to("18")
     looked = folders.look(local, "alice", [str(tmp_path / name) for name in ("1", "2")])
     first, second = (each or Inside(False) for each in looked)
     assert slurm_id(first.owner) is None
-    assert (first.exits, second) == ((), Inside(True, "18"))
+    assert (first.exits, first.sluid, second) == ((), "", Inside(True, "18"))
     answers = folders.fence(local, "alice", {str(tmp_path / name): "19" for name in ("1", "2")})
     assert [slurm_id(answer) for answer in answers] == [None, 18]
 
@@ -358,6 +360,8 @@ def test_views_are_renamed_into_their_folders(local: LocalTransport, tmp_path: P
         ({}, ExitRecord(17, 0, None, 3, 1790000000.0, None)),
         ({"task": 4, "restart": 2}, ExitRecord(17, 2, "4", 3, 1790000000.0, None)),
         ({"reason": " peer 1\n never\tstarted "}, ExitRecord(17, 0, None, 3, 1790000000.0, "peer 1 never started")),
+        ({"sluid": "sB1"}, ExitRecord(17, 0, None, 3, 1790000000.0, None, "sB1")),
+        ({"sluid": None}, ExitRecord(17, 0, None, 3, 1790000000.0, None)),
         ({"exit_code": 256 + 7}, ExitRecord(17, 0, None, 7, 1790000000.0, None)),
         ({"slurm_id": "x"}, None), ({"slurm_id": None}, None), ({"exit_code": []}, None), ({"ended_at": None}, None),
         ({"ended_at": 1e300}, None), ({"ended_at": -1}, None), ({"ended_at": float("nan")}, None),

@@ -358,6 +358,59 @@ def test_a_job_under_a_strange_name_is_not_lost() -> None:
     assert f"JobId=17 JobName={TOKEN}" in plan.problems[0]
 
 
+RENAMED: dict[str, Any] = {"renamed": frozenset({"1"}), "accounting": True}
+
+
+def told(*rows: Observation, sluid: str = "sB", exits: tuple[ExitRecord, ...] = (), **values: Any) -> Record:
+    """What becomes of a job that the queue has forgotten, whose script left a SLUID in its folder."""
+    inside = {"1": Inside(True, "17", exits, sluid=sluid)}
+    new, _ = decide(job(**RUNNING), (), inside=inside, history={17: rows}, **{"accounting": True} | values)
+    return new
+
+
+def test_a_job_that_was_renamed_is_known_by_its_sluid() -> None:
+    ended = row("TIMEOUT", name="mine", sluids=("sA", "sB"), submitted=50)
+    assert told(ended).state is EXPIRED
+    assert told(ended, sluid="").state is RUNS, "nothing but the id speaks for it"
+    assert told(ended._replace(user="bob")).state is RUNS
+    assert told(ended, sluid="", exits=(exited(1, sluid="sB"),)).state is EXPIRED
+    assert told(ended._replace(state="PENDING")).state is RUNS
+
+
+def test_an_id_that_came_round_again_is_not_taken_for_the_old_job() -> None:
+    """Another job of the account has its Slurm id, and even its name."""
+    other = row("FAILED", exit_code=1, sluids=("sC",), submitted=90)
+    assert told(other).state is RUNS
+    ended = row("COMPLETED", exit_code=0, sluids=("sB",), submitted=50)
+    for rows in ((ended, other), (other._replace(submitted=10), ended)):
+        assert told(*rows).state is SUCCESS
+    assert told(other, exits=(exited(0, sluid="sB"),)).state is SUCCESS, "its own script tells"
+    assert told(exits=(exited(0, sluid="sC"),)).state is RUNS, "a record of another run"
+
+
+def test_a_job_that_is_listed_under_a_strange_name_has_ended_if_that_is_another_job() -> None:
+    ended = row("NODE_FAIL", sluids=("sB",), submitted=50)
+    other = row("RUNNING", name="other", sluids=("sC",), submitted=90)
+    assert told(ended, other, **RENAMED).state is FAILURE
+    assert told(ended, **RENAMED).state is RUNS, "it may have been renamed, and be requeued"
+    assert told(other._replace(submitted=10), ended, **RENAMED).state is RUNS
+    assert told(ended._replace(sluids=()), other._replace(sluids=()), **RENAMED).state is RUNS
+
+
+def test_each_task_of_an_array_has_a_sluid_of_its_own() -> None:
+    exits = tuple(exited(0, task=str(n), sluid=f"s{n}") for n in (1, 2))
+    rows = (
+        row("COMPLETED", task="1", exit_code=0, name="mine", sluids=("s1",)),
+        row("COMPLETED", task="2", exit_code=0, sluids=("s2",)),
+        row("FAILED", task="2", exit_code=1, sluids=("s3",)),
+    )
+    new, _ = decide(
+        job(array=True, tasks=2, **RUNNING), (), inside={"1": Inside(True, "17", exits)}, history={17: rows},
+        accounting=True,
+    )  # fmt: skip
+    assert new.state is SUCCESS
+
+
 def test_claims_and_their_peers() -> None:
     peer, consumer = job("2", slurm_id=None), job(peers=(Peer("db", "2"),), **CLAIM)
 

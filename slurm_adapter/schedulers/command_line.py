@@ -23,7 +23,14 @@ from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
 from slurm_adapter.schedulers import listings, load, nodes, partitions, submission
 from slurm_adapter.schedulers.accounts import Accounts, read_uids
 from slurm_adapter.schedulers.interface import PING_SECONDS, InDoubt, Listing, NotStarted
-from slurm_adapter.schedulers.versions import CLIENT_ARGV, Versions, read_client, read_controller, require_supported
+from slurm_adapter.schedulers.versions import (
+    CLIENT_ARGV,
+    Versions,
+    has_sluids,
+    read_client,
+    read_controller,
+    require_supported,
+)
 from slurm_adapter.transports.interface import Command, CommandTimeout, Result
 
 if TYPE_CHECKING:
@@ -56,6 +63,7 @@ part() {
 names() { getent passwd "$@" || :; }
 # It ends with a ping. One over the controller's rate limit is told as DOWN, and makes scontrol fail: the rest is there.
 config() {
+    sacct --version 2>/dev/null
     told=$(scontrol show config)
     status=$?
     printf '%s\\n' "$told"
@@ -109,7 +117,7 @@ class CommandLineScheduler:
         self._asking = threading.Lock()
         self._turn = threading.Lock()
         self._config = ("", 0.0)
-        """Slurm's configuration, and when it was asked for."""
+        """What sacct says of its version, with Slurm's configuration; and when they were asked for."""
         self._environment = (f"PATH={path}", "LC_ALL=C.UTF-8", *([f"SLURM_CONF={slurm_conf}"] if slurm_conf else []))
         self._operators = (f"PATH={path}:/usr/local/bin:/usr/bin:/bin", *self._environment[1:])  # for sudo's sake
 
@@ -217,13 +225,14 @@ class CommandLineScheduler:
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
         """See `Scheduler.history`. One command for 5000 jobs."""
         found: list[Observation] = []
+        sluids = has_sluids(self._config[0])
         for ids in _chunks(list(slurm_ids)):
             mark = _draw_mark()
-            result = self._run(listings.sacct_argv(ids, mark), listing=True)
+            result = self._run(listings.sacct_argv(ids, mark, sluids=sluids), listing=True)
             if result.status != 0 and "accounting storage is disabled" in result.complaint:
                 return None
             self._check(result, "sacct")
-            found.extend(listings.parse_history(result.stdout, mark, self._accounts.names))
+            found.extend(listings.parse_history(result.stdout, mark, self._accounts.names, sluids=sluids))
         return self._accounts.with_aliases(found)
 
     def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:

@@ -115,6 +115,8 @@ class Observation(NamedTuple):
     """Seconds; None for unlimited or not known."""
     cancelled_by: str | None = None
     """The account or uid that cancelled it, where accounting tells."""
+    sluids: tuple[str, ...] = ()
+    """The unique ids that Slurm gave the job's runs, oldest first, if accounting tells them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from slurm_adapter.schedulers.interface import Observation
 from slurm_adapter.states import ENDED, WAITING, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 _SQUEUE = (
     "JobArrayID",
@@ -48,6 +48,8 @@ _SACCT = (
     "JobName",
     "JobIDRaw",
 )
+_SACCT_SLUID = (*_SACCT[:-1], "SLUID", "Restarts", _SACCT[-1])
+"""See `has_sluids`; an older sacct refuses the whole question."""
 
 _ID = re.compile(r"(\d+)(?:_(?:(\d+)|\[([^\]]*)\]?)|\+(\d+))?", re.ASCII)
 """`17`, `17_3`, `17_[4-9%2]`, the same cut off by squeue without `]`, and `17+1`."""
@@ -71,10 +73,13 @@ def squeue_argv(users: Sequence[str], mark: str) -> tuple[str, ...]:
     return ("squeue", "--all", "--local", "-t", "all", "-u", ",".join(users), "-O", form)
 
 
-def sacct_argv(slurm_ids: Sequence[int], mark: str) -> tuple[str, ...]:
-    """All runs of these jobs. Without `-S` sacct would begin at midnight; every requeue is a row of its own."""
+def sacct_argv(slurm_ids: Sequence[int], mark: str, *, sluids: bool = False) -> tuple[str, ...]:
+    """All runs of these jobs. Without `-S` sacct would begin at midnight; every requeue is a row of its own.
+
+    `sluids`: whether this sacct knows SLUIDs, Slurm's own unique ids.
+    """
     options = ("-X", "-P", "-a", "-D", "--local", "--noheader", "-S", "1970-01-01")
-    form = (f"--delimiter={separator(mark)}", "-o", ",".join(_SACCT))
+    form = (f"--delimiter={separator(mark)}", "-o", ",".join(_SACCT_SLUID if sluids else _SACCT))
     return ("sacct", *options, *form, "-j", ",".join(map(str, slurm_ids)))
 
 
@@ -95,22 +100,43 @@ def parse_queue(data: bytes, mark: str, names: Mapping[str, str]) -> tuple[Obser
     return observations
 
 
-def parse_history(data: bytes, mark: str, names: Mapping[str, str]) -> tuple[Observation, ...]:
+def parse_history(data: bytes, mark: str, names: Mapping[str, str], *, sluids: bool = False) -> tuple[Observation, ...]:
     """Return what sacct said: the last run of each job or task, with the number of runs before it.
 
     `names` are those of accounts by their uids; others have the name that sacct gives. Raises `Unknown` for a row that
-    cannot be read. An id that was given to another job earlier counts as another job: it had another name.
+    cannot be read. Jobs that had one id after the other are all there, oldest first. `sluids`: see `sacct_argv`.
     """
+    fields = _SACCT_SLUID if sluids else _SACCT
     runs: dict[tuple[int, str | None], list[Observation]] = {}
-    for row in _rows(data, mark, _SACCT):
-        seen = _read_sacct(dict(zip(_SACCT, row, strict=True)), names)
+    for row in _rows(data, mark, fields):
+        seen = _read_sacct(dict(zip(fields, row, strict=True)), names)
         runs.setdefault((seen.slurm_id, seen.task), []).append(seen)
-    found = []
-    for rows in runs.values():
-        last = max(reversed(rows), key=lambda seen: seen.submitted or 0)
-        earlier = sum(seen is not last and (seen.name, seen.user) == (last.name, last.user) for seen in rows)
-        found.append(last._replace(restarts=earlier))
-    return tuple(found)
+    return tuple(seen for rows in runs.values() for seen in _last_runs(rows))
+
+
+def _last_runs(rows: Iterable[Observation]) -> Iterator[Observation]:
+    """Return the last run of each job among runs that have one id and task in common.
+
+    Each run has a SLUID of its own. With SLUIDs come the numbers of the runs, which tell a job's next run from another
+    job. (Of a job that was resized Slurm makes a new row with the same submit time.) Without them, the name tells.
+    """
+    jobs: list[list[Observation]] = []
+    for seen in sorted(rows, key=lambda row: (row.submitted or 0, row.restarts)):
+        for job in jobs[-1:] if seen.sluids else jobs:
+            last = job[-1]
+            if seen.sluids:
+                same = seen.user == last.user and (seen.restarts > last.restarts or seen.submitted == last.submitted)
+            else:
+                same = (seen.name, seen.user) == (last.name, last.user)
+            if same:
+                job.append(seen)
+                break
+        else:
+            jobs.append([seen])
+    for job in jobs:
+        last = job[-1]
+        sluids = tuple(sluid for seen in job for sluid in seen.sluids)
+        yield last._replace(restarts=last.restarts or len(job) - 1, sluids=sluids)
 
 
 def _rows(data: bytes, mark: str, fields: Sequence[str]) -> Iterator[list[str]]:
@@ -181,6 +207,8 @@ def _read_sacct(row: dict[str, str], names: Mapping[str, str]) -> Observation:
             ended=_read_time(row["End"]),
             time_limit=None if row["TimelimitRaw"] in _NO_LIMIT else 60 * int(row["TimelimitRaw"]),
             cancelled_by=_read_canceller(by, row),
+            restarts=int(row.get("Restarts") or 0),
+            sluids=(sluid,) if (sluid := row.get("SLUID", "")).strip("s0") else (),
         )
     except (ValueError, Unknown) as error:
         raise Unknown(f"sacct's row {_shown(str(row))} cannot be read: {error}") from error

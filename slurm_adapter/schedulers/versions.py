@@ -12,6 +12,9 @@ CLIENT_ARGV = ("squeue", "--version")
 OLDEST = (22, 5)
 """In older releases `srun --overlap` waits for the CPUs of steps without it, so that a job with peers would hang."""
 
+_SLUID_SINCE = (25, 11)
+"""The first release whose sacct tells SLUIDs, Slurm's own unique ids, and the numbers of runs."""
+
 TRIED = ((22, 5), (24, 11), (25, 11), (26, 5))
 """Releases that the tests ran on."""
 
@@ -47,6 +50,14 @@ def read_client(text: str) -> str:
     if match is None:
         raise Unknown(f"Slurm's commands do not tell their version: {text[:100]!r}")
     return match[1]
+
+
+def has_sluids(text: str) -> bool:
+    """Return whether a command's answer to `--version` is that of a release that has SLUIDs."""
+    try:
+        return release(read_client(text)) >= _SLUID_SINCE
+    except Unknown:
+        return False
 
 
 def read_controller(config: str) -> str:

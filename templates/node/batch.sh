@@ -44,6 +44,7 @@ record() {
     fi
     {
         printf '{"format":1,"job":"%s","slurm_id":%s,' "$job_id" "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"
+        [ -z "${SLURM_JOB_SLUID-}" ] || printf '"sluid":"%s",' "$SLURM_JOB_SLUID"
         printf '"restart":%s,"task":%s,"exit_code":%s,' "$restart" "${SLURM_ARRAY_TASK_ID:-null}" "$1"
         printf '"signal":%s,"ended_at":%s,"reason":%s}\n' "$signal" "$(date +%s)" "$reason"
     } >"$folder/.$record_name.$run"
@@ -344,7 +345,7 @@ EOF
 # --- The run ---------------------------------------------------------------------------------------------------------
 complete_environment
 missing=
-for tool in awk cat date getent head id mkdir mkfifo mktemp mv rm rmdir scontrol sed setsid sleep sort tail timeout tr \
+for tool in awk cat date getent head id ln mkdir mkfifo mktemp mv rm rmdir scontrol sed setsid sleep sort tail timeout tr \
     uname xargs; do
     command -v "$tool" >/dev/null || missing="$missing $tool"
 done
@@ -352,6 +353,8 @@ done
 rm -rf "$node/holder-$SLURM_JOB_ID-"* "$node/ready-$SLURM_JOB_ID-"* "$node/waiting-$SLURM_JOB_ID-"* \
     "$node/etc-$SLURM_JOB_ID-"* # of runs before a requeue
 rm -f "$folder/exit${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}.json" # it tells of a run before a requeue
+# Slurm's unique id of this run (from 26.05 on). It tells this job from others that have its Slurm id before or after it.
+[ -z "${SLURM_JOB_SLUID-}" ] || [ -n "${SLURM_ARRAY_TASK_ID-}" ] || ln -sfn "$SLURM_JOB_SLUID" "$folder/.sluid"
 list_replicas || give_up "the nodes of this job could not be listed: $(tail -n 1 "$log" 2>/dev/null)"
 write_rank_files || give_up "the files of the ranks could not be written to $folder/ucloud"
 

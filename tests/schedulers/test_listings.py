@@ -421,9 +421,48 @@ def test_the_last_run_counts_and_the_earlier_ones_are_restarts() -> None:
 @pytest.mark.edge_case(10)
 @pytest.mark.scenario(63)
 def test_an_id_that_was_used_before_is_no_restart() -> None:
-    rows = history_row(name="other", submitted="50") + history_row(uid="7702", submitted="60") + history_row()
-    (seen,) = parse_history(rows.encode(), MARK)
-    assert (seen.name, seen.user, seen.restarts) == ("tok-1", "alice", 0)
+    rows = history_row() + history_row(name="other", submitted="50") + history_row(uid="7702", submitted="60")
+    jobs = [(seen.name, seen.user, seen.restarts) for seen in parse_history(rows.encode(), MARK)]
+    assert jobs == [("other", "alice", 0), ("tok-1", "bob", 0), ("tok-1", "alice", 0)]
+
+
+def test_a_job_that_had_the_id_before_keeps_its_runs() -> None:
+    """Another job that got the id later hides nothing of the job that had it first."""
+    rows = history_row(state="NODE_FAIL", submitted="50") + history_row() + history_row(name="other", submitted="200")
+    jobs = [(seen.name, seen.state, seen.restarts) for seen in parse_history(rows.encode(), MARK)]
+    assert jobs == [("tok-1", "COMPLETED", 1), ("other", "COMPLETED", 0)]
+
+
+def sluid_row(sluid: str, restarts: int, **fields: str) -> str:
+    """A row of sacct since 25.11."""
+    row = history_row(**fields).split(SEP)
+    return SEP.join([*row[:-1], sluid, str(restarts), row[-1]])
+
+
+def test_runs_have_sluids_and_numbers() -> None:
+    """Its next run belongs to a job though it was renamed; a first run is another job, whatever its name."""
+    rows = [
+        sluid_row("sA", 0, state="REQUEUED"),
+        sluid_row("sB", 1, name="renamed", submitted="200"),
+        sluid_row("sC", 0, state="FAILED", submitted="300"),
+        sluid_row("sD", 1, state="NODE_FAIL", uid="7702", user="bob", submitted="400"),
+        sluid_row("s00000000000000", 0, submitted="50"),
+    ]
+    for order in (rows, rows[::-1]):
+        told = listings.parse_history("".join(order).encode(), MARK, NAMES, sluids=True)
+        assert [(seen.name, seen.state, seen.user, seen.restarts, seen.sluids) for seen in told] == [
+            ("tok-1", "COMPLETED", "alice", 0, ()),
+            ("renamed", "COMPLETED", "alice", 1, ("sA", "sB")),
+            ("tok-1", "FAILED", "alice", 0, ("sC",)),
+            ("tok-1", "NODE_FAIL", "bob", 1, ("sD",)),
+        ]
+
+
+def test_a_job_that_was_resized_is_one_job() -> None:
+    """Slurm makes a new row of it, with the same submit time and number."""
+    rows = sluid_row("sA", 0, state="RESIZING") + sluid_row("sB", 0, started="250")
+    (seen,) = listings.parse_history(rows.encode(), MARK, NAMES, sluids=True)
+    assert (seen.state, seen.sluids) == ("COMPLETED", ("sA", "sB"))
 
 
 @pytest.mark.edge_case(6, 9)
@@ -437,3 +476,6 @@ def test_the_commands() -> None:
     sacct = sacct_argv([1, 2], "ab")
     assert sacct[-2:] == ("-j", "1,2")
     assert sacct[sacct.index("-S") + 1] == "1970-01-01"
+    assert "SLUID" not in sacct[sacct.index("-o") + 1]
+    new = sacct_argv([1, 2], "ab", sluids=True)
+    assert new[new.index("-o") + 1].endswith(",SLUID,Restarts,JobIDRaw")
