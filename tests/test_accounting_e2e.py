@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter import sandbox
+from slurm_adapter.schedulers.versions import read_client, release
 from slurm_adapter.states import JobState
 from slurm_adapter.sync import sync
 from tests.adapter import UNTIL_TOLD
@@ -64,6 +65,19 @@ def until_accounted(cluster: Cluster, record: Record, word: str) -> None:
 
 def told(adapter: Adapter, *records: Record) -> list[tuple[JobState, str]]:
     return [(new.state, new.status) for new in map(adapter.now, records)]
+
+
+def test_a_job_that_its_user_renamed_is_known_by_its_sluid(adapter: Adapter, cluster: Cluster) -> None:
+    """Accounting tells its end though its own script could not; scripts know the SLUID from Slurm 26.05 on."""
+    if release(read_client(cluster.ask("squeue", "--version"))) < (26, 5):
+        pytest.skip("this Slurm tells a job's script no SLUID")
+    [record] = adapter.start(adapter.shell(f"{UNTIL_TOLD}; kill -KILL $SLURM_TASK_PID"))
+    cluster.ask("scontrol", "update", f"job={record.slurm_id}", "name=mine")
+    adapter.tell(record)
+    cluster.wait_end(str(record.slurm_id))
+    [ended] = adapter.until_ended(record)
+    assert (ended.state, ended.status) == (JobState.FAILURE, "Your job was ended by signal 9 (SIGKILL)")
+    assert not adapter.file(record, "exit.json").exists()
 
 
 @pytest.mark.scenario(55, 56)
