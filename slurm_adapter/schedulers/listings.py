@@ -136,7 +136,7 @@ def _last_runs(rows: Iterable[Observation]) -> Iterator[Observation]:
     for job in jobs:
         last = job[-1]
         sluids = tuple(sluid for seen in job for sluid in seen.sluids)
-        yield last._replace(restarts=last.restarts or len(job) - 1, sluids=sluids)
+        yield last._replace(restarts=last.restarts if last.sluids else len(job) - 1, sluids=sluids)
 
 
 def _rows(data: bytes, mark: str, fields: Sequence[str]) -> Iterator[list[str]]:

@@ -345,7 +345,7 @@ EOF
 # --- The run ---------------------------------------------------------------------------------------------------------
 complete_environment
 missing=
-for tool in awk cat date getent head id ln mkdir mkfifo mktemp mv rm rmdir scontrol sed setsid sleep sort tail timeout tr \
+for tool in awk cat date getent head id mkdir mkfifo mktemp mv rm rmdir scontrol sed setsid sleep sort tail timeout tr \
     uname xargs; do
     command -v "$tool" >/dev/null || missing="$missing $tool"
 done

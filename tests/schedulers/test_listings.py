@@ -462,7 +462,7 @@ def test_a_job_that_was_resized_is_one_job() -> None:
     """Slurm makes a new row of it, with the same submit time and number."""
     rows = sluid_row("sA", 0, state="RESIZING") + sluid_row("sB", 0, started="250")
     (seen,) = listings.parse_history(rows.encode(), MARK, NAMES, sluids=True)
-    assert (seen.state, seen.sluids) == ("COMPLETED", ("sA", "sB"))
+    assert (seen.state, seen.restarts, seen.sluids) == ("COMPLETED", 0, ("sA", "sB"))
 
 
 @pytest.mark.edge_case(6, 9)
