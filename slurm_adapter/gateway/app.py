@@ -104,7 +104,7 @@ def make_app(site: Site) -> FastAPI:
         app.include_router(web.sockets, prefix=f"/ucloud/{site.config.provider}")
         app.add_middleware(web.Applications, web=gateway.web)  # outermost: nothing of ours is read into such requests
     app.add_api_websocket_route("/{path:path}", _find_nothing)
-    _answer_errors(app, f"/ucloud/{site.config.provider}/")
+    _answer_errors(app)
     _document_no_422(app)
     return app
 
@@ -129,12 +129,10 @@ def _document_no_422(app: FastAPI) -> None:
     app.openapi = document  # type: ignore[method-assign]  # as FastAPI's own documentation does
 
 
-def _answer_errors(app: FastAPI, ucloud: str) -> None:
+def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(AdapterError)
     async def _(request: Request, error: AdapterError) -> JSONResponse:
-        status, body = status_of(error), body_of(error)
-        if status is HTTPStatus.SERVICE_UNAVAILABLE and request.url.path.startswith(ucloud):
-            status = HTTPStatus.BAD_GATEWAY
+        status, body = status_of(error, request.url.path), body_of(error)
         headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
         return JSONResponse(body.model_dump(by_alias=True), status, headers)
 

@@ -19,9 +19,14 @@ _STATUS: tuple[tuple[type[AdapterError], HTTPStatus], ...] = (
 )
 
 
-def status_of(error: AdapterError) -> HTTPStatus:
-    """The status of an answer that tells of it."""
-    return next(status for kind, status in _STATUS if isinstance(error, kind))
+def status_of(error: AdapterError, path: str = "") -> HTTPStatus:
+    """Return the status of an answer that tells of it, at this path.
+
+    UCloud gets 502 for 503, which it takes for a user who is not connected.
+    """
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    at_uclouds_door = path.startswith("/ucloud/")
+    return HTTPStatus.BAD_GATEWAY if at_uclouds_door and status is HTTPStatus.SERVICE_UNAVAILABLE else status
 
 
 def body_of(error: AdapterError) -> Error:

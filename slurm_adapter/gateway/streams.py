@@ -56,7 +56,7 @@ class _Stream:
 
 async def refuse(websocket: WebSocket, error: AdapterError) -> None:
     """Answer the request for a socket as HTTP would."""
-    answer = JSONResponse(body_of(error).model_dump(by_alias=True), status_of(error))
+    answer = JSONResponse(body_of(error).model_dump(by_alias=True), status_of(error, websocket.url.path))
     await websocket.send_denial_response(answer)
 
 
@@ -124,6 +124,9 @@ class Conversation:
         for id_ in {stream_id, *(stream.id for stream in stopped)}:
             await self._send(frames.response(id_, Empty()))
 
+    def _status(self, error: AdapterError) -> HTTPStatus:
+        return status_of(error, self._websocket.url.path)
+
     def _ended(self, stream: _Stream) -> None:
         self._streams.discard(stream)
         self._idle_since = asyncio.get_running_loop().time()
@@ -134,13 +137,13 @@ class Conversation:
                 try:
                     frame = frames.read_frame(message.get("text"), self._limit)
                 except InvalidInput as error:
-                    await self._send(frames.response("", body_of(error), status_of(error)))
+                    await self._send(frames.response("", body_of(error), self._status(error)))
                     await self._close(_POLICY)
                     return
                 try:
                     await answer(self, frame)
                 except AdapterError as error:
-                    await self._send(frames.response(frame.stream_id, body_of(error), status_of(error)))
+                    await self._send(frames.response(frame.stream_id, body_of(error), self._status(error)))
 
     async def _pass_on(self, stream_id: str, messages: AsyncGenerator[BaseModel, None]) -> None:
         async with aclosing(messages):
@@ -157,7 +160,7 @@ class Conversation:
             try:
                 await until_one_ends(self._pass_on(stream_id, messages), while_allowed(check))
             except AdapterError as error:
-                body, status = body_of(error), status_of(error)
+                body, status = body_of(error), self._status(error)
             except WebSocketDisconnect:
                 return
             except Exception:  # noqa: BLE001  # logged, and told as HTTP tells it

@@ -19,8 +19,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from slurm_adapter import jobs, tokens
-from slurm_adapter.errors import InvalidInput
-from slurm_adapter.gateway import frames, lasting, streams
+from slurm_adapter.errors import InvalidInput, TryAgain
+from slurm_adapter.gateway import frames, lasting, logs, streams
 from slurm_adapter.gateway.app import make_app
 from slurm_adapter.gateway.schemas import Empty
 from slurm_adapter.specification import Owner
@@ -307,6 +307,21 @@ def test_nobody_follows_a_job_of_another_workspace(site: Served) -> None:
     with site.as_ucloud() as client:
         client.send(init(record))
         assert rest(client)[0]["status"] == 404
+
+
+def test_ucloud_is_answered_502_for_503_over_a_socket_too(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """UCloud takes 503 for a user who is not connected, and repeats it for 30 seconds."""
+    record, own = site.ucloud_job(), site.job()
+
+    def fail(*_: object, **__: object) -> None:
+        raise TryAgain("the database is busy")
+
+    monkeypatch.setattr(logs, "get_own", fail)
+    monkeypatch.setattr(logs, "_find", fail)
+    with site.as_ucloud() as client, site.connect(token=site.token()) as user:
+        client.send(init(record))
+        user.send(call({"id": own.id}))
+        assert [rest(each)[0]["status"] for each in (client, user)] == [502, 503]
 
 
 @pytest.mark.parametrize(
