@@ -6,7 +6,8 @@ around the command. It writes a mark to both outputs before the command, and ano
 Only these prove that a command was started, and that its answer is complete.
 
 The marks are drawn for each command. The shell reads them from standard input, because every user of the cluster can
-read a process's arguments.
+read a process's arguments. If a start-up file has read some of that, the command is not started: its own input would
+lack that, too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ ROOM = 1024 * 1024
 # $1 is the name of the account, or empty for the own one; $2 is `clean` for a command with an environment of its own.
 # `read` takes its own line and no byte of what follows (POSIX, read, STDIN).
 _SCRIPT = """\
-IFS= read -r _frame || exit 125
+IFS= read -r _frame
+case $_frame in frame-????????????????) ;; *) echo "a start-up file reads standard input" >&2; exit 125 ;; esac
 _own=$(getent passwd "${1:-$(id -u)}" 2>/dev/null)
 _name=${_own%%:*} _shell=${_own##*:} _own=${_own%:*}
 _home=${_own##*:}
@@ -57,7 +59,7 @@ class Frame:
     def __init__(self, command: Command) -> None:
         """Draw a mark."""
         self._command = command
-        self._mark = secrets.token_hex(8).encode()
+        self._mark = b"frame-%b" % secrets.token_hex(8).encode()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -92,15 +94,16 @@ class Frame:
                     place = "It must be installed there, in a directory of sudo's secure_path"
                 raise NotConnected(f"cannot start {self._command.argv[0]}: no such program\n{place}")
             check_sudo_started(self._command, Result(status or 0, b"", stderr))
-            kind = NotConnected if status in {126, 127} else ConnectionLost
+            kind = NotConnected if status in {125, 126, 127} else ConnectionLost
             raise kind(
                 f"cannot start {self._command}: its shell ended with exit code {status}: {said or 'no word'}\n"
                 "The login shell, and a forced command or prefix, must run what they are given and keep its output"
             )
         length, own_status = self._find_end(own)
-        if own_status is None:
-            raise ConnectionLost(f"the answer of {self._command} broke off: exit code {status}: {said or 'no word'}")
         _, _, errors = stderr.partition(self._mark + b"<")
+        if own_status is None:
+            said = errors.decode(errors="replace").strip()
+            raise ConnectionLost(f"the answer of {self._command} broke off: exit code {status}: {said or 'no word'}")
         result = Result(int(own_status), own[:length], errors[: self._find_end(errors)[0]])
         if len(result.stdout) + len(result.stderr) > self._command.output_limit:
             raise TooMuchOutput(f"{self._command} wrote more than {self._command.output_limit} bytes and was given up")

@@ -80,6 +80,24 @@ def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path) -> None:
         LocalTransport((str(wrapper),)).run(Command(("seq", "100")))
 
 
+def test_what_ends_the_shell_of_the_frame_is_told_without_its_mark() -> None:
+    script = "echo out of memory >&2; kill -s KILL $PPID"
+    with pytest.raises(ConnectionLost, match=r"broke off: exit code 137: out of memory$"):
+        LocalTransport().run(Command(("sh", "-c", script)))
+
+
+@pytest.mark.parametrize("reads", ["read -r line", "dd bs=1 count=5 of=/dev/null 2>/dev/null", "cat >/dev/null"])
+def test_a_start_up_file_that_reads_keeps_a_command_from_running_without_its_input(tmp_path: Path, reads: str) -> None:
+    """Such as one with an `ssh` to another host: the command would run with what was left."""
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text(f'#!/bin/sh\n{reads}\nexec "$@"\n')
+    wrapper.chmod(0o755)
+    command = Command(("tee", str(tmp_path / "written")), stdin=b"first\nsecond\n")
+    with pytest.raises(NotConnected, match="a start-up file reads standard input"):
+        LocalTransport((str(wrapper),)).run(command)
+    assert not (tmp_path / "written").exists()
+
+
 @pytest.mark.parametrize("script", ["echo This account is not available.; exit 1", "exec true", "kill -9 $$"])
 def test_a_login_shell_that_runs_nothing_is_told_with_its_words(tmp_path: Path, script: str) -> None:
     wrapper = tmp_path / "wrapper"
@@ -102,7 +120,7 @@ def test_the_mark_is_in_no_arguments_and_no_environment(transport: Transport, mo
 def test_a_mark_is_found_however_the_output_is_cut(monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
     monkeypatch.setattr(secrets, "token_hex", lambda _: "feed")
     frame = Frame(Command(("true",)))
-    whole, seen = b"feed<x>0.feed>12.", bytearray()
+    whole, seen = b"frame-feed<x>0.frame-feed>12.", bytearray()
     states = []
     for start in range(0, len(whole), cut):
         chunk = whole[start : start + cut]
