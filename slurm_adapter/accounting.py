@@ -78,7 +78,10 @@ def _rows(site: Site, *words: str) -> list[list[str]]:
     result = run_slurm(site, "sacctmgr", "-n", "-P", "show", *words)
     if result.status != 0:
         raise Unknown(f"sacctmgr show {words[0]} failed: {result.complaint or f'exit code {result.status}'}")
-    return [line.split("|") for line in result.text.splitlines() if line]
+    # What a site's own sacctmgr says besides has other columns.
+    columns = words[-1].count(",") + 1
+    rows = (line.split("|") for line in result.text.splitlines() if line)
+    return [row for row in rows if len(row) == columns]
 
 
 def _seconds(text: str) -> int | None:

@@ -50,7 +50,7 @@ def found(tmp_path: Path, machine: dict[str, Any], **partition: Any) -> list[tup
     site = Offline(tmp_path, {"machines": {"c": {"m": MACHINE | machine}}})
     site.slurm.other_partitions = {"main": dataclasses.replace(MAIN, **partition)}
     with site.site:
-        findings = list(check_machines(site.site, ["alice"]))
+        findings = list(check_machines(site.site, {"alice": "alice"}))
     for each in findings:
         if each.key:
             assert each.key[:3] == ("machines", "c", "m")
@@ -141,14 +141,18 @@ ACCOUNTING = Accounting(
         ({}, {}, []),
         ({"account": "phys"}, {}, ["account: , but Slurm's accounting has no such account; there are bio, chem, root"]),
         ({"account": "bio"}, {}, ["account: , but alice may not use it: sacctmgr add user alice account=bio"]),
+        ({"account": "Bio"}, {}, ["account: , but alice may not use it: sacctmgr add user alice account=bio"]),
         ({"qos": "lnog"}, {}, ["qos: , but Slurm's accounting has no such QOS; there are normal, short"]),
-        (
-            {"qos": "short"},
-            {},
-            [
-                "qos: , but alice may not use it in account chem: sacctmgr modify user alice set qos+=short",
-                "max_time: , but MaxWall of QOS short is 01:00:00; lower it",
-            ],
+        *(
+            (
+                {"qos": qos},
+                {},
+                [
+                    "qos: , but alice may not use it in account chem: sacctmgr modify user alice set qos+=short",
+                    f"max_time: , but MaxWall of QOS {qos} is 01:00:00; lower it",
+                ],
+            )
+            for qos in ("short", "Short")
         ),
         (
             {},
@@ -161,6 +165,37 @@ def test_what_accounting_allows(machine: dict[str, Any], partition: dict[str, An
     values = Machine.model_validate(MACHINE | machine)
     rights = check_rights(values, dataclasses.replace(MAIN, **partition), ACCOUNTING)
     assert [f"{key}: {text}" for _, key, text in rights] == said
+
+
+SCONTROL = """#!/bin/sh
+echo 'AccountingStorageEnforce = associations,qos'
+echo 'AccountingStorageType   = accounting_storage/slurmdbd'
+"""
+
+SACCTMGR = """#!/bin/sh
+echo Welcome to sacctmgr of this site
+case "$*" in
+    *'show assoc'*) echo 'chem|alice-corp|normal' ;;
+    *'show user'*) echo 'alice-corp|chem' ;;
+    *'show account'*) echo chem ;;
+    *'show qos'*) echo 'normal|' ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("name", "unknown"), [("alice-corp", []), ("alice", ["alice"])])
+def test_accounting_knows_accounts_by_the_name_that_slurm_has_for_them(
+    tmp_path: Path, name: str, unknown: list[str]
+) -> None:
+    """Two passwd lines with one uid, and a sacctmgr of a site's own, which says more than it is asked for."""
+    site = Offline(tmp_path, {"cluster": {"path": f"{tmp_path}/bin:/usr/bin:/bin"}})
+    for program, text in (("scontrol", SCONTROL), ("sacctmgr", SACCTMGR)):
+        path = tmp_path / "bin" / program
+        path.write_text(text)
+        path.chmod(0o755)
+    texts = [finding.text for finding in check_machines(site.site, {"alice": name})]
+    said = [text.split(":")[0] for text in texts if "does not know" in text]
+    assert said == [f"Slurm's accounting does not know {user}" for user in unknown]
 
 
 @pytest.mark.sandbox

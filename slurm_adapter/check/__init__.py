@@ -64,9 +64,10 @@ def check_site(site: Site) -> Iterator[Finding]:
     yield from noted(check_evidence(site))
     yield from noted(check_message_timeout(site))
     yield from noted(check_operator(site))
-    accounts: list[str] = []
-    yield from noted(find_accounts(site, identity, accounts))
-    yield from noted(check_machines(site, accounts))
+    names: dict[str, str] = {}
+    yield from noted(find_accounts(site, identity, names))
+    yield from noted(check_machines(site, names))
+    accounts = list(names)
     yield from noted(check_accounts(site, accounts))
     yield from noted(check_command_line(site))
     yield from noted(check_shared(site, identity, accounts))

@@ -34,7 +34,7 @@ def check_rights(
             yield from _check_known(key, value, accounting)
     if accounting is not None:
         yield from _check_users(machine, partition, accounting)
-        wall = accounting.qos.get(machine.qos) if machine.qos is not None else None
+        wall = accounting.qos.get(machine.qos.lower()) if machine.qos is not None else None
         if wall is not None and machine.max_time > wall:
             yield Level.PROBLEM, "max_time", f", but MaxWall of QOS {machine.qos} is {duration(wall)}; lower it"
 
@@ -54,14 +54,15 @@ def _check_users(machine: Machine, partition: Partition, accounting: Accounting)
     """Check that each account of the cluster may use what the machine names, if Slurm enforces that."""
     if not accounting.enforced:
         return
+    qos = (machine.qos or "").lower()  # Slurm has the names of both in lower case
     for user, associations in sorted(accounting.associations.items()):
-        account = machine.account or accounting.defaults.get(user, "")
+        account = (machine.account or accounting.defaults.get(user, "")).lower()
         if account not in associations:
-            if machine.account is not None and machine.account in accounting.accounts:
+            if machine.account is not None and account in accounting.accounts:
                 yield (
                     Level.PROBLEM,
                     "account",
-                    f", but {user} may not use it: sacctmgr add user {user} account={machine.account}",
+                    f", but {user} may not use it: sacctmgr add user {user} account={account}",
                 )
             continue
         if machine.account is None and partition.allow_accounts is not None and account not in partition.allow_accounts:
@@ -73,9 +74,9 @@ def _check_users(machine: Machine, partition: Partition, accounting: Accounting)
                     f"default is {account}; set account"
                 ),
             )
-        if machine.qos in accounting.qos and machine.qos not in associations[account]:
+        if qos in accounting.qos and qos not in associations[account]:
             yield (
                 Level.PROBLEM,
                 "qos",
-                f", but {user} may not use it in account {account}: sacctmgr modify user {user} set qos+={machine.qos}",
+                f", but {user} may not use it in account {account}: sacctmgr modify user {user} set qos+={qos}",
             )

@@ -35,8 +35,11 @@ echo good
 """
 
 
-def find_accounts(site: Site, adapter: str, usable: list[str]) -> Iterator[Finding]:
-    """Add the accounts that can run jobs to `usable`, sorted; say what keeps each of the others from it."""
+def find_accounts(site: Site, adapter: str, usable: dict[str, str]) -> Iterator[Finding]:
+    """Add the accounts that can run jobs to `usable`, sorted; say what keeps each of the others from it.
+
+    Beside each is the name that Slurm has for it.
+    """
     keys = _keys(site)
     uids = _uids(site, [adapter, *keys])
     for account, key in sorted(keys.items()):
@@ -58,7 +61,7 @@ def find_accounts(site: Site, adapter: str, usable: list[str]) -> Iterator[Findi
             except AdapterError as error:
                 yield Finding(Level.PROBLEM, f"{named}: commands cannot be run as {account}: {error}", key)
                 continue
-            usable.append(account)
+            usable[account] = name
             if name != account:
                 yield Finding(
                     Level.NOTE,

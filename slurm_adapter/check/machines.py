@@ -24,16 +24,21 @@ Said = tuple[Level, str, str]
 """A level, a key of the machine, and what is said of its value."""
 
 
-def check_machines(site: Site, accounts: list[str]) -> Iterator[Finding]:
-    """Compare each machine with its partition, and with the rights that accounting gives to these accounts."""
+def check_machines(site: Site, accounts: Mapping[str, str]) -> Iterator[Finding]:
+    """Compare each machine with its partition, and with the rights that accounting gives to these accounts.
+
+    Beside each account is the name that Slurm has for it.
+    """
     partitions = site.scheduler.partitions()
-    accounting = read_accounting(site, accounts, slurm_settings(site))
+    accounting = read_accounting(site, sorted({*accounts, *accounts.values()}), slurm_settings(site))
     if accounting is not None and accounting.enforced:
-        for user in sorted(set(accounts) - set(accounting.associations)):
-            yield Finding(
-                Level.PROBLEM,
-                f"Slurm's accounting does not know {user}: its jobs are refused; sacctmgr add user {user} account=X",
-            )
+        for account, user in sorted(accounts.items()):
+            if not {account, user} & set(accounting.associations):
+                yield Finding(
+                    Level.PROBLEM,
+                    f"Slurm's accounting does not know {user}: its jobs are refused; sacctmgr add user {user} "
+                    "account=X",
+                )
     for category, products in site.config.machines.items():
         for name, machine in products.items():
             said = list(_check_machine(machine, partitions, site.config.jobs.default_time))
