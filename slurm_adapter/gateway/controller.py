@@ -57,6 +57,8 @@ class Controller:
         """When the last question was put."""
         self._question: asyncio.Future[ClusterFacts] | None = None
         self._accounting: Accounting | None = UNKNOWN
+        self._accounted = -math.inf
+        """When the question for `_accounting` was put."""
         self._rights: asyncio.Future[Accounting | None] | None = None
         """The last question to Slurm's accounting."""
         self.away: str | None = None
@@ -82,7 +84,8 @@ class Controller:
             if not question.done():
                 raise TryAgain("Slurm takes too long to say what it has, and nothing was submitted; try again")
             self._facts = question.result()
-        return replace(self._facts, accounting=self._accounting)
+        fresh = self._clock() - self._accounted < (newer_than or KEPT_SECONDS)
+        return replace(self._facts, accounting=self._accounting if fresh else UNKNOWN)
 
     async def watch(self) -> None:
         """Ping the controller and keep the facts fresh, for ever."""
@@ -108,7 +111,7 @@ class Controller:
             asked = self._asked = self._clock()
             if self._rights is None or self._rights.done():
                 self._rights = asyncio.ensure_future(self._workers.ask(learn_accounting))
-                self._rights.add_done_callback(self._keep_accounting)
+                self._rights.add_done_callback(lambda done: self._keep_accounting(done, asked))
             self._question = asyncio.ensure_future(self._workers.ask(learn))
             self._question.add_done_callback(lambda done: self._keep(done, asked))
         return self._question
@@ -117,9 +120,9 @@ class Controller:
         if not question.cancelled() and question.exception() is None:
             self._facts, self._learned = question.result(), asked
 
-    def _keep_accounting(self, question: asyncio.Future[Accounting | None]) -> None:
+    def _keep_accounting(self, question: asyncio.Future[Accounting | None], asked: float) -> None:
         failed = question.cancelled() or question.exception() is not None
-        self._accounting = UNKNOWN if failed else question.result()
+        self._accounting, self._accounted = UNKNOWN if failed else question.result(), asked
 
 
 def _ping(site: Site) -> None:

@@ -1,0 +1,53 @@
+"""What the gateway knows of the cluster, and how old it may be."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from slurm_adapter.accounting import UNKNOWN, Accounting
+from slurm_adapter.cluster_facts import ClusterFacts, learn
+from slurm_adapter.gateway import controller
+from slurm_adapter.gateway.controller import Controller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+    from slurm_adapter.gateway.workers import Workers
+
+RIGHTS = Accounting(frozenset({"associations"}), frozenset({"chem"}), {})
+
+
+class Answers:
+    """Stands in for the threads: the cluster answers at once, and accounting unless it hangs."""
+
+    def __init__(self) -> None:
+        self.hangs = asyncio.Event()
+
+    async def ask(self, work: Callable[..., Any]) -> object:
+        """See `Workers.ask`."""
+        if work is learn:
+            return ClusterFacts({}, (), {})
+        if self.hangs.is_set():
+            await asyncio.Event().wait()
+        return RIGHTS
+
+
+def test_no_job_is_refused_by_what_accounting_said_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account was given a right, and then slurmdbd hangs."""
+    monkeypatch.setattr(controller, "RIGHTS_SECONDS", 0.01)
+
+    async def ask() -> None:
+        now = 0.0
+        answers = Answers()
+        known = Controller(cast("Workers", answers), lambda: now)
+        assert (await known.facts(newer_than=5.0)).accounting is RIGHTS
+        now = 4.0
+        answers.hangs.set()
+        assert (await known.facts(newer_than=5.0)).accounting is RIGHTS
+        now = 40.0
+        assert (await known.facts(newer_than=5.0)).accounting is UNKNOWN
+
+    asyncio.run(ask())
