@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter import bash, joblogs, jobs, probes
 from slurm_adapter.application_file import read_application_file
 from slurm_adapter.check.findings import Finding, Level
-from slurm_adapter.errors import AdapterError, InvalidInput, TryAgain
+from slurm_adapter.errors import AdapterError, InvalidInput, TryAgain, Unknown
 from slurm_adapter.script import packaged_templates
 from slurm_adapter.specification import Owner, parse_submission
 from slurm_adapter.states import JobState
@@ -369,7 +369,7 @@ def _remove(site: Site) -> list[str]:
     limit = time.monotonic() + REMOVE_SECONDS
     while True:
         remaining: list[str] = ["?"]
-        with suppress(TryAgain):
+        with suppress(TryAgain, Unknown):
             remaining = probes.remove(site)
         if not remaining or time.monotonic() > limit:
             return remaining
