@@ -42,6 +42,12 @@ WRONG: list[tuple[list[str], dict[str, Any], Level, str]] = [
     ([], {"jobs": {"lost_after": "00:01:00"}}, Level.WARNING, "jobs.lost_after: 60 seconds are less than"),
     ([], {"gateway": {"listen": "192.0.2.1"}}, Level.PROBLEM, "gateway.listen: `serve` cannot listen on"),
     ([], {"gateway": {"listen": "127.0.0.1:80"}}, Level.PROBLEM, "gateway.listen: `serve` cannot listen on"),
+    (
+        [],
+        {"gateway": {"port": 0, "web_domain": "app-{job}-{rank}.example.org"}},
+        Level.WARNING,
+        "gateway.web_domain: there are no web sessions, for gateway.url is not set",
+    ),
     ([], {"command_line": {"user": "alcie"}}, Level.PROBLEM, 'command_line.user = "alcie": this user has no account'),
     (
         [],

@@ -137,6 +137,8 @@ def _check_ssh(site: Site) -> Iterator[Finding]:
 def _check_listen(site: Site) -> Iterator[Finding]:
     """Check that `serve` can listen where it is to; that somebody does already may be `serve` itself."""
     gateway = site.config.gateway
+    if gateway.web_domain is not None and gateway.url is None:
+        yield Finding(Level.WARNING, "gateway.web_domain: there are no web sessions, for gateway.url is not set")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             gateway.listen, gateway.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
