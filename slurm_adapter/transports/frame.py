@@ -104,6 +104,11 @@ class Frame:
         if own_status is None:
             said = errors.decode(errors="replace").strip()
             raise ConnectionLost(f"the answer of {self._command} broke off: exit code {status}: {said or 'no word'}")
+        if self._mark in own[:length]:
+            raise ConnectionLost(
+                f"the answer of {self._command} cannot be read: stdout and stderr come as one, as with `2>&1` or a "
+                "terminal\nThe start-up files, and a forced command or prefix, must keep them apart"
+            )
         result = Result(int(own_status), own[:length], errors[: self._find_end(errors)[0]])
         if len(result.stdout) + len(result.stderr) > self._command.output_limit:
             raise TooMuchOutput(f"{self._command} wrote more than {self._command.output_limit} bytes and was given up")

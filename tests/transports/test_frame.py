@@ -80,6 +80,17 @@ def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path) -> None:
         LocalTransport((str(wrapper),)).run(Command(("seq", "100")))
 
 
+def test_outputs_that_come_as_one_are_not_read(tmp_path: Path) -> None:
+    """Warnings would stand within the answer."""
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text('#!/bin/sh\nexec "$@" 2>&1\n')
+    wrapper.chmod(0o755)
+    transport = LocalTransport((str(wrapper),))
+    for script in ("true", "echo out", "echo out; echo warning >&2"):
+        with pytest.raises(ConnectionLost, match="stdout and stderr come as one"):
+            transport.run(Command(("sh", "-c", script)))
+
+
 def test_what_ends_the_shell_of_the_frame_is_told_without_its_mark() -> None:
     script = "echo out of memory >&2; kill -s KILL $PPID"
     with pytest.raises(ConnectionLost, match=r"broke off: exit code 137: out of memory$"):
