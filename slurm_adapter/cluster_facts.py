@@ -58,8 +58,13 @@ def learn(site: Site) -> ClusterFacts:
 
 
 def system_names(site: Site) -> tuple[str, ...]:
-    """Return every name in the cluster's own hosts file: with one of these a job could mislead another's users."""
-    result = site.transport.run(Command(("cat", "/etc/hosts")))
+    """Return every name in the cluster's own hosts file: with one of these a job could mislead another's users.
+
+    Raise `Unknown` if it cannot be read.
+    """
+    result = site.transport.run(Command(("/bin/sh", "-c", "[ ! -e /etc/hosts ] || cat /etc/hosts")))
+    if result.status != 0:
+        raise Unknown(f"the cluster's /etc/hosts could not be read: {result.complaint or f'exit code {result.status}'}")
     lines = (line.split("#", 1)[0].split() for line in result.text.splitlines())
     return tuple(name for words in lines for name in words[1:])
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from slurm_adapter.accounting import UNKNOWN, Accounting
-from slurm_adapter.cluster_facts import CannotRun, ClusterFacts, check
+from slurm_adapter.cluster_facts import CannotRun, ClusterFacts, check, learn, system_names
 from slurm_adapter.directives import Directive
+from slurm_adapter.errors import TryAgain
 from slurm_adapter.schedulers.interface import NodeShape, Partition
+from tests.offline import Offline
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GIB = 2**30
 BIG = NodeShape(cpus=64, memory=256 * GIB, gpus=(("a100", 4),), features=frozenset({"ib"}))
@@ -110,3 +115,14 @@ def test_what_slurm_would_refuse_or_let_wait_without_end(wanted: dict[str, Any],
 )
 def test_what_is_left_to_slurm(wanted: dict[str, Any]) -> None:
     assert refusal(**wanted) == ""
+
+
+def test_a_hosts_file_that_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
+    """A job could take one of its names."""
+    offline = Offline(tmp_path)
+    assert "localhost" in system_names(offline.site)
+    cat = tmp_path / "bin" / "cat"
+    cat.write_text("#!/bin/sh\necho Input/output error >&2\nexit 1\n")
+    cat.chmod(0o755)
+    with pytest.raises(TryAgain, match="/etc/hosts could not be read: Input/output error"):
+        learn(offline.site)
