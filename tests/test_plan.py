@@ -157,6 +157,8 @@ BY_WHOM = [
      "was cancelled"),
     (job(), CANCELLED, {"accounting": True, "history": {17: (row("CANCELLED", cancelled_by="root"),)}}, FAILURE,
      "by the site"),
+    (job(), CANCELLED, {"accounting": True, "history": {17: (row("CANCELLED", name="other", cancelled_by="root"),)},
+     "now": NOW + 60}, SUCCESS, "by whom is unknown"),  # another's, who got the id again
     (job(), CANCELLED, {"accounting": True, "history": {}}, IN_QUEUE, ""),  # it lags behind; soon it will tell
     (job(), CANCELLED, {"accounting": True, "history": {}, "now": NOW + 60}, SUCCESS, "by whom is unknown"),
     (job(), CANCELLED, {"accounting": True, "history": None, "now": NOW + 9999}, IN_QUEUE, ""),
