@@ -410,7 +410,7 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
     rows = evidence.rows.get(record.token, ())
     inside = evidence.inside.get(record.id)
     ids = {row.slurm_id for row in rows}
-    if ids and record.slurm_id not in ids and _cannot_see(record, inside, min(ids), problems):
+    if (others := ids - {record.slurm_id}) and _cannot_see(record, inside, min(others), problems):
         return {"missing_since": None}
     kept = kept_id(record, rows, inside)
     values: dict[str, Any] = {} if kept == record.slurm_id else {"slurm_id": kept, "restarts": 0}

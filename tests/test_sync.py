@@ -23,7 +23,7 @@ from slurm_adapter.schedulers.interface import Accepted, Submission
 from slurm_adapter.specification import Owner
 from slurm_adapter.states import JobState
 from slurm_adapter.sync import sync
-from slurm_adapter.transports.interface import ConnectionLost
+from slurm_adapter.transports.interface import CommandTimeout, ConnectionLost
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
@@ -383,6 +383,27 @@ def test_the_end_of_the_one_that_ran_nothing_says_nothing(offline: Offline) -> N
     offline.record_exit(record, 3, slurm_id=1)
     offline.sync()
     assert (offline.now(record).state, offline.now(record).slurm_id) == (JobState.FAILURE, 1)
+
+
+def test_none_of_two_is_judged_while_its_account_is_in_trouble(offline: Offline) -> None:
+    """The one that is remembered lost at the fence, and Slurm calls it COMPLETED; the other one runs on."""
+    record = make_two(offline)
+    offline.fence(record, 1)
+    for slurm_id in (1, 2):
+        offline.slurm.start(slurm_id)
+    offline.slurm.finish(2)
+
+    def before(command: Command) -> None:
+        if command.user is not None:
+            raise CommandTimeout("her home folder hangs")
+
+    offline.transport.before = before
+    offline.sync()
+    assert offline.now(record).state is JobState.IN_QUEUE
+    offline.transport.before = lambda _: None
+    offline.sync(100)
+    assert (offline.now(record).slurm_id, offline.now(record).state) == (1, JobState.RUNNING)
+    assert offline.slurm.see(1).state == "RUNNING"
 
 
 def test_a_second_job_is_not_judged_while_its_folder_cannot_be_read(offline: Offline) -> None:
