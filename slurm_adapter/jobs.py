@@ -351,7 +351,7 @@ def end(site: Site, records: Sequence[Record]) -> list[Record]:
             continue
         changes: list[tuple[Record, dict[str, Any]]] = []
         for record, owner in zip(owned, names, strict=True):
-            if owner == folders.CANCELLED:
+            if owner in {folders.CANCELLED, folders.CLOSED}:
                 changes.append((record, ending))
             elif (found := folders.slurm_id(owner)) is not None:
                 changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": found}))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import hosts
 from slurm_adapter.arrays import read_tasks
-from slurm_adapter.folders import CANCELLED, ExitRecord, Inside, slurm_id
+from slurm_adapter.folders import CANCELLED, CLOSED, ExitRecord, Inside, slurm_id
 from slurm_adapter.records import Record, Stage
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import (
@@ -164,6 +164,8 @@ def kept_id(record: Record, rows: tuple[Observation, ...], inside: Inside | None
     ids = {row.slurm_id for row in rows}
     if (owner := slurm_id(inside.owner if inside else None)) is not None:
         return owner
+    if record.slurm_id is None and inside is not None and inside.owner == CLOSED and inside.exits:
+        return slurm_id(str(inside.exits[0].slurm_id))  # it has run and ended: the database is an older one
     return record.slurm_id if record.slurm_id in ids or not ids else min(ids)
 
 
@@ -370,9 +372,9 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
         return {"missing_since": None}
     rows = evidence.rows.get(record.token, ())
     inside = evidence.inside.get(record.id)
-    if inside is not None and inside.owner == CANCELLED:
-        return _end(evidence.now, JobState.SUCCESS, "Your job was cancelled") | {"cancelled": evidence.now}
     found = kept_id(record, rows, inside)
+    if inside is not None and (inside.owner == CANCELLED or (inside.owner == CLOSED and not inside.exits)):
+        return _end_by_fence(record, inside.owner, evidence.now)
     if found is not None:
         adopted = record._replace(stage=Stage.SUBMITTED, slurm_id=found)
         return {
@@ -401,6 +403,19 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
             return _end(evidence.now, JobState.FAILURE, text)
         return {"stage": Stage.CLAIMED, "missing_since": None, "submit": True}
     return {"missing_since": since}
+
+
+def _end_by_fence(record: Record, owner: str, now: float) -> dict[str, Any]:
+    """Return how a job ends whose end was decided: its fence lets nothing run any more.
+
+    Whoever closed it notes why within moments, unless he was killed.
+    """
+    if owner == CANCELLED:
+        return _end(now, JobState.SUCCESS, "Your job was cancelled") | {"cancelled": now}
+    if record.handed_over is None or now < record.handed_over + HAND_OVER_SECONDS:
+        return {}
+    why = record.answer or "the adapter was stopped before it could note why"
+    return _end(now, JobState.FAILURE, f"Your job was given up before Slurm confirmed it: {why}")
 
 
 def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) -> dict[str, Any]:

@@ -230,9 +230,11 @@ class Offline:
     def record_exit(self, record: Record, code: int, *, restart: int = 0, task: str | None = None, **more: Any) -> None:
         """What the job's script writes at its end."""
         content = {
-            "format": 1, "job": record.id, "slurm_id": self.slurm_id(record), "restart": restart, "task": task,
+            "format": 1, "job": record.id, "restart": restart, "task": task,
             "exit_code": code, "signal": None, "ended_at": self.slurm.now, "reason": None, **more,
         }  # fmt: skip
+        if "slurm_id" not in content:
+            content["slurm_id"] = self.slurm_id(record)
         name = "exit.json" if task is None else f"exit-{task}.json"
         (Path(record.folder) / name).write_text(json.dumps(content))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from slurm_adapter import jobs, plan
+from slurm_adapter.database import StoreError
 from slurm_adapter.errors import Refused
 from slurm_adapter.records import Stage
 from slurm_adapter.states import JobState
@@ -70,6 +71,59 @@ def test_a_job_that_runs_already_is_not_refused(offline: Offline, monkeypatch: p
     offline.slurm.refuse_next(LUA, certain=False)
     record = offline.job()
     assert (record.stage, record.slurm_id) == (Stage.SUBMITTED, 55)
+
+
+def stop_before_the_note(offline: Offline) -> Record:
+    """Hand in a job that is refused, by a program that is killed once the fence is closed."""
+
+    def killed(*_: object) -> NoReturn:
+        raise StoreError("killed")
+
+    offline.slurm.refuse_next(LUA, certain=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offline.site.store, "change", killed)
+        with pytest.raises(StoreError):
+            offline.job()
+    record = offline.site.store.get("1")
+    assert (record.stage, owner(record)) == (Stage.SUBMITTING, "closed")
+    return record
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+def test_a_crash_behind_a_closed_fence_makes_no_success(offline: Offline, arrives: bool) -> None:  # noqa: FBT001
+    """A script behind a closed fence ends with 0: Slurm calls such a job COMPLETED, and it has run nothing."""
+    record = stop_before_the_note(offline)
+    if arrives:
+        offline.slurm.make(77, offline.slurm.submissions[-1])
+        offline.slurm.start(77)
+        offline.slurm.finish(77)
+    for _ in range(4):
+        offline.sync(300)
+    now = offline.now(record)
+    assert (now.stage, now.state) == (Stage.ENDED, JobState.FAILURE)
+    assert now.status == (
+        "Your job was given up before Slurm confirmed it: the adapter was stopped before it could note why"
+    )
+    assert len(offline.slurm.submissions) == 1
+
+
+def test_a_job_behind_a_closed_fence_can_be_cancelled(offline: Offline) -> None:
+    record = stop_before_the_note(offline)
+    [ended] = jobs.cancel(offline.site, [record.id])
+    assert (ended.stage, ended.state) == (Stage.ENDED, JobState.SUCCESS)
+
+
+def test_a_job_that_has_ended_by_the_time_of_an_older_database_has_its_own_end(offline: Offline) -> None:
+    """A backup is restored in which the job's answer is still awaited; its folder is closed, and tells its end."""
+    offline.slurm.lose_next("never")
+    record = offline.job()
+    Path(record.folder, "owner").symlink_to("closed")
+    offline.record_exit(record, 3, slurm_id=55)
+    for _ in range(3):
+        offline.sync(300)
+    now = offline.now(record)
+    assert (now.state, now.slurm_id, now.exit_code) == (JobState.FAILURE, 55, 3)
+    assert len(offline.slurm.submissions) == 1
 
 
 def test_without_a_fence_a_refusal_stays_in_doubt(offline: Offline) -> None:
