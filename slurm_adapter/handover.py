@@ -12,7 +12,8 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bundle, folders
-from slurm_adapter.accounts import FolderTrouble
+from slurm_adapter.accounts import Accounts, FolderTrouble
+from slurm_adapter.closing import close
 from slurm_adapter.errors import AdapterError, InvalidConfig, Refused, TryAgain
 from slurm_adapter.plan import live_row, submitted_text
 from slurm_adapter.publishing import publish_hosts
@@ -278,10 +279,10 @@ def _settle_failures(
         else:
             values = {"stage": Stage.CLAIMED, "status": "Your job waits until it can be handed to Slurm"}
         changes.append((record, values))
-    ended = [record for record, values in changes if values["stage"] is Stage.ENDED]
-    with suppress(AdapterError):  # an earlier sbatch whose answer was lost may still come up: it must run nothing
-        for user, owned in by_account(ended):
-            folders.close(site.transport, user, [record.folder for record in owned])
+    # An earlier sbatch whose answer was lost may still come up: it must run nothing. Without one there is no folder of
+    # the job's own for certain.
+    ended = [record for record, values in changes if values["stage"] is Stage.ENDED and record.handed_over is not None]
+    close(site, Accounts(site), ended, [])  # what stays open is noted, and seen to by a pass
     site.store.change(changes, site.clock())
 
 

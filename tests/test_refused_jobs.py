@@ -12,7 +12,7 @@ from slurm_adapter.database import StoreError
 from slurm_adapter.errors import Refused
 from slurm_adapter.records import Stage
 from slurm_adapter.states import JobState
-from slurm_adapter.transports.interface import NotConnected
+from slurm_adapter.transports.interface import CommandTimeout, NotConnected
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
@@ -124,6 +124,46 @@ def test_a_job_that_has_ended_by_the_time_of_an_older_database_has_its_own_end(o
     now = offline.now(record)
     assert (now.state, now.slurm_id, now.exit_code) == (JobState.FAILURE, 55, 3)
     assert len(offline.slurm.submissions) == 1
+
+
+def test_one_accounts_trouble_leaves_no_other_accounts_folder_open(offline: Offline) -> None:
+    """A refusal after an answer that was lost: the first sbatch may still come up."""
+
+    def hang(command: Command) -> None:
+        if command.user == "alice" and "close_it" in str(command.argv):
+            raise CommandTimeout("her home folder hangs")
+
+    records = []
+    for user in ("alice", "bob"):
+        offline.slurm.lose_next("never")
+        records.append(offline.job(user=user))
+    offline.sync(300)
+    offline.slurm.refuse_next("no")
+    offline.slurm.refuse_next("no")
+    offline.transport.before = hang
+    offline.sync(300)
+    hers, his = (offline.now(record) for record in records)
+    assert (hers.stage, his.stage, owner(his)) == (Stage.ENDED, Stage.ENDED, "closed")
+    assert hers.close_after is not None
+    offline.transport.before = lambda _: None
+    offline.sync(3600)
+    assert (owner(hers), offline.now(hers).close_after) == ("closed", None)
+
+
+def test_another_jobs_folder_is_not_closed(offline: Offline) -> None:
+    """A claim waits for its peer, and meanwhile another site with the same `jobs.folder` makes its folder."""
+    offline.slurm.lose_next("never")
+    database = offline.job()
+    consumer = offline.job(resources=[peer("db", database)])
+    folder = Path(consumer.folder)
+    folder.mkdir()
+    (folder / ".token").symlink_to("another-local-2")
+    (folder / "job.sbatch").touch()
+    for _ in range(3):
+        offline.sync(300)
+    assert "File exists" in offline.now(consumer).status
+    assert offline.now(consumer).stage is Stage.ENDED
+    assert {path.name for path in folder.iterdir()} == {".token", "job.sbatch"}
 
 
 def test_without_a_fence_a_refusal_stays_in_doubt(offline: Offline) -> None:
