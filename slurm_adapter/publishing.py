@@ -38,7 +38,8 @@ def publish_hosts(site: Site) -> frozenset[str]:
         failed = _write_hosts(
             site, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known)
         )
-        site.store.note_hosts_written(version)
+        if not failed:
+            site.store.note_hosts_written(version)
         site.store.set_fact(HOSTS_SEEN, str(site.clock()))
         return failed
 

@@ -174,6 +174,18 @@ def test_one_accounts_private_views_hold_up_nobody_elses(tmp_path: Path) -> None
     assert not site.now(hers).state.final
 
 
+def test_a_private_view_that_could_not_be_written_is_written_once_its_account_is_well(tmp_path: Path) -> None:
+    """Otherwise a job that runs misses the names of its peers until all files are looked at again."""
+    site = Offline(tmp_path, {"peers": {"private": True}})
+    database = site.job()
+    consumer = site.run(site.job(resources=[peer("db", database)]))
+    failing(site, "alice", CommandTimeout("hangs"))
+    site.run(database)
+    site.transport.before = lambda _: None
+    assert site.sync(int(SHORTEST) + 1).problems == ()
+    assert "db" in (Path(consumer.folder) / "hosts").read_text()
+
+
 @pytest.fixture
 def unprivileged(offline: Offline) -> Offline:
     """A site whose jobs' folders belong to an account that may not do everything, for root."""
