@@ -136,7 +136,11 @@ def parse_submission(data: bytes, mark: str, count: int, complaint: str = "") ->
     """What became of each of `count` jobs; `complaint` is what the whole command said on stderr."""
     begun: set[int] = set()
     told: dict[int, Outcome] = {}
-    lines = [line for line in data.decode(errors="replace").split("\n") if line.startswith(f"{mark} ")]
+    *whole, rest = data.decode(errors="replace").split("\n")
+    lines = [line for line in whole if line.startswith(f"{mark} ")]
+    # An answer that breaks off may end in half an id: it tells that sbatch was started, and no more.
+    if rest.startswith(f"{mark} ") and (cut := re.match(r" (\d+) ", rest[len(mark) :], re.ASCII)):
+        begun.add(int(cut[1]))
     for line in lines:
         match = _LINE.fullmatch(line, len(mark))
         if match is None:

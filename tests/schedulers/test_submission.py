@@ -326,9 +326,18 @@ def test_a_refusal_carries_slurms_own_words() -> None:
     assert judge_answer(1, said) == Rejected(expected)
 
 
+@pytest.mark.parametrize(
+    "last", ["0 be", "0 begun", "0 begun\nm 0 0 =1234", "0 begun\nm 0 0 MTIzN", "0 begun\nm 0 1 c2JhdG"]
+)
+def test_an_answer_that_breaks_off_within_a_line_is_lost(last: str) -> None:
+    """Its last line may end in half an id, or in base64 that nobody can read."""
+    [outcome] = parse_submission(f"m {last}".encode(), "m", 1)
+    assert isinstance(outcome, InDoubt)
+
+
 def test_answers_that_are_missing_or_come_twice() -> None:
     lines = ["m 0 begun", "m 0 0 MTcK", "m 1 begun", "x 1 0 MTcK", "m 3 begun", "m 3 0 MTcK", "m 3 0 MTcK"]
-    outcomes = parse_submission("\n".join(lines).encode(), "m", 4)
+    outcomes = parse_submission("".join(f"{line}\n" for line in lines).encode(), "m", 4)
     assert [type(outcome) for outcome in outcomes] == [Accepted, InDoubt, NotStarted, InDoubt]
     none_begun = parse_submission(b"", "m", 1, "sudo: warning\nenv: 'xargs': No such file or directory")
     assert none_begun == [NotStarted("env: 'xargs': No such file or directory")]
