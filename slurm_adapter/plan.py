@@ -164,8 +164,10 @@ def kept_id(record: Record, rows: tuple[Observation, ...], inside: Inside | None
     ids = {row.slurm_id for row in rows}
     if (owner := slurm_id(inside.owner if inside else None)) is not None:
         return owner
-    if record.slurm_id is None and inside is not None and inside.owner == CLOSED and inside.exits:
-        return slurm_id(str(inside.exits[0].slurm_id))  # it has run and ended: the database is an older one
+    if inside is not None and inside.owner == CLOSED:
+        ran = {slurm_id(str(exit_.slurm_id)) for exit_ in inside.exits} - {None}
+        if ran and record.slurm_id not in ran:
+            return next(iter(ran))  # it has run and ended: the database is an older one
     return record.slurm_id if record.slurm_id in ids or not ids else min(ids)
 
 

@@ -287,3 +287,23 @@ def test_a_job_that_is_refused_for_now_can_be_cancelled(offline: Offline) -> Non
     assert ended.state is JobState.SUCCESS
     offline.sync(3600)
     assert len(offline.slurm.submissions) == 1
+
+
+def test_a_job_that_ended_before_an_older_database_is_restored_keeps_its_end(offline: Offline) -> None:
+    """The backup knows a claim. It is handed in once more, and ends at its closed fence with 0."""
+    offline.slurm.lose_next("never")
+    database = offline.job()
+    consumer = offline.job(resources=[peer("db", database)])
+    folder = Path(consumer.folder)
+    folder.mkdir(mode=0o700)
+    (folder / ".token").symlink_to(consumer.token)
+    (folder / "owner").symlink_to("closed")
+    offline.record_exit(consumer, 3, slurm_id=55)
+    while (slurm_id := offline.now(consumer).slurm_id) is None:
+        offline.sync(60)
+    offline.slurm.start(slurm_id)
+    offline.slurm.finish(slurm_id)
+    offline.sync()
+    offline.sync()
+    now = offline.now(consumer)
+    assert (now.state, now.slurm_id, now.exit_code) == (JobState.FAILURE, 55, 3)
