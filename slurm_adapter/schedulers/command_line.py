@@ -113,7 +113,8 @@ class CommandLineScheduler:
         self._operator = tuple(operator)
         self._warned: set[str] = set()
         """What Slurm's commands said beside good answers: mistakes in slurm.conf, for example."""
-        self._accounts = Accounts({})
+        self._uids: dict[str, str] = {}
+        """Of all accounts that were asked for: another thread may ask for others before accounting is asked."""
         self._asking = threading.Lock()
         self._turn = threading.Lock()
         self._config = ("", 0.0)
@@ -179,8 +180,9 @@ class CommandLineScheduler:
             result = self._run(("/bin/sh", "-c", _UIDS, "sh", *missing))
             self._check(result, "id")
             uids |= read_uids(result.stdout, missing)
-        self._accounts = Accounts(uids)
-        observations = self._accounts.with_aliases(listings.parse_queue(answers[-1], mark, self._accounts.names))
+        self._uids = self._uids | uids
+        accounts = Accounts(uids)
+        observations = accounts.with_aliases(listings.parse_queue(answers[-1], mark, accounts.names))
         # An account that the cluster cannot name has no rows, and that says nothing of its jobs.
         named = not _NO_USER.search(complaint) and len(uids) == len(set(users))
         return Listing(observations, named and self._sees_others(config, identity, uid, uids))
@@ -226,14 +228,15 @@ class CommandLineScheduler:
         """See `Scheduler.history`. One command for 5000 jobs."""
         found: list[Observation] = []
         sluids = has_sluids(self._config[0])
+        accounts = Accounts(self._uids)
         for ids in _chunks(list(slurm_ids)):
             mark = _draw_mark()
             result = self._run(listings.sacct_argv(ids, mark, sluids=sluids), listing=True)
             if result.status != 0 and "accounting storage is disabled" in result.complaint:
                 return None
             self._check(result, "sacct")
-            found.extend(listings.parse_history(result.stdout, mark, self._accounts.names, sluids=sluids))
-        return self._accounts.with_aliases(found)
+            found.extend(listings.parse_history(result.stdout, mark, accounts.names, sluids=sluids))
+        return accounts.with_aliases(found)
 
     def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:
         """See `Scheduler.longest`. Two commands."""

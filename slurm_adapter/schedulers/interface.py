@@ -217,7 +217,7 @@ class Scheduler(Protocol):
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
         """Return what accounting says of these jobs (sacct(1)), the last run of each; None without accounting.
 
-        A row has an account's name as `queue` was last asked for it, if it was.
+        A row has an account's name as `queue` was asked for it, if it was.
         """
         ...
 
