@@ -134,6 +134,17 @@ class Cluster:
         """Write the adapter's config for this cluster into a folder; its state is in there too."""
         return sandbox.write_config(folder, transport=transport, identity=identity, name=self.layout.name)
 
+    def save_state(self) -> None:
+        """Wait until slurmctld has saved what it knows now: one that is killed forgets what came after that."""
+        state = self.layout.spool / "slurmctld" / "job_state"
+        before = state.stat().st_mtime
+        # Each of the two is a change that makes it save, some seconds later and at most every few.
+        self.ask("scancel", self.submit("true", "--hold"))
+        self.wait_for(lambda: state.stat().st_mtime > before)
+        before = state.stat().st_mtime
+        self.ask("scancel", self.submit("true", "--hold"))
+        self.wait_for(lambda: state.stat().st_mtime > before)
+
     def set_min_job_age(self, seconds: int) -> None:
         """How long slurmctld remembers a finished job; at least 2 in practice. Set it back to 300 afterwards."""
         whole.change_min_job_age(self.layout, seconds)

@@ -257,7 +257,7 @@ def test_a_user_writes_into_no_hosts_file(adapter: Adapter, cluster: Cluster) ->
     [other] = adapter.submit(adapter.shell(ask, peers={"database": server}))
     [output] = adapter.until_successful(other)
     assert output.split() == [server.addresses[0][0], "database"]
-    assert adapter.view(own) == before[own.id].decode()
+    assert adapter.view(own) == before[own.peers_file].decode()
 
 
 # What this account may see

@@ -181,7 +181,7 @@ SQUEUE = {
     "answers half": ('/usr/bin/squeue "$@" | head -c 150', "breaks off"),
     "adds words": ('/usr/bin/squeue "$@"; echo "that was all"', "that was all"),
     "answers something else": ("echo '  JOBID PARTITION NAME'", "JOBID PARTITION"),
-    "answers twice": ('/usr/bin/squeue "$@"; /usr/bin/squeue "$@"', "twice"),
+    "answers twice": ('/usr/bin/squeue "$@"; /usr/bin/squeue "$@"', "is no id of a job"),
     "complains with exit code 0": (f"echo 'slurm_load_jobs error: {TIMED_OUT}' >&2", TIMED_OUT),
     "complains under a header": (f"echo 'CLUSTER: sandbox'; echo 'slurm_load_jobs error: {TIMED_OUT}' >&2", TIMED_OUT),
     "answers and complains": (f"/usr/bin/squeue \"$@\"; echo 'slurm_load_jobs error: {TIMED_OUT}' >&2", TIMED_OUT),
@@ -219,6 +219,7 @@ def test_questions_that_are_answered_badly_change_nothing(faulty: Faulty) -> Non
 
     def ask_badly(program: str, what: str, script: str, words: str) -> None:
         faulty.put(**{program: script})
+        faulty.open()  # a site that is open asks scontrol once a minute only
         faulty.hurried.seconds = 2
         report = faulty.pass_after(130)  # longer than a controller that answers badly is spared
         assert report.changed == (), f"{program} {what}"
@@ -229,8 +230,8 @@ def test_questions_that_are_answered_badly_change_nothing(faulty: Faulty) -> Non
         for what, (script, words) in cases.items():
             ask_badly(program, what, script, words)
         faulty.heal()
-    # The queue seems to have forgotten both, and accounting answers badly.
-    faulty.put(squeue="exit 0")
+    # The queue seems to have forgotten both, with a header and no rows, and accounting answers badly.
+    faulty.put(squeue='/usr/bin/squeue "$@" | head -n 1')
     for what, (script, words) in SACCT.items():
         ask_badly("sacct", what, script, words)
     assert [faulty.now(record).state for record in (running, ended)] == [JobState.RUNNING] * 2
@@ -254,7 +255,8 @@ def test_a_queue_that_says_nothing_ends_no_job(faulty: Faulty) -> None:
             faulty.pass_after(500)
             assert faulty.now(record).state is JobState.RUNNING
     faulty.heal()
-    assert faulty.pass_after().problems == ()
+    # No header: squeue did not answer. A controller that answers badly is spared for two minutes.
+    assert faulty.pass_after(130).problems == ()
     assert faulty.now(record).missing_since is None
     faulty.tell(record)
     run_once(faulty, record)

@@ -743,13 +743,14 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def final_is_final(self) -> None:
-        """A record that has ended never changes."""
+        """What a record tells of a job that has ended never changes; closing its folder may go on."""
         if not hasattr(self, "site"):
             return
         for record in self._records().values():
             assert record.state.final == (record.stage is Stage.ENDED)
             if record.stage is Stage.ENDED:
-                assert self.final.setdefault(record.id, record) == record
+                kept = record._replace(trouble="", close_after=None)
+                assert self.final.setdefault(record.id, kept) == kept
 
     @invariant()
     def updates_tell_a_path(self) -> None:

@@ -65,12 +65,25 @@ def go_on(faulty: Faulty) -> None:
     faulty.heal()
 
 
+NO_ROWS = """
+for format; do :; done
+mark=${format#*:0}
+mark=${mark%%,*}
+printf JOBID
+for name in STATE REASON NODELIST UID SUBMIT_TIME START_TIME END_TIME TIME_LIMIT EXIT_CODE NAME RESTART_COUNT; do
+    printf '%s%s' "$mark" "$name"
+done
+echo
+"""
+"""A squeue that has asked nobody, and prints the header of what it was asked for."""
+
+
 def deafen(faulty: Faulty) -> None:
     """Let a look-up answer, in good health, that there is nothing: as a controller does that has stalled."""
     shown = faulty.cluster.ask("scontrol", "show", "config", user="ucloud")
     nodes = faulty.cluster.ask("scontrol", "-o", "show", "node", user="ucloud")
     cases = f"config) cat <<'END'\n{shown}\nEND\n;;\n*) cat <<'END'\n{nodes}\nEND\n;;"
-    faulty.put(squeue="exit 0", scontrol=f'case "$*" in\n*{cases}\nesac')
+    faulty.put(squeue=NO_ROWS, scontrol=f'case "$*" in\n*{cases}\nesac')
 
 
 def lost_submission(faulty: Faulty, code: str = COUNT, begin: str = "") -> Record:
@@ -282,10 +295,10 @@ def test_nothing_runs_where_the_disk_is_full(faulty: Faulty) -> None:
     """Room for the job's output, and not for one file more."""
     [record] = faulty.submit(faulty.shell(COUNT, begin="now+1hour", node="node001"))
     [node] = [node for node in faulty.cluster.nodes if node.name == "node001"]
-    # Two files and the folder itself: three inodes.
-    run_on(node, ["mount", "-t", "tmpfs", "-o", "nr_inodes=3,mode=700,uid=7701,gid=7701", "tmpfs", record.folder])
+    # The folder itself, the script's folder and file, and two files: five inodes.
+    run_on(node, ["mount", "-t", "tmpfs", "-o", "nr_inodes=5,mode=700,uid=7701,gid=7701", "tmpfs", record.folder])
     try:
-        touch = 'cd "$1" && touch stdout.txt stderr.txt && ! touch more 2>&1'
+        touch = 'cd "$1" && mkdir node && touch node/batch.sh stdout.txt stderr.txt && ! touch more 2>&1'
         refused = faulty.cluster.ask("sh", "-c", touch, "sh", record.folder, node=node.name)
         assert "No space left on device" in refused
         assert release(faulty, record).exit_code == 1

@@ -404,8 +404,10 @@ class CommandLineScheduler:
 _LETTERS = string.ascii_letters + string.digits
 
 _COMPLAINT = re.compile(r"^(?:s\w+: (?:error|fatal): |slurm\w* error: |error: )")
-_GAVE_UP = re.compile(r"^(?:s\w+: fatal: |slurm\w* error: )|Problem talking to the database")
-"""The words of fatal() and slurm_perror(); error() is used for warnings, too."""
+_GAVE_UP = re.compile(
+    r"^(?:s\w+: fatal: |slurm\w* error: )|talking to the database|persist|slurmdbd|CONN:", re.IGNORECASE
+)
+"""The words of fatal() and slurm_perror(), and of a connection to slurmdbd; error() is used for warnings, too."""
 _PROGRAM = re.compile(r"^\w+: ")
 _NOT_CANCELLED = re.compile(r"Kill job error|Bad job id format", re.IGNORECASE)
 _HARMLESS = re.compile(r"RPC rate limit|obsolete|deprecated|sudo: unable to resolve host", re.IGNORECASE)

@@ -54,6 +54,7 @@ def test_a_controller_that_is_away_is_told_at_once_and_jobs_go_on_once_it_is_bac
     until_ready(site, ready=True)
     running = site.create(site.job("4101", "1", "sleep 600"))
     site.until_state("1", "RUNNING")
+    cluster.save_state()
     with away(cluster, how):
         claimed = site.ucloud.create(site.job("4101", "2", "sleep 600"))
         tell(f"{how}: not ready after {timed(lambda: until_ready(site, ready=False)):.1f} s")
