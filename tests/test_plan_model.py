@@ -118,10 +118,16 @@ def test_no_state_without_evidence(evidence: Evidence) -> None:
         kept = changes.get("slurm_id", record.slurm_id)
         seen = record.restarts if kept == record.slurm_id else 0  # another Slurm job has runs of its own
         by_slurm = any(row.slurm_id == kept and row.state in ENDED for row in (*rows, *told))
-        by_script = any(exit_.slurm_id == kept and exit_.restarts >= seen for exit_ in inside.exits)
+        # Each task of an array is started again by itself, and takes the record of its last run away.
+        by_script = any(
+            exit_.slurm_id == kept and (exit_.restarts >= seen or (record.array and exit_.task is not None))
+            for exit_ in inside.exits
+        )
         long_ago = record.missing_since is not None and evidence.now - record.missing_since >= evidence.lost_after
         by_silence = long_ago and evidence.silence_counts and not any(row.slurm_id == kept for row in rows)
-        assert by_slurm or by_script or by_silence or inside.owner == "cancelled"
+        closed = inside.owner == "closed" and record.stage is Stage.SUBMITTING  # nothing runs behind it any more
+        by_fence = inside.owner == "cancelled" or (closed and changes["state"] is JobState.FAILURE)
+        assert by_slurm or by_script or by_silence or by_fence
         assert not any(row.slurm_id == kept and row.state in {"RUNNING", "PENDING", "SUSPENDED"} for row in rows)
     if changes.get("state") in {JobState.RUNNING, JobState.SUSPENDED}:
         assert rows
