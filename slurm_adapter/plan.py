@@ -394,10 +394,10 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
     since = record.missing_since if record.missing_since is not None else evidence.now
     if not inside.exists:
         # It stood before sbatch was started, and the fence with it: nobody can tell any more whether the job has run.
-        if evidence.now - since < evidence.lost_after:
+        # A folder that cannot be looked into is not gone: what is wrong with it may pass.
+        if inside.trouble or evidence.now - since < evidence.lost_after:
             return {"missing_since": since}
-        why = f"cannot be looked into: {inside.trouble}" if inside.trouble else "is gone"
-        text = f"Your job was lost: Slurm knows nothing of it, and its folder {why}"
+        text = "Your job was lost: Slurm knows nothing of it, and its folder is gone"
         return _end(evidence.now, JobState.FAILURE, text) | {"unproven": True}
     if record.unwanted is None and evidence.now - since >= 2 * evidence.message_timeout + 120:
         if record.attempts >= evidence.attempts:
