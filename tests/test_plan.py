@@ -298,6 +298,10 @@ ANSWERS = [
     ({"handed_over": HANDED, "missing_since": NOW - 140}, (), {"owner": None}, Stage.CLAIMED, None),
     ({"handed_over": HANDED, "missing_since": NOW - 140, "unwanted": 9000.0}, (), {"owner": None},
      Stage.SUBMITTING, None),
+    # A folder that cannot be looked into is not gone, however long Slurm has known nothing of the job.
+    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {"1": Inside(False, trouble="no route")}},
+     Stage.SUBMITTING, None),
+    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {"1": Inside(False)}}, Stage.ENDED, None),
     ({"handed_over": HANDED, "missing_since": 0.0}, (), {"owner": None, "silence_counts": False},
      Stage.SUBMITTING, None),
     ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {}}, Stage.SUBMITTING, None),
