@@ -29,7 +29,7 @@ from slurm_adapter.gateway.guard import Guard
 from slurm_adapter.gateway.logging import RequestLog
 from slurm_adapter.gateway.passes import reconcile, tell
 from slurm_adapter.gateway.routes import describe
-from slurm_adapter.gateway.statuses import body_of, status_of
+from slurm_adapter.gateway.statuses import body_of, headers_of, status_of
 from slurm_adapter.gateway.streams import refuse
 from slurm_adapter.transports.interface import MEBIBYTE
 
@@ -133,8 +133,7 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(AdapterError)
     async def _(request: Request, error: AdapterError) -> JSONResponse:
         status, body = status_of(error, request.url.path), body_of(error)
-        headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
-        return JSONResponse(body.model_dump(by_alias=True), status, headers)
+        return JSONResponse(body.model_dump(by_alias=True), status, headers_of(error))
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from slurm_adapter.errors import AdapterError, Duplicate, InvalidInput, NotFound, NotOffered, Refused
 from slurm_adapter.gateway.authentication import Forbidden, NotAuthenticated
 from slurm_adapter.gateway.schemas import Error
+from slurm_adapter.gateway.shares import TooMany
 
 _STATUS: tuple[tuple[type[AdapterError], HTTPStatus], ...] = (
     (NotAuthenticated, HTTPStatus.UNAUTHORIZED),
@@ -24,9 +25,18 @@ def status_of(error: AdapterError, path: str = "") -> HTTPStatus:
 
     UCloud gets 502 for 503, which it takes for a user who is not connected.
     """
-    status = next(status for kind, status in _STATUS if isinstance(error, kind))
     at_uclouds_door = path.startswith("/ucloud/")
+    if isinstance(error, TooMany):  # UCloud repeats a request that is answered so, five times within 3 seconds
+        return HTTPStatus.SERVICE_UNAVAILABLE if at_uclouds_door else HTTPStatus.TOO_MANY_REQUESTS
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
     return HTTPStatus.BAD_GATEWAY if at_uclouds_door and status is HTTPStatus.SERVICE_UNAVAILABLE else status
+
+
+def headers_of(error: AdapterError) -> dict[str, str]:
+    """Return the headers that go with that status."""
+    if isinstance(error, NotAuthenticated):
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": str(error.retry_after)} if isinstance(error, TooMany) else {}
 
 
 def body_of(error: AdapterError) -> Error:

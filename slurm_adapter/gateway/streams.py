@@ -20,7 +20,7 @@ from slurm_adapter.errors import AdapterError, InvalidInput
 from slurm_adapter.gateway import frames
 from slurm_adapter.gateway.lasting import until_one_ends, while_allowed
 from slurm_adapter.gateway.schemas import Empty, Error
-from slurm_adapter.gateway.statuses import body_of, status_of
+from slurm_adapter.gateway.statuses import body_of, headers_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -56,7 +56,8 @@ class _Stream:
 
 async def refuse(websocket: WebSocket, error: AdapterError) -> None:
     """Answer the request for a socket as HTTP would."""
-    answer = JSONResponse(body_of(error).model_dump(by_alias=True), status_of(error, websocket.url.path))
+    status = status_of(error, websocket.url.path)
+    answer = JSONResponse(body_of(error).model_dump(by_alias=True), status, headers_of(error))
     await websocket.send_denial_response(answer)
 
 
