@@ -80,7 +80,7 @@ class Selection:
                 values.append(value)
         for name, wanted in (("id", self.ids), ("token", self.tokens)):
             if wanted is not None:
-                conditions.append(f"{name} IN (SELECT value FROM json_each(?))")  # noqa: S608  # our own names
+                conditions.append(f"{name} IN (SELECT value FROM json_each(?))")  # noqa: S608  # nosec B608 # our own names
                 values.append(json.dumps(wanted))
         for label, value in self.labels:
             conditions.append("EXISTS (SELECT 1 FROM json_each(labels) WHERE key = ? AND value = ?)")

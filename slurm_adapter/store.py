@@ -96,7 +96,7 @@ class Store(Database):
                 found.append(same_job(one, record.specification))
             marks = ", ".join("?" * len(_COLUMNS))
             connection.executemany(
-                f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})",  # noqa: S608  # our own names
+                f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})",  # noqa: S608  # nosec B608 # our own names
                 [_values(record) for record, _ in new],
             )
             for record, _ in new:
@@ -225,13 +225,13 @@ class Store(Database):
             made.add(id_)
         for new_values, rows in updates.items():
             sets = ", ".join(f"{name} = ?" for name, _ in new_values)
-            alike = f"UPDATE jobs SET {sets} WHERE rowid IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
+            alike = f"UPDATE jobs SET {sets} WHERE rowid IN (SELECT value FROM json_each(?))"  # noqa: S608  # nosec B608 # our own names
             connection.execute(alike, [*(value for _, value in new_values), json.dumps(rows)])
         connection.executemany("DELETE FROM bundles WHERE job_id = ?", done)
         unseen = "NOT EXISTS (SELECT 1 FROM updates WHERE job_id = jobs.id AND state = 'RUNNING')"
         connection.executemany(f"{_TELL} rowid = ? AND {unseen}", ran)
         for words, rows in told.items():
-            many = f"{_TELL} rowid IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
+            many = f"{_TELL} rowid IN (SELECT value FROM json_each(?))"  # noqa: S608  # nosec B608 # our own names
             connection.execute(many, (now, *words, json.dumps(rows)))
         if in_hosts:
             _note_for_hosts(connection)
@@ -242,7 +242,7 @@ class Store(Database):
     ) -> dict[str, dict[str, object]]:
         """These columns of the jobs that are to be changed, and what decides whether they are, by id."""
         columns = ("id", "rowid", *{*names, "token", "stage", "slurm_id", "state", "status", "output_folder"})
-        query = f"SELECT {', '.join(columns)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # our own names
+        query = f"SELECT {', '.join(columns)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # nosec B608 # our own names
         ids = json.dumps([job.id for job, _ in changes])
         return {row[0]: dict(zip(columns, row, strict=True)) for row in self._plain(query, ids)}
 
@@ -266,7 +266,7 @@ class Store(Database):
             row = dict(zip(_COLUMNS, _values(new), strict=True))
             names = [name for name in amendment.values if name != "peers"]
             sets = ", ".join(f"{name} = ?" for name in names)
-            connection.execute(f"UPDATE jobs SET {sets} WHERE id = ?", [*(row[name] for name in names), id_])  # noqa: S608  # our own names
+            connection.execute(f"UPDATE jobs SET {sets} WHERE id = ?", [*(row[name] for name in names), id_])  # noqa: S608  # nosec B608 # our own names
             if new.peers != record.peers:
                 connection.execute("DELETE FROM peers WHERE consumer = ?", (id_,))
                 _insert_peers(connection, new)
@@ -302,7 +302,7 @@ class Store(Database):
     def standing(self) -> list[Standing]:
         """As `active`, in no order: for ten thousand jobs it takes a fraction of the time."""
         read_nodes, read_addresses = cache(_read_list), cache(_read_addresses)
-        query = f"SELECT {', '.join(Standing._fields)} FROM jobs WHERE stage <> 'ended'"  # noqa: S608  # our own names
+        query = f"SELECT {', '.join(Standing._fields)} FROM jobs WHERE stage <> 'ended'"  # noqa: S608  # nosec B608 # our own names
         with told(self._path):
             return [
                 Standing._make((*values, _STAGES[stage], _STATES[state], read_nodes(nodes), read_addresses(addresses)))
@@ -369,7 +369,7 @@ class Store(Database):
         condition, values = selection.conditions()
         direction = "ASC" if selection.ascending else "DESC"
         query = (
-            f"SELECT id, rowid, {selection.key} AS key FROM jobs WHERE {condition} "  # noqa: S608  # our own conditions
+            f"SELECT id, rowid, {selection.key} AS key FROM jobs WHERE {condition} "  # noqa: S608  # nosec B608 # our own conditions
             f"ORDER BY key {direction}, rowid {direction} LIMIT ?"
         )
         with told(self._path):
@@ -514,7 +514,7 @@ class Store(Database):
     def ended_before(self, time: float, column: Removable, now: float, limit: int) -> list[Record]:
         """Jobs that ended before this time and still have this part of them, oldest first, at most `limit`."""
         has_it = f"stage = 'ended' AND ended < ? AND folder_gone IS NULL AND {column} IS NULL"
-        oldest = f"SELECT rowid FROM jobs WHERE {has_it} AND coalesce(tidy_after, 0) <= ? ORDER BY ended LIMIT ?"  # noqa: S608  # our own names
+        oldest = f"SELECT rowid FROM jobs WHERE {has_it} AND coalesce(tidy_after, 0) <= ? ORDER BY ended LIMIT ?"  # noqa: S608  # nosec B608 # our own names
         return self._select(f"rowid IN ({oldest})", (time, now, limit))
 
     def forgettable(self, time: float, limit: int, *, with_folder: bool) -> list[str]:
@@ -547,7 +547,7 @@ class Store(Database):
         """This part of these jobs is gone."""
         with self._transaction() as connection:
             connection.executemany(
-                f"UPDATE jobs SET {column} = ? WHERE id = ? AND stage = 'ended'",  # noqa: S608  # our own names
+                f"UPDATE jobs SET {column} = ? WHERE id = ? AND stage = 'ended'",  # noqa: S608  # nosec B608 # our own names
                 [(now, id_) for id_ in ids],
             )
 
@@ -630,11 +630,11 @@ class Store(Database):
 
     def _select_in(self, column: str, values: Iterable[str]) -> list[Record]:
         """One query however many values: SQLite takes them as one JSON array."""
-        return self._select(f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(values)),))  # noqa: S608  # our own names
+        return self._select(f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(values)),))  # noqa: S608  # nosec B608 # our own names
 
     def _select(self, condition: str, values: Sequence[object]) -> list[Record]:
         with told(self._path):
-            query = f"SELECT {_NAMES} FROM jobs WHERE {condition} ORDER BY created, rowid"  # noqa: S608  # our own conditions
+            query = f"SELECT {_NAMES} FROM jobs WHERE {condition} ORDER BY created, rowid"  # noqa: S608  # nosec B608 # our own conditions
             rows = self._connection.execute(query, values).fetchall()
             peers: dict[str, list[Peer]] = {}
             if rows:
@@ -681,7 +681,7 @@ def _make_room(connection: sqlite3.Connection, record: Record, now: float) -> No
         (id_, now, record.id),
     )
     for table, column in (("bundles", "job_id"), ("peers", "consumer"), ("peers", "job_id"), ("updates", "job_id")):
-        connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (id_, record.id))  # noqa: S608  # our own names
+        connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (id_, record.id))  # noqa: S608  # nosec B608 # our own names
     _tell_no_more(connection, id_, f"UCloud has given the id {record.id} to a new job; this job is ended", now)
     _note_for_hosts(connection)
 

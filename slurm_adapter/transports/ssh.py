@@ -137,7 +137,7 @@ class SshTransport:
                     if terminal is not None:
                         session.get_pty(terminal.kind, terminal.columns, terminal.rows)
                     session.set_combine_stderr(combine=True)
-                    session.exec_command(line)
+                    session.exec_command(line)  # nosec B601 # each word is quoted by `shell_line`
                     said = _read_until(session, mark)
             session.settimeout(None)
         except BaseException:
@@ -372,7 +372,7 @@ class _Conversation:
         errors = threading.Thread(target=self._drain, args=(self._stderr, self._session.recv_stderr), daemon=True)
         try:
             with translated(f"the connection broke when {self._command} was handed over", handed_over=True):
-                self._session.exec_command(line)
+                self._session.exec_command(line)  # nosec B601 # each word is quoted by `shell_line`
             self._session.settimeout(self._deadline.left)
             feeder.start()
             errors.start()
