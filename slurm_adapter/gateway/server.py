@@ -15,11 +15,15 @@ import uvicorn
 
 from slurm_adapter.errors import InvalidConfig, TryAgain, Unknown
 from slurm_adapter.gateway.app import make_app
+from slurm_adapter.gateway.browser_sockets import BrowserSocket
+from slurm_adapter.gateway.connections import give_up_stalled
 from slurm_adapter.gateway.logging import log_to_stderr
 from slurm_adapter.schedulers.libslurm import LibslurmScheduler
 from slurm_adapter.schedulers.versions import require_supported
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from slurm_adapter.site import Site
 
 GRACE_SECONDS = 30
@@ -48,15 +52,19 @@ def serve(site: Site) -> None:
         # The server handles them, and raises them once more when it has ended; then nothing is left to do.
         signal.signal(number, lambda *_: None)
     log.info("listening on %s, port %s", settings.listen, settings.port)
-    config = uvicorn.Config(
+    uvicorn.Server(settings_of(app)).run(sockets=sockets)
+
+
+def settings_of(app: ASGIApp) -> uvicorn.Config:
+    """Return the server's settings."""
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        ws="websockets-sansio",
+        ws=BrowserSocket,
     )
-    uvicorn.Server(config).run(sockets=sockets)
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:
@@ -74,4 +82,5 @@ def _listen(host: str, port: int) -> list[socket.socket]:
         # Connections inherit it. asyncio sets it only for a socket that was made with a protocol, and without it the
         # kernel keeps an answer's body back until its head is acknowledged: 40 ms.
         each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        give_up_stalled(each)
     return sockets

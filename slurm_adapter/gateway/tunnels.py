@@ -1,34 +1,30 @@
-"""Ways to ports of nodes that this machine does not reach itself: through commands on the cluster.
+"""Connections to ports of nodes that this machine does not reach itself: by commands on the cluster.
 
-A tunnel is a Unix socket of this machine, in a folder that nobody else may enter, for one connection; behind it, a
-command on the login node speaks TCP to the node. What speaks HTTP here need not know of it.
+Behind each is a command on the login node that speaks TCP to the node.
 """
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
+from slurm_adapter.gateway.connections import PIECE, STALL_SECONDS, NotListening
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from slurm_adapter.gateway.connections import Connection
     from slurm_adapter.transports.interface import Stream, Transport
 
-MOST = 64
-"""Tunnels at once, all jobs together; more wait for one to end."""
+MOST = 128
+"""Tunnels at once. Each has two threads, and ten share an SSH connection."""
 
 CONNECT_SECONDS = 15
 """How long the command may take to reach the node."""
-
-_PIECE = 64 * 1024
 
 _CONNECTED = b"+"
 
@@ -44,56 +40,27 @@ kill "$up" "$down"
 """With an address and a port. Whichever side ends first, ends it."""
 
 
-class NotListening(OSError):
-    """Nothing listens there."""
-
-
 class Tunnels:
     """The tunnels of a gateway."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(2 * MOST, thread_name_prefix="tunnel")
-        self._free = asyncio.Semaphore(MOST)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._threads = ThreadPoolExecutor(3 * MOST, thread_name_prefix="tunnel")
+        """Each tunnel has one that reads, one that writes, and one to close it."""
 
     @asynccontextmanager
-    async def open(self, transport: Transport, address: str, port: int) -> AsyncIterator[str]:
-        """The path of a socket that leads there, for one connection, within the block.
+    async def open(self, transport: Transport, address: str, port: int) -> AsyncIterator[Connection]:
+        """Connect to a port of a node, within the block.
 
-        Raises `NotListening` where nothing answers there, and `AdapterError` where the cluster is not reached.
+        Raises `NotListening` if nothing answers there, and `AdapterError` if the cluster is not reached.
         """
-        async with self._free:
-            stream, first = await self._connect(transport, address, port)
-            loop = asyncio.get_running_loop()
-            try:
-                if self._folder is None:
-                    self._folder = tempfile.TemporaryDirectory(prefix="slurm-adapter-")
-                path = Path(self._folder.name) / uuid4().hex
-
-                async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                    up = asyncio.create_task(self._up(reader, stream))
-                    try:
-                        writer.write(first)
-                        while data := await loop.run_in_executor(self._threads, stream.read):
-                            writer.write(data)
-                            await writer.drain()
-                    except OSError:
-                        pass  # whoever asked has gone
-                    finally:
-                        up.cancel()
-                        writer.close()
-
-                server = await asyncio.start_unix_server(carry, path)
-                try:
-                    yield str(path)
-                finally:
-                    server.close()
-                    path.unlink(missing_ok=True)
-            finally:
-                await loop.run_in_executor(None, stream.close)
+        stream, first = await self._connect(transport, address, port)
+        try:
+            yield _Tunnel(stream, first, self._threads)
+        finally:
+            await asyncio.get_running_loop().run_in_executor(self._threads, stream.close)
 
     async def _connect(self, transport: Transport, address: str, port: int) -> tuple[Stream, bytes]:
-        """The command once it has reached the node, and what came from there already."""
+        """Return the command once it has reached the node, and what came from there already."""
         loop = asyncio.get_running_loop()
         command = Command(("bash", "-c", _SCRIPT, "bash", address, str(port)), timeout=CONNECT_SECONDS)
         opening = loop.run_in_executor(self._threads, transport.open, command)
@@ -106,28 +73,43 @@ class Tunnels:
             async with asyncio.timeout(CONNECT_SECONDS):
                 first = await loop.run_in_executor(self._threads, stream.read)
         except TimeoutError as error:
-            await loop.run_in_executor(None, stream.close)
+            await loop.run_in_executor(self._threads, stream.close)
             raise NotListening(f"no answer came from {address}, port {port}") from error
         except BaseException:
-            await loop.run_in_executor(None, stream.close)
+            await loop.run_in_executor(self._threads, stream.close)
             raise
         if first[:1] != _CONNECTED:
-            await loop.run_in_executor(None, stream.close)
+            await loop.run_in_executor(self._threads, stream.close)
             raise NotListening(f"nothing answers at {address}, port {port}")
         return stream, first[1:]
-
-    async def _up(self, reader: asyncio.StreamReader, stream: Stream) -> None:
-        loop = asyncio.get_running_loop()
-        while data := await reader.read(_PIECE):
-            await loop.run_in_executor(self._threads, stream.write, data)
-        # Whoever asked has hung up: there is nobody to read on for.
-        await loop.run_in_executor(self._threads, stream.close)
 
     def close(self) -> None:
         """Give everything back; tunnels have ended by now."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._folder is not None:
-            self._folder.cleanup()
+
+
+class _Tunnel:
+    """See `Connection`."""
+
+    def __init__(self, stream: Stream, first: bytes, threads: ThreadPoolExecutor) -> None:
+        self._stream = stream
+        self._first = first
+        self._threads = threads
+
+    async def read(self) -> bytes:
+        """See `Connection.read`."""
+        first, self._first = self._first, b""
+        return first or await asyncio.get_running_loop().run_in_executor(self._threads, self._stream.read)
+
+    async def write(self, data: bytes) -> None:
+        """See `Connection.write`."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                for at in range(0, len(data), PIECE):
+                    await loop.run_in_executor(self._threads, self._stream.write, data[at : at + PIECE])
+        except TimeoutError as error:
+            raise OSError(f"the application has read nothing for {STALL_SECONDS:.0f} s") from error
 
 
 def _close(opening: asyncio.Future[Stream]) -> None:

@@ -24,10 +24,21 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused, TryAgain
 from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
+from slurm_adapter.gateway.connections import Connection, NotListening, connect
+from slurm_adapter.gateway.headers import (
+    COOKIE,
+    HOST_PREFIX,
+    cookie_values,
+    from_its_own_page,
+    has_two_lengths,
+    opens_a_page,
+)
 from slurm_adapter.gateway.issued import Secrets
 from slurm_adapter.gateway.proxy import Check, Way, forward, forward_bytes, page, refuse, silent
 from slurm_adapter.gateway.schemas import Session
-from slurm_adapter.gateway.tunnels import NotListening, Tunnels
+from slurm_adapter.gateway.shares import Shares, TooMany
+from slurm_adapter.gateway.tunnels import MOST as MOST_TUNNELS
+from slurm_adapter.gateway.tunnels import Tunnels
 from slurm_adapter.specification import shown
 from slurm_adapter.states import JobState
 
@@ -52,12 +63,15 @@ TOKEN_SECONDS = 60.0
 COOKIE_SECONDS = 8 * 3600
 """How long a browser may stay, unless the job ends before."""
 
-COOKIE = "ucloud-compute-session-"
-"""What the names of our cookies begin with."""
+CONNECTIONS = 1000
+"""Connections to applications at once, if this machine reaches the nodes itself."""
+CONNECTIONS_OF_ONE = 64
+"""The same of one user. A browser keeps six for each interface, and each WebSocket is one more."""
 
 log = logging.getLogger(__name__)
 
-_SAFE = {"GET", "HEAD", "OPTIONS"}
+_METHODS_REFUSED = {"CONNECT", "TRACE"}
+"""They are for proxies that somebody has chosen, and to show what a page may not see (RFC 9110, section 9.3.8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +85,12 @@ class Place:
     grant: str | Visit | None = None
     """What its session lasts as long as (`authentication.check_grant`); None where there is no session."""
 
+    user: str = ""
+    """Whose session it is."""
+
     def same(self, other: Place | None) -> bool:
         """Whether it is the same interface."""
-        return other is not None and self == replace(other, grant=self.grant)
+        return other is not None and self == replace(other, grant=self.grant, user=self.user)
 
 
 class Domains:
@@ -105,6 +122,8 @@ class Web:
         pattern = config.gateway.web_domain
         self.domains = None if pattern is None else Domains(pattern)
         self._tunnels = Tunnels()
+        most = CONNECTIONS if config.gateway.reaches_nodes else MOST_TUNNELS
+        self.connections = Shares(most, CONNECTIONS_OF_ONE, "connections to applications")
         self.tokens: Secrets[tuple[Place, Kind]] = Secrets(TOKEN_SECONDS)
         self.cookies: Secrets[Place] = Secrets(COOKIE_SECONDS)
 
@@ -114,19 +133,27 @@ class Web:
         return urlsplit(self.config.gateway.url or "").scheme
 
     def open(
-        self, record: Record, rank: int, kind: Kind, target: str = "", grant: str | Visit | None = None
+        self,
+        record: Record,
+        rank: int,
+        kind: Kind,
+        target: str = "",
+        grant: str | Visit | None = None,
+        user: str | None = None,
     ) -> Session:
         """A session with an interface of a rank, for a caller who was found to be allowed to use the job.
 
         `target` names one of those that the application declares besides. `grant`: what the session lasts as long as;
-        see `authentication.check_grant`. Raises `NotOffered` where the site or the application has none, `Refused`
-        where the job does not run, `InvalidInput` for a rank or a target that it does not have, and `TryAgain` where
-        too many are open.
+        see `authentication.check_grant`. `user`: whose it is; without one, its job's. Raises `NotOffered` if the site
+        or the application has none, `Refused` if the job does not run, `InvalidInput` for a rank or a target that it
+        does not have, and `TryAgain` if too many are open.
         """
         if self.domains is None or (why := lacks(self.config)) is not None:
             missing = "gateway.web_domain is not set" if self.domains is None else why
             raise NotOffered(f"{_NAMES[kind]} access is not supported by this provider: {missing}")
-        place = Place(record.id, rank, _find_target(record, rank, kind, target) if target else 0, grant)
+        place = Place(
+            record.id, rank, _find_target(record, rank, kind, target) if target else 0, grant, user or record.owner
+        )
         if not port_of(record, place, kind):
             raise NotOffered(f"{_NAMES[kind]} access: {record.application} declares no port for it")
         check(record, rank)
@@ -144,17 +171,19 @@ class Web:
         return Session(type="vnc", job_id=record.id, rank=rank, url=address, password=record.vnc_password)
 
     @asynccontextmanager
-    async def reach(self, way: Way) -> AsyncIterator[Way]:
-        """The same, over the cluster where this machine does not reach its nodes. For one connection, within the block.
+    async def reach(self, way: Way, owner: str) -> AsyncIterator[Connection]:
+        """Connect to a port of a node for a user, within the block; over the cluster if this machine does not reach it.
 
-        Raises `NotListening` and, where the cluster is not reached, `AdapterError`.
+        Raises `TooMany`, `NotListening` and, if the cluster is not reached, `AdapterError`.
         """
-        if self.config.gateway.reaches_nodes:
-            yield way
-            return
-        transport = await self.workers.call(_transport)
-        async with self._tunnels.open(transport, way.host, way.port) as path:
-            yield replace(way, socket=path)
+        with self.connections.hold(owner):
+            if self.config.gateway.reaches_nodes:
+                async with connect(way.host, way.port) as connection:
+                    yield connection
+                return
+            transport = await self.workers.call(_transport)
+            async with self._tunnels.open(transport, way.host, way.port) as connection:
+                yield connection
 
     def close(self) -> None:
         """Give everything back."""
@@ -260,19 +289,22 @@ class Applications:
             if isinstance(answer, HTMLResponse):
                 await refuse(scope, receive, send, answer)
                 return
-            found, check = answer
+            found, check, owner = answer
             try:
-                async with self._web.reach(found) as way:
-                    await forward(scope, receive, send, way, check, scheme=self._web.scheme, without=(COOKIE,))
+                async with self._web.reach(found, owner) as connection:
+                    await forward(scope, receive, send, connection, check, scheme=self._web.scheme)
             except NotListening:
                 await refuse(scope, receive, send, silent(found))
             except AdapterError as error:
                 await refuse(scope, receive, send, _unreached(error))
 
     def _authorize(self, place: Place, scope: Scope) -> HTMLResponse | RedirectResponse:
+        if scope["method"] != "GET" or not opens_a_page(scope):
+            # Neither a look at what is there (HEAD) nor another page's image or frame uses the link up.
+            return page(HTTPStatus.METHOD_NOT_ALLOWED, "Open this link in a window of its own.")
         [token] = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[-1:]
         meant, kind = self._web.tokens.redeem(token) or (None, None)
-        if scope["method"] != "GET" or kind != "WEB" or meant is None or not meant.same(place):
+        if kind != "WEB" or meant is None or not meant.same(place):
             text = "This link is good once, and for a minute only. Open the application's interface from the job again."
             return page(HTTPStatus.UNAUTHORIZED, text)
         answer = RedirectResponse(
@@ -290,15 +322,19 @@ class Applications:
         return answer
 
     def _cookie(self, place: Place) -> str:
-        return f"{COOKIE}{place.job}-{_number(place)}-{self._web.config.provider}"
+        # Browsers take the prefix over HTTPS only.
+        prefix = HOST_PREFIX if self._web.scheme == "https" else ""
+        return f"{prefix}{COOKIE}{place.job}-{_number(place)}-{self._web.config.provider}"
 
-    async def _answer(self, place: Place, scope: Scope) -> HTMLResponse | tuple[Way, Check]:
-        """Where it is to be answered, and what tells whether that may go on; or a page that says why not."""
-        secrets = _values(scope, self._cookie(place))
+    async def _answer(self, place: Place, scope: Scope) -> HTMLResponse | tuple[Way, Check, str]:
+        """Return where it is answered, what tells whether that may go on, and for whom; or a page that says why not."""
+        if (why := _malformed(scope)) is not None:
+            return why
+        secrets = cookie_values(scope, self._cookie(place))
         known = {each: found for each in secrets if place.same(found := self._web.cookies.find(each)) and found}
         if not known:
             return _no_session()
-        if not _from_its_own_page(scope):
+        if not from_its_own_page(scope, self._web.scheme):
             return page(HTTPStatus.FORBIDDEN, "A page of another site may not do this here.")
         secret, place = next(iter(known.items()))
         record = await self._web.find(place)
@@ -313,7 +349,7 @@ class Applications:
         way = _way(record, place.rank, port)
         if way is None:
             return page(HTTPStatus.BAD_GATEWAY, "It is not known yet on which node the job runs.", again=3)
-        return way, partial(self._web.check, place, record.run, secret, math.inf)
+        return way, partial(self._web.check, place, record.run, secret, math.inf), place.user
 
 
 sockets = APIRouter()
@@ -343,8 +379,8 @@ async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None
         await websocket.send_denial_response(page(HTTPStatus.BAD_GATEWAY, text))
         return
     try:
-        async with web.reach(way) as reached:
-            await forward_bytes(websocket, reached, partial(web.check, place, record.run, None, until))
+        async with web.reach(way, place.user) as connection:
+            await forward_bytes(websocket, connection, partial(web.check, place, record.run, None, until))
     except NotListening:
         await websocket.send_denial_response(silent(way))
     except AdapterError as error:
@@ -357,27 +393,20 @@ def _no_session() -> HTMLResponse:
 
 
 def _unreached(error: AdapterError) -> HTMLResponse:
+    if isinstance(error, TooMany):
+        answer = page(HTTPStatus.TOO_MANY_REQUESTS, str(error))
+        answer.headers["Retry-After"] = str(error.retry_after)
+        return answer
     log.warning("a node was not reached: %s", error)
     return page(HTTPStatus.SERVICE_UNAVAILABLE, "The cluster is out of reach just now.", again=10)
 
 
-def _values(scope: Scope, name: str) -> list[str]:
-    """What cookies of this name hold."""
-    pairs = (each.strip().partition("=") for line in Headers(scope=scope).getlist("cookie") for each in line.split(";"))
-    return [value for own, _, value in pairs if own == name]
-
-
-def _from_its_own_page(scope: Scope) -> bool:
-    """Whether no page of another origin has asked for this.
-
-    Browsers take all domains of a site for one when they decide whether a cookie with SameSite=Lax is sent, so that
-    one job's page could act in the name of another job's user.
-    """
-    headers = Headers(scope=scope)
-    origin = headers.get("origin")
-    if origin is None or (scope["type"] == "http" and scope["method"] in _SAFE):
-        return True
-    try:
-        return urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
-    except ValueError:  # it is no URL
-        return False
+def _malformed(scope: Scope) -> HTMLResponse | None:
+    """Return what a request gets that no application should have to understand; None for others."""
+    if has_two_lengths(scope):
+        return page(HTTPStatus.BAD_REQUEST, "The request has both Content-Length and Transfer-Encoding.")
+    if scope["type"] == "http" and scope["method"] in _METHODS_REFUSED:
+        return page(HTTPStatus.METHOD_NOT_ALLOWED, f"{scope['method']} is not for applications.")
+    if not scope["raw_path"].startswith(b"/"):
+        return page(HTTPStatus.BAD_REQUEST, "The request's target is not a path.")
+    return None

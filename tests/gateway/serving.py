@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from slurm_adapter.gateway.server import settings_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,9 +23,8 @@ def served(app: ASGIApp, port: int = 0) -> Iterator[str]:
 
     What is under way at its end has five seconds.
     """
-    config = uvicorn.Config(
-        app, port=port, log_config=None, ws="websockets-sansio", timeout_graceful_shutdown=5, lifespan="on"
-    )
+    config = settings_of(app)
+    config.port, config.timeout_graceful_shutdown, config.lifespan = port, 5, "on"
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="gateway")
     thread.start()

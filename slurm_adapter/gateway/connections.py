@@ -1,0 +1,85 @@
+"""Connections to ports of compute nodes, whichever way they are reached. None is kept for another request.
+
+Nothing is gathered: a side that does not read stops the side that writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CONNECT_SECONDS = 10.0
+"""How long a node may take to answer at all."""
+
+STALL_SECONDS = 60.0
+"""How long a side that is there may read nothing of what is sent to it, until its connection is given up."""
+
+PIECE = 64 * 1024
+"""The most bytes of one step, about."""
+
+
+class NotListening(OSError):
+    """Nothing listens there."""
+
+
+class Connection(Protocol):
+    """Bytes to and from a port of a node."""
+
+    async def read(self) -> bytes:
+        """Return what comes next; `b""` at its end. Raises `OSError` where the connection breaks."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send this, and wait until most of it has gone. Raises `OSError` where it cannot be sent."""
+        ...
+
+
+class Direct:
+    """A connection that this machine makes itself."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self) -> bytes:
+        """See `Connection.read`."""
+        return await self._reader.read(PIECE)
+
+    async def write(self, data: bytes) -> None:
+        """See `Connection.write`."""
+        self._writer.write(data)
+        await self._writer.drain()
+
+
+@asynccontextmanager
+async def connect(host: str, port: int) -> AsyncIterator[Connection]:
+    """Connect to a port, within the block. Raises `NotListening`."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port, limit=PIECE)
+    except (OSError, TimeoutError) as error:
+        raise NotListening(f"nothing answers at {host}, port {port}") from error
+    try:
+        give_up_stalled(writer.get_extra_info("socket"))
+        yield Direct(reader, writer)
+    finally:
+        # What was not read by now is for nobody.
+        writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+def give_up_stalled(connection: socket.socket) -> None:
+    """Have the kernel end a connection whose other side is gone, or reads nothing for `STALL_SECONDS` (tcp(7)).
+
+    Set for a listening socket, it holds for the connections that come through it.
+    """
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALL_SECONDS * 1000))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(STALL_SECONDS))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
