@@ -373,6 +373,36 @@ def sync(ctx: click.Context, dry_run: bool, end_many: bool) -> None:
 
 
 @cli.command()
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+@click.pass_context
+def backup(ctx: click.Context, file: Path, overwrite: bool) -> None:
+    """Write a verified backup of the database to FILE, also while jobs are served.
+
+    The file has mode 600: specifications may contain secrets.
+    """
+    from slurm_adapter import backup as backups
+
+    talk(f"{file}: {backups.make(open_site(ctx).config.state, file, overwrite=overwrite)}")
+
+
+@cli.command()
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.pass_context
+def restore(ctx: click.Context, file: Path) -> None:
+    """Put a backup in the place of the database, which is kept beside it.
+
+    Stop `serve` and the timer of `sync` first. No job runs twice: what happened since the backup was made is found out
+    by `sync`.
+    """
+    from slurm_adapter import backup as backups
+
+    site = open_site(ctx)
+    for line in backups.explain(backups.restore(site.config.state, file, site.clock())):
+        talk(line)
+
+
+@cli.command()
 @click.pass_context
 def serve(ctx: click.Context) -> None:
     """Serve UCloud, and users with tokens, over HTTP, and make passes, until told to stop."""

@@ -7,6 +7,7 @@ is lost is a job that runs twice. A network file system is refused: SQLite's loc
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
@@ -26,6 +27,9 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 
 MOUNTS = Path("/proc/self/mountinfo")
+
+NAME = "jobs.sqlite"
+"""The database's file in the state folder."""
 
 
 class StoreError(AdapterError):
@@ -128,14 +132,21 @@ class Database:
 
         Raises `InvalidConfig` where the folder belongs to somebody else or lies on a network file system.
         """
-        path = folder / "jobs.sqlite"
-        with told(path):
-            _check_folder(folder)
-            with suppress(FileExistsError):
-                # Only where there is none: closing a file drops this process's locks on it (fcntl(2)), SQLite's too.
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+        path = folder / NAME
         self._path = path
+        with told(path):
+            check_folder(folder)
+        self._lock: int | None = hold(folder)
+        try:
+            with told(path):
+                with suppress(FileExistsError):
+                    # Only if there is none: closing a file drops this process's locks on it (fcntl(2)), SQLite's too.
+                    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+                _hide(path)
+                self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+        except BaseException:
+            os.close(self._lock)
+            raise
         try:
             with told(path):
                 self._connection.row_factory = sqlite3.Row
@@ -145,12 +156,15 @@ class Database:
                 # Reads first: who only opens the file and reads waits for nobody who writes.
                 self.instance = self.fact("instance") or self._fact("instance", secrets.token_hex(4))
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def __enter__(self) -> Self:
         """Close it at the end of the block."""
@@ -220,7 +234,7 @@ def told(path: Path) -> Iterator[None]:
             raise TryAgain(f"{path}: another process holds the database; try again") from error
         raise StoreError(f"{path}: {error}; is the disk full, or read-only?") from error
     except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path}: {error}; restore it from a backup (README, operation)") from error
+        raise StoreError(f"{path}: {error}; restore a backup: `slurm-adapter restore FILE`") from error
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     except UnicodeEncodeError as error:  # a lone surrogate, as Python makes it of a byte on the command line
@@ -229,19 +243,52 @@ def told(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_folder(folder: Path) -> None:
+def hold(folder: Path, *, alone: bool = False) -> int:
+    """Return a locked file descriptor: processes that use the database share the lock, `restore` has it `alone`.
+
+    The lock goes with the process, however it ends. Raises `TryAgain` if others have the lock.
+    """
+    with told(folder):
+        descriptor = os.open(folder / "database.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        if alone:
+            why = (
+                "another process uses the database; stop `slurm-adapter serve` and the timer of `sync`, then try again"
+            )
+        else:
+            why = "the database is being restored; try again in a moment"
+        raise TryAgain(f"{folder}: {why}") from error
+    return descriptor
+
+
+def _hide(path: Path) -> None:
+    """Give the database's files mode 600: one that was copied here has the mode that the copier's umask gave it."""
+    for suffix in ("", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        with suppress(FileNotFoundError):
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+
+
+def check_folder(folder: Path) -> None:
+    """Make the state folder if there is none. Raises `InvalidConfig` if it can be no state folder."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        owner = folder.stat().st_uid
+        found = folder.stat()
     except OSError as error:
         raise InvalidConfig(
             f"state = {folder}: {error.strerror}; make it for the adapter's account, mode 700"
         ) from error
-    if owner != os.geteuid():
+    if found.st_uid != os.geteuid():
         raise InvalidConfig(
-            f"state = {folder} belongs to uid {owner}, and this is uid {os.geteuid()}; "
+            f"state = {folder} belongs to uid {found.st_uid}, and this is uid {os.geteuid()}; "
             "run the adapter as the account that owns it"
         )
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)  # whoever made it, and with whatever umask: it is the adapter's own
     if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
         raise InvalidConfig(f"state = {folder} is on {kind}, a network file system; use a local disk")
 

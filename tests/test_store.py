@@ -387,7 +387,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir(mode=0o700)
     (tmp_path / "state" / "jobs.sqlite").write_bytes(b"this is no database, and never was one" * 50)
-    with pytest.raises(StoreError, match=r"jobs\.sqlite: file is not a database; restore it from a backup"):
+    with pytest.raises(StoreError, match=r"jobs\.sqlite: file is not a database; restore a backup"):
         Store(tmp_path / "state")
 
 
@@ -397,7 +397,7 @@ def test_a_damaged_page(tmp_path: Path) -> None:
     path = tmp_path / "state" / "jobs.sqlite"
     whole = path.read_bytes()
     path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
-    with pytest.raises(StoreError, match="restore it from a backup"), Store(tmp_path / "state") as store:
+    with pytest.raises(StoreError, match="restore a backup"), Store(tmp_path / "state") as store:
         store.all(100)
 
 

@@ -26,7 +26,6 @@ def check_here(site: Site) -> Iterator[Finding]:
     try:
         known = site.store.all(1)
         yield Finding(Level.GOOD, f"the state in {site.config.state} can be used" + ("" if known else "; no jobs yet"))
-        yield from _check_mode(site.config.state, "state", 0o077, "chmod 700")
     except AdapterError as error:
         yield Finding(Level.PROBLEM, str(error), ("state",))
     if os.geteuid() == 0:
