@@ -13,7 +13,7 @@ run=$SLURM_JOB_ID-$restart # of an array every task has an id of its own
 here=${SLURMD_NODENAME:-$(uname -n)}
 nodes=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-1}}
 log="$node/holders-$run.txt"
-payload='' holders='' witness='' guard='' caught='' cancelled=no
+payload='' keeper='' holders='' witness='' guard='' caught='' cancelled=no
 
 say() { printf 'slurm-adapter: %s\n' "$*" >&2; }
 
@@ -147,20 +147,35 @@ for name in $signals; do
     trap "signalled $name" "$name"
 done
 
+# A signal that arrives just when `wait` learns of an end makes bash forget that end: it would wait for ever, and the exit
+# code would be lost. So a process of its own, the keeper, waits for the payload without `wait`, and writes the payload's
+# process id and its exit code into a pipe.
+start_payload() { # COMMAND...
+    open_pipe 4 7 || give_up "no named pipe can be made on $here, neither in ${TMPDIR:-/tmp} nor in $node"
+    (
+        trap - INT QUIT # as a batch script has them: a background process ignores both
+        # shellcheck disable=SC2086 # words
+        trap : $signals # they are the payload's: this has no effect on what the keeper starts
+        exec 3>&2 2>/dev/null # bash says there which signal the payload died of
+        (
+            echo "$BASHPID" >&7
+            exec "$@" </dev/null 2>&3 3>&- 7>&-
+        )
+        echo "$?" >&7
+    ) 4<&- 5<&- 6>&- 9>&- &
+    keeper=$!
+    exec 7>&-
+    read -r payload <&4
+    [ -z "$caught" ] || kill -s "$caught" "$payload" 2>/dev/null # it came before there was anything to pass it on to
+}
+
 wait_for_payload() { # leaves its exit code in `code`
     while :; do
-        caught=
-        wait "$payload" 2>/dev/null
+        wait "$keeper" 2>/dev/null
         code=$?
-        [ -n "$caught" ] || return 0
-        if ! kill -0 "$payload" 2>/dev/null; then
-            # It ended while the trap ran: its code is still to be had, or was had by the wait above (then: 127).
-            wait "$payload" 2>/dev/null
-            again=$?
-            [ "$again" -eq 127 ] || code=$again
-            return 0
-        fi
+        kill -0 "$keeper" 2>/dev/null || break
     done
+    if read -r line <&4; then code=$line; fi # else the keeper was killed, and told nothing
 }
 
 # --- The replicas ----------------------------------------------------------------------------------------------------
@@ -397,12 +412,7 @@ if [ "$replicate" = yes ] && [ "$nodes" -gt 1 ]; then
     set -- "$srun" -N "$nodes" -n "$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1 \
         --open-mode=append --input=none -o "$pattern/stdout-%t.txt" -e "$pattern/stderr-%t.txt" "$@"
 fi
-(
-    trap - INT QUIT # as a batch script has them: a background process ignores both
-    exec "$@" /bin/bash "$folder/job.sbatch" payload
-) </dev/null 5<&- 6>&- 9>&- &
-payload=$!
-[ -z "$caught" ] || kill -s "$caught" "$payload" 2>/dev/null # it came before there was anything to pass it on to
+start_payload "$@" /bin/bash "$folder/job.sbatch" payload
 wait_for_payload
 record "$code"
 # After TERM other processes of the application may still be cleaning up. Those that do not end, Slurm ends.
