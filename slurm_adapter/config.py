@@ -202,6 +202,8 @@ class Jobs(_Table):
     system_load: str = ""
     """Shell text for `{- systemLoad -}` in an application's template."""
     system_unload: str = ""
+    allow_unconfined: bool = False
+    """Render templates that the site did not write though this machine cannot confine their renderer."""
 
     _read_times = field_validator("default_time", "lost_after", "retry", mode="before")(_duration)
 

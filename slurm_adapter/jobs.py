@@ -35,7 +35,7 @@ from slurm_adapter.errors import AdapterError, Duplicate, InvalidInput, Refused,
 from slurm_adapter.handover import hand_over, own_slurm_jobs
 from slurm_adapter.invocation import default_files, is_injected
 from slurm_adapter.records import STANDALONE, Peer, Record, Stage, by_account, has_new_id, same_job, unique_part
-from slurm_adapter.rendering import Apart, render_apart
+from slurm_adapter.rendering import Apart
 from slurm_adapter.specification import JobSpecification, PeerValue
 from slurm_adapter.states import JobState
 from slurm_adapter.translation import translate
@@ -126,7 +126,8 @@ UNWANTED_SECONDS = 30
 def render(site: Site, owner: Owner, specification: JobSpecification) -> str:
     """The script that would be submitted, with id 0. Needs no cluster, and touches nothing."""
     names = Names("0", "render-0", _folder(site, site.account_of(owner), "0"), "0")
-    return _translate(site, owner, Item(specification), render_apart, names, after=()).script
+    with Apart(allow_unconfined=site.config.jobs.allow_unconfined) as apart:
+        return _translate(site, owner, Item(specification), apart.render, names, after=()).script
 
 
 def submit(
@@ -238,7 +239,7 @@ def _prepare(
     shared: dict[str, bytes] = {}
     notes: dict[str, list[str]] = {}
     paths: list[DrivePath] = []
-    with Apart() as apart:
+    with Apart(allow_unconfined=site.config.jobs.allow_unconfined) as apart:
         for number, (item, names, found) in enumerate(zip(items, named, peers, strict=True)):
             _go_on(caller)
             after = [record.slurm_id for _, record in found if record.slurm_id is not None]

@@ -1,8 +1,10 @@
 """Jinja, as UCloud's applications use it: a sandbox whose every printed value is quoted for bash.
 
-The sandbox keeps a template from Python; it limits neither time nor memory. So a template that the site did not write
-itself is rendered in a child process with limits on both (`render_apart`), and only files of the site's own folder in
-this process (`render`). This module is what the child imports: keep it light.
+Jinja's sandbox keeps a template from Python; it limits neither time nor memory. So a template that the site did not
+write is rendered in a child process (`render_apart`), and only files of the site's own folder in this process
+(`render`). The child has limits on time and memory, and `slurm_adapter.confinement` takes everything else from it: a
+template that gets out of the sandbox reaches nothing. What such a child answers is not trusted either. This module is
+what the child imports: keep it light.
 
 Printing:
 
@@ -23,6 +25,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -35,8 +38,9 @@ from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from slurm_adapter.bash import plain, quote
-from slurm_adapter.errors import InvalidInput
-from slurm_adapter.targets import MOST, Target, declare
+from slurm_adapter.confinement import SECCOMP, confine
+from slurm_adapter.errors import InvalidConfig, InvalidInput
+from slurm_adapter.targets import Target, check_targets, declare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -48,9 +52,13 @@ OUTPUT_LIMIT = 1024 * 1024
 CPU_SECONDS = 2
 """What the child may use; a large application takes a few milliseconds."""
 WALL_SECONDS = 30
-"""When the child is given up: a machine may be busy, but no template waits for anything."""
+"""When the child is ended: a machine may be busy, but no template waits for anything."""
+START_SECONDS = 60
+"""How long the child may take to start."""
 MEMORY = 512 * 1024 * 1024
 """The child's address space, in bytes."""
+ANSWER_LIMIT = 8 * OUTPUT_LIMIT
+"""The most bytes of the child's answer."""
 
 _REMOVED_FILTERS = ("forceescape", "random", "striptags", "urlize", "xmlattr")
 
@@ -92,6 +100,10 @@ class Rendered:
     """Name and value of each call of `sbatch()`, in order."""
     targets: tuple[Target, ...] = ()
     """What `dynamicInterface()` has declared, in order."""
+
+
+_WARM_UP = "{{ 'a b' | pprint | wordwrap(2) }}{{ nothing }}"
+"""Makes Jinja import what it imports late: for literals, these filters, and errors. Then no file need be read."""
 
 
 class Safe(str):
@@ -203,16 +215,15 @@ def render(task: Task) -> Rendered:
     targets: list[Target] = []
 
     def sbatch(name: str, value: Any = "") -> Safe:
-        found.append((name, _printable(value)))
+        if not isinstance(name, str):
+            raise TemplateError(f"sbatch(): name: must be a text, and is of type {type(name).__name__}")
+        _whole(name + plain(_printable(value)))
+        found.append((name, value))
         return Safe("")
 
     def dynamic_interface(rank: Any, kind: Any, target: Any, port: Any) -> Safe:
         new = declare(*map(_printable, (rank, kind, target, port)))
-        if any((each.rank, each.name) == (new.rank, new.name) for each in targets):
-            raise TemplateError(f"dynamicInterface(): target: {new.name!r}: rank {new.rank} has one of this name")
-        if len(targets) >= MOST:
-            raise TemplateError(f"dynamicInterface(): a job has at most {MOST} further interfaces")
-        targets.append(new)
+        targets[:] = check_targets((*targets, new))
         return Safe("")
 
     def absent(name: str) -> Callable[..., Safe]:
@@ -246,11 +257,19 @@ def _compile(printed: Callable[[object], Any], text: str) -> Template:
 
 def _render_one(printed: Callable[[object], Any], source: Source, variables: Mapping[str, Any]) -> str:
     try:
-        return "".join(_limited(_compile(printed, source.text).generate(variables)))
+        return _whole("".join(_limited(_compile(printed, source.text).generate(variables))))
     except TemplateSyntaxError as error:
         raise _problem(source, error.lineno, error.message) from error
     except Exception as error:  # a template can bring about any error of Python's operators and filters
         raise _problem(source, _line_of(error), str(error) or type(error).__name__) from error
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TemplateError("gives half of a surrogate pair, which is no character") from error
+    return text
 
 
 def _limited(chunks: Iterator[str]) -> Iterator[str]:
@@ -279,19 +298,21 @@ def _problem(source: Source, line: int | None, message: str | None) -> InvalidIn
 
 
 def render_apart(task: Task) -> Rendered:
-    """Render in a child process with limits. Raises as `render` does, and for a template that goes beyond them."""
+    """Render in a child process. Raise as `Apart.render`."""
     with Apart() as apart:
         return apart.render(task)
 
 
 class Apart:
-    """Renders in a child process with limits, which serves until the block's end: starting one takes longer than a job.
+    """Renders in a confined child process, which serves until the block's end: starting one takes longer than a job.
 
     Each task has the whole of the limits. One that goes beyond them takes the child with it, and the next has another.
+    A child serves one owner's jobs only: one that was taken over could answer for the next job.
     """
 
-    def __init__(self) -> None:
-        """Nothing is started until it is needed."""
+    def __init__(self, *, allow_unconfined: bool = False) -> None:
+        """Nothing is started until it is needed. `allow_unconfined`: render though the machine lacks seccomp."""
+        self._allow_unconfined = allow_unconfined
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -300,26 +321,54 @@ class Apart:
 
     def __exit__(self, *_: object) -> None:
         """End the child."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.communicate()
+        self._end()
+
+    def walls(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return what confines the child, and what this machine lacks for that; see `confinement.confine`."""
+        self._end()
+        self._child = _start()
+        said = _exchange(self._child, None, START_SECONDS)
+        if said is None:
+            raise InvalidConfig(f"the renderer of templates does not start: {self._end()}")
+        stand, lacking = json.loads(said)
+        return stand, lacking
 
     def render(self, task: Task) -> Rendered:
-        """Raises as `render` does, and for a template that goes beyond the limits."""
+        """Raise as `render` does, and for a template that goes beyond the limits.
+
+        Raise `InvalidConfig` if the child cannot be confined, or does not start.
+        """
         if self._child is None:
-            self._child = _start()
-        answer = _ask(self._child, task)
-        if answer is None:
-            child, self._child = self._child, None
-            _, complaint = child.communicate()
-            if child.returncode < 0:
-                raise _too_much(task)
-            raise RuntimeError(f"the renderer ended with {child.returncode}: {complaint.decode(errors='replace')}")
-        if "problem" in answer:
-            raise InvalidInput(answer["problem"])
-        calls = tuple((name, value) for name, value in answer["calls"])
-        targets = tuple(Target(*each) for each in answer["targets"])
-        return Rendered(answer["body"], answer["environment"], answer["sbatch"], calls, targets)
+            stand, lacking = self.walls()
+            if SECCOMP not in stand and not self._allow_unconfined:
+                self._end()
+                raise InvalidConfig(unconfined(lacking))
+        said = _exchange(self._child, json.dumps(vars(task), default=vars), WALL_SECONDS)
+        try:
+            if said is not None:
+                return _read_answer(json.loads(said), task)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self._end()
+            raise InvalidInput(f"{_names(task)}: the renderer's answer makes no sense") from error
+        self._end()
+        raise InvalidInput(f"{_names(task)}: takes more than {CPU_SECONDS} seconds, or too much memory, to render")
+
+    def _end(self) -> str:
+        """End the child, if there is one. Return what it said on stderr."""
+        child, self._child = self._child, None
+        if child is None:
+            return ""
+        child.kill()
+        return child.communicate()[1].decode(errors="replace")
+
+
+def unconfined(lacking: Mapping[str, str]) -> str:
+    """Return what is wrong with a machine that lacks seccomp, and the fix."""
+    return (
+        "templates that the site did not write are not rendered: this machine cannot confine their renderer "
+        f"({lacking.get(SECCOMP)}). Install libseccomp 2 (Debian: libseccomp2, RHEL: libseccomp); "
+        "jobs.allow_unconfined = true renders them with less protection"
+    )
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -333,37 +382,72 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _ask(child: subprocess.Popen[bytes], task: Task) -> Any:
-    """The child's answer; None where it ended instead."""
-    if child.stdin is None or child.stdout is None:
+def _exchange(child: subprocess.Popen[bytes] | None, line: str | None, seconds: float) -> bytes | None:
+    """Give the child a line, if there is one, and return its next; None if it ended, or took too long or too much."""
+    if child is None or child.stdin is None or child.stdout is None:
         return None
-    with suppress(BrokenPipeError):
-        child.stdin.write(json.dumps(vars(task), default=vars).encode() + b"\n")
-        child.stdin.flush()
-        line = child.stdout.readline()
-        if line.endswith(b"\n"):
-            return json.loads(line)
+    watch = threading.Timer(seconds, child.kill)  # a child that was taken over may have set its own timers to none
+    watch.start()
+    try:
+        with suppress(BrokenPipeError):
+            if line is not None:
+                child.stdin.write(line.encode() + b"\n")
+                child.stdin.flush()
+            said = child.stdout.readline(ANSWER_LIMIT)
+            return said if said.endswith(b"\n") else None
+    finally:
+        watch.cancel()
     return None
 
 
-def _too_much(task: Task) -> InvalidInput:
-    names = sorted({source.name for source in (*task.body, *task.environment.values(), *task.sbatch.values())})
-    return InvalidInput(f"{', '.join(names)}: takes more than {CPU_SECONDS} seconds, or too much memory, to render")
+def _read_answer(answer: dict[str, Any], task: Task) -> Rendered:
+    """Take nothing from the child but what a template may give. Raise `ValueError` or its like, and `InvalidInput`."""
+    json.dumps(answer, ensure_ascii=False).encode()  # refuses half of a surrogate pair
+    if "problem" in answer:
+        problem = answer["problem"]
+        if not isinstance(problem, str) or not problem.isprintable():
+            raise ValueError
+        raise InvalidInput(problem)
+    texts = [answer["body"], *(name for name, _ in answer["calls"])]
+    for found, asked in ((answer["environment"], task.environment), (answer["sbatch"], task.sbatch)):
+        if not isinstance(found, dict) or found.keys() != asked.keys():
+            raise ValueError
+        texts += found.values()
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError
+    if not all(value is None or isinstance(value, str | int | float) for _, value in answer["calls"]):
+        raise ValueError
+    return Rendered(
+        body=answer["body"],
+        environment=answer["environment"],
+        sbatch=answer["sbatch"],
+        calls=tuple((name, value) for name, value in answer["calls"]),
+        targets=check_targets(declare(*each) for each in answer["targets"]),
+    )
+
+
+def _names(task: Task) -> str:
+    return ", ".join(
+        sorted({source.name for source in (*task.body, *task.environment.values(), *task.sbatch.values())})
+    )
 
 
 def main() -> None:
-    """The child: tasks as JSON on stdin, a line each, and for each its answer or the problem as JSON on stdout."""
+    """The child: says what confines it, then answers tasks on stdin, each a line of JSON, on stdout."""
+    with suppress(InvalidInput):
+        render(Task(variables={}, body=(Source(_WARM_UP, "warm-up"),)))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
-        resource.setrlimit(limit, (0, 0))
+    _say(json.dumps(confine()))
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # what its signal does is to end the process
-        signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
         answer = _answer(json.loads(line))
-        for timer in (signal.ITIMER_REAL, signal.ITIMER_PROF):  # the next task may be long in coming
-            signal.setitimer(timer, 0)
-        sys.stdout.buffer.write(answer.encode() + b"\n")
-        sys.stdout.buffer.flush()
+        signal.setitimer(signal.ITIMER_PROF, 0)  # the next task may be long in coming
+        _say(answer)
+
+
+def _say(text: str) -> None:
+    sys.stdout.buffer.write(text.encode() + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _answer(task: dict[str, Any]) -> str:
@@ -381,6 +465,6 @@ def _answer(task: dict[str, Any]) -> str:
     except InvalidInput as error:
         return json.dumps({"problem": str(error)})
     answer = json.dumps(asdict(rendered))
-    if len(answer) > 8 * OUTPUT_LIMIT:
+    if len(answer) >= ANSWER_LIMIT:
         return json.dumps({"problem": "the application's templates give too much text"})
     return answer

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MOST = 100
 """How many a job may have: each is an update of the job (contract 1.14)."""
@@ -37,7 +40,7 @@ class Target(NamedTuple):
 
 
 def declare(rank: object, kind: object, name: object, port: object) -> Target:
-    """What a template has said. Raises `ValueError` that says what is allowed."""
+    """Return what a template declares. Raise `ValueError` that says what is allowed."""
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
         raise ValueError(f"dynamicInterface(): rank: {rank!r}: must be a whole number from 0 on")
     if kind not in get_args(Kind):
@@ -49,3 +52,15 @@ def declare(rank: object, kind: object, name: object, port: object) -> Target:
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
         raise ValueError(f"dynamicInterface(): port: {port!r}: must be a whole number from 1 to 65535")
     return Target(rank, "WEB" if kind == "WEB" else "VNC", str(name), port)
+
+
+def check_targets(targets: Iterable[Target]) -> tuple[Target, ...]:
+    """Return the interfaces of a job. Raise `ValueError` if two of a rank have one name, or if there are too many."""
+    found: dict[tuple[int, str], Target] = {}
+    for each in targets:
+        if (each.rank, each.name) in found:
+            raise ValueError(f"dynamicInterface(): target: {each.name!r}: rank {each.rank} has one of this name")
+        found[each.rank, each.name] = each
+    if len(found) > MOST:
+        raise ValueError(f"dynamicInterface(): a job has at most {MOST} further interfaces")
+    return tuple(found.values())

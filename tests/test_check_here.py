@@ -10,6 +10,7 @@ import pytest
 from slurm_adapter.check import Finding, Level
 from slurm_adapter.check.accounts import check_command_line
 from slurm_adapter.check.here import check_here
+from slurm_adapter.rendering import Apart
 from tests.offline import Offline
 
 if TYPE_CHECKING:
@@ -95,3 +96,40 @@ def test_files_of_ssh(tmp_path: Path, key: str, content: str | None, mode: int, 
 
 def test_a_finding_knows_its_key() -> None:
     assert Finding(Level.GOOD, "x").key == ()
+
+
+@pytest.mark.parametrize(
+    ("walls", "allowed", "level", "said"),
+    [
+        (
+            ({"seccomp": "x", "Landlock": "ABI 7"}, {}),
+            False,
+            Level.GOOD,
+            "confined by seccomp (x) and Landlock (ABI 7)",
+        ),
+        (
+            ({"seccomp": "x"}, {"Landlock": "Function not implemented"}),
+            False,
+            Level.GOOD,
+            "confined by seccomp (x); this machine lacks Landlock (Function not implemented)",
+        ),
+        (({}, {"seccomp": "no such library"}), False, Level.PROBLEM, "(no such library). Install libseccomp 2"),
+        (
+            ({}, {"seccomp": "no such library"}),
+            True,
+            Level.WARNING,
+            "limits alone; this machine lacks seccomp (no such",
+        ),
+    ],
+)
+def test_what_confines_the_renderer_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    walls: tuple[dict[str, str], dict[str, str]],
+    allowed: bool,  # noqa: FBT001  # pytest passes it by name
+    level: Level,
+    said: str,
+) -> None:
+    monkeypatch.setattr(Apart, "walls", lambda _: walls)
+    findings = found(tmp_path, {"jobs": {"allow_unconfined": allowed}})
+    assert [how for text, how in findings.items() if said in text] == [level]

@@ -9,7 +9,9 @@ import stat
 from typing import TYPE_CHECKING
 
 from slurm_adapter.check.findings import Finding, Level, some
+from slurm_adapter.confinement import SECCOMP
 from slurm_adapter.errors import AdapterError
+from slurm_adapter.rendering import Apart, unconfined
 from slurm_adapter.script import SCRIPT_NAME, ScriptInputs, read_node_files, render_script
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def check_here(site: Site) -> Iterator[Finding]:
         )
     yield from _check_templates(site.config.templates)
     yield from _check_applications(site)
+    yield from _check_renderer(allowed=site.config.jobs.allow_unconfined)
     yield from _check_ssh(site)
     yield from _check_listen(site)
 
@@ -104,6 +107,27 @@ def _check_applications(site: Site) -> Iterator[Finding]:
         yield from (Finding(Level.PROBLEM, text) for text in site.catalogue.problems.values())
     except AdapterError as error:
         yield Finding(Level.PROBLEM, str(error))
+
+
+def _check_renderer(*, allowed: bool) -> Iterator[Finding]:
+    """Check what confines the renderer of templates that the site did not write."""
+    try:
+        with Apart() as apart:
+            stand, lacking = apart.walls()
+    except AdapterError as error:
+        yield Finding(Level.PROBLEM, str(error))
+        return
+    lacks = "".join(f"; this machine lacks {wall} ({reason})" for wall, reason in lacking.items())
+    walls = " and ".join(f"{wall} ({version})" for wall, version in stand.items()) or "limits alone"
+    if SECCOMP in stand:
+        yield Finding(Level.GOOD, f"the renderer of templates is confined by {walls}{lacks}")
+    elif allowed:
+        yield Finding(
+            Level.WARNING,
+            f"jobs.allow_unconfined: the renderer of templates is confined by {walls}{lacks}; install libseccomp 2",
+        )
+    else:
+        yield Finding(Level.PROBLEM, unconfined(lacking), ("jobs", "allow_unconfined"))
 
 
 def _check_ssh(site: Site) -> Iterator[Finding]:
