@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from slurm_adapter import sandbox
-from tests.benchmarks import figures, report
+from tests.benchmarks import attack, figures, report
 from tests.benchmarks.ground import ask, delayed, ground
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ ROWS: dict[str, Callable[[Ground, int, DelayingProxy], Iterator[Figure]]] = {
     "sync": lambda ground, count, proxy: figures.passes(ground, scaled(SIZES, count), proxy),
     "peer": lambda ground, _, __: figures.peer(ground),
     "create": lambda ground, _, __: figures.create(ground),
+    "hostile": lambda _, count, __: attack.hostile(count),
     "simulated": lambda ground, count, _: figures.simulated(ground, scaled(SIMULATED, count)),
 }
 

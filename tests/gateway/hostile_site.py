@@ -1,0 +1,80 @@
+"""A site under attack: `python -m tests.gateway.hostile_site FOLDER PORT APPLICATION_PORT HONEST`.
+
+`serve` as a site runs it, over a Slurm that is a table in memory. Its users are so many honest ones and three hostile
+ones, each with a running job whose application listens on the application's port. One line on stdout says who is who.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from slurm_adapter import tokens
+from slurm_adapter.gateway.server import serve
+from slurm_adapter.site import Site
+from tests.gateway.doors import SlowScheduler
+from tests.offline import Offline
+
+HOSTILE = 3
+
+MOST_MEMORY = 2**32
+"""Of this process, in bytes: an attack that succeeds does not take the whole machine."""
+
+WORKFLOW = """
+application: v2
+name: flow
+version: "1"
+software: {type: Native, load: []}
+parameters: {flow: {type: Workflow}}
+"""
+
+
+def main(folder: Path, port: int, application: int, honest: int) -> None:
+    """Make the site, say who its users are, and serve."""
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    kinds = {"honest": honest, "hostile": HOSTILE}
+    names = {kind: [f"{kind}-{number}" for number in range(count)] for kind, count in kinds.items()}
+    accounts = {"honest": "alice", "hostile": "bob"}
+    settings = {
+        "identity": {"users": {name: accounts[kind] for kind, some in names.items() for name in some}},
+        "gateway": {
+            "port": port,
+            "url": f"http://gateway.localhost:{port}",
+            "web_domain": f"app-{{job}}-{{rank}}.localhost:{port}",
+            "reaches_nodes": True,
+        },
+    }
+    offline = Offline(folder, settings)
+    (folder / "applications" / "flow.yaml").write_text(WORKFLOW, encoding="utf-8")
+    slurm = SlowScheduler()
+    slurm.now = int(time.time())
+    offline.slurm = slurm
+    offline.site = offline.open()
+    said: dict[str, list[dict[str, str]]] = {}
+    for kind, some in names.items():
+        said[kind] = []
+        for name in some:
+            token = tokens.create(offline.site, name, name)
+            record = offline.run(offline.job(user=name))
+            here = {"web_port": application, "addresses": (("127.0.0.1",),)}
+            offline.site.store.change([(record, here)], slurm.now)
+            said[kind].append({"user": name, "token": token, "job": record.id})
+    sys.stdout.write(json.dumps(said) + "\n")
+    sys.stdout.flush()
+    slurm.answering = 0.1  # a controller that is busy
+    serve(_in_real_time(offline))
+
+
+def _in_real_time(offline: Offline) -> Site:
+    """Return the site by the clock on the wall."""
+    site = Site(offline.config)
+    site.scheduler, site.transport = offline.site.scheduler, offline.site.transport
+    offline.site.close()
+    return site
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
