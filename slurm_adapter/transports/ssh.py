@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from slurm_adapter.transports.interface import Stream, Terminal
     from slurm_adapter.transports.ssh_config import SshSettings
 
+STREAM_WINDOW = 256 * 1024
+"""Bytes of a stream that wait here for one who does not read: there are hundreds of streams."""
 SESSIONS = 5
 """Commands at once. sshd allows ten sessions (MaxSessions) and frees them late: eight at once were refused at times."""
 
@@ -130,7 +132,7 @@ class SshTransport:
         try:
             seconds = min(self._connect_timeout, deadline.left)
             with _watched(connection, seconds):
-                session = connection.open_session(seconds)
+                session = connection.open_session(seconds, STREAM_WINDOW)
             with _watched(connection, deadline.left):
                 session.settimeout(deadline.left)
                 with translated(f"the connection to {self._target} broke when {command} was started", handed_over=True):

@@ -101,9 +101,10 @@ class Connection:
         """Whether nothing is known to have ended it."""
         return self._session_maker.is_active()
 
-    def open_session(self, timeout: float) -> paramiko.Channel:
+    def open_session(self, timeout: float, window: int | None = None) -> paramiko.Channel:
         """A channel for one command. Raises `NotConnected`: nothing was handed over yet.
 
+        `window`: how many bytes of its output may wait here until they are read; None: paramiko's 2 MiB.
         A refusal is tried again until `timeout`: sshd frees a finished session a little late, and may allow fewer at
         once than we use (MaxSessions).
         """
@@ -111,7 +112,7 @@ class Connection:
         with translated(f"cannot open a session on {self._target}"):
             while True:
                 try:
-                    return self._session_maker.open_session(timeout=deadline.left)
+                    return self._session_maker.open_session(window_size=window, timeout=deadline.left)
                 except paramiko.SSHException as error:
                     # A refusal, as long as we live. (Of several at once paramiko tells the reason of one thread only.)
                     if not self.alive:
