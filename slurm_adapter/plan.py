@@ -24,6 +24,7 @@ from slurm_adapter.folders import CANCELLED, CLOSED, ExitRecord, Inside, slurm_i
 from slurm_adapter.records import Record, Stage
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import (
+    FENCED,
     LIVE,
     NO_FOLDER,
     NOT_OPENED_TEXT,
@@ -443,19 +444,33 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
     if inside is None:
         problems.append(f"job {record.id}: its folder {record.folder} could not be looked into")
         return values
+    return values | _judge_over(record, own, inside, evidence, problems)
+
+
+def _judge_over(
+    record: Record, own: tuple[Observation, ...], inside: Inside, evidence: Evidence, problems: list[str]
+) -> dict[str, Any]:
+    """Return what became of a job that Slurm no longer waits for or runs, as far as anything tells it."""
     told = _ended_rows(record, inside, evidence)
     if record.array and evidence.accounting and evidence.history is None:
-        return values  # the tasks that the queue has forgotten may have failed
+        return {}  # the tasks that the queue has forgotten may have failed
     tasks = {row.task for row in own}
     ended = (*own, *(row for row in told if record.array and row.task not in tasks)) if own else told
     exits = _exits(record, inside)
     if left := _tasks_left(record, ended, exits):
-        return values | _missing(record, inside, evidence, problems, left)
+        return _missing(record, inside, evidence, problems, left)
+    if ended and _may_be_fenced(record, ended, inside, evidence.now - evidence.lost_after):
+        return {}
+    if ended and any(row.exit_code == FENCED for row in ended):  # an end came before this run
+        if inside.owner == CANCELLED:
+            return _end_by_fence(record, inside.owner, evidence.now)
+        if inside.owner == CLOSED and exits:
+            return _end_by_record(record, exits, inside, evidence)
     if ended:
-        return values | _ended(record, ended, inside, evidence, problems)
+        return _ended(record, ended, inside, evidence, problems)
     if exits and not (record.array and evidence.history is None):
-        return values | _end_by_record(record, exits, inside, evidence)
-    return values | _missing(record, inside, evidence, problems)
+        return _end_by_record(record, exits, inside, evidence)
+    return _missing(record, inside, evidence, problems)
 
 
 def _cannot_see(record: Record, inside: Inside | None, other: int, problems: list[str]) -> bool:
@@ -466,6 +481,16 @@ def _cannot_see(record: Record, inside: Inside | None, other: int, problems: lis
             "looked into; nothing was changed"
         )
     return inside is None or inside.trouble != ""
+
+
+def _may_be_fenced(record: Record, rows: Sequence[Observation], inside: Inside, before: float) -> bool:
+    """Return whether these rows may be a job that lost at the fence, while the folder that tells cannot be read.
+
+    Another Slurm job may be the one that runs. A folder that stays closed keeps nobody waiting for more than a while.
+    """
+    if not inside.trouble or max(row.ended or 0 for row in rows) < before:
+        return False
+    return record.attempts > 0 or any(row.exit_code == FENCED for row in rows)
 
 
 def _tasks_left(record: Record, rows: Iterable[Observation], exits: Iterable[ExitRecord]) -> int:

@@ -264,6 +264,9 @@ _NOT_OPENED = 53
 NO_FOLDER = 66
 """The exit code of a job's script that does not find its folder (templates/job.sbatch.j2)."""
 
+FENCED = 69
+"""The exit code of a job's script that the fence lets run nothing (templates/job.sbatch.j2); 0 in older scripts."""
+
 NOT_OPENED_TEXT = "Your job could not start: its folder or its output file cannot be opened on the node"
 
 

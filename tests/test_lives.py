@@ -30,7 +30,7 @@ from slurm_adapter.plan import make_groups
 from slurm_adapter.records import Record, Stage
 from slurm_adapter.schedulers.interface import InDoubt, Listing, Submission
 from slurm_adapter.specification import Owner
-from slurm_adapter.states import JobState
+from slurm_adapter.states import FENCED, JobState
 from slurm_adapter.sync import sync
 from slurm_adapter.transports.interface import ConnectionLost, NotConnected, Result
 from tests.offline import APPLICATION, Offline, peer
@@ -485,7 +485,7 @@ class Lives(RuleBasedStateMachine):
         if not link.is_symlink():
             link.symlink_to(str(slurm_id))
         if link.readlink() != Path(str(slurm_id)):
-            self.slurm.finish(slurm_id, of=key[1])
+            self.slurm.finish(slurm_id, FENCED, of=key[1])
             return
         assert truth.record.id not in self.final, "a job that is final runs nothing again"
         truth.passed.add(slurm_id)

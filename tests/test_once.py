@@ -130,7 +130,7 @@ def test_two_submissions_to_a_controller_that_stalls_start_one_application(fault
     go_on(faulty)
     faulty.until_slurm_has(record, 2)
     # No pass cancels one of them in time: both come to their ends.
-    assert set(faulty.until_slurm_is_done(record).values()) == {"COMPLETED"}
+    assert sorted(faulty.until_slurm_is_done(record).values()) == ["COMPLETED", "FAILED"]
     assert ended_once(faulty, record).slurm_id in faulty.slurm_jobs(record)
     assert sum(map(is_sbatch, faulty.tripping.commands)) == 2
 
@@ -180,7 +180,7 @@ def test_slurm_jobs_that_start_together_start_one_application(faulty: Faulty) ->
         assert record.slurm_id in copies[record.id]
         assert faulty.owner(record) == str(record.slurm_id)
         [loser] = copies[record.id] - {record.slurm_id}
-        assert faulty.cluster.wait_end(str(loser)) in {"COMPLETED", "CANCELLED"}
+        assert faulty.cluster.wait_end(str(loser)) in {"FAILED", "CANCELLED"}
         faulty.tell(record)
     for record in records:
         assert ended_once(faulty, record).slurm_id in copies[record.id]
@@ -188,12 +188,12 @@ def test_slurm_jobs_that_start_together_start_one_application(faulty: Faulty) ->
 
 
 def test_the_end_of_a_slurm_job_that_ran_nothing_says_nothing(faulty: Faulty) -> None:
-    """The one that is remembered is the loser, and it ends first, with exit code 0. The owner fails later."""
+    """The one that is remembered is the loser, and it ends first. The owner fails later."""
     [record] = faulty.submit(faulty.shell(f"{COUNT}; {UNTIL_TOLD}; exit 7", begin="now+1hour"))
     owner = faulty.sbatch_again(record, "--begin=now")
     faulty.cluster.wait_for(lambda: faulty.starts(record))
     start(faulty, record.slurm_id)
-    assert faulty.cluster.wait_end(str(record.slurm_id)) == "COMPLETED"
+    assert faulty.cluster.wait_end(str(record.slurm_id)) == "FAILED"
     assert f"Slurm job {record.slurm_id} runs nothing" in faulty.errors(record)
     [running] = faulty.until_running(record)
     assert running.slurm_id == owner
@@ -213,7 +213,7 @@ def test_a_job_that_is_cancelled_while_its_submission_is_in_doubt_never_runs(fau
     assert faulty.owner(record) == "cancelled"
     go_on(faulty)
     [late] = faulty.until_slurm_has(record, 1)
-    assert faulty.until_slurm_is_done(record)[late] in {"COMPLETED", "CANCELLED"}
+    assert faulty.until_slurm_is_done(record)[late] in {"FAILED", "CANCELLED"}
     assert faulty.starts(record) == 0
     assert faulty.now(record) == cancelled
 
@@ -237,7 +237,7 @@ def test_a_finished_job_that_its_owner_requeues_runs_nothing(faulty: Faulty) -> 
     # Its own script holds it back, also where there is no pass.
     requeue(faulty, record)
     faulty.cluster.wait_for(lambda: "closed holds this job's folder" in faulty.errors(record))
-    assert faulty.until_slurm_is_done(record) == {record.slurm_id: "COMPLETED"}
+    assert faulty.until_slurm_is_done(record) == {record.slurm_id: "FAILED"}
     requeue(faulty, record)
     report = faulty.pass_after()
     assert (report.cancelled, report.problems) == (((record.id, record.slurm_id),), ())

@@ -20,7 +20,7 @@ from slurm_adapter.plan import (
 )
 from slurm_adapter.records import Peer, Record, Stage, Standing
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS, Observation
-from slurm_adapter.states import JobState
+from slurm_adapter.states import FENCED, JobState
 
 if TYPE_CHECKING:
     from slurm_adapter.hosts import Group
@@ -209,6 +209,12 @@ SILENT = [
 
 # Several Slurm jobs for one of ours: `owner` decides.
 DOUBLED = [
+    # A run after an end that was decided: its own code tells nothing of the job.
+    (job(), (row("FAILED", exit_code=FENCED),), {"owner": "cancelled"}, SUCCESS, "was cancelled"),
+    (job(), (row("FAILED", exit_code=FENCED),), {"owner": "closed", "exits": (exited(0),)}, SUCCESS, "exit code 0"),
+    (job(), (row("FAILED", exit_code=FENCED),), {"owner": "closed", "exits": (exited(3),)}, FAILURE, "exit code 3"),
+    (job(), (row("FAILED", exit_code=FENCED),), {"owner": "closed"}, FAILURE, f"exit code {FENCED}"),
+    (job(), (row("FAILED", exit_code=FENCED),), {"exits": (exited(FENCED),)}, FAILURE, f"exit code {FENCED}"),
     (job(**RUNNING), (row("COMPLETED", exit_code=0), row("RUNNING", 18, nodes=("n2",))), {"owner": "18"}, RUNS, ""),
     (job(**RUNNING), (row("RUNNING", nodes=("n1",)), row("COMPLETED", 18, exit_code=0)), {"owner": "17"}, RUNS, ""),
     (job(), (row("COMPLETED", exit_code=0), row("FAILED", 18, exit_code=4)), {"owner": "18"}, FAILURE, "exit code 4"),

@@ -11,7 +11,7 @@ from slurm_adapter import jobs, plan
 from slurm_adapter.database import StoreError
 from slurm_adapter.errors import Refused
 from slurm_adapter.records import Stage
-from slurm_adapter.states import JobState
+from slurm_adapter.states import FENCED, JobState
 from slurm_adapter.transports.interface import CommandTimeout, NotConnected
 from tests.offline import Offline, offline, peer
 
@@ -89,14 +89,14 @@ def stop_before_the_note(offline: Offline) -> Record:
     return record
 
 
-@pytest.mark.parametrize("arrives", [False, True])
-def test_a_crash_behind_a_closed_fence_makes_no_success(offline: Offline, arrives: bool) -> None:  # noqa: FBT001
-    """A script behind a closed fence ends with 0: Slurm calls such a job COMPLETED, and it has run nothing."""
+@pytest.mark.parametrize("code", [None, FENCED, 0])  # 0: of a script of an older version
+def test_a_crash_behind_a_closed_fence_makes_no_success(offline: Offline, code: int | None) -> None:
+    """What a script behind a closed fence ends with says nothing: it has run nothing."""
     record = stop_before_the_note(offline)
-    if arrives:
+    if code is not None:
         offline.slurm.make(77, offline.slurm.submissions[-1])
         offline.slurm.start(77)
-        offline.slurm.finish(77)
+        offline.slurm.finish(77, code)
     for _ in range(4):
         offline.sync(300)
     now = offline.now(record)

@@ -21,7 +21,7 @@ from slurm_adapter.records import Record, Stage
 from slurm_adapter.reporting import Report
 from slurm_adapter.schedulers.interface import Accepted, Submission
 from slurm_adapter.specification import Owner
-from slurm_adapter.states import JobState
+from slurm_adapter.states import FENCED, JobState
 from slurm_adapter.sync import sync
 from slurm_adapter.transports.interface import CommandTimeout, ConnectionLost
 from tests.offline import Offline, offline, peer
@@ -404,6 +404,50 @@ def test_none_of_two_is_judged_while_its_account_is_in_trouble(offline: Offline)
     offline.sync(100)
     assert (offline.now(record).slurm_id, offline.now(record).state) == (1, JobState.RUNNING)
     assert offline.slurm.see(1).state == "RUNNING"
+
+
+@pytest.mark.parametrize("code", [FENCED, 0])  # 0: of a script of an older version
+def test_a_loser_alone_in_the_queue_is_not_judged_while_its_account_is_in_trouble(offline: Offline, code: int) -> None:
+    record = make_two(offline)
+    offline.fence(record, 1)
+    for slurm_id in (1, 2):
+        offline.slurm.start(slurm_id)
+    offline.slurm.finish(2, code)
+    offline.slurm.purge(1)
+    folder = Path(record.folder)
+    away = folder.rename(folder.with_name("away"))
+
+    def before(command: Command) -> None:
+        if command.user is not None:
+            raise CommandTimeout("her home folder hangs")
+
+    offline.transport.before = before
+    for _ in range(3):
+        offline.sync(100)
+        assert offline.now(record).stage is not Stage.ENDED
+    away.rename(folder)
+    offline.transport.before = lambda _: None
+    offline.record_exit(record, 3, slurm_id=1)
+    offline.sync(1000)
+    assert (offline.now(record).state, offline.now(record).exit_code) == (JobState.FAILURE, 3)
+
+
+def test_a_job_whose_account_stays_in_trouble_ends_after_a_while(offline: Offline) -> None:
+    record = make_two(offline)
+    offline.slurm.start(2)
+    offline.slurm.finish(2, FENCED)
+    offline.slurm.purge(1)
+
+    def before(command: Command) -> None:
+        if command.user is not None:
+            raise CommandTimeout("her home folder hangs")
+
+    offline.transport.before = before
+    offline.sync()
+    assert offline.now(record).stage is not Stage.ENDED
+    for _ in range(4):
+        offline.sync(offline.site.config.jobs.lost_after)
+    assert (offline.now(record).state, offline.now(record).exit_code) == (JobState.FAILURE, FENCED)
 
 
 def test_a_second_job_is_not_judged_while_its_folder_cannot_be_read(offline: Offline) -> None:

@@ -13,6 +13,7 @@ import pytest
 from slurm_adapter.application import EnvironmentVariable, Template, Variable, Word
 from slurm_adapter.errors import InvalidConfig, InvalidInput
 from slurm_adapter.script import packaged_templates
+from slurm_adapter.states import FENCED
 from slurm_adapter.targets import Target
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ def test_the_applications_environment_does_not_reach_the_batch_script(here: Case
 def test_the_fence_lets_one_slurm_job_run(here: Case) -> None:
     assert start(here).stdout == b"\0"
     loser = start(here, "18")
-    assert (loser.returncode, loser.stdout) == (0, b"")
+    assert (loser.returncode, loser.stdout) == (FENCED, b"")
     assert loser.stderr.decode() == "slurm-adapter: 17 holds this job's folder; Slurm job 18 runs nothing\n"
     assert start(here).stdout == b"\0"  # a requeue
 
@@ -258,7 +259,7 @@ def test_the_tasks_of_an_array_share_the_fence(here: Case) -> None:
 def test_a_job_that_is_over_runs_nothing(here: Case, target: str) -> None:
     Path(here.folder, "owner").symlink_to(target)
     done = start(here)
-    assert (done.returncode, done.stdout) == (0, b"")
+    assert (done.returncode, done.stdout) == (FENCED, b"")
     assert done.stderr.count(b"\n") == 1
 
 
