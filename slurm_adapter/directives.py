@@ -4,7 +4,8 @@
 escapes even inside quotes (so the shell's quoting would corrupt a value with a backslash). A newline or NUL cannot be
 written at all.
 
-An application may set any directive of `sbatch` by its long name, except these, which are refused with the reason:
+An application of the site may set any directive of `sbatch` by its long name, except these, which are refused with the
+reason. (What other text may set is in `slurm_adapter.allowance`.)
 
 * `account`, `partition`, `qos`: what the job is charged to and may use comes from the site's machine table; so do
   `constraint` and `exclusive` where the table sets them.
@@ -24,6 +25,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slurm_adapter.allowance import check_allowed, check_product
 from slurm_adapter.arrays import read_tasks
 from slurm_adapter.errors import InvalidInput
 from slurm_adapter.specification import shown
@@ -203,10 +205,13 @@ def build_directives(
     seconds: int,
     after: Sequence[int] = (),
     extra: Iterable[Directive] = (),
+    foreign: Sequence[Directive] = (),
 ) -> tuple[Directive, ...]:
-    """All directives of a job, in their fixed order; `extra`, the application's own, replace ours of the same name.
+    """Return all directives of a job, in their fixed order.
 
-    `token` names the job to the adapter, `after` are the Slurm ids of peers that should start first.
+    `token` names the job to the adapter, `after` are the Slurm ids of peers that should start first. `extra`, of the
+    site's text, replace ours of the same name, and `foreign`, of other text, replace both. Raise `InvalidInput` for
+    those that may not be set; see `slurm_adapter.allowance` for `foreign`.
     """
     gpus = [f"gpu:{machine.gpu_type}:{machine.gpus}" if machine.gpu_type else f"gpu:{machine.gpus}"]
     # sbatch replaces %j and its kin in these two. After a backslash, as in DOMAIN\\user, it replaces nothing.
@@ -240,6 +245,16 @@ def build_directives(
     for directive in extra:
         check_override(directive, machine)
         directives[directive.name] = directive
+    for directive in foreign:
+        check_override(directive, machine)
+        check_allowed(directive.name, directive.value)
+        directives[directive.name] = directive
+    check_product(
+        frozenset(directive.name for directive in foreign),
+        {directive.name: directive.value for directive in directives.values()},
+        machine,
+        replicas,
+    )
     return tuple(directives.values())
 
 

@@ -114,10 +114,8 @@ class Bound:
     peers: list[Peer] = field(default_factory=list)
     paths: list[DrivePath] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
-    workflows: list[tuple[str, Template]] = field(default_factory=list)
-    """Job texts to append to the invocation, and where they come from."""
-    trusted: bool = True
-    """No job text came from the user."""
+    workflows: list[tuple[str, Template, bool]] = field(default_factory=list)
+    """Job texts to append to the invocation, where they come from, and whether the user wrote them."""
 
 
 def is_injected(name: str) -> bool:
@@ -213,10 +211,9 @@ def _bind_workflow(bound: Bound, parameter: Parameter, value: AppParameterValue 
     where = _where(parameter.name)
     bound.values[parameter.name] = None
     if value is None and isinstance(parameter.default, Workflow):
-        workflow, source = parameter.default, "the application's workflow"
+        workflow, source, by_user = parameter.default, "the application's workflow", False
     elif isinstance(value, WorkflowValue):
-        workflow, source = _read_workflow(value, parameter.name), f"{where}.specification.job"
-        bound.trusted = False
+        workflow, source, by_user = _read_workflow(value, parameter.name), f"{where}.specification.job", True
     elif value is not None:
         raise InvalidInput(_wrong_type(parameter, value))
     elif parameter.optional:
@@ -226,7 +223,7 @@ def _bind_workflow(bound: Bound, parameter: Parameter, value: AppParameterValue 
     if workflow.init.strip():
         raise InvalidInput(f"{where}.specification.init: a workflow's init text is not run here; put it into job")
     if workflow.job is not None:
-        bound.workflows.append((source, workflow.job))
+        bound.workflows.append((source, workflow.job, by_user))
     return workflow.parameters
 
 

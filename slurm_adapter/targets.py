@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 MOST = 100
 """How many a job may have: each is an update of the job (contract 1.14)."""
 
+LOWEST_PORT = 1024
+"""Of an interface: below are the nodes' own services, and no job may listen there."""
+
 NAME_LIMIT = 100
 """Characters of a name."""
 
@@ -49,8 +52,8 @@ def declare(rank: object, kind: object, name: object, port: object) -> Target:
         raise ValueError(
             f"dynamicInterface(): target: {name!r}: must be a text of 1 to {NAME_LIMIT} printed characters"
         )
-    if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
-        raise ValueError(f"dynamicInterface(): port: {port!r}: must be a whole number from 1 to 65535")
+    if not isinstance(port, int) or isinstance(port, bool) or not LOWEST_PORT <= port < 65536:
+        raise ValueError(f"dynamicInterface(): port: {port!r}: must be a whole number from {LOWEST_PORT} to 65535")
     return Target(rank, "WEB" if kind == "WEB" else "VNC", str(name), port)
 
 

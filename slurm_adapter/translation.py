@@ -24,7 +24,7 @@ may write what the file system lets him write.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,7 @@ from slurm_adapter.script import (
     render_script,
 )
 from slurm_adapter.specification import FileValue, PeerValue, UnknownValue, shown
+from slurm_adapter.targets import LOWEST_PORT, check_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -176,7 +177,8 @@ def translate(
     if specification.opened_file:
         opened = find(specification.opened_file, field="openedFile")
     context = _context(specification, application, machine, job_id)
-    rendered, modules = _render(application, bound, context, config, apart)
+    texts = _render(application, bound, context, config, apart)
+    own, foreign = _extra_directives(application, bound, texts)
     directives = build_directives(
         machine,
         token=token,
@@ -184,17 +186,18 @@ def translate(
         replicas=specification.replicas,
         seconds=seconds,
         after=after,
-        extra=_extra_directives(application, bound, rendered),
+        extra=own,
+        foreign=foreign,
     )
     inputs = ScriptInputs(
         directives=directives,
         folder=folder,
         exports=_exports(context, config, opened),
-        environment=_environment(application, bound, rendered),
+        environment=_environment(application, bound, texts),
         links=tuple((name, path.cluster) for name, path in resources.links.items()),
-        modules=(*application.required_modules, *modules),
+        modules=(*application.required_modules, *texts.modules),
         purge=bool(application.required_modules),
-        payload=rendered.body.strip("\n"),
+        payload=texts.body.strip("\n"),
     )
     script = render_script(inputs, config.templates)
     if len(script.encode()) > SCRIPT_LIMIT:
@@ -224,11 +227,11 @@ def translate(
         seconds=seconds,
         replicas=specification.replicas,
         names=names,
-        web_port=application.web_port,
-        vnc_port=application.vnc_port,
+        web_port=_reachable(application.web_port),
+        vnc_port=_reachable(application.vnc_port),
         vnc_password=application.vnc_password,
-        targets=_targets(rendered, specification.replicas, application),
-        notes=(*_notes(application, resources, folder), *(target.status for target in rendered.targets)),
+        targets=_targets(texts, specification.replicas, application),
+        notes=(*_notes(application, resources, folder), *(target.status for target in texts.targets)),
     )
 
 
@@ -369,62 +372,101 @@ def _variable(name: str, key: str) -> str:
     return f"UCLOUD_{words}"
 
 
+@dataclass(slots=True)
+class _Texts:
+    """What the texts of a job come to: the site's own, and others."""
+
+    body: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    sbatch: dict[str, str] = field(default_factory=dict)
+    """Values of the application's own map of directives."""
+    own: list[tuple[str, Any]] = field(default_factory=list)
+    """Name and value of each call of `sbatch()` in the site's text."""
+    foreign: list[tuple[str, Any]] = field(default_factory=list)
+    """The same, in text that the site did not write."""
+    targets: tuple[Target, ...] = ()
+    modules: tuple[str, ...] = ()
+    """What is left to load before the text."""
+
+
 def _render(
     application: Application,
     bound: Bound,
     context: dict[str, Any],
     config: Config,
     apart: Callable[[Task], Rendered],
-) -> tuple[Rendered, tuple[str, ...]]:
-    """The application's text, and the modules that are left to load before it."""
+) -> _Texts:
     where = f"{application.source}: the application {application}"
     check_modules(application.required_modules, where)
-    loads = "".join(f"\nmodule load {bash.quote(name)} || exit 1" for name in bound.modules)
-    bodies = []
-    loaded = False
-    if application.template:
-        if len(application.invocation) > 1:
-            raise InvalidInput(f"{where}: its invocation mixes Jinja with other parts, which is not supported")
-        texts = [(f"{where}: invocation", part) for part in application.invocation if isinstance(part, Template)]
-        for name, template in [*texts, *bound.workflows]:
-            prepared = preprocess(template, application, name)
-            loaded = loaded or prepared.uses_system_load
-            bodies.append(Source(prepared.text, name, template.line))
-        if not any(source.text.strip() for source in bodies):
-            raise InvalidInput(f"the application {application} has no command")
-    elif bound.workflows:
-        raise InvalidInput(f"{where}: a workflow needs an application whose invocation is Jinja")
     reserved = {"ucloud", "cfg", "sbatch", "srun", "script", "ternary", "dynamicInterface"} & set(bound.values)
     if reserved:
         raise InvalidInput(f"{where}: a parameter cannot be named {', '.join(sorted(reserved))}")
+    sources, loads = _sources(application, bound, where)
+    modules = "".join(f"\nmodule load {bash.quote(name)} || exit 1" for name in bound.modules)
     task = Task(
         variables={
             **bound.values,
             "ucloud": {**context, "machine": {**context["machine"], "nodes": context["nodes"]}},
         },
-        safe={"_systemLoad": config.jobs.system_load.rstrip("\n") + loads, "_systemUnload": config.jobs.system_unload},
+        safe={
+            "_systemLoad": config.jobs.system_load.rstrip("\n") + modules,
+            "_systemUnload": config.jobs.system_unload,
+        },
         srun=srun_words(config),
-        body=tuple(bodies),
-        environment=_sources(application.environment, f"{where}: environment"),
-        sbatch=_sources(application.sbatch, f"{where}: sbatch"),
     )
-    if not (task.body or task.environment or task.sbatch):
-        rendered = Rendered("", {}, {}, ())
-    else:
-        rendered = (render if application.trusted and bound.trusted else apart)(task)
+    environment = _map_sources(application.environment, f"{where}: environment")
+    sbatch = _map_sources(application.sbatch, f"{where}: sbatch")
+    texts = _Texts(modules=() if loads else tuple(bound.modules))
+    if environment or sbatch:
+        found = (render if application.trusted else apart)(replace(task, environment=environment, sbatch=sbatch))
+        texts.environment, texts.sbatch = found.environment, found.sbatch
+    bodies = []
+    for own, source in sources:
+        found = (render if own else apart)(replace(task, body=(source,)))
+        bodies.append(found.body)
+        (texts.own if own else texts.foreign).extend(found.calls)
+        texts.targets += found.targets
+    try:
+        texts.targets = check_targets(texts.targets)
+    except ValueError as error:
+        raise InvalidInput(f"{where}: {error}") from error
+    texts.body = "\n".join(bodies) if application.template else command_line(application, bound)
+    return texts
+
+
+def _sources(application: Application, bound: Bound, where: str) -> tuple[list[tuple[bool, Source]], bool]:
+    """Return the texts of a job in their order, each with whether the site wrote it, and whether one loads modules."""
     if not application.template:
-        rendered = replace(rendered, body=command_line(application, bound))
-    return rendered, (() if loaded else tuple(bound.modules))
+        if bound.workflows:
+            raise InvalidInput(f"{where}: a workflow needs an application whose invocation is Jinja")
+        return [], False
+    if len(application.invocation) > 1:
+        raise InvalidInput(f"{where}: its invocation mixes Jinja with other parts, which is not supported")
+    texts = [(f"{where}: invocation", part, False) for part in application.invocation if isinstance(part, Template)]
+    found = []
+    loads = False
+    for name, template, by_user in [*texts, *bound.workflows]:
+        prepared = preprocess(template, application, name)
+        loads = loads or prepared.uses_system_load
+        found.append((application.trusted and not by_user, Source(prepared.text, name, template.line)))
+    if not any(source.text.strip() for _, source in found):
+        raise InvalidInput(f"the application {application} has no command")
+    return found, loads
 
 
-def _targets(rendered: Rendered, replicas: int, application: Application) -> tuple[Target, ...]:
-    for target in rendered.targets:
+def _reachable(port: int | None) -> int | None:
+    """Return the port of an interface, if a job can listen there."""
+    return port if port is not None and port >= LOWEST_PORT else None
+
+
+def _targets(texts: _Texts, replicas: int, application: Application) -> tuple[Target, ...]:
+    for target in texts.targets:
         if target.rank >= replicas:
             raise InvalidInput(
                 f"{application.source}: the application {application}: dynamicInterface(): rank: {target.rank}: "
                 f"the job has the ranks 0 to {replicas - 1}"
             )
-    return rendered.targets
+    return texts.targets
 
 
 def srun_words(config: Config) -> str:
@@ -437,11 +479,11 @@ def srun_words(config: Config) -> str:
     return " ".join([bash.quote(command), count, *map(bash.quote, flags)])
 
 
-def _sources(parts: Sequence[tuple[str, Any]], where: str) -> dict[str, Source]:
+def _map_sources(parts: Sequence[tuple[str, Any]], where: str) -> dict[str, Source]:
     return {name: Source(part.text, f"{where}.{name}", part.line) for name, part in parts if isinstance(part, Template)}
 
 
-def _environment(application: Application, bound: Bound, rendered: Rendered) -> tuple[tuple[str, str], ...]:
+def _environment(application: Application, bound: Bound, texts: _Texts) -> tuple[tuple[str, str], ...]:
     found = []
     for name, part in application.environment:
         said = f"the application {application} sets the environment variable {shown(name)}"
@@ -452,7 +494,7 @@ def _environment(application: Application, bound: Bound, rendered: Rendered) -> 
                 raise InvalidInput(f"{said} to that of {shown(part.name)}, which is no name of a variable")
             found.append((name, f'"${{{part.name}-}}"'))
             continue
-        value = rendered.environment[name] if isinstance(part, Template) else " ".join(arguments(part, bound))
+        value = texts.environment[name] if isinstance(part, Template) else " ".join(arguments(part, bound))
         if len(f"{name}={value}".encode()) > ARGUMENT_LIMIT:
             raise InvalidInput(f"{said} to more than {ARGUMENT_LIMIT} bytes")
         if "\0" in value:
@@ -461,14 +503,20 @@ def _environment(application: Application, bound: Bound, rendered: Rendered) -> 
     return tuple(found)
 
 
-def _extra_directives(application: Application, bound: Bound, rendered: Rendered) -> list[Directive]:
+def _extra_directives(application: Application, bound: Bound, texts: _Texts) -> tuple[list[Directive], list[Directive]]:
+    """Return the directives that the site's text sets, and those of other text."""
     values: list[tuple[str, Any]] = []
     for name, part in application.sbatch:
-        text = rendered.sbatch[name] if isinstance(part, Template) else " ".join(arguments(part, bound))
+        text = texts.sbatch[name] if isinstance(part, Template) else " ".join(arguments(part, bound))
         written = part.text if isinstance(part, Template) else text
         if text.strip() or not written.strip():  # a template that came to nothing sets nothing
             values.append((name, text.strip()))
-    values += rendered.calls
+    own = [*(values if application.trusted else ()), *texts.own]
+    foreign = [*(() if application.trusted else values), *texts.foreign]
+    return _as_directives(own), _as_directives(foreign)
+
+
+def _as_directives(values: Sequence[tuple[str, Any]]) -> list[Directive]:
     return [directive for name, value in values if (directive := read_value(name, value)) is not None]
 
 
@@ -483,8 +531,13 @@ def _cpus(directives: Sequence[Directive], machine: Machine) -> int:
 def _notes(application: Application, resources: _Resources, folder: str) -> list[str]:
     notes = [f"{path.ucloud} is at {folder}/mounts/{name}" for name, path in resources.links.items()]
     notes += [
-        f"{application} has a {kind} interface on port {port}: other jobs reach it by a resource of type peer, "
-        "and people by a session, where the site's gateway offers those"
+        f"{application} has a {kind} interface on port {port}: "
+        + (
+            "other jobs reach it by a resource of type peer, and people by a session, where the site's gateway offers "
+            "those"
+            if _reachable(port)
+            else f"there are no sessions with it, for no job can listen on a port below {LOWEST_PORT}"
+        )
         for kind, port in (("web", application.web_port), ("VNC", application.vnc_port))
         if port is not None
     ]

@@ -63,6 +63,7 @@ ACCOUNTS = ("alice", "bob", "jobs")
 PRODUCT = {"provider": "example", "category": "example-compute", "id": "example-compute"}
 
 APPLICATIONS = {
+    # sbatch obeys lines of #PBS anywhere in a script, unless it is told not to.
     "shell": """
         application: v2
         name: shell
@@ -74,6 +75,8 @@ APPLICATIONS = {
           node: {type: Text, optional: true}
           begin: {type: Text, optional: true}
         invocation: |
+          #PBS -N stolen
+          #PBS -l nodes=2:ppn=2
           {% if node %}{{ sbatch("nodelist", node) }}{% endif %}
           {% if begin %}{{ sbatch("begin", begin) }}{% endif %}
           bash -c {{ code }}

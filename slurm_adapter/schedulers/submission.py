@@ -60,6 +60,7 @@ exec timeout -s KILL "$((left + {SBATCH_SECONDS - 5}))" /bin/sh -c 'xargs "$@" |
     -0 -n "$((2 * $4))" -P "$3" sh -c "$2" "$5" "$((${{up%.*}} + left))"
 """
 
+# Without --ignore-pbs sbatch obeys lines of #PBS and #BSUB anywhere in a script, so in an application's text, too.
 # $0 is the mark, $1 the uptime until which one may begin; then an index and a folder, and so on. What became of a job
 # and that the next one begins is said at once: every write wakes all that pass it on. It is shorter than 4096 bytes:
 # written whole to a pipe, whoever else writes to it. 255 makes xargs start no more: where the controller is not there,
@@ -73,7 +74,7 @@ while [ $# -gt 1 ]; do
     read -r up _ </proc/uptime
     [ "${up%.*}" -lt "$until" ] || { end=255; break; }
     printf '%s%s %s begun\\n' "$told" "$0" "$1"
-    said=$(sbatch --parsable --export=NONE "$2/job.sbatch" </dev/null 2>&1)
+    said=$(sbatch --parsable --export=NONE --ignore-pbs "$2/job.sbatch" </dev/null 2>&1)
     status=$?
     case $said in
     '' | ??????????????* | *[!0-9]*) word=$(printf %s "$said" | tail -c 2400 | base64 | tr -d '\\n') ;;

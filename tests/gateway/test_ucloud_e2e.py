@@ -273,7 +273,7 @@ def test_a_thousand_jobs_at_once_are_taken_and_ended_before_ucloud_stops_waiting
     else:
         job = json.loads((WIRE / "create-4101.json").read_bytes())["items"][0]
         job["owner"]["createdBy"] = "alice"
-        template = '{{ sbatch("begin", "now+1hour") }}ls {{ dataStore }}'
+        template = "ls {{ dataStore }} && sleep 3600"
         job["status"]["resolvedApplication"]["invocation"]["invocation"] = [{"type": "jinja", "template": template}]
     jobs = [job | {"id": str(number)} for number in range(1, BULK_LIMIT + 1)]
     ids = [job["id"] for job in jobs]

@@ -31,7 +31,9 @@ FAILED = "sbatch: error: Batch job submission failed: "
 RETRYING = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
 QUEUE_FULL = "sbatch: error: Slurm job queue full, sleeping and retrying"
 SBATCH = """\
-case $(cat "$4" 2>/dev/null || cat "$3") in
+for script; do :; done
+case " $* " in *' --ignore-pbs '*) ;; *) exit 1 ;; esac
+case $(cat "$script") in
 good) echo 'banner 12'; echo 'sbatch: a message of the site' >&2; echo '17;cluster' ;;
 bare) echo 18 ;;
 mute) ;;
@@ -44,7 +46,7 @@ killed) kill -9 $$ ;;
 forge) echo "m 0 0 MTI="; echo 23 ;;
 down) echo 'sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)' >&2
     sleep 0.5; exit 1 ;;
-env) env | cut -d= -f1 | grep -v -e '^_$' -e PWD -e SHLVL | sort | tr '\\n' ' ' >"$(dirname "$3")/env"; echo 24 ;;
+env) env | cut -d= -f1 | grep -v -e '^_$' -e PWD -e SHLVL | sort | tr '\\n' ' ' >"$(dirname "$script")/env"; echo 24 ;;
 slow) sleep 2.5; echo 26 ;;
 stdin) test -z "$(cat)" && echo 25 ;;
 esac

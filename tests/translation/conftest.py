@@ -13,11 +13,14 @@ from slurm_adapter.application import Application, Option, Parameter, Template, 
 from slurm_adapter.application_file import read_application_file
 from slurm_adapter.catalogue import Catalogue, open_catalogue
 from slurm_adapter.config import Config
+from slurm_adapter.rendering import render_apart
 from slurm_adapter.specification import Owner, parse_submission
 from slurm_adapter.translation import Translation, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from slurm_adapter.rendering import Rendered, Task
 
 FOLDER = "/home/alice/ucloud-jobs/4150"
 
@@ -64,6 +67,7 @@ class Case:
     config: Config
     application: Application
     folder: str = FOLDER
+    apart: Callable[[Task], Rendered] = render_apart
 
     def translate(self, **fields: Any) -> Translation:
         """Translate a specification that has these fields besides the necessary ones."""
@@ -78,6 +82,7 @@ class Case:
             peers_file="4150",
             token="i1-ucloud-4150",
             folder=self.folder,
+            apart=self.apart,
         )
 
     def specification(self, **fields: Any) -> bytes:
