@@ -27,6 +27,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
+    FailFast,
     Field,
     Tag,
     ValidationError,
@@ -35,12 +36,16 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from slurm_adapter.errors import InvalidInput
+from slurm_adapter.json_bounds import check_bounds, read_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 BULK_LIMIT = 1000
 """The most items of one request; the limit of UCloud's documentation."""
+
+YEARS = 62_135_596_800_000
+"""Milliseconds by which a time may differ from 1970: until the year 1, UCloud's zero time, and as far ahead."""
 
 _SHOWN = 60
 """Characters of a refused value that a message shows."""
@@ -81,13 +86,19 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _as_resources(value: object) -> object:
+    if isinstance(value, list) and len(value) > BULK_LIMIT:
+        raise ValueError(f"must have at most {BULK_LIMIT} entries")
+    return _as_tuple(value)
+
+
 T = TypeVar("T")
 Text = Annotated[str, AfterValidator(_check_text)]
 """Any text that may become an argument."""
 Line = Annotated[str, AfterValidator(_check_line)]
 """Text that is shown in lists and messages."""
-Listed = Annotated[tuple[T, ...], BeforeValidator(_as_tuple)]
-"""A JSON array."""
+Listed = Annotated[tuple[T, ...], FailFast(), BeforeValidator(_as_tuple)]
+"""A JSON array. Its first wrong entry is told of: a message for each of thousands would take gigabytes."""
 Integer = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -126,9 +137,9 @@ class ProductReference(Wire):
 class SimpleDuration(Wire):
     """A time allocation. Its parts have no bounds: 90 minutes are one hour and a half."""
 
-    hours: int = 0
-    minutes: int = 0
-    seconds: int = 0
+    hours: Integer = 0
+    minutes: Integer = 0
+    seconds: Integer = 0
 
     @property
     def in_seconds(self) -> int:
@@ -284,10 +295,10 @@ class JobSpecification(Wire):
     labels: dict[Line, Text] = Field(default_factory=dict)
     name: Annotated[Line, Field(max_length=1024)] = ""
     hostname: Text = ""
-    replicas: int = 1
+    replicas: Integer = 1
     allow_duplicate_job: bool = False
     parameters: dict[Text, AppParameterValue] = Field(default_factory=dict)
-    resources: Listed[AppParameterValue] = ()
+    resources: Annotated[tuple[AppParameterValue, ...], BeforeValidator(_as_resources)] = ()
     time_allocation: SimpleDuration | None = None
     opened_file: Text = ""
     restart_on_exit: bool = False
@@ -304,9 +315,9 @@ class Owner(Wire):
 class ResolvedProduct(Wire):
     """What UCloud sells under a product's name, per node. Both of its generations have these keys; 0 says nothing."""
 
-    cpu: Annotated[int, Field(ge=0)] = 0
-    memory_in_gigs: Annotated[int, Field(ge=0)] = 0
-    gpu: Annotated[int, Field(ge=0)] = 0
+    cpu: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    memory_in_gigs: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    gpu: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class JobStatus(Wire):
@@ -322,7 +333,7 @@ class Job(Wire):
 
     id: Annotated[Line, Field(min_length=1, max_length=64)]
     owner: Owner
-    created_at: int = 0
+    created_at: Annotated[int, Field(ge=-YEARS, le=YEARS)] = 0
     """Milliseconds since 1970; UCloud may send its zero time, which is negative."""
     provider_generated_id: Text = ""
     specification: JobSpecification
@@ -341,22 +352,20 @@ def parse_submission(data: bytes) -> list[JobSpecification]:
 
 
 def decode_json(data: bytes) -> Any:
-    """JSON as bytes, strictly: UTF-8, no key twice, finite numbers. Raises `InvalidInput`."""
+    """JSON as bytes, strictly: UTF-8, no key twice, finite numbers, within bounds. Raises `InvalidInput`."""
+    check_bounds(data)
     try:
         return json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_no_number,
             parse_float=_finite,
+            parse_int=read_integer,
         )
     except UnicodeDecodeError as error:
         raise InvalidInput(f"the input is not UTF-8: byte {error.start} cannot be read") from error
     except json.JSONDecodeError as error:
         raise InvalidInput(f"the input is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except RecursionError as error:
-        raise InvalidInput("the input is nested too deeply") from error
-    except ValueError as error:  # an integer of more digits than Python reads
-        raise InvalidInput("the input holds a number that is too long; integers have at most 64 bits") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from slurm_adapter.gateway.extending import Extender
 from slurm_adapter.gateway.following import Following
 from slurm_adapter.gateway.metrics import Counted, Metrics
 from slurm_adapter.gateway.sessions import Sessions
+from slurm_adapter.gateway.shares import Shares
 from slurm_adapter.gateway.submitting import Submitter
 from slurm_adapter.gateway.utilization import Utilizations
 from slurm_adapter.gateway.visits import Visits
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 SHELLS = 100
 """Shells in browsers at once."""
 
+REQUESTS = 96
+"""Requests of users at once; each may hold a body of `bodies.USERS_LIMIT`."""
+
+REQUESTS_OF_ONE = 16
+"""Requests of one user at once."""
+
 
 class Gateway:
     """One gateway over one site. Raises `InvalidConfig` where UCloud's key cannot be read."""
@@ -41,6 +48,7 @@ class Gateway:
         site.scheduler = cast("Scheduler", Counted(site.scheduler, self.metrics.failures))
         self.key = None if site.config.ucloud is None else UcloudKey(site.config.ucloud)
         """UCloud's own; None where there is no door for it."""
+        self.requests = Shares(REQUESTS, REQUESTS_OF_ONE, "requests under way")
         self.workers = Workers(site)
         self.controller = Controller(self.workers)
         self.dispatcher = Dispatcher(self.workers)

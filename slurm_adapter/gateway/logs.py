@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from slurm_adapter.errors import AdapterError, InvalidInput, NotFound
 from slurm_adapter.gateway import authentication, describe
 from slurm_adapter.gateway.following import Output
+from slurm_adapter.gateway.incoming import CALLER
 from slurm_adapter.gateway.provider import get_own
 from slurm_adapter.gateway.schemas import FindById, Followed, FollowRequest, LogView, StreamedLog
 from slurm_adapter.gateway.streams import Conversation, refuse
@@ -55,6 +56,7 @@ async def follow_for_ucloud(websocket: WebSocket, name: str) -> None:
     except AdapterError as error:
         await refuse(websocket, error)
         return
+    setattr(websocket.state, CALLER, "UCloud")
 
     async def check() -> None:
         # UCloud's tokens last ten minutes, and it follows for hours by one (contract 3.5): what counts is the key.
@@ -82,6 +84,7 @@ async def follow_for_users(websocket: WebSocket) -> None:
     try:
         if authorization is not None:
             await gateway.workers.call(_check, authorization, project)
+            setattr(websocket.state, CALLER, "")
     except AdapterError as error:
         await refuse(websocket, error)
         return
@@ -91,6 +94,7 @@ async def follow_for_users(websocket: WebSocket) -> None:
         token = f"Bearer {frame.bearer}" if frame.bearer else authorization
         workspace = project if frame.project is None else frame.project
         found = await gateway.workers.call(_find, token, workspace, request.id, names_work=gateway.names_work)
+        setattr(websocket.state, CALLER, found[0].owner)
         check = partial(gateway.workers.call, _check, token, workspace)
         conversation.start(frame.stream_id, frame.stream_id, _for_user(gateway, *found), check)
 

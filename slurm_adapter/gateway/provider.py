@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -41,6 +41,7 @@ from slurm_adapter.specification import Job, Owner, shown
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.records import Record
@@ -73,12 +74,13 @@ log = logging.getLogger(__name__)
 class ProviderRoute(StrictRoute):
     """A route for UCloud alone."""
 
-    async def admit(self, request: Request) -> None:
+    async def admit(self, request: Request) -> AbstractContextManager[str]:
         """See `StrictRoute.admit`."""
         gateway: Gateway = request.app.state.gateway
         if gateway.key is None:
             raise NotFound("there is no UCloud here; its door needs the table [ucloud]")
         await run_in_threadpool(gateway.key.verify, request.headers.get("authorization"), time.time())
+        return nullcontext("UCloud")
 
 
 api = APIRouter(route_class=ProviderRoute, tags=["provider"])

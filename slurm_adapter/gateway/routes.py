@@ -15,10 +15,13 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.routing import APIRoute
 
 from slurm_adapter.errors import InvalidInput
-from slurm_adapter.specification import decode_json, describe_all
+from slurm_adapter.gateway.incoming import CALLER
+from slurm_adapter.gateway.schemas import BulkRequest
+from slurm_adapter.specification import BULK_LIMIT, decode_json, describe_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from contextlib import AbstractContextManager
 
     from fastapi import Response
     from fastapi._compat import ModelField
@@ -30,8 +33,11 @@ MOST_PROBLEMS = 100
 class StrictRoute(APIRoute):
     """No key twice, finite numbers, UTF-8, whatever type it says it is of: see `specification.decode_json`."""
 
-    async def admit(self, request: Request) -> None:
-        """Raise what the answer is to be where whoever asks may not. Called before the body is read."""
+    async def admit(self, request: Request) -> AbstractContextManager[str]:
+        """Return who is asking, as long as the request takes. Called before the body is read.
+
+        Raise what the answer is to be if the caller may not ask.
+        """
         raise NotImplementedError
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -40,8 +46,9 @@ class StrictRoute(APIRoute):
 
         async def strictly(request: Request) -> Response:
             request.state.came = monotonic()
-            await self.admit(request)
-            return await handle(_StrictRequest(request, self.body_field))
+            with await self.admit(request) as caller:
+                setattr(request.state, CALLER, caller)
+                return await handle(_StrictRequest(request, self.body_field))
 
         return strictly
 
@@ -62,10 +69,36 @@ class _StrictRequest(Request):
             raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
         if self._field is None:
             return document
-        value, problems = self._field.validate(document)
+        value, problems = _validate(self._field, document)
         if problems:
             raise HTTPException(HTTPStatus.BAD_REQUEST, describe(problems))
         return value
+
+
+def _validate(field: ModelField, document: Any) -> tuple[Any, list[Any]]:
+    """Return the value, and what is wrong. The items of a bulk are checked one by one, until enough are wrong.
+
+    All at once they take gigabytes if much is wrong with each.
+    """
+    items = document.get("items") if isinstance(document, dict) else None
+    whole = not (isinstance(items, list) and 1 < len(items) <= BULK_LIMIT and _is_bulk(field))
+    if items is None or whole:
+        return field.validate(document)
+    found: list[Any] = []
+    problems: list[Any] = []
+    for number, item in enumerate(items):
+        value, wrong = field.validate({"items": [item]})
+        problems += [{**each, "loc": ("items", number, *each["loc"][2:])} for each in wrong[: MOST_PROBLEMS + 1]]
+        if len(problems) > MOST_PROBLEMS:
+            break
+        if not wrong:
+            found += value.items
+    return None if problems else value.model_copy(update={"items": tuple(found)}), problems
+
+
+def _is_bulk(field: ModelField) -> bool:
+    kind = field.field_info.annotation
+    return isinstance(kind, type) and issubclass(kind, BulkRequest)
 
 
 def describe(problems: Iterable[Mapping[str, Any]]) -> str:

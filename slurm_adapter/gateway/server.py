@@ -15,8 +15,8 @@ import uvicorn
 
 from slurm_adapter.errors import InvalidConfig, TryAgain, Unknown
 from slurm_adapter.gateway.app import make_app
-from slurm_adapter.gateway.browser_sockets import BrowserSocket
 from slurm_adapter.gateway.connections import give_up_stalled
+from slurm_adapter.gateway.incoming import HEAD_SIZE, MESSAGE_SIZE, IncomingRequests, IncomingSocket
 from slurm_adapter.gateway.logging import log_to_stderr
 from slurm_adapter.schedulers.libslurm import LibslurmScheduler
 from slurm_adapter.schedulers.versions import require_supported
@@ -56,14 +56,22 @@ def serve(site: Site) -> None:
 
 
 def settings_of(app: ASGIApp) -> uvicorn.Config:
-    """Return the server's settings."""
+    """Return the server's settings; `incoming` bounds what they do not.
+
+    WebSockets are not compressed: 15 kB may be 15 MB, and are inflated before anybody has shown a token.
+    """
     return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
+        loop="asyncio",
         timeout_graceful_shutdown=GRACE_SECONDS,
-        ws=BrowserSocket,
+        http=IncomingRequests,
+        h11_max_incomplete_event_size=HEAD_SIZE,
+        ws=IncomingSocket,
+        ws_per_message_deflate=False,
+        ws_max_size=MESSAGE_SIZE,
     )
 
 

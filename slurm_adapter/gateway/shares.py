@@ -66,11 +66,11 @@ class Shares:
             del self._held[owner]
 
     @contextmanager
-    def hold(self, owner: str) -> Iterator[None]:
-        """Hold one within the block. Raise `TooMany`."""
+    def hold(self, owner: str) -> Iterator[str]:
+        """Hold one within the block; gives the owner. Raise `TooMany`."""
         self.acquire(owner)
         try:
-            yield
+            yield owner
         finally:
             self.release(owner)
 

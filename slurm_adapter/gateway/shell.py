@@ -21,6 +21,7 @@ from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, Tr
 from slurm_adapter.gateway import behind, folder_shells, provider, users
 from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
 from slurm_adapter.gateway.gateway import SHELLS, Shared
+from slurm_adapter.gateway.incoming import CALLER
 from slurm_adapter.gateway.schemas import (
     Bulk,
     BulkRequest,
@@ -134,6 +135,7 @@ async def talk(websocket: WebSocket, name: str) -> None:
                 raise Refused(f"{SHELLS} shells are open, and no more are at once; close one")
             identifier = call.session_identifier or websocket.query_params.get("session", "")
             target = gateway.sessions.use(identifier)
+            setattr(websocket.state, CALLER, identifier)
             shells[""] = shell = _Shell(gateway, target, Terminal(call.cols, call.rows))
             until = time.monotonic() + SHELL_SECONDS
             check = partial(_check, gateway, target, until)

@@ -20,12 +20,17 @@ _STATUS: tuple[tuple[type[AdapterError], HTTPStatus], ...] = (
 )
 
 
+def is_uclouds(path: str) -> bool:
+    """Return whether a path is at UCloud's door."""
+    return path.startswith("/ucloud/")
+
+
 def status_of(error: AdapterError, path: str = "") -> HTTPStatus:
     """Return the status of an answer that tells of it, at this path.
 
     UCloud gets 502 for 503, which it takes for a user who is not connected.
     """
-    at_uclouds_door = path.startswith("/ucloud/")
+    at_uclouds_door = is_uclouds(path)
     if isinstance(error, TooMany):  # UCloud repeats a request that is answered so, five times within 3 seconds
         return HTTPStatus.SERVICE_UNAVAILABLE if at_uclouds_door else HTTPStatus.TOO_MANY_REQUESTS
     status = next(status for kind, status in _STATUS if isinstance(error, kind))

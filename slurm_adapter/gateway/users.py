@@ -35,6 +35,7 @@ from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.records import Record
@@ -66,11 +67,12 @@ class Flags:
 class UserRoute(StrictRoute):
     """A route for users with tokens."""
 
-    async def admit(self, request: Request) -> None:
-        """See `StrictRoute.admit`; whom the request is for stays with it."""
+    async def admit(self, request: Request) -> AbstractContextManager[str]:
+        """See `StrictRoute.admit`; whom the request is for stays with it. Raise `TooMany`, too."""
         gateway: Gateway = request.app.state.gateway
         authorization, project = request.headers.get("authorization"), request.headers.get("project")
-        request.state.owner = await gateway.workers.call(_owner, authorization, project)
+        owner = request.state.owner = await gateway.workers.call(_owner, authorization, project)
+        return gateway.requests.hold(owner.created_by)
 
 
 async def _caller(
