@@ -8,6 +8,7 @@
     │   └── Duplicate            the same job runs already, and the site refuses such (HTTP 409)
     ├── NotFound                 no such job, or not for this user (exit 1, HTTP 404)
     ├── TryAgain                 nothing was done; the same call may succeed later (exit 75, HTTP 503)
+    │   └── Later                its turn will come by itself
     ├── NotAuthenticated         it is not known who is asking (HTTP 401); see `slurm_adapter.gateway.authentication`
     ├── Forbidden                it is known, and that one may not (HTTP 403); as above
     └── Unknown                  an answer was lost or unreadable: it says nothing about the jobs (exit 1)
@@ -47,6 +48,10 @@ class NotFound(AdapterError):
 
 class TryAgain(AdapterError):
     """Nothing was done, and the same call may succeed later."""
+
+
+class Later(TryAgain):
+    """Nothing was done yet, because others come first. Nothing is wrong."""
 
 
 class Unknown(AdapterError):

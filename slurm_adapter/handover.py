@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from slurm_adapter import bundle, folders
 from slurm_adapter.accounts import Accounts, FolderTrouble
 from slurm_adapter.closing import close
-from slurm_adapter.errors import AdapterError, InvalidConfig, Refused, TryAgain
+from slurm_adapter.errors import AdapterError, InvalidConfig, Later, Refused, TryAgain
 from slurm_adapter.plan import live_row, submitted_text
 from slurm_adapter.publishing import publish_hosts
 from slurm_adapter.records import STANDALONE, Record, Stage, by_account
@@ -57,7 +57,7 @@ def hand_over(
     parts = _parts([record for record in ready if record.token in bundles])
     current = {record.id: record for record in records}
     failures: dict[str, AdapterError] = {}
-    waiting: dict[str, str] = {}
+    waiting: dict[str, NotStarted] = {}
     with ThreadPoolExecutor(1, "folders") as beside:
         making = [beside.submit(_make_folders, site, part, bundles, new=new) for part in parts]
         for part, made in zip(parts, making, strict=True):
@@ -83,8 +83,9 @@ def _parts(records: Sequence[Record]) -> list[Sequence[Record]]:
     return [records[start:end] for start, end in pairwise(ends)]
 
 
-def _not_started(record: Record, why: str) -> TryAgain:
-    return TryAgain(f"job {record.id} could not be handed to Slurm: {why}")
+def _not_started(record: Record, outcome: NotStarted) -> TryAgain:
+    kind = Later if outcome.slow else TryAgain
+    return kind(f"job {record.id} could not be handed to Slurm: {outcome.why}")
 
 
 def _hand_in(
@@ -96,7 +97,7 @@ def _hand_in(
     taken: Callable[[], object],
     *,
     alone: bool,
-) -> dict[str, str]:
+) -> dict[str, NotStarted]:
     """Hand in jobs whose folders stand, and note what came of it, in `current` and `failures` too.
 
     The accounts of which not even the last one was handed in, and why: their next ones would only wait, too. `alone`:
@@ -137,7 +138,7 @@ def _hand_in(
     current |= changed
     _cancel_unwanted(site, [record for record, values in changes if "slurm_id" in values and record.id not in changed])
     last = {record.account: outcome for record, outcome in zip(ours, outcomes, strict=True)}
-    return {account: outcome.why for account, outcome in last.items() if isinstance(outcome, NotStarted)}
+    return {account: outcome for account, outcome in last.items() if isinstance(outcome, NotStarted)}
 
 
 def _failed(error: AdapterError, now: float) -> dict[str, Any]:
@@ -157,8 +158,8 @@ def _judge(site: Site, record: Record, outcome: Outcome) -> dict[str, Any] | Ada
                 return Refused(f"Slurm refused job {record.id} for {duration(retry)} (jobs.retry): {words}")
             status = f"Slurm does not accept the job at present; the adapter retries for {duration(retry)}: {words}"
             return {"stage": Stage.CLAIMED, "postponed": since, "status": status}
-        case NotStarted(why):
-            return _not_started(record, why)
+        case NotStarted():
+            return _not_started(record, outcome)
         case InDoubt(why):
             status = f"Slurm did not confirm the submission; checking whether it has the job ({why})"
             return {"status": status, "answer": why, "attempts": record.attempts + 1}

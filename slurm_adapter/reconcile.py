@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter import folders, hosts
 from slurm_adapter.accounts import Accounts, FolderTrouble, Trouble
 from slurm_adapter.closing import close
-from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
+from slurm_adapter.errors import AdapterError, Later, Refused, TryAgain, Unknown
 from slurm_adapter.plan import (
     Evidence,
     Plan,
@@ -207,7 +207,7 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
     for id_, error in failures.items():
         if isinstance(error, FolderTrouble) and accounts.site_is_well:
             site.store.note_trouble({id_: str(error)})
-        elif not isinstance(error, Refused):  # that is the job's own end
+        elif not isinstance(error, Refused | Later):  # the job's own end, or no trouble at all
             problems.append(str(error))
     return Report(
         changes=changes,

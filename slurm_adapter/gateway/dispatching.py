@@ -12,7 +12,7 @@ from collections import defaultdict
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from slurm_adapter.errors import AdapterError
+from slurm_adapter.errors import AdapterError, Later
 from slurm_adapter.handover import hand_over
 
 if TYPE_CHECKING:
@@ -82,4 +82,5 @@ class Dispatcher:
 
 def _dispatch(site: Site, claimed: Sequence[Record]) -> None:
     for error in hand_over(site, claimed).values():
-        log.warning("%s", error)
+        if not isinstance(error, Later):
+            log.warning("%s", error)

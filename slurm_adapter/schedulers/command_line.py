@@ -136,11 +136,10 @@ class CommandLineScheduler:
         if self._clock() >= until:
             return [NotStarted("Slurm is slow: sbatch was not started any more")] * len(folders)
         mark = _draw_mark()
-        # While several wait for the account's next token of the rate limiter, no user's question would get one.
-        at_once = 1 if self._limited else submission.AT_ONCE
+        pause = submission.find_pause(self._config[0])
         try:
             result = self._run(
-                submission.submit_argv(mark, until, len(folders), at_once),
+                submission.submit_argv(mark, until, len(folders), pause),
                 user=user,
                 stdin=submission.submit_stdin(folders),
                 timeout=submission.SUBMIT_TIMEOUT,

@@ -72,6 +72,8 @@ class NotStarted:
     """Nothing was handed to Slurm, which is out of reach or busy; the same job may be handed in again."""
 
     why: str
+    slow: bool = False
+    """Slurm takes jobs, but has not come to this one: nothing is wrong."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,30 +46,30 @@ _IN_A_ROW = 8
 """How many jobs one shell hands in, at most: its own start costs as much as a quarter of an sbatch."""
 
 # $1 is when the last sbatch may be started, $2 the script below, $3 how many at once, $4 how many for one shell, $5 the
-# mark. KILL, for nothing may outlive it, and it goes to all that xargs has started. `cat` ends when the last of them
-# has: xargs itself waits for none of them any more after a second one has ended with 255.
+# pause after each job, $6 the mark. KILL, for nothing may outlive it, and it goes to all that xargs has started. `cat`
+# ends when the last of them has: xargs itself waits for none of them any more after a second one has ended with 255.
 _ALL = f"""
 left=$(($1 - $(date +%s)))
 [ "$left" -le {START_SECONDS} ] || left={START_SECONDS} # the cluster's clock is behind
 if [ "$left" -le 0 ]; then
-    printf '%s late %s\\n' "$5" "$left"
+    printf '%s late %s\\n' "$6" "$left"
     exit 0
 fi
 read -r up _ </proc/uptime
 exec timeout -s KILL "$((left + {SBATCH_SECONDS - 5}))" /bin/sh -c 'xargs "$@" | cat' xargs \\
-    -0 -n "$((2 * $4))" -P "$3" sh -c "$2" "$5" "$((${{up%.*}} + left))"
+    -0 -n "$((2 * $4))" -P "$3" sh -c "$2" "$6" "$((${{up%.*}} + left))" "$5"
 """
 
 # Without --ignore-pbs sbatch obeys lines of #PBS and #BSUB anywhere in a script, so in an application's text, too.
-# $0 is the mark, $1 the uptime until which one may begin; then an index and a folder, and so on. What became of a job
-# and that the next one begins is said at once: every write wakes all that pass it on. It is shorter than 4096 bytes:
-# written whole to a pipe, whoever else writes to it. 255 makes xargs start no more: where the controller is not there,
-# the rest would only wait, too.
+# $0 is the mark, $1 the uptime until which one may begin, $2 the pause; then an index and a folder, and so on. What
+# became of a job and that the next one begins is said at once: every write wakes all that pass it on. It is shorter
+# than 4096 bytes: written whole to a pipe, whoever else writes to it. 255 makes xargs start no more: where the
+# controller is not there, the rest would only wait, too.
 _SOME = """
-until=$1
+until=$1 pause=$2
 told=
 end=0
-shift
+shift 2
 while [ $# -gt 1 ]; do
     read -r up _ </proc/uptime
     [ "${up%.*}" -lt "$until" ] || { end=255; break; }
@@ -83,6 +83,7 @@ while [ $# -gt 1 ]; do
     told="$0 $1 $status $word
 "
     shift 2
+    [ -z "$pause" ] || { printf %s "$told"; told=; sleep "$pause"; }
     case $said in *'Unable to contact slurm controller'* | *'s_p_parse_file'*) end=255; break ;; esac
 done
 printf %s "$told"
@@ -118,10 +119,29 @@ _OPTION = re.compile(
 """sbatch's own words for options and scripts that it does not send."""
 
 
-def submit_argv(mark: str, until: float, count: int, at_once: int = AT_ONCE) -> tuple[str, ...]:
-    """Hand in the `count` jobs named on standard input (`submit_stdin`); no sbatch is started after `until`."""
+def submit_argv(mark: str, until: float, count: int, pause: float = 0) -> tuple[str, ...]:
+    """Hand in the `count` jobs named on standard input (`submit_stdin`); no sbatch is started after `until`.
+
+    With a `pause`, in seconds after each job, they go one after another.
+    """
+    at_once = 1 if pause else AT_ONCE
     row = min(_IN_A_ROW, 1 + count // (4 * at_once))
-    return ("/bin/sh", "-c", _ALL, "sh", str(int(until)), _SOME, str(at_once), str(row), mark)
+    waits = f"{pause:.3f}" if pause and count > 1 else ""
+    return ("/bin/sh", "-c", _ALL, "sh", str(int(until)), _SOME, str(at_once), str(row), waits, mark)
+
+
+def find_pause(config: str) -> float:
+    """Return how long to wait after each job at a site that limits requests (`rl_enable`, slurm.conf(5)), in seconds.
+
+    Half of the requests that an account may make are left for its users' questions.
+    """
+    if "rl_enable" not in config:
+        return 0
+    rate, period = (
+        int(found[1]) if (found := re.search(rf"\brl_refill_{name}=(\d+)", config, re.ASCII)) else default
+        for name, default in (("rate", 2), ("period", 1))
+    )
+    return min(2 * period / max(rate, 1), 10)
 
 
 def submit_stdin(folders: Sequence[str]) -> bytes:
@@ -155,8 +175,9 @@ def parse_submission(data: bytes, mark: str, count: int, complaint: str = "") ->
             said = match[5] if match[4] else base64.b64decode(match[5] + "===").decode(errors="replace")
             told[index] = judge_answer(int(match[3]), said)
     lost = InDoubt("the answer of sbatch was lost")
-    # Either the whole command failed, or a job before this one found that Slurm is not there, or too slow.
-    why = "Slurm is out of reach, or slow: sbatch was not started any more"
+    # Either the whole command failed, or a job before this one found that Slurm is not there, or the time was up.
+    slow = bool(told) and not any(isinstance(outcome, NotStarted | InDoubt) for outcome in told.values())
+    why = "Slurm is slow: it has taken others" if slow else "Slurm is out of reach: sbatch was not started any more"
     if not begun:
         why = _last_line(complaint) or "the command that starts sbatch ended before it did so, and said nothing"
     if late := next(filter(None, (_LATE.fullmatch(line, len(mark)) for line in lines)), None):
@@ -164,7 +185,7 @@ def parse_submission(data: bytes, mark: str, count: int, complaint: str = "") ->
             f"by the cluster's clock the command to hand it in came {START_SECONDS - int(late[1])} seconds late; "
             "do the clocks of this machine and the cluster agree? `slurm-adapter check` compares them"
         )
-    never = NotStarted(why)
+    never = NotStarted(why, slow=slow)
     return [told.get(index, lost if index in begun else never) for index in range(count)]
 
 

@@ -162,7 +162,20 @@ def test_what_does_not_fit_into_the_time_is_left_for_another(
     left = [outcome for outcome in outcomes if isinstance(outcome, NotStarted)]
     assert len(taken) + len(left) == 24
     assert left
-    assert all("not started any more" in outcome.why for outcome in left)
+    assert all(outcome.slow for outcome in left)
+
+
+def test_at_a_site_that_limits_requests_half_of_them_are_left_for_questions(
+    tmp_path: Path, scheduler: CommandLineScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert submission.find_pause("SlurmctldParameters = enable_configless") == 0
+    assert submission.find_pause("SlurmctldParameters = rl_enable") == 1
+    assert submission.find_pause("SlurmctldParameters = rl_enable,rl_refill_rate=10,rl_refill_period=2") == 0.4
+    [*_, pause, mark] = submission.submit_argv("mark", 0, 1, 0.05)
+    assert (pause, mark) == ("", "mark")  # nothing comes after it
+    monkeypatch.setattr(scheduler, "_config", ("SlurmctldParameters = rl_enable,rl_refill_rate=100", 0.0))
+    outcomes = scheduler.submit([make(tmp_path, what, number=number) for number, what in enumerate(("good", "refuse"))])
+    assert [type(outcome) for outcome in outcomes] == [Accepted, Rejected]
 
 
 def test_answers_that_come_after_others_found_no_controller_count(
