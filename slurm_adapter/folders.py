@@ -17,6 +17,7 @@ from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import TryAgain, Unknown
+from slurm_adapter.schedulers.interface import LARGEST_ID
 from slurm_adapter.transports.interface import Command
 
 if TYPE_CHECKING:
@@ -268,7 +269,8 @@ class Inside:
 
 def slurm_id(owner: str | None) -> int | None:
     """The Slurm id that a fence names; None where it names none. Its folder's user can make it say anything."""
-    return int(owner) if owner is not None and re.fullmatch(r"[1-9][0-9]{0,9}", owner) else None
+    named = int(owner) if owner is not None and re.fullmatch(r"[1-9][0-9]{0,9}", owner) else None
+    return named if named is not None and named <= LARGEST_ID else None
 
 
 def find_free(transport: Transport, user: str, pattern: str, first: int, count: int) -> list[int]:

@@ -208,6 +208,13 @@ def own_slurm_jobs(site: Site, records: Sequence[Record]) -> tuple[dict[int, str
     return own, [r for r in records if (r.token, r.account) not in named and (r.slurm_id, r.account) in strange]
 
 
+def confirmed(site: Site, jobs: Sequence[tuple[Record, int]]) -> list[tuple[Record, int]]:
+    """Return those Slurm jobs that Slurm says now are the records', by id, account and name."""
+    rows = site.scheduler.queue([account for account, _ in by_account(record for record, _ in jobs)]).observations
+    seen = {(row.slurm_id, row.user, row.name) for row in rows}
+    return [(record, id_) for record, id_ in jobs if (id_, record.account, record.token) in seen]
+
+
 def _with_peers_there(site: Site, records: Sequence[Record]) -> list[Record]:
     """Those of these jobs of which Slurm has every peer, so that they may wait for them there."""
     known = site.store.find({peer.job_id for record in records for peer in record.peers})

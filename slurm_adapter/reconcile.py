@@ -253,6 +253,9 @@ def _cancel_surplus(
     surplus += plan.cancel_again
     if surplus:
         with _noting(problems, "cancel Slurm jobs"):
+            from slurm_adapter.handover import confirmed
+
+            surplus = confirmed(site, surplus)  # Slurm was asked before the folders were looked into
             site.scheduler.cancel({id_: record.account for record, id_ in surplus})
             return tuple((record.id, id_) for record, id_ in surplus)
     return ()

@@ -8,10 +8,11 @@ import os
 import re
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_adapter import folders
@@ -174,11 +175,38 @@ def test_a_user_cannot_speak_for_another_job_nor_break_the_answer(
     assert [slurm_id(answer) for answer in answers] == [None, 18]
 
 
+_LINES = ["\n", "0 owner 9", "1 owner 9 7", "1 folder", "end", "1 exit {}", "==> ./exit-3.json <==", json.dumps(RECORD)]
+_hostile = st.lists(st.sampled_from(_LINES) | st.text(max_size=6), max_size=6).map("".join)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(_hostile, min_size=4, max_size=4))
+def test_nothing_in_a_folder_says_anything_of_another(texts: list[str]) -> None:
+    """Its user writes there what is wanted: links, names of files, and what is in them."""
+    owner, sluid, name, content = (text.replace("\0", "").encode(errors="replace") for text in texts)
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = Path(folder, "1"), Path(folder, "2")
+        for path in (first, second):
+            path.mkdir()
+        (first / "owner").symlink_to(os.fsdecode(owner[:200] or b"x"))
+        (first / ".sluid").symlink_to(os.fsdecode(sluid[:200] or b"x"))
+        file = b"exit%b.json" % name.replace(b"/", b"_")[:200]
+        (first / os.fsdecode(file)).write_bytes(content)
+        (second / "owner").symlink_to("18")
+        local = LocalTransport(environment=sudo_environment(Path(folder)))
+        looked = folders.look(local, "alice", [str(first), str(second)])
+        assert looked[1] == Inside(True, "18")
+        assert looked[0] is not None
+        assert looked[0].exists
+        assert all(record.slurm_id == RECORD["slurm_id"] for record in looked[0].exits)
+
+
 @pytest.mark.parametrize(
     ("owner", "expected"),
     [
-        ("17", 17), ("4294967295", 4294967295), (None, None), ("", None), ("closed", None), ("cancelled", None),
-        ("0", None), ("-1", None), ("017", None), ("1" * 11, None), ("9" * 4000, None), ("\u0661\u0667", None),
+        ("17", 17), ("4294967292", 4294967292), (None, None), ("", None), ("closed", None), ("cancelled", None),
+        ("4294967293", None), ("0", None), ("-1", None), ("017", None), ("1" * 11, None), ("9" * 4000, None),
+        ("\u0661\u0667", None),
         ("17 ", None),
     ],
 )  # fmt: skip

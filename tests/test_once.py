@@ -66,14 +66,8 @@ def go_on(faulty: Faulty) -> None:
 
 
 NO_ROWS = """
-for format; do :; done
-mark=${format#*:0}
-mark=${mark%%,*}
-printf JOBID
-for name in STATE REASON NODELIST UID SUBMIT_TIME START_TIME END_TIME TIME_LIMIT EXIT_CODE NAME RESTART_COUNT; do
-    printf '%s%s' "$mark" "$name"
-done
-echo
+printf '%160s|%96s|%s\\n' NAME REASON \
+    'JOBID|STATE|NODELIST|UID|SUBMIT_TIME|START_TIME|END_TIME|TIME_LIMIT|EXIT_CODE|RESTART_COUNT'
 """
 """A squeue that has asked nobody, and prints the header of what it was asked for."""
 

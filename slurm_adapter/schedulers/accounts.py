@@ -36,8 +36,29 @@ class Accounts:
         return (*found, *more)
 
 
+_GUARD = "root"
+
+
+def guarded(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the accounts to ask getent(1) for, so that `read_uids` can tell whose each line is."""
+    return (_GUARD, *(word for name in names for word in (name, _GUARD)))
+
+
 def read_uids(data: bytes, names: Sequence[str]) -> dict[str, str]:
-    """Return the uids of these accounts, as far as lines of passwd(5) tell them."""
-    rows = [line.split(":") for line in data.decode(errors="surrogateescape").splitlines()]
-    found = {row[0]: row[2] for row in rows if len(row) > 3 and row[2].isdigit()}
-    return {name: found[name] for name in names if name in found}
+    """Return the uids of these accounts, as far as lines of passwd(5) tell them.
+
+    Where users may edit their own entry of a directory service, its comment (GECOS) may hold whole lines about others.
+    So one line of an account that is nobody's stands between any two, and more than one line there proves nothing. A
+    forged guard shows, because guards are counted.
+    """
+    first, *lines = data.decode(errors="surrogateescape").split("\n")
+    if not first.startswith(f"{_GUARD}:") or lines.count(first) != len(names):
+        return {}
+    found: dict[str, str] = {}
+    for name in names:
+        end = lines.index(first)
+        fields = lines[0].split(":") if end == 1 else []
+        if len(fields) > 3 and fields[2].isdecimal():
+            found[name] = fields[2]
+        del lines[: end + 1]
+    return found

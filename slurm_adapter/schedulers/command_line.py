@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter.config import parse_duration
 from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
 from slurm_adapter.schedulers import listings, load, nodes, partitions, submission
-from slurm_adapter.schedulers.accounts import Accounts, read_uids
+from slurm_adapter.schedulers.accounts import Accounts, guarded, read_uids
 from slurm_adapter.schedulers.interface import PING_SECONDS, InDoubt, Listing, NotStarted
 from slurm_adapter.schedulers.versions import (
     CLIENT_ARGV,
@@ -74,11 +74,8 @@ config() {
 
 _CONFIG: tuple[str, ...] = ("config",)
 
-# One line for each account, as getent(1) prints them: coreutils before 8.31 take one name only.
-_UIDS = """
-for name; do uid=$(id -u -- "$name" 2>/dev/null) && printf '%s:x:%s:\\n' "$name" "$uid"; done
-:
-"""
+# One line for each account: coreutils before 8.31 take one name only.
+_UIDS = 'for name; do id -u -- "$name" 2>/dev/null || echo; done'
 
 _log = logging.getLogger(__name__)
 
@@ -135,11 +132,10 @@ class CommandLineScheduler:
     def _submit_as(self, user: str, folders: list[str], until: float) -> list[Outcome]:
         if self._clock() >= until:
             return [NotStarted("Slurm is slow: sbatch was not started any more")] * len(folders)
-        mark = _draw_mark()
         pause = submission.find_pause(self._config[0])
         try:
             result = self._run(
-                submission.submit_argv(mark, until, len(folders), pause),
+                submission.submit_argv(until, len(folders), pause),
                 user=user,
                 stdin=submission.submit_stdin(folders),
                 timeout=submission.SUBMIT_TIMEOUT,
@@ -149,7 +145,7 @@ class CommandLineScheduler:
             return [NotStarted(str(error))] * len(folders)
         except AdapterError as error:
             return [InDoubt(str(error))] * len(folders)
-        return submission.parse_submission(result.stdout, mark, len(folders), result.complaint)
+        return submission.parse_submission(result.stdout, len(folders), result.complaint)
 
     def cancel(self, jobs: Mapping[int, str]) -> None:
         """See `Scheduler.cancel`. One command for each account; all are tried before the first failure is raised."""
@@ -166,10 +162,9 @@ class CommandLineScheduler:
 
     def queue(self, users: Sequence[str]) -> Listing:
         """See `Scheduler.queue`. One command, one more each minute, and one for accounts under a second name."""
-        mark = _draw_mark()
         config = self._settings()
         asked: list[tuple[str, ...]] = [("id", "-un"), ("id", "-u")]
-        asked += [("names", *users), listings.squeue_argv(users, mark)] if users else []
+        asked += [("names", *guarded(users)), listings.squeue_argv(users)] if users else []
         answers, complaint = self._ask_parts(asked, _NO_USER)
         identity, uid = (answer.decode().strip() for answer in answers[:2])
         if not users:
@@ -178,10 +173,13 @@ class CommandLineScheduler:
         if missing := [user for user in users if user not in uids]:
             result = self._run(("/bin/sh", "-c", _UIDS, "sh", *missing))
             self._check(result, "id")
-            uids |= read_uids(result.stdout, missing)
+            lines = result.text.split("\n")[:-1]
+            if len(lines) != len(missing):
+                raise Unknown(f"`id -u` told of {len(lines)} accounts instead of {len(missing)}")
+            uids |= {user: uid for user, uid in zip(missing, lines, strict=True) if uid.isdecimal()}
         self._uids = self._uids | uids
         accounts = Accounts(uids)
-        observations = accounts.with_aliases(listings.parse_queue(answers[-1], mark, accounts.names))
+        observations = accounts.with_aliases(listings.parse_queue(answers[-1], accounts.names))
         # An account that the cluster cannot name has no rows, and that says nothing of its jobs.
         named = not _NO_USER.search(complaint) and len(uids) == len(set(users))
         return Listing(observations, named and self._sees_others(config, identity, uid, uids))
@@ -224,17 +222,21 @@ class CommandLineScheduler:
         return [part.stdout for part in parts], result.complaint
 
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
-        """See `Scheduler.history`. One command for 5000 jobs."""
+        """See `Scheduler.history`. Two commands for 5000 jobs."""
         found: list[Observation] = []
         sluids = has_sluids(self._config[0])
         accounts = Accounts(self._uids)
         for ids in _chunks(list(slurm_ids)):
-            mark = _draw_mark()
-            result = self._run(listings.sacct_argv(ids, mark, sluids=sluids), listing=True)
-            if result.status != 0 and "accounting storage is disabled" in result.complaint:
+            rows = self._run(listings.sacct_argv(ids, sluids=sluids), listing=True)
+            if rows.status != 0 and "accounting storage is disabled" in rows.complaint:
                 return None
-            self._check(result, "sacct")
-            found.extend(listings.parse_history(result.stdout, mark, accounts.names, sluids=sluids))
+            self._check(rows, "sacct")
+            if not rows.stdout.strip():
+                continue
+            # Asked second: a run of which accounting has heard meanwhile has a name, and no row is without one.
+            told = self._run(listings.sacct_names_argv(ids), listing=True)
+            self._check(told, "sacct")
+            found += listings.parse_history(rows.stdout, told.stdout, accounts.names, sluids=sluids)
         return accounts.with_aliases(found)
 
     def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:
@@ -335,12 +337,11 @@ class CommandLineScheduler:
         """See `Scheduler.addresses`. Loopback and link-local addresses are left out, for no other node reaches them."""
         if not names:
             return {}
-        mark = _draw_mark()
         # 20 seconds for a name that nobody serves, sixteen at once.
         seconds = 30.0 + 20 * (len(names) / 16)
-        result = self._run(nodes.addresses_argv(mark), stdin=nodes.addresses_stdin(names), timeout=seconds)
+        result = self._run(nodes.addresses_argv(), stdin=nodes.addresses_stdin(names), timeout=seconds)
         self._check(result, "getent")
-        return nodes.parse_addresses(result.stdout, mark, names)
+        return nodes.parse_addresses(result.stdout, names)
 
     def _run(
         self,

@@ -30,6 +30,10 @@ PING_SECONDS = 5.0
 """How long a controller may take to answer a ping."""
 
 
+LARGEST_ID = 0xFFFFFFFC
+"""The largest id of a job (slurm.h: MAX_FED_JOB_ID). sacct answers no question in which a larger one is named."""
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One job to hand in. Its folder and script are in place already."""
@@ -205,7 +209,11 @@ class Scheduler(Protocol):
         ...
 
     def cancel(self, jobs: Mapping[int, str]) -> None:
-        """Cancel jobs, given by id and the account that owns each. Unknown and finished ones are no error."""
+        """Cancel jobs, given by id and the account that owns each. Unknown and finished ones are no error.
+
+        As `set_time_limits`, `suspend` and `resume`, it acts on bare ids: the caller has just seen in `queue` that each
+        is the job that is meant, by id, account and name.
+        """
         ...
 
     def queue(self, users: Sequence[str]) -> Listing:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import secrets
 import sys
 import time
 from pathlib import Path
@@ -149,19 +148,18 @@ class LibslurmScheduler:
     def _submit(self, described: list[tuple[int, dict[str, Any]]], until: float) -> list[Outcome]:
         if not described:
             return []
-        mark = secrets.token_hex(6)
         jobs = [(index, fields) for index, (_, fields) in enumerate(described)]
         seconds = submission.SBATCH_SECONDS - 5
         question = {"jobs": jobs, "until": until, "seconds": seconds}
         try:
-            output = self._run(mark, "submit", question, ends_after=submission.START_SECONDS + seconds)
+            output = self._run("submit", question, ends_after=submission.START_SECONDS + seconds)
         except TryAgain as error:
             return [NotStarted(str(error))] * len(jobs)
         except InvalidConfig as error:
             return [NotStarted(str(error))] * len(jobs)
         except AdapterError as error:
             return [InDoubt(str(error))] * len(jobs)
-        return submission.parse_submission(output, mark, len(jobs))
+        return submission.parse_submission(output, len(jobs))
 
     def cancel(self, jobs: Mapping[int, str]) -> None:
         """See `Scheduler.cancel`."""
@@ -228,9 +226,8 @@ class LibslurmScheduler:
         return str(self._ask("version", {}))
 
     def _ask(self, call: str, question: Mapping[str, Any]) -> Any:
-        mark = secrets.token_hex(6)
-        output = self._run(mark, call, question, ends_after=int(_QUERY_SECONDS) - 10)
-        words = {kind: text for kind, text in _lines(output, mark) if kind in {"failed", "answer"}}
+        output = self._run(call, question, ends_after=int(_QUERY_SECONDS) - 10)
+        words = {kind: text for kind, text in _lines(output) if kind in {"failed", "answer"}}
         if "answer" in words:
             return json.loads(words["answer"])
         why = words.get("failed", "the answer breaks off")
@@ -238,14 +235,14 @@ class LibslurmScheduler:
             raise TryAgain(f"Slurm's controller does not answer pyslurm: {why}")
         raise Unknown(f"pyslurm's {call} failed: {why}")
 
-    def _run(self, mark: str, call: str, question: Mapping[str, Any], *, ends_after: int) -> bytes:
-        program = (self._python, "-I", "-c", _BOOT, mark, call)
+    def _run(self, call: str, question: Mapping[str, Any], *, ends_after: int) -> bytes:
+        program = (self._python, "-I", "-c", _BOOT, call)
         words = ("timeout", "-k", "5", str(ends_after), *program)
         stdin = _WORKER + json.dumps(question).encode()
         result = self._transport.run(
             Command(words, stdin, self._account, self._environment, float(HAND_OVER_SECONDS + 30))
         )
-        for kind, text in _lines(result.stdout, mark):
+        for kind, text in _lines(result.stdout):
             if kind == "fatal":
                 raise InvalidConfig(f"pyslurm cannot be used by {self._python} as {self._account}: {text}{_MEND}")
         if result.status in {1, 126, 127} and not result.stdout:
@@ -263,13 +260,11 @@ _MEND = (
 )
 
 
-_LINE = re.compile(r" ([a-z]+) ([A-Za-z0-9+/=]*)")
-"""What follows the mark. (A pattern that holds it would be new for every question, and fill the cache of `re`.)"""
+_LINE = re.compile(r"^worker ([a-z]+) ([A-Za-z0-9+/=]*)$", re.MULTILINE)
 
 
-def _lines(output: bytes, mark: str) -> list[tuple[str, str]]:
-    lines = [line for line in output.decode(errors="replace").split("\n") if line.startswith(f"{mark} ")]
-    found = filter(None, (_LINE.fullmatch(line, len(mark)) for line in lines))
+def _lines(output: bytes) -> list[tuple[str, str]]:
+    found = _LINE.finditer(output.decode(errors="replace"))
     return [(match[1], base64.b64decode(match[2] + "===").decode(errors="replace")) for match in found]
 
 

@@ -1,14 +1,14 @@
 """Talks to libslurm through pyslurm, in a process of its own that lives for one question.
 
 libslurm ends its process on a bad configuration, and it speaks as the account of its process. So
-`slurm_adapter.schedulers.libslurm` runs this program as the account of the jobs, with the arguments MARK and CALL. On
-standard input is this source, and then JSON. It needs nothing but pyslurm and the standard library. Every line that it
-prints begins with MARK, so that nothing that a library prints is taken for an answer:
+`slurm_adapter.schedulers.libslurm` runs this program as the account of the jobs, with the argument CALL. On standard
+input is this source, and then JSON. It needs nothing but pyslurm and the standard library. Text of users is encoded, so
+that no line of it is taken for an answer:
 
-    MARK fatal BASE64               pyslurm cannot be used; why
-    MARK failed BASE64              Slurm's own words for why the question has no answer
-    MARK answer BASE64              the answer, as JSON
-    MARK late SECONDS, MARK N begun, MARK N STATUS BASE64
+    worker fatal BASE64             pyslurm cannot be used; why
+    worker failed BASE64            Slurm's own words for why the question has no answer
+    worker answer BASE64            the answer, as JSON
+    late SECONDS, job N begun, job N STATUS BASE64
                                     of `submit`, as `slurm_adapter.schedulers.submission` reads them
 """
 
@@ -33,9 +33,9 @@ ENDED = frozenset(
 )
 
 
-def say(mark: str, *words: object) -> None:
+def say(*words: object) -> None:
     """One line, at once: what has been said counts though this process may end at any moment."""
-    sys.stdout.write(" ".join(map(str, (mark, *words))) + "\n")
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 
 
@@ -52,11 +52,11 @@ AT_ONCE = 4
 """So many processes hand jobs in side by side, where there are that many: each waits for the controller in turn."""
 
 
-def submit(slurm: Any, mark: str, question: Mapping[str, Any]) -> None:
+def submit(slurm: Any, question: Mapping[str, Any]) -> None:
     """Hand jobs in until `until`, a few side by side; each is told before and after, as sbatch's would be."""
     late = question["until"] - time.time()
     if late <= 0:
-        say(mark, "late", int(late))
+        say("late", int(late))
         return
     launchers = _launcher_environment(slurm)
     jobs = [(number, _with_environment(job, launchers)) for number, job in question["jobs"]]
@@ -67,7 +67,7 @@ def submit(slurm: Any, mark: str, question: Mapping[str, Any]) -> None:
             process = os.fork()
             if process == 0:
                 try:
-                    hand_in(slurm, mark, jobs[first::AT_ONCE], question["until"], question["seconds"])
+                    hand_in(slurm, jobs[first::AT_ONCE], question["until"], question["seconds"])
                 finally:
                     os._exit(0)
             started.append(process)
@@ -110,14 +110,14 @@ def _with_environment(job: dict[str, Any], launchers: Mapping[str, str]) -> dict
     return {**job, "environment": {**job.get("environment", os.environ), **launchers, **per_task}}
 
 
-def hand_in(slurm: Any, mark: str, jobs: Sequence[Any], until: float, seconds: float) -> None:
+def hand_in(slurm: Any, jobs: Sequence[Any], until: float, seconds: float) -> None:
     """Hand these in, one after another."""
     # Whatever libslurm waits for: what the port promises of the end of a hand-over holds.
     signal.setitimer(signal.ITIMER_REAL, until - time.time() + seconds)
     for number, job in jobs:
         if time.time() >= until:
             return
-        say(mark, number, "begun")
+        say("job", number, "begun")
         try:
             status, said = 0, str(slurm.JobSubmitDescription(**job).submit())
         except slurm.RPCError as error:
@@ -127,7 +127,7 @@ def hand_in(slurm: Any, mark: str, jobs: Sequence[Any], until: float, seconds: f
         except (TypeError, ValueError) as error:
             # pyslurm refuses the values: nothing was sent.
             status, said = 255, f"sbatch: error: {error}: invalid, said pyslurm"
-        say(mark, number, status, encode(said, WORDS))
+        say("job", number, status, encode(said, WORDS))
         if "Unable to contact slurm controller" in said:
             return  # the rest would only wait, too
 
@@ -211,23 +211,23 @@ CALLS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
 }  # fmt: skip
 
 
-def main(mark: str, call: str) -> None:
+def main(call: str) -> None:
     """Answer one question."""
     question = json.loads(sys.stdin.buffer.read() or b"{}")
     try:
         pyslurm = importlib.import_module("pyslurm")  # it may be missing, or made for another Slurm
     except Exception as error:  # noqa: BLE001  # whatever a wrong one raises is told
-        say(mark, "fatal", encode(f"{type(error).__name__}: {error}"))
+        say("worker", "fatal", encode(f"{type(error).__name__}: {error}"))
         return
     try:
         if call == "submit":
-            submit(pyslurm, mark, question)
+            submit(pyslurm, question)
         else:
-            say(mark, "answer", encode(json.dumps(CALLS[call](pyslurm, question))))
+            say("worker", "answer", encode(json.dumps(CALLS[call](pyslurm, question))))
     except pyslurm.RPCError as error:
-        say(mark, "failed", encode(str(error)))
+        say("worker", "failed", encode(str(error)))
     except Exception as error:  # noqa: BLE001  # one that is not ours to know: it is told, and is no answer
-        say(mark, "failed", encode(f"{type(error).__name__}: {error}"))
+        say("worker", "failed", encode(f"{type(error).__name__}: {error}"))
 
 
 if __name__ == "__main__":

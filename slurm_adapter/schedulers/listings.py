@@ -1,8 +1,9 @@
 """What squeue and sacct are asked, and how their answers are read: a command and its parser side by side.
 
-Names of jobs hold anything: separators, line breaks, bytes that are no text, what looks like another job's row. So
-every field is followed by a separator that is drawn at random for this one question and that no job's name can hold.
-The first and the last field of a row are Slurm's own numbers, which makes the border between two rows certain.
+Users choose the names of their jobs, and every user can read the arguments of every process: a name may hold any
+separator, line breaks, or another job's whole row. So no separator stands between a user's text and Slurm's own. Text
+that a user can shape is asked for in columns of a fixed number of bytes, and its end is counted. What remains of a row
+are numbers and words of Slurm, which hold neither `|` nor a line break.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _SQUEUE = (
     "JobArrayID",
     "State",
-    "Reason",
     "NodeList",
     "UserID",
     "SubmitTime",
@@ -31,9 +31,18 @@ _SQUEUE = (
     "EndTime",
     "TimeLimit",
     "exit_code",
-    "Name",
     "RestartCnt",
 )
+"""What follows the two columns of fixed width: a job's name and its reason."""
+
+NAME_BYTES = 160
+"""More than any Slurm name of the adapter has: what is cut off is another's. Slurm counts bytes in both commands."""
+
+_REASON_BYTES = 96
+"""A plugin may put a user's words into a reason (burst_buffer.conf(5))."""
+
+_SQUEUE_HEAD = b"%b|%b|" % (b"NAME".rjust(NAME_BYTES), b"REASON".rjust(_REASON_BYTES))
+
 _SACCT = (
     "JobID",
     "State",
@@ -45,11 +54,14 @@ _SACCT = (
     "Start",
     "End",
     "TimelimitRaw",
-    "JobName",
-    "JobIDRaw",
+    "DBIndex",
 )
-_SACCT_SLUID = (*_SACCT[:-1], "SLUID", "Restarts", _SACCT[-1])
+_SACCT_SLUID = (*_SACCT, "SLUID", "Restarts")
 """See `has_sluids`; an older sacct refuses the whole question."""
+
+_INDEX_BYTES = 20
+_SACCT_HEAD = b"%b %b \n" % (b"-" * NAME_BYTES, b"-" * _INDEX_BYTES)
+_SACCT_ROW = len(_SACCT_HEAD)
 
 _ID = re.compile(r"(\d+)(?:_(?:(\d+)|\[([^\]]*)\]?)|\+(\d+))?", re.ASCII)
 """`17`, `17_3`, `17_[4-9%2]`, the same cut off by squeue without `]`, and `17+1`."""
@@ -58,41 +70,42 @@ _NO_TIME = frozenset({"", "N/A", "NONE", "None", "Unknown", "NOT_SET"})
 _NO_LIMIT = frozenset({"", "0", "-1", "UNLIMITED", "Partition_Limit", "NOT_SET", "INVALID", "N/A"})
 
 
-def separator(mark: str) -> str:
-    """What follows each field. `mark` is drawn anew for each question."""
-    return f"\x1f{mark}"
-
-
-def squeue_argv(users: Sequence[str], mark: str) -> tuple[str, ...]:
+def squeue_argv(users: Sequence[str]) -> tuple[str, ...]:
     """Ask for all jobs of these accounts: ended ones, hidden partitions, and arrays as few rows as Slurm makes of them.
 
     squeue writes its header once it has the list: without it there is no answer.
     """
-    *fields, last = (f"{field}:0" for field in _SQUEUE)
-    form = "".join(f"{field}{separator(mark)}," for field in fields) + last
+    # To the right: to the left squeue fills a column blank by blank, which takes as long as all the rest.
+    form = f"Name:.{NAME_BYTES}|,Reason:.{_REASON_BYTES}|," + ":0|,".join(_SQUEUE) + ":0"
     return ("squeue", "--all", "--local", "-t", "all", "-u", ",".join(users), "-O", form)
 
 
-def sacct_argv(slurm_ids: Sequence[int], mark: str, *, sluids: bool = False) -> tuple[str, ...]:
-    """All runs of these jobs. Without `-S` sacct would begin at midnight; every requeue is a row of its own.
+_SACCT_ARGV = ("sacct", "-X", "-a", "-D", "--local", "-S", "1970-01-01")
+"""Without `-S` sacct would begin at midnight; every requeue is a row of its own."""
+
+
+def sacct_argv(slurm_ids: Sequence[int], *, sluids: bool = False) -> tuple[str, ...]:
+    """Ask for all runs of these jobs, without their names.
 
     `sluids`: whether this sacct knows SLUIDs, Slurm's own unique ids.
     """
-    options = ("-X", "-P", "-a", "-D", "--local", "--noheader", "-S", "1970-01-01")
-    form = (f"--delimiter={separator(mark)}", "-o", ",".join(_SACCT_SLUID if sluids else _SACCT))
-    return ("sacct", *options, *form, "-j", ",".join(map(str, slurm_ids)))
+    form = ",".join(_SACCT_SLUID if sluids else _SACCT)
+    return (*_SACCT_ARGV, "-P", "--noheader", "-o", form, "-j", ",".join(map(str, slurm_ids)))
 
 
-def parse_queue(data: bytes, mark: str, names: Mapping[str, str]) -> tuple[Observation, ...]:
+def sacct_names_argv(slurm_ids: Sequence[int]) -> tuple[str, ...]:
+    """Ask for the names of all runs of these jobs: sacct has columns of fixed width in all columns or in none."""
+    form = f"JobName%-{NAME_BYTES},DBIndex%-{_INDEX_BYTES}"
+    return (*_SACCT_ARGV, "-o", form, "-j", ",".join(map(str, slurm_ids)))
+
+
+def parse_queue(data: bytes, names: Mapping[str, str]) -> tuple[Observation, ...]:
     """Return what squeue said, with the `names` of accounts by their uids; an unknown uid stays a number.
 
     Raises `Unknown` for a row that cannot be read, and for two about one thing.
     """
     nodes_of = cache(expand)  # many jobs are on the same nodes
-    rows = _rows(data, mark, _SQUEUE)
-    if next(rows, [""])[0] != "JOBID":
-        raise Unknown("squeue's answer does not begin with the header of its list")
-    observations = tuple(_read_squeue(row, nodes_of, names) for row in rows)
+    observations = tuple(_read_squeue(row, nodes_of, names) for row in _squeue_rows(data))
     things = [(seen.slurm_id, seen.task) for seen in observations]
     if len(set(things)) < len(things):
         twice = min(slurm_id for (slurm_id, _), count in Counter(things).items() if count > 1)
@@ -100,18 +113,90 @@ def parse_queue(data: bytes, mark: str, names: Mapping[str, str]) -> tuple[Obser
     return observations
 
 
-def parse_history(data: bytes, mark: str, names: Mapping[str, str], *, sluids: bool = False) -> tuple[Observation, ...]:
+def _squeue_rows(data: bytes) -> Iterator[list[str]]:
+    """Return name, reason and the other fields of each row. Text before the header (a banner) is skipped."""
+    # Nothing of a user stands before the first header.
+    start = _after_line(data, _SQUEUE_HEAD, "squeue's")
+    start = (data.find(b"\n", start) + 1) or len(data)
+    while start < len(data):
+        name, reason = start + NAME_BYTES, start + len(_SQUEUE_HEAD) - 1
+        end = data.find(b"\n", reason)
+        fields = data[reason + 1 : end].decode(errors="replace").split("|") if end >= 0 else []
+        # What has no `|` at its borders was not counted in bytes.
+        if len(fields) != len(_SQUEUE) or data[name] != _BAR or data[reason] != _BAR:
+            raise Unknown(f"squeue's list breaks off or has foreign text: {_shown(_text(data[start : start + 400]))}")
+        yield [_text(data[start:name]), _text(data[name + 1 : reason]), *fields]
+        start = end + 1
+
+
+_BAR = ord("|")
+
+
+def _after_line(data: bytes, head: bytes, whose: str) -> int:
+    """Return where the first line that begins with this header goes on. Raise `Unknown` if there is none."""
+    if data.startswith(head):
+        return len(head)
+    at = data.find(b"\n" + head)
+    if at < 0:
+        raise Unknown(f"{whose} answer does not begin with the header of its list: {_shown(_text(data[:400]))}")
+    return at + 1 + len(head)
+
+
+def _text(column: bytes) -> str:
+    return column.decode(errors="replace").strip(" ")
+
+
+def parse_history(
+    data: bytes, told_names: bytes, names: Mapping[str, str], *, sluids: bool = False
+) -> tuple[Observation, ...]:
     """Return what sacct said: the last run of each job or task, with the number of runs before it.
 
-    `names` are those of accounts by their uids; others have the name that sacct gives. Raises `Unknown` for a row that
-    cannot be read. Jobs that had one id after the other are all there, oldest first. `sluids`: see `sacct_argv`.
+    `told_names` is its answer to `sacct_names_argv`. `names` are those of accounts by their uids; others have the name
+    that sacct gives. Raises `Unknown` for a row that cannot be read, or that has no name. Jobs that had one id after
+    the other are all there, oldest first. `sluids`: see `sacct_argv`.
     """
     fields = _SACCT_SLUID if sluids else _SACCT
+    rows = [dict(zip(fields, row, strict=True)) for row in _sacct_rows(data, len(fields))]
+    job_names = _read_job_names(told_names) if rows else {}
     runs: dict[tuple[int, str | None], list[Observation]] = {}
-    for row in _rows(data, mark, fields):
-        seen = _read_sacct(dict(zip(fields, row, strict=True)), names)
+    for row in rows:
+        if (name := job_names.get(row["DBIndex"])) is None:
+            raise Unknown(f"sacct tells no name of its row {_shown(str(row))}")
+        seen = _read_sacct(row, name, names)
         runs.setdefault((seen.slurm_id, seen.task), []).append(seen)
-    return tuple(seen for rows in runs.values() for seen in _last_runs(rows))
+    return tuple(seen for of_one in runs.values() for seen in _last_runs(of_one))
+
+
+def _sacct_rows(data: bytes, columns: int) -> Iterator[list[str]]:
+    """Return the rows of an answer without names. Text before the first row (a banner) is skipped."""
+    lines = data.decode(errors="replace").split("\n")
+    if lines[-1]:
+        raise Unknown(f"sacct's list breaks off: it ends in {_shown(lines[-1])}")
+    rows = [line.split("|") for line in lines[:-1]]
+    first = next((number for number, row in enumerate(rows) if len(row) == columns), None)
+    if first is None:
+        if data.strip():
+            raise Unknown(f"{_shown(data.decode(errors='replace'))} is no list of jobs")
+        return
+    for row in rows[first:]:
+        if len(row) != columns:
+            raise Unknown(f"sacct's list has a foreign line: {_shown('|'.join(row))}")
+        yield row
+
+
+def _read_job_names(data: bytes) -> dict[str, str]:
+    """Return the names of jobs by accounting's own index of each run."""
+    rows = data[_after_line(data, _SACCT_HEAD, "sacct's") :]
+    if len(rows) % _SACCT_ROW:
+        raise Unknown("sacct's list of names breaks off or has foreign text")
+    found: dict[str, str] = {}
+    for start in range(0, len(rows), _SACCT_ROW):
+        row = rows[start : start + _SACCT_ROW]
+        index, end = row[NAME_BYTES + 1 : -2], row[NAME_BYTES : NAME_BYTES + 1] + row[-2:]
+        if end != b"  \n" or not index.strip().isdigit():
+            raise Unknown(f"sacct's list of names has the row {_shown(_text(row))}")
+        found[_text(index)] = _text(row[:NAME_BYTES])
+    return found
 
 
 def _last_runs(rows: Iterable[Observation]) -> Iterator[Observation]:
@@ -139,28 +224,8 @@ def _last_runs(rows: Iterable[Observation]) -> Iterator[Observation]:
         yield last._replace(restarts=last.restarts if last.sluids else len(job) - 1, sluids=sluids)
 
 
-def _rows(data: bytes, mark: str, fields: Sequence[str]) -> Iterator[list[str]]:
-    """Cut an answer into rows of these fields. Text before the first row (a banner) is skipped."""
-    text = data.decode(errors="replace")
-    pieces = text.split(separator(mark))
-    if len(pieces) == 1:
-        if text.strip():
-            raise Unknown(f"{_shown(text)} is no list of jobs")
-        return
-    breaks = len(fields) - 1
-    if (len(pieces) - 1) % breaks:
-        raise Unknown(f"the list of jobs breaks off or has foreign fields: it ends in {_shown(text[-300:])}")
-    first = pieces[0].rpartition("\n")[2]
-    for start in range(0, len(pieces) - 1, breaks):
-        end, _, following = pieces[start + breaks].partition("\n")
-        yield [first, *pieces[start + 1 : start + breaks], end]
-        first = following
-    if first.strip():
-        raise Unknown(f"the list of jobs ends in {_shown(first)}, which is no row")
-
-
 def _read_squeue(row: list[str], nodes_of: Callable[[str], tuple[str, ...]], names: Mapping[str, str]) -> Observation:
-    id_, word, reason, nodes, uid, submitted, started, ended, limit, status, name, restarts = row
+    name, reason, id_, word, nodes, uid, submitted, started, ended, limit, status, restarts = row
     try:
         slurm_id, task = _read_id(id_)
         state, _ = _read_state(word)
@@ -183,11 +248,11 @@ def _read_squeue(row: list[str], nodes_of: Callable[[str], tuple[str, ...]], nam
             _read_limit(limit),
         )
     except (ValueError, Unknown) as error:
-        shown = _shown(str(dict(zip(_SQUEUE, row, strict=True))))
+        shown = _shown(str(dict(zip(("Name", "Reason", *_SQUEUE), row, strict=True))))
         raise Unknown(f"squeue's row {shown} cannot be read: {error}") from error
 
 
-def _read_sacct(row: dict[str, str], names: Mapping[str, str]) -> Observation:
+def _read_sacct(row: dict[str, str], name: str, names: Mapping[str, str]) -> Observation:
     try:
         row["User"] = names.get(row["UID"], row["User"])
         slurm_id, task = _read_id(row["JobID"])
@@ -196,7 +261,7 @@ def _read_sacct(row: dict[str, str], names: Mapping[str, str]) -> Observation:
         return Observation(
             slurm_id=slurm_id,
             task=task,
-            name=row["JobName"],
+            name=name,
             user=row["User"],
             state=state,
             nodes=expand(row["NodeList"]),
@@ -211,7 +276,7 @@ def _read_sacct(row: dict[str, str], names: Mapping[str, str]) -> Observation:
             sluids=(sluid,) if (sluid := row.get("SLUID", "")).strip("s0") else (),
         )
     except (ValueError, Unknown) as error:
-        raise Unknown(f"sacct's row {_shown(str(row))} cannot be read: {error}") from error
+        raise Unknown(f"sacct's row {_shown(str(row))} of {_shown(name)} cannot be read: {error}") from error
 
 
 def _read_canceller(by: str | None, row: dict[str, str]) -> str | None:

@@ -16,14 +16,14 @@ NODES_ARGV = ("scontrol", "-a", "-F", "-o", "show", "node")
 """Hidden ones and those of the state FUTURE, too."""
 PARTITIONS_ARGV = ("scontrol", "-a", "-o", "show", "partition")
 
-# $0 is the mark, $1 the index, $2 the name. One line for each, shorter than 4096 bytes: written whole to a pipe.
+# $1 is the index, $2 the name. One line for each, shorter than 4096 bytes: written whole to a pipe.
 _ONE = """
 found=$(timeout 20 getent ahosts "$2" | cut -d ' ' -f 1 | head -n 60 | tr '\\n' ' ')
-printf '%s %s %s\\n' "$0" "$1" "$found"
+printf 'resolved %s %s\\n' "$1" "$found"
 """
 
-_TOLD = re.compile(r" (\d+) (.*)", re.ASCII)
-"""What follows the mark: the index, and what the name resolves to."""
+_TOLD = re.compile(r"resolved (\d+) (.*)", re.ASCII)
+"""The index of a name, and what it resolves to."""
 
 _AT_ONCE = 16
 """A look-up of a name that nobody serves takes seconds."""
@@ -38,6 +38,7 @@ def parse_nodes(data: bytes, partitions: bytes) -> dict[str, str]:
     if not all(answer.endswith(b"\n") for answer in (data, partitions)):  # half an address is another machine's
         raise Unknown("the list of nodes or partitions breaks off")
     found: dict[str, str] = {}
+    told: set[str] = set()
     for line in data.decode(errors="replace").splitlines():
         # Free text (Comment, Reason) comes last on a line, so that the first of each key is the node's.
         name = re.match(r"NodeName=(\S+)", line)
@@ -45,6 +46,9 @@ def parse_nodes(data: bytes, partitions: bytes) -> dict[str, str]:
         host = re.search(r"\sNodeHostName=(\S+)", line)
         state = re.search(r"\sState=(\S+)", line)
         if name and address:
+            if name[1] in told:  # the free text of a node holds a line about another
+                raise Unknown(f"scontrol shows node {name[1]} twice; nothing of its answer can be trusted")
+            told.add(name[1])
             words = set(state[1].split("+")) if state else set()
             away = "FUTURE" in words or {"CLOUD", "POWERED_DOWN"} <= words
             known = "" if away and address[1] == name[1] else address[1]
@@ -58,10 +62,10 @@ def parse_nodes(data: bytes, partitions: bytes) -> dict[str, str]:
     return found
 
 
-def addresses_argv(mark: str) -> tuple[str, ...]:
+def addresses_argv() -> tuple[str, ...]:
     """Resolve the names on standard input (`addresses_stdin`), several at once."""
-    script = f'command -v getent >/dev/null || exit 127; exec xargs -0 -n 2 -P {_AT_ONCE} sh -c "$2" "$1"'
-    return ("sh", "-c", script, "sh", mark, _ONE)
+    script = f'command -v getent >/dev/null || exit 127; exec xargs -0 -n 2 -P {_AT_ONCE} sh -c "$1" sh'
+    return ("sh", "-c", script, "sh", _ONE)
 
 
 def addresses_stdin(names: Sequence[str]) -> bytes:
@@ -69,10 +73,10 @@ def addresses_stdin(names: Sequence[str]) -> bytes:
     return b"".join(f"{index}\0{name}\0".encode() for index, name in enumerate(names))
 
 
-def parse_addresses(data: bytes, mark: str, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def parse_addresses(data: bytes, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """What each name resolves to, in the resolver's order. Raises `Unknown` where a name has no answer at all."""
-    lines = [line for line in data.decode(errors="replace").split("\n") if line.startswith(f"{mark} ")]
-    told = {int(match[1]): match[2].split() for line in lines if (match := _TOLD.fullmatch(line, len(mark)))}
+    lines = data.decode(errors="replace").split("\n")
+    told = {int(match[1]): match[2].split() for line in lines if (match := _TOLD.fullmatch(line))}
     if missing := [name for index, name in enumerate(names) if index not in told]:
         raise Unknown(f"the look-up of {missing[0]} gave no answer")
     found = {name: usable(told[index]) for index, name in enumerate(names)}

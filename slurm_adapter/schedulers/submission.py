@@ -2,8 +2,8 @@
 
 The command is xargs, which gives a few pairs of index and folder at a time to a shell, and keeps several of these
 shells at work; each starts one sbatch after another and, where all goes well, no other program: it is sbatch's time
-that counts. It prints a line before each and one after it, and these lines bear a mark drawn at random, so that no
-banner and no message of a site's plugin is taken for one. A job whose first line is missing was never handed in.
+that counts. It prints a line before each and one after it. No other text is among them: what sbatch says is encoded,
+and text around the whole command is dropped (`transports.frame`). Without its first line a job was never submitted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter.schedulers import refusals
 from slurm_adapter.schedulers.interface import (
     HAND_OVER_SECONDS,
+    LARGEST_ID,
     Accepted,
     InDoubt,
     NotStarted,
@@ -46,22 +47,22 @@ _IN_A_ROW = 8
 """How many jobs one shell hands in, at most: its own start costs as much as a quarter of an sbatch."""
 
 # $1 is when the last sbatch may be started, $2 the script below, $3 how many at once, $4 how many for one shell, $5 the
-# pause after each job, $6 the mark. KILL, for nothing may outlive it, and it goes to all that xargs has started. `cat`
+# pause after each job. KILL, for nothing may outlive it, and it goes to all that xargs has started. `cat`
 # ends when the last of them has: xargs itself waits for none of them any more after a second one has ended with 255.
 _ALL = f"""
 left=$(($1 - $(date +%s)))
 [ "$left" -le {START_SECONDS} ] || left={START_SECONDS} # the cluster's clock is behind
 if [ "$left" -le 0 ]; then
-    printf '%s late %s\\n' "$6" "$left"
+    printf 'late %s\\n' "$left"
     exit 0
 fi
 read -r up _ </proc/uptime
 exec timeout -s KILL "$((left + {SBATCH_SECONDS - 5}))" /bin/sh -c 'xargs "$@" | cat' xargs \\
-    -0 -n "$((2 * $4))" -P "$3" sh -c "$2" "$6" "$((${{up%.*}} + left))" "$5"
+    -0 -n "$((2 * $4))" -P "$3" sh -c "$2" sh "$((${{up%.*}} + left))" "$5"
 """
 
 # Without --ignore-pbs sbatch obeys lines of #PBS and #BSUB anywhere in a script, so in an application's text, too.
-# $0 is the mark, $1 the uptime until which one may begin, $2 the pause; then an index and a folder, and so on. What
+# $1 is the uptime until which one may begin, $2 the pause; then an index and a folder, and so on. What
 # became of a job and that the next one begins is said at once: every write wakes all that pass it on. It is shorter
 # than 4096 bytes: written whole to a pipe, whoever else writes to it. 255 makes xargs start no more: where the
 # controller is not there, the rest would only wait, too.
@@ -73,14 +74,14 @@ shift 2
 while [ $# -gt 1 ]; do
     read -r up _ </proc/uptime
     [ "${up%.*}" -lt "$until" ] || { end=255; break; }
-    printf '%s%s %s begun\\n' "$told" "$0" "$1"
+    printf '%sjob %s begun\\n' "$told" "$1"
     said=$(sbatch --parsable --export=NONE --ignore-pbs "$2/job.sbatch" </dev/null 2>&1)
     status=$?
     case $said in
     '' | ??????????????* | *[!0-9]*) word=$(printf %s "$said" | tail -c 2400 | base64 | tr -d '\\n') ;;
     *) word="=$said" ;;
     esac
-    told="$0 $1 $status $word
+    told="job $1 $status $word
 "
     shift 2
     [ -z "$pause" ] || { printf %s "$told"; told=; sleep "$pause"; }
@@ -105,10 +106,10 @@ _UNCERTAIN = re.compile(
 _RATE = "Rate limit exceeded"
 """Of SLURMCTLD_COMMUNICATIONS_BACKOFF and _HARD_DROP: the controller has not looked at the request."""
 
-_LINE = re.compile(r" (\d+) (?:(begun)|(\d+) (=?)([A-Za-z0-9+/=]*))\s*", re.ASCII)
-"""What follows the mark; after `=` sbatch's words stand as they are, else in base64."""
+_LINE = re.compile(r"job (\d+) (?:(begun)|(\d+) (=?)([A-Za-z0-9+/=]*))\s*", re.ASCII)
+"""After `=` sbatch's words stand as they are, else in base64."""
 
-_LATE = re.compile(r" late (-?\d+)\s*", re.ASCII)
+_LATE = re.compile(r"late (-?\d+)\s*", re.ASCII)
 
 _OPTION = re.compile(
     r"""invalid | unrecognized | unknown\ option | ambiguous | requires\ an\ argument | only\ permitted | not\ valid
@@ -119,7 +120,7 @@ _OPTION = re.compile(
 """sbatch's own words for options and scripts that it does not send."""
 
 
-def submit_argv(mark: str, until: float, count: int, pause: float = 0) -> tuple[str, ...]:
+def submit_argv(until: float, count: int, pause: float = 0) -> tuple[str, ...]:
     """Hand in the `count` jobs named on standard input (`submit_stdin`); no sbatch is started after `until`.
 
     With a `pause`, in seconds after each job, they go one after another.
@@ -127,7 +128,7 @@ def submit_argv(mark: str, until: float, count: int, pause: float = 0) -> tuple[
     at_once = 1 if pause else AT_ONCE
     row = min(_IN_A_ROW, 1 + count // (4 * at_once))
     waits = f"{pause:.3f}" if pause and count > 1 else ""
-    return ("/bin/sh", "-c", _ALL, "sh", str(int(until)), _SOME, str(at_once), str(row), waits, mark)
+    return ("/bin/sh", "-c", _ALL, "sh", str(int(until)), _SOME, str(at_once), str(row), waits)
 
 
 def find_pause(config: str) -> float:
@@ -153,17 +154,16 @@ SUBMIT_TIMEOUT = HAND_OVER_SECONDS + 30.0
 """How long it may take, in seconds."""
 
 
-def parse_submission(data: bytes, mark: str, count: int, complaint: str = "") -> list[Outcome]:
+def parse_submission(data: bytes, count: int, complaint: str = "") -> list[Outcome]:
     """What became of each of `count` jobs; `complaint` is what the whole command said on stderr."""
     begun: set[int] = set()
     told: dict[int, Outcome] = {}
     *whole, rest = data.decode(errors="replace").split("\n")
-    lines = [line for line in whole if line.startswith(f"{mark} ")]
     # An answer that breaks off may end in half an id: it tells that sbatch was started, and no more.
-    if rest.startswith(f"{mark} ") and (cut := re.match(r" (\d+) ", rest[len(mark) :], re.ASCII)):
+    if cut := re.match(r"job (\d+) ", rest, re.ASCII):
         begun.add(int(cut[1]))
-    for line in lines:
-        match = _LINE.fullmatch(line, len(mark))
+    for line in whole:
+        match = _LINE.fullmatch(line)
         if match is None:
             continue
         index = int(match[1])
@@ -180,7 +180,7 @@ def parse_submission(data: bytes, mark: str, count: int, complaint: str = "") ->
     why = "Slurm is slow: it has taken others" if slow else "Slurm is out of reach: sbatch was not started any more"
     if not begun:
         why = _last_line(complaint) or "the command that starts sbatch ended before it did so, and said nothing"
-    if late := next(filter(None, (_LATE.fullmatch(line, len(mark)) for line in lines)), None):
+    if late := next(filter(None, map(_LATE.fullmatch, whole)), None):
         why = (
             f"by the cluster's clock the command to hand it in came {START_SECONDS - int(late[1])} seconds late; "
             "do the clocks of this machine and the cluster agree? `slurm-adapter check` compares them"
@@ -196,8 +196,9 @@ def judge_answer(status: int, said: str) -> Outcome:
     """
     # With --parsable `17` or `17;cluster`; the sentence is of an sbatch that a site has wrapped.
     ids = set(re.findall(_ANSWER, said))
-    if status == 0 and len(ids) == 1:
-        return Accepted(int(ids.pop()))
+    # The account itself may shape its sbatch's answer.
+    if status == 0 and len(ids) == 1 and 0 < int(*ids) <= LARGEST_ID:
+        return Accepted(int(*ids))
     if status in {126, 127}:
         return NotStarted(f"sbatch cannot be started: {_last_line(said)}; cluster.path must name its folder")
     words = _in_short(said) or f"sbatch ended with exit code {status} and said nothing"

@@ -264,7 +264,7 @@ def _pass(site: Site, *, changed: bool) -> float:
 
 
 def _squeue() -> float:
-    argv = listings.squeue_argv(["alice"], "mark")
+    argv = listings.squeue_argv(["alice"])
     return _timed(lambda: ask(*argv, user="ucloud"))
 
 

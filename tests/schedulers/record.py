@@ -5,24 +5,27 @@
 
 Takes some minutes, and writes into `recorded/<version>/`:
 
-- `squeue`, `squeue-short-arrays`, `sacct`: rows of jobs. Each job is named after what becomes of it, so that a test can
-  tell whether its row was read rightly; those in `HOSTILE` have names that would break a careless parser;
+- `squeue`, `squeue-short-arrays`, `sacct`, `sacct-names`: rows of jobs. Each job is named after what becomes of it, so
+  that a test can tell whether its row was read rightly; those in `HOSTILE` have names that would break a careless
+  parser;
 - `config`, `nodes`, `partitions`, `states-of-partition`, `partitions-of-jobs`: what else is parsed, as it was written;
 - `answers.json`: exit status, stdout and stderr of commands that change something, or that fail.
 
-The sandbox's own jobs of other users must have ended: their rows are left out.
+It takes a sandbox of its own: other jobs of its users would be among the rows.
+
+Release 25.11.7 is no sandbox's. Its rows and its answers of sbatch were recorded with other separators, and rewritten
+by a program to the form of today. Accounting's index of a row was not recorded: there it is the number of the row.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter.sandbox.layout import layout_of
 from slurm_adapter.schedulers import load, nodes
-from slurm_adapter.schedulers.listings import sacct_argv, squeue_argv
+from slurm_adapter.schedulers.listings import sacct_argv, sacct_names_argv, squeue_argv
 from slurm_adapter.schedulers.submission import submit_argv, submit_stdin
 from tests.cluster import Cluster
 from tests.schedulers.extract_states import RECORDED
@@ -30,7 +33,6 @@ from tests.schedulers.extract_states import RECORDED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MARK = "0badcafe0bad"
 LISTING = ("env", "TZ=UTC", "SLURM_TIME_FORMAT=%s", "SLURM_BITSTR_LEN=0", "LC_ALL=C.UTF-8")
 LONG = "sleep 600"
 NODE = "node003"
@@ -45,6 +47,8 @@ HOSTILE = {
     "separators": b"9999\x1f0badcafe0baeRUNNING\x1f0badcafe0bae",
     "a-row": b"\n77\x1fRUNNING\x1f\x1fnode001\x1f7701\x1f1\x1f1\x1f1\x1f1:00\x1f0\x1ftoken\x1f0",
     "long": b"x" * 300,
+    "fields": b"9999|RUNNING|node001|7702|",
+    "a-whole-row": b"\n%160b|%96b|77|RUNNING|node001|7701|1|1|1|1:00|0|0\n" % (b"token", b"None"),
 }
 """Names of held jobs."""
 
@@ -124,19 +128,16 @@ def record_rows(cluster: Cluster, jobs: dict[str, str]) -> dict[str, bytes]:
         return cluster.run(*words, *argv, user="ucloud").stdout
 
     def settled() -> bytes | None:
-        told = ask(*sacct_argv(ids, MARK))
+        told = ask(*sacct_argv(ids))
         return told if told.count(b"TIMEOUT") and told.count(b"NODE_FAIL") >= 2 else None
 
     short = [word for word in LISTING if not word.startswith("SLURM_BITSTR_LEN")]
-    found = {
-        "squeue": ask(*squeue_argv(["alice"], MARK)),
-        "squeue-short-arrays": ask(*squeue_argv(["alice"], MARK), words=short),
+    return {
+        "squeue": ask(*squeue_argv(["alice"])),
+        "squeue-short-arrays": ask(*squeue_argv(["alice"]), words=short),
         "sacct": cluster.wait_for(settled),
+        "sacct-names": ask(*sacct_names_argv(ids)),
     }
-    # A row begins with its id, at the border that the next row's id makes certain.
-    border = re.compile(rb"^(?=(?:JOBID|\d+(?:[_+][^\x1f\n]*)?)\x1f%b)" % MARK.encode(), re.MULTILINE)
-    own = re.compile(rb"(?:JOBID|(?:%b)\D)" % b"|".join(b"%d" % id_ for id_ in ids))
-    return {name: b"".join(row for row in border.split(text) if own.match(row)) for name, text in found.items()}
 
 
 def record_rest(cluster: Cluster) -> dict[str, bytes]:
@@ -157,7 +158,7 @@ def record_answers(cluster: Cluster, jobs: dict[str, str]) -> dict[str, dict[str
 
     def ask(key: str, *argv: str, user: str = "alice", stdin: bytes = b"") -> None:
         done = cluster.run("env", "LC_ALL=C.UTF-8", *argv, user=user, stdin=stdin, timeout=200)
-        output, errors = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
+        output, errors = (text.decode(errors="surrogateescape") for text in (done.stdout, done.stderr))
         found[key] = {"argv": list(argv), "status": done.returncode, "stdout": output, "stderr": errors}
 
     def submit(key: str, *lines: str) -> None:
@@ -165,7 +166,7 @@ def record_answers(cluster: Cluster, jobs: dict[str, str]) -> dict[str, dict[str
         script = "\n".join(("#!/bin/sh", *(f"#SBATCH {line}" for line in lines), "exit 0", ""))
         cluster.ask("sh", "-c", 'mkdir -p "$1" && cat >"$1/job.sbatch"', "sh", folder, stdin=script.encode())
         until = int(cluster.ask("date", "+%s")) + 60
-        ask(f"sbatch {key}", *submit_argv(MARK, until, 1), stdin=submit_stdin([folder]))
+        ask(f"sbatch {key}", *submit_argv(until, 1), stdin=submit_stdin([folder]))
         cluster.ask("rm", "-r", folder)
 
     submit("accepted", "--output=/dev/null", "--mem=1")
@@ -193,12 +194,12 @@ def record_answers(cluster: Cluster, jobs: dict[str, str]) -> dict[str, dict[str
     ask("scontrol update denied", "scontrol", "update", f"jobid={running}", "timelimit=9999", user="alice")
     ask("sacctmgr known", "sacctmgr", "-n", "-P", "show", "user", "ucloud", "format=AdminLevel", user="ucloud")
     ask("sacctmgr unknown", "sacctmgr", "-n", "-P", "show", "user", "nobody", "format=AdminLevel", user="ucloud")
-    ask("squeue unknown user", *LISTING, *squeue_argv(["alice", "no-such-user"], MARK), user="ucloud")
+    ask("squeue unknown user", *LISTING, *squeue_argv(["alice", "no-such-user"]), user="ucloud")
     ask("squeue unknown id", "squeue", "-h", "-a", "-j", unknown, "-o", "%F %P", user="ucloud")
     ask("squeue --version", "squeue", "--version", user="ucloud")
     cluster.slurmctld.stop()
     try:
-        ask("squeue without controller", *squeue_argv(["alice"], MARK), user="ucloud")
+        ask("squeue without controller", *squeue_argv(["alice"]), user="ucloud")
         ask("scontrol without controller", "scontrol", "show", "config", user="ucloud")
         ask("scancel without controller", "scancel", running)
         ask("scontrol suspend without controller", "scontrol", "suspend", running, user="root")

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_adapter.errors import InvalidConfig, Refused, TryAgain, Unknown
+from slurm_adapter.schedulers.accounts import guarded, read_uids
 from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.schedulers.interface import Submission
 from slurm_adapter.transports.fake import FakeTransport
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from slurm_adapter.transports.interface import Command
 
 CONFIG = (Path(__file__).parent / "recorded/22.05.8/scontrol-show-config").read_text()
-ROW = ["17", "RUNNING", "None", "node001", "7701", "100", "200", "300", "1:00:00", "0", "tok-1", "0"]
+ROW = f"{'tok-1':>160}|{'None':>96}|17|RUNNING|node001|7701|100|200|300|1:00:00|0|0\n"
+HEADER = f"{'NAME':>160}|{'REASON':>96}|JOBID|STATE|...\n"
 DOWN = "Unable to contact slurm controller (connect failure)"
 
 
-PASSWD = "alice:x:7701:7701:\xe6:/home/alice:/bin/sh\nbob:x:7702:7702::/:/bin/sh\n"
+PASSWD = {"alice": "alice:x:7701:7701:\xe6:/home/alice:/bin/sh\n", "bob": "bob:x:7702:7702::/:/bin/sh\n"}
+ROOT = "root:x:0:0:root:/root:/bin/bash\n"
 UIDS = {"ucloud": 7700, "root": 0, "slurm": 64030, "alice": 7701}
 
 
@@ -44,7 +47,7 @@ def queue_answer(
     identity: str = "ucloud",
     status: int = 0,
     stderr: str = "",
-    passwd: str = PASSWD,
+    passwd: str = "",
 ) -> Result:
     parts = [(f"{identity}\n", 0), (f"{UIDS[identity]}\n", 0), (passwd, 0), (rows, status)]
     if config:
@@ -63,11 +66,12 @@ def listing(**values: object) -> Callable[[Command], Result]:
         given["config"] = given.get("config", CONFIG) if "part config" in command.argv[-1] else ""
         if given["config"]:
             return queue_answer(command.stdin.decode().strip(), "", **given)  # type: ignore[arg-type]  # the keywords
-        separator = re.search("\x1f[A-Za-z0-9]{8}", command.argv[-1])
-        assert separator is not None
         told = values.get("rows", True)
-        header = separator[0].join(["JOBID", *ROW[1:]]) + "\n"
-        rows = told if isinstance(told, str) else header + (separator[0].join(ROW) + "\n" if told else "")
+        rows = told if isinstance(told, str) else HEADER + (ROW if told else "")
+        known = PASSWD | dict(given.get("passwd") or {})  # type: ignore[call-overload]  # a table
+        asked = re.search("^part names (.*)$", command.argv[-1], re.MULTILINE)
+        names = asked[1].split() if asked else []
+        given["passwd"] = "".join(ROOT if name == "root" else known.get(name, "") for name in names)
         return queue_answer(command.stdin.decode().strip(), rows, **given)  # type: ignore[arg-type]  # the keywords
 
     return answer
@@ -169,22 +173,54 @@ def seen(*users: str, **values: object) -> tuple[set[str], bool]:
 def test_accounts_are_compared_by_uid() -> None:
     """Two passwd lines with one uid: a directory service returns another name for the account."""
     assert seen("alice") == ({"alice"}, True)
-    both = "alia:x:7701:7701::/:/bin/sh\nalice:x:7701:7701::/:/bin/sh\n"
+    both = {"alia": "alia:x:7701:7701::/:/bin/sh\n"}
     assert seen("alia", "alice", passwd=both) == ({"alia", "alice"}, True)
-    # The directory answers under another spelling; `id -u` knows the one that was asked for.
-    assert seen("ALICE", ids="ALICE:x:7701:\n") == ({"ALICE"}, True)
-    assert seen("nobody", "alice") == ({"alice"}, False), "silence about an unknown account says nothing"
+    # The directory answers under another spelling.
+    assert seen("ALICE", passwd={"ALICE": PASSWD["alice"]}) == ({"ALICE"}, True)
+    assert seen("ALICE", ids="7701\n") == ({"ALICE"}, True)
+    assert seen("nobody", "alice", ids="\n") == ({"alice"}, False), "silence about an unknown account says nothing"
     assert seen("bob") == ({"7701"}, True), "a row of a uid that was not asked for is nobody's"
     assert seen("alice", identity="alice", config=hiding("jobs")) == ({"alice"}, True)
+
+
+SACCT_NAMES = b"%-160b %-20b \n" % (b"-" * 160, b"-" * 20) + b"%-160b %-20b \n" % (b"tok-1", b"5")
+
+
+@pytest.mark.parametrize(
+    ("comment", "known"),
+    [
+        ("\nbob:x:7701:7701::/:/bin/sh", {"bob": "7702", "carol": "7703"}),
+        (f"\n{ROOT}bob:x:7701:7701::/:/bin/sh", {}),
+        (f"\n{ROOT}bob:x:7701:7701::/:/bin/sh\n{ROOT}", {}),
+        (f"\n{ROOT}", {}),
+        (f"\n{ROOT}" * 3, {}),
+        ("\n", {"bob": "7702", "carol": "7703"}),
+    ],
+)
+def test_an_entry_of_a_directory_says_nothing_of_another_account(comment: str, known: dict[str, str]) -> None:
+    """Where users may edit their own entry, its comment may hold lines. What is not proven is asked one by one."""
+    names = ["alice", "bob", "nobody", "carol"]
+    passwd = {name: f"{name}:x:770{number}:7700:,,,:/:/bin/sh\n" for number, name in enumerate(names, start=1)}
+    passwd |= {"alice": f"alice:x:7701:7701:{comment}:/:/bin/sh\n", "nobody": "", "root": ROOT}
+    passwd["carol"] = "carol:x:7703:7700:,,,:/:/bin/sh\n"
+    told = "".join(passwd[word] for word in guarded(names))
+    assert read_uids(told.encode(), names) == known
+
+
+@given(st.text("\n:rotx0bcaeli17", max_size=60) | st.lists(st.sampled_from([ROOT, "\n", "bob:x:7701:1:"])).map("".join))
+def test_no_comment_gives_an_account_another_uid(comment: str) -> None:
+    passwd = {"root": ROOT, "alice": f"alice:x:7701:1:{comment}:/:/bin/sh\n", "bob": "bob:x:7702:1::/:/bin/sh\n"}
+    for names in (["alice", "bob"], ["bob", "alice"], ["alice", "gone", "bob"], ["gone", "alice"]):
+        uids = read_uids("".join(passwd.get(word, "") for word in guarded(names)).encode(), names)
+        assert uids.items() <= {("alice", "7701"), ("bob", "7702")}
 
 
 def test_accounting_has_the_accounts_names_too() -> None:
     def answer(command: Command) -> Result:
         if "sacct" not in command.argv:
             return listing()(command)
-        separator = next(word for word in command.argv if word.startswith("--delimiter=")).partition("=")[2]
-        row = "17|CANCELLED by 7701|0:0|node001|alice-corp|7701|100|200|300|60|tok-1|17\n"
-        return Result(0, row.replace("|", separator).encode(), b"")
+        row = b"17|CANCELLED by 7701|0:0|node001|alice-corp|7701|100|200|300|60|5\n"
+        return Result(0, row if "-P" in command.argv else SACCT_NAMES, b"")
 
     scheduler = CommandLineScheduler(FakeTransport(answer))
     [before] = scheduler.history([17]) or ()
@@ -302,7 +338,7 @@ def test_an_answer_that_breaks_off() -> None:
 
 
 _texts = st.sampled_from(
-    [b"17", b"\x1f", b"\n", b"n1 NodeAddr=1.2.3.4", b"NodeName=n1", b"m 0 begun\n", b"m 0 0 MTcK\n"]
+    [b"17", b"|", b"\n", b"n1 NodeAddr=1.2.3.4", b"NodeName=n1", b"job 0 begun\n", b"job 0 0 MTcK\n", HEADER.encode()]
 )
 _stdouts = st.binary(max_size=120) | st.lists(_texts, max_size=12).map(b"".join)
 _stderrs = st.sampled_from([b"", b"x", b"sacct: error: x", b"Slurm accounting storage is disabled", b"\xff"])
@@ -311,12 +347,9 @@ _stderrs = st.sampled_from([b"", b"x", b"sacct: error: x", b"Slurm accounting st
 @given(_stdouts, _stderrs, st.integers(0, 255))
 def test_no_answer_is_an_error_of_another_kind(stdout: bytes, stderr: bytes, status: int) -> None:
     def answer(command: Command) -> Result:
-        # The mark of this question, where the answer is to hold one, and half an answer about the queue.
-        marks = [word for word in command.argv if re.fullmatch("[0-9A-Za-z]{8}", word) and word != "scontrol"]
-        marks = marks or re.findall("^[0-9A-Za-z]{8}$", command.stdin.decode(errors="replace"), re.MULTILINE)
-        told = stdout.replace(b"m ", marks[0].encode() + b" ") if marks else stdout
-        begun = f"{marks[0]} begin\n".encode() if marks and "part()" in command.argv[-1] else b""
-        return Result(status, begun + told, stderr)
+        # Half an answer about the queue.
+        begun = command.stdin.strip() + b" begin\n" if "part()" in command.argv[-1] else b""
+        return Result(status, begun + stdout, stderr)
 
     scheduler = CommandLineScheduler(FakeTransport(answer))
     for ask in (
@@ -331,13 +364,24 @@ def test_no_answer_is_an_error_of_another_kind(stdout: bytes, stderr: bytes, sta
     assert len(scheduler.submit([Submission("t", "alice", "/f", ())])) == 1
 
 
-def test_the_mark_is_another_one_each_time() -> None:
-    transport = FakeTransport(listing())
-    scheduler = CommandLineScheduler(transport)
-    scheduler.queue(["alice"])
-    scheduler.queue(["alice"])
-    assert transport.commands[0].argv != transport.commands[1].argv
-    assert transport.commands[0].stdin != transport.commands[1].stdin
+def test_no_argument_is_a_secret() -> None:
+    """Every user can read the arguments of every process. What differs from question to question is not among them."""
+    transport = FakeTransport(lambda _: Result(0, b"", b""))
+    scheduler = CommandLineScheduler(transport, clock=lambda: 1000.0)
+    for _ in range(2):
+        for ask in (
+            lambda: scheduler.queue(["alice"]),
+            lambda: scheduler.history([17]),
+            scheduler.nodes,
+            scheduler.partitions,
+            lambda: scheduler.addresses(["n1"]),
+            lambda: scheduler.submit([Submission("t", "alice", "/f", ())]),
+        ):
+            with suppress(TryAgain, Unknown):
+                ask()
+    half = len(transport.commands) // 2
+    assert half >= 6
+    assert [each.words for each in transport.commands[:half]] == [each.words for each in transport.commands[half:]]
 
 
 @pytest.mark.edge_case(9, 22)

@@ -17,6 +17,7 @@ from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.schedulers.fake import FakeScheduler
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, Load, NotStarted, Observation, Rejected, Submission
 from slurm_adapter.schedulers.libslurm import LibslurmScheduler
+from slurm_adapter.schedulers.listings import NAME_BYTES
 from slurm_adapter.states import ENDED, WAITING
 from slurm_adapter.transports.local import LocalTransport
 from tests.cluster import PYSLURM
@@ -475,11 +476,13 @@ def test_names_of_other_jobs_change_nothing(cluster: Cluster, real: RealBench) -
         "'\"$(id)`id`",
         "æ日本",
         "JobState=RUNNING",
-        "y" * 300,
+        "y" * NAME_BYTES,
+        f"\n{'tok':>{NAME_BYTES}}|{'None':>96}|17|RUNNING|node001|7702|1|1|1|1:00|0|0\n"[-NAME_BYTES:],
     ]
     ids = [int(cluster.submit("sleep 300", "--hold", f"--job-name={name}")) for name in hostile]
     found = {seen.slurm_id: seen for seen in real.scheduler.queue(["alice"]).observations}
-    assert [found[slurm_id].name for slurm_id in ids] == hostile
+    assert [found[slurm_id].name for slurm_id in ids] == [name.strip(" ") for name in hostile]
+    assert 17 not in found
     assert {found[slurm_id].state for slurm_id in ids} == {"PENDING"}
     real.scheduler.cancel(dict.fromkeys(ids, "alice"))
 

@@ -42,18 +42,15 @@ def scheduler(answer: Callable[[Command], Result]) -> LibslurmScheduler:
     return LibslurmScheduler(transport, "jobs", CommandLineScheduler(transport, clock=clock), clock=clock)
 
 
-def mark_of(command: Command) -> str:
-    return command.argv[-2]
-
-
 def says(*lines: tuple[object, ...], status: int = 0) -> Callable[[Command], Result]:
     """A worker that says these lines; the last word of each is encoded, unless it is `begun`."""
 
-    def answer(command: Command) -> Result:
+    def answer(_: Command) -> Result:
         text = ""
         for *words, last in lines:
+            kind = "job" if isinstance(words[0], int) else "worker"
             end = last if last == "begun" else base64.b64encode(str(last).encode()).decode()
-            text += " ".join(map(str, [mark_of(command), *words, end])) + "\n"
+            text += " ".join(map(str, [kind, *words, end])) + "\n"
         return Result(status, b"a banner\n" + text.encode(), b"")
 
     return answer
@@ -114,7 +111,7 @@ def test_what_pyslurm_cannot_be_told_goes_to_sbatch(directive: tuple[str, str | 
 def test_outcomes_keep_their_order_whoever_hands_them_in() -> None:
     def answer(command: Command) -> Result:
         if any("xargs" in word for word in command.argv):
-            return Result(0, f"{command.argv[-1]} 0 begun\n{command.argv[-1]} 0 0 MTcK\n".encode(), b"")
+            return Result(0, b"job 0 begun\njob 0 0 MTcK\n", b"")
         return says(
             (0, "begun"), (0, 0, "21"), (1, "begun"), (1, 1, f"{FAILED}Invalid partition name specified"), (2, "begun")
         )(command)
@@ -256,7 +253,7 @@ class Slurm:
             return int(self.id)
 
 jobs = [(number, {"script": text}) for number, text in enumerate(sys.argv[1:])]
-worker.submit(Slurm, "m", {"jobs": jobs, "until": 4e9, "seconds": 10})
+worker.submit(Slurm, {"jobs": jobs, "until": 4e9, "seconds": 10})
 """
 
 
@@ -295,7 +292,7 @@ class Description:
 Slurm.JobSubmitDescription = Description
 Slurm.RPCError = RuntimeError
 job = {"script": "s", "cpus_per_task": 2, "environment": {"SLURM_GET_USER_ENV": "1"}}
-worker.submit(Slurm, "m", {"jobs": [(0, job)], "until": 4e9, "seconds": 10})
+worker.submit(Slurm, {"jobs": [(0, job)], "until": 4e9, "seconds": 10})
 """
 
 _HYDRA = {"HYDRA_BOOTSTRAP", "HYDRA_LAUNCHER_EXTRA_ARGS"} | {
@@ -331,7 +328,7 @@ def hand_in(*jobs: str) -> list[Outcome]:
     """By the real worker, to a stand-in for pyslurm."""
     done = subprocess.run([sys.executable, "-c", _STAND_IN, *jobs], capture_output=True, timeout=60, check=True)
     assert max(map(len, done.stdout.splitlines()), default=0) < 4096
-    return parse_submission(done.stdout, "m", len(jobs))
+    return parse_submission(done.stdout, len(jobs))
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 41])

@@ -60,8 +60,8 @@ def test_a_name_that_begins_like_another(names: tuple[str, str]) -> None:
     found = parse_nodes(("\n".join(lines) + "\n").encode())
     assert found == {names[0]: "10.0.0.0", names[1]: "10.0.0.1"}
     many = [f"n{number}" for number in range(12)]
-    answer = "".join(f"m {number} 10.0.1.{number} \n" for number in (11, 1, 10, *range(2, 10), 0))
-    assert parse_addresses(answer.encode(), "m", many) == {f"n{number}": (f"10.0.1.{number}",) for number in range(12)}
+    answer = "".join(f"resolved {number} 10.0.1.{number} \n" for number in (11, 1, 10, *range(2, 10), 0))
+    assert parse_addresses(answer.encode(), many) == {f"n{number}": (f"10.0.1.{number}",) for number in range(12)}
 
 
 def test_no_nodes_at_all() -> None:
@@ -76,14 +76,15 @@ def test_a_list_that_breaks_off_is_none() -> None:
 
 @pytest.mark.edge_case(19)
 def test_addresses_in_order_without_loopback() -> None:
-    answer = b"motd\nm 1 127.0.1.1 \nm 0 fd00::1 10.0.0.1 fd00::1 fe80::1%eth0 ::1 0.0.0.0 169.254.1.1 \nm 2 \n"
-    found = parse_addresses(answer, "m", ["a", "b", "c"])
+    answer = b"motd\nresolved 1 127.0.1.1 \nresolved 0 fd00::1 10.0.0.1 fd00::1 fe80::1%eth0 ::1 0.0.0.0 169.254.1.1 \n"
+    answer += b"resolved 2 \n"
+    found = parse_addresses(answer, ["a", "b", "c"])
     assert found == {"a": ("fd00::1", "10.0.0.1")}
 
 
 def test_a_name_without_an_answer() -> None:
     with pytest.raises(Unknown, match="look-up of b"):
-        parse_addresses(b"m 0 10.0.0.1\n", "m", ["a", "b"])
+        parse_addresses(b"resolved 0 10.0.0.1\n", ["a", "b"])
 
 
 def test_a_real_look_up() -> None:
@@ -95,18 +96,18 @@ def test_a_real_look_up() -> None:
 
 @given(st.binary(max_size=300))
 def test_nothing_but_unknown_is_ever_raised(data: bytes) -> None:
-    for parse in (parse_nodes, lambda raw: parse_addresses(raw, "m", ["a"])):
+    for parse in (parse_nodes, lambda raw: parse_addresses(raw, ["a"])):
         try:
             parse(data)
         except Unknown:
             continue
 
 
-@given(st.lists(st.binary(max_size=60).filter(lambda line: b"m " not in line), max_size=8), st.integers(1, 5))
+@given(st.lists(st.binary(max_size=60).filter(lambda line: b"resolved " not in line), max_size=8), st.integers(1, 5))
 def test_no_line_hides_a_name_that_was_looked_up(noise: list[bytes], count: int) -> None:
     names = [f"n{number}" for number in range(count)]
-    told = [f"m {number} 10.0.0.{number + 1} ".encode() for number in range(count)]
+    told = [f"resolved {number} 10.0.0.{number + 1} ".encode() for number in range(count)]
     text = b"".join(line + b"\n" for pair in zip(told, [*noise, *[b""] * count], strict=False) for line in pair)
-    assert parse_addresses(text, "m", names) == {f"n{number}": (f"10.0.0.{number + 1}",) for number in range(count)}
+    assert parse_addresses(text, names) == {f"n{number}": (f"10.0.0.{number + 1}",) for number in range(count)}
     with pytest.raises(Unknown, match="gave no answer"):
-        parse_addresses(text, "m", [*names, "more"])
+        parse_addresses(text, [*names, "more"])
