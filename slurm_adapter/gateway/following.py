@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Self
 
 from slurm_adapter import joblogs
 from slurm_adapter.errors import AdapterError, TryAgain, Unknown
+from slurm_adapter.gateway.shares import Shares
 from slurm_adapter.states import JobState
 from slurm_adapter.transports.interface import MEBIBYTE
 
@@ -46,8 +47,11 @@ ROUND = MEBIBYTE
 AT_ONCE = 2
 """Reading commands under way at once: an SSH connection has five sessions, and new jobs must not wait for one."""
 
-FOLLOWERS = 2000
-"""At once. Each holds two rounds at most, and those who are at the same place hold the same bytes."""
+FOLLOWERS, FOLLOWERS_OF_ONE = 2000, 200
+"""Streams at once, and of the jobs of one user.
+
+Each holds two rounds at most, and those who are at the same place hold the same bytes.
+"""
 
 LONGEST_PAUSE = 30.0
 """Seconds until the next round, at most, while the cluster cannot be reached."""
@@ -252,12 +256,12 @@ class Following:
     """All who follow jobs of one site."""
 
     def __init__(
-        self, workers: Workers, *, interval: float = INTERVAL, patience: float = INTERVAL, limit: int = FOLLOWERS
+        self, workers: Workers, *, interval: float = INTERVAL, patience: float = INTERVAL, limit: int = FOLLOWERS_OF_ONE
     ) -> None:
         self._workers = workers
         self._interval = interval
         self._patience = patience
-        self._limit = limit
+        self._shares = Shares(FOLLOWERS, limit, "streams that follow jobs")
         self._readers: dict[str, _Reader] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -276,9 +280,10 @@ class Following:
 
     @contextmanager
     def follow(self, record: Record) -> Iterator[Follower]:
-        """Follow a job within the block. Raises `TryAgain` where too many do already."""
-        if self._closed or self.followers >= self._limit:
-            raise TryAgain(f"{self._limit} streams follow jobs already, and no more at once; try again later")
+        """Follow a job within the block. Raises `TooMany` if too many streams follow jobs of its owner already."""
+        if self._closed:
+            raise TryAgain("the gateway is being stopped; follow the job again")
+        self._shares.acquire(record.owner)
         reader = self._readers.get(record.id)
         if reader is None:
             reader = self._readers[record.id] = _Reader(record)
@@ -292,6 +297,7 @@ class Following:
         try:
             yield follower
         finally:
+            self._shares.release(record.owner)
             reader.followers.discard(follower)
             reader.wakes.set()
 

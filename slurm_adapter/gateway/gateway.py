@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from slurm_adapter.schedulers.interface import Scheduler
     from slurm_adapter.site import Site
 
-SHELLS = 100
-"""Shells in browsers at once."""
+SHELLS, SHELLS_OF_ONE = 100, 20
+"""Shells in browsers at once, and those of one user."""
 
 REQUESTS = 96
 """Requests of users at once; each may hold a body of `bodies.USERS_LIMIT`."""
@@ -61,8 +61,7 @@ class Gateway:
         self.utilizations = Utilizations(self.workers, self.controller)
         self.sessions = Sessions()
         self.visits = Visits()
-        self.shells = 0
-        """How many are open."""
+        self.shells = Shares(SHELLS, SHELLS_OF_ONE, "shells")
         self.shell_threads = ThreadPoolExecutor(3 * SHELLS, thread_name_prefix="shell")
         """Each shell has a thread that waits for its output, one that writes its input, and one to close it."""
         self.changed = self.workers.changed

@@ -10,31 +10,44 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from slurm_adapter.gateway.shares import TooMany
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from slurm_adapter.gateway.shares import Shares
 
 T = TypeVar("T")
 
 
 class Secrets(Generic[T]):
-    """Secrets of one kind, each of which stands for something; all of them for `seconds`."""
+    """Secrets of one kind, each of which stands for something; all of them for `seconds`.
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    Each counts for its owner as long as it stands for something. `replaces`: an owner who has as many as may be loses
+    the oldest for a new one, and is not refused.
+    """
+
+    def __init__(
+        self, seconds: float, shares: Shares, clock: Callable[[], float] = time.monotonic, *, replaces: bool = False
+    ) -> None:
         self.seconds = seconds
+        self._shares = shares
         self._clock = clock
-        self._known: dict[bytes, tuple[T, float]] = {}
-        """What each stands for, and until when, the oldest first."""
+        self._replaces = replaces
+        self._known: dict[bytes, tuple[T, float, str]] = {}
+        """What each stands for, until when, and its owner; the oldest first."""
 
     def __len__(self) -> int:
         """How many stand for something."""
         self._forget()
         return len(self._known)
 
-    def issue(self, meaning: T) -> str:
-        """A new secret (256 bits, of letters, digits, - and _)."""
+    def issue(self, meaning: T, owner: str) -> str:
+        """Return a new secret (256 bits, of letters, digits, - and _). Raise `TooMany`."""
         self._forget()
+        self._acquire(owner)
         secret = secrets.token_urlsafe(32)
-        self._known[_digest(secret)] = (meaning, self._clock() + self.seconds)
+        self._known[_digest(secret)] = (meaning, self._clock() + self.seconds, owner)
         return secret
 
     def find(self, secret: str) -> T | None:
@@ -46,13 +59,31 @@ class Secrets(Generic[T]):
     def redeem(self, secret: str) -> T | None:
         """The same; and from now on it stands for nothing."""
         self._forget()
-        found = self._known.pop(_digest(secret), None)
-        return None if found is None else found[0]
+        return self._drop(_digest(secret))
+
+    def _acquire(self, owner: str) -> None:
+        while True:
+            try:
+                self._shares.acquire(owner)
+            except TooMany:
+                oldest = next((digest for digest, known in self._known.items() if known[2] == owner), None)
+                if not self._replaces or oldest is None:
+                    raise
+                self._drop(oldest)
+            else:
+                return
+
+    def _drop(self, digest: bytes) -> T | None:
+        found = self._known.pop(digest, None)
+        if found is None:
+            return None
+        self._shares.release(found[2])
+        return found[0]
 
     def _forget(self) -> None:
         now = self._clock()
         while self._known and (oldest := next(iter(self._known.items())))[1][1] <= now:
-            del self._known[oldest[0]]
+            self._drop(oldest[0])
 
 
 def _digest(secret: str) -> bytes:

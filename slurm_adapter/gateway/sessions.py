@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slurm_adapter.errors import TryAgain
 from slurm_adapter.gateway.authentication import NotAuthenticated
 from slurm_adapter.gateway.issued import Secrets
+from slurm_adapter.gateway.shares import Shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0
 """How long an identifier is good for."""
-MOST = 10_000
-"""How many may wait for their use at once."""
+MOST, MOST_OF_ONE = 10_000, 100
+"""How many may wait for their use at once, and how many of one user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +46,28 @@ class Target:
     rank: int
     grant: str | Visit | None = None
     """What it lasts as long as; see `authentication.check_grant`."""
+    user: str = ""
+    """Whose it is."""
 
 
 class Sessions:
     """All that wait for their use."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._waiting: Secrets[Target | Folder] = Secrets(SECONDS, clock)
+        shares = Shares(MOST, MOST_OF_ONE, "sessions that wait to be opened")
+        self._waiting: Secrets[Target | Folder] = Secrets(SECONDS, shares, clock)
 
-    def add(self, record: Record, rank: int, grant: str | Visit | None = None) -> str:
-        """The identifier of a new session with a job. Raises `TryAgain` where too many wait."""
-        return self._add(Target(record.id, record.run, rank, grant))
+    def add(self, record: Record, rank: int, grant: str | Visit | None = None, user: str | None = None) -> str:
+        """Return the identifier of a new session with a job; without a `user` it is its job's owner's.
+
+        Raises `TooMany` if too many of this user wait.
+        """
+        user = user or record.owner
+        return self._waiting.issue(Target(record.id, record.run, rank, grant, user), user)
 
     def add_folder(self, folder: Folder) -> str:
         """The same for a folder."""
-        return self._add(folder)
-
-    def _add(self, target: Target | Folder) -> str:
-        if len(self._waiting) >= MOST:
-            raise TryAgain(f"{MOST} sessions wait to be opened, and no more are taken; each lives {SECONDS:.0f} s")
-        return self._waiting.issue(target)
+        return self._waiting.issue(folder, folder.account)
 
     def use(self, identifier: str) -> Target | Folder:
         """What it opens, this once. Raises `NotAuthenticated`, whatever is wrong with it."""

@@ -20,7 +20,7 @@ from slurm_adapter import terminals
 from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain
 from slurm_adapter.gateway import behind, folder_shells, provider, users
 from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
-from slurm_adapter.gateway.gateway import SHELLS, Shared
+from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.incoming import CALLER
 from slurm_adapter.gateway.schemas import (
     Bulk,
@@ -83,7 +83,8 @@ async def open_for_ucloud(
     """Open sessions with jobs: shells, and what their applications show."""
     records = await gateway.workers.call(provider.get_all, [item.job for item in request.items])
     visits = [gateway.visits.begin(record.id, username) for record in records]
-    return Bulk(responses=tuple(map(partial(_session, gateway), records, request.items, visits)))
+    owners = [visit.user or record.owner for visit, record in zip(visits, records, strict=True)]
+    return Bulk(responses=tuple(map(partial(_session, gateway), records, request.items, visits, owners)))
 
 
 @for_ucloud.post("/jobs/openTerminalInFolder")
@@ -102,7 +103,8 @@ async def open_for_users(
 ) -> Bulk[UserSession]:
     """Open sessions with jobs: shells, and what their applications show."""
     records = await gateway.workers.call(users.find_owned, owner, [item.id for item in request.items])
-    sessions = [_session(gateway, record, item, grant) for record, item in zip(records, request.items, strict=True)]
+    user = owner.created_by
+    sessions = [_session(gateway, *each, grant, user) for each in zip(records, request.items, strict=True)]
     return Bulk(responses=_for_user(gateway, sessions))
 
 
@@ -131,8 +133,6 @@ async def talk(websocket: WebSocket, name: str) -> None:
         if call.type == "initialize":
             if shells:
                 raise InvalidInput("this socket has a shell already; each needs a socket of its own")
-            if gateway.shells >= SHELLS:
-                raise Refused(f"{SHELLS} shells are open, and no more are at once; close one")
             identifier = call.session_identifier or websocket.query_params.get("session", "")
             target = gateway.sessions.use(identifier)
             setattr(websocket.state, CALLER, identifier)
@@ -184,7 +184,8 @@ class _Shell:
 
     async def messages(self) -> AsyncGenerator[ShellMessage, None]:
         """What it writes, until it ends. Whoever stops listening ends it."""
-        self._gateway.shells += 1
+        owner = self._target.account if isinstance(self._target, Folder) else self._target.user
+        self._gateway.shells.acquire(owner)
         writing: asyncio.Task[None] | None = None
         try:
             stream = await self._gateway.workers.ask(self._bring_up)
@@ -200,11 +201,13 @@ class _Shell:
         finally:
             with self._taking:
                 self._ended = True
-            self._gateway.shells -= 1
             if writing is not None:
                 writing.cancel()
-            if self._stream is not None:
-                await asyncio.shield(self._in_thread(self._stream.close))
+            try:
+                if self._stream is not None:
+                    await asyncio.shield(self._in_thread(self._stream.close))
+            finally:
+                self._gateway.shells.release(owner)
 
     async def _write_on(self, stream: Stream) -> None:
         while True:
@@ -277,13 +280,15 @@ def _for_user(gateway: Gateway, sessions: Sequence[Session]) -> tuple[UserSessio
     )
 
 
-def _session(gateway: Gateway, record: Record, item: JobSessionRequest | SessionRequest, grant: str | Visit) -> Session:
+def _session(
+    gateway: Gateway, record: Record, item: JobSessionRequest | SessionRequest, grant: str | Visit, user: str
+) -> Session:
     if item.session_type != "SHELL":
-        return gateway.web.open(record, item.rank, item.session_type, item.target, grant)
+        return gateway.web.open(record, item.rank, item.session_type, item.target, grant, user)
     if gateway.config.gateway.url is None:
         raise NotOffered("Terminal access is not supported by this provider: gateway.url is not set")
     terminals.check(record, item.rank)
-    identifier = gateway.sessions.add(record, item.rank, grant)
+    identifier = gateway.sessions.add(record, item.rank, grant, user)
     return Session(type="shell", job_id=record.id, rank=item.rank, session_identifier=identifier)
 
 

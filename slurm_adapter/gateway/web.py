@@ -22,7 +22,7 @@ from fastapi import APIRouter, Query, WebSocket
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
-from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused, TryAgain
+from slurm_adapter.errors import AdapterError, InvalidInput, NotOffered, Refused
 from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
 from slurm_adapter.gateway.connections import Connection, NotListening, connect
 from slurm_adapter.gateway.headers import (
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from slurm_adapter.targets import Kind
     from slurm_adapter.transports.interface import Transport
 
-MOST = 10_000
-"""Sessions at once: so many links that wait for their use, and so many cookies, about."""
+MOST, MOST_OF_ONE = 10_000, 100
+"""Links that wait for their use, and sessions of browsers, at once; and the same of one user."""
 TOKEN_SECONDS = 60.0
 """How long a browser may take to come with its token."""
 
@@ -124,8 +124,10 @@ class Web:
         self._tunnels = Tunnels()
         most = CONNECTIONS if config.gateway.reaches_nodes else MOST_TUNNELS
         self.connections = Shares(most, CONNECTIONS_OF_ONE, "connections to applications")
-        self.tokens: Secrets[tuple[Place, Kind]] = Secrets(TOKEN_SECONDS)
-        self.cookies: Secrets[Place] = Secrets(COOKIE_SECONDS)
+        links = Shares(MOST, MOST_OF_ONE, "links to applications that wait for their use")
+        self.tokens: Secrets[tuple[Place, Kind]] = Secrets(TOKEN_SECONDS, links)
+        sessions = Shares(MOST, MOST_OF_ONE, "sessions with applications")
+        self.cookies: Secrets[Place] = Secrets(COOKIE_SECONDS, sessions, replaces=True)
 
     @property
     def scheme(self) -> str:
@@ -146,7 +148,7 @@ class Web:
         `target` names one of those that the application declares besides. `grant`: what the session lasts as long as;
         see `authentication.check_grant`. `user`: whose it is; without one, its job's. Raises `NotOffered` if the site
         or the application has none, `Refused` if the job does not run, `InvalidInput` for a rank or a target that it
-        does not have, and `TryAgain` if too many are open.
+        does not have, and `TooMany` if too many links of this user wait.
         """
         if self.domains is None or (why := lacks(self.config)) is not None:
             missing = "gateway.web_domain is not set" if self.domains is None else why
@@ -157,11 +159,7 @@ class Web:
         if not port_of(record, place, kind):
             raise NotOffered(f"{_NAMES[kind]} access: {record.application} declares no port for it")
         check(record, rank)
-        if len(self.tokens) >= MOST or len(self.cookies) >= MOST:
-            raise TryAgain(
-                f"{MOST} web sessions are open or wait to be opened, and no more are at once; try again later"
-            )
-        token = self.tokens.issue((place, kind))
+        token = self.tokens.issue((place, kind), place.user)
         path = f"/ucloud/{self.config.provider}"
         if kind == "WEB":
             address = f"{self.scheme}://{self.domains.domain(place)}{path}/authorize-app?token={token}"
@@ -307,12 +305,16 @@ class Applications:
         if kind != "WEB" or meant is None or not meant.same(place):
             text = "This link is good once, and for a minute only. Open the application's interface from the job again."
             return page(HTTPStatus.UNAUTHORIZED, text)
+        try:
+            cookie = self._web.cookies.issue(meant, meant.user)
+        except TooMany as error:
+            return _too_many(error)
         answer = RedirectResponse(
             "/", HTTPStatus.FOUND, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
         )
         answer.set_cookie(
             self._cookie(place),
-            self._web.cookies.issue(meant),
+            cookie,
             max_age=COOKIE_SECONDS,
             path="/",
             secure=self._web.scheme == "https",
@@ -394,11 +396,15 @@ def _no_session() -> HTMLResponse:
 
 def _unreached(error: AdapterError) -> HTMLResponse:
     if isinstance(error, TooMany):
-        answer = page(HTTPStatus.TOO_MANY_REQUESTS, str(error))
-        answer.headers["Retry-After"] = str(error.retry_after)
-        return answer
+        return _too_many(error)
     log.warning("a node was not reached: %s", error)
     return page(HTTPStatus.SERVICE_UNAVAILABLE, "The cluster is out of reach just now.", again=10)
+
+
+def _too_many(error: TooMany) -> HTMLResponse:
+    answer = page(HTTPStatus.TOO_MANY_REQUESTS, str(error))
+    answer.headers["Retry-After"] = str(error.retry_after)
+    return answer
 
 
 def _malformed(scope: Scope) -> HTMLResponse | None:

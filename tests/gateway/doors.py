@@ -21,6 +21,7 @@ from tests.ucloud_double import Ucloud
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.schedulers.interface import Outcome, Submission
 
 WIRE = Path(__file__).parent.parent / "translation" / "wire"
@@ -53,6 +54,7 @@ class Doors:
     slurm: SlowScheduler
     ucloud: Ucloud
     url: str
+    gateway: Gateway
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
         """Ask the gateway; a body that is no bytes is sent as JSON, without a Content-Type."""
@@ -109,6 +111,7 @@ def opened(
         offline = Offline(folder, {**own, **(more or {})})
         offline.slurm = slurm = SlowScheduler()
         offline.site = offline.open()
-        with served(make_app(offline.open())) as address:
+        app = make_app(offline.open())
+        with served(app) as address:
             double.provider = f"http://{address}"
-            yield Doors(offline, slurm, double, f"http://{address}")
+            yield Doors(offline, slurm, double, f"http://{address}", app.state.gateway)

@@ -345,11 +345,13 @@ def test_at_its_end_the_gateway_sends_everybody_away() -> None:
     run(both())
 
 
-def test_no_more_than_so_many_follow_at_once() -> None:
+def test_no_more_than_so_many_follow_one_users_jobs() -> None:
     async def both() -> None:
         follows = following(Cluster(), limit=2)
-        with follows.follow(JOB), follows.follow(JOB), pytest.raises(TryAgain, match="2 streams"):
+        with follows.follow(JOB), follows.follow(JOB), pytest.raises(TryAgain, match="alice has 2 streams"):
             await follow(follows)
+        with follows.follow(JOB), follows.follow(JOB), follows.follow(JOB._replace(id="2", owner="bob")):
+            assert follows.followers == 3
         with follows.follow(JOB):
             assert follows.followers == 1
         await follows.close()

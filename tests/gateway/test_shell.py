@@ -12,10 +12,10 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from slurm_adapter.errors import TryAgain
 from slurm_adapter.gateway import lasting, sessions
 from slurm_adapter.gateway.authentication import NotAuthenticated
 from slurm_adapter.gateway.sessions import Sessions
+from slurm_adapter.gateway.shares import TooMany
 from tests.gateway.doors import Doors, opened
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def ask(doors: Doors, record: Record, rank: int = 0, kind: str = "SHELL", user: 
     return doors.ask("POST", "/api/jobs/interactiveSession", body, **doors.token(user))
 
 
-def session_of(doors: Doors, record: Record) -> str:
+def session_of(doors: Doors, record: Record, user: str = "alice") -> str:
     """The identifier of a new session."""
-    answer = ask(doors, record)
+    answer = ask(doors, record, user=user)
     assert answer.status_code == 200, answer.text
     identifier: str = answer.json()["responses"][0]["session"]["sessionIdentifier"]
     return identifier
@@ -107,10 +107,10 @@ def browser(doors: Doors, query: str = "") -> Iterator[Browser]:
 
 
 @contextmanager
-def shell(doors: Doors, record: Record) -> Iterator[Browser]:
+def shell(doors: Doors, record: Record, user: str = "alice") -> Iterator[Browser]:
     """A browser with a shell, within the block."""
     with browser(doors) as one:
-        one.call(type="initialize", sessionIdentifier=session_of(doors, record), cols=101, rows=31)
+        one.call(type="initialize", sessionIdentifier=session_of(doors, record, user), cols=101, rows=31)
         assert one.receive() == {
             "type": "message", "streamId": "1", "payload": {"type": "initialize", "data": None},
         }  # fmt: skip
@@ -202,7 +202,7 @@ def test_a_session_is_good_for_one_use_and_one_run(doors: Doors) -> None:
 
 
 @pytest.mark.scenario(79)
-def test_a_session_expires(monkeypatch: pytest.MonkeyPatch, doors: Doors) -> None:
+def test_a_session_expires(doors: Doors) -> None:
     record = running(doors)
     now = 0.0
     mine = Sessions(lambda: now)
@@ -212,12 +212,12 @@ def test_a_session_expires(monkeypatch: pytest.MonkeyPatch, doors: Doors) -> Non
     now = 60.0
     with pytest.raises(NotAuthenticated):
         mine.use(old)
-    assert mine.use(young) == sessions.Target(record.id, record.run, 0)
-    monkeypatch.setattr(sessions, "MOST", 2)
-    mine.add(record, 0)
-    mine.add(record, 0)
-    with pytest.raises(TryAgain):
+    assert mine.use(young) == sessions.Target(record.id, record.run, 0, user="alice")
+    for _ in range(sessions.MOST_OF_ONE):
         mine.add(record, 0)
+    with pytest.raises(TooMany, match="alice has 100 sessions that wait to be opened, the most"):
+        mine.add(record, 0)
+    mine.add(record, 0, user="bob")
     now = 120.0
     assert mine.add(record, 0) not in str(vars(mine))
 
@@ -255,6 +255,25 @@ def test_a_shell_ends_with_the_right_to_it(doors: Doors, monkeypatch: pytest.Mon
             for token in doors.offline.site.store.tokens():
                 doors.offline.site.store.revoke_token(token.name)
         assert one.response()["status"] == 401
+
+
+def test_one_users_shells_are_one_users(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors.gateway.shells, "per_owner", 1)
+    mine = running(doors)
+    theirs = doors.offline.job(user="bob")
+    doors.offline.sync()
+    theirs = doors.offline.run(theirs)
+    with shell(doors, mine):
+        with browser(doors) as refused:
+            refused.call(type="initialize", sessionIdentifier=session_of(doors, mine))
+            answer = refused.response()
+            assert (answer["status"], "alice has 1 shells, the most" in answer["payload"]["why"]) == (503, True)
+        with shell(doors, theirs, "bob"):
+            pass
+    limit = time.monotonic() + 30
+    while doors.gateway.shells.used:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_a_shell_that_does_not_read_holds_up_nobody(doors: Doors) -> None:

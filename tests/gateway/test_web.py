@@ -22,10 +22,11 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from slurm_adapter import tokens
-from slurm_adapter.errors import InvalidInput, NotOffered, Refused, TryAgain
+from slurm_adapter.errors import InvalidInput, NotOffered, Refused
 from slurm_adapter.gateway import describe, lasting, web
 from slurm_adapter.gateway.app import make_app
 from slurm_adapter.gateway.issued import Secrets
+from slurm_adapter.gateway.shares import Shares, TooMany
 from slurm_adapter.gateway.web import Domains, Place, Web
 from slurm_adapter.gateway.workers import Workers
 from slurm_adapter.states import JobState
@@ -521,23 +522,43 @@ def test_what_works_is_told(ground: Ground) -> None:
 
 def test_secrets_end_by_themselves() -> None:
     now = 0.0
-    known: Secrets[str] = Secrets(10, lambda: now)
-    first = known.issue("first")
+    shares = Shares(10, 10, "secrets")
+    known: Secrets[str] = Secrets(10, shares, lambda: now)
+    first = known.issue("first", "alice")
     now = 5
-    second = known.issue("second")
+    second = known.issue("second", "alice")
     now = 10
     assert (known.find(first), known.redeem(first), known.find(second)) == (None, None, "second")
     assert (known.redeem(second), known.redeem(second)) == ("second", None)
+    assert shares.used == 0
 
 
-def test_no_more_sessions_are_open_than_may_be(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "MOST", 1)
-    link = urlsplit(ground.web.open(ground.record, 0, "WEB").redirect_client_to or "")
-    for _ in range(2):  # a link that waits, then its cookie
-        with pytest.raises(TryAgain, match="1 web sessions"):
+def test_who_has_too_many_secrets_is_refused_or_loses_the_oldest() -> None:
+    links: Secrets[str] = Secrets(10, Shares(4, 4, "links"))
+    assert links.find(links.issue("1", "alice")) == "1"
+    links.issue("2", "alice")
+    with pytest.raises(TooMany, match="alice has 2 links, and only 2 of 4 are free"):
+        links.issue("3", "alice")
+    links.issue("4", "bob")
+    cookies: Secrets[str] = Secrets(10, Shares(4, 2, "sessions"), replaces=True)
+    theirs = cookies.issue("bob's", "bob")
+    mine = [cookies.issue(str(number), "alice") for number in range(4)]
+    assert [cookies.find(each) for each in (*mine, theirs)] == [None, None, "2", "3", "bob's"]
+
+
+def test_one_users_links_and_cookies_are_one_users(
+    tmp_path: Path, application: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "MOST_OF_ONE", 2)
+    with opened(tmp_path, application) as ground:
+        cookies = [ground.cookie() for _ in range(3)]
+        assert (len(ground.web.tokens), len(ground.web.cookies)) == (0, 2)
+        assert [ground.ask("GET", "/", headers=each).status_code for each in cookies] == [401, 207, 207]
+        for _ in range(2):
             ground.web.open(ground.record, 0, "WEB")
-        ground.ask("GET", f"{link.path}?{link.query}", host=link.netloc)
-    assert (len(ground.web.tokens), len(ground.web.cookies)) == (0, 1)
+        with pytest.raises(TooMany, match="alice has 2 links to applications that wait for their use, the most"):
+            ground.web.open(ground.record, 0, "WEB")
+        ground.web.open(ground.record, 0, "WEB", user="bob")
 
 
 def test_domains_are_read_as_they_are_written() -> None:
