@@ -33,6 +33,7 @@ from slurm_adapter.gateway.headers import (
     has_two_lengths,
     opens_a_page,
 )
+from slurm_adapter.gateway.incoming import CALLER
 from slurm_adapter.gateway.issued import Secrets
 from slurm_adapter.gateway.proxy import Check, Way, forward, forward_bytes, page, refuse, silent
 from slurm_adapter.gateway.schemas import Session
@@ -288,6 +289,7 @@ class Applications:
                 await refuse(scope, receive, send, answer)
                 return
             found, check, owner = answer
+            scope["state"][CALLER] = owner
             try:
                 async with self._web.reach(found, owner) as connection:
                     await forward(scope, receive, send, connection, check, scheme=self._web.scheme)
@@ -366,6 +368,7 @@ async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None
         await websocket.send_denial_response(page(HTTPStatus.UNAUTHORIZED, "This session is open no longer."))
         return
     place, until = found[0], time.monotonic() + COOKIE_SECONDS
+    setattr(websocket.state, CALLER, place.user)
     try:
         record = await web.find(place)
     except NotAuthenticated:

@@ -228,7 +228,7 @@ def test_a_served_process_keeps_its_memory(tmp_path: Path) -> None:
     with serving(config, port) as url, ExitStack() as held:
         pid = _child()
         before = memory(pid)
-        here = Doors(offline, offline.slurm, None, url)  # type: ignore[arg-type]
+        here = Doors(offline, offline.slurm, None, url, None)  # type: ignore[arg-type]
         for body in bodies:
             answer = here.ask("POST", "/api/jobs", body, Authorization=f"Bearer {token}")
             assert answer.status_code in {400, 413}
