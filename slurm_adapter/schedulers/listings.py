@@ -118,18 +118,23 @@ def _squeue_rows(data: bytes) -> Iterator[list[str]]:
     # Nothing of a user stands before the first header.
     start = _after_line(data, _SQUEUE_HEAD, "squeue's")
     start = (data.find(b"\n", start) + 1) or len(data)
-    while start < len(data):
+    text = data.decode("latin-1")  # a character is a byte
+    find, whole, columns = text.find, len(text), len(_SQUEUE)
+    while start < whole:
         name, reason = start + NAME_BYTES, start + len(_SQUEUE_HEAD) - 1
-        end = data.find(b"\n", reason)
-        fields = data[reason + 1 : end].decode(errors="replace").split("|") if end >= 0 else []
+        end = find("\n", reason)
+        fields = text[reason + 1 : end].split("|") if end >= 0 else ()
         # What has no `|` at its borders was not counted in bytes.
-        if len(fields) != len(_SQUEUE) or data[name] != _BAR or data[reason] != _BAR:
+        if len(fields) != columns or text[name] != "|" or text[reason] != "|":
             raise Unknown(f"squeue's list breaks off or has foreign text: {_shown(_text(data[start : start + 400]))}")
-        yield [_text(data[start:name]), _text(data[name + 1 : reason]), *fields]
+        yield [_recode(text[start:name]), _recode(text[name + 1 : reason]), *fields]
         start = end + 1
 
 
-_BAR = ord("|")
+def _recode(column: str) -> str:
+    """Return a column of bytes as the text that it holds."""
+    text = column.strip(" ")
+    return text if text.isascii() else _text(text.encode("latin-1"))
 
 
 def _after_line(data: bytes, head: bytes, whose: str) -> int:
