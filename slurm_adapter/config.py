@@ -372,6 +372,8 @@ class Gateway(_Table):
     """Refuse a job whose specification is that of another job of the same owner that has not ended."""
     folder_shells: bool = False
     """Users get shells on the cluster's login node, in folders of their drives. With `url`."""
+    project_sessions: bool = False
+    """Members of a job's project open shells, web and VNC sessions with it, which act as the account of its owner."""
     web_domain: str | None = Field(
         default=None,
         pattern=r"^[a-z0-9.-]*\{job\}-\{rank\}[a-z0-9.-]*(:[0-9]{1,5})?$",

@@ -20,6 +20,7 @@ from slurm_adapter import terminals
 from slurm_adapter.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain
 from slurm_adapter.gateway import behind, folder_shells, provider, users
 from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
+from slurm_adapter.gateway.entitled import check_sessions
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.incoming import CALLER
 from slurm_adapter.gateway.schemas import (
@@ -34,6 +35,7 @@ from slurm_adapter.gateway.schemas import (
 )
 from slurm_adapter.gateway.sessions import Folder
 from slurm_adapter.gateway.streams import Conversation, refuse
+from slurm_adapter.gateway.visits import read_username
 from slurm_adapter.specification import Text, Wire, shown
 from slurm_adapter.specification import describe as describe_problems
 from slurm_adapter.transports.interface import Terminal
@@ -82,6 +84,7 @@ async def open_for_ucloud(
 ) -> Bulk[Session]:
     """Open sessions with jobs: shells, and what their applications show."""
     records = await gateway.workers.call(provider.get_all, [item.job for item in request.items])
+    await gateway.workers.ask(check_sessions, records, read_username(username))
     visits = [gateway.visits.begin(record.id, username) for record in records]
     owners = [visit.user or record.owner for visit, record in zip(visits, records, strict=True)]
     return Bulk(responses=tuple(map(partial(_session, gateway), records, request.items, visits, owners)))
@@ -104,6 +107,7 @@ async def open_for_users(
     """Open sessions with jobs: shells, and what their applications show."""
     records = await gateway.workers.call(users.find_owned, owner, [item.id for item in request.items])
     user = owner.created_by
+    await gateway.workers.ask(check_sessions, records, user)
     sessions = [_session(gateway, *each, grant, user) for each in zip(records, request.items, strict=True)]
     return Bulk(responses=_for_user(gateway, sessions))
 

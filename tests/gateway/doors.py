@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from contextlib import contextmanager
@@ -66,9 +67,10 @@ class Doors:
         name = f"{user}-{len(self.offline.site.store.tokens())}"
         return {"Authorization": f"Bearer {tokens.create(self.offline.site, name, user, projects)}"}
 
-    def as_ucloud(self) -> dict[str, str]:
-        """The header of UCloud's core."""
-        return {"Authorization": f"Bearer {self.ucloud.token()}"}
+    def as_ucloud(self, user: str | None = None) -> dict[str, str]:
+        """The headers of UCloud's core, which may name the user who asks it (contract 3.2)."""
+        named = {} if user is None else {"Ucloud-Username": base64.b64encode(user.encode()).decode()}
+        return {"Authorization": f"Bearer {self.ucloud.token()}", **named}
 
     def until_dispatched(self) -> None:
         """Wait until Slurm has all jobs that were taken: those of UCloud's door it gets behind the answers."""

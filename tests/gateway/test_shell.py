@@ -141,11 +141,11 @@ def test_both_doors_give_sessions(doors: Doors) -> None:
     theirs = doors.offline.run(doors.offline.site.store.get("4150"))
     items = [{"job": job | {"providerGeneratedId": theirs.token}, "rank": 0, "sessionType": "SHELL"}]
     path = "/ucloud/example/jobs/interactiveSession"
-    answer = doors.ask("POST", path, {"items": items}, **doors.as_ucloud())
+    answer = doors.ask("POST", path, {"items": items}, **doors.as_ucloud("alice"))
     assert answer.status_code == 200, answer.text
     assert answer.json()["responses"][0]["jobId"] == "4150"
     for rank in (1, -1, 10**9):
-        refused = doors.ask("POST", path, {"items": [items[0] | {"rank": rank}]}, **doors.as_ucloud())
+        refused = doors.ask("POST", path, {"items": [items[0] | {"rank": rank}]}, **doors.as_ucloud("alice"))
         assert (refused.status_code, "rank" in refused.json()["why"]) == (400, True)
 
 

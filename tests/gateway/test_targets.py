@@ -62,14 +62,14 @@ def test_ucloud_is_told_of_them_and_opens_one(doors: Doors) -> None:
     record = running(doors, "4101")
     whole = doors.job("4101", **NAMED) | {"providerGeneratedId": record.token}
     items = [{"job": whole, "rank": 0, "sessionType": "WEB", "target": each["target"]} for each in told()]
-    answer = doors.ask("POST", "/ucloud/example/jobs/interactiveSession", {"items": items}, **doors.as_ucloud())
+    answer = doors.ask("POST", "/ucloud/example/jobs/interactiveSession", {"items": items}, **doors.as_ucloud("alice"))
     assert answer.status_code == 200, answer.text
     links = [each["redirectClientTo"] for each in answer.json()["responses"]]
     assert [link.partition("/ucloud")[0] for link in links] == [
         "http://app-4101-0-1.localhost", "http://app-4101-0-2.localhost",
     ]  # fmt: skip
     items[1]["target"] = "Tool 2"
-    refused = doors.ask("POST", "/ucloud/example/jobs/interactiveSession", {"items": items}, **doors.as_ucloud())
+    refused = doors.ask("POST", "/ucloud/example/jobs/interactiveSession", {"items": items}, **doors.as_ucloud("alice"))
     assert (refused.status_code, "Tool 2" in refused.json()["why"]) == (400, True)
 
 

@@ -308,7 +308,8 @@ def test_a_peer_comes_and_goes_while_a_job_runs(site: Served) -> None:
 def test_a_user_who_was_deleted_loses_his_shell_and_nobody_else_does(
     make_adapter: AdapterMaker, tmp_path: Path
 ) -> None:
-    with served(make_adapter, tmp_path, gateway='url = "https://gateway.example.org"\n') as site:
+    settings = 'url = "https://gateway.example.org"\nproject_sessions = true\n'
+    with served(make_adapter, tmp_path, gateway=settings) as site:
         record = site.create(site.job("4101", "4101", UNTIL_TOLD))
         site.create(waiting(site, "4102"))
         site.until_state("4101", "RUNNING")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -33,7 +32,7 @@ def doors(tmp_path: Path, application: int, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "srun").write_text(SRUN)
     (tmp_path / "slurm" / "srun").chmod(0o755)
-    more = {"gateway": SETTINGS, "cluster": {"path": f"{tmp_path}/slurm:/usr/bin:/bin"}}
+    more = {"gateway": SETTINGS | {"project_sessions": True}, "cluster": {"path": f"{tmp_path}/slurm:/usr/bin:/bin"}}
     with opened(tmp_path, more) as both:
         for id_ in ("1", "2"):
             answer = both.ask("POST", JOBS, {"items": [both.job(id_)]}, **both.as_ucloud())
@@ -46,9 +45,8 @@ def doors(tmp_path: Path, application: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 def open_session(doors: Doors, user: str | None, id_: str = "1", kind: str = "WEB") -> dict[str, Any]:
     """UCloud asks for a session, for this user."""
-    named = {} if user is None else {"Ucloud-Username": base64.b64encode(user.encode()).decode()}
     body = {"items": [{"job": doors.job(id_), "rank": 0, "sessionType": kind}]}
-    answer = doors.ask("POST", f"{JOBS}/interactiveSession", body, **named, **doors.as_ucloud())
+    answer = doors.ask("POST", f"{JOBS}/interactiveSession", body, **doors.as_ucloud(user))
     assert answer.status_code == 200, answer.text
     [session] = answer.json()["responses"]
     return dict(session)

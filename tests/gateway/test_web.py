@@ -657,7 +657,7 @@ def test_both_doors_open_sessions(tmp_path: Path, application: int) -> None:
         users = both.ask("POST", f"/api/jobs/{path}", {"items": [{**item, "id": own}]}, **both.token())
         [opened_] = users.json()["responses"]
         assert (opened_["providerDomain"], opened_["providerId"]) == (SETTINGS["url"], "example")
-        known = both.as_ucloud()
+        known = both.as_ucloud("alice")
         whole = {**item, "job": both.job("54112")}
         core = both.ask("POST", f"/ucloud/example/jobs/{path}", {"items": [whole]}, **known)
         for session, id_ in ((opened_["session"], own), (core.json()["responses"][0], "54112")):
