@@ -149,6 +149,8 @@ class Identity(_Table):
     """UCloud user name to account, as `getent passwd` on the cluster calls it; see `ACCOUNT_NAME`."""
     pattern: str | None = None
     """The account of users who are not in `users`, e.g. "{user}"; without it they are refused."""
+    lowest_uid: int = Field(default=1000, ge=1)
+    """Accounts with a lower uid on the cluster run nothing; see UID_MIN in login.defs(5)."""
 
     @model_validator(mode="after")
     def _complete(self) -> Identity:

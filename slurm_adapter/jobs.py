@@ -228,7 +228,7 @@ def _prepare(
     site: Site, owner: Owner, items: Sequence[Item], caller: Caller, facts: ClusterFacts | None
 ) -> tuple[list[tuple[Record, bytes]], dict[str, bytes], dict[str, list[str]]]:
     """Everything that can be refused is refused here: the claims with their bundles, what these share, and notes."""
-    account = site.account_of(owner)
+    account = site.usable_account_of(owner)
     nodes = ask_for_nodes(site) if facts is None else facts.nodes
     _go_on(caller)
     drives = _ask_for_drives(site, owner, items, caller)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
+from slurm_adapter.account_policy import AccountPolicy, GuardedTransport
 from slurm_adapter.config import ACCOUNT_NAME
 from slurm_adapter.errors import InvalidConfig, InvalidInput
 
@@ -56,10 +57,15 @@ class Site:
         if settings is None:
             from slurm_adapter.transports.local import LocalTransport
 
-            return LocalTransport(self.config.cluster.prefix)
+            return GuardedTransport(LocalTransport(self.config.cluster.prefix), self.account_policy)
         from slurm_adapter.transports.ssh import SshTransport
 
-        return SshTransport(settings)
+        return GuardedTransport(SshTransport(settings), self.account_policy)
+
+    @cached_property
+    def account_policy(self) -> AccountPolicy:
+        """Which accounts may be used."""
+        return AccountPolicy(self)
 
     def beside(self) -> Site:
         """This site for another thread: a database connection of its own, and the same way to the cluster."""
@@ -67,10 +73,15 @@ class Site:
         other.receiver = self.receiver
         other.ucloud_drives = self.ucloud_drives
         other.path_checks = self.path_checks
+        other.account_policy = self.account_policy
         other.transport = self.transport
         other.scheduler = self.scheduler
         other.catalogue = self.catalogue
         return other
+
+    def elsewhere(self) -> Site:
+        """This site for another thread, with a database connection of its own and nothing else. To be closed."""
+        return Site(self.config, self.clock)
 
     @property
     def ssh_settings(self) -> SshSettings | None:
@@ -156,8 +167,18 @@ class Site:
         """Where the hosts files are on the shared file system."""
         return f"{self.config.shared}/peers"
 
+    def usable_account_of(self, owner: Owner) -> str:
+        """Return the account that runs this owner's jobs, which the cluster says may be used.
+
+        Raise `InvalidInput` if there is none or it may not, and `TryAgain` if the cluster does not tell.
+        """
+        account = self.account_of(owner)
+        if (why := self.account_policy.refusal(account, self.transport)) is not None:
+            raise InvalidInput(f"user {owner.created_by!r} would run as {account!r}, which runs no jobs: {why}")
+        return account
+
     def account_of(self, owner: Owner) -> str:
-        """The account of the cluster that runs this owner's jobs. Raises `InvalidInput` where there is none."""
+        """Return the account of this owner by the configuration alone. Raise `InvalidInput` if there is none."""
         identity = self.config.identity
         if identity.service_user is not None:
             return identity.service_user

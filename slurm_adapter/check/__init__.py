@@ -65,7 +65,7 @@ def check_site(site: Site) -> Iterator[Finding]:
     yield from noted(check_message_timeout(site))
     yield from noted(check_operator(site))
     names: dict[str, str] = {}
-    yield from noted(find_accounts(site, identity, names))
+    yield from noted(find_accounts(site, names))
     yield from noted(check_machines(site, names))
     accounts = list(names)
     yield from noted(check_accounts(site, accounts))

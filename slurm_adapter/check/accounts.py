@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slurm_adapter import peerfiles
+from slurm_adapter.account_policy import MUNGE, ask_uids
 from slurm_adapter.check.findings import Finding, Level, reached
 from slurm_adapter.errors import AdapterError, InvalidInput
 from slurm_adapter.specification import Owner
@@ -35,26 +36,26 @@ echo good
 """
 
 
-def find_accounts(site: Site, adapter: str, usable: dict[str, str]) -> Iterator[Finding]:
+def find_accounts(site: Site, usable: dict[str, str]) -> Iterator[Finding]:
     """Add the accounts that can run jobs to `usable`, sorted; say what keeps each of the others from it.
 
     Beside each is the name that Slurm has for it.
     """
     keys = _keys(site)
-    uids = _uids(site, [adapter, *keys])
+    own, uids = ask_uids(site.transport, [MUNGE, *keys])
+    uid_of = dict(zip((MUNGE, *keys), uids, strict=True))
     for account, key in sorted(keys.items()):
         named = f'{".".join(key)} = "{account}"'
-        if account == adapter or uids.get(account, "") == uids.get(adapter):
-            yield Finding(Level.PROBLEM, f"{named}: that is the adapter's own account; give jobs another one", key)
-        elif account not in uids:
+        uid = uid_of[account]
+        if uid is None:
             yield Finding(
                 Level.PROBLEM,
                 f"{named}: the cluster has no account {account!r} (`getent passwd {account}` there); write the one "
                 "that this user has on the cluster",
                 key,
             )
-        elif uids[account] == "0":
-            yield Finding(Level.PROBLEM, f"{named}: that is root, who runs no jobs; give them another account", key)
+        elif why := site.account_policy.judge(uid, own, uid_of[MUNGE]):
+            yield Finding(Level.PROBLEM, f"{named}: {why}; it runs no jobs: give them another account", key)
         else:
             try:
                 name = site.transport.run(Command(("id", "-un"), user=account)).text.strip()
@@ -66,7 +67,7 @@ def find_accounts(site: Site, adapter: str, usable: dict[str, str]) -> Iterator[
                 yield Finding(
                     Level.NOTE,
                     f"{named}: `id -un` as {account} says {name!r} there, and so does Slurm; accounts are compared by "
-                    f"uid ({uids[account]})",
+                    f"uid ({uid})",
                     key,
                 )
 
@@ -77,15 +78,6 @@ def _keys(site: Site) -> Mapping[str, tuple[str, ...]]:
     if identity.service_user is not None:
         return {identity.service_user: ("identity", "service_user")}
     return {account: ("identity", "users", user) for user, account in reversed(identity.users.items())}
-
-
-def _uids(site: Site, accounts: list[str]) -> Mapping[str, str]:
-    """Return the uids of the accounts that the cluster has."""
-    result = site.transport.run(
-        Command(("/bin/sh", "-c", 'for name do id -u -- "$name" || echo; done', "sh", *accounts))
-    )
-    answers = result.text.split("\n")[-len(accounts) - 1 : -1]
-    return {account: uid for account, uid in zip(accounts, answers, strict=False) if uid.isdecimal()}
 
 
 def check_accounts(site: Site, accounts: list[str]) -> Iterator[Finding]:

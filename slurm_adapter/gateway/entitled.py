@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def check_sessions(site: Site, records: Iterable[Record], user: str | None) -> None:
     """Raise `Forbidden` if this user of UCloud may not open sessions with one of these jobs.
 
-    `user` is None if UCloud did not name one. Raises what `Site.account_of` raises for want of the cluster.
+    `user` is None if UCloud did not name one. Raises what `Site.usable_account_of` raises for want of the cluster.
     """
     gateway = site.config.gateway
     if gateway.project_sessions or gateway.url is None:  # without it there are no sessions, which is said elsewhere
@@ -42,7 +42,7 @@ def _refusal(site: Site, record: Record, user: str | None) -> str | None:
             f"{shown(record.owner)}, or the site (gateway.project_sessions)"
         )
     try:
-        account = site.account_of(Owner(created_by=user))
+        account = site.usable_account_of(Owner(created_by=user))
     except InvalidInput as error:
         return str(error)
     if account != record.account:

@@ -34,7 +34,7 @@ def find(site: Site, owner: Owner, folders: Sequence[str]) -> list[Folder]:
     use, is no folder, or leaves its drive, and what `Transport.run` raises.
     """
     _check_offered(site.config)
-    account = site.account_of(owner)
+    account = site.usable_account_of(owner)
     return _look(site, account, [_resolve(site, owner, account, *each) for each in enumerate(folders)])
 
 
@@ -49,7 +49,7 @@ def find_for_ucloud(site: Site, folders: Sequence[str], username: str | None) ->
         user = Owner(created_by=read_username(username) or "")
     except ValidationError as error:
         raise InvalidInput("the header ucloud-username must name the user whose shell it is, in base64") from error
-    account = site.account_of(user)
+    account = site.usable_account_of(user)
     paths = []
     for at, folder in enumerate(folders):
         owner, drives = _ask(site, user, account, folder[1:].partition("/")[0], at)

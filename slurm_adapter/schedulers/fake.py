@@ -66,6 +66,7 @@ class FakeScheduler:
         """Whether the controller is out of reach."""
         self.sees_others = True
         self.slurm = Versions("24.11.5", "24.11.5")
+        self.own: Mapping[str, int] = {"SlurmUser": 64030, "SlurmdUser": 0}
         self.partition_limit: int | None = None
         """The longest time limit of the only partition, in seconds; None for any."""
         self.other_partitions: dict[str, Partition] = {}
@@ -244,6 +245,11 @@ class FakeScheduler:
         """See `Scheduler.versions`."""
         self._reach()
         return self.slurm
+
+    def own_uids(self) -> Mapping[str, int]:
+        """See `Scheduler.own_uids`."""
+        self._reach()
+        return self.own
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """See `Scheduler.addresses`. Nodes whose NodeAddr is an address resolve to it."""

@@ -285,6 +285,10 @@ class Scheduler(Protocol):
         """Return Slurm's versions (squeue(1), scontrol(1))."""
         ...
 
+    def own_uids(self) -> Mapping[str, int]:
+        """Return the uids of Slurm's own accounts, by the keys that name them in slurm.conf(5)."""
+        ...
+
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """What these names resolve to on the cluster, in one command; a name that does not resolve is left out."""
         ...

@@ -217,6 +217,10 @@ class LibslurmScheduler:
         """See `Scheduler.versions`. By Slurm's commands."""
         return self._commands.versions()
 
+    def own_uids(self) -> Mapping[str, int]:
+        """See `Scheduler.own_uids`. By Slurm's commands."""
+        return self._commands.own_uids()
+
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """See `Scheduler.addresses`."""
         return self._commands.addresses(names)

@@ -1,0 +1,141 @@
+"""Accounts are judged by their uids on the cluster: no name makes root, Slurm's or the adapter's own account a user's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter.account_policy import FRESH_SECONDS, SLURM_SECONDS, AccountPolicy, GuardedTransport
+from slurm_adapter.check.accounts import find_accounts
+from slurm_adapter.errors import InvalidInput, TryAgain
+from slurm_adapter.transports.fake import FakeTransport
+from slurm_adapter.transports.interface import Command, NotConnected, Result
+from tests.offline import Offline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UIDS = {
+    "alice": 7701, "root": 0, "toor": 0, "admin": 0, "daemon": 1, "backup": 999, "first": 1000, "munge": 7710,
+    "munged": 7710, "slurm": 64030, "controller": 64030, "node": 4000, "nobody": 65534, "ucloud": 7700, "ucloud2": 7700,
+}  # fmt: skip
+REFUSED = {
+    "root": "root", "toor": "it is root", "admin": "it is root", "daemon": "uid is 1,", "backup": "uid is 999,",
+    "munge": "munge", "munged": "munge", "slurm": "SlurmUser", "controller": "SlurmUser", "node": "SlurmdUser",
+    "nobody": "nobody", "ucloud": "adapter's own", "ucloud2": "adapter's own",
+}  # fmt: skip
+
+
+class Cluster:
+    """Accounts of a cluster, which tests change."""
+
+    def __init__(self, site: Offline) -> None:
+        self.uids = dict(UIDS)
+        self.site = site
+        self.now = 0.0
+        self.transport = FakeTransport(self._answer)
+        site.slurm.own = {"SlurmUser": 64030, "SlurmdUser": 4000}
+        self.policy = AccountPolicy(site.site, lambda: self.now)
+        site.site.account_policy = self.policy
+        site.site.transport = GuardedTransport(self.transport, self.policy)
+
+    def _answer(self, command: Command) -> Result:
+        if command.user is not None:
+            return Result(0, command.user.encode() + b"\n", b"")
+        names = command.argv[4:]
+        lines = ["7700", *(str(self.uids.get(name, "")) for name in names)]
+        return Result(0, "".join(f"{line}\n" for line in lines).encode(), b"")
+
+    def run_as(self, user: str) -> None:
+        """Run something as an account."""
+        self.site.site.transport.run(Command(("true",), user=user))
+
+
+def site_with(tmp_path: Path, **identity: object) -> Cluster:
+    """A site with such a table [identity]."""
+    return Cluster(Offline(tmp_path, {"identity": identity}))
+
+
+@pytest.mark.parametrize(("account", "why"), REFUSED.items())
+def test_an_account_of_the_system_runs_nothing(tmp_path: Path, account: str, why: str) -> None:
+    cluster = site_with(tmp_path, pattern="{user}")
+    item = cluster.site.item()
+    with pytest.raises(InvalidInput, match=why):
+        cluster.site.submit(item, user=account)
+    with pytest.raises(InvalidInput, match=why):
+        cluster.site.submit(item, user=account, project="physics")
+    with pytest.raises(NotConnected, match=why):
+        cluster.run_as(account)
+    with pytest.raises(NotConnected, match=why):
+        cluster.site.site.transport.open(Command(("true",), user=account))
+    assert not [command for command in cluster.transport.commands if command.user is not None]
+
+
+@pytest.mark.parametrize(("account", "why"), [pair for pair in REFUSED.items() if pair[0] != "root"])
+def test_check_names_a_mapped_account_that_is_refused(tmp_path: Path, account: str, why: str) -> None:
+    cluster = site_with(tmp_path, users={"alice": "alice", "Eve#1": account})
+    usable: dict[str, str] = {}
+    [problem] = find_accounts(cluster.site.site, usable)
+    assert (problem.key, set(usable)) == (("identity", "users", "Eve#1"), {"alice"})
+    assert why in problem.text
+    with pytest.raises(InvalidInput, match=why):
+        cluster.site.submit(cluster.site.item(), user="Eve#1")
+
+
+def test_the_account_of_all_jobs_is_judged_too(tmp_path: Path) -> None:
+    cluster = site_with(tmp_path, mode="service", service_user="backup")
+    [problem] = find_accounts(cluster.site.site, {})
+    assert "identity.lowest_uid" in problem.text
+    with pytest.raises(NotConnected, match="999"):
+        cluster.run_as("backup")
+
+
+def test_a_site_sets_the_lowest_uid(tmp_path: Path) -> None:
+    cluster = site_with(tmp_path, pattern="{user}", lowest_uid=999)
+    cluster.run_as("backup")
+    with pytest.raises(NotConnected, match="begin at 999"):
+        cluster.run_as("daemon")
+
+
+def test_users_run_commands_and_the_cluster_is_seldom_asked(tmp_path: Path) -> None:
+    cluster = site_with(tmp_path, pattern="{user}")
+    for _ in range(3):
+        cluster.run_as("first")
+    assert len(cluster.transport.commands) == 4
+
+
+def test_an_account_that_changes_is_noticed(tmp_path: Path) -> None:
+    cluster = site_with(tmp_path, pattern="{user}")
+    cluster.run_as("alice")
+    cluster.uids["alice"] = 64030
+    cluster.now = FRESH_SECONDS
+    with pytest.raises(NotConnected, match="SlurmUser"):
+        cluster.run_as("alice")
+    cluster.uids["alice"] = 7701
+    cluster.now *= 2
+    cluster.run_as("alice")
+
+
+def test_an_account_that_nobody_knows_runs_nothing_and_is_asked_for_again(tmp_path: Path) -> None:
+    cluster = site_with(tmp_path, pattern="{user}")
+    del cluster.uids["alice"]
+    with pytest.raises(NotConnected, match="no account alice"):
+        cluster.run_as("alice")
+    cluster.uids["alice"] = 7701
+    cluster.run_as("alice")
+
+
+def test_while_slurm_is_away_what_it_said_of_its_accounts_counts(tmp_path: Path) -> None:
+    cluster = site_with(tmp_path, pattern="{user}")
+    cluster.site.slurm.down = True
+    with pytest.raises(TryAgain, match="its own"):
+        cluster.run_as("alice")
+    cluster.site.slurm.down = False
+    cluster.run_as("alice")
+    cluster.site.slurm.down = True
+    cluster.now = SLURM_SECONDS
+    cluster.run_as("alice")
+    later = AccountPolicy(cluster.site.site)
+    assert later.refusal("alice", cluster.transport) is None
+    assert "SlurmUser" in (later.refusal("controller", cluster.transport) or "")
