@@ -1,7 +1,7 @@
 """Which accounts of the cluster may run commands for users, decided by their uids there.
 
-A name says little: `toor` may be root, and a pattern such as "{user}" takes the name of any account for a user's. So the
-cluster is asked for the uid before an account is used, and again after `FRESH_SECONDS`.
+A name says little: `toor` may be root, and a pattern such as "{user}" takes the name of any account for a user's. So
+the cluster is asked for the uid before an account is used, and again after `FRESH_SECONDS`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class AccountPolicy:
     def judge(self, uid: int, own: int | None, munge: int | None) -> str | None:
         """Return why an account with this uid may not be used, or None.
 
-        `own` and `munge` are the uids of the adapter's account there, and of munge's, if they are known. Raise `TryAgain` if Slurm's own accounts are not known.
+        `own` and `munge` are the uids of the adapter's account there, and of munge's, if they are known. Raise
+        `TryAgain` if Slurm's own accounts are not known.
         """
         lowest = self._site.config.identity.lowest_uid
         if uid == 0:

@@ -74,6 +74,27 @@ def open_shell(site: Site, record: Record, rank: int, terminal: Terminal) -> Str
     return site.transport.open(command, terminal)
 
 
+_WATCH = f"""
+path=$1 conf=$2 job=$3 node=$4
+shift 4
+{_CLEANLY}\
+    srun --quiet --overlap --export=ALL --jobid="$job" --nodelist="$node" --nodes=1 --ntasks=1 \
+    --mem=0 --gres=none --cpu-bind=none --propagate=NONE --chdir=/ /bin/sh -c "$1" sh "$job"
+"""
+
+
+def open_watcher(site: Site, record: Record, rank: int, script: str) -> Stream:
+    """A step of the job on the node of a rank that runs a shell script, with the job's Slurm id as its argument.
+
+    Raises as `open_shell` does.
+    """
+    check(record, rank)
+    cluster = site.config.cluster
+    given = (cluster.path, cluster.slurm_conf or "", str(record.slurm_id), record.nodes[rank], script)
+    command = Command(("/bin/sh", "-c", _WATCH, "sh", *given), user=record.account, timeout=_SECONDS)
+    return site.transport.open(command)
+
+
 def open_in_folder(site: Site, account: str, path: DrivePath, terminal: Terminal) -> Stream:
     """A login shell of this account on the cluster's login node, in a folder of a drive.
 

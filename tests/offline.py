@@ -60,6 +60,12 @@ case "$1 $3" in
 esac
 """
 
+SRUN = """#!/bin/sh
+# srun OPTIONS... /bin/sh -c SCRIPT sh ID: a step of a job, on the only machine that there is
+while [ "$1" != /bin/sh ]; do shift; done
+exec "$@"
+"""
+
 
 @dataclass
 class Tripping:
@@ -89,7 +95,7 @@ def sudo_environment(folder: Path) -> dict[str, str]:
     """An environment in which `sudo` is a stand-in that changes no account, and in which alice and bob exist."""
     bin_ = folder / "bin"
     bin_.mkdir(exist_ok=True)
-    for name, text in (("sudo", SUDO), ("id", ID)):
+    for name, text in (("sudo", SUDO), ("id", ID), ("srun", SRUN)):
         (bin_ / name).write_text(text)
         (bin_ / name).chmod(0o755)
     return {"PATH": f"{bin_}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8", "HOME": str(folder)}
@@ -111,6 +117,7 @@ def configuration(folder: Path, more: Mapping[str, Any] | None = None) -> dict[s
         "applications": str(folder / "applications"),
         "identity": {"users": {"alice": "alice", "bob": "bob"}},
         "command_line": {"user": "alice"},
+        "cluster": {"path": f"{folder}/bin:/usr/local/bin:/usr/bin:/bin"},
         "jobs": {"folder": f"{folder}/home/{{user}}/{{id}}"},
         "machines": {
             "example-compute": {

@@ -1,4 +1,4 @@
-"""Accounts are judged by their uids on the cluster: no name makes root, Slurm's or the adapter's own account a user's."""
+"""Accounts are judged by their uids on the cluster: no name makes an account of the system a user's."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.gateway.browser_sockets import Streams
     from slurm_adapter.gateway.headers import Pairs
+    from slurm_adapter.records import Record
 
 HEAD_LIMIT = 64 * 1024
 """Bytes of the head of an application's answer, and of the head of a chunk."""
@@ -61,6 +62,9 @@ class Way:
     host: str
     """The node's address."""
     port: int
+    record: Record
+    """The job whose port it is."""
+    rank: int
 
 
 def page(status: HTTPStatus, text: str, *, again: int | None = None) -> HTMLResponse:

@@ -35,6 +35,7 @@ from slurm_adapter.gateway.headers import (
 )
 from slurm_adapter.gateway.incoming import CALLER
 from slurm_adapter.gateway.issued import Secrets
+from slurm_adapter.gateway.listeners import Listeners, NotTheJobs
 from slurm_adapter.gateway.proxy import Check, Way, forward, forward_bytes, page, refuse, silent
 from slurm_adapter.gateway.schemas import Session
 from slurm_adapter.gateway.shares import Shares, TooMany
@@ -123,6 +124,7 @@ class Web:
         pattern = config.gateway.web_domain
         self.domains = None if pattern is None else Domains(pattern)
         self._tunnels = Tunnels()
+        self.listeners = Listeners(workers)
         most = CONNECTIONS if config.gateway.reaches_nodes else MOST_TUNNELS
         self.connections = Shares(most, CONNECTIONS_OF_ONE, "connections to applications")
         links = Shares(MOST, MOST_OF_ONE, "links to applications that wait for their use")
@@ -173,20 +175,23 @@ class Web:
     async def reach(self, way: Way, owner: str) -> AsyncIterator[Connection]:
         """Connect to a port of a node for a user, within the block; over the cluster if this machine does not reach it.
 
-        Raises `TooMany`, `NotListening` and, if the cluster is not reached, `AdapterError`.
+        Raises `TooMany`, `NotListening`, `NotTheJobs` and, if the cluster is not reached, `AdapterError`.
         """
         with self.connections.hold(owner):
             if self.config.gateway.reaches_nodes:
                 async with connect(way.host, way.port) as connection:
+                    await self.listeners.check(way)
                     yield connection
                 return
             transport = await self.workers.call(_transport)
             async with self._tunnels.open(transport, way.host, way.port) as connection:
+                await self.listeners.check(way)
                 yield connection
 
     def close(self) -> None:
         """Give everything back."""
         self._tunnels.close()
+        self.listeners.close()
 
     async def find(self, place: Place) -> Record | None:
         """The job, where it is still remembered. Raises `NotAuthenticated` where the session's token is no more."""
@@ -258,7 +263,7 @@ def _transport(site: Site) -> Transport:
 def _way(record: Record, rank: int, port: int) -> Way | None:
     """How its port is reached; None where its node's address is not known yet."""
     addresses = record.addresses[rank] if rank < len(record.addresses) else ()
-    return Way(addresses[0], port) if addresses else None
+    return Way(addresses[0], port, record, rank) if addresses else None
 
 
 class Applications:
@@ -398,6 +403,9 @@ def _no_session() -> HTMLResponse:
 
 
 def _unreached(error: AdapterError) -> HTMLResponse:
+    if isinstance(error, NotTheJobs):
+        log.warning("nothing was sent to an application: %s", error)
+        return page(HTTPStatus.BAD_GATEWAY, f"Nothing was sent: {error}.", again=10)
     if isinstance(error, TooMany):
         return _too_many(error)
     log.warning("a node was not reached: %s", error)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from slurm_adapter.records import Record
 
 SRUN = """#!/bin/sh
-while [ "$1" != /bin/bash ]; do shift; done
+while [ "$1" != /bin/bash ] && [ "$1" != /bin/sh ]; do shift; done
+[ "$1" = /bin/bash ] || exec "$@"
 exec sh -c 'stty -echo; echo ready; while read -r line; do eval "$line"; done'
 """
 CALL = "jobs.compute.example.shell.open"

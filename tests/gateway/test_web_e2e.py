@@ -143,3 +143,50 @@ def test_a_vnc_client_is_greeted_by_the_desktop_of_a_job(opener: Opener, transpo
             assert client.recv(timeout=60) == b"RFB 003.008\n"
             client.send(b"RFB 003.008\n")
             assert client.recv(timeout=60) == b"\n800.300 BFR"
+
+
+QUIET = f"""{INTERFACE}
+web: {{enabled: true, port: {PORT}}}
+invocation: |
+  {{{{ sbatch("nodelist", "node001") }}}}
+  echo Serving; sleep 600
+"""
+
+LOUD = QUIET.replace("echo Serving; sleep 600", f"exec python3 -u -m http.server {PORT} --bind 0.0.0.0")
+
+
+@pytest.mark.parametrize(("transport", "direct"), [("local", "true"), ("ssh", "false")])
+def test_no_other_jobs_page_is_shown(make_adapter: AdapterMaker, transport: Transport, direct: str) -> None:
+    port = free_port()
+    adapter = make_adapter(
+        transport,
+        more=f"""
+            [gateway]
+            url = "http://localhost:{port}"
+            web_domain = "app-{{job}}-{{rank}}.localhost:{port}"
+            reaches_nodes = {direct}
+        """,
+    )
+    for name, application in (("quiet", QUIET), ("loud", LOUD)):
+        text = application.replace("name: interface", f"name: {name}")
+        (adapter.config_file.parent / "applications" / f"{name}.yaml").write_text(text)
+    [loud] = adapter.start(adapter.specification("loud"), user="alice")
+    quiet = [adapter.start(adapter.specification("quiet"), user=user)[0] for user in ("alice", "bob")]
+    adapter.cluster.wait_for(lambda: "Serving" in adapter.output(loud))
+    assert {record.nodes for record in map(adapter.now, (loud, *quiet))} == {("node001",)}
+    with served(make_app(Site(load_config(adapter.config_file))), port) as address:
+
+        def look(record: Record, user: str) -> str:
+            token = {"Authorization": f"Bearer {tokens.create(adapter.site, f'{user}-{record.id}', user)}"}
+            body = {"items": [{"id": record.id, "rank": 0, "sessionType": "WEB"}]}
+            answer = httpx.post(f"http://{address}/api/jobs/interactiveSession", headers=token, json=body, timeout=30)
+            link = urlsplit(answer.json()["responses"][0]["session"]["redirectClientTo"])
+            entered = httpx.get(f"http://{address}{link.path}?{link.query}", headers={"Host": link.netloc}, timeout=30)
+            cookie = entered.headers["Set-Cookie"].partition(";")[0]
+            return httpx.get(
+                f"http://{address}/", headers={"Host": link.netloc, "Cookie": cookie}, timeout=60
+            ).text  # fmt: skip
+
+        assert "Directory listing" in look(loud, "alice")
+        assert f"port {PORT} on node001 is held by another account" in look(quiet[1], "bob")
+        assert f"port {PORT} on node001 is held by another job of the account alice" in look(quiet[0], "alice")
