@@ -81,7 +81,7 @@ class Site:
 
     def elsewhere(self) -> Site:
         """This site for another thread, with a database connection of its own and nothing else. To be closed."""
-        return Site(self.config, self.clock)
+        return type(self)(self.config, self.clock)
 
     @property
     def ssh_settings(self) -> SshSettings | None:

@@ -830,7 +830,8 @@ def test_an_account_is_called_what_the_cluster_calls_it(tmp_path: Path, account:
     """Account names with capitals, `@`, a backslash, a first digit, dots, `$`, blanks: from submission to the end."""
     site = Offline(tmp_path, {"identity": {"users": {"alice": account}}, "peers": {"private": True}})
     (tmp_path / "home" / account).mkdir()
-    (tmp_path / "bin" / "id").write_text("#!/bin/sh\necho 7701\n")
+    stub = f"#!/bin/sh\ncase $* in -u) echo {os.geteuid()} ;; *munge) exit 1 ;; *) echo 7701 ;; esac\n"
+    (tmp_path / "bin" / "id").write_text(stub)
     server = site.run(site.job())
     assert server.folder == f"{tmp_path}/home/{account}/{server.id}"
     consumer = site.job(resources=[peer("db", server)])
@@ -898,8 +899,8 @@ def test_many_jobs_take_no_more_commands_than_one(offline: Offline) -> None:
     assert counts[0] == counts[1]
 
 
-def test_a_job_takes_four_commands(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether Slurm answers and which folder is free, before the claim; then the folder, and sbatch."""
+def test_a_job_takes_five_commands(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account's uid, whether Slurm answers and which folder is free, before the claim; then folder, and sbatch."""
     asked: list[str] = []
 
     def ask(name: str, inner: Callable[..., Any], *arguments: Any) -> Any:
@@ -910,10 +911,14 @@ def test_a_job_takes_four_commands(offline: Offline, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(offline.slurm, name, partial(ask, name, getattr(offline.slurm, name)))
     offline.transport.before = lambda _: asked.append("folder")
     offline.job()
-    assert asked == ["nodes", "folder", "folder", "submit"]
+    assert asked == ["folder", "nodes", "folder", "folder", "submit"]
+    del asked[:]
+    offline.job()
+    assert asked == ["nodes", "folder", "folder", "submit"]  # the uid is known for a minute
 
 
 def test_the_commands_of_a_large_bulk_do_not_grow_with_it(offline: Offline) -> None:
+    offline.job()  # which asks for the account's uid
     counts = []
     for number in (MANY, 3 * MANY):
         before = len(offline.transport.commands)
