@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import AdapterError, TryAgain
@@ -49,6 +50,11 @@ class AccountPolicy:
         self._known: dict[str, tuple[str | None, float]] = {}
         """Why each account is refused, or None, and when the cluster was asked."""
         self._slurm: tuple[Mapping[str, int], float] | None = None
+
+    @property
+    def helper(self) -> str | None:
+        """The site's helper for sudo."""
+        return self._site.config.identity.sudo_helper
 
     def refusal(self, account: str, transport: Transport) -> str | None:
         """Return why this account may not be used, or None. Raise `TryAgain` if the cluster does not tell."""
@@ -132,7 +138,7 @@ class AccountPolicy:
 
 
 class GuardedTransport:
-    """A transport that runs nothing as an account that the policy refuses."""
+    """A transport that runs nothing as an account that the policy refuses, and the rest through the site's helper."""
 
     def __init__(self, inner: Transport, policy: AccountPolicy) -> None:
         self._inner = inner
@@ -140,21 +146,22 @@ class GuardedTransport:
 
     def run(self, command: Command) -> Result:
         """See `Transport.run`."""
-        self._check(command)
-        return self._inner.run(command)
+        return self._inner.run(self._checked(command))
 
     def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
         """See `Transport.open`."""
-        self._check(command)
-        return self._inner.open(command, terminal)
+        return self._inner.open(self._checked(command), terminal)
 
     def close(self) -> None:
         """See `Transport.close`."""
         self._inner.close()
 
-    def _check(self, command: Command) -> None:
-        if command.user is not None and (why := self._policy.refusal(command.user, self._inner)) is not None:
+    def _checked(self, command: Command) -> Command:
+        if command.user is None:
+            return command
+        if (why := self._policy.refusal(command.user, self._inner)) is not None:
             raise NotConnected(f"nothing was run as {command.user}: {why}")
+        return replace(command, helper=self._policy.helper)
 
 
 def ask_uids(transport: Transport, accounts: Sequence[str]) -> tuple[int | None, list[int | None]]:

@@ -219,6 +219,18 @@ def render(ctx: click.Context, file: str, user: str | None, project: str | None)
         click.echo(jobs.render(site, owner, specification), nl=False)
 
 
+@cli.command("sudo-helper")
+@click.pass_context
+def print_sudo_helper(ctx: click.Context) -> None:
+    """Print the helper that the rule for sudo may name instead of ALL.
+
+    An administrator of the cluster installs it for root (README, Security). Needs no cluster.
+    """
+    from slurm_adapter import sudo_helper
+
+    click.echo(sudo_helper.render(open_site(ctx).config), nl=False)
+
+
 @cli.command("jobs")
 @click.option("--all", "everything", is_flag=True, help="Those that have ended, too.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many, the newest.")

@@ -149,6 +149,10 @@ class Identity(_Table):
     """UCloud user name to account, as `getent passwd` on the cluster calls it; see `ACCOUNT_NAME`."""
     pattern: str | None = None
     """The account of users who are not in `users`, e.g. "{user}"; without it they are refused."""
+    sudo_helper: str | None = Field(
+        default=None, pattern=r"^/[^\x00\n]*$", description="an absolute path on the cluster, without line breaks"
+    )
+    """The only program that the sudo rule for the adapter allows; `slurm-adapter sudo-helper` prints it (README)."""
     lowest_uid: int = Field(default=1000, ge=1)
     """Accounts with a lower uid on the cluster run nothing; see UID_MIN in login.defs(5)."""
 
@@ -432,6 +436,12 @@ class Config(_Table):
                 'there is one for all jobs; use "commands"',
                 "cluster",
                 "scheduler",
+            )
+        if self.cluster.scheduler == "pyslurm" and self.identity.sudo_helper is not None:
+            raise wrong(
+                'sudo_helper starts no Python, which "pyslurm" needs; remove it, or use "commands"',
+                "identity",
+                "sudo_helper",
             )
         return self
 

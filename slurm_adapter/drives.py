@@ -235,6 +235,10 @@ A constant: paths reach it as arguments, through xargs, and never as shell text.
 """
 
 
+USER_SCRIPTS = {"paths": _LOOK}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
+
 def check_paths_command(paths: Iterable[DrivePath], user: str | None) -> Command:
     """One command that looks at all paths and their drives, as the job's user."""
     stdin = b"".join(name.encode() + b"\0" for name in _looked_at(paths))

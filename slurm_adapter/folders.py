@@ -227,6 +227,19 @@ true
 """
 
 
+USER_SCRIPTS = {
+    "make": _MAKE,
+    "free": _FREE,
+    "look": _LOOK,
+    "fence": _FENCE,
+    "close": _CLOSE,
+    "remove": _REMOVE,
+    "remove_logs": _REMOVE_LOGS,
+    "views": _VIEWS,
+}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewFolder:
     """A folder to make."""

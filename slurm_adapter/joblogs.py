@@ -62,6 +62,10 @@ done
 """Prints a line for each file that has grown: its name, where the piece begins, the file's size, the piece."""
 
 
+USER_SCRIPTS = {"logs": _READ}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
+
 _LINE = re.compile(
     rb"((stdout|stderr)(?:-([0-9]{1,18}))?\.txt) ([0-9]{1,18}) ([0-9]{1,18}) "
     rb"((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}[A-Za-z0-9+/=]=)?)"

@@ -159,6 +159,15 @@ def _yes(value: object) -> str:
     return "yes" if value else "no"
 
 
+def read_helper() -> str:
+    """Return the text of the helper for sudo, without a site's settings. Raises `InvalidConfig`."""
+    path = packaged_templates() / "sudo" / "helper.sh"
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidConfig(f"{path}: a file of this program cannot be read; install it anew: {error}") from error
+
+
 @cache
 def read_node_files() -> Mapping[str, bytes]:
     """The shell files that travel with every job, by their name in its folder. Raises `InvalidConfig`."""

@@ -83,6 +83,10 @@ shift 4
 """
 
 
+USER_SCRIPTS = {"attach": _ATTACH, "enter": _ENTER, "watch": _WATCH}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
+
 def open_watcher(site: Site, record: Record, rank: int, script: str) -> Stream:
     """A step of the job on the node of a rank that runs a shell script, with the job's Slurm id as its argument.
 

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_adapter.check.accounts import check_accounts, check_command_line, check_shared, find_accounts
+from slurm_adapter.check.accounts import (
+    check_accounts,
+    check_command_line,
+    check_shared,
+    find_accounts,
+)
 from slurm_adapter.check.cluster import (
     check_clocks,
     check_evidence,
@@ -19,6 +24,7 @@ from slurm_adapter.check.cluster import (
 )
 from slurm_adapter.check.drives import check_drives, check_pattern, check_ucloud_drives
 from slurm_adapter.check.findings import Finding, Level, noted
+from slurm_adapter.check.helper import check_helper
 from slurm_adapter.check.here import check_here
 from slurm_adapter.check.machines import check_machines
 from slurm_adapter.check.names import check_demo, check_names, methods_that_work
@@ -65,6 +71,7 @@ def check_site(site: Site) -> Iterator[Finding]:
     yield from noted(check_message_timeout(site))
     yield from noted(check_operator(site))
     names: dict[str, str] = {}
+    yield from noted(check_helper(site))
     yield from noted(find_accounts(site, names))
     yield from noted(check_machines(site, names))
     accounts = list(names)

@@ -36,6 +36,10 @@ echo good
 """
 
 
+USER_SCRIPTS = {"check_folder": _FOLDER}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
+
 def find_accounts(site: Site, usable: dict[str, str]) -> Iterator[Finding]:
     """Add the accounts that can run jobs to `usable`, sorted; say what keeps each of the others from it.
 

@@ -62,6 +62,10 @@ for path do [ ! -d "$path" ] || printf '%s\0' "$path"; done
 """
 
 
+USER_SCRIPTS = {"check_folders": _FOLDERS}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
+
 def reached(site: Site, paths: Sequence[str], accounts: list[str]) -> set[str]:
     """Those of these paths that are folders to any of the accounts, or to the adapter's where none is known."""
     found: set[str] = set()

@@ -25,6 +25,10 @@ done
 """
 
 
+USER_SCRIPTS = {"check_names": _METHODS}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
+
 def methods_that_work(site: Site, account: str | None = None) -> list[str]:
     """The ways to give a job its names that work on this machine of the cluster, for an account or the site's first."""
     user = account or next(iter(sorted(job_accounts(site))), None)

@@ -46,6 +46,11 @@ REMOVE_SECONDS = 60.0
 
 _PAUSE = 0.3
 
+_HOLDERS = 'cat -- "$1"/node/holders-*.txt 2>/dev/null'
+
+USER_SCRIPTS = {"check_probe": _HOLDERS}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
 _APPLICATION = f"""
 application: v2
 name: {probes.NAME}
@@ -352,9 +357,7 @@ def _output(site: Site, record: Record) -> list[tuple[str, str, str]]:
 
 def _last_words(site: Site, record: Record) -> str:
     """Return the end of a job's stderr and of the log of what gives it its names."""
-    log = Command(
-        ("/bin/sh", "-c", 'cat -- "$1"/node/holders-*.txt 2>/dev/null', "sh", record.folder), user=record.account
-    )
+    log = Command(("/bin/sh", "-c", _HOLDERS, "sh", record.folder), user=record.account)
     try:
         errors = b"".join(piece.data for piece in joblogs.read(site, record) if piece.is_error)
         texts = [errors.decode(errors="replace"), site.transport.run(log).text]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _TERMINAL = '[ -t 0 ] && [ -x /bin/bash ] && echo "a terminal on $(uname -n)."'
 
 
+USER_SCRIPTS = {"check_terminal": _TERMINAL}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
 _TERMINAL_SECONDS = 60.0
 
 

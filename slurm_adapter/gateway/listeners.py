@@ -160,6 +160,10 @@ done
 """
 
 
+USER_SCRIPTS = {"watch_node": _SCRIPT}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
+
 class _Watcher:
     """A step on one node."""
 

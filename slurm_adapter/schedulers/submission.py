@@ -91,6 +91,9 @@ printf %s "$told"
 exit $end
 """
 
+USER_SCRIPTS = {"submit": _ALL, "submit_some": _SOME}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
 _CONTACT = "Unable to contact slurm controller (connect failure)"
 
 _ANSWER = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S*| on cluster \S+)?\s*$", re.ASCII | re.MULTILINE)

@@ -46,6 +46,9 @@ printf '%s>%s.' "$_frame" "$1"
 exit "$1"
 """
 
+USER_SCRIPTS = {"frame": _SCRIPT}
+"""What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
+
 _STATUS = re.compile(rb"(\d+|\?)\.")
 """The exit status, or that there is no such program."""
 
@@ -68,7 +71,7 @@ class Frame:
         clean = "" if command.environment is None else "clean"
         words = (*(command.environment or ()), *command.argv)
         framed = ("/bin/sh", "-c", _SCRIPT, "sh", command.user or "", clean, *words)
-        return Command(framed, user=self._command.user).words
+        return Command(framed, user=command.user, helper=command.helper).words
 
     @property
     def stdin(self) -> bytes:

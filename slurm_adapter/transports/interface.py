@@ -34,6 +34,8 @@ class Command:
     """Seconds until the caller stops waiting. What runs on the cluster may outlive it: see `CommandTimeout`."""
     output_limit: int = 256 * MEBIBYTE
     """The most bytes that stdout and stderr together may have."""
+    helper: str | None = None
+    """The program that sudo starts, with `argv` as its arguments; None: `argv` itself. See `sudo_helper`."""
 
     def __post_init__(self) -> None:
         """Refuse what no command line can carry (execve(2): a NUL byte ends an argument)."""
@@ -44,7 +46,9 @@ class Command:
     @property
     def words(self) -> tuple[str, ...]:
         """The whole command line, the change of account included."""
-        return self.argv if self.user is None else ("sudo", "-n", "-u", self.user, "--", *self.argv)
+        if self.user is None:
+            return self.argv
+        return ("sudo", "-n", "-u", self.user, "--", *([self.helper] if self.helper else []), *self.argv)
 
     def __str__(self) -> str:
         """The command as a log shows it: program and account, no arguments (they may hold a user's data)."""

@@ -33,6 +33,7 @@ _REFUSALS = re.compile(
       )
     | Sorry,\ user\ .+\ is\ not\ allowed\ to\ execute
     | .+\ is\ not\ in\ the\ sudoers\ file
+    | slurm-adapter-helper:\ refused
     )""",
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
@@ -46,12 +47,17 @@ def check_sudo_started(command: Command, result: Result) -> None:
     program = command.argv[0]
     if b"command not found" in result.stderr or b"unable to execute" in result.stderr:
         mend = f"{program} must be installed there, in a directory of sudo's secure_path"
+    elif b"slurm-adapter-helper" in result.stderr:
+        mend = (
+            "the helper of identity.sudo_helper is of another version or configuration: install what `slurm-adapter "
+            "sudo-helper` prints"
+        )
     elif b"unknown user" in result.stderr:
         mend = f"the cluster has no account {command.user}"
     else:
         account = re.sub(r"([^\w.$'-])", r"\\\1", command.user)  # as sudoers(5) wants special characters
         mend = (
             f"the cluster's sudoers need a rule for the adapter's own account (here ADAPTER): "
-            f"`ADAPTER ALL=({account}) NOPASSWD: ALL` and `Defaults:ADAPTER !requiretty`"
+            f"`ADAPTER ALL=({account}) NOPASSWD: {command.helper or 'ALL'}` and `Defaults:ADAPTER !requiretty`"
         )
     raise NotConnected(f"sudo did not run {command}: {result.complaint}\n{mend}")
