@@ -35,7 +35,7 @@ def test_the_commands_are_those_of_help() -> None:
     block = re.search(r"<!-- commands -->\n```\n(.*?)```", README, re.DOTALL)
     assert block
     lines = block[1].splitlines()
-    shown = re.findall(r"^(slurm-adapter [a-z ]+?) +([A-Z].*)$", block[1], re.MULTILINE)
+    shown = re.findall(r"^(slurm-adapter [a-z -]+?) +([A-Z].*)$", block[1], re.MULTILINE)
     assert len(shown) == len(lines)
     assert dict(shown) == dict(_commands(cli, "slurm-adapter"))
 

@@ -85,7 +85,7 @@ def test_all_that_a_jobs_life_takes_is_started(helper: Helper) -> None:
     clean = (f"PATH={PATH}", "LC_ALL=C.UTF-8")
     commands += [
         check_paths_command(paths, "alice"),
-        Command(submission.submit_argv("abcdefgh", 1.5e9, 3), user="alice", environment=clean),
+        Command(submission.submit_argv(1.5e9, 3, 0.5), user="alice", environment=clean),
         Command(("scancel", "17"), user="alice", environment=clean),
         Command(("id", "-un"), user="alice"),
     ]
@@ -131,9 +131,9 @@ ATTACKS = {
     "a program by xargs": ("xargs", "-0", "-r", "sh", "-c", "id", "sh"),
     "options of xargs": ("xargs", "-a", "/etc/passwd", "-r", "sh", "-c", SCRIPTS["paths"], "sh"),
     "options of id": ("id", "-un", "root"),
-    "what sbatch's script runs": ("/bin/sh", "-c", SCRIPTS["submit"], "sh", "1", "id", "8", "1", "mark"),
+    "what sbatch's script runs": ("/bin/sh", "-c", SCRIPTS["submit"], "sh", "1", "id", "8", "1", ""),
     "arithmetic that runs something": (
-        "/bin/sh", "-c", SCRIPTS["submit"], "sh", "a[$(id)]", SCRIPTS["submit_some"], "8", "1", "mark",
+        "/bin/sh", "-c", SCRIPTS["submit"], "sh", "a[$(id)]", SCRIPTS["submit_some"], "8", "1", "",
     ),
     "arithmetic of free": ("/bin/sh", "-c", SCRIPTS["free"], "sh", "a[$(id)]", "1", "/x"),
     "arithmetic of logs": ("/bin/sh", "-c", SCRIPTS["logs"], "sh", "FOLDER/1", "a[$(id)]"),

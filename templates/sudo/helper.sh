@@ -55,6 +55,7 @@ check_script() { # ACCOUNT /bin/sh -c SCRIPT sh ARGUMENTS...
         "$submit")
             numbers "$6" "$8" "$9"
             same "$7" "$submit_some" 'the script for sbatch'
+            case ${10} in *[!0-9.]*) refuse "'${10}' is no pause" ;; esac
             ;;
         "$views") case $6 in hosts | node/peers) ;; *) refuse "the name $6" ;; esac ;;
         "$look" | "$fence" | "$close" | "$remove" | "$remove_logs" | "$check_folder" | "$check_names") ;;
