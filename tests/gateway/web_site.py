@@ -75,7 +75,7 @@ class WebSite:
 
     def host(self, record: Record) -> str:
         """Return the job's domain."""
-        return f"app-{record.id}-0.localhost:{self.port}"
+        return f"app-{record.id}-0.apps.localhost:{self.port}"
 
     def cookie(self, record: Record, user: str = "alice") -> str:
         """Return the cookie of a new session."""
@@ -168,7 +168,7 @@ def web_site(folder: Path, *, scheme: str = "http", direct: bool = True, **more:
     settings = {
         "port": port,
         "url": f"{scheme}://gateway.localhost:{port}",
-        "web_domain": f"app-{{job}}-{{rank}}.localhost:{port}",
+        "web_domain": f"app-{{job}}-{{rank}}.apps.localhost:{port}",
         "reaches_nodes": direct,
         "folder_shells": False,
     }
