@@ -140,25 +140,26 @@ def read_row(line: str) -> Socket | None:
     return Socket(file.endswith("6"), address, state == _LISTEN, int(uid), int(inode))
 
 
-# Each line begins with `watch`, since prologs of tasks may write to the same place. $1 is Slurm's id of the job.
+# Lines that begin neither with `watch` nor with the table's name are of others: prologs of tasks may write to the same
+# place. An answer takes one process, and is one write: a second one might wait for an acknowledgement of the first
+# (RFC 896). $1 is Slurm's id of the job.
 _SCRIPT = r"""
 printf 'watch uid %s %s\n' "$(id -u)" "$(grep -c "job_$1\(/\|\$\)" /proc/self/cgroup)"
 while read -r what value; do
     case $what in
-        port)
-            grep -HE "^ *[0-9]+: [0-9A-F]+:$value " /proc/net/tcp /proc/net/tcp6 2>/dev/null | sed 's/^/watch row /'
-            ;;
+        port) found=$(exec grep -HE "^ *[0-9]+: [0-9A-F]+:$value " /proc/net/tcp /proc/net/tcp6 2>/dev/null) ;;
         inode)
-            find /proc/[0-9]*/fd -maxdepth 1 -lname "socket:\[$value\]" 2>/dev/null |
-                while IFS=/ read -r _ _ pid _; do
-                    grep -o 'job_[0-9]*' "/proc/$pid/cgroup" 2>/dev/null
-                done | sed 's/^/watch job /'
+            found=$(
+                find /proc/[0-9]*/fd -maxdepth 1 -lname "socket:\[$value\]" 2>/dev/null |
+                    while IFS=/ read -r _ _ pid _; do
+                        grep -o 'job_[0-9]*' "/proc/$pid/cgroup" 2>/dev/null
+                    done | sed 's/^/watch job /'
+            )
             ;;
     esac
-    echo 'watch end'
+    printf '%s\nwatch end\n' "$found"
 done
 """
-
 
 USER_SCRIPTS = {"watch_node": _SCRIPT}
 """What runs as the account of a user, by name; see `slurm_adapter.sudo_helper`."""
@@ -208,7 +209,7 @@ class _Watcher:
         async with self._turn:
             del self._next[port]
             lines = await self._ask(f"port {port:04X}")
-        return [row for line in lines if line.startswith("row ") and (row := read_row(line[4:])) is not None]
+        return [row for line in lines if (row := read_row(line)) is not None]
 
     async def check_inode(self, inode: int, record: Record, where: str) -> None:
         """Raise `NotTheJobs` if the socket is another job's, by the control groups of those that hold it."""
@@ -235,8 +236,8 @@ class _Watcher:
             line, end, rest = self._unread.partition(b"\n")
             if end:
                 self._unread = rest
-                if line.startswith(b"watch "):
-                    return line[6:].decode(errors="replace").strip()
+                if line.startswith((b"watch ", b"/proc/net/tcp")):
+                    return line.removeprefix(b"watch ").decode(errors="replace").strip()
                 continue
             if self._stream is None or not (data := await self._in_thread(self._stream.read)):
                 raise ConnectionError("it has ended")
