@@ -367,11 +367,15 @@ def test_a_node_that_does_not_see_the_shared_folder_is_the_reason(
     cluster.ask("mkdir", f"{shared}/peers")
     folder = make("echo ran", peers=f"9003 database {running_peer}\n", view=f"{shared}/peers/9004", wait="3")
     hide(cluster, shared)
+    # Another user gives a job the peer's name.
+    decoy = cluster.submit("sleep 60", "--mem=1", "--nodelist=node002", f"--job-name={running_peer}", user="bob")
+    cluster.wait_state(decoy, "RUNNING")
     try:
         folder = folder.submit("--nodelist=node001")
         assert folder.end() == ""
     finally:
         cluster.ask("umount", shared, user="root", node="node001")
+        cluster.ask("scancel", decoy, user="bob")
     where = f"node001 does not see {shared}/peers/9004: is {shared} mounted there?"
     reason = f"peer 9003 (database) runs on node003, but {where}"
     assert folder.exit()["reason"] == reason

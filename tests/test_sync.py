@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import time
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -353,6 +354,28 @@ def test_a_second_slurm_job_that_has_not_started_is_cancelled(offline: Offline) 
     offline.slurm.finish(2)
     offline.sync()
     assert offline.now(record).state is JobState.SUCCESS
+
+
+@pytest.mark.parametrize("change", [{"name": "another"}, {"user": "bob"}, {"slurm_id": 9}])
+def test_a_job_that_is_another_by_the_time_it_is_to_be_cancelled_is_left_alone(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    """Slurm was asked before folders were looked into, which may take a while: its id alone is not believed."""
+    make_two(offline)
+    inner, asked = offline.slurm.queue, []
+
+    def queue(users: Sequence[str]) -> Listing:
+        listing = inner(users)
+        asked.append(users)
+        if len(asked) == 1:
+            return listing
+        rows = (row._replace(**change) if row.slurm_id == 1 else row for row in listing.observations)
+        return replace(listing, observations=tuple(rows))
+
+    monkeypatch.setattr(offline.slurm, "queue", queue)
+    assert offline.sync().cancelled == ()
+    assert len(asked) == 2
+    assert offline.slurm.see(1).state == "PENDING"
 
 
 def test_the_slurm_job_that_passed_the_fence_is_the_jobs_own(offline: Offline) -> None:

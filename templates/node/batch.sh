@@ -276,13 +276,19 @@ waits_for() { # NODE KEY: what its holder says of the first peer whose name it h
 }
 
 explain() { # NODE: why the names of all peers have not come there
-    local peer name why where
+    local peer name why where all
     peer=$(waits_for "$1" peer) name=$(waits_for "$1" name) why=$(waits_for "$1" why)
-    if [ -z "$name" ] || ! where=$(timeout 30 squeue -h -a -t all -n "$name" -o '%T %N' 2>>"$log"); then
+    if [ -z "$name" ] || ! all=$(timeout 30 squeue -h -a -t all -n "$name" -o '%U %T %N' 2>>"$log"); then
         case $why in
             'reads '*) printf '%s never started' "$peer" ;;
             *) printf '%s never started, or: %s %s' "$peer" "$1" "$why" ;;
         esac
+        return
+    fi
+    # Only jobs of this account prove anything: anybody can give one of theirs this name.
+    where=$(printf '%s\n' "$all" | sed -n "s/^$(id -u) //p")
+    if [ -n "$all" ] && [ -z "$where" ]; then
+        printf '%s never started, or: %s %s' "$peer" "$1" "$why"
         return
     fi
     case $(printf '%s\n' "$where" | sed 's/ .*//') in

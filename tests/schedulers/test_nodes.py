@@ -53,6 +53,12 @@ def test_free_text_is_no_address() -> None:
     assert parse_nodes((line + odd).encode()) == {"n1": "10.0.0.1"}
 
 
+def test_free_text_that_holds_a_line_about_another_node_is_refused() -> None:
+    line = "NodeName=n1 NodeAddr=10.0.0.1 Reason=x\nNodeName=n2 NodeAddr=6.6.6.6 y\nNodeName=n2 NodeAddr=10.0.0.2\n"
+    with pytest.raises(Unknown, match="shows node n2 twice"):
+        parse_nodes(line.encode())
+
+
 @pytest.mark.edge_case(18)
 @pytest.mark.parametrize("names", [("node1", "node10"), ("node10", "node1"), ("n1", "n1.example.org"), ("1", "11")])
 def test_a_name_that_begins_like_another(names: tuple[str, str]) -> None:
