@@ -1,6 +1,6 @@
 """A malicious application behind the proxy: `python -m tests.gateway.hostile_application PORT`.
 
-It also serves the honest ones' page.
+Its page is a good one, for honest users.
 """
 
 from __future__ import annotations

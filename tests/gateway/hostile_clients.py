@@ -2,7 +2,7 @@
 
 USERS is the list of hostile users that `hostile_site` says. The clients take turns in kind and user. Everything is
 written to sockets byte by byte: a well-behaved library would not send it. Once a second a line on stdout says how many
-requests of each kind were sent. They give way to the gateway, for on one machine their own work would else pass for
+requests of each kind were begun. They give way to the gateway, for on one machine their own work would else pass for
 the harm that they do.
 """
 
@@ -62,10 +62,10 @@ class Attacker:
         """Send a request, and return its answer if the gateway is to close the connection, else the beginning."""
         reader, writer = await self.connect()
         try:
+            SENT[self.kind] += 1
             for piece in (head, *pieces):
                 writer.write(piece)
                 await writer.drain()
-            SENT[self.kind] += 1
             async with asyncio.timeout(HOLD_SECONDS):
                 return await reader.read(-1 if b"\r\nConnection: close\r\n" in head else 2**16)
         finally:
@@ -80,11 +80,11 @@ class Attacker:
         """Send a request, read no answer, and stay connected."""
         reader, writer = await self.connect()
         try:
+            SENT[self.kind] += 1
             for piece in (head, *pieces):
                 writer.write(piece)
                 async with asyncio.timeout(HOLD_SECONDS):
                     await writer.drain()
-            SENT[self.kind] += 1
             await asyncio.sleep(HOLD_SECONDS)
             if reader.at_eof():
                 return
@@ -132,7 +132,7 @@ def deflated(size: int) -> bytes:
 
 
 SENT: Counter[str] = Counter()
-"""Requests by kind."""
+"""Requests that were begun, by kind."""
 
 BOMB = frame(deflated(15 * 2**20), compressed=True)
 

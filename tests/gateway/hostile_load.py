@@ -48,6 +48,8 @@ class Outcome:
 
     def __str__(self) -> str:
         """Return it in words."""
+        if not self.seconds:
+            return f"no answer, {len(self.failed)} failed"
         took = f"{len(self.seconds)} answers, median {median(self.seconds) * 1e3:.0f} ms, p95 {self.p95 * 1e3:.0f} ms"
         return f"{took}, worst {max(self.seconds) * 1e3:.0f} ms, {len(self.failed)} failed"
 
@@ -65,18 +67,19 @@ class Measured:
         """Return it in words."""
         ratio = self.under.p95 / self.before.p95
         sent = ", ".join(f"{number} {kind}" for kind, number in self.sent.items())
-        figures = f"p95 {ratio:.1f}x, memory {self.under.megabytes:.0f} MB"
+        figures = f"p95 {ratio:.1f}x, memory {self.before.megabytes:.0f} and {self.under.megabytes:.0f} MB"
         return f"before: {self.before}\nunder attack: {self.under}\n{figures}\nsent: {sent}"
 
 
 def measure(folder: Path, kinds: Sequence[str] = (), *, hostile: int, honest: int, seconds: float) -> Measured:
     """Serve a site of its own, and attack it with so many clients of these kinds."""
-    port, application = free_port(), free_port()
+    port, good, bad = free_port(), free_port(), free_port()
     with ExitStack() as stack:
-        stack.enter_context(_running([_module("hostile_application"), str(application)]))
+        for application in (good, bad):
+            stack.enter_context(_running([_module("hostile_application"), str(application)]))
         site = stack.enter_context(
             _running(
-                [_module("hostile_site"), str(folder), str(port), str(application), str(honest)],
+                [_module("hostile_site"), str(folder), *map(str, (port, honest, good, bad))],
                 stdout=subprocess.PIPE,
                 stderr=stack.enter_context((folder / "serve.log").open("wb")),
             )
@@ -148,7 +151,7 @@ async def _honest(user: Attacker, until: float, outcome: Outcome) -> None:
             browser = await user.cookie()
         except (OSError, TimeoutError) as error:
             outcome.failed.append(f"no session: {type(error).__name__}: {error}")
-        while time.monotonic() < until:
+        while number == 0 or time.monotonic() < until:
             number += 1
             await _ask(client, outcome, "GET", f"/api/jobs/retrieve?id={user.job}", headers=user.bearer)
             await _ask(client, outcome, "GET", "/api/jobs/browse?itemsPerPage=10", headers=user.bearer)

@@ -1,7 +1,7 @@
-"""A site under attack: `python -m tests.gateway.hostile_site FOLDER PORT APPLICATION_PORT HONEST`.
+"""A site under attack: `python -m tests.gateway.hostile_site FOLDER PORT HONEST GOOD BAD`.
 
 `serve` as a site runs it, over a Slurm that is a table in memory. Its users are so many honest ones and three hostile
-ones, each with a running job whose application listens on the application's port. One line on stdout says who is who.
+ones. Each has a running job, whose application listens on the port GOOD or BAD. One line on stdout says who is who.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ HOSTILE = 3
 MOST_MEMORY = 2**32
 """Of this process, in bytes: an attack that succeeds does not take the whole machine."""
 
+SRUN = """#!/bin/sh
+# srun OPTIONS... /bin/sh ...: a step on the only node, which is this machine
+while [ "$1" != /bin/sh ]; do shift; done
+exec "$@"
+"""
+
 WORKFLOW = """
 application: v2
 name: flow
@@ -32,13 +38,14 @@ parameters: {flow: {type: Workflow}}
 """
 
 
-def main(folder: Path, port: int, application: int, honest: int) -> None:
+def main(folder: Path, port: int, honest: int, good: int, bad: int) -> None:
     """Make the site, say who its users are, and serve."""
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     kinds = {"honest": honest, "hostile": HOSTILE}
     names = {kind: [f"{kind}-{number}" for number in range(count)] for kind, count in kinds.items()}
-    accounts = {"honest": "alice", "hostile": "bob"}
+    accounts, ports = {"honest": "alice", "hostile": "bob"}, {"honest": good, "hostile": bad}
     settings = {
+        "cluster": {"path": f"{folder}/bin:/usr/bin:/bin"},
         "identity": {"users": {name: accounts[kind] for kind, some in names.items() for name in some}},
         "gateway": {
             "port": port,
@@ -48,6 +55,8 @@ def main(folder: Path, port: int, application: int, honest: int) -> None:
         },
     }
     offline = Offline(folder, settings)
+    (folder / "bin" / "srun").write_text(SRUN, encoding="utf-8")
+    (folder / "bin" / "srun").chmod(0o755)
     (folder / "applications" / "flow.yaml").write_text(WORKFLOW, encoding="utf-8")
     slurm = SlowScheduler()
     slurm.now = int(time.time())
@@ -59,7 +68,7 @@ def main(folder: Path, port: int, application: int, honest: int) -> None:
         for name in some:
             token = tokens.create(offline.site, name, name)
             record = offline.run(offline.job(user=name))
-            here = {"web_port": application, "addresses": (("127.0.0.1",),)}
+            here = {"web_port": ports[kind], "addresses": (("127.0.0.1",),)}
             offline.site.store.change([(record, here)], slurm.now)
             said[kind].append({"user": name, "token": token, "job": record.id})
     sys.stdout.write(json.dumps(said) + "\n")
