@@ -69,9 +69,13 @@ def run_slurm(site: Site, *words: str) -> Result:
 
 
 def slurm_settings(site: Site) -> dict[str, str]:
-    """Return slurmctld's configuration by key (scontrol(1), show config)."""
-    text = run_slurm(site, "scontrol", "show", "config").text
-    return {key: value.strip() for key, value in re.findall(r"^(\w+)\s*= (.*)$", text, re.MULTILINE)}
+    """Return slurmctld's configuration by key (scontrol(1), show config). Raise `Unknown` if it does not tell it."""
+    result = run_slurm(site, "scontrol", "show", "config")
+    settings = {key: value.strip() for key, value in re.findall(r"^(\w+)\s*= (.*)$", result.text, re.MULTILINE)}
+    if result.status != 0 or "AccountingStorageType" not in settings:
+        why = result.complaint or f"exit code {result.status}, and no AccountingStorageType in its answer"
+        raise Unknown(f"scontrol show config failed: {why}")
+    return settings
 
 
 def _rows(site: Site, *words: str) -> list[list[str]]:

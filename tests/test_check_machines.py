@@ -16,6 +16,7 @@ from slurm_adapter.check.accounting import check_rights
 from slurm_adapter.check.machines import check_machines
 from slurm_adapter.cli import cli
 from slurm_adapter.config import Machine
+from slurm_adapter.errors import Unknown
 from slurm_adapter.schedulers.interface import NodeShape, Partition
 from tests.offline import Offline
 
@@ -45,9 +46,25 @@ MAIN = Partition(
 MACHINE: dict[str, Any] = {"partition": "main", "cpus": 1, "memory": 1, "max_nodes": 1, "max_time": "1-00:00:00"}
 
 
+NO_ACCOUNTING = "#!/bin/sh\necho 'AccountingStorageType   = (null)'\n"
+
+
+def with_programs(folder: Path) -> dict[str, Any]:
+    """Return a configuration whose site has a scontrol of its own that tells of no accounting."""
+    put_program(folder, "scontrol", NO_ACCOUNTING)
+    return {"cluster": {"path": f"{folder}/bin:/usr/bin:/bin"}}
+
+
+def put_program(folder: Path, name: str, text: str) -> None:
+    path = folder / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
 def found(tmp_path: Path, machine: dict[str, Any], **partition: Any) -> list[tuple[Level, str]]:
     """What is found of one machine beside one partition; its key stands in its text."""
-    site = Offline(tmp_path, {"machines": {"c": {"m": MACHINE | machine}}})
+    site = Offline(tmp_path, {"machines": {"c": {"m": MACHINE | machine}}, **with_programs(tmp_path)})
     site.slurm.other_partitions = {"main": dataclasses.replace(MAIN, **partition)}
     with site.site:
         findings = list(check_machines(site.site, {"alice": "alice"}))
@@ -188,14 +205,20 @@ def test_accounting_knows_accounts_by_the_name_that_slurm_has_for_them(
     tmp_path: Path, name: str, unknown: list[str]
 ) -> None:
     """Two passwd lines with one uid, and a sacctmgr of a site's own, which says more than it is asked for."""
-    site = Offline(tmp_path, {"cluster": {"path": f"{tmp_path}/bin:/usr/bin:/bin"}})
+    site = Offline(tmp_path, with_programs(tmp_path))
     for program, text in (("scontrol", SCONTROL), ("sacctmgr", SACCTMGR)):
-        path = tmp_path / "bin" / program
-        path.write_text(text)
-        path.chmod(0o755)
+        put_program(tmp_path, program, text)
     texts = [finding.text for finding in check_machines(site.site, {"alice": name})]
     said = [text.split(":")[0] for text in texts if "does not know" in text]
     assert said == [f"Slurm's accounting does not know {user}" for user in unknown]
+
+
+@pytest.mark.parametrize("text", ["#!/bin/sh\necho 'no route' >&2\nexit 1\n", "#!/bin/sh\n"])
+def test_a_configuration_of_slurm_that_is_not_told_is_no_site_without_accounting(tmp_path: Path, text: str) -> None:
+    site = Offline(tmp_path, with_programs(tmp_path))
+    put_program(tmp_path, "scontrol", text)
+    with pytest.raises(Unknown, match=r"scontrol show config failed: (no route|exit code 0, and no Accounting)"):
+        list(check_machines(site.site, {"alice": "alice"}))
 
 
 @pytest.mark.sandbox

@@ -291,6 +291,16 @@ def test_without_any_method_the_reason_names_node_and_answers(make: Callable[...
     assert folder.exit()["reason"] == reason
 
 
+def test_one_node_that_cannot_hold_the_names_is_the_reason_at_once(make: Callable[..., Folder]) -> None:
+    """The step goes on on the other nodes: two minutes passed until somebody noticed."""
+    folder = make("echo ran", wait="600")
+    fails = '[ "$SLURMD_NODENAME" != node002 ] || { echo "slurm-adapter: node002 lacks programs"; exit 1; }\n'
+    folder.write("node/holder.sh", fails + folder.read("node/holder.sh"))
+    folder = folder.submit("--nodelist=node001,node002", "-N2")
+    assert folder.end() == ""  # within a minute
+    assert folder.exit()["reason"] == "the step that holds this job's names ended on a node: node002 lacks programs"
+
+
 def test_where_the_site_allows_it_the_view_is_told_by_the_environment(make: Callable[..., Folder]) -> None:
     payload = "srun -N 1 -n 1 sh -c 'cat \"$UCLOUD_HOSTS_FILE\"; getent hosts database || echo unknown'"
     folder = make(payload, methods="wishing", allow_env="yes", peers="4101 database\n")

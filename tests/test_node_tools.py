@@ -14,6 +14,7 @@ import pytest
 import tree_sitter_bash
 from tree_sitter import Language, Parser
 
+from slurm_adapter.check import probe
 from slurm_adapter.script import packaged_templates
 from tests.shell_tools import FLOOR, TOOLS, Tool
 
@@ -176,10 +177,27 @@ def python_command_lines() -> Iterator[tuple[str, list[str]]]:
 NODE_FILES = [*sorted((packaged_templates() / "node").iterdir()), packaged_templates() / "job.sbatch.j2"]
 
 
+def read_node_file(path: Path) -> str:
+    """Return a file that runs on nodes, as shell text."""
+    return re.sub(r"\{\{.*?\}\}", "PAYLOAD", re.sub(r"\{%.*?%\}", "", path.read_text()))
+
+
+def test_the_probe_looks_for_all_programs_that_jobs_need_on_a_node() -> None:
+    parser = Parser(Language(tree_sitter_bash.language()))
+    used = {
+        plain(word)
+        for path in NODE_FILES
+        for node in walk(parser.parse(read_node_file(path).encode()).root_node)
+        if node.type == "command" and node.text is not None
+        for word in node.text.decode().split()
+    }
+    # bwrap is one of several methods, and sbatch stands in a message only.
+    assert set(probe.TOOLS.split()) == (used & set(TOOLS)) - BUILTINS - {"bwrap", "sbatch"}
+
+
 @pytest.mark.parametrize("path", NODE_FILES, ids=lambda path: path.name)
 def test_the_nodes_files_use_what_old_releases_have(path: Path) -> None:
-    text = re.sub(r"\{%.*?%\}", "", path.read_text())
-    assert shell_problems(re.sub(r"\{\{.*?\}\}", "PAYLOAD", text)) == []
+    assert shell_problems(read_node_file(path)) == []
 
 
 def test_the_login_nodes_shell_text_uses_what_old_releases_have() -> None:

@@ -66,9 +66,9 @@ invocation: |
   {{{{ srun() }}}} /bin/sh -c {{{{ code }}}}
 """
 
-_TOOLS = (
-    "awk bash cat cp cut date getent grep head id ln mkdir mkfifo mktemp mount mv nsenter od readlink rm sed setsid sh "
-    "sleep sort srun tail timeout tr umount uname unshare xargs"
+TOOLS = (
+    "awk bash cat chmod cmp cp cut date getent grep head id ln mkdir mkfifo mktemp mount mv nsenter od readlink rm "
+    "rmdir scontrol sed setsid sh sleep sort squeue srun stat tail timeout tr umount uname unshare xargs"
 )
 """What the shell files of a job use on its nodes."""
 
@@ -227,7 +227,7 @@ def _submit(site: Site, owner: Owner, probe: _Probe, peer: Record | None) -> Rec
         "shared": shared,
         "drives": "\n".join(drive.path for drive in site.config.drives if not drive.users and not drive.projects),
         "hosts": " ".join(hosts),
-        "tools": _TOOLS,
+        "tools": TOOLS,
         "stays": "yes" if peer is None else "no",
     }
     head = "".join(f"{name}={bash.quote(value)}\n" for name, value in values.items())

@@ -224,7 +224,7 @@ class CommandLineScheduler:
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
         """See `Scheduler.history`. Two commands for 5000 jobs."""
         found: list[Observation] = []
-        sluids = has_sluids(self._config[0])
+        sluids = has_sluids(self._settings())
         accounts = Accounts(self._uids)
         for ids in _chunks(list(slurm_ids)):
             rows = self._run(listings.sacct_argv(ids, sluids=sluids), listing=True)

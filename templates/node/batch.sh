@@ -330,6 +330,11 @@ EOF
         if [ -n "$unheld" ] && ! alive "$holders"; then
             give_up "the step that holds this job's names did not start: $(tail -n 1 "$log" 2>/dev/null)"
         fi
+        # srun goes on with the holders of the other nodes.
+        if [ -n "$unheld" ] && ended=$(grep -E '^srun: error: [^ ]+: tasks? [0-9,-]+: ' "$log" 2>/dev/null); then
+            why=$(sed -n 's/^slurm-adapter: //p' "$log" | tail -n 1)
+            give_up "the step that holds this job's names ended on a node: ${why:-$(printf %s "$ended" | tail -n 1)}"
+        fi
         now=$(date +%s)
         if [ -n "$unheld" ] && [ "$now" -ge "$holder_limit" ]; then
             give_up "names did not come to$unheld in $((now - started)) seconds: $(tail -n 1 "$log" 2>/dev/null)"
@@ -366,8 +371,8 @@ EOF
 # --- The run ---------------------------------------------------------------------------------------------------------
 complete_environment
 missing=
-for tool in awk cat date getent head id mkdir mkfifo mktemp mv rm rmdir scontrol sed setsid sleep sort tail timeout tr \
-    uname xargs; do
+for tool in awk cat date getent grep head id mkdir mkfifo mktemp mv rm rmdir scontrol sed setsid sleep sort tail timeout \
+    tr uname xargs; do
     command -v "$tool" >/dev/null || missing="$missing $tool"
 done
 [ -z "$missing" ] || give_up "$here lacks programs that every job needs, or PATH=$PATH does not lead to them:$missing"

@@ -82,6 +82,12 @@ def answering(stdout: str, stderr: str) -> CommandLineScheduler:
     return CommandLineScheduler(FakeTransport(lambda _: Result(0, stdout.encode(), stderr.encode())))
 
 
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let schedulers know Slurm's configuration."""
+    monkeypatch.setattr(CommandLineScheduler, "_settings", lambda _: CONFIG)
+
+
 def queue(*users: str, **values: object) -> tuple[int, bool]:
     found = CommandLineScheduler(FakeTransport(listing(**values))).queue(users or ("alice",))
     return len(found.observations), found.sees_others
@@ -384,6 +390,7 @@ def test_no_argument_is_a_secret() -> None:
     assert [each.words for each in transport.commands[:half]] == [each.words for each in transport.commands[half:]]
 
 
+@pytest.mark.usefixtures("configured")
 @pytest.mark.edge_case(9, 22)
 def test_every_command_has_a_whole_environment_of_its_own() -> None:
     transport = FakeTransport(lambda _: Result(1, b"", b"slurm_x error: no"))
@@ -404,6 +411,7 @@ def test_every_command_has_a_whole_environment_of_its_own() -> None:
     assert "1970-01-01" in transport.commands[1].argv  # else sacct begins at midnight
 
 
+@pytest.mark.usefixtures("configured")
 def test_history() -> None:
     def tell(status: int, stdout: str, stderr: str) -> CommandLineScheduler:
         return CommandLineScheduler(FakeTransport(lambda _: Result(status, stdout.encode(), stderr.encode())))
@@ -416,6 +424,7 @@ def test_history() -> None:
         tell(0, "", "sacct: error: Problem talking to the database: Connection refused").history([1])
 
 
+@pytest.mark.usefixtures("configured")
 @pytest.mark.edge_case(24)
 @pytest.mark.parametrize("program", ["sacct", "scancel"])
 def test_five_thousand_ids_reach_a_real_command(tmp_path: Path, program: str) -> None:
@@ -440,6 +449,7 @@ class AsMyself(LocalTransport):
         return super().run(replace(command, user=None))
 
 
+@pytest.mark.usefixtures("configured")
 @pytest.mark.edge_case(24)
 def test_many_ids_fit_in_an_argument() -> None:
     transport = FakeTransport(lambda _: Result(0, b"", b""))
@@ -447,6 +457,21 @@ def test_many_ids_fit_in_an_argument() -> None:
     assert len(transport.commands) == 3
     assert all(len(word) < 128 * 1024 for command in transport.commands for word in command.argv)
     assert transport.commands[0].argv[-1].startswith("67000000,67000001,")
+
+
+@pytest.mark.parametrize("version", ["24.11.5", "25.11.7"])
+def test_accounting_is_asked_for_sluids_though_nobody_has_asked_for_the_queue_before(version: str) -> None:
+    """Jobs that pyslurm lists are looked up by sacct."""
+    config = f"slurm {version}\nSLURM_VERSION           = {version}\n"
+
+    def answer(command: Command) -> Result:
+        if "sacct" in command.argv:
+            return Result(0, b"", b"")
+        return listing(config=config)(command)
+
+    transport = FakeTransport(answer)
+    assert CommandLineScheduler(transport).history([1]) == ()
+    assert any("SLUID" in word for word in transport.commands[-1].argv) is (version > "25")
 
 
 def test_cancel_runs_as_each_owner_and_tries_all() -> None:
