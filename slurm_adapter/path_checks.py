@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slurm_adapter.drives import check_paths_command, read_path_check
@@ -19,6 +20,9 @@ KEPT_SECONDS = 10.0
 
 LATE_SECONDS = 3.0
 """After so long a look is late, and nobody else waits for the same file system."""
+
+BUSY_SECONDS = 1.5
+"""How long a look waits for other commands to make room: one that is late is not one that waits."""
 
 
 class PathChecks:
@@ -46,7 +50,9 @@ class PathChecks:
         mine = object()
         self._looking[mine] = roots, now
         try:
-            read_path_check(unseen, transport.run(check_paths_command(unseen, account)).stdout)
+            read_path_check(
+                unseen, transport.run(replace(check_paths_command(unseen, account), waits=BUSY_SECONDS)).stdout
+            )
         finally:
             del self._looking[mine]
         self._good |= {(account, path): now for path in unseen}

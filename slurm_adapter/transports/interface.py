@@ -32,6 +32,10 @@ class Command:
     """
     timeout: float = 60.0
     """Seconds until the caller stops waiting. What runs on the cluster may outlive it: see `CommandTimeout`."""
+    waits: float | None = None
+    """The most seconds of these that it waits for others to make room, where only so many run at once; None for all."""
+    first: bool = False
+    """It waits for no others: for a sign of life. One at a time."""
     output_limit: int = 256 * MEBIBYTE
     """The most bytes that stdout and stderr together may have."""
     helper: str | None = None
@@ -91,6 +95,10 @@ class TransportError(AdapterError):
 
 class NotConnected(TransportError, TryAgain):
     """The command was certainly not started: no connection, a refused key, no such program to start it with."""
+
+
+class Busy(NotConnected):
+    """Other commands left no room for this one in time."""
 
 
 class ConnectionLost(TransportError, Unknown):

@@ -1,8 +1,10 @@
-"""Runs commands on the cluster's login node over SSH, through one connection that is kept.
+"""Runs commands on the cluster's login node over SSH, through connections that are kept.
 
-Each command gets a channel of its own (a *session*) on the connection, at most five at once. The journey of one:
+Each command gets a channel of its own (a *session*), at most five at once on a connection. A second connection is made
+when the first is full. Commands of one account get two sessions at most, and those of all accounts leave some to the
+adapter's own account: so an account whose commands hang keeps no other's waiting. The journey of one:
 
-    run ─ wait for one of the five slots
+    run ─ wait for a slot
         ├ take the connection, or open it: `ssh_connection`         until here a failure is NotConnected,
         ├ open a session; where the connection has died, anew       and nothing has run
         ├ hand over the line that the remote shell reads            from here on it is Unknown: ConnectionLost,
@@ -25,6 +27,7 @@ import paramiko
 from slurm_adapter.transports.deadline import Deadline
 from slurm_adapter.transports.frame import ROOM, Frame
 from slurm_adapter.transports.interface import (
+    Busy,
     Command,
     CommandTimeout,
     ConnectionLost,
@@ -46,7 +49,18 @@ STREAM_WINDOW = 256 * 1024
 SESSIONS = 5
 """Commands at once. sshd allows ten sessions (MaxSessions) and frees them late: eight at once were refused at times."""
 
+CONNECTIONS = 4
+"""Connections for commands, at most."""
+
+OF_ACCOUNT = 2
+"""Sessions of one account, at most, by which jobs run."""
+
+_OWN = SESSIONS
+"""Sessions that are kept for commands as the adapter's own account, such as questions to Slurm."""
+
 _CHUNK = 64 * 1024
+_LAST_WORDS = 2.0
+"""Seconds that what was written to stderr may come later than what was written to stdout after it."""
 _GRACE = 2.0
 """Seconds after a command's limit at which the watchdog strikes."""
 _BROKEN = (OSError, EOFError, paramiko.SSHException)
@@ -92,11 +106,13 @@ class SshTransport:
     def __init__(self, settings: SshSettings) -> None:
         self._target = resolve(settings)
         self._connect_timeout = settings.connect_timeout
-        self._slots = threading.BoundedSemaphore(SESSIONS)
+        self._slots = threading.BoundedSemaphore(CONNECTIONS * SESSIONS)
+        self._for_accounts = threading.BoundedSemaphore(CONNECTIONS * SESSIONS - _OWN)
+        self._of_account: dict[str, threading.BoundedSemaphore] = {}
         self._connecting = threading.Lock()
         self._connecting_streams = threading.Lock()
         self._lock = threading.Lock()  # for what follows, and the connections' users; never held while waiting
-        self._kept: Connection | None = None
+        self._kept: list[Connection] = []
         self._for_streams: list[Connection] = []
 
     def run(self, command: Command) -> Result:
@@ -105,7 +121,7 @@ class SshTransport:
         frame = Frame(command)
         line = shell_line(frame.words, before=b"exec ", after=b"")
         _check_length(command, line)
-        with self._slot(deadline), self._session(deadline) as (connection, session):
+        with self._slot(command, deadline), self._session(deadline) as (connection, session):
             try:
                 answer = _Conversation(session, command, frame, deadline).hold(line)
             except (CommandTimeout, TooMuchOutput):
@@ -199,19 +215,33 @@ class SshTransport:
     def close(self) -> None:
         """Close the connections. What still runs on them ends with `ConnectionLost`; a later `run` opens anew."""
         with self._lock:
-            kept, self._kept = self._kept, None
+            kept, self._kept = self._kept, []
             others, self._for_streams = self._for_streams, []
-        for connection in (*others, *([kept] if kept is not None else [])):
+        for connection in (*others, *kept):
             connection.close()
 
     @contextlib.contextmanager
-    def _slot(self, deadline: Deadline) -> Iterator[None]:
-        if not self._slots.acquire(timeout=deadline.left):
-            raise NotConnected(f"{SESSIONS} other commands kept {self._target} busy all the time")
-        try:
+    def _slot(self, command: Command, deadline: Deadline) -> Iterator[None]:
+        """Wait until a command has its turn. One that is `first` always has."""
+        patience = Deadline(deadline.left if command.waits is None else min(command.waits, deadline.left))
+        with contextlib.ExitStack() as held:
+            for slots, limit in self._shares(command):
+                if not slots.acquire(timeout=patience.left):
+                    raise Busy(f"cannot start {command}: other commands kept {self._target} busy; {limit}")
+                held.callback(slots.release)
             yield
-        finally:
-            self._slots.release()
+
+    def _shares(self, command: Command) -> list[tuple[threading.BoundedSemaphore, str]]:
+        """Return what a command needs one of each of, with the limit as it is told."""
+        whole = (self._slots, f"at most {CONNECTIONS * SESSIONS} run at once")
+        if command.first:
+            return []
+        if command.user is None:
+            return [whole]
+        with self._lock:
+            own = self._of_account.setdefault(command.user, threading.BoundedSemaphore(OF_ACCOUNT))
+        of_all = (self._for_accounts, f"at most {CONNECTIONS * SESSIONS - _OWN} of all accounts run at once")
+        return [(own, f"at most {OF_ACCOUNT} of {command.user} run at once"), of_all, whole]
 
     @contextlib.contextmanager
     def _session(self, deadline: Deadline) -> Iterator[tuple[Connection, paramiko.Channel]]:
@@ -237,39 +267,47 @@ class SshTransport:
                     raise
 
     def _take(self, deadline: Deadline) -> tuple[Connection, bool]:
-        """The connection, and whether it was made now. Threads that need a new one wait for the first of them."""
+        """Return a connection with room, and whether it was made now. Others that need a new one wait for the first."""
+        if (found := self._with_room()) is not None:
+            return found, False
         if not self._connecting.acquire(timeout=deadline.left):
             raise NotConnected(f"cannot connect to {self._target}: no answer in time")
         try:
-            with self._lock:
-                kept = self._kept
-                if kept is not None and kept.alive:
-                    kept.users += 1
-                    return kept, False
-                self._kept = None
-                unused = kept is not None and kept.users == 0
-            if kept is not None and unused:
-                kept.close()
+            if (found := self._with_room()) is not None:
+                return found, False
             new = Connection(self._target, min(self._connect_timeout, deadline.left))
             with self._lock:
                 new.users += 1
-                self._kept = new
+                self._kept.append(new)
             return new, True
         finally:
             self._connecting.release()
 
+    def _with_room(self) -> Connection | None:
+        """Take the first connection that has room, and drop those that have died."""
+        with self._lock:
+            dead = [connection for connection in self._kept if not connection.alive]
+            self._kept = [connection for connection in self._kept if connection.alive]
+            unused = [connection for connection in dead if connection.users == 0]
+            found = next((connection for connection in self._kept if connection.users < SESSIONS), None)
+            if found is not None:
+                found.users += 1
+        for connection in unused:
+            connection.close()
+        return found
+
     def _give_back(self, connection: Connection) -> None:
         with self._lock:
             connection.users -= 1
-            last = connection.users == 0 and connection is not self._kept
+            last = connection.users == 0 and connection not in self._kept
         if last:
             connection.close()
 
     def _retire(self, connection: Connection) -> None:
         """Keep it no longer; whoever uses it last closes it."""
         with self._lock:
-            if self._kept is connection:
-                self._kept = None
+            if connection in self._kept:
+                self._kept.remove(connection)
 
 
 @contextlib.contextmanager
@@ -368,7 +406,7 @@ class _Conversation:
     def hold(self, line: bytes) -> tuple[int | None, bytes, bytes]:
         """Start the command line and return its exit status and outputs. Closes the session.
 
-        If both outputs are complete, nothing else is waited for, and there may be no status.
+        If the output is complete, nothing else is waited for but its last complaints, and there may be no status.
         """
         feeder = threading.Thread(target=self._feed, daemon=True)
         errors = threading.Thread(target=self._drain, args=(self._stderr, self._session.recv_stderr), daemon=True)
@@ -379,7 +417,8 @@ class _Conversation:
             feeder.start()
             errors.start()
             self._drain(self._stdout, self._session.recv)
-            errors.join(self._deadline.left)
+            # Start-up files may have closed stderr: its mark never comes, nor its end while a process of theirs runs.
+            errors.join(min(_LAST_WORDS, self._deadline.left) if self._complete else self._deadline.left)
             if not self._complete:
                 self._session.status_event.wait(self._deadline.left)
             lost = self._session.closed and not self._deadline.passed
@@ -425,8 +464,8 @@ class _Conversation:
 
     @property
     def _complete(self) -> bool:
-        """Whether the marks at the end of both outputs have come."""
-        return all(self._frame.ended(output, len(output)) for output in (self._stdout, self._stderr))
+        """Whether the mark at the end of stdout has come, which is written last."""
+        return self._frame.ended(self._stdout, len(self._stdout))
 
     @property
     def _too_much(self) -> bool:

@@ -138,3 +138,17 @@ def test_a_mark_is_found_however_the_output_is_cut(monkeypatch: pytest.MonkeyPat
         seen.extend(chunk)
         states.append(frame.ended(seen, len(chunk)))
     assert states == [False] * (len(states) - 1) + [True]
+
+
+def test_a_command_ends_though_a_start_up_file_has_closed_stderr(start_sshd: StartSshd) -> None:
+    """`exec 2>/dev/null` and a background process in .bashrc: the mark on stderr never came, nor stderr's end."""
+    server = start_sshd()
+    (server.folder / ".bashrc").write_text("exec 2>/dev/null\nsleep 300 & echo $! >~/lingering\n")
+    transport = SshTransport(server.settings)
+    try:
+        # Waiting for its limit is an error: the command may not have ended.
+        result = transport.run(Command(("sh", "-c", "echo out; echo lost >&2; exit 3"), timeout=30))
+        assert (result.status, result.stdout) == (3, b"out\n")
+    finally:
+        transport.close()
+        LocalTransport().run(Command(("sh", "-c", f"kill $(cat {server.folder}/lingering)")))

@@ -14,9 +14,11 @@ import paramiko
 import pytest
 from paramiko import ssh_exception
 
+from slurm_adapter.transports import ssh as ssh_module
 from slurm_adapter.transports.interface import Command, CommandTimeout, ConnectionLost, NotConnected, TransportError
-from slurm_adapter.transports.ssh import SshTransport, shell_line
+from slurm_adapter.transports.ssh import OF_ACCOUNT, SESSIONS, SshTransport, shell_line
 from slurm_adapter.transports.ssh_connection import translated
+from tests.transports.test_transport_contract import write_sudo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,6 +129,53 @@ def test_hung_commands_do_not_use_up_the_sessions_of_the_server(start_sshd: Star
             ssh.run(Command(("sleep", "20"), timeout=0.5))
     assert ssh.run(ECHO).text == "here\n"
     ssh.close()
+
+
+def _hang(ssh: SshTransport, folder: Path, user: str | None, count: int) -> tuple[list[threading.Thread], Path]:
+    """Start commands that end once a file is there."""
+    go_on = folder / f"go on {user}"
+    script = 'echo >"$1.$$"; until [ -e "$1" ]; do sleep 0.1; done'
+    command = Command(("sh", "-c", script, "sh", str(go_on)), user=user, timeout=120)
+    threads = [threading.Thread(target=ssh.run, args=(command,)) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    _wait_for(lambda: len(list(folder.glob(f"{go_on.name}.*"))) == count)
+    return threads, go_on
+
+
+@pytest.mark.edge_case(21)
+def test_one_accounts_hanging_commands_leave_the_others_theirs(
+    ssh: SshTransport, bin_folder: Path, tmp_path: Path
+) -> None:
+    """Five commands at once were allowed, whoever's they were."""
+    write_sudo(bin_folder, 'shift 4; exec "$@"')
+    threads, go_on = _hang(ssh, tmp_path, "alice", OF_ACCOUNT)
+    try:
+        with pytest.raises(NotConnected, match=f"at most {OF_ACCOUNT} of alice run at once"):
+            ssh.run(replace(ECHO, user="alice", waits=0.1))
+        for user in ("bob", "carol", "dora", "eve", None):
+            assert ssh.run(replace(ECHO, user=user)).text == "here\n"
+    finally:
+        go_on.touch()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.edge_case(21)
+def test_a_sign_of_life_waits_for_no_other_command(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five long commands made the controller "away"."""
+    monkeypatch.setattr(ssh_module, "CONNECTIONS", 2)
+    ssh = SshTransport(sshd.settings)
+    threads, go_on = _hang(ssh, tmp_path, None, 2 * SESSIONS)
+    try:
+        with pytest.raises(NotConnected, match=r"other commands kept .* busy"):
+            ssh.run(replace(ECHO, waits=0.1))
+        assert ssh.run(replace(ECHO, first=True)).text == "here\n"
+    finally:
+        go_on.touch()
+        for thread in threads:
+            thread.join()
+        ssh.close()
 
 
 @pytest.mark.edge_case(21)
