@@ -5,7 +5,6 @@ A folder that cannot be closed is its user's trouble. It is noted on the job, an
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter import folders
@@ -14,33 +13,35 @@ from slurm_adapter.errors import AdapterError
 from slurm_adapter.records import by_account
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from slurm_adapter.accounts import Accounts
     from slurm_adapter.records import Record
+    from slurm_adapter.reporting import Problems
     from slurm_adapter.site import Site
 
 SHORTEST, LONGEST = 60.0, 86400.0
 """Seconds until closing is tried again: as many as have passed since the job's end, within these limits."""
 
 
-def close(site: Site, accounts: Accounts, ended: Iterable[Record], problems: list[str]) -> None:
+def close(site: Site, accounts: Accounts, ended: Iterable[Record], problems: Problems) -> None:
     """Close these jobs' folders. What is the site's trouble is added to `problems`."""
     now = site.clock()
-    for user, owned in by_account(ended):
-        paths = [record.folder for record in owned]
-        try:
-            answer = accounts.run(user, "close its job folders", partial(folders.close, site.transport, user, paths))
-        except AdapterError as error:
-            problems.append(f"could not close the folders of jobs that ended, as {user}: {error}")
-            site.store.note_closing({record.id: now + SHORTEST for record in owned})
+
+    def act(user: str, owned: Sequence[Record], seconds: float) -> dict[str, str]:
+        return folders.close(site.transport, user, [record.folder for record in owned], seconds)
+
+    for user, owned, answer in accounts.each(dict(by_account(ended)), "close its job folders", act):
+        if isinstance(answer, AdapterError):
+            problems.site.append(f"could not close the folders of jobs that ended, as {user}: {answer}")
+            site.store.note_closing({record.token: now + SHORTEST for record in owned})
             continue
-        left = dict.fromkeys(paths, answer.why) if isinstance(answer, Trouble) else answer
-        troubles = {r.id: f"could not close it: {left[r.folder]}" if r.folder in left else "" for r in owned}
-        if any(troubles[record.id] != record.trouble for record in owned):
+        left = dict.fromkeys((record.folder for record in owned), answer.why) if isinstance(answer, Trouble) else answer
+        troubles = {r.token: f"could not close it: {left[r.folder]}" if r.folder in left else "" for r in owned}
+        if any(troubles[record.token] != record.trouble for record in owned):
             site.store.note_trouble(troubles)
-        tries = {r.id: _next_try(r, now) if r.folder in left else None for r in owned}
-        if any(tries[record.id] != record.close_after for record in owned):
+        tries = {r.token: _next_try(r, now) if r.folder in left else None for r in owned}
+        if any(tries[record.token] != record.close_after for record in owned):
             site.store.note_closing(tries)
 
 

@@ -14,11 +14,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import dropwhile
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from slurm_adapter.errors import TryAgain, Unknown
 from slurm_adapter.schedulers.interface import LARGEST_ID
-from slurm_adapter.transports.interface import Command
+from slurm_adapter.transports.interface import MEBIBYTE, Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -111,9 +112,11 @@ done
 printf 'end\n'
 """
 
+# Each line is how many exit records a job may have left, and its folder; $1 is how many are read in all.
 _LOOK = r"""
 number=0
-while IFS= read -r folder; do
+budget=$1
+while IFS='	' read -r most folder; do
     if [ -d "$folder/" ] && cd -P -- "$folder" 2>/dev/null; then
         printf '%s folder\n' "$number"
         # Most have neither link nor file, and what a program's start costs is a thousand times that.
@@ -126,12 +129,25 @@ while IFS= read -r folder; do
             case $sluid in *[!0-9a-zA-Z]*) sluid= ;; esac
             printf '%s owner %s %s %s\n' "$number" "$owner" "$since" "$sluid"
         fi
-        set -- exit*.json
-        # A thousand tasks leave as many files; every line of them is marked, so that none speaks for another folder.
-        # Its user may have put there what he likes: pipes that nobody writes to, and more than anybody wants to read.
-        [ ! -e "$1" ] && [ ! -L "$1" ] ||
-            find . -maxdepth 1 -name 'exit*.json' -type f -exec head -v -c 1024 -- {} + 2>/dev/null |
-            head -c 20000000 | sed "s/^/$number exit /;\$a\\"
+        # Its user may have put anything there: pipes that nobody writes to, millions of files, endless files. So only
+        # as many are opened as there are tasks, and of each the first line counts: a record is one.
+        if [ "$most" -gt 0 ]; then
+            [ "$most" -le "$budget" ] || most=$budget
+            found=$(find . -maxdepth 1 -name 'exit-*.json' ! -name '*[!-.a-z0-9]*' -type f -printf '%f\n' |
+                grep -a -x 'exit-[0-9]*\.json' | head -n "$((most + 1))")
+        else
+            found=
+            [ ! -f exit.json ] || [ -L exit.json ] || found=exit.json most=1
+        fi
+        if [ -n "$found" ]; then
+            told=$(printf '%s\n' "$found" | wc -l)
+            [ "$told" -le "$most" ] || { told=$most; printf '%s more\n' "$number"; }
+            budget=$((budget - told))
+            printf '%s\n' "$found" | head -n "$told" | xargs head -v -c 1024 -- | awk -v number="$number" '
+                /^==> exit[-0-9]*\.json <==$/ { name = $2; next }
+                name != "" { print number, "exit", name, substr($0, 1, 1024); name = "" }
+            '
+        fi
         cd /
     elif [ -d "$folder/" ]; then
         printf '%s shut\n' "$number"
@@ -176,18 +192,25 @@ printf 'end\n'
 _LEFT = r"""
 left() { # TOKEN FOLDER
     [ -O "${2%/*}" ] && [ -r "${2%/*}" ] || return 0
+    [ ! -e "${2%/*}/.ucloud-gone.$1" ] || return 0
     [ -e "$2" ] || [ -L "$2" ] || return 1
     found=$(readlink -- "$2/.token") || return 0
     [ "$found" = "$1" ]
 }
 """
 
+# Renamed first: of a large folder the removal may be cut short, and what it leaves has perhaps no token any more.
 _REMOVE = rf"""
 {_LEFT}
 number=0
 while IFS='	' read -r token folder; do
     if left "$token" "$folder"; then
-        [ "$(readlink -- "$folder/.token")" != "$token" ] || rm -rf -- "$folder"
+        gone=${{folder%/*}}/.ucloud-gone.$token
+        [ ! -e "$gone" ] || rm -rf -- "$gone"
+        if [ "$(readlink -- "$folder/.token")" = "$token" ]; then
+            mv -nT -- "$folder" "$gone" 2>/dev/null || gone=$folder
+            rm -rf -- "$gone"
+        fi
         ! left "$token" "$folder" || printf '%s\n' "$number"
     fi
     number=$((number + 1))
@@ -202,12 +225,9 @@ while IFS='	' read -r token folder; do
     if [ "$(readlink -- "$folder/.token")" != "$token" ]; then
         ! left "$token" "$folder" || printf '%s\n' "$number"
     else
-        for file in "$folder"/stdout.txt "$folder"/stderr.txt "$folder"/stdout-*.txt "$folder"/stderr-*.txt; do
-            # Other files that the job has named so are its own affair.
-            name=${{file##*/}}
-            case ${{name%.txt}} in stdout | stderr) ;; std???-*[!0-9]*) continue ;; esac
-            rm -f -- "$file" || printf '%s\n' "$number"
-        done
+        # Other files that the job has named so are its own affair.
+        find "$folder/" -maxdepth 1 -regextype posix-extended -regex '.*/std(out|err)(-[0-9]+)?\.txt' \
+            ! -type d -delete || printf '%s\n' "$number"
     fi
     number=$((number + 1))
 done
@@ -276,6 +296,8 @@ class Inside:
     """The unique id that Slurm gave the last run, if its version does; of an array, only its exit records tell."""
     trouble: str = ""
     """Why it could not be looked into. It then counts as one that is gone."""
+    more: bool = False
+    """There are more exit records than the job has tasks; the others were not read."""
     since: int | None = field(default=None, compare=False)
     """When the fence was made, by the file system's clock: the start of the job's first run, if it names a Slurm id."""
 
@@ -388,37 +410,35 @@ def _entries(named: Sequence[tuple[NewFolder, str]], *, linked: bool) -> dict[st
     return found
 
 
-_TOLD = re.compile(r"([0-9]{1,9}) (?:(folder|shut|missing|away)|(owner|exit) (.*))", re.DOTALL)
-_EXIT_FILE = re.compile(r"==> \./exit(?:-([0-9]{1,7}))?\.json <==", re.ASCII)
+_TOLD = re.compile(r"([0-9]{1,9}) (?:(folder|shut|missing|away)|(owner|exit|more)(?: (.*))?)", re.DOTALL)
+_EXIT = re.compile(r"exit(?:-([0-9]{1,18}))?\.json (.*)", re.ASCII | re.DOTALL)
+
+MOST_EXITS = 100_000
+"""Exit records that one look reads; more are those of the account's next look."""
 
 
-def _read_exits(lines: Sequence[str]) -> Iterator[ExitRecord]:
-    """The records in `head -v`'s answer about a folder's exit files: each speaks of its own task only."""
-    files: list[tuple[str | None, list[str]]] = []
-    for line in lines:
-        if match := _EXIT_FILE.fullmatch(line):
-            files.append((match[1], []))
-        elif files:
-            files[-1][1].append(line)
-    for task, text in files:
-        record = read_exit(" ".join(text))
-        if record is not None and record.task == task:
-            yield record
+def look(
+    transport: Transport,
+    user: str,
+    folders: Sequence[str],
+    tasks: Mapping[str, int] = MappingProxyType({}),
+    seconds: float = 60.0,
+) -> list[Inside | None]:
+    """Look into these folders. `tasks`: how many an array has, by its folder. Raise `Unknown` for half an answer.
 
-
-def look(transport: Transport, user: str, folders: Sequence[str]) -> list[Inside | None]:
-    """What stands in these folders. Raises `Unknown` where the answer is not whole.
-
-    None for one whose parent is not there either: its file system is away, and nothing can be said of it.
+    None for one whose parent is not there either: its file system is away, and nothing can be said of it. What one
+    folder can make a look cost is bounded on the cluster, whatever is in it.
     """
     what = f"look into {len(folders)} job folders"
-    result = _run(transport, user, _LOOK, _lines(folders), what, timeout=60.0 + len(folders) / 10)
+    stdin = "".join(f"{tasks.get(folder, 0)}\t{folder}\n" for folder in folders).encode()
+    timeout = seconds + len(folders) / 50
+    result = _run(transport, user, _LOOK, stdin, what, str(MOST_EXITS), timeout=timeout, limit=_LOOK_BYTES)
     # Not `splitlines`, for which a user's text may hold more ends of lines than this one.
     lines = result.text.split("\n")
     if lines[-2:] != ["end", ""]:
         raise Unknown(f"looking into {len(folders)} job folders as {user} gave half an answer: {result.complaint}")
     found: dict[int, Inside | None] = {}
-    exits: dict[int, list[str]] = defaultdict(list)
+    exits: dict[int, list[ExitRecord]] = defaultdict(list)
     # What stands before the first line is a banner.
     for line in dropwhile(lambda line: not _TOLD.fullmatch(line), lines[:-2]):
         match = _TOLD.fullmatch(line)
@@ -428,36 +448,51 @@ def look(transport: Transport, user: str, folders: Sequence[str]) -> list[Inside
             trouble = "its account may not open it" if match[2] == "shut" else ""
             found[number] = None if match[2] == "away" else Inside(exists=match[2] == "folder", trouble=trouble)
         elif match and known is not None and match[3] == "owner":
-            owner, since, sluid = [*match[4].split(" "), "", ""][:3]
+            owner, since, sluid = [*(match[4] or "").split(" "), "", ""][:3]
             found[number] = replace(known, owner=owner, since=int(since) if since.isdecimal() else None, sluid=sluid)
+        elif match and known is not None and match[3] == "more":
+            found[number] = replace(known, more=True)
         elif match and known is not None:
-            exits[number].append(match[4])
+            exits[number] += _read_exit_line(match[4] or "")
         else:
             raise Unknown(f"looking into job folders as {user} gave the line {line[:200]!r}")
-    for number, texts in exits.items():
+    for number, records in exits.items():
         if (looked := found[number]) is not None:
-            found[number] = replace(looked, exits=tuple(_read_exits(texts)))
+            found[number] = replace(looked, exits=tuple(records))
     if set(found) != set(range(len(folders))):
         raise Unknown(f"looking into {len(folders)} job folders as {user} told of {len(found)}")
     return [found[number] for number in range(len(folders))]
 
 
-def fence(transport: Transport, user: str, targets: Mapping[str, str]) -> list[str]:
+_LOOK_BYTES = 64 * MEBIBYTE
+
+
+def _read_exit_line(text: str) -> Iterator[ExitRecord]:
+    """Read a file's name and its first line. Each record speaks of its own task only."""
+    if (match := _EXIT.fullmatch(text)) is not None:
+        record = read_exit(match[2])
+        if record is not None and record.task == match[1]:
+            yield record
+
+
+def fence(transport: Transport, user: str, targets: Mapping[str, str], seconds: float = 60.0) -> list[str]:
     """Make `owner` name a target in each of these folders, where it names nothing yet; what it names then.
 
     Empty where it could be neither made nor read.
     """
     stdin = "".join(f"{target}\t{folder}\n" for folder, target in targets.items()).encode()
-    lines = _run(transport, user, _FENCE, stdin, f"fence {len(targets)} jobs").text.split("\n")[:-1]
+    what = f"fence {len(targets)} jobs"
+    lines = _run(transport, user, _FENCE, stdin, what, timeout=seconds + len(targets) / 50).text.split("\n")[:-1]
     if len(lines) != len(targets):
         raise Unknown(f"fencing {len(targets)} jobs as {user} gave {len(lines)} answers")
     return lines
 
 
-def close(transport: Transport, user: str, folders: Sequence[str]) -> dict[str, str]:
+def close(transport: Transport, user: str, folders: Sequence[str], seconds: float = 60.0) -> dict[str, str]:
     """Make `owner` name `closed`, whatever it named: these jobs are final. Return why not, for those that stay open."""
     what = f"close {len(folders)} job folders"
-    lines = _run(transport, user, _CLOSE, _lines(folders), what).text.split("\n")
+    timeout = seconds + len(folders) / 50
+    lines = _run(transport, user, _CLOSE, _lines(folders), what, timeout=timeout).text.split("\n")
     if lines[-2:] != ["end", ""]:
         raise Unknown(f"could not {what} as {user}: the answer breaks off")
     told = dict(line.split("\t", 1) for line in lines[:-2] if "\t" in line)
@@ -484,7 +519,9 @@ def _remove(transport: Transport, user: str, script: str, folders: Mapping[str, 
     return frozenset(folder for number, folder in enumerate(ordered) if number in numbers)
 
 
-def write_views(transport: Transport, user: str, views: Mapping[str, str], name: str = "hosts") -> set[str]:
+def write_views(
+    transport: Transport, user: str, views: Mapping[str, str], name: str = "hosts", seconds: float = 60.0
+) -> set[str]:
     """Write a hosts file into each of these folders, mode 0600, by rename; those folders where it now stands.
 
     It cannot stand in a folder that is not made yet. `name`: that of another small file.
@@ -492,7 +529,8 @@ def write_views(transport: Transport, user: str, views: Mapping[str, str], name:
     listed = "".join(f"{number}\t{folder}\n" for number, folder in enumerate(views))
     files = {"list": (listed.encode(), 0o600)}
     files |= {str(number): (text.encode(), 0o600) for number, text in enumerate(views.values())}
-    told = set(_run(transport, user, _VIEWS, archive(files), f"write {len(views)} files {name}", name).text.split("\n"))
+    what, timeout = f"write {len(views)} files {name}", seconds + len(views) / 50
+    told = set(_run(transport, user, _VIEWS, archive(files), what, name, timeout=timeout).text.split("\n"))
     return {folder for number, folder in enumerate(views) if str(number) in told}
 
 
@@ -570,9 +608,10 @@ def _run(
     what: str,
     *arguments: str,
     timeout: float = 60.0,
+    limit: int = 16 * MEBIBYTE,
 ) -> Result:
     argv = ("/bin/sh", "-c", script, "sh", *arguments)
-    result = transport.run(Command(argv, stdin=stdin, user=user, timeout=timeout))
+    result = transport.run(Command(argv, stdin=stdin, user=user, timeout=timeout, output_limit=limit))
     if result.status != 0:
         raise Unknown(f"could not {what} as {user}: exit {result.status}: {result.complaint or 'no reason given'}")
     return result

@@ -12,12 +12,13 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bundle, folders
-from slurm_adapter.accounts import Accounts, FolderTrouble
+from slurm_adapter.accounts import Accounts, AccountTrouble, FolderTrouble
 from slurm_adapter.closing import close
 from slurm_adapter.errors import AdapterError, InvalidConfig, Later, Refused, TryAgain
 from slurm_adapter.plan import live_row, submitted_text
 from slurm_adapter.publishing import publish_hosts
 from slurm_adapter.records import STANDALONE, Record, Stage, by_account
+from slurm_adapter.reporting import Problems
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Postponed, Rejected, Submission
 from slurm_adapter.states import JobState
 from slurm_adapter.terminal import duration
@@ -190,7 +191,7 @@ def _cancel_unwanted(site: Site, records: Sequence[Record]) -> None:
     ended = [record for record in site.store.again(records) if record.stage is Stage.ENDED]
     if ended:
         with suppress(AdapterError):
-            site.scheduler.cancel(own_slurm_jobs(site, ended)[0])
+            Accounts(site, asked=True).cancel(own_slurm_jobs(site, ended)[0])
 
 
 def own_slurm_jobs(site: Site, records: Sequence[Record]) -> tuple[dict[int, str], list[Record]]:
@@ -232,7 +233,12 @@ _PASSES = re.compile(
 """Words of errno(3), and of `folders.make`, for what is wrong with a file system for a while."""
 
 _OF_ALL = re.compile(r"No space left|Wrote only|Read-only|Input/output error|Stale (NFS )?file handle", re.IGNORECASE)
-"""Those of them that mean the whole file system, and not one account."""
+"""Those of them that mean the whole file system, or the quota of one account."""
+
+
+def means_all(error: AdapterError) -> bool:
+    """Return whether a folder could not be made for a reason that may hold for all accounts."""
+    return _OF_ALL.search(str(error)) is not None
 
 
 def _make_folders(
@@ -249,7 +255,7 @@ def _make_folders(
         try:
             answers = folders.make(site.transport, user, wanted)
         except AdapterError as error:  # one account's trouble is not the others'
-            failures |= {r.id: FolderTrouble(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
+            failures |= {r.id: AccountTrouble(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
             continue
         for record, why in zip(owned, answers, strict=True):
             if why is None:
@@ -262,8 +268,7 @@ def _make_folders(
                 )
             elif _PASSES.search(why) or not new:
                 # What was right when the job was claimed is away now, or will be fixed: the claim waits for it.
-                kind = TryAgain if _OF_ALL.search(why) else FolderTrouble
-                failures[record.id] = kind(f"{told}; try again once it is there")
+                failures[record.id] = FolderTrouble(f"{told}; try again once it is there")
             else:
                 failures[record.id] = InvalidConfig(told)
     return failures
@@ -290,7 +295,7 @@ def _settle_failures(
     # An earlier sbatch whose answer was lost may still come up: it must run nothing. Without one there is no folder of
     # the job's own for certain.
     ended = [record for record, values in changes if values["stage"] is Stage.ENDED and record.handed_over is not None]
-    close(site, Accounts(site), ended, [])  # what stays open is noted, and seen to by a pass
+    close(site, Accounts(site), ended, Problems())  # what stays open is noted, and seen to by a pass
     site.store.change(changes, site.clock())
 
 

@@ -26,11 +26,12 @@ cd -P -- "$1" 2>/dev/null || exit 3
 limit=$2
 shift 2
 known=" $* "
+# Those of replicas, a bounded number; other files that the job has named so are its own affair.
+ranks=$(find . -maxdepth 1 -name 'std*-[0-9]*.txt' ! -name '*[!-.a-z0-9]*' -type f -printf '%f\n' |
+    grep -a -E -x 'std(out|err)-[0-9]{1,9}\.txt' | head -n 20000 | sort -V | head -n 2000)
 set --
-for file in stdout.txt stderr.txt stdout-*.txt stderr-*.txt; do
+for file in stdout.txt stderr.txt $ranks; do
     [ -f "$file" ] || continue
-    # Other files that the job has named so are its own affair.
-    case ${file%.txt} in stdout | stderr) ;; std???-*[!0-9]*) continue ;; esac
     # Opened first: over NFS only then does its size hold what a node wrote last (nfs(5), close-to-open).
     { true <"$file"; } 2>/dev/null || continue
     set -- "$@" "$file"
@@ -51,7 +52,7 @@ done)
 [ -n "$news" ] || exit 0
 set -- $news # names of these files, and numbers: nothing to quote
 limit=$((limit * 3 / $#))
-[ "$limit" -ge 4096 ] || limit=4096
+[ "$limit" -ge 1024 ] || limit=1024
 while [ $# -gt 0 ]; do
     printf '%s %s %s ' "$1" "$2" "$3"
     tail -c +$(($2 + 1)) -- "$1" | head -c "$limit" | base64 -w 0

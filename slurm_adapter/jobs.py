@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import bundle, folders, hosts
+from slurm_adapter.accounts import Accounts, Trouble
 from slurm_adapter.cluster_facts import ClusterFacts, check, system_names
 from slurm_adapter.directives import count_tasks
 from slurm_adapter.drives import (
@@ -41,7 +42,7 @@ from slurm_adapter.states import JobState
 from slurm_adapter.translation import translate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from slurm_adapter.application import Application
     from slurm_adapter.config import Drive
@@ -324,7 +325,7 @@ def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
     return end(site, [known.get(id_) or site.store.get(id_) for id_ in wanted])
 
 
-def end(site: Site, records: Sequence[Record]) -> list[Record]:
+def end(site: Site, records: Sequence[Record], accounts: Accounts | None = None) -> list[Record]:
     """Ask for the end of these very jobs, whatever their ids name by now; the jobs as they are then.
 
     A claim that was never handed over ends at once. One whose answer was lost is fenced first, so that a job which
@@ -341,32 +342,20 @@ def end(site: Site, records: Sequence[Record]) -> list[Record]:
     site.store.change([(record, ending) for record in claimed], now)
     # Read again: a claim that somebody handed over meanwhile was left alone.
     doubtful = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTING]
-    unfenced = []
-    reasons = []
-    for user, owned in by_account(doubtful):
-        try:
-            names = folders.fence(site.transport, user, {record.folder: folders.CANCELLED for record in owned})
-        except AdapterError as error:
-            unfenced += owned  # another account's jobs are not to wait for this one's
-            reasons.append(str(error))
-            continue
-        changes: list[tuple[Record, dict[str, Any]]] = []
-        for record, owner in zip(owned, names, strict=True):
-            if owner in {folders.CANCELLED, folders.CLOSED}:
-                changes.append((record, ending))
-            elif (found := folders.slurm_id(owner)) is not None:
-                changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": found}))
-            else:
-                unfenced.append(record)
-        site.store.change(changes, now)
+    accounts = Accounts(site, asked=True) if accounts is None else accounts
+    unfenced, reasons = _fence(site, accounts, doubtful, ending)
     submitted = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTED]
     renamed: list[Record] = []
+    failed: dict[str, AdapterError | Trouble] = {}
     if submitted:
         alive, renamed = own_slurm_jobs(site, submitted)
         site.store.change([(record, {"cancelled": now}) for record in submitted if record not in renamed], now)
-        site.scheduler.cancel(alive)
+        failed = accounts.cancel(alive)
     if any(record.unwanted is not None for record in records):
-        site.store.want_ended({record.id for record in records} - {record.id for record in unfenced}, None)
+        undone = {record.token for record in (*unfenced, *(r for r in submitted if r.account in failed))}
+        site.store.want_ended({record.token for record in records} - undone, None)
+    for why in failed.values():
+        raise why if isinstance(why, AdapterError) else Unknown(f"jobs may not be cancelled yet: {why.why}")
     if unfenced:
         named = ", ".join(f"{record.id} in {record.folder}" for record in unfenced)
         text = f"not cancelled, for it is not known whether Slurm has them, and no fence could be made: {named}"
@@ -382,10 +371,37 @@ def end(site: Site, records: Sequence[Record]) -> list[Record]:
     return site.store.again(records)
 
 
-def end_unwanted(site: Site) -> None:
+def _fence(
+    site: Site, accounts: Accounts, doubtful: Iterable[Record], ending: dict[str, Any]
+) -> tuple[list[Record], list[str]]:
+    """Fence jobs whose answer was lost; those that run nothing end. Return those that could not be fenced, and why."""
+    unfenced: list[Record] = []
+    reasons: list[str] = []
+
+    def fence(user: str, owned: Sequence[Record], seconds: float) -> list[str]:
+        return folders.fence(site.transport, user, {record.folder: folders.CANCELLED for record in owned}, seconds)
+
+    for _, owned, names in accounts.each(dict(by_account(doubtful)), "fence its jobs", fence):
+        if isinstance(names, AdapterError | Trouble):
+            unfenced += owned
+            reasons.append(names.why if isinstance(names, Trouble) else str(names))
+            continue
+        changes: list[tuple[Record, dict[str, Any]]] = []
+        for record, owner in zip(owned, names, strict=True):
+            if owner in {folders.CANCELLED, folders.CLOSED}:
+                changes.append((record, ending))
+            elif (found := folders.slurm_id(owner)) is not None:
+                changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": found}))
+            else:
+                unfenced.append(record)
+        site.store.change(changes, ending["ended"])
+    return unfenced, reasons
+
+
+def end_unwanted(site: Site, accounts: Accounts) -> None:
     """End the jobs whose end was wanted a while ago, and which whoever was asked has not ended. Raises as `end`."""
     if late := site.store.unwanted(site.clock() - UNWANTED_SECONDS):
-        end(site, late)
+        end(site, late, accounts)
 
 
 def ask_for_nodes(site: Site) -> Mapping[str, str]:

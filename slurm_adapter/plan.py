@@ -74,6 +74,8 @@ class Evidence:
     """Jobs whose Slurm id is alive for their account under a strange name: renamed, or the id came round again."""
     silence_counts: bool = False
     """A job that is not in the queue's answer is not in the queue: this account sees everybody's jobs."""
+    unnamed: frozenset[str] = frozenset()
+    """Accounts that the cluster does not know now: of their jobs alone the queue's silence says nothing."""
     history: Mapping[int, tuple[Observation, ...]] | None = field(default_factory=dict)
     """What accounting says of the jobs that it was asked about, by Slurm id; None where it could not be asked."""
     accounting: bool = True
@@ -110,7 +112,9 @@ class Plan:
     limits: tuple[tuple[Record, int], ...]
     """Time limits in Slurm, in seconds, that are others than those remembered: whoever changed one could not say so."""
     problems: tuple[str, ...]
-    """What could not be learned."""
+    """What could not be learned, for reasons that concern the whole site."""
+    job_problems: Mapping[str, str]
+    """What could not be learned of one job alone, by job id."""
 
 
 def lives_on(job: Standing, rows: tuple[Observation, ...]) -> bool:
@@ -191,13 +195,14 @@ def make_plan(evidence: Evidence) -> Plan:
     again: list[tuple[Record, int]] = []
     limits: list[tuple[Record, int]] = []
     problems: list[str] = []
+    job_problems: dict[str, str] = {}
     for job in evidence.alive:
-        values = _alive(job, (evidence.rows or {})[job.token], evidence, problems)
+        values = _alive(job, (evidence.rows or {})[job.token], evidence, job_problems)
         if _is_news(job, values):
             changes.append((job, values))
     awaited = {peer.job_id for record in evidence.records if record.stage is Stage.CLAIMED for peer in record.peers}
     after = {**evidence.peers, **{record.id: record for record in evidence.records if record.id in awaited}}
-    for record, values in _judge_all(evidence, after, problems):
+    for record, values in _judge_all(evidence, after, problems, job_problems):
         if values.pop("submit", False):
             submit.append(record._replace(**values))
         rows = (evidence.rows or {}).get(record.token, ())
@@ -224,6 +229,7 @@ def make_plan(evidence: Evidence) -> Plan:
         cancel_again=tuple(again),
         limits=tuple(limits),
         problems=tuple(problems),
+        job_problems=job_problems,
     )
 
 
@@ -261,21 +267,21 @@ def whole_minutes(seconds: int) -> int:
 
 
 def _judge_all(
-    evidence: Evidence, after: Mapping[str, Record], problems: list[str]
+    evidence: Evidence, after: Mapping[str, Record], problems: list[str], job_problems: dict[str, str]
 ) -> Iterator[tuple[Record, dict[str, Any]]]:
     """What is decided about each job. `after` holds what the caller made of the peers that came before.
 
     Claims last, oldest first: what becomes of a peer in this pass decides about them.
     """
     handed_over = [record for record in evidence.records if record.stage is not Stage.CLAIMED]
-    judged = [(record, _JUDGES[record.stage](record, evidence, problems)) for record in handed_over]
+    judged = [(record, _JUDGES[record.stage](record, evidence, job_problems)) for record in handed_over]
     held = _held_back(judged, evidence, problems)
     for record, values in judged:
         values.pop("unproven", None)
         yield record, {} if record.id in held else values
     for record in evidence.records:
         if record.stage is Stage.CLAIMED:
-            values = _judge_claimed(record, replace(evidence, peers=after), problems)
+            values = _judge_claimed(record, replace(evidence, peers=after), job_problems)
             values.pop("unproven", None)
             yield record, values
 
@@ -327,7 +333,7 @@ def _group(consumer: Record, peer: Record, hostname: str | None) -> hosts.Group:
     )
 
 
-def _judge_claimed(record: Record, evidence: Evidence, problems: list[str]) -> dict[str, Any]:
+def _judge_claimed(record: Record, evidence: Evidence, problems: dict[str, str]) -> dict[str, Any]:
     """A claim goes to Slurm once all its peers are there, and ends with the first that will never be.
 
     One that Slurm has all the same came back here after a lost answer, and its job came up late.
@@ -369,7 +375,7 @@ def submitted_text(slurm_id: int) -> str:
     return f"Your job has been submitted to the queue (Slurm ID: {slurm_id})"
 
 
-def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -> dict[str, Any]:
+def _judge_submitting(record: Record, evidence: Evidence, problems: dict[str, str]) -> dict[str, Any]:
     """An answer was lost: adopt the job that is found, and hand it in again only once there can be none."""
     if evidence.rows is None:
         return {"missing_since": None}
@@ -390,7 +396,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: list[str]) -
         }
     if record.handed_over is None or evidence.now < record.handed_over + HAND_OVER_SECONDS:
         return {}
-    if not evidence.silence_counts or inside is None:
+    if not evidence.silence_counts or record.account in evidence.unnamed or inside is None:
         return {"missing_since": None}
     since = record.missing_since if record.missing_since is not None else evidence.now
     if not inside.exists:
@@ -421,7 +427,7 @@ def _end_by_fence(record: Record, owner: str, now: float) -> dict[str, Any]:
     return _end(now, JobState.FAILURE, f"Your job was given up before Slurm confirmed it: {why}")
 
 
-def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) -> dict[str, Any]:
+def _judge_submitted(record: Record, evidence: Evidence, problems: dict[str, str]) -> dict[str, Any]:
     """What became of a job that Slurm has."""
     if evidence.rows is None:
         return {"missing_since": None}
@@ -439,16 +445,16 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: list[str]) ->
         return values | _alive(record, own, evidence, problems)
     if any(translate(row, evidence.states).state is None for row in own):
         words = ", ".join(sorted({row.state for row in own}))
-        problems.append(f"job {record.id}: Slurm says {words} of job {kept}, which tells nothing; nothing was changed")
+        problems[record.id] = f"Slurm says {words} of job {kept}, which tells nothing; nothing was changed"
         return values
     if inside is None:
-        problems.append(f"job {record.id}: its folder {record.folder} could not be looked into")
+        problems[record.id] = f"its folder {record.folder} could not be looked into"
         return values
     return values | _judge_over(record, own, inside, evidence, problems)
 
 
 def _judge_over(
-    record: Record, own: tuple[Observation, ...], inside: Inside, evidence: Evidence, problems: list[str]
+    record: Record, own: tuple[Observation, ...], inside: Inside, evidence: Evidence, problems: dict[str, str]
 ) -> dict[str, Any]:
     """Return what became of a job that Slurm no longer waits for or runs, as far as anything tells it."""
     told = _ended_rows(record, inside, evidence)
@@ -473,12 +479,12 @@ def _judge_over(
     return _missing(record, inside, evidence, problems)
 
 
-def _cannot_see(record: Record, inside: Inside | None, other: int, problems: list[str]) -> bool:
+def _cannot_see(record: Record, inside: Inside | None, other: int, problems: dict[str, str]) -> bool:
     """Return whether it cannot be seen which Slurm job a job's fence names."""
     if inside is None:
-        problems.append(
-            f"job {record.id}: Slurm has another job for it ({other}), and its folder {record.folder} could not be "
-            "looked into; nothing was changed"
+        problems[record.id] = (
+            f"Slurm has another job for it ({other}), and its folder {record.folder} could not be looked into; "
+            "nothing was changed"
         )
     return inside is None or inside.trouble != ""
 
@@ -515,7 +521,7 @@ def _named_tasks(texts: Iterable[str | None]) -> frozenset[int]:
 
 
 def _alive(
-    record: Standing | Record, rows: tuple[Observation, ...], evidence: Evidence, problems: list[str]
+    record: Standing | Record, rows: tuple[Observation, ...], evidence: Evidence, problems: dict[str, str]
 ) -> dict[str, Any]:
     """A job that waits or runs. An array runs while any of its tasks does."""
     if any(cannot_log_in(row) for row in rows):
@@ -539,7 +545,7 @@ def _alive(
             values["addresses"] = found if all(found) else ()
             if not all(found):
                 lost = ", ".join(node for node, each in zip(nodes, found, strict=True) if not each)
-                problems.append(f"job {record.id}: no usable address of {lost} is known; see peers.address")
+                problems[record.id] = f"no usable address of {lost} is known; see peers.address"
     return values
 
 
@@ -583,7 +589,7 @@ def _ended_rows(record: Record, inside: Inside, evidence: Evidence) -> tuple[Obs
 
 
 def _ended(
-    record: Record, rows: tuple[Observation, ...], inside: Inside, evidence: Evidence, problems: list[str]
+    record: Record, rows: tuple[Observation, ...], inside: Inside, evidence: Evidence, problems: dict[str, str]
 ) -> dict[str, Any]:
     """Slurm says that it ended. The exit record adds why its script gave up, where it did."""
     last = max((row.ended or 0 for row in rows), default=0)
@@ -601,7 +607,7 @@ def _ended(
             ]
             if not told and (evidence.history is None or evidence.now < last + ACCOUNTING_SECONDS):
                 if evidence.history is None:
-                    problems.append(f"job {record.id}: accounting could not be asked who cancelled it")
+                    problems[record.id] = "accounting could not be asked who cancelled it"
                 return {}
             seen = row._replace(cancelled_by=told[0] if told else None)
         verdicts.append(translate(seen, evidence.states, we_cancelled=record.cancelled is not None))
@@ -705,21 +711,24 @@ def _end_by_record(record: Record, exits: list[ExitRecord], inside: Inside, evid
     return _end(ended, state, text) | {"exit_code": worst.exit_code, "started": began, "unproven": True}
 
 
-def _missing(record: Record, inside: Inside, evidence: Evidence, problems: list[str], left: int = 0) -> dict[str, Any]:
+def _missing(
+    record: Record, inside: Inside, evidence: Evidence, problems: dict[str, str], left: int = 0
+) -> dict[str, Any]:
     """Nobody knows anything of a job, or of `left` tasks of it. Only long and healthy silence makes it lost."""
     if record.id in evidence.renamed:
-        problems.append(
-            f"job {record.id}: Slurm job {record.slurm_id} of {record.account} has another name than {record.token}; "
+        problems[record.id] = (
+            f"Slurm job {record.slurm_id} of {record.account} has another name than {record.token}; "
             "nothing was changed. If its user renamed it: scontrol update "
             f"JobId={record.slurm_id} JobName={record.token}"
         )
         return {"missing_since": None}
-    if not evidence.silence_counts or (evidence.accounting and evidence.history is None):
-        problems.append(
-            f"job {record.id}: Slurm job {record.slurm_id} is not listed, and "
-            + ("accounting cannot be asked" if evidence.silence_counts else "this account may not see others' jobs")
-            + "; nothing was changed"
-        )
+    silence_counts = evidence.silence_counts and record.account not in evidence.unnamed
+    if not silence_counts or (evidence.accounting and evidence.history is None):
+        if record.account in evidence.unnamed:
+            why = f"the cluster does not know its account {record.account}"
+        else:
+            why = "accounting cannot be asked" if silence_counts else "this account may not see others' jobs"
+        problems[record.id] = f"Slurm job {record.slurm_id} is not listed, and {why}; nothing was changed"
         return {"missing_since": None}
     since = record.missing_since if record.missing_since is not None else evidence.now
     if evidence.now - since < evidence.lost_after:

@@ -12,6 +12,7 @@ from slurm_adapter.errors import AdapterError
 from slurm_adapter.records import Stage, by_account
 
 if TYPE_CHECKING:
+    from slurm_adapter.reporting import Problems
     from slurm_adapter.site import Site
 
 NAME, VERSION = "slurm-adapter-probe", "1"
@@ -28,7 +29,7 @@ def begin(site: Site) -> None:
     site.store.set_fact(_FACT, str(site.clock()))
 
 
-def remove_left(site: Site, problems: list[str]) -> None:
+def remove_left(site: Site, problems: Problems) -> None:
     """Remove probes of a check that was killed a while ago. What fails is a problem, and is tried again."""
     since = site.store.fact(_FACT)
     if since is None or site.clock() < float(since) + LEFT_SECONDS:
@@ -36,7 +37,7 @@ def remove_left(site: Site, problems: list[str]) -> None:
     try:
         remove(site)
     except AdapterError as error:
-        problems.append(f"probe jobs of `check --job` were not removed: {error}")
+        problems.accounts.append(f"probe jobs of `check --job` were not removed: {error}")
 
 
 def remove(site: Site) -> list[str]:

@@ -7,12 +7,12 @@ import hashlib
 import os
 from collections import defaultdict
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter import folders, hosts, peerfiles
 from slurm_adapter.accounts import Accounts, Trouble
 from slurm_adapter.database import StoreError
+from slurm_adapter.errors import AdapterError
 from slurm_adapter.plan import make_groups
 from slurm_adapter.records import Record, Stage, by_account
 
@@ -79,15 +79,20 @@ def _write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts.Grou
 
 def _write_private(site: Site, views: Mapping[str, tuple[Record, str]]) -> frozenset[str]:
     """Write changed views into their jobs' folders, as each job's account. Return the accounts that this failed for."""
-    accounts, failed = Accounts(site), set()
+    failed: set[str] = set()
     digests = {id_: hashlib.sha256(text.encode()).hexdigest() for id_, (_, text) in views.items()}
     changed = [record for id_, (record, _) in views.items() if record.view != digests[id_]]
-    for user, owned in by_account(changed):
+
+    def act(user: str, owned: Sequence[Record], seconds: float) -> set[str]:
         texts = {record.folder: views[record.id][1] for record in owned}
-        written = accounts.run(user, "write its hosts views", partial(folders.write_views, site.transport, user, texts))
+        return folders.write_views(site.transport, user, texts, seconds=seconds)
+
+    for user, owned, written in Accounts(site).each(dict(by_account(changed)), "write its hosts views", act):
+        if isinstance(written, AdapterError):
+            raise written
         if isinstance(written, Trouble):
             failed.add(user)
-            site.store.note_trouble({record.id: written.why for record in owned})
+            site.store.note_trouble({record.token: written.why for record in owned})
             continue
         done = [(record, {"view": digests[record.id]}) for record in owned if record.folder in written]
         site.store.change(done, site.clock())

@@ -12,11 +12,10 @@ import json
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter import folders, hosts
-from slurm_adapter.accounts import Accounts, FolderTrouble, Trouble
+from slurm_adapter.accounts import Accounts, AccountTrouble, FolderTrouble, Trouble
 from slurm_adapter.closing import close
 from slurm_adapter.errors import AdapterError, Later, Refused, TryAgain, Unknown
 from slurm_adapter.plan import (
@@ -33,11 +32,11 @@ from slurm_adapter.plan import (
 )
 from slurm_adapter.publishing import HOSTS_SEEN, publish_hosts
 from slurm_adapter.records import Record, Stage, by_account
-from slurm_adapter.reporting import Report
+from slurm_adapter.reporting import Problems, Report
 from slurm_adapter.states import JobState, translate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from slurm_adapter.records import Standing
     from slurm_adapter.schedulers.interface import Listing, Observation
@@ -45,6 +44,12 @@ if TYPE_CHECKING:
 
 CLAIM_SECONDS = 300
 """So long a new claim is left to whoever made it, while somebody hands jobs in: many go one part after another."""
+
+LOOKS = 500
+"""Folders of one account that one sync looks into; the next ones take their turn."""
+
+OLD_TASKS = 1000
+"""Tasks of an array of which an older version has not noted how many there are."""
 
 HOSTS_SECONDS = 600
 """How long the hosts files go unlooked at while nothing of them changes: whoever damages them meets his mend."""
@@ -55,32 +60,34 @@ class _Gathered:
     evidence: Evidence
     strays: tuple[tuple[Record, int], ...] = ()
     """Slurm jobs of jobs that have ended: somebody requeued them, or they came up late."""
-    problems: list[str] = field(default_factory=list)
-    troubles: dict[str, str] = field(default_factory=dict)
-    """What stands in the way of looking into jobs' folders, by job id; empty if it did and does no longer."""
+    problems: Problems = field(default_factory=Problems)
+    looked: frozenset[str] = frozenset()
+    """Jobs whose folders were looked into, or should have been."""
 
 
 def reconcile(site: Site, jobs: list[Standing], *, dry_run: bool, end_many: bool) -> Report:
     """Bring these jobs, which are all that have not ended, Slurm and the hosts files together; see `sync`."""
     gathered = _gather(site, jobs, end_many=end_many, remember=not dry_run)
     plan = make_plan(gathered.evidence)
-    problems = [*gathered.problems, *plan.problems]
-    return _preview(plan, gathered, problems) if dry_run else _apply(site, plan, gathered, problems)
+    gathered.problems.site.extend(plan.problems)
+    gathered.problems.accounts.extend(f"job {id_}: {why}" for id_, why in plan.job_problems.items())
+    return _preview(plan, gathered) if dry_run else _apply(site, plan, gathered)
 
 
-def _preview(plan: Plan, gathered: _Gathered, problems: list[str]) -> Report:
+def _preview(plan: Plan, gathered: _Gathered) -> Report:
     unwanted = (*gathered.strays, *plan.cancel, *plan.cancel_again)
     return Report(
         changes=plan.changes,
         limits=plan.limits,
         submitted=tuple(record.id for record in plan.submit),
         cancelled=tuple((record.id, slurm_id) for record, slurm_id in unwanted),
-        problems=tuple(problems),
+        problems=tuple(gathered.problems.site),
+        account_problems=tuple(gathered.problems.accounts),
     )
 
 
 def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool) -> _Gathered:
-    problems: list[str] = []
+    problems = Problems()
     listing: Listing | None = None
     if jobs:
         with _noting(problems, "list Slurm's jobs"), _sparing(site, remember=remember):
@@ -90,16 +97,18 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
     records = _read(site, others)
     judged: list[Standing | Record] = [*alive, *records]
     rows_of = {job.id: rows.get((job.token, job.account), ()) for job in judged}
+    looked_at: list[Record] = []
     inside: dict[str, folders.Inside] = {}
-    troubles: dict[str, str] = {}
     history: dict[int, tuple[Observation, ...]] | None = {}
     accounting = True
     addresses: dict[str, tuple[str, ...]] = {}
     if listing is not None:
+        _note_hidden(listing, records, rows_of, problems)
+        wanting = [r for r in records if needs_look(r, rows_of[r.id])]
+        looked_at, later = _at_most(wanting)
+        inside, slow = _look(site, looked_at, Accounts(site, remember=remember), problems)
+        records = tuple(r for r in records if r.id not in later | slow)
         odd = [record for record in records if not is_plainly_alive(record, rows_of[record.id])]
-        looked_at = [r for r in odd if needs_look(r, rows_of[r.id])]
-        inside = _look(site, looked_at, Accounts(site, remember=remember), problems)
-        troubles = {r.id: each.trouble for r in looked_at if (each := inside.get(r.id)) and each.trouble != r.trouble}
         kept = {r.id: kept_id(r, rows_of[r.id], inside.get(r.id)) for r in odd}
         asked = [id_ for r in odd if needs_history(r, rows_of[r.id], id_ := kept[r.id]) and id_ is not None]
         if asked:
@@ -108,10 +117,13 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
                 told = site.scheduler.history(asked)
                 accounting = told is not None
                 history = _by_id(told or ())
+        judged = [*alive, *records]
         wanted = {node for job in judged for row in rows_of[job.id] if live_row(row) for node in _new_nodes(job, row)}
         if wanted:
             with _noting(problems, "learn the nodes' addresses"):
                 addresses = find_addresses(site, wanted)
+                if lost := sorted(node for node in wanted if not addresses.get(node)):
+                    problems.site.append(f"no usable address of {', '.join(lost)} is known; see peers.address")
     evidence = Evidence(
         now=site.clock(),
         records=records,
@@ -120,6 +132,7 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
         peers=site.store.find({peer.job_id for record in records for peer in record.peers}),
         rows={job.token: rows_of[job.id] for job in judged} if listing is not None else None,
         silence_counts=listing is not None and listing.sees_others,
+        unnamed=listing.unnamed if listing is not None else frozenset(),
         history=history,
         accounting=accounting,
         inside=inside,
@@ -131,7 +144,34 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
         others=len(jobs) - len(others),
         end_many=end_many,
     )
-    return _Gathered(evidence, _strays(site, rows, {job.token for job in jobs}), problems, troubles)
+    strays = _strays(site, rows, {job.token for job in jobs})
+    return _Gathered(evidence, strays, problems, frozenset(record.id for record in looked_at))
+
+
+def _note_hidden(
+    listing: Listing,
+    records: Iterable[Record],
+    rows_of: Mapping[str, tuple[Observation, ...]],
+    problems: Problems,
+) -> None:
+    """Note what keeps the silence about jobs from counting."""
+    silent = sum(record.stage is Stage.SUBMITTED and not rows_of[record.id] for record in records)
+    if silent and not listing.sees_others:
+        problems.site.append(
+            f"{silent} jobs are not listed, and this account may not see others' jobs (PrivateData in slurm.conf); "
+            "nothing was changed"
+        )
+    problems.accounts.extend(
+        f"the cluster does not know the account {user}"
+        for user in sorted(listing.unnamed & {record.account for record in records})
+    )
+
+
+def _at_most(records: Iterable[Record]) -> tuple[list[Record], frozenset[str]]:
+    """Return those of these jobs whose turn it is, and the ids of the others: see `LOOKS`."""
+    grouped = dict(by_account(records))
+    turn = [record for owned in grouped.values() for record in owned[:LOOKS]]
+    return turn, frozenset(record.id for owned in grouped.values() for record in owned[LOOKS:])
 
 
 def _sort_out(
@@ -173,15 +213,15 @@ def find_addresses(site: Site, nodes: Iterable[str]) -> dict[str, tuple[str, ...
     return {node: found or hosts.usable(resolved.get(names[node], ())) for node, found in plain.items()}
 
 
-def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> Report:
+def _apply(site: Site, plan: Plan, gathered: _Gathered) -> Report:
     # Closed before it is remembered: a pass that is killed between the two closes it again, and none is left open. But
     # a claim may be on its way to Slurm meanwhile, and is closed only once it has ended.
+    problems = gathered.problems
     ending = [job for job, values in plan.changes if values.get("stage") is Stage.ENDED and isinstance(job, Record)]
     accounts = Accounts(site)
     close(site, accounts, [record for record in ending if record.stage is not Stage.CLAIMED], problems)
     made = site.store.make_changes(plan.changes, site.clock())
-    if gathered.troubles:
-        site.store.note_trouble(gathered.troubles)
+    _note_troubles(site, plan, gathered, {record.id for record in ending})
     if plan.limits:
         from slurm_adapter.operations import take_limits
 
@@ -194,28 +234,73 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered, problems: list[str]) -> 
         with _noting(problems, "write the hosts files"):
             publish_hosts(site)
     claimed = _left_behind(site, plan.submit) if plan.submit else []
-    failures: dict[str, AdapterError] = {}
-    if claimed:
-        from slurm_adapter.handover import hand_over
-
-        failures = hand_over(site, claimed)
+    submitted = _submit(site, claimed, accounts, problems) if claimed else ()
     if gathered.evidence.rows is not None and any(r.unwanted is not None for r in gathered.evidence.records):
         from slurm_adapter.jobs import end_unwanted
 
-        with _noting(problems, "end jobs whose end is wanted"):
-            end_unwanted(site)
-    for id_, error in failures.items():
-        if isinstance(error, FolderTrouble) and accounts.site_is_well:
-            site.store.note_trouble({id_: str(error)})
-        elif not isinstance(error, Refused | Later):  # the job's own end, or no trouble at all
-            problems.append(str(error))
+        try:
+            end_unwanted(site, accounts)
+        except AdapterError as error:
+            problems.accounts.append(f"could not end jobs whose end is wanted: {error}")
     return Report(
         changes=changes,
         limits=plan.limits,
-        submitted=tuple(record.id for record in claimed if record.id not in failures),
+        submitted=submitted,
         cancelled=cancelled,
-        problems=tuple(problems),
+        problems=tuple(problems.site),
+        account_problems=tuple(problems.accounts),
     )
+
+
+def _note_troubles(site: Site, plan: Plan, gathered: _Gathered, ending: Container[str]) -> None:
+    """Note on jobs what could not be learned of each; of those that end, closing their folders tells more."""
+    troubles: dict[str, str] = {}
+    for record in gathered.evidence.records:
+        inside = gathered.evidence.inside.get(record.id)
+        trouble = inside.trouble if inside is not None else ""
+        if inside is not None and inside.more and not trouble:
+            trouble = "its folder holds more exit records than it has tasks; not all of them were read"
+        trouble = trouble or plan.job_problems.get(record.id, "")
+        known = record.id in gathered.looked or record.id in plan.job_problems
+        if known and trouble != record.trouble and (trouble or record.id not in ending):
+            troubles[record.token] = trouble
+    if troubles:
+        site.store.note_trouble(troubles)
+
+
+def _submit(site: Site, claimed: Sequence[Record], accounts: Accounts, problems: Problems) -> tuple[str, ...]:
+    """Give claims to Slurm, those of each account beside the others; return the ids of those that Slurm has.
+
+    What takes long goes on behind the sync, with a database connection of its own.
+    """
+    from slurm_adapter.handover import hand_over, means_all
+
+    def act(user: str, owned: Sequence[Record]) -> dict[str, AdapterError]:
+        own = site.beside()
+        try:
+            failures = hand_over(own, owned)
+            blamed = next((error for error in failures.values() if isinstance(error, AccountTrouble)), None)
+            if blamed is not None:
+                Accounts(own).blame(user, str(blamed))
+            return failures
+        finally:
+            own.store.close()
+
+    submitted: list[str] = []
+    failures: list[tuple[str, AdapterError]] = []
+    for user, owned, answer in accounts.behind(dict(by_account(claimed)), "", act):
+        if isinstance(answer, AdapterError):
+            problems.accounts.append(f"could not submit jobs as {user}: {answer}")
+        elif not isinstance(answer, Trouble):
+            submitted += [record.id for record in owned if record.id not in answer]
+            troubled = [(r, answer[r.id]) for r in owned if r.id in answer and not isinstance(answer[r.id], Later)]
+            site.store.note_trouble({record.token: str(error) for record, error in troubled})
+            failures += [(user, error) for error in answer.values() if not isinstance(error, Refused | Later)]
+    full = len({user for user, error in failures if means_all(error)}) > 1  # of one account it may be the quota
+    for _, error in failures:
+        of_site = isinstance(error, FolderTrouble) and (not accounts.site_is_well or (full and means_all(error)))
+        (problems.site if of_site else problems.accounts).append(str(error))
+    return tuple(submitted)
 
 
 def _left_behind(site: Site, planned: Sequence[Record]) -> list[Record]:
@@ -232,7 +317,7 @@ def _left_behind(site: Site, planned: Sequence[Record]) -> list[Record]:
 
 
 def _cancel_surplus(
-    site: Site, plan: Plan, gathered: _Gathered, accounts: Accounts, problems: list[str]
+    site: Site, plan: Plan, gathered: _Gathered, accounts: Accounts, problems: Problems
 ) -> tuple[tuple[str, int], ...]:
     """Cancel Slurm jobs that no job owns: second ones, once the fence names another, and those of ended jobs.
 
@@ -241,14 +326,18 @@ def _cancel_surplus(
     surplus = list(gathered.strays)
     targets = {record.id: record for record, _ in plan.cancel}
     kept: dict[str, str] = {}
-    for user, owned in by_account(targets.values()):
+
+    def fence(user: str, owned: Sequence[Record], seconds: float) -> list[str]:
         targets_of = {record.folder: str(plan.fence[record.id]) for record in owned}
-        with _noting(problems, f"fence jobs as {user}"):
-            fenced = accounts.run(user, "fence its jobs", partial(folders.fence, site.transport, user, targets_of))
-            if isinstance(fenced, Trouble):
-                site.store.note_trouble({record.id: fenced.why for record in owned})
-            else:
-                kept |= {record.id: owner for record, owner in zip(owned, fenced, strict=True)}
+        return folders.fence(site.transport, user, targets_of, seconds)
+
+    for user, owned, fenced in accounts.each(dict(by_account(targets.values())), "fence its jobs", fence):
+        if isinstance(fenced, Trouble):
+            site.store.note_trouble({record.token: fenced.why for record in owned})
+        elif isinstance(fenced, AdapterError):
+            problems.site.append(f"could not fence jobs as {user}: {fenced}")
+        else:
+            kept |= {record.id: owner for record, owner in zip(owned, fenced, strict=True)}
     surplus += [(record, id_) for record, id_ in plan.cancel if kept.get(record.id) not in {None, "", str(id_)}]
     surplus += plan.cancel_again
     if surplus:
@@ -256,31 +345,49 @@ def _cancel_surplus(
             from slurm_adapter.handover import confirmed
 
             surplus = confirmed(site, surplus)  # Slurm was asked before the folders were looked into
-            site.scheduler.cancel({id_: record.account for record, id_ in surplus})
-            return tuple((record.id, id_) for record, id_ in surplus)
+            failed = accounts.cancel({id_: record.account for record, id_ in surplus})
+            problems.accounts.extend(
+                f"could not cancel Slurm jobs as {user}: {why.why if isinstance(why, Trouble) else why}"
+                for user, why in failed.items()
+            )
+            return tuple((record.id, id_) for record, id_ in surplus if record.account not in failed)
     return ()
 
 
-def _look(site: Site, records: list[Record], accounts: Accounts, problems: list[str]) -> dict[str, folders.Inside]:
-    """What stands in these jobs' folders, one command for each account."""
+def _look(
+    site: Site, records: list[Record], accounts: Accounts, problems: Problems
+) -> tuple[dict[str, folders.Inside], frozenset[str]]:
+    """Look into these jobs' folders, as all accounts at the same time.
+
+    Return what stands in them, and the ids of jobs of slow accounts: they are left to a later sync.
+    """
     found: dict[str, folders.Inside] = {}
-    for user, owned in by_account(records):
-        with _noting(problems, f"look into job folders as {user}"):
-            paths = [record.folder for record in owned]
-            inside = accounts.run(user, "look into its job folders", partial(folders.look, site.transport, user, paths))
-            if isinstance(inside, Trouble):
+    slow: set[str] = set()
+
+    def act(user: str, owned: Sequence[Record], seconds: float) -> list[folders.Inside | None]:
+        tasks = {record.folder: record.tasks or OLD_TASKS for record in owned if record.array}
+        return folders.look(site.transport, user, [record.folder for record in owned], tasks, seconds)
+
+    for user, owned, inside in accounts.each(dict(by_account(records)), "look into its job folders", act):
+        if isinstance(inside, AdapterError):
+            problems.site.append(f"could not look into job folders as {user}: {inside}")
+            continue
+        if isinstance(inside, Trouble):
+            if inside.slow:
+                slow |= {record.id for record in owned}
+            else:
                 found |= {record.id: folders.Inside(exists=False, trouble=inside.why) for record in owned}
-                continue
-            found |= {record.id: each for record, each in zip(owned, inside, strict=True) if each is not None}
-            for record in (each for each in owned if each.id not in found):
-                if accounts.site_is_well:
-                    found[record.id] = folders.Inside(exists=False, trouble="the folder that it should be in is gone")
-                else:
-                    problems.append(
-                        f"job {record.id}: neither its folder {record.folder} is there nor that in which it should be; "
-                        "is its file system away?"
-                    )
-    return found
+            continue
+        found |= {record.id: each for record, each in zip(owned, inside, strict=True) if each is not None}
+        for record in (each for each in owned if each.id not in found):
+            if accounts.site_is_well:
+                found[record.id] = folders.Inside(exists=False, trouble="the folder that it should be in is gone")
+            else:
+                problems.site.append(
+                    f"job {record.id}: neither its folder {record.folder} is there nor that in which it should be; "
+                    "is its file system away?"
+                )
+    return found, frozenset(slow)
 
 
 def _strays(
@@ -371,9 +478,9 @@ def _sparing(site: Site, *, remember: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _noting(problems: list[str], what: str) -> Iterator[None]:
+def _noting(problems: Problems, what: str) -> Iterator[None]:
     """Turn a failure into a problem of the pass, and go on."""
     try:
         yield
     except AdapterError as error:
-        problems.append(f"could not {what}: {error}")
+        problems.site.append(f"could not {what}: {error}")

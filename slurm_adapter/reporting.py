@@ -27,6 +27,15 @@ MOST_LINES = 40
 
 
 @dataclass(frozen=True, slots=True)
+class Problems:
+    """What a sync could not learn or do, as it goes."""
+
+    site: list[str] = field(default_factory=list)
+    accounts: list[str] = field(default_factory=list)
+    """See `Report.account_problems`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a pass did, or with `--dry-run` would have done."""
 
@@ -42,7 +51,9 @@ class Report:
     due: retention.Due = field(default_factory=retention.Due)
     """What was removed of jobs that ended long ago."""
     problems: tuple[str, ...] = ()
-    """What could not be learned or done; the pass was incomplete."""
+    """What could not be learned or done for reasons that concern the whole site; the sync was incomplete."""
+    account_problems: tuple[str, ...] = ()
+    """What concerns one job or one account alone. Users can cause it, so it says nothing about the site."""
 
     @property
     def changed(self) -> tuple[tuple[Standing | Record, Standing | Record], ...]:
@@ -103,4 +114,5 @@ def plan_lines(report: Report) -> list[str]:
         lines += [f"job {record.id}: its {what} in {record.folder} would be removed" for record in records]
     lines += [f"job {id_}: would no longer be remembered" for id_ in report.due.records]
     lines += [f"problem: {problem}" for problem in report.problems]
+    lines += [f"problem of one account: {problem}" for problem in report.account_problems]
     return lines or ["nothing to do"]

@@ -10,7 +10,6 @@ is noted on the job. It is a problem of the pass only if it is the site's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter.accounts import Trouble
@@ -18,10 +17,11 @@ from slurm_adapter.errors import AdapterError
 from slurm_adapter.records import by_account
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from slurm_adapter.accounts import Accounts
     from slurm_adapter.records import Record
+    from slurm_adapter.reporting import Problems
     from slurm_adapter.site import Site
     from slurm_adapter.store import Removable
     from slurm_adapter.transports.interface import Transport
@@ -59,7 +59,7 @@ def find_due(site: Site) -> Due:
     )
 
 
-def remove(site: Site, due: Due, problems: list[str]) -> None:
+def remove(site: Site, due: Due, problems: Problems) -> None:
     """Remove it. What fails is added to `problems`, and the rest is done all the same."""
     if not (due.logs or due.folders or due.records or due.unclosed):
         return
@@ -81,29 +81,34 @@ def _remove(
     records: tuple[Record, ...],
     column: Removable,
     remove: Callable[[Transport, str, Mapping[str, str]], frozenset[str]],
-    problems: list[str],
+    problems: Problems,
 ) -> None:
     now = site.clock()
     what = "logs" if column == "logs_gone" else "folders"
-    for user, owned in by_account(records):
-        tokens = {record.folder: record.token for record in owned}
-        try:
-            left = accounts.run(user, f"remove the {what} of its jobs", partial(remove, site.transport, user, tokens))
-        except AdapterError as error:
-            problems.append(f"the {what} of {len(owned)} jobs that ended long ago were not removed as {user}: {error}")
-            left = Trouble(str(error))
-        if isinstance(left, Trouble):
+
+    def act(user: str, owned: Sequence[Record]) -> frozenset[str]:
+        return remove(site.transport, user, {record.folder: record.token for record in owned})
+
+    for user, owned, answer in accounts.behind(dict(by_account(records)), f"remove the {what} of its jobs", act):
+        if isinstance(answer, AdapterError):
+            problems.site.append(
+                f"the {what} of {len(owned)} jobs that ended long ago were not removed as {user}: {answer}"
+            )
+        if isinstance(answer, Trouble | AdapterError):
             # Some of them may be gone: large ones take their time, and the next answer tells.
-            site.store.put_off([record.id for record in owned], now + _UNANSWERED_FOR)
-            site.store.note_trouble({record.id: left.why for record in owned})
+            site.store.put_off([record.token for record in owned], now + _UNANSWERED_FOR)
+            why = answer.why if isinstance(answer, Trouble) else str(answer)
+            site.store.note_trouble({record.token: why for record in owned})
             continue
-        stay = [record for record in owned if record.folder in left]
-        if stay and not accounts.site_is_well:
-            problems += [
+        stay = [record for record in owned if record.folder in answer]
+        if not accounts.site_is_well:
+            # Of the one account of all jobs it may be one job's folder alone.
+            several = site.config.identity.mode == "sudo"
+            (problems.site if several else problems.accounts).extend(
                 f"job {record.id} ended long ago, and its {what} in {record.folder} could not be removed as {user}; "
                 "this is tried again in a day"
                 for record in stay
-            ]
-        site.store.note_trouble({record.id: f"its {what} could not be removed as {user}" for record in stay})
-        site.store.note_removed([record.id for record in owned if record.folder not in left], column, now)
-        site.store.put_off([record.id for record in stay], now + _AGAIN_AFTER)
+            )
+        site.store.note_trouble({record.token: f"its {what} could not be removed as {user}" for record in stay})
+        site.store.note_removed([record.token for record in owned if record.folder not in answer], column, now)
+        site.store.put_off([record.token for record in stay], now + _AGAIN_AFTER)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from slurm_adapter.accounts import Lanes
     from slurm_adapter.catalogue import Catalogue
     from slurm_adapter.config import Config, Ucloud
     from slurm_adapter.path_checks import PathChecks
@@ -74,6 +75,7 @@ class Site:
         other.ucloud_drives = self.ucloud_drives
         other.path_checks = self.path_checks
         other.account_policy = self.account_policy
+        other.lanes = self.lanes
         other.transport = self.transport
         other.scheduler = self.scheduler
         other.catalogue = self.catalogue
@@ -156,6 +158,13 @@ class Site:
         return PathChecks()
 
     @cached_property
+    def lanes(self) -> Lanes:
+        """Threads for what is done as the accounts of jobs."""
+        from slurm_adapter.accounts import Lanes
+
+        return Lanes()
+
+    @cached_property
     def catalogue(self) -> Catalogue:
         """The applications of jobs that do not bring their own."""
         from slurm_adapter.catalogue import open_catalogue
@@ -235,7 +244,7 @@ class Site:
 
     def close(self) -> None:
         """Give back what was opened."""
-        for name in ("store", "transport", "receiver", "ucloud_drives"):
+        for name in ("lanes", "store", "transport", "receiver", "ucloud_drives"):
             if (opened := self.__dict__.get(name)) is not None:
                 opened.close()
 

@@ -39,6 +39,9 @@ Removable = Literal["logs_gone", "folder_gone"]
 
 _COLUMNS = tuple(name for name in Record._fields if name != "peers")
 
+LONGEST_TROUBLE = 2000
+"""Characters of what stands in the way of a job: users' own text may be in it."""
+
 _IN_HOSTS = frozenset({"state", "slurm_id", "restarts", "nodes", "addresses"})
 """What the hosts files are made from."""
 
@@ -332,15 +335,15 @@ class Store(Database):
         """Return all stand-alone jobs of an application, given as `name version`."""
         return self._select("application = ? AND origin = ?", (application, STANDALONE))
 
-    def waits_for_peer(self) -> bool:
-        """Whether some job waits, or will wait, for the name of one that has not started."""
+    def owners_waiting_for_peers(self) -> frozenset[str]:
+        """Return the users with a job that waits, or will wait, for the name of one that has not started."""
         query = """
-            SELECT 1 FROM peers
+            SELECT DISTINCT consumer.owner FROM peers
             JOIN jobs AS peer ON peer.id = peers.job_id JOIN jobs AS consumer ON consumer.id = peers.consumer
-            WHERE peer.stage <> 'ended' AND peer.state = 'IN_QUEUE' AND consumer.stage <> 'ended' LIMIT 1
+            WHERE peer.stage <> 'ended' AND peer.state = 'IN_QUEUE' AND consumer.stage <> 'ended'
         """
         with told(self._path):
-            return self._connection.execute(query).fetchone() is not None
+            return frozenset(row["owner"] for row in self._connection.execute(query))
 
     def count_states(self) -> dict[JobState, int]:
         """How many jobs are remembered in each state."""
@@ -480,13 +483,13 @@ class Store(Database):
                 [(since, since, id_) for id_ in ids],
             )
 
-    def want_ended(self, ids: Iterable[str], since: float | None) -> None:
-        """The end of these jobs is wanted, since this time or an earlier one; None: that was seen to."""
+    def want_ended(self, tokens: Iterable[str], since: float | None) -> None:
+        """Note that these jobs, by Slurm name, are to end, since this time or an earlier one; None: that was done."""
         with self._transaction() as connection:
             connection.executemany(
                 "UPDATE jobs SET unwanted = CASE WHEN ? IS NULL THEN NULL ELSE coalesce(unwanted, ?) END "
-                "WHERE id = ? AND stage <> 'ended'",
-                [(since, since, id_) for id_ in ids],
+                "WHERE token = ? AND stage <> 'ended'",
+                [(since, since, token) for token in tokens],
             )
 
     def unwanted(self, time: float) -> list[Record]:
@@ -543,12 +546,12 @@ class Store(Database):
         with self._transaction() as connection:
             connection.executemany("DELETE FROM jobs WHERE id = ? AND stage = 'ended'", [(id_,) for id_ in ids])
 
-    def note_removed(self, ids: Iterable[str], column: Removable, now: float) -> None:
-        """This part of these jobs is gone."""
+    def note_removed(self, tokens: Iterable[str], column: Removable, now: float) -> None:
+        """Note that this part of these jobs is gone. They are given by Slurm name: an id may pass to another job."""
         with self._transaction() as connection:
             connection.executemany(
-                f"UPDATE jobs SET {column} = ? WHERE id = ? AND stage = 'ended'",  # noqa: S608  # nosec B608 # our own names
-                [(now, id_) for id_ in ids],
+                f"UPDATE jobs SET {column} = ? WHERE token = ? AND stage = 'ended'",  # noqa: S608  # nosec B608 # our own names
+                [(now, token) for token in tokens],
             )
 
     def unclosed(self, now: float, limit: int) -> list[Record]:
@@ -557,25 +560,26 @@ class Store(Database):
         return self._select(f"rowid IN ({due})", (now, limit))
 
     def note_trouble(self, troubles: Mapping[str, str]) -> None:
-        """Note what stands in the way of seeing to jobs' folders, by job id; empty if nothing does."""
+        """Note what stands in the way of seeing to jobs, by Slurm name; empty if nothing does."""
         with self._transaction() as connection:
             connection.executemany(
-                "UPDATE jobs SET trouble = ? WHERE id = ? AND trouble <> ?",
-                [(why, id_, why) for id_, why in troubles.items()],
+                "UPDATE jobs SET trouble = ? WHERE token = ? AND trouble <> ?",
+                [(why[:LONGEST_TROUBLE], token, why[:LONGEST_TROUBLE]) for token, why in troubles.items()],
             )
 
     def note_closing(self, tries: Mapping[str, float | None]) -> None:
-        """Note when closing jobs' folders is to be tried again, by job id; None if they are closed."""
+        """Note when closing jobs' folders is to be tried again, by Slurm name; None if they are closed."""
         with self._transaction() as connection:
             connection.executemany(
-                "UPDATE jobs SET close_after = ? WHERE id = ?", [(after, id_) for id_, after in tries.items()]
+                "UPDATE jobs SET close_after = ? WHERE token = ?", [(after, token) for token, after in tries.items()]
             )
 
-    def put_off(self, ids: Iterable[str], until: float) -> None:
-        """Do not try to remove anything of these jobs before this time."""
+    def put_off(self, tokens: Iterable[str], until: float) -> None:
+        """Do not try to remove anything of these jobs, given by Slurm name, before this time."""
         with self._transaction() as connection:
             connection.executemany(
-                "UPDATE jobs SET tidy_after = ? WHERE id = ? AND stage = 'ended'", [(until, id_) for id_ in ids]
+                "UPDATE jobs SET tidy_after = ? WHERE token = ? AND stage = 'ended'",
+                [(until, token) for token in tokens],
             )
 
     def add_token(self, token: Token, digest: str) -> None:

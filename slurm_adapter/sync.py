@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter import outbox, probes, retention
 from slurm_adapter.errors import AdapterError
-from slurm_adapter.reporting import Report
+from slurm_adapter.reporting import Problems, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,11 +49,12 @@ def sync(site: Site, *, dry_run: bool = False, end_many: bool = False, telling: 
     report = replace(report, due=retention.find_due(site))
     if dry_run:
         return report if receiver is None else replace(report, telling=_preview_telling(site))
-    problems = list(report.problems)
+    problems = Problems(list(report.problems), list(report.account_problems))
     retention.remove(site, report.due, problems)
     probes.remove_left(site, problems)
     told = tell_ucloud(site, end_many=end_many) if telling and receiver is not None else None
-    return replace(report, problems=(*problems, *(told.problems if told is not None else ())))
+    problems.site.extend(told.problems if told is not None else ())
+    return replace(report, problems=tuple(problems.site), account_problems=tuple(problems.accounts))
 
 
 def tell_ucloud(site: Site, *, end_many: bool = False, stops: Callable[[], bool] = lambda: False) -> Telling | None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.accounts import LONGEST, SHORTEST
+from slurm_adapter import accounts, reconcile
+from slurm_adapter.accounts import LONGEST, PATIENCE, SHARE, SHORTEST
+from slurm_adapter.records import Stage
 from slurm_adapter.reporting import outage_lines
 from slurm_adapter.states import JobState
 from slurm_adapter.transports.interface import CommandTimeout, ConnectionLost, NotConnected
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from slurm_adapter.records import Record
     from slurm_adapter.transports.interface import Command
 
@@ -37,6 +42,101 @@ def failing(offline: Offline, account: str, error: Exception) -> list[Command]:
 
 def finish(offline: Offline, record: Record) -> None:
     offline.slurm.finish(offline.slurm_id(record))
+
+
+def test_accounts_are_acted_for_at_the_same_time(offline: Offline) -> None:
+    """Processes of one account stopped by `kill -STOP`: 60 s more for everybody."""
+    hers, his = offline.run(offline.job()), offline.run(offline.job(user="bob"))
+    finish(offline, hers)
+    finish(offline, his)
+    bob_is_done = threading.Event()
+
+    def before(command: Command) -> None:
+        if command.user == "bob":
+            bob_is_done.set()
+        elif command.user == "alice":
+            assert bob_is_done.wait(30), "bob waits for alice"
+            raise CommandTimeout("sh as alice did not end within 10 s")
+
+    offline.transport.before = before
+    assert offline.sync().problems == ()
+    assert [offline.now(record).state for record in (hers, his)] == [JobState.SUCCESS] * 2
+    assert "did not end" in offline.now(hers).trouble
+    assert (Path(his.folder) / "owner").readlink() == Path("closed")
+
+
+def test_claims_of_accounts_go_to_slurm_beside_one_that_hangs(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "WAIT_SECONDS", 0.1)
+    offline.slurm.lose_next("later")
+    database = offline.job(project="p")
+    hers, his = (offline.job(user=user, project="p", resources=[peer("db", database)]) for user in ("alice", "bob"))
+    offline.slurm.arrive()
+    go_on = threading.Event()
+
+    def before(command: Command) -> None:
+        if command.user == "alice" and ".ucloud-new." in str(command.argv):
+            assert go_on.wait(60)
+
+    offline.transport.before = before
+    try:
+        offline.sync()
+        assert offline.slurm_id(his)
+        assert offline.sync().problems == (), "what hangs is not waited for again"
+        assert offline.now(hers).stage is Stage.CLAIMED
+    finally:
+        go_on.set()
+    assert offline.slurm_id(hers), "it goes on behind the sync"
+
+
+def test_an_account_gets_a_small_part_of_the_time(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be well again each time that it is tried, and hang the next time."""
+
+    def ask(now: int) -> tuple[object, float]:
+        offline.slurm.now = start + now
+        given: list[float] = []
+
+        def timed(_act: object, _user: str, _some: object, seconds: float) -> Callable[[], object]:
+            given.append(seconds)
+            return lambda: answer
+
+        monkeypatch.setattr(accounts, "_timed", timed)
+        found = accounts.Accounts(offline.site)
+        [(_, _, told)] = found.each({"alice": [1]}, "do it", lambda *_: None)
+        return told, sum(given)
+
+    offline.job()
+    start = offline.slurm.now
+    answer: tuple[object, float] = (None, 1.0)
+    assert ask(0) == (None, PATIENCE)
+    answer = (None, 7.0)
+    assert ask(1) == (None, PATIENCE)
+    slow, given = ask(2)
+    assert isinstance(slow, accounts.Trouble)
+    assert (slow.slow, given) == (True, 0)
+    assert ask(1 + int(SHARE * 7) - 1)[1] == 0
+    answer = (CommandTimeout("late"), 10.0)
+    assert ask(1 + int(SHARE * 7))[1] == PATIENCE
+    assert ask(140 + int(SHARE * 10))[1] == 0
+    assert ask(142 + int(SHARE * 10))[1] == 2 * PATIENCE, "it is given more time, ever more rarely"
+    answer = (None, 1.0)
+    assert ask(8000) == (None, 4 * PATIENCE)
+    assert ask(8001) == (None, PATIENCE)
+
+
+def test_one_look_covers_so_many_folders_of_an_account(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "LOOKS", 2)
+    records = offline.submit(*(offline.item() for _ in range(5)))
+    his = offline.job(user="bob")
+    for record in (*records, his):
+        offline.slurm.start(offline.slurm_id(record), ["node001"])
+        finish(offline, record)
+    left = []
+    for _ in range(3):
+        assert offline.sync().problems == ()
+        left.append([offline.now(record).state.final for record in (*records, his)].count(False))
+    assert left == [3, 1, 0]
 
 
 def _into_a_folder(owner: Path) -> None:
@@ -193,7 +293,7 @@ def unprivileged(offline: Offline) -> Offline:
         (offline.folder / "bin" / "sudo").write_text(
             '#!/bin/sh\nshift 4\nexec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"\n'
         )
-        for folder in (offline.folder, *offline.folder.parents):
+        for folder in (offline.folder / "home", offline.folder, *offline.folder.parents):
             if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
                 folder.chmod(folder.stat().st_mode | 0o011)
         for account in ("alice", "bob"):

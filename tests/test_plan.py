@@ -356,10 +356,22 @@ def test_silence_is_counted_from_the_first_pass_that_heard_it() -> None:
 
 
 @pytest.mark.parametrize("state", ["BAKING", "REVOKED"])
-def test_what_tells_nothing_is_a_problem_of_the_pass(state: str) -> None:
+def test_what_tells_nothing_is_a_problem_of_the_job(state: str) -> None:
     new, plan = decide(job(**RUNNING), (row(state),))
     assert new == job(**RUNNING)
-    assert state in plan.problems[0]
+    assert state in plan.job_problems["1"]
+    assert plan.problems == ()
+
+
+def test_an_account_that_is_gone_holds_up_its_own_jobs_alone() -> None:
+    """One account that was deleted from the directory kept everybody's jobs in doubt."""
+    hers, his = job(missing_since=0.0), job(missing_since=0.0)._replace(account="bob")
+    new, plan = decide(hers, (), unnamed=frozenset({"bob"}))
+    assert (new.state, plan.job_problems) == (JobState.FAILURE, {})
+    new, plan = decide(his, (), unnamed=frozenset({"bob"}))
+    assert (new.state, new.missing_since) == (his.state, None)
+    assert "does not know its account bob" in plan.job_problems["1"]
+    assert plan.problems == ()
 
 
 def test_a_job_under_a_strange_name_is_not_lost() -> None:
@@ -367,7 +379,7 @@ def test_a_job_under_a_strange_name_is_not_lost() -> None:
     assert decide(known, ())[0].state is JobState.FAILURE
     new, plan = decide(known, (), renamed=frozenset({"1"}), inside={"1": Inside(True, "17")})
     assert (new.state, new.stage, new.missing_since) == (known.state, known.stage, None)
-    assert f"JobId=17 JobName={TOKEN}" in plan.problems[0]
+    assert f"JobId=17 JobName={TOKEN}" in plan.job_problems["1"]
 
 
 RENAMED: dict[str, Any] = {"renamed": frozenset({"1"}), "accounting": True}
@@ -530,7 +542,7 @@ def test_where_a_job_is(
 ) -> None:
     new, plan = decide(record, (seen,))
     assert (new.nodes, new.addresses) == (nodes, addresses)
-    assert bool(plan.problems) == bool(nodes and not addresses)
+    assert bool(plan.job_problems) == bool(nodes and not addresses)
     groups = groups_after(evidence(record), plan)
     assert bool([group for group in groups if group.peer == "1"]) == bool(addresses)
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,10 +15,10 @@ import pytest
 from slurm_adapter import jobs
 from slurm_adapter.errors import InvalidInput
 from slurm_adapter.states import JobState
+from slurm_adapter.sync import sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.adapter import Adapter
     from tests.cluster import Cluster
@@ -55,6 +60,49 @@ def test_two_names_with_one_uid(adapter: Adapter, cluster: Cluster) -> None:
     assert ended.state is JobState.SUCCESS
     [failed] = adapter.until_ended(*adapter.submit(adapter.shell("exit 3")))
     assert (failed.state, failed.exit_code) == (JobState.FAILURE, 3)
+
+
+@contextmanager
+def stopped(cluster: Cluster, user: str) -> Iterator[None]:
+    """Stop each process of an account on the login node, as `while :; do kill -STOP -1; done` does there."""
+    uid, network = int(cluster.ask("id", "-u", user=user)), cluster.ask("readlink", "/proc/self/ns/net", user=user)
+    over = threading.Event()
+
+    def signal_all(number: signal.Signals) -> None:
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if process.stat().st_uid == uid and str((process / "ns/net").readlink()) == network:
+                    os.kill(int(process.name), number)
+
+    def keep_stopped() -> None:
+        while not over.is_set():
+            signal_all(signal.SIGSTOP)
+
+    thread = threading.Thread(target=keep_stopped)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        signal_all(signal.SIGCONT)
+
+
+def test_processes_of_one_account_that_are_stopped_hold_up_nobody(adapter: Adapter, cluster: Cluster) -> None:
+    """A look into her folders cost everybody 60 seconds."""
+    for _ in range(10):  # a look that has ended before it was stopped proves nothing
+        [hers], [his] = (adapter.start(adapter.shell("sleep 600"), user=user) for user in ("alice", "bob"))
+        jobs.cancel(adapter.site, [hers.id, his.id])
+        for record in (hers, his):
+            cluster.wait_end(str(record.slurm_id))
+        with stopped(cluster, "alice"):
+            assert sync(adapter.site).problems == ()
+            assert adapter.now(his).state is JobState.SUCCESS
+            adapter.until_ended(*adapter.submit(adapter.shell("true"), user="bob"))
+        if adapter.now(hers).trouble:
+            break
+    assert "did not end within" in adapter.now(hers).trouble
+    adapter.until_ended(*adapter.submit(adapter.shell("true")))
 
 
 def test_a_slurm_conf_that_makes_every_command_warn(

@@ -758,8 +758,10 @@ def test_a_job_that_its_user_renamed_is_not_lost(offline: Offline) -> None:
     offline.slurm.change(1, name="my own name")
     for _ in range(3):
         offline.slurm.now += 4000
-        [problem] = offline.sync().problems
-        assert f"JobName={record.token}" in problem
+        report = offline.sync()
+        assert report.problems == ()
+        assert f"JobName={record.token}" in report.account_problems[0]
+        assert offline.now(record).trouble in report.account_problems[0]
         assert offline.now(record).state is JobState.RUNNING
     offline.slurm.change(1, name=record.token)
     offline.slurm.finish(1)

@@ -45,27 +45,28 @@ class Ender:
         began = time.monotonic()
         wanting = self._workers.call(_want, lambda site: find(site, *args, **kwargs))
         try:
-            ids = await self._behind.in_time(wanting, behind.LONGEST_SECONDS, "noting which jobs are to end")
+            names = await self._behind.in_time(wanting, behind.LONGEST_SECONDS, "noting which jobs are to end")
         except GoesOn:
             raise TryAgain(
                 "the database is busy, and it is not known yet whether the jobs will end; try again"
             ) from None
-        if not ids:
+        if not names:
             return
         waited_for = 0.0 if self._controller.away else ANSWER_SECONDS
         left = max(0.0, min(waited_for, behind.LONGEST_SECONDS - (time.monotonic() - began)))
         with suppress(GoesOn):
-            await self._behind.in_time(self._workers.change(_end, ids), left, "ending jobs")
+            await self._behind.in_time(self._workers.change(_end, names), left, "ending jobs")
 
 
 def _want(site: Site, find: Callable[[Site], list[Record]]) -> list[str]:
-    ids = [record.id for record in find(site)]
-    site.store.want_ended(ids, site.clock())
-    return ids
+    """Note which jobs are to end; return their Slurm names, for UCloud may give their ids to new jobs meanwhile."""
+    names = [record.token for record in find(site)]
+    site.store.want_ended(names, site.clock())
+    return names
 
 
-def _end(site: Site, ids: list[str]) -> None:
+def _end(site: Site, names: list[str]) -> None:
     try:
-        jobs.cancel(site, ids)
+        jobs.end(site, site.store.with_tokens(names))
     except (TryAgain, Unknown) as error:
         log.warning("jobs are yet to be ended, and a pass will see to it: %s", error)

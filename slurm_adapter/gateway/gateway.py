@@ -17,6 +17,7 @@ from slurm_adapter.gateway.ending import Ender
 from slurm_adapter.gateway.extending import Extender
 from slurm_adapter.gateway.following import Following
 from slurm_adapter.gateway.metrics import Counted, Metrics
+from slurm_adapter.gateway.questions import Sparing
 from slurm_adapter.gateway.sessions import Sessions
 from slurm_adapter.gateway.shares import Shares
 from slurm_adapter.gateway.submitting import Submitter
@@ -45,7 +46,7 @@ class Gateway:
     def __init__(self, site: Site) -> None:
         self.config = site.config
         self.metrics = Metrics()
-        site.scheduler = cast("Scheduler", Counted(site.scheduler, self.metrics.failures))
+        site.scheduler = cast("Scheduler", Sparing(cast("Scheduler", Counted(site.scheduler, self.metrics.failures))))
         self.key = None if site.config.ucloud is None else UcloudKey(site.config.ucloud)
         """UCloud's own; None where there is no door for it."""
         self.requests = Shares(REQUESTS, REQUESTS_OF_ONE, "requests under way")
@@ -73,7 +74,9 @@ class Gateway:
         self.names_unseen: str | None = None
         """Why it could not be looked."""
         self.not_ready: str | None = "no pass has been made yet"
-        """What the last pass could not learn or do."""
+        """What the last sync could not learn or do, for a reason that concerns the whole site."""
+        self.account_problems: tuple[str, ...] = ()
+        """What the last sync could not learn or do of single jobs and accounts: it does not matter to `ready`."""
         self.untold: str | None = None
         """Why UCloud is not told all just now; jobs go on meanwhile."""
         self.closing = threading.Event()

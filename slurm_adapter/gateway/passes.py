@@ -1,13 +1,15 @@
-"""The gateway's own passes: what cron's `sync` does, more often while a job waits for a peer.
+"""The gateway's own syncs: what cron's `sync` does, more often while a job waits for a peer.
 
-A pass costs Slurm one question, so the time between two grows with what a pass takes. Beside cron's `sync` it does no
-harm: one of the two holds the lock, and the other lets it be.
+A sync costs Slurm one question, so the time between two grows with what a sync takes. What users can cause is bounded:
+quick syncs come out of a budget of each user's, and syncs after a change out of one for all. Beside cron's `sync` it
+does no harm: one of the two holds the lock, and the other lets it be.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import threading
 import time
 from contextlib import suppress
@@ -15,10 +17,12 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.check import methods_that_work
 from slurm_adapter.errors import AdapterError
-from slurm_adapter.reporting import outage_lines, telling_lines
+from slurm_adapter.reporting import Report, outage_lines, telling_lines
 from slurm_adapter.sync import Telling, sync, tell_ucloud
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.site import Site
 
@@ -27,6 +31,12 @@ SECONDS = 5.0
 
 PEER_SECONDS = 0.5
 """While a job waits for a peer: its name is to be there within two seconds of the peer's start."""
+
+PEER_SYNCS = 60
+"""Quick syncs that one user's waiting jobs cause in a row. A new one comes each `SECONDS`: then they are as others."""
+
+CHANGE_SYNCS, CHANGE_SECONDS = 20, 2.0
+"""Syncs at once after what users have changed, in a row; and how long it takes until there is a further one."""
 
 MOST_SECONDS = 120.0
 """Between two attempts to reach a UCloud that is away."""
@@ -37,21 +47,45 @@ SHARE = 10
 log = logging.getLogger(__name__)
 
 
+class Budget:
+    """So many of something in a row for each of several, and a further one after some seconds."""
+
+    def __init__(self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._clock = clock
+        self._spent: dict[str, float] = {}
+        self._when = clock()
+
+    def take(self, those: Iterable[str]) -> bool:
+        """Take one from each of those; return whether any had one left."""
+        now = self._clock()
+        back, self._when = (now - self._when) / self._seconds, now
+        self._spent = {each: spent - back for each, spent in self._spent.items() if spent > back}
+        able = [each for each in those if self._spent.get(each, 0.0) <= self._most - 1]
+        self._spent |= {each: self._spent.get(each, 0.0) + 1 for each in able}
+        return bool(able)
+
+
 async def reconcile(gateway: Gateway) -> None:
-    """Make passes for ever."""
+    """Make syncs for ever."""
+    quick, changes = Budget(PEER_SYNCS, SECONDS), Budget(CHANGE_SYNCS, CHANGE_SECONDS)
     while True:
         gateway.changed.clear()
         began = time.monotonic()
-        hurry = await _one(gateway)
+        waiting = await _one(gateway)
         took = time.monotonic() - began
-        if hurry:
+        if quick.take(waiting):
             await asyncio.sleep(max(PEER_SECONDS, took))
             continue
         await asyncio.sleep(min(1.0, SHARE * took))
-        try:
-            await asyncio.wait_for(gateway.changed.wait(), max(SECONDS, SHARE * took))
-        except TimeoutError:
-            continue
+        # Several adapters of one cluster, or its other clients, are not to ask at the same moments for ever.
+        pause = max(SECONDS, SHARE * took) * random.uniform(0.9, 1.1)  # noqa: S311  # nosec B311 # no secret
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await gateway.changed.wait()
+                if not changes.take(["all"]):
+                    await asyncio.sleep(pause)
 
 
 async def tell(gateway: Gateway) -> None:
@@ -91,24 +125,27 @@ def _tell_once(site: Site, closing: threading.Event) -> Telling | None:
     return told
 
 
-async def _one(gateway: Gateway) -> bool:
-    """A pass, counted; whether the next should come at once."""
+async def _one(gateway: Gateway) -> frozenset[str]:
+    """Make a sync, and count it; return the users whose jobs wait for peers."""
+    waiting: frozenset[str] = frozenset()
+    account_problems: tuple[str, ...] = ()
     try:
         if not gateway.names_work:
             await _try_names(gateway)
         with gateway.metrics.pass_seconds.time():
-            problems, hurry = await gateway.workers.repeat(one_pass)
+            problems, account_problems, waiting = await gateway.workers.repeat(one_pass)
     except AdapterError as error:
         if str(error) != gateway.not_ready:
             log.warning("a pass was not made: %s", error)
-        problems, hurry = (str(error),), False
+        problems = (str(error),)
     except Exception as error:  # the next pass may do, and without passes nothing here would be true for long
         log.exception("a pass came to a mistake in slurm-adapter")
-        problems, hurry = (f"a mistake in slurm-adapter: {type(error).__name__}: {error}",), False
+        problems = (f"a mistake in slurm-adapter: {type(error).__name__}: {error}",)
     gateway.not_ready = problems[0] if problems else None
+    gateway.account_problems = account_problems
     gateway.metrics.passes.labels("no" if problems else "yes").inc()
     gateway.passed.set()
-    return hurry
+    return waiting
 
 
 async def _try_names(gateway: Gateway) -> None:
@@ -123,13 +160,15 @@ async def _try_names(gateway: Gateway) -> None:
     gateway.names_unseen = why
 
 
-def one_pass(site: Site) -> tuple[tuple[str, ...], bool]:
-    """Make one pass, unless another process makes one: its problems, and whether a job waits for a peer."""
-    problems: tuple[str, ...] = ()
+def one_pass(site: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+    """Make one sync, unless another process makes one.
+
+    Return the site's problems, those of single accounts and jobs, and the users whose jobs wait for peers.
+    """
+    report = Report()
     with site.only_one_pass() as mine:
         if mine:
             report = sync(site, telling=False)
-            problems = report.problems
             for line in outage_lines(site.store, report):
                 log.warning("%s", line)
-    return problems, site.store.waits_for_peer()
+    return report.problems, report.account_problems, site.store.owners_waiting_for_peers()

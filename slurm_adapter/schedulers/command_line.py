@@ -180,9 +180,10 @@ class CommandLineScheduler:
         self._uids = self._uids | uids
         accounts = Accounts(uids)
         observations = accounts.with_aliases(listings.parse_queue(answers[-1], accounts.names))
-        # An account that the cluster cannot name has no rows, and that says nothing of its jobs.
-        named = not _NO_USER.search(complaint) and len(uids) == len(set(users))
-        return Listing(observations, named and self._sees_others(config, identity, uid, uids))
+        # An account that the cluster cannot name has no rows: that says nothing of its jobs, and all of others' jobs.
+        refused = set(_NO_USER.findall(complaint))
+        unnamed = [user for user in users if user not in uids or user in refused or not refused <= set(users)]
+        return Listing(observations, self._sees_others(config, identity, uid, uids), frozenset(unnamed))
 
     def _settings(self) -> str:
         """Return Slurm's configuration as scontrol shows it. Raises `InvalidConfig` if Slurm is too old."""
@@ -332,7 +333,10 @@ class CommandLineScheduler:
     def ping(self) -> None:
         """See `Scheduler.ping`. One command."""
         try:
-            result = self._run(("/bin/sh", "-c", _PING), timeout=PING_SECONDS + 1, at_once=True)
+            ping = Command(
+                ("/bin/sh", "-c", _PING), environment=self._environment, timeout=PING_SECONDS + 1, first=True
+            )
+            result = self._transport.run(ping)
         except CommandTimeout as error:
             raise TryAgain(f"the cluster does not say within {PING_SECONDS:.0f} s whether Slurm answers") from error
         if result.status != 0:
@@ -424,7 +428,7 @@ _NOT_CANCELLED = re.compile(r"Kill job error|Bad job id format", re.IGNORECASE)
 _HARMLESS = re.compile(r"RPC rate limit|obsolete|deprecated|sudo: unable to resolve host", re.IGNORECASE)
 """Complaints of commands that went on to do what they were asked."""
 
-_NO_USER = re.compile(r"^squeue: error: Invalid user: ", re.MULTILINE)
+_NO_USER = re.compile(r"^squeue: error: Invalid user: (.*)$", re.MULTILINE)
 _DONE_ALREADY = re.compile(
     r"^\d+_\S+: (?:No error|Job is pending execution|Job has already finished|Job/step already completing or completed"
     r"|Job is not suspended)$|^Job is not suspended for job \d+$"

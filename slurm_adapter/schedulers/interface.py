@@ -135,6 +135,8 @@ class Listing:
 
     Where it is false, a job's absence from the listing says nothing.
     """
+    unnamed: frozenset[str] = frozenset()
+    """Accounts that the cluster does not know: the absence of their jobs says nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def test_a_pass_ends_what_a_crash_has_left(offline: Offline) -> None:
     runs, lives = offline.job(), offline.job()
     for record in (runs, lives):
         offline.run(record)
-    offline.site.store.want_ended([runs.id], offline.site.clock())
+    offline.site.store.want_ended([runs.token], offline.site.clock())
     offline.sync()
     assert offline.now(runs).cancelled is None, "whoever was asked has not had his time"
     offline.sync(jobs.UNWANTED_SECONDS)
@@ -91,7 +91,7 @@ def test_a_claim_whose_end_is_wanted_is_not_handed_over(offline: Offline) -> Non
     offline.slurm.lose_next("now")
     database = offline.job()
     claim = offline.job(resources=[peer("database", database)])
-    offline.site.store.want_ended([claim.id], offline.site.clock())
+    offline.site.store.want_ended([claim.token], offline.site.clock())
     offline.sync()
     assert (offline.now(database).stage, offline.now(claim).stage) == (Stage.SUBMITTED, Stage.CLAIMED)
     offline.sync(jobs.UNWANTED_SECONDS)
@@ -103,9 +103,9 @@ def test_one_that_its_user_renamed_is_refused_once(offline: Offline) -> None:
     record = offline.job()
     offline.run(record)
     offline.slurm.change(offline.slurm_id(record), name="mine")
-    offline.site.store.want_ended([record.id], offline.site.clock())
-    assert any("not cancelled" in each for each in offline.sync(jobs.UNWANTED_SECONDS).problems)
-    assert not any("not cancelled" in each for each in offline.sync(jobs.UNWANTED_SECONDS).problems)
+    offline.site.store.want_ended([record.token], offline.site.clock())
+    assert any("not cancelled" in each for each in offline.sync(jobs.UNWANTED_SECONDS).account_problems)
+    assert not any("not cancelled" in each for each in offline.sync(jobs.UNWANTED_SECONDS).account_problems)
 
 
 @pytest.mark.parametrize("path", ["terminate", "onUpdatedLabels"])

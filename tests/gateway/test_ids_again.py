@@ -139,6 +139,20 @@ def test_a_third_job_replaces_the_second(site: Offline, ucloud: Ucloud) -> None:
     assert len({record.token for record in records}) == len({record.folder for record in records}) == 4
 
 
+def test_what_is_noted_of_the_old_job_is_not_noted_on_the_new_one(site: Offline) -> None:
+    """A sync reads a job, UCloud gives its id to a new one, and then the sync writes what it has seen."""
+    old = create(site, FIRST)
+    new = create(site, SECOND)
+    store = site.site.store
+    store.note_trouble({old.token: "of the old one"})
+    store.note_closing({old.token: 17.0})
+    store.want_ended([old.token], 5.0)
+    assert store.get(new.id).token == new.token
+    assert (store.get(new.id).trouble, store.get(new.id).close_after, store.get(new.id).unwanted) == ("", None, None)
+    [now] = store.with_tokens([old.token])
+    assert (now.trouble, now.close_after) == ("of the old one", 17.0)
+
+
 def test_a_job_of_an_older_program_has_no_created_at(site: Offline) -> None:
     """Its `create` that is repeated is the same job; one for a job that UCloud made later is another."""
     old = create(site, None)

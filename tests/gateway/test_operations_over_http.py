@@ -239,7 +239,7 @@ def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
     made: list[None] = []
     inner, begun, go_on = passes.one_pass, threading.Event(), threading.Event()
 
-    def counted(site: Site) -> tuple[tuple[str, ...], bool]:
+    def counted(site: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
         found = inner(site)
         made.append(None)
         return found

@@ -85,7 +85,7 @@ def test_a_reason_is_logged_once(
     until_ready(doors, ready=True)
     made = []
 
-    def fail(_: Site) -> tuple[tuple[str, ...], bool]:
+    def fail(_: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
         made.append(1)
         raise TryAgain("the database is held")
 

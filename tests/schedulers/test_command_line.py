@@ -184,7 +184,8 @@ def test_accounts_are_compared_by_uid() -> None:
     # The directory answers under another spelling.
     assert seen("ALICE", passwd={"ALICE": PASSWD["alice"]}) == ({"ALICE"}, True)
     assert seen("ALICE", ids="7701\n") == ({"ALICE"}, True)
-    assert seen("nobody", "alice", ids="\n") == ({"alice"}, False), "silence about an unknown account says nothing"
+    answer = seen("nobody", "alice", ids="\n")
+    assert answer == ({"alice"}, True), "silence about an unknown account says nothing of others'"
     assert seen("bob") == ({"7701"}, True), "a row of a uid that was not asked for is nobody's"
     assert seen("alice", identity="alice", config=hiding("jobs")) == ({"alice"}, True)
 
@@ -238,9 +239,20 @@ def test_accounting_has_the_accounts_names_too() -> None:
     assert told == [("alice-corp",) * 2, ("alice",) * 2, ("alice",) * 2]
 
 
-def test_an_account_that_the_cluster_does_not_know_proves_nothing_but_hides_no_rows() -> None:
-    assert queue(stderr="squeue: error: Invalid user: bob\n") == (1, False)
-    assert queue(stderr="squeue: error: Invalid user: bob\n", status=1) == (1, False)
+def test_an_account_that_the_cluster_does_not_know_proves_nothing_of_its_own_jobs_alone() -> None:
+    """An account that was deleted from the directory made all jobs' silence count for nothing."""
+
+    def unnamed(*users: str, **values: object) -> set[str]:
+        found = CommandLineScheduler(FakeTransport(listing(**values))).queue(users)
+        assert (len(found.observations), found.sees_others) == (1, True)
+        return set(found.unnamed)
+
+    assert unnamed("alice") == set()
+    assert unnamed("alice", "gone", ids="\n") == {"gone"}
+    for status in (0, 1):
+        stderr = "squeue: error: Invalid user: bob\n"
+        assert unnamed("alice", "bob", stderr=stderr, status=status) == {"bob"}
+    assert unnamed("alice", stderr="squeue: error: Invalid user: strange words\n") == {"alice"}
 
 
 @pytest.mark.edge_case(5)
