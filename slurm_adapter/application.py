@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from slurm_adapter.errors import InvalidInput
-from slurm_adapter.specification import Line, Listed, NameAndVersion, Text, Wire, describe, shown
+from slurm_adapter.specification import Line, Listed, NameAndVersion, Text, Wire, describe, joined, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -315,7 +315,7 @@ def resolve_application(resolved: dict[str, Any]) -> Application:
     try:
         found = _WireApplication.model_validate(resolved)
     except ValidationError as error:
-        raise InvalidInput("\n".join(describe(error, ("status", "resolvedApplication")))) from error
+        raise InvalidInput(joined(describe(error, ("status", "resolvedApplication")))) from error
     invocation = found.invocation
     tool = invocation.tool.tool.description
     mode = invocation.inference.mode.upper()

@@ -74,7 +74,10 @@ def lint_application_file(text: str, filename: str) -> tuple[Application | None,
     except RecursionError:
         problems.append(Problem(1, "nested too deeply", error=True))
     else:
-        application = _read(_Section(node, "the file", problems), filename)
+        try:
+            application = _read(_Section(node, "the file", problems), filename)
+        except RecursionError:
+            problems.append(Problem(1, "nested too deeply", error=True))
     return application, tuple(sorted(problems, key=lambda problem: problem.line))
 
 
@@ -311,11 +314,11 @@ def _read_features(section: _Section, application: Application) -> Application:
     return application
 
 
-def _read_parameters(section: _Section) -> tuple[Parameter, ...]:
-    return tuple(_read_parameter(name, section) for name in section)
+def _read_parameters(section: _Section, *, in_workflow: bool = False) -> tuple[Parameter, ...]:
+    return tuple(_read_parameter(name, section, in_workflow=in_workflow) for name in section)
 
 
-def _read_parameter(name: str, parameters: _Section) -> Parameter:
+def _read_parameter(name: str, parameters: _Section, *, in_workflow: bool) -> Parameter:
     section = parameters.section(name, required=True)
     if name in _NAMES_OF_TEMPLATES:
         parameters.wrong(name, "this name means something else in templates")
@@ -337,6 +340,8 @@ def _read_parameter(name: str, parameters: _Section) -> Parameter:
             parameter = replace(parameter, default=section.text("defaultValue") or None)
         case "Enumeration":
             parameter = _read_choices(section, parameter)
+        case "Workflow" if in_workflow:  # UCloud knows none, and an alias could nest it without an end
+            section.wrong("type", "a workflow within a workflow")
         case "Workflow":
             parameter = replace(parameter, default=_read_workflow(section))
     section.finish()
@@ -374,5 +379,5 @@ def _read_workflow(section: _Section) -> Workflow | None:
     job = section.template("job")
     init = section.text("init")
     section.text("readme")
-    parameters = _read_parameters(section.section("parameters"))
+    parameters = _read_parameters(section.section("parameters"), in_workflow=True)
     return Workflow(job, init, parameters) if job is not None or init or parameters else None

@@ -158,12 +158,20 @@ def owner_of(site: Site, user: str | None, project: str | None) -> Owner:
         raise InvalidInput("\n".join(describe(error, ("owner",)))) from error
 
 
+_INPUT_LIMIT = 32 * 1024 * 1024
+"""Bytes: as many as `gateway.body_limit` allows by default."""
+
+
 def read_input(file: str) -> bytes:
-    """The bytes of a file, or of standard input for `-`."""
+    """Read a file, or standard input for `-`, of at most `_INPUT_LIMIT` bytes."""
     try:
-        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as opened:
+            content = opened.read(_INPUT_LIMIT + 1)
     except OSError as error:
         raise InvalidInput(f"{file}: {error.strerror}") from error
+    if len(content) > _INPUT_LIMIT:
+        raise InvalidInput(f"{file}: has more than {_INPUT_LIMIT} bytes; submit it in parts")
+    return content
 
 
 def print_json(value: object) -> None:

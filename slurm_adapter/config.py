@@ -510,6 +510,8 @@ def load_config(path: Path) -> Config:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig(explain_syntax(path, text, error)) from error
+    except RecursionError as error:
+        raise InvalidConfig(f"{path}: lists or tables are nested too deeply") from error
     try:
         # As JSON: pydantic's strict mode then takes lists, paths and words, and guesses nothing ("4" is no number).
         return Config.model_validate_json(json.dumps(data, default=str), strict=True)

@@ -22,6 +22,7 @@ Names are taken whole: sbatch itself also takes unambiguous beginnings, and `--a
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -246,8 +247,9 @@ def build_directives(
         check_override(directive, machine)
         directives[directive.name] = directive
     for directive in foreign:
+        if directive.name in FREE:
+            check_allowed(directive.name, directive.value)
         check_override(directive, machine)
-        check_allowed(directive.name, directive.value)
         directives[directive.name] = directive
     check_product(
         frozenset(directive.name for directive in foreign),
@@ -339,7 +341,7 @@ def lint_script(text: str) -> None:
 
 def _refuse_late(lines: Iterable[tuple[int, str]]) -> None:
     """Refuse directives among the script's commands, but for those in here-documents."""
-    documents: list[str] = []
+    documents: deque[str] = deque()
     first = True
     for number, line in lines:
         if first and re.match(r"\s+#\s*SBATCH", line):
@@ -347,14 +349,14 @@ def _refuse_late(lines: Iterable[tuple[int, str]]) -> None:
         first = False
         if documents:
             if line.lstrip("\t") == documents[0]:
-                del documents[0]
+                documents.popleft()
         elif line.startswith("#SBATCH"):
             raise InvalidInput(
                 f"line {number} of the script: {shown(line)} stands behind the first command, where sbatch ignores it; "
                 "an application sets directives by `sbatch`, and the text of another script goes into a here-document"
             )
         elif not line.startswith("#"):
-            documents = _DOCUMENT.findall(line)
+            documents.extend(_DOCUMENT.findall(line))
 
 
 def _name_of(line: str, number: int) -> str:

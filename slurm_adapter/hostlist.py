@@ -18,6 +18,8 @@ LIMIT = 100_000
 _NOBODY = frozenset({"", "(null)", "None", "None assigned", "N/A"})
 """What Slurm writes where there are no nodes."""
 
+_PART = re.compile(r"(?:[^,\[]|\[[^\]]*+\]?)++")
+"""What stands between commas that are outside brackets."""
 _ENTRY = re.compile(r"(?:[A-Za-z0-9_.-]|\[[0-9,-]+\])+", re.ASCII)
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
 
@@ -30,9 +32,7 @@ def expand(text: str) -> tuple[str, ...]:
     if text.strip() in _NOBODY:
         return ()
     names: list[str] = []
-    for entry in re.split(r",(?![^\[\]]*\])", text):  # commas outside brackets
-        if not entry:
-            continue
+    for entry in _PART.findall(text):
         if not _ENTRY.fullmatch(entry):
             raise _unreadable(text)
         literals = re.split(r"\[[^\]]*\]", entry)

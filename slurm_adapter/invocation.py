@@ -11,6 +11,7 @@ import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,6 +41,7 @@ from slurm_adapter.specification import (
     WorkflowValue,
     describe,
     field_path,
+    joined,
     shown,
 )
 
@@ -55,6 +57,9 @@ ARGUMENT_LIMIT = 128 * 1024 - 1
 """The most bytes of one argument (MAX_ARG_STRLEN of Linux less its terminator)."""
 ARGUMENTS_LIMIT = 1024 * 1024
 """The most bytes of all arguments of a command (half of what Linux allows with the usual stack)."""
+
+_NAMES_SHOWN = 50
+"""Names that a message lists."""
 
 NOT_HERE = {
     "license_server": "there are no licence servers here",
@@ -136,17 +141,25 @@ def bind(
     bound = Bound()
     problems: list[str] = []
     parameters = _with_workflows(bound, application, given, problems)
-    for name in given:
-        if name not in parameters and not is_injected(name):
-            known = ", ".join(parameters) or "none"
-            problems.append(f"{_where(name)}: Unknown parameter supplied: {shown(name)}; this application has: {known}")
+    known = _listed(shown(name)[1:-1] for name in parameters)
+    problems += [
+        f"{_where(name)}: Unknown parameter supplied: {shown(name)}; this application has: {known}"
+        for name in given
+        if name not in parameters and not is_injected(name)
+    ]
     for name, parameter in parameters.items():
         if parameter.type != "workflow":
             with _noting(problems):
                 _bind_one(bound, parameter, given.get(name) or _default(parameter), resolve)
     if problems:
-        raise InvalidInput("\n".join(problems))
+        raise InvalidInput(joined(problems))
     return bound
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return names as a message lists them: not more than a reader wants to see."""
+    found = list(islice(names, _NAMES_SHOWN + 1))
+    return ", ".join(found[:_NAMES_SHOWN]) + (", ..." if len(found) > _NAMES_SHOWN else "") or "none"
 
 
 def default_files(given: Mapping[str, AppParameterValue], application: Application) -> dict[str, FileValue]:
@@ -309,11 +322,12 @@ def _plain_value(bound: Bound, parameter: Parameter, value: AppParameterValue, r
 def check_modules(names: Iterable[str], where: str, choice: tuple[str, ...] = ()) -> list[str]:
     """Environment modules as `module load` may be given them. Raises `InvalidInput`."""
     found = list(names)
+    allowed = frozenset(choice)
     for name in found:
         if not _ALLOWED_MODULE.fullmatch(name):
             raise InvalidInput(f"{where}: {shown(name)} is no name of an environment module")
-        if choice and name not in choice:
-            raise InvalidInput(f"{where}: {shown(name)}: must be one of {', '.join(choice)}")
+        if allowed and name not in allowed:
+            raise InvalidInput(f"{where}: {shown(name)}: must be one of {_listed(choice)}")
     return found
 
 
@@ -334,7 +348,7 @@ def _choose(parameter: Parameter, value: str, where: str) -> str:
             return option.value
     if not parameter.options or any(option.value == value for option in parameter.options):
         return value
-    names = ", ".join(shown(option.name) for option in parameter.options)
+    names = _listed(shown(option.name) for option in parameter.options)
     raise InvalidInput(f"{where}: {shown(value)}: must be one of {names}")
 
 
@@ -366,9 +380,13 @@ def arguments(part: Part, bound: Bound) -> list[str]:
 
 def _variable(part: Variable, bound: Bound) -> list[str]:
     middle: list[str] = []
+    size = 0
     for name in part.names:
         if (text := bound.arguments.get(name)) is None:
             continue
+        size += len(text)  # one part may name a long text thousands of times
+        if size > ARGUMENTS_LIMIT:
+            raise InvalidInput(f"the arguments of one part are longer than {ARGUMENTS_LIMIT} bytes")
         if part.prefix_variable and not part.prefix_joined:
             middle.append(part.prefix_variable)
         joined = (part.prefix_variable if part.prefix_joined else "") + text
@@ -413,19 +431,19 @@ def command_line(application: Application, bound: Bound) -> str:
 
     Raises `InvalidInput` where there is none, or its arguments are longer than Linux lets a program have.
     """
-    words = [word for part in application.invocation for word in shell_words(part, bound)]
+    words: list[str] = []
+    total = 0
+    for part in application.invocation:
+        for argument in () if isinstance(part, EnvironmentVariable) else arguments(part, bound):
+            size = len(argument.encode())
+            total += size
+            if size > ARGUMENT_LIMIT:
+                raise InvalidInput(f"an argument has {size} bytes; one may have at most {ARGUMENT_LIMIT}")
+        if total > ARGUMENTS_LIMIT:
+            raise InvalidInput(f"the arguments have {total} bytes or more; together they may have {ARGUMENTS_LIMIT}")
+        words += shell_words(part, bound)
     if not words:
         raise InvalidInput(f"the application {application} has no command")
-    sizes = [
-        len(argument.encode())
-        for part in application.invocation
-        if not isinstance(part, EnvironmentVariable)
-        for argument in arguments(part, bound)
-    ]
-    if max(sizes) > ARGUMENT_LIMIT:
-        raise InvalidInput(f"an argument has {max(sizes)} bytes; one may have at most {ARGUMENT_LIMIT}")
-    if sum(sizes) > ARGUMENTS_LIMIT:
-        raise InvalidInput(f"the arguments have {sum(sizes)} bytes; together they may have {ARGUMENTS_LIMIT}")
     first, *rest = words
     if first in _KEYWORDS or "=" in first:
         first = f"'{first}'" if not first.startswith(("'", '"')) else first  # the name of a program, not bash's own

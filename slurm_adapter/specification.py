@@ -11,6 +11,9 @@ Decisions at this edge:
   UCloud writes integers without a point or exponent wherever they fit 64 bits.
 * A key given twice is refused: readers differ in which one they take, and UCloud never sends one.
 * NUL and lone surrogates are refused in every text that is used: neither a file name nor an argument can hold them.
+* Everything is counted before it costs something: see `slurm_adapter.json_bounds`, `BULK_LIMIT` and `JOB_LIMIT`. A
+  list is read up to its first wrong element, and a message names at most `PROBLEMS_LIMIT` wrong fields: a small input
+  with many errors needs no more memory than a good one.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -47,13 +51,19 @@ BULK_LIMIT = 1000
 YEARS = 62_135_596_800_000
 """Milliseconds by which a time may differ from 1970: until the year 1, UCloud's zero time, and as far ahead."""
 
+JOB_LIMIT = 1000
+"""The most labels, the most parameters and the most resources of a job."""
+
+PROBLEMS_LIMIT = 100
+"""The most wrong fields that a message names."""
+
 _SHOWN = 60
 """Characters of a refused value that a message shows."""
 
 
 def shown(value: object) -> str:
     """A value as a message shows it: shortened, and safe for a terminal (no control characters)."""
-    text = value if isinstance(value, str) else _as_json(value)
+    text = value[: _SHOWN + 1] if isinstance(value, str) else _as_json(value)
     shortened = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
     return repr(shortened) if isinstance(value, str) else repr(shortened)[1:-1]
 
@@ -61,7 +71,12 @@ def shown(value: object) -> str:
 def _as_json(value: object) -> str:
     if isinstance(value, int) and abs(value) >= 10**_SHOWN:
         return f"an integer of {value.bit_length()} bits"  # its decimal digits may be more than Python prints
-    return json.dumps(value, default=str)
+    text = ""
+    for piece in json.JSONEncoder(default=str).iterencode(value):  # no further than is shown
+        text += piece[: _SHOWN + 1]
+        if len(text) > _SHOWN:
+            break
+    return text
 
 
 _HALF = re.compile("[\ud800-\udfff]")
@@ -86,12 +101,6 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _as_resources(value: object) -> object:
-    if isinstance(value, list) and len(value) > BULK_LIMIT:
-        raise ValueError(f"must have at most {BULK_LIMIT} entries")
-    return _as_tuple(value)
-
-
 T = TypeVar("T")
 Text = Annotated[str, AfterValidator(_check_text)]
 """Any text that may become an argument."""
@@ -100,6 +109,13 @@ Line = Annotated[str, AfterValidator(_check_line)]
 Listed = Annotated[tuple[T, ...], FailFast(), BeforeValidator(_as_tuple)]
 """A JSON array. Its first wrong entry is told of: a message for each of thousands would take gigabytes."""
 Integer = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+
+
+def _check_count(value: object) -> object:
+    """Refuse more labels, parameters or resources than a job may have, before each is looked at."""
+    if isinstance(value, dict | list) and len(value) > JOB_LIMIT:
+        raise ValueError(f"must have at most {JOB_LIMIT} entries")
+    return value
 
 
 class Wire(BaseModel):
@@ -292,13 +308,13 @@ class JobSpecification(Wire):
 
     application: NameAndVersion
     product: ProductReference
-    labels: dict[Line, Text] = Field(default_factory=dict)
+    labels: Annotated[dict[Line, Text], BeforeValidator(_check_count)] = Field(default_factory=dict)
     name: Annotated[Line, Field(max_length=1024)] = ""
     hostname: Text = ""
     replicas: Integer = 1
     allow_duplicate_job: bool = False
-    parameters: dict[Text, AppParameterValue] = Field(default_factory=dict)
-    resources: Annotated[tuple[AppParameterValue, ...], BeforeValidator(_as_resources)] = ()
+    parameters: Annotated[dict[Text, AppParameterValue], BeforeValidator(_check_count)] = Field(default_factory=dict)
+    resources: Annotated[tuple[AppParameterValue, ...], BeforeValidator(_as_tuple), BeforeValidator(_check_count)] = ()
     time_allocation: SimpleDuration | None = None
     opened_file: Text = ""
     restart_on_exit: bool = False
@@ -401,17 +417,26 @@ def _validate_all(document: object) -> list[JobSpecification]:
         try:
             found.append(_validate(item, ("items", number)))
         except InvalidInput as error:
-            problems.append(str(error))
+            problems += str(error).splitlines()
+        if len(problems) > PROBLEMS_LIMIT:
+            break
     if problems:
-        raise InvalidInput("\n".join(problems))
+        raise InvalidInput(joined(problems))
     return found
+
+
+def joined(problems: Iterable[str]) -> str:
+    """Return the first lines of a message, of as many as a reader may want to see."""
+    lines = iter(problems)
+    shortened = list(islice(lines, PROBLEMS_LIMIT))
+    return "\n".join([*shortened, "... and more"] if next(lines, None) is not None else shortened)
 
 
 def _validate(item: object, prefix: tuple[str | int, ...]) -> JobSpecification:
     try:
         return JobSpecification.model_validate(item)
     except ValidationError as error:
-        raise InvalidInput("\n".join(describe(error, prefix))) from error
+        raise InvalidInput(joined(describe(error, prefix))) from error
     except RecursionError as error:
         raise InvalidInput(f"{field_path(prefix)}: nested too deeply") from error
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -17,7 +16,7 @@ from fastapi.routing import APIRoute
 from slurm_adapter.errors import InvalidInput
 from slurm_adapter.gateway.incoming import CALLER
 from slurm_adapter.gateway.schemas import BulkRequest
-from slurm_adapter.specification import BULK_LIMIT, decode_json, describe_all
+from slurm_adapter.specification import BULK_LIMIT, PROBLEMS_LIMIT, decode_json, describe_all, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
     from fastapi import Response
     from fastapi._compat import ModelField
-
-MOST_PROBLEMS = 100
-"""Wrong fields that one answer tells of."""
 
 
 class StrictRoute(APIRoute):
@@ -88,8 +84,8 @@ def _validate(field: ModelField, document: Any) -> tuple[Any, list[Any]]:
     problems: list[Any] = []
     for number, item in enumerate(items):
         value, wrong = field.validate({"items": [item]})
-        problems += [{**each, "loc": ("items", number, *each["loc"][2:])} for each in wrong[: MOST_PROBLEMS + 1]]
-        if len(problems) > MOST_PROBLEMS:
+        problems += [{**each, "loc": ("items", number, *each["loc"][2:])} for each in wrong[: PROBLEMS_LIMIT + 1]]
+        if len(problems) > PROBLEMS_LIMIT:
             break
         if not wrong:
             found += value.items
@@ -103,9 +99,7 @@ def _is_bulk(field: ModelField) -> bool:
 
 def describe(problems: Iterable[Mapping[str, Any]]) -> str:
     """One line for each wrong field, of as many as a reader may want to see."""
-    lines = iter(describe_all(problems))
-    told = list(islice(lines, MOST_PROBLEMS))
-    return "\n".join([*told, "... and more"] if next(lines, None) is not None else told)
+    return joined(describe_all(problems))
 
 
 def _came(request: Request) -> float:
