@@ -137,13 +137,13 @@ def test_no_time_means_the_configured_default_within_the_machines_limit(machine:
 
 
 @pytest.mark.edge_case(20)
-@pytest.mark.parametrize("seconds", [0, -1, -(10**30)])
+@pytest.mark.parametrize("seconds", [0, -1, -(10**15)])
 def test_no_positive_time(machine: Machine, seconds: int) -> None:
     with pytest.raises(InvalidInput, match="Time allocated for job is too short"):
         time_limit(SimpleDuration(seconds=seconds), machine, 60)
 
 
-@pytest.mark.parametrize("seconds", [4 * 3600 + 1, 10**30])
+@pytest.mark.parametrize("seconds", [4 * 3600 + 1, 10**15])
 def test_more_time_than_the_machine_gives(machine: Machine, seconds: int) -> None:
     with pytest.raises(InvalidInput, match="at most 0-04:00:00"):
         time_limit(SimpleDuration(seconds=seconds), machine, 60)
