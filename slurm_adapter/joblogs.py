@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from slurm_adapter.records import Record
     from slurm_adapter.site import Site
 
+READ_SECONDS = 20.0
+"""How long one round may take: others wait for the same readers."""
+
 _READ = r"""
 cd -P -- "$1" 2>/dev/null || exit 3
 limit=$2
@@ -116,7 +119,7 @@ def read_round(site: Site, record: Record, offsets: Mapping[str, int], limit: in
     """
     known = tuple(f"{name}:{offset}" for name, offset in offsets.items())
     argv = ("/bin/sh", "-c", _READ, "sh", record.folder, str(limit), *known)
-    result = site.transport.run(Command(argv, user=record.account))
+    result = site.transport.run(Command(argv, user=record.account, timeout=READ_SECONDS))
     if result.status == 3:
         return []
     if result.status != 0:

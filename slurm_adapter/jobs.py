@@ -137,8 +137,11 @@ def submit(
     items: Sequence[Item],
     say: Callable[[str], None] = lambda _: None,
     caller: Caller | None = None,
+    facts: ClusterFacts | None = None,
 ) -> list[Record]:
     """Hand in jobs of one owner; they are claimed all or none. `say` is told how new ones were understood.
+
+    Whatever `facts` tell is not asked again, and no job is refused by them: sbatch is asked.
 
     Raises `InvalidInput` before anything is remembered or written, `Duplicate` where the site refuses what runs
     already, `TryAgain` where Slurm is out of reach (nothing is remembered), and `Refused` with Slurm's own words where
@@ -148,7 +151,7 @@ def submit(
     patient = caller is None
     caller = caller or Caller()
     with ExitStack() as until_taken:
-        claimed = _claim(site, owner, items, caller, None, lambda: until_taken.enter_context(site.handing_in()))
+        claimed = _claim(site, owner, items, caller, facts, lambda: until_taken.enter_context(site.handing_in()))
         noted = [(record.id, note) for record in claimed.fresh for note in claimed.notes[record.id]]
         try:
             if noted:
@@ -177,7 +180,7 @@ def claim(
     Whatever `facts` tell is not asked again. Raise as `submit`, and `CannotRun` for jobs that the cluster cannot run.
     `hold` is called right before jobs are claimed: it sees to it that passes leave new claims to the caller.
     """
-    claimed = _claim(site, owner, items, caller, facts, hold)
+    claimed = _claim(site, owner, items, caller, facts, hold, judged=True)
     if noted := [(record.id, note) for record in claimed.fresh for note in claimed.notes[record.id]]:
         with suppress(AdapterError):  # they are claimed, and no refusal is true
             site.store.note(noted, site.clock())
@@ -199,6 +202,8 @@ def _claim(
     caller: Caller,
     facts: ClusterFacts | None,
     hold: Callable[[], object],
+    *,
+    judged: bool = False,
 ) -> _Claimed:
     """The first two of the steps above."""
     _go_on(caller)
@@ -209,7 +214,7 @@ def _claim(
     if site.config.gateway.refuse_duplicates:
         new = [item for item, found in zip(items, known, strict=True) if found is None]
         _refuse_duplicates(site, owner, new, replaced)
-    claims, shared, notes = _prepare(site, owner, items, caller, facts)
+    claims, shared, notes = _prepare(site, owner, items, caller, facts, judged=judged)
     hold()
 
     def still_wanted() -> None:
@@ -226,7 +231,7 @@ _HAS_LEFT = "nothing was submitted: whoever asked for it has left before it coul
 
 
 def _prepare(
-    site: Site, owner: Owner, items: Sequence[Item], caller: Caller, facts: ClusterFacts | None
+    site: Site, owner: Owner, items: Sequence[Item], caller: Caller, facts: ClusterFacts | None, *, judged: bool
 ) -> tuple[list[tuple[Record, bytes]], dict[str, bytes], dict[str, list[str]]]:
     """Everything that can be refused is refused here: the claims with their bundles, what these share, and notes."""
     account = site.usable_account_of(owner)
@@ -249,7 +254,7 @@ def _prepare(
                 translation = _translate(
                     site, owner, item, apart.render, names, after=after, slurm_names=slurm_names, drives=drives
                 )
-                if facts is not None:
+                if judged and facts is not None:
                     check(translation.directives, translation.seconds, account, facts)
             paths += translation.paths
             record = _new_record(site, owner, item, names, account, translation, tuple(peer for peer, _ in found))

@@ -23,27 +23,23 @@ MOST_DIGITS = 40
 """Digits of the longest integer that is converted: Python takes long for long ones. Fields have narrower bounds."""
 
 # Strings are skipped, also one without an end. Nothing here backtracks (possessive quantifiers), so it is linear.
-_TOKEN = re.compile(rb'[\[{},\]]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-
-_STRING = 0x22
+_UP_TO_MARK = re.compile(rb'(?:[^"\[\]{},]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"?)*+([\[\]{},]?)', re.DOTALL)
 
 
 def check_bounds(data: bytes) -> None:
     """Raise `InvalidInput` for JSON with too many values, or too deep. Whether it is JSON is not looked at."""
     values = 0
     entries: list[int] = []
-    for match in _TOKEN.finditer(data):
-        first = data[match.start()]
-        if first == _STRING:
-            continue
-        if first in b"]}":
+    for match in _UP_TO_MARK.finditer(data):
+        mark = match[1]
+        if mark in b"]}":  # or the end
             if entries:
                 entries.pop()
             continue
         values += 1
         if values > MOST_VALUES:
             raise InvalidInput(f"the input holds more than {MOST_VALUES} values; send it in several requests")
-        if first in b"[{":
+        if mark in b"[{":
             entries.append(1)
             if len(entries) > MOST_LEVELS:
                 raise InvalidInput(f"the input is nested too deeply: {MOST_LEVELS} levels are allowed")

@@ -69,8 +69,10 @@ class Controller:
         if self.away is not None:
             raise TryAgain(f"nothing was done: {self.away}")
 
-    async def facts(self, newer_than: float | None = None) -> ClusterFacts:
+    async def facts(self, newer_than: float | None = None, *, rights: bool = True) -> ClusterFacts:
         """Return facts that are younger than so many seconds (`KEPT_SECONDS`); all callers share one question.
+
+        `rights`: newer facts have what accounting allows, if it answers soon.
 
         Raise `TryAgain` if the cluster does not tell them, at once if it is known to be away. Accounting that does not
         tell is no reason.
@@ -79,7 +81,7 @@ class Controller:
         if self._facts is None or self._clock() - self._learned >= (newer_than or KEPT_SECONDS):
             question = self._ask()
             await asyncio.wait({question}, timeout=ANSWER_SECONDS)
-            if newer_than is not None and self._rights is not None:
+            if rights and newer_than is not None and self._rights is not None:
                 await asyncio.wait({self._rights}, timeout=RIGHTS_SECONDS)
             if not question.done():
                 raise TryAgain("Slurm takes too long to say what it has, and nothing was submitted; try again")

@@ -16,6 +16,7 @@ from slurm_adapter import jobs
 from slurm_adapter.errors import TryAgain, Unknown
 from slurm_adapter.gateway import behind
 from slurm_adapter.gateway.behind import GoesOn
+from slurm_adapter.gateway.shares import TooMany
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +41,10 @@ class Ender:
         self._behind = behind
         self._controller = controller
 
-    async def end(self, find: Callable[Concatenate[Site, P], list[Record]], *args: P.args, **kwargs: P.kwargs) -> None:
-        """End the jobs that `find` finds so. Raises what it raises, and `Refused` as `jobs.cancel`."""
+    async def end(
+        self, owner: str, find: Callable[Concatenate[Site, P], list[Record]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """End the jobs that `find` finds so, for a user. Raises what it raises, and `Refused` as `jobs.cancel`."""
         began = time.monotonic()
         wanting = self._workers.call(_want, lambda site: find(site, *args, **kwargs))
         try:
@@ -54,8 +57,8 @@ class Ender:
             return
         waited_for = 0.0 if self._controller.away else ANSWER_SECONDS
         left = max(0.0, min(waited_for, behind.LONGEST_SECONDS - (time.monotonic() - began)))
-        with suppress(GoesOn):
-            await self._behind.in_time(self._workers.change(_end, names), left, "ending jobs")
+        with suppress(GoesOn, TooMany):  # what is not done now is done by the next pass
+            await self._behind.in_time(self._workers.change_for(owner, _end, names), left, "ending jobs")
 
 
 def _want(site: Site, find: Callable[[Site], list[Record]]) -> list[str]:

@@ -27,8 +27,8 @@ class Extender:
         self._under_way: dict[object, tuple[frozenset[str], float]] = {}
         """The jobs of each request, and from when on it is late."""
 
-    async def extend(self, wanted: Sequence[tuple[str, int]]) -> None:
-        """Add so many seconds to the limits of these jobs, which the caller may change.
+    async def extend(self, owner: str, wanted: Sequence[tuple[str, int]]) -> None:
+        """Add so many seconds to the limits of these jobs, which the caller, a user, may change.
 
         Raises what `operations.extend` raises, and `Refused` where an earlier request for one of them is late: whether
         it is wanted twice, only somebody who has seen what came of the first can tell.
@@ -43,6 +43,6 @@ class Extender:
         mine = object()
         self._under_way[mine] = ids, now + behind.LONGEST_SECONDS
         try:
-            await self._workers.change(operations.extend, wanted)
+            await self._workers.change_for(owner, operations.extend, wanted)
         finally:
             del self._under_way[mine]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -44,8 +44,14 @@ INTERVAL = 1.0
 ROUND = MEBIBYTE
 """Bytes of one round, about."""
 
-AT_ONCE = 2
+AT_ONCE = 3
 """Reading commands under way at once: an SSH connection has five sessions, and new jobs must not wait for one."""
+
+SLOW_SECONDS = 2.0
+"""A round that takes longer is a slow one. Its account's next one may be after as many times its duration as..."""
+
+SLOW_PAUSE = 9
+"""... this, so that an account whose files hang takes a tenth of one reader, and others' output goes on."""
 
 FOLLOWERS, FOLLOWERS_OF_ONE = 2000, 200
 """Streams at once, and of the jobs of one user.
@@ -252,6 +258,15 @@ class _Reader:
                 await self.wakes.wait()
 
 
+class _Account:
+    """An account whose files are read: one round at a time, for all of its jobs."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.not_before = 0.0
+        """When its next round may be."""
+
+
 class Following:
     """All who follow jobs of one site."""
 
@@ -262,6 +277,7 @@ class Following:
         self._interval = interval
         self._patience = patience
         self._shares = Shares(FOLLOWERS, limit, "streams that follow jobs")
+        self._accounts: defaultdict[str, _Account] = defaultdict(_Account)
         self._readers: dict[str, _Reader] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -341,9 +357,17 @@ class Following:
             del self._readers[reader.record.id]
 
     async def _round(self, reader: _Reader, first: Follower) -> None:
-        async with self._turns:
-            record, asked = reader.record, dict(first.offsets)
-            pieces = await self._workers.ask(joblogs.read_round, record, asked, ROUND)
+        clock = asyncio.get_running_loop().time
+        account = self._accounts[reader.record.account]
+        async with account.turn:
+            await asyncio.sleep(account.not_before - clock())
+            async with self._turns:
+                record, asked, began = reader.record, dict(first.offsets), clock()
+                try:
+                    pieces = await self._workers.ask(joblogs.read_round, record, asked, ROUND)
+                finally:
+                    if (took := clock() - began) > SLOW_SECONDS:
+                        account.not_before = clock() + SLOW_PAUSE * took
         reached = {file: end for file, end in {**asked, **{piece.file: piece.end for piece in pieces}}.items() if end}
         news, more = any(piece.data for piece in pieces), any(piece.more for piece in pieces)
         now = asyncio.get_running_loop().time()

@@ -94,9 +94,9 @@ async def follow_for_users(websocket: WebSocket) -> None:
         token = f"Bearer {frame.bearer}" if frame.bearer else authorization
         workspace = project if frame.project is None else frame.project
         found = await gateway.workers.call(_find, token, workspace, request.id, names_work=gateway.names_work)
-        setattr(websocket.state, CALLER, found[0].owner)
+        setattr(websocket.state, CALLER, found[0])
         check = partial(gateway.workers.call, _check, token, workspace)
-        conversation.start(frame.stream_id, frame.stream_id, _for_user(gateway, *found), check)
+        conversation.start(frame.stream_id, frame.stream_id, _for_user(gateway, *found[1:]), check)
 
     await Conversation(websocket, USER_FRAME).hold(answer)
 
@@ -139,11 +139,11 @@ def _check(site: Site, authorization: str | None, project: str | None) -> None:
 
 def _find(
     site: Site, authorization: str | None, project: str | None, id_: str, *, names_work: bool
-) -> tuple[Record, JobView, Sequence[Update]]:
+) -> tuple[str, Record, JobView, Sequence[Update]]:
     owner = authentication.authenticate(site.store, authorization, project, site.clock())
     record = find_owned(site, owner, [id_])[0]
     updates = site.store.updates(id_)
-    return record, _with_updates(view(site, record, _ALL, names_work=names_work), updates), updates
+    return owner.created_by, record, _with_updates(view(site, record, _ALL, names_work=names_work), updates), updates
 
 
 def _with_updates(job: JobView, updates: Sequence[Update]) -> JobView:

@@ -37,6 +37,7 @@ from slurm_adapter.gateway.schemas import (
     Utilization,
     done,
 )
+from slurm_adapter.gateway.shares import TooMany
 from slurm_adapter.specification import Job, Owner, shown
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ async def create(gateway: Shared, came: Came, request: BulkRequest[Job]) -> Bulk
 @api.post("/jobs/terminate")
 async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
     """End jobs. One that has ended, or is not known here, is no error."""
-    await gateway.ender.end(find_own, request.items)
+    await gateway.ender.end(_owner(request.items), find_own, request.items)
     return done(request.items)
 
 
@@ -119,28 +120,30 @@ async def extend(gateway: Shared, request: BulkRequest[JobExtension]) -> Bulk[Em
 @api.post("/jobs/suspend", dependencies=NEEDS_SLURM)
 async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs rest; they keep their nodes."""
-    await _change(gateway, "suspend jobs", gateway.workers.change(_suspend, [item.job for item in request.items]))
+    jobs_ = [item.job for item in request.items]
+    await _change(gateway, "suspend jobs", gateway.workers.change_for(_owner(jobs_), _suspend, jobs_))
     return done(request.items)
 
 
 @api.post("/jobs/unsuspend", dependencies=NEEDS_SLURM)
 async def unsuspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs that rest run on."""
-    await _change(gateway, "let jobs run on", gateway.workers.change(_resume, [item.job for item in request.items]))
+    jobs_ = [item.job for item in request.items]
+    await _change(gateway, "let jobs run on", gateway.workers.change_for(_owner(jobs_), _resume, jobs_))
     return done(request.items)
 
 
 @api.post("/jobs/attachResource", dependencies=NEEDS_SLURM)
 async def attach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Give a job that runs one more peer."""
-    await _change(gateway, "attach a peer", gateway.workers.change(_attach, request))
+    await _change(gateway, "attach a peer", gateway.workers.change_for(_owner([request.job]), _attach, request))
     return Empty()
 
 
 @api.post("/jobs/detachResource", dependencies=NEEDS_SLURM)
 async def detach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Take a peer from a job that runs."""
-    await _change(gateway, "detach a peer", gateway.workers.change(_detach, request))
+    await _change(gateway, "detach a peer", gateway.workers.change_for(_owner([request.job]), _detach, request))
     return Empty()
 
 
@@ -311,10 +314,19 @@ async def _extend(gateway: Gateway, wanted: Sequence[JobExtension]) -> None:
     records = await gateway.workers.call(get_all, [item.job for item in wanted])
     seconds = [item.requested_time.in_seconds for item in wanted]
     try:
-        await gateway.extender.extend(list(zip([record.id for record in records], seconds, strict=True)))
+        await gateway.extender.extend(
+            _owner([item.job for item in wanted]), list(zip([record.id for record in records], seconds, strict=True))
+        )
+    except TooMany:
+        raise  # before anything was done
     except (TryAgain, Unknown) as error:
         # Who asks again has what was done before the failure done twice.
         raise Refused(f"it is not sure that all of it was done: {error}") from error
+
+
+def _owner(wanted: Sequence[Job]) -> str:
+    """Return the user for whom UCloud asks; a request is of one user."""
+    return wanted[0].owner.created_by
 
 
 def _suspend(site: Site, wanted: Sequence[Job]) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from http import HTTPStatus
 
 from slurm_adapter.errors import AdapterError, Duplicate, InvalidInput, NotFound, NotOffered, Refused
 from slurm_adapter.gateway.authentication import Forbidden, NotAuthenticated
 from slurm_adapter.gateway.schemas import Error
 from slurm_adapter.gateway.shares import TooMany
+
+_log = logging.getLogger(__name__)
+
+_PATH = re.compile(r"(?<![\w.:/-])/[^\s:;,'\")]+")
+"""What no answer shows if something of the site's is amiss: files of the gateway, and folders of accounts."""
 
 _STATUS: tuple[tuple[type[AdapterError], HTTPStatus], ...] = (
     (NotAuthenticated, HTTPStatus.UNAUTHORIZED),
@@ -47,5 +54,8 @@ def headers_of(error: AdapterError) -> dict[str, str]:
 def body_of(error: AdapterError) -> Error:
     """The body of that answer, which both of UCloud's cores read (contract 1.2)."""
     why = str(error)
+    if status_of(error) is HTTPStatus.SERVICE_UNAVAILABLE:
+        _log.warning("%s", why)
+        why = _PATH.sub("(a path; see the log)", why)
     code = "FEATURE_NOT_SUPPORTED_BY_PROVIDER" if isinstance(error, NotOffered) else None
     return Error(why=why, error_code=code)

@@ -39,6 +39,9 @@ PEERS_SECONDS = 2.0
 FRESH_SECONDS = 5.0
 """Facts that are older do not suffice to refuse a job."""
 
+ASKED_SECONDS = 1.0
+"""Facts that are older do not suffice to submit at once. So requests have Slurm asked once a second, however many."""
+
 
 class Submitter:
     """Hands jobs in. What comes twice at once is done once: the second waits for what becomes of the first."""
@@ -59,7 +62,7 @@ class Submitter:
         late = time.monotonic() - came
         async with self._all_alone(owner, items):
             caller = jobs.Caller()
-            return await self._in_time(self._workers.change(jobs.submit, owner, items, caller=caller), caller, late)
+            return await self._in_time(self._submit(owner, items, caller), caller, late)
 
     async def claim(self, owner: Owner, items: Sequence[jobs.Item], came: float) -> list[Record]:
         """Return the jobs, in order, once they are claimed; Slurm gets them behind the answer.
@@ -72,15 +75,19 @@ class Submitter:
             caller = jobs.Caller()
             return await self._in_time(self._claim(owner, items, caller), caller, late)
 
+    async def _submit(self, owner: Owner, items: Sequence[jobs.Item], caller: jobs.Caller) -> list[Record]:
+        facts = await self._controller.facts(newer_than=ASKED_SECONDS, rights=False)
+        return await self._workers.change_for(owner.created_by, jobs.submit, owner, items, caller=caller, facts=facts)
+
     async def _claim(self, owner: Owner, items: Sequence[jobs.Item], caller: jobs.Caller) -> list[Record]:
         peers = {peer.job_id for item in items for _, peer in jobs.declared_peers(item.specification)}
         await self._dispatcher.settled(peers, PEERS_SECONDS)
         facts = await self._controller.facts()
         try:
-            records, fresh, held = await self._workers.ask(_claim, owner, items, facts, caller)
+            records, fresh, held = await self._workers.ask_for(owner.created_by, _claim, owner, items, facts, caller)
         except CannotRun:
             newer = await self._controller.facts(newer_than=FRESH_SECONDS)
-            records, fresh, held = await self._workers.ask(_claim, owner, items, newer, caller)
+            records, fresh, held = await self._workers.ask_for(owner.created_by, _claim, owner, items, newer, caller)
         self._dispatcher.add(fresh, held)
         return records
 

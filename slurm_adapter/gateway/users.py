@@ -204,7 +204,7 @@ async def search(gateway: Shared, owner: Caller, request: Search) -> Page[JobVie
 @api.post("/terminate")
 async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """End jobs; one that has ended is no error."""
-    await gateway.ender.end(find_owned, owner, [item.id for item in request.items])
+    await gateway.ender.end(owner.created_by, find_owned, owner, [item.id for item in request.items])
     return done(request.items)
 
 
@@ -213,21 +213,21 @@ async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]
     """Give jobs more time, added to what they have."""
     wanted = [(item.job_id, item.requested_time.in_seconds) for item in request.items]
     await gateway.workers.call(find_owned, owner, [id_ for id_, _ in wanted])
-    await gateway.extender.extend(wanted)
+    await gateway.extender.extend(owner.created_by, wanted)
     return done(request.items)
 
 
 @api.post("/suspend")
 async def suspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """Let jobs rest; they keep their nodes."""
-    await gateway.workers.change(_suspend, owner, [item.id for item in request.items])
+    await gateway.workers.change_for(owner.created_by, _suspend, owner, [item.id for item in request.items])
     return done(request.items)
 
 
 @api.post("/unsuspend")
 async def unsuspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """Let jobs that rest run on."""
-    await gateway.workers.change(_resume, owner, [item.id for item in request.items])
+    await gateway.workers.change_for(owner.created_by, _resume, owner, [item.id for item in request.items])
     return done(request.items)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Header, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from slurm_adapter.gateway.authentication import person
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.schemas import Health
 from slurm_adapter.states import JobState
@@ -18,16 +19,32 @@ if TYPE_CHECKING:
 api = APIRouter(tags=["operation"])
 
 
+Authorization = Annotated[str | None, Header(include_in_schema=False)]
+
+
 @api.get("/healthz")
-async def healthz(gateway: Shared) -> Health:
-    """Live: this answer. Ready: Slurm answers, and the last pass learned all that it had to; UCloud may be away."""
-    return Health(ready=gateway.why_not_ready is None, why=gateway.why_not_ready or gateway.untold)
+async def healthz(gateway: Shared, authorization: Authorization = None) -> Health:
+    """Live: this answer. Ready: Slurm answers, and the last pass learned all that it had to; UCloud may be away.
+
+    The reason may name accounts and paths, so that only a user's token gets the whole of it.
+    """
+    if authorization is not None:
+        await gateway.workers.call(_authenticate, authorization)
+    reasons = (
+        (gateway.controller.away, "Slurm does not answer"),
+        (gateway.not_ready, "the last sync was incomplete"),
+        (gateway.untold, "updates to UCloud are delayed"),
+    )
+    why, in_short = next(((why, in_short) for why, in_short in reasons if why is not None), (None, None))
+    if authorization is None and in_short is not None:
+        why = f"{in_short}; a request with a user's token is told more"
+    return Health(ready=gateway.why_not_ready is None, why=why)
 
 
 @api.get("/healthz/ready", responses={503: {"model": Health}})
-async def ready(gateway: Shared, response: Response) -> Health:
+async def ready(gateway: Shared, response: Response, authorization: Authorization = None) -> Health:
     """The same, with 503 where it is not ready."""
-    health = await healthz(gateway)
+    health = await healthz(gateway, authorization)
     if not health.ready:
         response.status_code = 503
     return health
@@ -38,6 +55,10 @@ async def metrics(gateway: Shared) -> Response:
     """For Prometheus."""
     content = await gateway.workers.call(_collect, gateway.metrics)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
+
+
+def _authenticate(site: Site, authorization: str) -> None:
+    person(site.store, authorization, site.clock())
 
 
 def _collect(site: Site, numbers: Metrics) -> bytes:

@@ -10,8 +10,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
+from slurm_adapter.gateway.shares import Shares
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from slurm_adapter.site import Site
 
@@ -21,8 +23,11 @@ T = TypeVar("T")
 THREADS = 32
 """What waits for a thread has not begun."""
 
-CHANGING = 16
+CHANGING = 32
 """Threads for what changes something in Slurm, which may take minutes: all else has its own, and goes on."""
+
+OF_ONE = 4
+"""Threads of each of these two kinds that work for one user at once."""
 
 ASKING = 32
 """Threads for what asks the cluster or UCloud, which may hang."""
@@ -41,6 +46,8 @@ class Workers:
         self._changing = ThreadPoolExecutor(CHANGING, thread_name_prefix="changing")
         self._asking = ThreadPoolExecutor(ASKING, thread_name_prefix="asking")
         self._repeating = ThreadPoolExecutor(REPEATING, thread_name_prefix="repeating")
+        self._changing_shares = Shares(CHANGING, OF_ONE, "changes in Slurm under way")
+        self._asking_shares = Shares(ASKING, OF_ONE, "questions to the cluster under way")
         self._own = threading.local()
         self._opened: list[Site] = []
         self.changed = asyncio.Event()
@@ -63,6 +70,30 @@ class Workers:
     async def ask(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what asks the cluster or UCloud; at most `ASKING` at once."""
         return await asyncio.wrap_future(self._asking.submit(lambda: work(self._own_site(), *args, **kwargs)))
+
+    async def change_for(
+        self, owner: str, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same as `change`, for a user. Raise `TooMany` before it is begun if much is done for the user already."""
+        return await self._share(self._changing_shares, owner, lambda: self.change(work, *args, **kwargs))
+
+    async def ask_for(
+        self, owner: str, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same as `ask`, for a user. Raise `TooMany` before it is begun if much is asked for the user already."""
+        return await self._share(self._asking_shares, owner, lambda: self.ask(work, *args, **kwargs))
+
+    async def _share(self, shares: Shares, owner: str, begin: Callable[[], Coroutine[None, None, T]]) -> T:
+        """Hold a share until the work has ended, which goes on if its caller leaves."""
+        shares.acquire(owner)
+        task = asyncio.create_task(begin())
+
+        def ended(task: asyncio.Task[T]) -> None:
+            shares.release(owner)
+            _ = task.cancelled() or task.exception()  # a caller who left is told otherwise, or not at all
+
+        task.add_done_callback(ended)
+        return await asyncio.shield(task)
 
     async def repeat(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for the passes, the teller and pings, each of which is there once and waits for nothing else."""

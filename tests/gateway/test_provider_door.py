@@ -431,7 +431,7 @@ def tell_health(doors: Doors, *, ready: bool) -> None:
 
     def told() -> bool:
         answer = doors.ask("GET", "/healthz/ready")
-        return answer.status_code == 200 if ready else "controller does not answer" in (answer.json()["why"] or "")
+        return answer.status_code == 200 if ready else "Slurm does not answer" in (answer.json()["why"] or "")
 
     wait_until(told, f"ready is not {ready}")
 

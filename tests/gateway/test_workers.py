@@ -14,12 +14,12 @@ from tests.gateway.doors import opened
 from tests.gateway.test_folder_shells import PATH, site
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from pathlib import Path
 
     import httpx
 
-    from slurm_adapter.schedulers.interface import Load
+    from slurm_adapter.schedulers.interface import Load, Outcome, Submission
     from slurm_adapter.site import Site
 
 
@@ -27,28 +27,33 @@ def test_submissions_that_are_slow_do_not_keep_others_waiting(tmp_path: Path, mo
     monkeypatch.setattr(workers, "THREADS", 2)
     monkeypatch.setattr(workers, "CHANGING", 2)
     with opened(tmp_path) as doors, ThreadPoolExecutor(4) as threads:
-        alice, inner = doors.token(), doors.slurm.nodes
+        alice, bob, inner = doors.token(), doors.token("bob"), doors.slurm.submit
         made = doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **alice).json()
         begun, go_on = threading.Semaphore(0), threading.Event()
 
-        def slow() -> Mapping[str, str]:
+        def slow(submissions: Sequence[Submission]) -> list[Outcome]:
             begun.release()
             assert go_on.wait(60)
-            return inner()
+            return inner(submissions)
 
-        def submit(_: int) -> httpx.Response:
-            return doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **alice)
+        def submit(caller: dict[str, str]) -> httpx.Response:
+            return doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **caller)
 
-        monkeypatch.setattr(doors.slurm, "nodes", slow)
-        answers = threads.map(submit, range(4))
+        monkeypatch.setattr(doors.slurm, "submit", slow)
         try:
-            assert begun.acquire(timeout=60), "it is one question for all"
+            answers = threads.map(submit, [alice, alice])
+            assert begun.acquire(timeout=60)
+            others = threads.map(submit, [bob])
+            assert begun.acquire(timeout=60)  # one user has not taken both threads
             [job] = made["responses"]
             assert doors.ask("GET", f"/api/jobs/retrieve?id={job['id']}", **alice).status_code == 200
             assert doors.ask("GET", "/healthz").status_code == 200
         finally:
             go_on.set()
-        assert {answer.status_code for answer in answers} <= {200, 503}
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert [(answer.status_code, answer.headers["Retry-After"]) for answer in refused] == [(429, "5")]
+        assert "alice has 1 changes in Slurm under way" in refused[0].json()["why"]
+        assert [answer.status_code for answer in others] == [200]
 
 
 @pytest.mark.parametrize("asks", ["how full it is", "for a shell in a folder"])
