@@ -180,14 +180,28 @@ async def _watch(pid: int, outcome: Outcome) -> None:
 
 
 def _megabytes(pid: int) -> float:
-    """Return the sum of the largest resident sizes (VmHWM in proc(5)) of a process and all below it."""
-    found = 0.0
+    """Return the largest resident size of a process (VmHWM in proc(5)), and what all below it have for themselves.
+
+    Pages that a child shares, as each does between fork and exec, are counted with its parent.
+    """
+    return _kibibytes(f"/proc/{pid}/status", "VmHWM") / 1024 + sum(
+        _kibibytes(f"/proc/{child}/smaps_rollup", "Private_") / 1024 for child in _below(pid)
+    )
+
+
+def _kibibytes(file: str, key: str) -> int:
     with suppress(OSError):
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-        found += next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith(key))
+    return 0
+
+
+def _below(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            children = (task / "children").read_text(encoding="utf-8").split()
-            found += sum(_megabytes(int(child)) for child in children)
+            for child in map(int, (task / "children").read_text(encoding="utf-8").split()):
+                found += [child, *_below(child)]
     return found
 
 
