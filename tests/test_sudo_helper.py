@@ -136,6 +136,7 @@ ATTACKS = {
         "/bin/sh", "-c", SCRIPTS["submit"], "sh", "a[$(id)]", SCRIPTS["submit_some"], "8", "1", "",
     ),
     "arithmetic of free": ("/bin/sh", "-c", SCRIPTS["free"], "sh", "a[$(id)]", "1", "/x"),
+    "arithmetic of look": ("/bin/sh", "-c", SCRIPTS["look"], "sh", "a[$(id)]"),
     "arithmetic of logs": ("/bin/sh", "-c", SCRIPTS["logs"], "sh", "FOLDER/1", "a[$(id)]"),
     "a folder of nobody's jobs": ("/bin/sh", "-c", SCRIPTS["make"], "sh", "/home/alice/.ssh", ""),
     "a folder above": ("/bin/sh", "-c", SCRIPTS["make"], "sh", "FOLDER/..", ""),
@@ -153,6 +154,25 @@ def test_what_is_not_the_adapters_is_refused(helper: Helper, name: str) -> None:
     argv = tuple(word.replace("FOLDER", folder) for word in ATTACKS[name])
     assert "slurm-adapter-helper: refused: " in helper.as_alice(*argv)
     assert "refused" in helper.ask(argv)
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_no_argument_of_a_script_is_run_by_arithmetic(helper: Helper, name: str) -> None:
+    """Bash runs what stands in brackets in an arithmetic expression, and is /bin/sh on many systems."""
+    ran = helper.path.with_name("ran")
+    folder = helper.path.with_name("job")
+    folder.mkdir()
+    (folder / "exit-1.json").write_text("{}")
+    hostile = f"a[$(echo >{ran})]"
+    for count in range(1, 6):
+        argv = ("/bin/sh", "-c", SCRIPTS[name], "sh", *[hostile] * count)
+        if helper.as_alice(*argv) != "allowed\n" and helper.ask(argv) != "allowed\n":
+            continue
+        for fields in (f"5\t{folder}", f"{hostile}\t{folder}", f"{hostile}\t{hostile}"):
+            subprocess.run(
+                ["bash", "-p", *argv[1:]], input=f"{fields}\n".encode(), capture_output=True, timeout=30, check=False
+            )
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ check_script() { # ACCOUNT /bin/sh -c SCRIPT sh ARGUMENTS...
             case $7 in '' | -z) ;; *) refuse "the option $7" ;; esac
             ;;
         "$free") numbers "$6" "$7" ;;
+        "$look") numbers "$6" ;;
         "$logs")
             job_folder "$6" "$account"
             numbers "$7"
@@ -58,7 +59,7 @@ check_script() { # ACCOUNT /bin/sh -c SCRIPT sh ARGUMENTS...
             case ${10} in *[!0-9.]*) refuse "'${10}' is no pause" ;; esac
             ;;
         "$views") case $6 in hosts | node/peers) ;; *) refuse "the name $6" ;; esac ;;
-        "$look" | "$fence" | "$close" | "$remove" | "$remove_logs" | "$check_folder" | "$check_names") ;;
+        "$fence" | "$close" | "$remove" | "$remove_logs" | "$check_folder" | "$check_names") ;;
         *) refuse 'this script is none of the adapter: install the helper of its version' ;;
     esac
 }
