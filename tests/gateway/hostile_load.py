@@ -182,11 +182,18 @@ async def _watch(pid: int, outcome: Outcome) -> None:
 def _megabytes(pid: int) -> float:
     """Return the largest resident size of a process (VmHWM in proc(5)), and what all below it have for themselves.
 
-    Pages that a child shares, as each does between fork and exec, are counted with its parent.
+    A child between vfork and exec has the memory of its parent, and the same command line: it does not count.
     """
+    own = _command(pid)
     return _kibibytes(f"/proc/{pid}/status", "VmHWM") / 1024 + sum(
-        _kibibytes(f"/proc/{child}/smaps_rollup", "Private_") / 1024 for child in _below(pid)
+        _kibibytes(f"/proc/{child}/smaps_rollup", "Private_") / 1024 for child in _below(pid) if _command(child) != own
     )
+
+
+def _command(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _kibibytes(file: str, key: str) -> int:
