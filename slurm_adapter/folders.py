@@ -79,6 +79,7 @@ if ! why=$(tar -x ${2:+"$2"} -m -p -f - -C "$new" 2>&1); then
 fi
 mv -n -t . -- "$new/jobs/"* 2>/dev/null # what this leaves, whatever the reason, the loop sees to
 while IFS='	' read -r number token name; do
+    case $name in */*) continue ;; esac # the helper for sudo lets through no folder elsewhere
     one=$new/jobs/$name
     if [ -e "$one" ]; then
         if [ -L "./$name" ] || [ ! -O "./$name" ] || [ "$(readlink -- "./$name/.token")" != "$token" ]; then
@@ -204,6 +205,7 @@ _REMOVE = rf"""
 {_LEFT}
 number=0
 while IFS='	' read -r token folder; do
+    case $token in */*) continue ;; esac # it is a part of a path below
     if left "$token" "$folder"; then
         gone=${{folder%/*}}/.ucloud-gone.$token
         [ ! -e "$gone" ] || rm -rf -- "$gone"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import joblogs, jobs, terminals
+from slurm_adapter import folders, joblogs, jobs, terminals
 from slurm_adapter.check.helper import check_helper
 from slurm_adapter.drives import DrivePath, check_paths_command
 from slurm_adapter.schedulers import submission
@@ -173,6 +173,31 @@ def test_no_argument_of_a_script_is_run_by_arithmetic(helper: Helper, name: str)
                 ["bash", "-p", *argv[1:]], input=f"{fields}\n".encode(), capture_output=True, timeout=30, check=False
             )
     assert not ran.exists()
+
+
+def test_no_archive_makes_a_folder_elsewhere_and_no_token_removes_one(tmp_path: Path) -> None:
+    """The helper sees arguments only: what comes by standard input must not leave the folder of the jobs."""
+    jobs_folder, other = tmp_path / "jobs", tmp_path / "other"
+    for folder in (jobs_folder, other):
+        folder.mkdir()
+    hostile = {
+        "jobs": (None, 0o700),
+        "jobs/.ucloud-gone.x": (None, 0o700),
+        ".ssh": (None, 0o700),
+        ".ssh/authorized_keys": (b"key", 0o600),
+        "list": (b"0\tx\t.ucloud-gone.x\n1\tx\t../.ssh\n", 0o600),
+    }
+    calls = [
+        (("make", str(jobs_folder), ""), folders.archive(hostile)),
+        (("remove",), f"x/../../other\t{jobs_folder}/1\n".encode()),
+    ]
+    for (name, *arguments), given in calls:
+        subprocess.run(
+            ["/bin/sh", "-c", SCRIPTS[name], "sh", *arguments], input=given, capture_output=True, timeout=30, check=True
+        )
+    assert (jobs_folder / ".ucloud-gone.x").is_dir()
+    assert not (tmp_path / ".ssh").exists()
+    assert other.is_dir()
 
 
 @pytest.mark.parametrize(
