@@ -89,7 +89,10 @@ class AccountPolicy:
         if uid == 0:
             return "it is root (uid 0)"
         if uid < lowest:
-            return f"it is a system account: its uid is {uid}, and users' begin at {lowest} (identity.lowest_uid)"
+            return (
+                f"its uid is {uid}, and accounts below {lowest} are the system's (identity.lowest_uid); if it is meant "
+                "to run jobs, the site must set identity.lowest_uid to the lowest uid of such an account"
+            )
         if uid in _NOBODY:
             return f"its uid is {uid}, which stands for nobody"
         if uid == own:

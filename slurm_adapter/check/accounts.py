@@ -59,7 +59,7 @@ def find_accounts(site: Site, usable: dict[str, str]) -> Iterator[Finding]:
                 key,
             )
         elif why := site.account_policy.judge(uid, own, uid_of[MUNGE]):
-            yield Finding(Level.PROBLEM, f"{named}: {why}; it runs no jobs: give them another account", key)
+            yield Finding(Level.PROBLEM, f"{named}: it runs no jobs: {why}; otherwise name another account", key)
         else:
             try:
                 name = site.transport.run(Command(("id", "-un"), user=account)).text.strip()
