@@ -323,10 +323,11 @@ class CommandLineScheduler:
         """See `Scheduler.own_uids`. One command, which waits for no other: those of users may wait for this answer."""
         command = Command(("scontrol", "show", "config"), timeout=_QUERY_SECONDS, environment=tuple(self._environment))
         result = self._transport.run(command)
-        self._check(result, "scontrol show config")
         # The file has no say in what stands before the `=`, and a later line none in what an earlier one said.
         found = re.findall(r"^(Slurmd?User) += \S*\((\d{1,10})\) *$", result.text, re.MULTILINE | re.ASCII)
         if len(found) != 2 or {key for key, _ in found} != {"SlurmUser", "SlurmdUser"}:
+            # Only now: a ping at its end that is over the controller's rate limit fails the command.
+            self._check(result, "scontrol show config")
             raise Unknown("scontrol show config does not say the uids of SlurmUser and SlurmdUser")
         return {key: int(uid) for key, uid in found}
 

@@ -561,3 +561,27 @@ def test_a_thousand_jobs_are_suspended_by_one_command() -> None:
         ("-n", "scontrol", "suspend", ",".join(map(str, ids))),
         ("-n", "scontrol", "resume", "67000000"),
     ]
+
+
+SLURMS_OWN = "SlurmUser               = slurm(64030)\nSlurmdUser              = root(0)\n"
+
+
+@pytest.mark.parametrize("release", ["22.05.8", "24.11.5", "25.11.7", "26.05.5"])
+def test_slurms_own_accounts_are_told_by_each_release(release: str) -> None:
+    config = (Path(__file__).parent / "recorded" / release / "config").read_text()
+    assert CommandLineScheduler(FakeTransport(lambda _: Result(0, config.encode(), b""))).own_uids() == {
+        "SlurmUser": 64030,
+        "SlurmdUser": 0,
+    }
+
+
+def test_slurms_own_accounts_are_told_although_the_ping_behind_them_failed() -> None:
+    ping = "Slurmctld(primary) at login is DOWN\n"
+    scheduler = CommandLineScheduler(FakeTransport(lambda _: Result(1, (SLURMS_OWN + ping).encode(), b"")))
+    assert scheduler.own_uids() == {"SlurmUser": 64030, "SlurmdUser": 0}
+
+
+@pytest.mark.parametrize(("status", "said"), [(1, ""), (0, ""), (0, SLURMS_OWN.splitlines()[0]), (0, SLURMS_OWN * 2)])
+def test_slurms_own_accounts_are_not_guessed(status: int, said: str) -> None:
+    with pytest.raises(Unknown):
+        CommandLineScheduler(FakeTransport(lambda _: Result(status, said.encode(), b""))).own_uids()
