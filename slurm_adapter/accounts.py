@@ -59,6 +59,8 @@ class Trouble:
     why: str
     slow: bool = False
     """The account may well answer later: nothing is known to be wrong with it."""
+    tried: bool = True
+    """It was tried just now, not only remembered from an earlier sync."""
 
 
 class FolderTrouble(TryAgain):
@@ -150,7 +152,7 @@ class Accounts:
             if self._site.lanes.is_behind(user) and not self._asked:
                 begun.append((user, Trouble(f"{user} is busy with earlier commands", slow=True), 0.0))
             elif known is not None and known.since <= now < known.until and not self._asked:
-                begun.append((user, Trouble(known.why, known.slow), 0.0))
+                begun.append((user, Trouble(known.why, known.slow, tried=False), 0.0))
             else:
                 begun.append((user, self._site.lanes.start(_timed(act, user, groups[user], seconds)), seconds))
         until = time.monotonic() + 2 * LONGEST_PATIENCE
@@ -176,7 +178,7 @@ class Accounts:
             if self._site.lanes.is_behind(user) and not self._asked:
                 yield user, some, Trouble(f"{user} is busy with earlier commands", slow=True)
             elif known is not None and not known.slow and known.since <= now < known.until and not self._asked:
-                yield user, some, Trouble(known.why)
+                yield user, some, Trouble(known.why, tried=False)
             else:
                 work = _timed(lambda user, some, _: act(user, some), user, some, 0.0)
                 begun[user] = self._site.lanes.start(work, long=True)

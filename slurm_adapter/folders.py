@@ -298,6 +298,8 @@ class Inside:
     """The unique id that Slurm gave the last run, if its version does; of an array, only its exit records tell."""
     trouble: str = ""
     """Why it could not be looked into. It then counts as one that is gone."""
+    tried: bool = True
+    """It was tried just now. Otherwise its account is left alone for a while, and the trouble may be over."""
     more: bool = False
     """There are more exit records than the job has tasks; the others were not read."""
     since: int | None = field(default=None, compare=False)

@@ -492,9 +492,10 @@ def _cannot_see(record: Record, inside: Inside | None, other: int, problems: dic
 def _may_be_fenced(record: Record, rows: Sequence[Observation], inside: Inside, before: float) -> bool:
     """Return whether these rows may be a job that lost at the fence, while the folder that tells cannot be read.
 
-    Another Slurm job may be the one that runs. A folder that stays closed keeps nobody waiting for more than a while.
+    Another Slurm job may be the one that runs. A folder that stays closed keeps nobody waiting for more than a while,
+    but it is tried once more then.
     """
-    if not inside.trouble or max(row.ended or 0 for row in rows) < before:
+    if not inside.trouble or (inside.tried and max(row.ended or 0 for row in rows) < before):
         return False
     return record.attempts > 0 or any(row.exit_code == FENCED for row in rows)
 
@@ -731,7 +732,7 @@ def _missing(
         problems[record.id] = f"Slurm job {record.slurm_id} is not listed, and {why}; nothing was changed"
         return {"missing_since": None}
     since = record.missing_since if record.missing_since is not None else evidence.now
-    if evidence.now - since < evidence.lost_after:
+    if evidence.now - since < evidence.lost_after or not inside.tried:
         return {"missing_since": since}
     unproven = {"started": _began(record, (), inside, (), evidence.now), "unproven": True}
     if record.cancelled is not None:

@@ -376,7 +376,8 @@ def _look(
             if inside.slow:
                 slow |= {record.id for record in owned}
             else:
-                found |= {record.id: folders.Inside(exists=False, trouble=inside.why) for record in owned}
+                unseen = folders.Inside(exists=False, trouble=inside.why, tried=inside.tried)
+                found |= {record.id: unseen for record in owned}
             continue
         found |= {record.id: each for record, each in zip(owned, inside, strict=True) if each is not None}
         for record in (each for each in owned if each.id not in found):

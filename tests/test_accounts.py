@@ -315,3 +315,18 @@ def test_a_folder_that_its_user_has_closed_off(unprivileged: Offline, mode: int)
     Path(record.folder).chmod(0o700)
     unprivileged.sync(86400)
     assert unprivileged.now(record).trouble == ""
+
+
+def test_no_job_is_lost_while_its_account_is_only_left_alone(offline: Offline) -> None:
+    """The account was well again after half an hour, and was to be tried again only after the job was given up."""
+    record = offline.run(offline.job())
+    failing(offline, "alice", CommandTimeout("hangs"))
+    offline.record_exit(record, 0)
+    finish(offline, record)
+    offline.slurm.purge(offline.slurm_id(record))
+    for _ in range(34):
+        offline.sync(60)
+    offline.transport.before = lambda _: None
+    for _ in range(40):
+        offline.sync(60)
+    assert offline.now(record).state is JobState.SUCCESS
