@@ -8,11 +8,13 @@ The rules, each of which another program has paid for:
   lost answer runs nothing, and its end says nothing.
 * A final state stays.
 * Many endings at once of which Slurm itself says nothing are more likely a mistake of ours, or of the site, than true:
-  they are held back until somebody has looked (`Evidence.end_many`).
+  they are held back until somebody has looked (`Evidence.end_many`). If they are those of few accounts, only these
+  accounts' jobs are held back: a user can cause that.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -92,6 +94,8 @@ class Evidence:
     """How often sbatch is started for a job if its answer is lost."""
     others: int = 0
     """How many jobs that have not ended are not in `records`."""
+    submitted: Mapping[str, int] = field(default_factory=dict)
+    """How many jobs of each account were given to Slurm and have not ended."""
     end_many: bool = False
     """Somebody has looked, and many jobs may end of which Slurm itself does not say so."""
 
@@ -275,7 +279,7 @@ def _judge_all(
     """
     handed_over = [record for record in evidence.records if record.stage is not Stage.CLAIMED]
     judged = [(record, _JUDGES[record.stage](record, evidence, job_problems)) for record in handed_over]
-    held = _held_back(judged, evidence, problems)
+    held = _held_back(judged, evidence, problems, job_problems)
     for record, values in judged:
         values.pop("unproven", None)
         yield record, {} if record.id in held else values
@@ -287,20 +291,49 @@ def _judge_all(
 
 
 def _held_back(
-    judged: Iterable[tuple[Record, dict[str, Any]]], evidence: Evidence, problems: list[str]
+    judged: Iterable[tuple[Record, dict[str, Any]]],
+    evidence: Evidence,
+    problems: list[str],
+    job_problems: dict[str, str],
 ) -> frozenset[str]:
-    """Jobs that would end without a word of Slurm's own, where they are too many to be believed."""
-    unproven = [record.id for record, values in judged if values.get("unproven")]
+    """Return the jobs that would end without a word of Slurm's own, if they are too many to be believed.
+
+    It is the site's problem if most accounts have such jobs, or if too many are left without the accounts of which
+    alone there are too many. Otherwise it is the problem of these accounts.
+    """
+    unproven: dict[str, list[str]] = defaultdict(list)
+    for record, values in judged:
+        if values.get("unproven"):
+            unproven[record.account].append(record.id)
+    every = [id_ for ids in unproven.values() for id_ in ids]
     total = len(evidence.records) + evidence.others
-    if evidence.end_many or len(unproven) <= max(MANY, MANY_OF_ALL * total):
+    if evidence.end_many or not _are_many(len(every), total):
         return frozenset()
-    named = ", ".join(unproven[:5])
+    suspects = {user: ids for user, ids in unproven.items() if _are_many(len(ids), evidence.submitted.get(user, 0))}
+    rest = len(every) - sum(map(len, suspects.values()))
+    if 2 * len(unproven) <= len(evidence.submitted) and not _are_many(rest, total):
+        for user, ids in suspects.items():
+            why = (
+                f"it would end though Slurm itself does not say that it ended, as would {len(ids)} of "
+                f"{evidence.submitted.get(user, 0)} jobs of {user}; nothing was done about them. {_LOOK_FIRST}"
+            )
+            job_problems.update(dict.fromkeys(ids, why))
+        return frozenset(id_ for ids in suspects.values() for id_ in ids)
     problems.append(
-        f"{len(unproven)} of {total} jobs would end in this pass though Slurm itself does not say that "
-        f"they ended (jobs {named}, ...); nothing was done about them. `slurm-adapter sync --dry-run --end-many` shows "
-        "what they would become; where that is right, `slurm-adapter sync --end-many` does it"
+        f"{len(every)} of {total} jobs would end in this pass though Slurm itself does not say that "
+        f"they ended (jobs {', '.join(every[:5])}, ...); nothing was done about them. {_LOOK_FIRST}"
     )
-    return frozenset(unproven)
+    return frozenset(every)
+
+
+def _are_many(count: int, total: int) -> bool:
+    return count > max(MANY, MANY_OF_ALL * total)
+
+
+_LOOK_FIRST = (
+    "`slurm-adapter sync --dry-run --end-many` shows what they would become; if that is right, "
+    "`slurm-adapter sync --end-many` does it"
+)
 
 
 def make_groups(records: Mapping[str, Record]) -> tuple[hosts.Group, ...]:

@@ -9,7 +9,7 @@ from it.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -142,6 +142,7 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
         lost_after=site.config.jobs.lost_after,
         attempts=site.config.jobs.attempts,
         others=len(jobs) - len(others),
+        submitted=Counter(job.account for job in jobs if job.stage is not Stage.CLAIMED),
         end_many=end_many,
     )
     strays = _strays(site, rows, {job.token for job in jobs})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -661,6 +662,38 @@ def test_many_endings_without_a_word_of_slurms_are_held_back(
     assert len(named) == lost + others - ended, "names stay while an ending is held back"
     apart = make_plan(replace(whole, records=silent, others=others))
     assert len(apart.changes) == len(plan.changes), "jobs that were left out count among all"
+
+
+@pytest.mark.parametrize(
+    ("silent", "living", "held", "of_site"),
+    [
+        ({"mallory": 12}, {"bob": 3}, {"mallory"}, False),
+        ({"mallory": 12, "bob": 2}, {"bob": 3, "carol": 1, "dave": 1}, {"mallory"}, False),
+        ({"mallory": 12, "bob": 2}, {"bob": 3, "carol": 1}, {"mallory", "bob"}, True),  # more than half the accounts
+        ({"mallory": 12}, {}, {"mallory"}, True),
+        ({"a": 6, "b": 6}, {"c": 1, "d": 1, "e": 1}, {"a", "b"}, True),  # of none alone are there many
+        ({"mallory": 12}, {"bob": 100}, set(), False),
+    ],
+)
+def test_many_unproven_endings_of_one_account_hold_back_no_other(
+    silent: dict[str, int],
+    living: dict[str, int],
+    held: set[str],
+    of_site: bool,  # noqa: FBT001  # a row of the table
+) -> None:
+    lost = [r._replace(id=f"{user}{r.id}", account=user) for user, n in silent.items() for r in silent_jobs(n)]
+    inside = {record.id: Inside(True, str(record.slurm_id)) for record in lost}
+    plan = make_plan(
+        replace(
+            evidence(*lost, inside=inside),
+            others=sum(living.values()),
+            submitted=Counter(silent) + Counter(living),
+        )
+    )
+    ended = {record.account for record, values in plan.changes if values.get("stage") is Stage.ENDED}
+    assert ended == set(silent) - held
+    assert bool(plan.problems) == of_site
+    assert {id_.rstrip("0123456789") for id_ in plan.job_problems} == (set() if of_site else held)
 
 
 def test_what_slurm_says_itself_is_never_held_back_nor_what_was_never_handed_over() -> None:
