@@ -97,11 +97,12 @@ class Lanes:
         """Do some work of one account. Long work may start short work, and wait for it."""
         return (self._long if long else self._short).submit(work)
 
-    def leave_behind(self, user: str, work: Future[T]) -> None:
-        """Wait no longer for an account's work, which goes on."""
+    def leave_behind(self, user: str, work: Future[T], *, waited: bool) -> None:
+        """Wait no longer for an account's work, which goes on. It is late only if it was `waited` for."""
         with self._lock:
             self._behind[user] = self._behind.get(user, 0) + 1
-            self._late[user] = time.monotonic()
+            if waited:
+                self._late[user] = time.monotonic()
         work.add_done_callback(lambda _: self._ended(user))
 
     def is_behind(self, user: str) -> bool:
@@ -234,7 +235,7 @@ class Accounts:
             return work.result(seconds)
         except (TimeoutError, CancelledError):
             if not work.cancel():
-                self._site.lanes.leave_behind(user, work)
+                self._site.lanes.leave_behind(user, work, waited=seconds != 0)
             return None
 
     def _judge(

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 CLOSED = "closed"
 """What `owner` names for a job that is final: nothing runs any more."""
 
+_WAITS = 4
+"""One part in so many of a command's time it waits for other accounts' commands: a late start is not its own delay."""
+
 CANCELLED = "cancelled"
 """What `owner` names where a job was cancelled before anything ran: nothing will."""
 
@@ -436,7 +439,9 @@ def look(
     what = f"look into {len(folders)} job folders"
     stdin = "".join(f"{tasks.get(folder, 0)}\t{folder}\n" for folder in folders).encode()
     timeout = seconds + len(folders) / 50
-    result = _run(transport, user, _LOOK, stdin, what, str(MOST_EXITS), timeout=timeout, limit=_LOOK_BYTES)
+    result = _run(
+        transport, user, _LOOK, stdin, what, str(MOST_EXITS), timeout=timeout, limit=_LOOK_BYTES, waits=timeout / _WAITS
+    )
     # Not `splitlines`, for which a user's text may hold more ends of lines than this one.
     lines = result.text.split("\n")
     if lines[-2:] != ["end", ""]:
@@ -486,7 +491,9 @@ def fence(transport: Transport, user: str, targets: Mapping[str, str], seconds: 
     """
     stdin = "".join(f"{target}\t{folder}\n" for folder, target in targets.items()).encode()
     what = f"fence {len(targets)} jobs"
-    lines = _run(transport, user, _FENCE, stdin, what, timeout=seconds + len(targets) / 50).text.split("\n")[:-1]
+    timeout = seconds + len(targets) / 50
+    result = _run(transport, user, _FENCE, stdin, what, timeout=timeout, waits=timeout / _WAITS)
+    lines = result.text.split("\n")[:-1]
     if len(lines) != len(targets):
         raise Unknown(f"fencing {len(targets)} jobs as {user} gave {len(lines)} answers")
     return lines
@@ -496,7 +503,8 @@ def close(transport: Transport, user: str, folders: Sequence[str], seconds: floa
     """Make `owner` name `closed`, whatever it named: these jobs are final. Return why not, for those that stay open."""
     what = f"close {len(folders)} job folders"
     timeout = seconds + len(folders) / 50
-    lines = _run(transport, user, _CLOSE, _lines(folders), what, timeout=timeout).text.split("\n")
+    result = _run(transport, user, _CLOSE, _lines(folders), what, timeout=timeout, waits=timeout / _WAITS)
+    lines = result.text.split("\n")
     if lines[-2:] != ["end", ""]:
         raise Unknown(f"could not {what} as {user}: the answer breaks off")
     told = dict(line.split("\t", 1) for line in lines[:-2] if "\t" in line)
@@ -534,7 +542,8 @@ def write_views(
     files = {"list": (listed.encode(), 0o600)}
     files |= {str(number): (text.encode(), 0o600) for number, text in enumerate(views.values())}
     what, timeout = f"write {len(views)} files {name}", seconds + len(views) / 50
-    told = set(_run(transport, user, _VIEWS, archive(files), what, name, timeout=timeout).text.split("\n"))
+    result = _run(transport, user, _VIEWS, archive(files), what, name, timeout=timeout, waits=timeout / _WAITS)
+    told = set(result.text.split("\n"))
     return {folder for number, folder in enumerate(views) if str(number) in told}
 
 
@@ -613,9 +622,11 @@ def _run(
     *arguments: str,
     timeout: float = 60.0,
     limit: int = 16 * MEBIBYTE,
+    waits: float | None = None,
 ) -> Result:
     argv = ("/bin/sh", "-c", script, "sh", *arguments)
-    result = transport.run(Command(argv, stdin=stdin, user=user, timeout=timeout, output_limit=limit))
+    command = Command(argv, stdin=stdin, user=user, timeout=timeout, waits=waits, output_limit=limit)
+    result = transport.run(command)
     if result.status != 0:
         raise Unknown(f"could not {what} as {user}: exit {result.status}: {result.complaint or 'no reason given'}")
     return result

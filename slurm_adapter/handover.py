@@ -22,6 +22,7 @@ from slurm_adapter.reporting import Problems
 from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Postponed, Rejected, Submission
 from slurm_adapter.states import JobState
 from slurm_adapter.terminal import duration
+from slurm_adapter.transports.interface import Busy, ConnectionLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -255,7 +256,14 @@ def _make_folders(
         try:
             answers = folders.make(site.transport, user, wanted)
         except AdapterError as error:  # one account's trouble is not the others'
-            failures |= {r.id: AccountTrouble(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
+            match error:
+                case Busy():
+                    kind: type[TryAgain] = Later
+                case ConnectionLost():  # the account has nothing to do with it
+                    kind = FolderTrouble
+                case _:
+                    kind = AccountTrouble
+            failures |= {r.id: kind(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
             continue
         for record, why in zip(owned, answers, strict=True):
             if why is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,11 @@ from slurm_adapter.accounts import LONGEST, PATIENCE, SHARE, SHORTEST
 from slurm_adapter.records import Stage
 from slurm_adapter.reporting import outage_lines
 from slurm_adapter.states import JobState
-from slurm_adapter.transports.interface import CommandTimeout, ConnectionLost, NotConnected
+from slurm_adapter.transports.interface import Busy, CommandTimeout, ConnectionLost, NotConnected
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from slurm_adapter.records import Record
     from slurm_adapter.transports.interface import Command
@@ -287,18 +289,23 @@ def test_a_private_view_that_could_not_be_written_is_written_once_its_account_is
 
 
 @pytest.fixture
-def unprivileged(offline: Offline) -> Offline:
-    """A site whose jobs' folders belong to an account that may not do everything, for root."""
-    if os.geteuid() == 0:
-        (offline.folder / "bin" / "sudo").write_text(
-            '#!/bin/sh\nshift 4\nexec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"\n'
-        )
-        for folder in (offline.folder / "home", offline.folder, *offline.folder.parents):
-            if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
-                folder.chmod(folder.stat().st_mode | 0o011)
-        for account in ("alice", "bob"):
-            os.chown(offline.folder / "home" / account, 65534, 65534)
-    return offline
+def unprivileged() -> Iterator[Offline]:
+    """A site whose jobs' folders belong to an account that may not do everything, for root.
+
+    Not below pytest's own folder, which each pytest that starts closes to other accounts.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        offline = Offline(Path(folder))
+        if os.geteuid() == 0:
+            (offline.folder / "bin" / "sudo").write_text(
+                '#!/bin/sh\nshift 4\nexec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"\n'
+            )
+            for each in (offline.folder, offline.folder / "home"):
+                each.chmod(0o711)
+            for account in ("alice", "bob"):
+                os.chown(offline.folder / "home" / account, 65534, 65534)
+        yield offline
+        offline.site.close()
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o600, 0o300])
@@ -330,3 +337,47 @@ def test_no_job_is_lost_while_its_account_is_only_left_alone(offline: Offline) -
     for _ in range(40):
         offline.sync(60)
     assert offline.now(record).state is JobState.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("error", "blamed"), [(ConnectionLost("gone"), False), (Busy("full"), False), (CommandTimeout("hangs"), True)]
+)
+def test_an_account_is_not_blamed_for_the_way_to_the_cluster(
+    offline: Offline, error: Exception, *, blamed: bool
+) -> None:
+    """A connection broke while a claim's folder was made, and the account was left alone for a minute."""
+    offline.slurm.lose_next("later")
+    database = offline.job(project="p")
+    waiting = offline.job(project="p", resources=[peer("db", database)])
+    offline.slurm.arrive()
+    failing(offline, "alice", error)
+    offline.sync()
+    assert offline.now(waiting).stage is Stage.CLAIMED
+    offline.transport.before = lambda _: None
+    offline.sync()
+    assert (offline.now(waiting).stage is Stage.CLAIMED) == blamed
+
+
+def test_what_waited_for_other_accounts_has_most_of_its_time_left(offline: Offline) -> None:
+    """Sessions over SSH were taken by hanging accounts, and another one's command that got one late timed out."""
+    record = offline.run(offline.job())
+    finish(offline, record)
+    offline.transport.commands.clear()
+    offline.sync()
+    waits = [(command.waits, command.timeout) for command in offline.transport.commands if command.user == "alice"]
+    assert len(waits) == 2  # to look, to close
+    assert all(wait is not None and wait <= timeout / 4 for wait, timeout in waits)
+
+
+def test_an_account_that_nobody_waited_for_is_not_late(offline: Offline) -> None:
+    """It was waited for no more as long as it had something to do every 100 seconds."""
+    go_on = threading.Event()
+    lanes = offline.site.lanes
+    lanes._late["alice"] = then = time.monotonic() - 1  # noqa: SLF001  # it was late a second ago
+    found = accounts.Accounts(offline.site)
+    try:
+        [(_, _, told)] = found.behind({"alice": [1]}, "do it", lambda *_: go_on.wait(60))
+        assert isinstance(told, accounts.Trouble)
+        assert lanes._late["alice"] == then  # noqa: SLF001
+    finally:
+        go_on.set()
