@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -36,6 +37,8 @@ IDLE_SECONDS = 120.0
 """How long a step waits for the next question before it is ended."""
 START_SECONDS = 30.0
 ANSWER_SECONDS = 10.0
+ANSWER_BYTES = 1024 * 1024
+"""The most of one answer: some 7000 sockets on the port. Processes of the job's account can write there, too."""
 
 _LISTEN = "0A"
 """The state of a listening socket (include/net/tcp_states.h)."""
@@ -87,7 +90,7 @@ class Listeners:
             watcher.end()
             raise TryAgain(
                 f"it cannot be seen to whom the {where} belongs: no step of job {way.record.id} answers there: "
-                f"{error or 'not in time'}; the nodes must reach srun's ports on the login node (SrunPortRange)"
+                f"{str(error) or 'not in time'}; the nodes must reach srun's ports on the login node (SrunPortRange)"
             ) from error
         watcher.end_later()
 
@@ -109,7 +112,9 @@ def _node(way: Way) -> str:
 def judge(rows: Sequence[Socket], host: str, uid: int, where: str) -> list[int]:
     """Return the inodes of the listening sockets that the connection may have come to. Raise `NotTheJobs`."""
     address = ipaddress.ip_address(host)
-    meant = [row for row in rows if row.address == address or row.address.is_unspecified] or list(rows)
+    meant = [row for row in rows if row.address == address or row.address.is_unspecified]
+    if not any(row.address == address for row in rows):  # behind NAT the node has another address
+        meant = [row for row in rows if not row.address.is_loopback]
     if any(row.listens and not row.six for row in meant) and address.version == 4:
         meant = [row for row in meant if not (row.six and row.listens)]  # the kernel prefers a socket of the family
     if not meant:
@@ -142,12 +147,15 @@ def read_row(line: str) -> Socket | None:
 
 # Lines that begin neither with `watch` nor with the table's name are of others: prologs of tasks may write to the same
 # place. An answer takes one process, and is one write: a second one might wait for an acknowledgement of the first
-# (RFC 896). $1 is Slurm's id of the job.
+# (RFC 896). 06 are sockets that nobody holds any more (TIME_WAIT). $1 is Slurm's id of the job.
 _SCRIPT = r"""
 printf 'watch uid %s %s\n' "$(id -u)" "$(grep -c "job_$1\(/\|\$\)" /proc/self/cgroup)"
 while read -r what value; do
     case $what in
-        port) found=$(exec grep -HE "^ *[0-9]+: [0-9A-F]+:$value " /proc/net/tcp /proc/net/tcp6 2>/dev/null) ;;
+        port)
+            row="^ *[0-9]+: [0-9A-F]+:$value [0-9A-F:]+ 0[^6] "
+            found=$(exec grep -HE "$row" /proc/net/tcp /proc/net/tcp6 2>/dev/null)
+            ;;
         inode)
             found=$(
                 find /proc/[0-9]*/fd -maxdepth 1 -lname "socket:\[$value\]" 2>/dev/null |
@@ -176,6 +184,9 @@ class _Watcher:
         """Listening sockets that were found to be the job's."""
         self._stream: Stream | None = None
         self._unread = b""
+        self._lines: deque[str] = deque()
+        self._said = 0
+        """Bytes since the last question."""
         self._grouped = False
         self._idle: asyncio.TimerHandle | None = None
         self.uid = -1
@@ -225,6 +236,7 @@ class _Watcher:
         async with asyncio.timeout(ANSWER_SECONDS):
             if self._stream is None or self.ended:
                 raise ConnectionError("it has ended")
+            self._said = 0
             await self._in_thread(self._stream.write, f"{question}\n".encode())
             lines = []
             while (line := await self._line()) != "end":
@@ -232,16 +244,19 @@ class _Watcher:
             return lines
 
     async def _line(self) -> str:
-        while True:
-            line, end, rest = self._unread.partition(b"\n")
-            if end:
-                self._unread = rest
-                if line.startswith((b"watch ", b"/proc/net/tcp")):
-                    return line.removeprefix(b"watch ").decode(errors="replace").strip()
-                continue
+        while not self._lines:
             if self._stream is None or not (data := await self._in_thread(self._stream.read)):
                 raise ConnectionError("it has ended")
-            self._unread += data
+            self._said += len(data)
+            if self._said > ANSWER_BYTES:
+                raise ConnectionError(f"it says more than {ANSWER_BYTES} bytes")
+            *lines, self._unread = (self._unread + data).split(b"\n")
+            self._lines += [
+                line.removeprefix(b"watch ").decode(errors="replace").strip()
+                for line in lines
+                if line.startswith((b"watch ", b"/proc/net/tcp"))
+            ]
+        return self._lines.popleft()
 
     def _in_thread(self, work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)

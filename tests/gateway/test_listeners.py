@@ -84,6 +84,8 @@ def test_an_address_that_the_node_does_not_know_by_itself() -> None:
     assert decide(row(HERE, LISTENING, OWN, 17), host="192.0.2.1") == [17]
     with pytest.raises(NotTheJobs):
         decide(row(HERE, LISTENING, OTHER, 17), host="192.0.2.1")
+    with pytest.raises(NotTheJobs):
+        decide(row(ANY, LISTENING, OWN, 17), row(HERE, ESTABLISHED, OTHER, 6), host="192.0.2.1")
 
 
 def test_a_port_that_no_process_of_the_node_holds_is_refused() -> None:
@@ -164,6 +166,19 @@ def test_without_a_step_nothing_is_sent(here: tuple[Offline, Record, int]) -> No
         for _ in range(2):
             with pytest.raises(TryAgain, match="SrunPortRange"):
                 await listeners.check(Way("127.0.0.1", port, record, 0))
+
+    ask(site, look)
+
+
+@pytest.mark.parametrize("flood", ["yes ''", "yes watch job 1", "tr '\\0' x </dev/zero"])
+def test_a_step_that_says_too_much_is_given_up(here: tuple[Offline, Record, int], flood: str) -> None:
+    """A user's processes can write to the outputs of the user's steps."""
+    site, record, port = here
+    (site.folder / "bin" / "srun").write_text(f"#!/bin/sh\necho watch uid 7701 1\nread -r _\nexec {flood}\n")
+
+    async def look(listeners: Listeners) -> None:
+        with pytest.raises(TryAgain, match="says more than"):
+            await listeners.check(Way("127.0.0.1", port, record, 0))
 
     ask(site, look)
 
