@@ -64,7 +64,7 @@ def test_live_is_told_from_ready(doors: Doors) -> None:
 
 def test_why_it_is_not_ready_is_for_those_with_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     why = "job 17 of alice: /srv/home/alice/ucloud-jobs/17 is gone"
-    monkeypatch.setattr(passes, "one_pass", lambda _: ((why,), False))
+    monkeypatch.setattr(passes, "one_pass", lambda _: ((why,), (), frozenset()))
     with opened(tmp_path, ucloud=False) as doors:
         wait_until(lambda: "sync" in doors.ask("GET", "/healthz").json()["why"], "it is not said")
         for path in ("/healthz", "/healthz/ready"):
