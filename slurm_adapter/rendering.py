@@ -60,6 +60,9 @@ MEMORY = 512 * 1024 * 1024
 ANSWER_LIMIT = 8 * OUTPUT_LIMIT
 """The most bytes of the child's answer."""
 
+CALLS = 1000
+"""The most calls of `sbatch()` in one text; sbatch knows some hundred directives."""
+
 _REMOVED_FILTERS = ("forceescape", "random", "striptags", "urlize", "xmlattr")
 
 
@@ -218,6 +221,8 @@ def render(task: Task) -> Rendered:
         if not isinstance(name, str):
             raise TemplateError(f"sbatch(): name: must be a text, and is of type {type(name).__name__}")
         _whole(name + plain(_printable(value)))
+        if len(found) >= CALLS:
+            raise TemplateError(f"sbatch(): more than {CALLS} calls")
         found.append((name, value))
         return Safe("")
 
@@ -415,7 +420,9 @@ def _read_answer(answer: dict[str, Any], task: Task) -> Rendered:
         texts += found.values()
     if not all(isinstance(text, str) for text in texts):
         raise ValueError
-    if not all(value is None or isinstance(value, str | int | float) for _, value in answer["calls"]):
+    if len(answer["calls"]) > CALLS or not all(
+        value is None or isinstance(value, str | int | float) for _, value in answer["calls"]
+    ):
         raise ValueError
     return Rendered(
         body=answer["body"],

@@ -203,6 +203,7 @@ WRONG: tuple[dict[str, Any], ...] = (
     {"calls": [[{}, "x"]]},
     {"calls": [["mem", ["x"]]]},
     {"calls": 5},
+    {"calls": [["mem", "1M"]] * (rendering.CALLS + 1)},
     {"targets": [[0, "WEB", "x", "22; id"]]},
     {"targets": [["0", "WEB", "x", 8080]]},
     {"targets": [[0, "WEB", "x", 8080], [0, "WEB", "x", 8081]]},

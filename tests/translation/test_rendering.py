@@ -113,6 +113,7 @@ def test_a_child_renders_the_same() -> None:
         ("{{ [1] }}", "a value of type list cannot be printed"),
         ("{{ srun }}", "a value of type function cannot be printed"),
         ("{{ sbatch('mem', [1]) }}", "a value of type list cannot be printed"),
+        ("{% for i in range(1001) %}{{ sbatch('mem', '1M') }}{% endfor %}", "sbatch(): more than 1000 calls"),
         ("{{ [1, 2] | random }}", "No filter named 'random'"),
         ("{{ lipsum() }}", "'lipsum' is undefined"),
         ("{{ script('/bin/sh') }}", "script() is not available here"),
