@@ -567,6 +567,12 @@ class Store(Database):
                 [(why[:LONGEST_TROUBLE], token, why[:LONGEST_TROUBLE]) for token, why in troubles.items()],
             )
 
+    def troubled(self) -> list[tuple[str, str, str]]:
+        """Return the ids, accounts and troubles of jobs that have any, newest first."""
+        with told(self._path):
+            query = "SELECT id, account, trouble FROM jobs WHERE trouble <> '' ORDER BY created DESC, rowid DESC"
+            return [(id_, account, trouble) for id_, account, trouble in self._plain(query)]
+
     def note_closing(self, tries: Mapping[str, float | None]) -> None:
         """Note when closing jobs' folders is to be tried again, by Slurm name; None if they are closed."""
         with self._transaction() as connection:

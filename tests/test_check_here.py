@@ -133,3 +133,18 @@ def test_what_confines_the_renderer_is_named(
     monkeypatch.setattr(Apart, "walls", lambda _: walls)
     findings = found(tmp_path, {"jobs": {"allow_unconfined": allowed}})
     assert [how for text, how in findings.items() if said in text] == [level]
+
+
+def test_trouble_of_accounts_is_named(tmp_path: Path) -> None:
+    """`sync` sends no mail about it."""
+    site = Offline(tmp_path, {"gateway": {"port": 0}})
+    for_her, also_for_her = site.submit(site.item(), site.item())
+    for_him = site.job(user="bob")
+    site.site.store.note_trouble({job.token: f"{job.id}\x1b[2J is gone\nmore" for job in (for_her, also_for_her)})
+    notes = [each.text for each in check_here(site.site) if "in trouble" in each.text]
+    [note] = notes
+    assert note.startswith(f"alice is in trouble: job {also_for_her.id} and 1 more: {also_for_her.id}")
+    assert note.endswith(f"is gone; see `slurm-adapter show {also_for_her.id}`")
+    assert "\x1b" not in note
+    site.site.store.note_trouble({for_him.token: "x", for_her.token: ""})
+    assert len(site.site.store.troubled()) == 2

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from slurm_adapter.check.findings import Finding, Level, some
@@ -13,6 +14,7 @@ from slurm_adapter.confinement import SECCOMP
 from slurm_adapter.errors import AdapterError
 from slurm_adapter.rendering import Apart, unconfined
 from slurm_adapter.script import SCRIPT_NAME, ScriptInputs, read_node_files, render_script
+from slurm_adapter.terminal import safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +47,7 @@ def check_here(site: Site) -> Iterator[Finding]:
     yield from _check_renderer(allowed=site.config.jobs.allow_unconfined)
     yield from _check_ssh(site)
     yield from _check_listen(site)
+    yield from _find_troubles(site)
 
 
 def _check_mode(path: Path, key: str, forbidden: int, fix: str) -> Iterator[Finding]:
@@ -182,3 +185,17 @@ def _check_listen(site: Site) -> Iterator[Finding]:
             f'gateway.{key}: `serve` cannot listen on "{gateway.listen}", port {gateway.port}: {error.strerror}; write '
             f"{fix}",
         )
+
+
+def _find_troubles(site: Site) -> Iterator[Finding]:
+    """Name the accounts with jobs that something stands in the way of. Users can cause that, so `sync` is silent."""
+    troubled: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    try:
+        for id_, account, trouble in site.store.troubled():
+            troubled[account].append((id_, trouble))
+    except AdapterError:  # it was found already that the database cannot be read
+        return
+    for account, [(id_, trouble), *others] in sorted(troubled.items()):
+        more = f" and {len(others)} more" if others else ""
+        why = safe(trouble.split("\n", 1)[0])[:200]
+        yield Finding(Level.NOTE, f"{account} is in trouble: job {id_}{more}: {why}; see `slurm-adapter show {id_}`")

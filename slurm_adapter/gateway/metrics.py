@@ -34,6 +34,11 @@ class Metrics:
         self.jobs = Gauge(
             "slurm_adapter_jobs", "Jobs that are remembered, by state.", ["state"], registry=self.registry
         )
+        self.troubled = Gauge(
+            "slurm_adapter_troubled_accounts",
+            "Accounts with a job that something stands in the way of; `slurm-adapter check` names them.",
+            registry=self.registry,
+        )
         self.outbox = Gauge("slurm_adapter_outbox", "What UCloud is yet to be told.", registry=self.registry)
         self.outbox_age = Gauge(
             "slurm_adapter_outbox_age_seconds",

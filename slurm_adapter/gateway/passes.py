@@ -41,6 +41,9 @@ CHANGE_SYNCS, CHANGE_SECONDS = 20, 2.0
 MOST_SECONDS = 120.0
 """Between two attempts to reach a UCloud that is away."""
 
+ACCOUNT_LINES = 5
+"""Lines of the log that new troubles of jobs and accounts take in one sync: users can cause them."""
+
 SHARE = 10
 """A pass takes at most one part in so many of the time."""
 
@@ -142,6 +145,8 @@ async def _one(gateway: Gateway) -> frozenset[str]:
         log.exception("a pass came to a mistake in slurm-adapter")
         problems = (f"a mistake in slurm-adapter: {type(error).__name__}: {error}",)
     gateway.not_ready = problems[0] if problems else None
+    for problem in sorted(set(account_problems) - set(gateway.account_problems))[:ACCOUNT_LINES]:
+        log.warning("trouble of one job or account: %s", problem)
     gateway.account_problems = account_problems
     gateway.metrics.passes.labels("no" if problems else "yes").inc()
     gateway.passed.set()

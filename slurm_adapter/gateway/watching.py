@@ -65,6 +65,7 @@ def _collect(site: Site, numbers: Metrics) -> bytes:
     counted = site.store.count_states()
     for state in JobState:
         numbers.jobs.labels(state.value).set(counted.get(state, 0))
+    numbers.troubled.set(len({account for _, account, _ in site.store.troubled()}))
     length, oldest = site.store.outbox()
     numbers.outbox.set(length)
     numbers.outbox_age.set(0 if oldest is None else max(0, site.clock() - oldest))

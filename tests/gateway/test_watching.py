@@ -124,6 +124,22 @@ def test_a_reason_is_logged_once(
     assert caplog.text.count("a pass was not made: the database is held") == 1
 
 
+def test_new_trouble_of_accounts_is_logged_once_and_in_few_lines(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = []
+
+    def one(_: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+        made.append(1)
+        return (), tuple(f"job {number}: renamed" for number in range(100, 120)), frozenset()
+
+    monkeypatch.setattr(passes, "one_pass", one)
+    monkeypatch.setattr(passes, "SECONDS", 0.1)
+    doors.gateway.changed.set()
+    wait_until(lambda: len(made) > 3, "no passes are made")
+    assert caplog.text.count(": renamed") == passes.ACCOUNT_LINES
+
+
 def test_numbers(doors: Doors) -> None:
     alice = doors.token()
     doors.ask("POST", "/api/jobs", {"items": [doors.item()] * 3}, **alice)
@@ -133,6 +149,7 @@ def test_numbers(doors: Doors) -> None:
     assert 'slurm_adapter_jobs{state="IN_QUEUE"} 3.0' in text
     assert 'slurm_adapter_slurm_failures_total{question="' in text
     assert "slurm_adapter_outbox 0.0" in text
+    assert "slurm_adapter_troubled_accounts 0.0" in text
     assert "slurm_adapter_passes_total" in text
 
 
