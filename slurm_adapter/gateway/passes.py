@@ -73,6 +73,7 @@ class Budget:
 async def reconcile(gateway: Gateway) -> None:
     """Make syncs for ever."""
     quick, changes = Budget(PEER_SYNCS, SECONDS), Budget(CHANGE_SYNCS, CHANGE_SECONDS)
+    jitter = random.Random()  # noqa: S311  # nosec B311 # no secret; and the module's own state is the whole process's
     while True:
         gateway.changed.clear()
         began = time.monotonic()
@@ -83,7 +84,7 @@ async def reconcile(gateway: Gateway) -> None:
             continue
         await asyncio.sleep(min(1.0, SHARE * took))
         # Several adapters of one cluster, or its other clients, are not to ask at the same moments for ever.
-        pause = max(SECONDS, SHARE * took) * random.uniform(0.9, 1.1)  # noqa: S311  # nosec B311 # no secret
+        pause = max(SECONDS, SHARE * took) * jitter.uniform(0.9, 1.1)
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await gateway.changed.wait()
