@@ -317,8 +317,10 @@ class _Socket:
         """Ping the browser, so that nothing on the way takes a silent socket for a dead one; end a dead one."""
         while self._unanswered < PINGS:
             await asyncio.sleep(PING_SECONDS)
-            self._unanswered += 1
-            self._say(ping_frame())
+            # A large frame takes a slow line minutes, in which there is nothing that the browser could answer.
+            if self._frames.between or self._frames.closing:
+                self._unanswered += 1
+                self._say(ping_frame())
 
     def _say(self, frame: bytes) -> None:
         if self._frames.between:

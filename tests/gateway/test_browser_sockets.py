@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from slurm_adapter.gateway import server
+from slurm_adapter.gateway import proxy, server
 from slurm_adapter.gateway.browser_sockets import Boundaries, close_frame, ping_frame
+
+if TYPE_CHECKING:
+    import pytest
 
 SIZES = st.sampled_from([0, 1, 125, 126, 127, 65535, 65536])
 
@@ -42,3 +47,36 @@ def test_the_kernel_ends_a_connection_that_nobody_reads() -> None:
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+
+
+class _Slow:
+    """An application whose frame takes many pings' time to come."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.connection = self
+        self.switched, *self._rest = pieces
+
+    async def read(self) -> bytes:
+        await asyncio.sleep(0.2)
+        return self._rest.pop(0) if self._rest else b""
+
+    async def write(self, _: bytes) -> None:
+        """Take it."""
+
+
+def test_a_frame_that_takes_long_is_not_taken_for_a_dead_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook's plot of 20 MB takes a slow line six minutes; no ping can be put into it."""
+    monkeypatch.setattr(proxy, "PING_SECONDS", 0.001)
+    whole = Frame(Opcode.BINARY, b"x" * 1000).serialize(mask=False)
+
+    async def carry() -> bytes:
+        here, there = socket.socketpair()
+        streams = await asyncio.open_connection(sock=here)
+        reader, writer = await asyncio.open_connection(sock=there)
+        slow: Any = _Slow(whole[:500], whole[500:])
+        await proxy._Socket(streams, slow).carry(lambda: asyncio.sleep(0))  # noqa: SLF001  # it is all that passes bytes
+        got = await reader.read()
+        writer.close()
+        return got
+
+    assert asyncio.run(carry()).startswith(whole)
