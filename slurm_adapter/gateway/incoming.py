@@ -5,7 +5,8 @@ connection is looked at every few seconds, and ended if it keeps nobody's reques
 
 Behind a reverse proxy all connections have one address, and without one an attacker may have many. So nobody is refused
 by address: if too many connections wait for a request, the oldest one of the address with most of them is ended. An
-honest request comes within moments, and is not waiting any more.
+honest request comes within moments, and is not waiting any more. So those of the last moments are left alone: many that
+come at once would end each other, and honest ones among them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ CLOSING_SECONDS = 20.0
 
 WAITING = 128
 """Connections without a request of a known caller. More end the oldest ones."""
+
+MOMENT_SECONDS = 3.0
+"""How long a connection may be without its request before it counts as waiting. WebSockets count at once."""
 
 CONNECTIONS = 1000
 """Connections in all, if this process may have twice as many files open."""
@@ -231,8 +235,11 @@ def _make_room(new: _Watched) -> None:
     if len(everything) <= min(WAITING, most):
         return
     waiting = [each for each in everything if each.waits and each is not new and not each.transport.is_closing()]
-    if len(everything) <= most and len(waiting) < WAITING:
-        return
+    if len(everything) <= most:
+        now = new.loop.time()
+        waiting = [each for each in waiting if isinstance(each, IncomingSocket) or now - each.since >= MOMENT_SECONDS]
+        if len(waiting) < WAITING:
+            return
     if not waiting:
         new.transport.write(_answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{most} connections are open: try again soon"))
         new.transport.close()

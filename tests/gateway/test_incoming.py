@@ -118,7 +118,21 @@ def test_who_does_not_read_is_not_written_for(doors: Doors) -> None:
         send_until_ended(connection, asked * 100)
 
 
-def test_those_who_wait_are_bounded_and_others_are_answered(doors: Doors) -> None:
+def test_many_that_come_at_once_do_not_end_each_other(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a reverse proxy all have one address, and an honest one is as old as the others."""
+    monkeypatch.setattr(incoming, "MOMENT_SECONDS", 60.0)
+    half = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    with ExitStack() as held:
+        honest = held.enter_context(connect(doors, half))
+        for _ in range(incoming.WAITING + 70):
+            held.enter_context(connect(doors))
+        assert doors.ask("GET", "/healthz").status_code == 200
+        honest.sendall(b"Connection: close\r\n\r\n")
+        assert until_ended(honest).startswith(b"HTTP/1.1 200 ")
+
+
+def test_those_who_wait_are_bounded_and_others_are_answered(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "MOMENT_SECONDS", 0.0)
     half = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
     with ExitStack() as held:
         honest = held.enter_context(connect(doors, half))
