@@ -50,6 +50,8 @@ class AccountPolicy:
         self._known: dict[str, tuple[str | None, float]] = {}
         """Why each account is refused, or None, and when the cluster was asked."""
         self._slurm: tuple[Mapping[str, int], float] | None = None
+        self._asking = threading.Lock()
+        """Held by the one that asks Slurm: many accounts begin at the same time, and sites limit requests."""
 
     @property
     def helper(self) -> str | None:
@@ -99,7 +101,13 @@ class AccountPolicy:
             return f"it is the adapter's own account (uid {uid})"
         if uid == munge:
             return f"it is munge's account (uid {uid}), which vouches to Slurm for every user"
-        for key, other in self._slurm_uids().items():
+        if not self._asking.acquire(timeout=_ANSWER_SECONDS):
+            raise TryAgain("Slurm has not said yet which accounts are its own; try again")
+        try:
+            slurm_uids = self._slurm_uids()
+        finally:
+            self._asking.release()
+        for key, other in slurm_uids.items():
             if uid == other:
                 return f"it is Slurm's own account: {key} has the uid {uid}"
         return None
@@ -117,6 +125,8 @@ class AccountPolicy:
             last = known[0] if known is not None else self._recall()
             if last is None:
                 raise TryAgain(f"Slurm does not say which accounts are its own: {error}") from error
+            with self._lock:  # it is asked again a while later, for each question may take minutes
+                self._slurm = last, self._clock() - SLURM_SECONDS + FRESH_SECONDS
             return last
         with self._lock:
             self._slurm = uids, now

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -139,3 +141,37 @@ def test_while_slurm_is_away_what_it_said_of_its_accounts_counts(tmp_path: Path)
     later = AccountPolicy(cluster.site.site)
     assert later.refusal("alice", cluster.transport) is None
     assert "SlurmUser" in (later.refusal("controller", cluster.transport) or "")
+
+
+def test_slurm_that_is_away_is_not_asked_for_each_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = site_with(tmp_path, pattern="{user}")
+    cluster.run_as("alice")
+    cluster.now = SLURM_SECONDS
+    asked: list[bool] = []
+
+    def own_uids() -> dict[str, int]:
+        asked.append(True)
+        raise TryAgain("away")
+
+    monkeypatch.setattr(cluster.site.site.scheduler, "own_uids", own_uids)
+    for account in ("alice", "first"):
+        cluster.run_as(account)
+    assert len(asked) == 1
+    cluster.now += FRESH_SECONDS
+    cluster.run_as("alice")
+    assert len(asked) == 2
+
+
+def test_accounts_that_begin_together_ask_slurm_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = site_with(tmp_path, pattern="{user}")
+    asked: list[bool] = []
+
+    def own_uids() -> dict[str, int]:
+        asked.append(True)
+        time.sleep(0.3)  # the others come meanwhile
+        return {"SlurmUser": 64030, "SlurmdUser": 4000}
+
+    monkeypatch.setattr(cluster.site.site.scheduler, "own_uids", own_uids)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(cluster.run_as, ["alice", "first"] * 4))
+    assert len(asked) == 1
