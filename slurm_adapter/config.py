@@ -34,6 +34,9 @@ squeue(1), a first `-` makes an option, and a slash or a first dot leads out of 
 FIRST_ID_BESIDE_UCLOUD = 10**12
 """UCloud's own ids come nowhere near it."""
 
+_VALUE = r"^\S(.*\S)?$"
+"""What becomes the value of an option of sbatch."""
+
 _URL = r"^https?://[^/\s]+$"
 _URL_WORDS = "http:// or https:// and a host, with a port if it has one, and without a path"
 
@@ -252,17 +255,25 @@ class Retention(_Table):
 class Machine(_Table):
     """What a UCloud product is on this cluster."""
 
-    partition: str = Field(min_length=1, description="the name of a partition of Slurm")
-    qos: str | None = None
-    account: str | None = None
-    constraint: str | None = None
+    partition: str = Field(pattern=_VALUE, description="the name of a partition of Slurm")
+    qos: str | None = Field(
+        default=None, pattern=_VALUE, description="the name of a QOS of Slurm; without it leave it out"
+    )
+    account: str | None = Field(
+        default=None, pattern=_VALUE, description="the name of an account of Slurm; without it leave it out"
+    )
+    constraint: str | None = Field(
+        default=None, pattern=_VALUE, description="features of nodes, as for --constraint; without them leave it out"
+    )
     cpus: int = Field(ge=1)
     """Per node."""
     memory: int = Field(ge=1)
     """Per node, in GiB."""
     gpus: int = Field(default=0, ge=0)
     """Per node."""
-    gpu_type: str | None = None
+    gpu_type: str | None = Field(
+        default=None, pattern=_VALUE, description="the type of GPUs in Slurm; without it leave it out"
+    )
     cpu_model: str | None = None
     memory_model: str | None = None
     gpu_model: str | None = None
@@ -279,7 +290,10 @@ class Machine(_Table):
 class Drive(_Table):
     """A UCloud drive on this cluster."""
 
-    id: str = Field(pattern=r"^[^/\x00\n]+$", description="the drive's id in UCloud, without a slash")
+    id: str = Field(
+        pattern=r"^([^/.\x00\n]|\.[^/.\x00\n]|\.\.[^/\x00\n])[^/\x00\n]*$",
+        description="the drive's id in UCloud, without a slash, and neither . nor ..",
+    )
     """The first component of a UCloud path."""
     path: str = Field(pattern=r"^/[^\x00\n]*$", description="an absolute path on the cluster")
     """The drive's folder on the cluster."""

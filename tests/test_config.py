@@ -145,6 +145,16 @@ WRONG = [
     ('[drive_pattern]\nuser = "/work/{drive}"', "11: drive_pattern.user", "holds no {user} or {account}"),
     ('[drive_pattern]\nproject = "/work/{project}"', "11: drive_pattern.project", "holds no {drive}"),
     ('[[drives]]\nid = "a/b"\npath = "/x"', "11: drives.0.id", "without a slash"),
+    *(
+        (f'[[drives]]\nid = "{id_}"\npath = "/x"', "11: drives.0.id", "neither . nor ..")
+        for id_ in (".", "..", "../a", "", "a\\nb")
+    ),
+    *(
+        (f'[machines.c.p]\npartition = "x"\n{key} = "{value}"', f"12: machines.c.p.{key}", "leave it out")
+        for key in ("qos", "account", "constraint", "gpu_type")
+        for value in ("", " ", " a", "a\\nb")
+    ),
+    ('[machines.c.p]\npartition = " "', "11: machines.c.p.partition", "the name of a partition"),
     ('[[drives]]\nid = "a"\npath = "x"', "12: drives.0.path", "an absolute path"),
     ('[[drives]]\nid = "a"\npath = "/x"\n[[drives]]\nid = "b"', "13: drives.1.path", "is missing"),
     ('[[drives]]\nid = "a"\npath = "/x"\n[[drives]]\nid = "a"\npath = "/y"', "14: drives.1.id", "/x and /y; keep one"),
