@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from slurm_adapter.config import Drive, DrivePattern
-from slurm_adapter.errors import InvalidInput, Unknown
+from slurm_adapter.errors import InvalidInput, TryAgain, Unknown
 from slurm_adapter.specification import FileValue, Owner, ProductReference, Text, Wire, shown
 from slurm_adapter.transports.interface import Command
 
@@ -224,12 +224,24 @@ def _who(user: str, project: str | None) -> str:
 
 
 _LOOK = """
+why_not() {
+    case $(LC_ALL=C stat -L -- "$1" 2>&1 >/dev/null) in
+    *': No such file or directory') ;;
+    '' | *': Not a directory' | *': Permission denied' | *': Too many levels of symbolic links') printf -- -; return ;;
+    *': File name too long') printf -- -; return ;;
+    *) printf x; return ;;
+    esac
+    up=${1%/*}
+    until [ -d "$up/" ]; do up=${up%/*}; done
+    if [ -r "$up/" ] && [ -z "$(ls -A -- "$up/" 2>/dev/null | head -n 1)" ]; then printf e; else printf -- -; fi
+}
 for path do
-    if [ -d "$path" ]; then printf d; elif [ -e "$path" ]; then printf f; else printf -- -; fi
+    if [ -d "$path" ]; then printf d; elif [ -e "$path" ]; then printf f; else why_not "$path"; fi
     realpath -ez -- "$path" 2>/dev/null || printf '\\0'
 done
 """
-"""For each path one record, ended by NUL: d, f or - for what it is, and its real path where it has one.
+"""For each path one record, ended by NUL: d or f for what it is, and its real path. Else x if its file system fails,
+e if the folder that should hold it is empty, as a mount point without its file system is, and - for the rest.
 
 A constant: paths reach it as arguments, through xargs, and never as shell text.
 """
@@ -254,7 +266,8 @@ def read_path_check(paths: Sequence[DrivePath], stdout: bytes) -> None:
     """What the command saw.
 
     Raises `InvalidInput` naming each path that does not exist, is of the wrong kind, or leaves its drive through a
-    symbolic link, and `Unknown` where the answer is not one record for each path.
+    symbolic link, `TryAgain` if the file system of one seems to be away, and `Unknown` if the answer is not one record
+    for each path.
     """
     names = _looked_at(paths)
     *records, rest = stdout.split(b"\0")
@@ -264,6 +277,11 @@ def read_path_check(paths: Sequence[DrivePath], stdout: bytes) -> None:
     problems = []
     for path in paths:
         found = seen[path.cluster]
+        if b"x" in {found, seen[path.root]} or seen[path.root] == b"e":
+            raise TryAgain(
+                f"{path.field}: {shown(path.ucloud)}: {path.root} on the cluster cannot be looked at; is its file "
+                "system away?"
+            )
         if problem := _problem(path, seen[path.root][1:], found[:1], found[1:]):
             problems.append(f"{path.field}: {shown(path.ucloud)}: {problem}")
     if problems:

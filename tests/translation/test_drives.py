@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +24,7 @@ from slurm_adapter.drives import (
     to_ask_ucloud_for,
     ucloud_path,
 )
-from slurm_adapter.errors import InvalidInput, Unknown
+from slurm_adapter.errors import InvalidInput, TryAgain, Unknown
 from slurm_adapter.specification import FileValue, Owner, parse_submission
 from tests.offline import configuration
 
@@ -149,8 +151,30 @@ def test_what_is_seen_on_the_cluster(drive: Drive, path: str, kind: str, said: s
 
 
 def test_a_drive_whose_folder_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "another").mkdir()
     with pytest.raises(InvalidInput, match=r"its drive's folder .* does not exist"):
         look(Drive(id="d", path=str(tmp_path / "gone")), "/d/x")
+
+
+@pytest.mark.parametrize("inside", ["", "/projects/7"])
+def test_a_mount_point_without_its_file_system_is_no_mistake_of_the_job(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "mounted").mkdir()
+    with pytest.raises(TryAgain, match=r"is its file system away\?"):
+        look(Drive(id="d", path=f"{tmp_path}/mounted{inside}/gone"), "/d/x")
+
+
+@pytest.mark.parametrize(("path", "error"), [("/d/x", TryAgain), ("/d", None)])
+def test_a_file_system_that_fails_is_no_mistake_of_the_job(
+    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, error: type[Exception] | None
+) -> None:
+    """A server of files that is gone, and what an application names there."""
+    (tmp_path / "bin").mkdir()
+    stub = tmp_path / "bin/stat"
+    stub.write_text("#!/bin/sh\necho \"stat: cannot statx '$3': Stale file handle\" >&2\nexit 1\n")
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stub.parent}:{os.environ['PATH']}")
+    with pytest.raises(error, match="is its file system away") if error else nullcontext():
+        look(drive, path)
 
 
 def test_a_thousand_paths_are_one_command_that_looks_at_each_once(drive: Drive, tmp_path: Path) -> None:
