@@ -164,6 +164,26 @@ def test_a_root_in_use_is_never_made_anew_or_removed(cache: Path, monkeypatch: p
     assert not cache.exists()
 
 
+def test_a_root_that_is_taken_into_use_at_this_moment_is_not_removed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`up` writes down what it uses, and then looks whether it is there; `purge` does the same the other way round."""
+    build(monkeypatch, "first")
+    releases.make("sid", quiet)
+    user = cache.parent / "sandbox-x"
+
+    def users(release: str) -> list[Path]:
+        with pytest.raises(TryAgain, match="the root of sid was removed at this moment"):
+            releases.must_be_there(release)
+        return [user]
+
+    monkeypatch.setattr(releases, "_users", users)
+    with pytest.raises(Refused, match=f"in use by {user}"):
+        releases.purge(quiet)
+    releases.must_be_there("sid")
+    assert [path.name for path in cache.iterdir()] == ["sid"]
+
+
 def test_the_last_good_root_is_used_if_its_release_is_broken(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(monkeypatch, problem="no root of sid could be made")
     with pytest.raises(TryAgain, match="no root of sid could be made"):

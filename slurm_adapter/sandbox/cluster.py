@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from slurm_adapter.errors import Refused, TryAgain
-from slurm_adapter.sandbox import accounting, daemons, files, nodes, programs
+from slurm_adapter.sandbox import accounting, daemons, files, nodes, programs, releases
 from slurm_adapter.sandbox.configuration import config_text
 from slurm_adapter.sandbox.layout import BASE, MOST_NODES, Layout, layout_of
 from slurm_adapter.sandbox.packages import machine_obstacle, missing_packages, wanted_packages
@@ -216,6 +216,7 @@ def _make(layout: Layout, wishes: Wishes, before: Wishes | None, say: Callable[[
                 os.kill(process.pid, signal.SIGCONT)
     changed = files.write_slurm_files(layout, wishes) or files.is_outdated(layout, wishes)
     files.write_record(layout, wishes)
+    releases.must_be_there(wishes.release)
     _start_munged(layout, say)
     if changed:
         daemons.slurmctld(layout).stop()

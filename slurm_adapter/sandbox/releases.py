@@ -29,7 +29,7 @@ _ROOM = 3 * 1024**3
 _DAYS = 7
 """So long a root that no sandbox uses is good. sid changes every day, and others get corrections."""
 _APT_OPTIONS = "etc/apt/apt.conf.d/00machine"
-_TOOLS = ("procps", "curl", "python3-minimal", "perl")
+_TOOLS = ("procps", "curl", "python3", "perl")
 """What jobs of the tests use besides."""
 _QUICK = """\
 force-unsafe-io
@@ -100,12 +100,23 @@ def make(release: str, say: Callable[[str], None]) -> None:
 
 def purge(say: Callable[[str], None]) -> None:
     """Remove the roots of all releases. Raises `Refused` if a sandbox uses one."""
-    if users := [path for root in CACHE.glob("[!.]*") for path in _users(root.name)]:
-        raise Refused(f"the roots in {CACHE} are in use by {', '.join(map(str, users))}: take that down first")
-    if CACHE.exists():
+    if not CACHE.exists():
+        return
+    with locked(CACHE, say):
+        # Out of reach first: an `up` at this moment has written down by now that it uses one, or will miss it.
+        away = [(root, root.rename(root.with_name(f".{root.name}.old"))) for root in CACHE.glob("[!.]*")]
+        if users := [path for root, _ in away for path in _users(root.name)]:
+            for root, moved in away:
+                moved.rename(root)
+            raise Refused(f"the roots in {CACHE} are in use by {', '.join(map(str, users))}: take that down first")
         say(f"removing {CACHE}")
-        with locked(CACHE, say):
-            shutil.rmtree(CACHE)
+        shutil.rmtree(CACHE)
+
+
+def must_be_there(release: str) -> None:
+    """Raise `TryAgain` if a root was removed before a sandbox's record said that it is in use."""
+    if not tree(release).exists():
+        raise TryAgain(f"the root of {release} was removed at this moment: run `sandbox down`, then `sandbox up` again")
 
 
 def _is_good(release: str) -> bool:
