@@ -120,12 +120,14 @@ def test_no_state_without_evidence(evidence: Evidence) -> None:
         by_slurm = any(row.slurm_id == kept and row.state in ENDED for row in (*rows, *told))
         # Each task of an array is started again by itself, and takes the record of its last run away.
         by_script = any(
-            exit_.slurm_id == kept and (exit_.restarts >= seen or (record.array and exit_.task is not None))
+            exit_.slurm_id == kept
+            and (exit_.task is not None if record.array else exit_.task is None and exit_.restarts >= seen)
             for exit_ in inside.exits
         )
         long_ago = record.missing_since is not None and evidence.now - record.missing_since >= evidence.lost_after
         by_silence = long_ago and evidence.silence_counts and not any(row.slurm_id == kept for row in rows)
-        closed = inside.owner == "closed" and record.stage is Stage.SUBMITTING  # nothing runs behind it any more
+        # Nothing runs behind a closed fence any more, and nothing ran before it.
+        closed = inside.owner == "closed" and record.stage is Stage.SUBMITTING and not inside.exits
         by_fence = inside.owner == "cancelled" or (closed and changes["state"] is JobState.FAILURE)
         assert by_slurm or by_script or by_silence or by_fence
         assert not any(row.slurm_id == kept and row.state in {"RUNNING", "PENDING", "SUSPENDED"} for row in rows)
