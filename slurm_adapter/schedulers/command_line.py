@@ -120,10 +120,13 @@ class CommandLineScheduler:
         self._operators = (f"PATH={path}:/usr/local/bin:/usr/bin:/bin", *self._environment[1:])  # for sudo's sake
 
     def submit(self, submissions: Sequence[Submission], until: float | None = None) -> list[Outcome]:
-        """See `Scheduler.submit`. One command for each account, all with one limit of time, `until`."""
+        """See `Scheduler.submit`. One command for each account, all with one limit of time, `until`.
+
+        The account with the fewest jobs is first: a bulk may take all the time that there is.
+        """
         outcomes: list[Outcome] = [InDoubt("")] * len(submissions)
         until = self._clock() + submission.START_SECONDS if until is None else until
-        for user, indices in _grouped([each.user for each in submissions]).items():
+        for user, indices in sorted(_grouped([each.user for each in submissions]).items(), key=lambda one: len(one[1])):
             told = self._submit_as(user, [submissions[index].folder for index in indices], until)
             for index, outcome in zip(indices, told, strict=True):
                 outcomes[index] = outcome

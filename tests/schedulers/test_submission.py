@@ -197,6 +197,16 @@ def test_the_time_is_one_for_all_accounts(tmp_path: Path) -> None:
     assert outcomes[1] == NotStarted("Slurm is slow: sbatch was not started any more")
 
 
+def test_the_account_with_the_fewest_jobs_is_first(
+    tmp_path: Path, scheduler: CommandLineScheduler, here: _Here
+) -> None:
+    """Its jobs do not wait for another account's bulk."""
+    users = ("alice", "alice", "alice", "bob", "carol", "alice", "bob")
+    outcomes = scheduler.submit([make(tmp_path, "good", user, number) for number, user in enumerate(users)])
+    assert outcomes == [Accepted(17)] * len(users)
+    assert [command.user for command in here.commands] == ["carol", "bob", "alice"]
+
+
 @pytest.mark.edge_case(22)
 def test_sbatch_gets_an_environment_of_its_own(tmp_path: Path, scheduler: CommandLineScheduler) -> None:
     job = make(tmp_path, "env")
