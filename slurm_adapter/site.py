@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from functools import cached_property
@@ -43,6 +44,7 @@ class Site:
     def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
         self.config = config
         self.clock = clock
+        self._sharing = threading.Lock()
 
     @cached_property
     def store(self) -> Store:
@@ -71,14 +73,15 @@ class Site:
     def beside(self) -> Site:
         """This site for another thread: a database connection of its own, and the same way to the cluster."""
         other = Site(self.config, self.clock)
-        other.receiver = self.receiver
-        other.ucloud_drives = self.ucloud_drives
-        other.path_checks = self.path_checks
-        other.account_policy = self.account_policy
-        other.lanes = self.lanes
-        other.transport = self.transport
-        other.scheduler = self.scheduler
-        other.catalogue = self.catalogue
+        with self._sharing:  # two threads would each make one of what was not used yet (from Python 3.12 on)
+            other.receiver = self.receiver
+            other.ucloud_drives = self.ucloud_drives
+            other.path_checks = self.path_checks
+            other.account_policy = self.account_policy
+            other.lanes = self.lanes
+            other.transport = self.transport
+            other.scheduler = self.scheduler
+            other.catalogue = self.catalogue
         return other
 
     def elsewhere(self) -> Site:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
+from slurm_adapter import accounts
+from slurm_adapter.accounts import Lanes
+from slurm_adapter.config import Config
 from slurm_adapter.errors import InvalidInput
 from slurm_adapter.gateway import folder_shells, passes, users, workers
+from slurm_adapter.site import Site
 from tests.gateway.doors import opened
 from tests.gateway.test_folder_shells import PATH, site
+from tests.offline import configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +27,6 @@ if TYPE_CHECKING:
     import httpx
 
     from slurm_adapter.schedulers.interface import Load, Outcome, Submission
-    from slurm_adapter.site import Site
 
 
 def test_submissions_that_are_slow_do_not_keep_others_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +139,23 @@ def test_requests_that_hang_hold_up_neither_passes_nor_the_teller(
             assert told.wait(60), "UCloud was not told"
         finally:
             go_on.set()
+
+
+def test_threads_that_begin_at_the_same_time_share_one_way_to_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each of them uses first is made once: from Python 3.12 on `cached_property` does not see to that."""
+    whole = Site(Config.model_validate(configuration(tmp_path)))
+    made: list[Lanes] = []
+
+    class Slow(Lanes):
+        def __init__(self) -> None:
+            time.sleep(0.1)  # long enough for the others to begin, too
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(accounts, "Lanes", Slow)
+    with closing(whole), ThreadPoolExecutor(8) as threads:
+        besides = list(threads.map(lambda _: whole.beside(), range(8)))
+        assert [beside.lanes for beside in besides] == made * 8
+        assert {beside.transport for beside in besides} == {whole.transport}
