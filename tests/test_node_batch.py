@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-SETTINGS = "job_id=9\nnames=no\naddress=10.0.0.1\n"
+SETTINGS = "job_id=9\nnames=no\n"
 
 
 def start(folder: Path, number: int, payload: str) -> subprocess.Popen[str]:
@@ -42,15 +42,31 @@ def read_ends(jobs: dict[Path, subprocess.Popen[str]]) -> Iterator[tuple[int, in
         yield code, record["exit_code"], record["signal"]
 
 
+def put_scontrol(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a stand-in for scontrol first in PATH, which notes what it is asked."""
+    scontrol = folder / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho \"$*\" >>'{folder}/asked'\necho node001\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_a_job_without_names_asks_slurms_controller_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites limit each account's requests. The names of its nodes scontrol knows by itself."""
+    put_scontrol(tmp_path, monkeypatch)
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[001]")
+    job = start(tmp_path / "1", 1, "exit 3\n")
+    job.communicate(timeout=60)
+    assert (tmp_path / "asked").read_text() == "show hostnames node[001]\n"
+    assert job.returncode == 3
+    assert (tmp_path / "1/ucloud/0/node-0.txt").read_text() == "node001\n"
+
+
 def test_no_end_is_lost_to_a_signal_that_comes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`scancel --full`: the application dies of a signal while bash still handles it.
 
     Seen of one job in ten on a busy node: bash forgot the end, and the job went on until its time limit.
     """
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text("#!/bin/sh\necho node001\n")
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    put_scontrol(tmp_path, monkeypatch)
     folders = [tmp_path / str(number) for number in range(40)]
     jobs = {folder: start(folder, int(folder.name), "echo ready; exec sleep 300\n") for folder in folders}
     try:

@@ -187,10 +187,11 @@ resolve() { # NAME -> its addresses, one a line, none that only this node could 
     esac | awk '$1 !~ /^(127\.|0\.0\.0\.0|::1$|::$|fe80:|169\.254\.)/ && !seen[$1]++ { print $1 }'
 }
 
-list_replicas() { # in the order of ranks, lines `RANK NODE ADDRESS`; a node of two addresses has two
+list_replicas() { # in the order of ranks, lines `RANK NODE ADDRESS`; a node of two addresses has two, one unasked `-`
+    # Addresses are for names alone. Slurm knows them (NodeAddr): a node's name may be that of another network, or none.
     scontrol show hostnames "${SLURM_JOB_NODELIST:-$here}" >"$node/nodes-$run" && [ -s "$node/nodes-$run" ] || return 1
     : >"$node/addresses-$run"
-    if [ -z "$address" ]; then
+    if [ "$names" = yes ] && [ -z "$address" ]; then
         tries=0
         until timeout 30 scontrol -o show node "${SLURM_JOB_NODELIST:-$here}" >"$node/addresses-$run" 2>>"$log"; do
             tries=$((tries + 1))
@@ -200,7 +201,11 @@ list_replicas() { # in the order of ranks, lines `RANK NODE ADDRESS`; a node of 
     fi
     rank=0
     while IFS= read -r name; do
-        if [ -n "$address" ]; then
+        if [ "$names" != yes ]; then
+            printf '%s %s -\n' "$rank" "$name"
+            rank=$((rank + 1))
+            continue
+        elif [ -n "$address" ]; then
             target=$(printf %s "$address" | sed "s/{node}/$name/g")
         else
             target=$(awk -v name="$name" '$1 == "NodeName=" name {
