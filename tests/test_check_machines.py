@@ -213,6 +213,18 @@ def test_accounting_knows_accounts_by_the_name_that_slurm_has_for_them(
     assert said == [f"Slurm's accounting does not know {user}" for user in unknown]
 
 
+def test_accounting_that_has_names_in_lower_case_may_know_an_account_with_capitals(tmp_path: Path) -> None:
+    """Where the directory service takes both for one, as Active Directory does."""
+    site = Offline(tmp_path, with_programs(tmp_path))
+    for program, text in (("scontrol", SCONTROL), ("sacctmgr", SACCTMGR)):
+        put_program(tmp_path, program, text)
+    said = {finding.text: finding.level for finding in check_machines(site.site, {"Alice": "Alice-Corp"})}
+    assert not [text for text in said if "does not know" in text]
+    [found] = [text for text in said if "PreserveCaseUser" in text]
+    assert found.startswith("Slurm's accounting knows alice-corp, not Alice-Corp: ")
+    assert said[found] is Level.WARNING
+
+
 @pytest.mark.parametrize("text", ["#!/bin/sh\necho 'no route' >&2\nexit 1\n", "#!/bin/sh\n"])
 def test_a_configuration_of_slurm_that_is_not_told_is_no_site_without_accounting(tmp_path: Path, text: str) -> None:
     site = Offline(tmp_path, with_programs(tmp_path))

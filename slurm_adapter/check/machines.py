@@ -33,7 +33,16 @@ def check_machines(site: Site, accounts: Mapping[str, str]) -> Iterator[Finding]
     accounting = read_accounting(site, sorted({*accounts, *accounts.values()}), slurm_settings(site))
     if accounting is not None and accounting.enforced:
         for account, user in sorted(accounts.items()):
-            if not {account, user} & set(accounting.associations):
+            if {account, user} & set(accounting.associations):
+                continue
+            if lower := {account.lower(), user.lower()} & set(accounting.associations):
+                yield Finding(
+                    Level.WARNING,
+                    f"Slurm's accounting knows {min(lower)}, not {user}: its jobs are refused, unless "
+                    f"`id {min(lower)}` on the cluster finds the account that `id {user}` finds; sacctmgr "
+                    "keeps capitals only with Parameters=PreserveCaseUser in slurmdbd.conf",
+                )
+            else:
                 yield Finding(
                     Level.PROBLEM,
                     f"Slurm's accounting does not know {user}: its jobs are refused; sacctmgr add user {user} "
