@@ -52,7 +52,7 @@ def remove(site: Site) -> list[str]:
     for user, owned in by_account(record for record in records if record.stage is Stage.ENDED):
         left = folders.remove(site.transport, user, {record.folder: record.token for record in owned})
         gone += [record.id for record in owned if record.folder not in left]
-    site.store.forget_ended(gone)
+    site.store.forget_ended(record.token for record in records if record.id in gone)
     if not (remaining := [record.id for record in records if record.id not in gone]):
         site.store.set_fact(_FACT, None)
     return remaining

@@ -112,7 +112,7 @@ def plan_lines(report: Report) -> list[str]:
     lines += report.telling
     for what, records in (("logs", report.due.logs), ("folder", report.due.folders)):
         lines += [f"job {record.id}: its {what} in {record.folder} would be removed" for record in records]
-    lines += [f"job {id_}: would no longer be remembered" for id_ in report.due.records]
+    lines += [f"job {id_}: would no longer be remembered" for id_ in report.due.records.values()]
     lines += [f"problem: {problem}" for problem in report.problems]
     lines += [f"problem of one account: {problem}" for problem in report.account_problems]
     return lines or ["nothing to do"]

@@ -9,7 +9,7 @@ is noted on the job. It is a problem of the pass only if it is the site's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from slurm_adapter.accounts import Trouble
@@ -39,8 +39,8 @@ class Due:
 
     logs: tuple[Record, ...] = ()
     folders: tuple[Record, ...] = ()
-    records: tuple[str, ...] = ()
-    """The ids of jobs that are no longer remembered."""
+    records: Mapping[str, str] = field(default_factory=dict)
+    """The ids of jobs that are no longer remembered, by Slurm name: an id may pass to another job."""
     unclosed: tuple[Record, ...] = ()
     """Jobs whose folders could not be closed at their end."""
 
@@ -54,7 +54,7 @@ def find_due(site: Site) -> Due:
     return Due(
         tuple(record for record in logs if record.id not in going),
         tuple(whole),
-        tuple(site.store.forgettable(now - keep.records, AT_ONCE, with_folder=keep.folders is None)),
+        site.store.forgettable(now - keep.records, AT_ONCE, with_folder=keep.folders is None),
         tuple(site.store.unclosed(now, AT_ONCE)),
     )
 

@@ -520,15 +520,17 @@ class Store(Database):
         oldest = f"SELECT rowid FROM jobs WHERE {has_it} AND coalesce(tidy_after, 0) <= ? ORDER BY ended LIMIT ?"  # noqa: S608  # nosec B608 # our own names
         return self._select(f"rowid IN ({oldest})", (time, now, limit))
 
-    def forgettable(self, time: float, limit: int, *, with_folder: bool) -> list[str]:
-        """Ids of jobs that ended before this time, of which nothing is due and which no live job names as its peer.
+    def forgettable(self, time: float, limit: int, *, with_folder: bool) -> dict[str, str]:
+        """Return the ids, by Slurm name, of jobs that ended before this time.
+
+        Nothing is due of them, and no live job names them as its peer.
 
         `with_folder`: those, too, whose folder still stands. One that could not be removed is given up after a month.
         """
         with told(self._path):
             rows = self._connection.execute(
                 """
-                SELECT id FROM jobs WHERE stage = 'ended' AND ended < ?
+                SELECT token, id FROM jobs WHERE stage = 'ended' AND ended < ?
                 AND (? OR folder_gone IS NOT NULL OR ended < ?)
                 AND NOT EXISTS (SELECT 1 FROM updates WHERE job_id = jobs.id AND due = 1)
                 AND NOT EXISTS (
@@ -539,12 +541,13 @@ class Store(Database):
                 """,
                 (time, with_folder, time - 30 * 86400, limit),
             ).fetchall()
-        return [row["id"] for row in rows]
+        return {row["token"]: row["id"] for row in rows}
 
-    def forget_ended(self, ids: Iterable[str]) -> None:
-        """Remember these jobs no longer. One that has not ended stays."""
+    def forget_ended(self, tokens: Iterable[str]) -> None:
+        """Remember these jobs, given by Slurm name, no longer. One that has not ended stays."""
         with self._transaction() as connection:
-            connection.executemany("DELETE FROM jobs WHERE id = ? AND stage = 'ended'", [(id_,) for id_ in ids])
+            ended = "DELETE FROM jobs WHERE token = ? AND stage = 'ended'"
+            connection.executemany(ended, [(token,) for token in tokens])
 
     def note_removed(self, tokens: Iterable[str], column: Removable, now: float) -> None:
         """Note that this part of these jobs is gone. They are given by Slurm name: an id may pass to another job."""

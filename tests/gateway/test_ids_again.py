@@ -153,6 +153,25 @@ def test_what_is_noted_of_the_old_job_is_not_noted_on_the_new_one(site: Offline)
     assert (now.trouble, now.close_after) == ("of the old one", 17.0)
 
 
+def test_the_new_job_is_not_forgotten_in_place_of_the_old_one(site: Offline, ucloud: Ucloud) -> None:
+    """A sync finds that a job was kept for its time. Before it is forgotten, a new job gets the id, and ends."""
+    old = create(site, FIRST)
+    ucloud.know("4101")
+    jobs.cancel(site.site, [old.id])
+    site.slurm.finish(site.slurm_id(old))
+    site.sync()
+    store = site.site.store
+    due = store.forgettable(site.site.clock() + 1, 9, with_folder=True)
+    assert list(due.values()) == [old.id]
+    new = create(site, SECOND)
+    jobs.cancel(site.site, [new.id])
+    site.slurm.finish(site.slurm_id(new))
+    site.sync()
+    assert site.now(new).stage is Stage.ENDED
+    store.forget_ended(due)
+    assert [record.token for record in store.all(9)] == [new.token]
+
+
 def test_a_job_of_an_older_program_has_no_created_at(site: Offline) -> None:
     """Its `create` that is repeated is the same job; one for a job that UCloud made later is another."""
     old = create(site, None)
