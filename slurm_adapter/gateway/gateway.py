@@ -21,6 +21,7 @@ from slurm_adapter.gateway.questions import Sparing
 from slurm_adapter.gateway.sessions import Sessions
 from slurm_adapter.gateway.shares import Shares
 from slurm_adapter.gateway.submitting import Submitter
+from slurm_adapter.gateway.turns import Turns
 from slurm_adapter.gateway.utilization import Utilizations
 from slurm_adapter.gateway.visits import Visits
 from slurm_adapter.gateway.web import Web
@@ -39,6 +40,9 @@ REQUESTS = 96
 REQUESTS_OF_ONE = 16
 """Requests of one user at once."""
 
+REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW = 20, 40
+"""How fast requests of one user are begun, and how many before that counts. UCloud's are not delayed."""
+
 
 class Gateway:
     """One gateway over one site. Raises `InvalidConfig` where UCloud's key cannot be read."""
@@ -50,6 +54,7 @@ class Gateway:
         self.key = None if site.config.ucloud is None else UcloudKey(site.config.ucloud)
         """UCloud's own; None where there is no door for it."""
         self.requests = Shares(REQUESTS, REQUESTS_OF_ONE, "requests under way")
+        self.turns = Turns(REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW)
         self.workers = Workers(site)
         self.controller = Controller(self.workers)
         self.dispatcher = Dispatcher(self.workers)

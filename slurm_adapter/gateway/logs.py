@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.schemas import JobView
     from slurm_adapter.records import Record, Update
     from slurm_adapter.site import Site
+    from slurm_adapter.specification import Owner
 
 W = TypeVar("W", bound=Wire)
 
@@ -83,7 +84,8 @@ async def follow_for_users(websocket: WebSocket) -> None:
     authorization, project = websocket.headers.get("authorization"), websocket.headers.get("project")
     try:
         if authorization is not None:
-            await gateway.workers.call(_check, authorization, project)
+            owner = await gateway.workers.call(_check, authorization, project)
+            await gateway.turns.wait(owner.created_by, websocket.scope["state"])
             setattr(websocket.state, CALLER, "")
     except AdapterError as error:
         await refuse(websocket, error)
@@ -115,7 +117,7 @@ async def _for_user(
     told = updates[-1].number if updates else 0
     status = describe.job(record).status
     resolved = {name: getattr(job.status, name) for name in ("resolved_product", "resolved_support")}
-    with gateway.following.follow(record) as follower:
+    with gateway.turns.counted(record.owner), gateway.following.follow(record) as follower:
         async for event in follower:
             if isinstance(event, Output):
                 yield Followed(log=(LogView(rank=event.rank, **_text(event)),))
@@ -133,8 +135,8 @@ def _text(output: Output) -> dict[str, str]:
     return {"stderr" if output.is_error else "stdout": output.text}
 
 
-def _check(site: Site, authorization: str | None, project: str | None) -> None:
-    authentication.authenticate(site.store, authorization, project, site.clock())
+def _check(site: Site, authorization: str | None, project: str | None) -> Owner:
+    return authentication.authenticate(site.store, authorization, project, site.clock())
 
 
 def _find(

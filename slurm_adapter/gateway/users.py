@@ -5,6 +5,7 @@ A token says who asks; the header `Project` chooses among his workspaces. Nobody
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,7 +35,7 @@ from slurm_adapter.specification import JobSpecification, Owner
 from slurm_adapter.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from slurm_adapter.gateway.gateway import Gateway
@@ -72,7 +73,14 @@ class UserRoute(StrictRoute):
         gateway: Gateway = request.app.state.gateway
         authorization, project = request.headers.get("authorization"), request.headers.get("project")
         owner = request.state.owner = await gateway.workers.call(_owner, authorization, project)
-        return gateway.requests.hold(owner.created_by)
+        await gateway.turns.wait(owner.created_by, request.scope["state"])
+        return _held(gateway, owner.created_by)
+
+
+@contextmanager
+def _held(gateway: Gateway, user: str) -> Iterator[str]:
+    with gateway.turns.counted(user), gateway.requests.hold(user):
+        yield user
 
 
 async def _caller(

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
@@ -41,6 +41,7 @@ from slurm_adapter.gateway.schemas import Session
 from slurm_adapter.gateway.shares import Shares, TooMany
 from slurm_adapter.gateway.tunnels import MOST as MOST_TUNNELS
 from slurm_adapter.gateway.tunnels import Tunnels
+from slurm_adapter.gateway.turns import Lanes, Turns
 from slurm_adapter.specification import shown
 from slurm_adapter.states import JobState
 
@@ -69,6 +70,9 @@ CONNECTIONS = 1000
 """Connections to applications at once, if this machine reaches the nodes itself."""
 CONNECTIONS_OF_ONE = 64
 """The same of one user. A browser keeps six for each interface, and each WebSocket is one more."""
+
+REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW = 30, 100
+"""How fast requests of one user to applications are begun, and how many before that counts: a page has dozens."""
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +131,8 @@ class Web:
         self.listeners = Listeners(workers)
         most = CONNECTIONS if config.gateway.reaches_nodes else MOST_TUNNELS
         self.connections = Shares(most, CONNECTIONS_OF_ONE, "connections to applications")
+        self.turns = Turns(REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW)
+        self._lanes = Lanes()
         links = Shares(MOST, MOST_OF_ONE, "links to applications that wait for their use")
         self.tokens: Secrets[tuple[Place, Kind]] = Secrets(TOKEN_SECONDS, links)
         sessions = Shares(MOST, MOST_OF_ONE, "sessions with applications")
@@ -177,16 +183,19 @@ class Web:
 
         Raises `TooMany`, `NotListening`, `NotTheJobs` and, if the cluster is not reached, `AdapterError`.
         """
-        with self.connections.hold(owner):
-            if self.config.gateway.reaches_nodes:
-                async with connect(way.host, way.port) as connection:
-                    await self.listeners.check(way)
-                    yield connection
-                return
-            transport = await self.workers.call(_transport)
-            async with self._tunnels.open(transport, way.host, way.port) as connection:
+        with self.turns.counted(owner):
+            self.connections.acquire(owner)
+        async with AsyncExitStack() as stack:
+            stack.callback(self.connections.release, owner)
+            async with self._lanes.of(owner):
+                if self.config.gateway.reaches_nodes:
+                    opening = connect(way.host, way.port)
+                else:
+                    transport = await self.workers.call(_transport)
+                    opening = self._tunnels.open(transport, way.host, way.port)
+                connection = await stack.enter_async_context(opening)
                 await self.listeners.check(way)
-                yield connection
+            yield connection
 
     def close(self) -> None:
         """Give everything back."""
@@ -346,6 +355,7 @@ class Applications:
         if not from_its_own_page(scope, self._web.scheme):
             return page(HTTPStatus.FORBIDDEN, "A page of another site may not do this here.")
         secret, place = next(iter(known.items()))
+        await self._web.turns.wait(place.user, scope["state"])
         record = await self._web.find(place)
         if record is None or record.state.final:
             for each in secrets:

@@ -1,0 +1,172 @@
+"""The pace of each user's requests, by a clock that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slurm_adapter.gateway.incoming import DELAYED
+from slurm_adapter.gateway.shares import TooMany
+from slurm_adapter.gateway.turns import MOST_SECONDS, REFUSED_SECONDS, Lanes, Turns
+from tests.gateway.doors import opened, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Clock:
+    """A clock that goes on only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        """Go on at once."""
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def turns(clock: Clock) -> Turns:
+    return Turns(8, 4, clock, clock.sleep)
+
+
+def refuse(turns: Turns, owner: str) -> None:
+    """Have a request of this user refused."""
+    with pytest.raises(TooMany), turns.counted(owner):
+        raise TooMany("x")
+
+
+def wait(turns: Turns, owner: str, times: int = 1) -> None:
+    """Wait for the turns of so many requests."""
+
+    async def all_of_them() -> None:
+        for _ in range(times):
+            await turns.wait(owner, {})
+
+    asyncio.run(all_of_them())
+
+
+def test_some_begin_at_once_and_the_others_at_the_rate(turns: Turns, clock: Clock) -> None:
+    wait(turns, "alice", 7)
+    assert clock.slept == [0.125, 0.125, 0.125]
+
+
+def test_others_do_not_wait(turns: Turns, clock: Clock) -> None:
+    wait(turns, "alice", 4)
+    wait(turns, "bob")
+    assert clock.slept == []
+
+
+def test_who_asks_no_faster_than_the_rate_never_waits(turns: Turns, clock: Clock) -> None:
+    for _ in range(100):
+        wait(turns, "alice")
+        clock.now += 0.125
+    assert clock.slept == []
+
+
+def test_refusals_use_up_the_time_of_the_requests_that_follow(turns: Turns, clock: Clock) -> None:
+    refuse(turns, "alice")
+    wait(turns, "alice")
+    assert clock.slept == [REFUSED_SECONDS + 0.125 - 0.5]
+
+
+def test_nobody_waits_for_long_whatever_was_refused(turns: Turns, clock: Clock) -> None:
+    for _ in range(1000):
+        refuse(turns, "alice")
+    wait(turns, "alice")
+    assert 0 < clock.slept[0] <= MOST_SECONDS
+
+
+def test_a_connection_may_be_ended_for_others_only_while_it_waits(clock: Clock) -> None:
+    state: dict[str, Any] = {}
+    seen: list[bool] = []
+
+    async def sleep(seconds: float) -> None:
+        del seconds
+        seen.append(DELAYED in state)
+
+    turns = Turns(10, 1, clock, sleep)
+
+    async def two() -> None:
+        await turns.wait("alice", state)
+        await turns.wait("alice", state)
+
+    asyncio.run(two())
+    assert (seen, state) == ([True], {})
+
+
+def test_the_lanes_of_one_user_are_not_another_ones() -> None:
+    began: list[str] = []
+
+    async def three() -> None:
+        lanes, go_on = Lanes(1), asyncio.Event()
+
+        async def work(owner: str, name: str) -> None:
+            async with lanes.of(owner):
+                began.append(name)
+                await go_on.wait()
+
+        tasks = [asyncio.create_task(work(*each)) for each in (("alice", "1"), ("alice", "2"), ("bob", "3"))]
+        await asyncio.sleep(0)
+        assert began == ["1", "3"]
+        go_on.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(three())
+    assert began == ["1", "3", "2"]
+
+
+class Held:
+    """A sleep that lasts until the test lets it end."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.over = threading.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        del seconds
+        self.begun += 1
+        await asyncio.to_thread(self.over.wait)
+
+
+def test_a_user_who_asks_too_fast_waits_and_others_are_answered_meanwhile(tmp_path: Path) -> None:
+    with opened(tmp_path, ucloud=False) as doors, ThreadPoolExecutor(1) as pool:
+        held = Held()
+        doors.gateway.turns = Turns(1e-6, 1, sleep=held.sleep)
+        alice, bob = doors.token(), doors.token("bob")
+        assert doors.ask("GET", "/api/jobs/browse", **alice).status_code == 200
+        try:
+            later = pool.submit(doors.ask, "GET", "/api/jobs/browse", **alice)
+            wait_until(lambda: held.begun == 1, "the second request is not delayed")
+            assert doors.ask("GET", "/api/jobs/browse", **bob).status_code == 200
+            assert not later.done()
+        finally:
+            held.over.set()
+        assert later.result().status_code == 200
+
+
+def test_ucloud_never_waits(tmp_path: Path) -> None:
+    with opened(tmp_path) as doors:
+        held = Held()
+        doors.gateway.turns = Turns(1e-6, 1, sleep=held.sleep)
+        for number in range(20):
+            body = {"items": [doors.job(str(4000 + number))]}
+            answer = doors.ask("POST", "/ucloud/example/jobs", body, **doors.as_ucloud())
+            assert answer.status_code == 200, answer.text
+        assert held.begun == 0
