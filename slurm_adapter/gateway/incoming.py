@@ -60,6 +60,9 @@ MESSAGE_SIZE = 512 * 1024
 CALLER = "caller"
 """The key of a scope's state that says who is asking, once that is known."""
 
+DELAYED = "delayed"
+"""The key of a scope's state while the request waits because its caller sends too many; see `turns`."""
+
 
 def most_connections() -> int:
     """Return how many connections there may be at once: half of the files that this process may open."""
@@ -115,6 +118,11 @@ class _Watched:
     def known(self) -> bool:
         """Whether a caller is known whose request is under way."""
         return self.scope is not None and CALLER in self.scope.get("state", {})
+
+    @property
+    def delayed(self) -> bool:
+        """Whether the request waits because its caller sends too many."""
+        return self.scope is not None and DELAYED in self.scope.get("state", {})
 
     @property
     def waits(self) -> bool:
@@ -229,13 +237,19 @@ class IncomingSocket(_Watched, BrowserSocket):
 
 
 def _make_room(new: _Watched) -> None:
-    """End the oldest of the connections that wait if there are too many, and the new one if none waits."""
+    """End the oldest of the connections that wait if there are too many, and the new one if none waits.
+
+    A delayed request is ended only if there is no other room: its client would come back at once.
+    """
     everything = cast("set[_Watched]", new.connections)
     most = most_connections()
     if len(everything) <= min(WAITING, most):
         return
-    waiting = [each for each in everything if each.waits and each is not new and not each.transport.is_closing()]
-    if len(everything) <= most:
+    others = [each for each in everything if each is not new and not each.transport.is_closing()]
+    waiting = [each for each in others if each.waits]
+    if len(everything) > most:
+        waiting = [each for each in others if each.delayed] or waiting
+    else:
         now = new.loop.time()
         waiting = [each for each in waiting if isinstance(each, IncomingSocket) or now - each.since >= MOMENT_SECONDS]
         if len(waiting) < WAITING:
