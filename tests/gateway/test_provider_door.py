@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from slurm_adapter.records import Record
+    from slurm_adapter.schedulers.interface import Partition
 
 JOBS = "/ucloud/example/jobs"
 
@@ -505,13 +506,13 @@ def test_a_cluster_that_hangs_before_the_claim_is_502_and_leaves_nothing(
     tell_health(doors, ready=True)
     monkeypatch.setattr(controller, "KEPT_SECONDS", 0.0)
     monkeypatch.setattr(controller, "ANSWER_SECONDS", 0.2)
-    go_on, inner = threading.Event(), doors.slurm.nodes
+    go_on, inner = threading.Event(), doors.slurm.partitions
 
-    def nodes() -> Mapping[str, str]:
+    def partitions() -> Mapping[str, Partition]:
         assert go_on.wait(60)
         return inner()
 
-    monkeypatch.setattr(doors.slurm, "nodes", nodes)
+    monkeypatch.setattr(doors.slurm, "partitions", partitions)
     answer = doors.ask("POST", JOBS, {"items": [doors.job("10")]}, **doors.as_ucloud())
     assert answer.status_code == 502
     monkeypatch.setattr(controller, "ANSWER_SECONDS", 60.0)
@@ -531,11 +532,11 @@ def test_the_time_that_it_took_to_read_a_request_is_not_waited_for_again(
     monkeypatch.setattr(controller, "ANSWER_SECONDS", 60.0)
     go_on = threading.Event()
 
-    def nodes() -> dict[str, str]:
+    def partitions() -> dict[str, Partition]:
         assert go_on.wait(60)
         return {}
 
-    monkeypatch.setattr(doors.slurm, "nodes", nodes)
+    monkeypatch.setattr(doors.slurm, "partitions", partitions)
     try:
         answer = doors.ask("POST", JOBS, {"items": [doors.job("12")]}, **doors.as_ucloud())  # waits for 30 s at most
     finally:
