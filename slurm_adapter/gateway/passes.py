@@ -45,7 +45,10 @@ ACCOUNT_LINES = 5
 """Lines of the log that new troubles of jobs and accounts take in one sync: users can cause them."""
 
 SHARE = 10
-"""A pass takes at most one part in so many of the time."""
+"""A sync takes at most one part in this many of the time, if it takes less than `LONGEST_PAUSE / SHARE`."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds between two syncs at most, however long one took: an account that makes one slow delays nobody for long."""
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,11 @@ class Budget:
         return bool(able)
 
 
+def pause_after(took: float) -> float:
+    """Return for how many seconds no sync follows one that took so many, unless something changes."""
+    return min(max(SECONDS, SHARE * took), LONGEST_PAUSE)
+
+
 async def reconcile(gateway: Gateway) -> None:
     """Make syncs for ever."""
     quick, changes = Budget(PEER_SYNCS, SECONDS), Budget(CHANGE_SYNCS, CHANGE_SECONDS)
@@ -84,7 +92,7 @@ async def reconcile(gateway: Gateway) -> None:
             continue
         await asyncio.sleep(min(1.0, SHARE * took))
         # Several adapters of one cluster, or its other clients, are not to ask at the same moments for ever.
-        pause = max(SECONDS, SHARE * took) * jitter.uniform(0.9, 1.1)
+        pause = pause_after(took) * jitter.uniform(0.9, 1.1)
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await gateway.changed.wait()

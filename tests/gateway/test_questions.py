@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from slurm_adapter.errors import Unknown
-from slurm_adapter.gateway import questions
+from slurm_adapter.gateway import passes, questions
 from slurm_adapter.gateway.passes import Budget
 from slurm_adapter.gateway.questions import Gathered, Sparing
 from slurm_adapter.schedulers.fake import FakeScheduler
@@ -94,3 +94,10 @@ def test_one_users_waiting_jobs_cause_so_many_quick_syncs_and_others_have_their_
     assert budget.take({"alice", "bob"})
     assert not budget.take(set())
     assert sum(budget.take({"bob"}) for _ in range(100)) == 59
+
+
+@pytest.mark.parametrize(
+    ("took", "pause"), [(0.1, passes.SECONDS), (1.0, passes.SHARE), (10.0, passes.LONGEST_PAUSE), (600.0, 30.0)]
+)
+def test_no_slow_sync_puts_the_next_one_off_for_long(took: float, pause: float) -> None:
+    assert passes.pause_after(took) == pause
