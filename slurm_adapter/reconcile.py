@@ -104,6 +104,7 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
     addresses: dict[str, tuple[str, ...]] = {}
     if listing is not None:
         _note_hidden(listing, records, rows_of, problems)
+        _note_unnamed(listing, {job.account for job in jobs}, problems)
         wanting = [r for r in records if needs_look(r, rows_of[r.id])]
         looked_at, later = _at_most(wanting)
         inside, slow = _look(site, looked_at, Accounts(site, remember=remember), problems)
@@ -162,10 +163,18 @@ def _note_hidden(
             f"{silent} jobs are not listed, and this account may not see others' jobs (PrivateData in slurm.conf); "
             "nothing was changed"
         )
-    problems.accounts.extend(
-        f"the cluster does not know the account {user}"
-        for user in sorted(listing.unnamed & {record.account for record in records})
-    )
+
+
+def _note_unnamed(listing: Listing, users: set[str], problems: Problems) -> None:
+    """Note the accounts that the cluster does not know: some may have been deleted, most of them cannot have been."""
+    unnamed = sorted(listing.unnamed & users)
+    if len(unnamed) > 1 and 2 * len(unnamed) > len(users):
+        problems.site.append(
+            f"the cluster does not know {len(unnamed)} of the {len(users)} accounts with jobs "
+            f"({', '.join(unnamed[:3])}, ...): is its directory service away?"
+        )
+    else:
+        problems.accounts.extend(f"the cluster does not know the account {user}" for user in unnamed)
 
 
 def _at_most(records: Iterable[Record]) -> tuple[list[Record], frozenset[str]]:

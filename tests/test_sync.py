@@ -1298,3 +1298,36 @@ def test_a_job_whose_folder_was_removed_says_so_and_never_ran(offline: Offline) 
     assert offline.now(record).status == (
         "Your job could not start: its folder or its output file cannot be opened on the node"
     )
+
+
+@pytest.mark.parametrize(
+    ("unknown", "of_the_site", "of_accounts"),
+    [
+        ({"bob"}, [], ["the cluster does not know the account bob"]),
+        ({"alice", "bob"}, ["the cluster does not know 2 of the 2 accounts with jobs (alice, bob, ...)"], []),
+    ],
+)
+def test_accounts_that_the_cluster_does_not_know(
+    offline: Offline,
+    monkeypatch: pytest.MonkeyPatch,
+    unknown: set[str],
+    of_the_site: list[str],
+    of_accounts: list[str],
+) -> None:
+    for user in ("alice", "bob"):
+        offline.job(user=user)
+    offline.sync()
+    listed = offline.slurm.queue
+    monkeypatch.setattr(
+        offline.slurm,
+        "queue",
+        lambda users: replace(
+            found := listed(users),
+            observations=tuple(row for row in found.observations if row.user not in unknown),
+            unnamed=frozenset(unknown),
+        ),
+    )
+    report = offline.sync()
+    assert report.changed == ()
+    assert [each.partition(":")[0] for each in report.problems] == of_the_site
+    assert [each for each in report.account_problems if each.startswith("the cluster")] == of_accounts
