@@ -67,7 +67,12 @@ def test_a_good_site(make_adapter: AdapterMaker, transport: Transport, identity:
         (r'^folder = ".*"', 'folder = "/tmp/{id}"', ("jobs.folder", "/tmp", "alice")),
         (r'alice = "alice"', 'alice = "ucloud"', ("identity.users.alice", "the adapter's own account")),
         (r'alice = "alice"', 'alice = "alyce"', ("identity.users.alice", "the cluster has no account 'alyce'")),
-        (r'alice = "alice"', 'alice = "nobody"', ("identity.users.alice", "commands cannot be run as nobody", "sudo")),
+        (r'alice = "alice"', 'alice = "nobody"', ("identity.users.alice", "nobody")),
+        (
+            r'^users = \{ alice = "alice", bob = "bob" \}',
+            'users = { alice = "games", bob = "bob" }\nlowest_uid = 1',
+            ("identity.users.alice", "commands cannot be run as games", "sudo"),
+        ),
         (r'^shared = ".*"', 'shared = "/srv/never-made"', ("shared", "does not exist", "install -d -o ucloud -m 755")),
         (r'^shared = ".*"', 'shared = "/srv/home/bob"', ("shared", "cannot be entered")),
         (r'^shared = ".*"', 'shared = "/srv/drives"', ("shared", "belongs to root", "chown ucloud /srv/drives")),

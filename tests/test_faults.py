@@ -178,7 +178,7 @@ def test_a_controller_that_is_down_leaves_no_claim(faulty: Faulty) -> None:
 # Questions
 
 SQUEUE = {
-    "answers half": ('/usr/bin/squeue "$@" | head -c 150', "breaks off"),
+    "answers half": ('/usr/bin/squeue "$@" | head -c 450', "breaks off"),
     "adds words": ('/usr/bin/squeue "$@"; echo "that was all"', "that was all"),
     "answers something else": ("echo '  JOBID PARTITION NAME'", "JOBID PARTITION"),
     "answers twice": ('/usr/bin/squeue "$@"; /usr/bin/squeue "$@"', "is no id of a job"),
@@ -199,7 +199,7 @@ SCONTROL = {
     "hangs": ("exec sleep 60", "did not end within"),
 }
 SACCT = {
-    "answers half": ("printf '17\\037'", "list of jobs"),
+    "answers half": ("printf '17|'", "breaks off"),
     "answers something else": ("echo hello", "no list of jobs"),
     "complains with exit code 0": ("echo 'sacct: error: slurm_persist_conn_open: Connection refused' >&2", "refused"),
     "fails": ("exit 1", "sacct failed"),
@@ -304,7 +304,8 @@ def test_scancel_fails(faulty: Faulty, script: str, words: str) -> None:
     assert result.exit_code in {1, 75}
     assert words in result.stderr
     report = faulty.pass_after()
-    assert [problem for problem in report.problems if "cancel Slurm jobs" in problem and words in problem]
+    everything = (*report.problems, *report.account_problems)
+    assert [problem for problem in everything if "cancel Slurm jobs" in problem and words in problem], report
     assert faulty.now(running).state is JobState.RUNNING
     faulty.heal()
     report = faulty.pass_after()
