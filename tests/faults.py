@@ -149,8 +149,8 @@ class Faulty(Adapter):
 
     def sbatch_again(self, record: Record, *options: str) -> int:
         """Hand the job's own script to Slurm once more, as a submission whose answer was lost did; its Slurm id."""
-        script = f"{record.folder}/job.sbatch"
-        return int(self.cluster.ask("sbatch", "--parsable", "--export=NONE", "--ignore-pbs", *options, script, user=record.account))
+        words = ("sbatch", "--parsable", "--export=NONE", "--ignore-pbs", *options, f"{record.folder}/job.sbatch")
+        return int(self.cluster.ask(*words, user=record.account))
 
     def owner(self, record: Record) -> str:
         """What the job's fence names."""
