@@ -63,7 +63,6 @@ ACCOUNTS = ("alice", "bob", "jobs")
 PRODUCT = {"provider": "example", "category": "example-compute", "id": "example-compute"}
 
 APPLICATIONS = {
-    # sbatch obeys lines of #PBS anywhere in a script, unless it is told not to.
     "shell": """
         application: v2
         name: shell
@@ -75,11 +74,22 @@ APPLICATIONS = {
           node: {type: Text, optional: true}
           begin: {type: Text, optional: true}
         invocation: |
-          #PBS -N stolen
-          #PBS -l nodes=2:ppn=2
           {% if node %}{{ sbatch("nodelist", node) }}{% endif %}
           {% if begin %}{{ sbatch("begin", begin) }}{% endif %}
           bash -c {{ code }}
+        """,
+    # sbatch obeys lines of #PBS anywhere in a script, unless it is told not to.
+    "pbs": """
+        application: v2
+        name: pbs
+        version: "1"
+        software: {type: Native, load: []}
+        features: {}
+        parameters: {}
+        invocation: |
+          #PBS -N stolen
+          #PBS -l nodes=2:ppn=2
+          echo "$SLURM_JOB_NAME $SLURM_JOB_NUM_NODES"
         """,
     "batch": """
         application: v2

@@ -54,6 +54,11 @@ def own_sbatch(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[Adapter
         yield replace(adapter, site=site)
 
 
+def test_lines_for_other_schedulers_mean_nothing_to_slurm(adapter: Adapter) -> None:
+    [record] = adapter.submit(adapter.specification("pbs"))
+    assert adapter.until_successful(record) == [f"{record.token} 1\n"]
+
+
 def test_a_sites_own_sbatch_refuses_in_its_own_words_and_sees_its_users_environment(own_sbatch: Adapter) -> None:
     """Row d: the refusal is final at once. Row e: a bash wrapper with `set -u` that uses HOME, USER, LOGNAME, SHELL."""
     refuses = own_sbatch.peers.parent / "sbin" / "refuses"

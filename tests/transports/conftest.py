@@ -99,7 +99,7 @@ def _no_thread_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     for thread in set(threading.enumerate()) - before:
-        thread.join(5)
+        thread.join(15)  # a process that does not end has ten seconds until it is killed
         assert not thread.is_alive(), thread
 
 
