@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from slurm_adapter import cli as module
-from slurm_adapter.errors import TryAgain
+from slurm_adapter.errors import Refused, TryAgain
 from slurm_adapter.records import Stage
 from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.states import JobState
@@ -50,7 +50,6 @@ SBATCH = {
     "hangs when Slurm has the job": (LATER, {"sbatch": f"{ACCEPT}; exec sleep 60", "timeout": SHORT_TIMEOUT}),
     "is killed when Slurm has the job": (LATER, {"sbatch": f"{ACCEPT}; kill -9 $$"}),
     "says nothing": (LATER, {"sbatch": ACCEPT}),
-    "fails with a new message": (LATER, {"sbatch": f"{ACCEPT}; echo 'sbatch: error: a new one' >&2; exit 1"}),
     "tells its id and fails": (LATER, {"sbatch": f'{ACCEPT}; echo "$said"; exit 1'}),
     "tells two ids": (LATER, {"sbatch": f'{ACCEPT}; echo "$said"; echo 1'}),
     "answers late": (KNOWN, {"sbatch": f'{ACCEPT}; sleep 2; echo "$said"'}),
@@ -72,7 +71,7 @@ SBATCH = {
     ),
 }  # fmt: skip
 """What sbatch does, how far the job has come then, and the stand-ins that do it."""
-BY_ITS_WORDS = {"fails with a new message", "tells its id and fails", "tells two ids", "tells its id twice"}
+BY_ITS_WORDS = {"tells its id and fails", "tells two ids", "tells its id twice"}
 """Those that differ from others in sbatch's words only, whose judgement has a quick test of its own."""
 
 
@@ -96,6 +95,20 @@ def test_sbatch_misbehaves(faulty: Faulty, what: str) -> None:
     faulty.pass_until_handed_in_again()
     run_once(faulty, record)
     assert len(faulty.slurm_jobs(record)) == 1
+
+
+@pytest.mark.sandbox
+@pytest.mark.edge_case(1, 4)
+def test_sbatch_that_fails_is_believed_and_what_it_submitted_all_the_same_runs_nothing(faulty: Faulty) -> None:
+    faulty.put(sbatch=f"{ACCEPT}; echo 'sbatch: error: a new one' >&2; exit 1")
+    with pytest.raises(Refused, match="a new one"):
+        faulty.hand_in(faulty.shell(COUNT))
+    faulty.heal()
+    [record] = faulty.site.store.all(9)
+    assert (record.stage, record.state) == (Stage.ENDED, JobState.FAILURE)
+    faulty.pass_after()
+    assert set(faulty.until_slurm_is_done(record).values()) <= {"FAILED", "CANCELLED"}
+    assert faulty.starts(record) == 0
 
 
 @pytest.mark.sandbox
