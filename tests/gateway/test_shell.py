@@ -280,7 +280,8 @@ def test_one_users_shells_are_one_users(doors: Doors, monkeypatch: pytest.Monkey
 def test_a_shell_that_does_not_read_holds_up_nobody(doors: Doors) -> None:
     record = running(doors)
     with shell(doors, record) as stuck, shell(doors, record) as other:
-        stuck.call("2", type="input", data="sleep 600\n")
+        stuck.call("2", type="input", data="stty raw -echo; printf be%s gun; sleep 600\n")
+        stuck.until("begun")  # else bash reads what follows, or the terminal drops it
         for number in range(3, 20):
             stuck.call(str(number), type="input", data="x" * 100_000)
         assert stuck.response("19")["status"] == 400
