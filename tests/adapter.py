@@ -19,22 +19,23 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pytest
 from click.testing import CliRunner
 
-from slurm_adapter import hosts, jobs
-from slurm_adapter.cli import cli
-from slurm_adapter.config import load_config
-from slurm_adapter.errors import AdapterError
-from slurm_adapter.hostlist import expand
-from slurm_adapter.site import Site
-from slurm_adapter.specification import Owner, parse_submission
-from slurm_adapter.states import JobState
-from slurm_adapter.sync import sync
+from slurm_adapter.adapter import Site
+from slurm_adapter.cli.main import cli
+from slurm_adapter.cluster.schedulers.hostlist import expand
+from slurm_adapter.core import hosts_file
+from slurm_adapter.core.config import load_config
+from slurm_adapter.core.errors import AdapterError
+from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs import submit as jobs
+from slurm_adapter.jobs.sync import sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from click.testing import Result
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from slurm_adapter.sandbox.configuration import Identity, Transport
     from slurm_adapter.sandbox.layout import Node
     from tests.cluster import Cluster
@@ -293,7 +294,7 @@ class Adapter:
     @property
     def shared_block(self) -> str:
         """What the adapter has written into the shared hosts file."""
-        return hosts.find_block((self.peers / "hosts").read_bytes())
+        return hosts_file.find_block((self.peers / "hosts").read_bytes())
 
     def tell(self, record: Record) -> None:
         """End the wait of a job that runs `UNTIL_TOLD`."""

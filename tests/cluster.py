@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from slurm_adapter import sandbox
-from slurm_adapter.errors import TryAgain
+from slurm_adapter.core.errors import TryAgain
 from slurm_adapter.sandbox import accounting, daemons, processes
 from slurm_adapter.sandbox import cluster as whole
 from slurm_adapter.sandbox import layout as layouts

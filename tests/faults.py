@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import jobs
-from slurm_adapter.config import load_config
-from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
-from slurm_adapter.site import Site
-from slurm_adapter.specification import Owner, parse_submission
-from slurm_adapter.sync import sync
+from slurm_adapter.adapter import Site
+from slurm_adapter.cluster.schedulers.interface import HAND_OVER_SECONDS
+from slurm_adapter.core.config import load_config
+from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.jobs import submit
+from slurm_adapter.jobs.sync import sync
 from tests.adapter import Adapter
 from tests.offline import Tripping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.records import Record
-    from slurm_adapter.reporting import Report
-    from slurm_adapter.transports.interface import Command, Result, Stream, Terminal, Transport
+    from slurm_adapter.cluster.transports.interface import Command, Result, Stream, Terminal, Transport
+    from slurm_adapter.core.records import Record
+    from slurm_adapter.jobs.report import Report
     from tests.adapter import AdapterMaker
 
 COUNT = 'echo started >>"${UCLOUD_DIR%/ucloud/*}.starts"'
@@ -111,7 +111,7 @@ class Faulty(Adapter):
     def hand_in(self, specification: dict[str, Any], key: str | None = None, user: str = "alice") -> Record:
         """Hand in a job with a key."""
         [each] = parse_submission(json.dumps(specification).encode())
-        return jobs.submit(self.site, Owner(created_by=user), [jobs.Item(each, key)])[0]
+        return submit.submit(self.site, Owner(created_by=user), [submit.Item(each, key)])[0]
 
     def pass_after(self, seconds: float = 0) -> Report:
         """One pass, so many seconds later than the last."""

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import jobs
-from slurm_adapter.config import Config
-from slurm_adapter.schedulers.fake import FakeScheduler
-from slurm_adapter.site import Site
-from slurm_adapter.specification import Owner, parse_submission
-from slurm_adapter.sync import sync
-from slurm_adapter.transports.local import LocalTransport
+from slurm_adapter.adapter import Site
+from slurm_adapter.cluster.schedulers.fake import FakeScheduler
+from slurm_adapter.cluster.transports.local import LocalTransport
+from slurm_adapter.core.config import Config
+from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.jobs import submit as jobs
+from slurm_adapter.jobs.sync import sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from slurm_adapter.records import Record, Stage
-    from slurm_adapter.reporting import Report
-    from slurm_adapter.transports.interface import Command, Result, Stream, Terminal, Transport
+    from slurm_adapter.cluster.transports.interface import Command, Result, Stream, Terminal, Transport
+    from slurm_adapter.core.records import Record, Stage
+    from slurm_adapter.jobs.report import Report
     from tests.ucloud_double import Ucloud
 
 PRODUCT = {"provider": "example", "category": "example-compute", "id": "example-compute"}

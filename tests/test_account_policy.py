@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.account_policy import FRESH_SECONDS, SLURM_SECONDS, AccountPolicy, GuardedTransport
-from slurm_adapter.check.accounts import find_accounts
-from slurm_adapter.errors import InvalidInput, TryAgain
-from slurm_adapter.transports.fake import FakeTransport
-from slurm_adapter.transports.interface import Command, NotConnected, Result
+from slurm_adapter.cli.check.accounts import find_accounts
+from slurm_adapter.cluster.account_policy import FRESH_SECONDS, SLURM_SECONDS, AccountPolicy, GuardedTransport
+from slurm_adapter.cluster.transports.fake import FakeTransport
+from slurm_adapter.cluster.transports.interface import Command, NotConnected, Result
+from slurm_adapter.core.errors import InvalidInput, TryAgain
 from tests.offline import Offline
 
 if TYPE_CHECKING:

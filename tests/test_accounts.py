@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import accounts, reconcile
-from slurm_adapter.accounts import LONGEST, PATIENCE, SHARE, SHORTEST
-from slurm_adapter.records import Stage
-from slurm_adapter.reporting import outage_lines
-from slurm_adapter.states import JobState
-from slurm_adapter.transports.interface import Busy, CommandTimeout, ConnectionLost, NotConnected
+from slurm_adapter.cluster.transports.interface import Busy, CommandTimeout, ConnectionLost, NotConnected
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs import accounts, reconcile
+from slurm_adapter.jobs.accounts import LONGEST, PATIENCE, SHARE, SHORTEST
+from slurm_adapter.jobs.report import outage_lines
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slurm_adapter.records import Record
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.cluster.transports.interface import Command
+    from slurm_adapter.core.records import Record
 
 __all__ = ["offline"]
 

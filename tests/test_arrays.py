@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.arrays import MOST_INDEX, MOST_TASKS, read_tasks
+from slurm_adapter.core.arrays import MOST_INDEX, MOST_TASKS, read_tasks
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import backup, tokens
-from slurm_adapter.config import load_config
-from slurm_adapter.database import MIGRATIONS, NAME, StoreError
-from slurm_adapter.errors import InvalidConfig, InvalidInput, TryAgain
-from slurm_adapter.records import Stage
-from slurm_adapter.states import JobState
-from slurm_adapter.store import Store
+from slurm_adapter.core.config import load_config
+from slurm_adapter.core.errors import InvalidConfig, InvalidInput, TryAgain
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs import user_tokens
+from slurm_adapter.state import backup
+from slurm_adapter.state.database import MIGRATIONS, NAME, StoreError
+from slurm_adapter.state.store import Store
 from tests.offline import Offline, configuration, offline, peer
 from tests.test_store import record
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
 
 __all__ = ["offline"]
 
@@ -254,7 +255,7 @@ def test_what_is_no_sound_backup_changes_nothing(state: Path, tmp_path: Path) ->
 
 def test_an_access_token_that_was_revoked_stays_so(offline: Offline, tmp_path: Path) -> None:
     for name in ("kept", "stolen"):
-        tokens.create(offline.site, name, "alice")
+        user_tokens.create(offline.site, name, "alice")
     backup.make(offline.config.state, tmp_path / "backup")
     offline.site.store.revoke_token("stolen")
     offline.site.close()
@@ -329,7 +330,7 @@ def test_silence_from_before_the_backup_does_not_count(offline: Offline, tmp_pat
 
 CRASHING = """
 import os, pathlib, sys
-from slurm_adapter import backup
+from slurm_adapter.state import backup
 step = left = int(sys.argv[1])
 def at(call):
     def wrapped(*given, **more):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
+from slurm_adapter.core.config import FIRST_ID_BESIDE_UCLOUD
 from tests.ucloud_double import Ucloud
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.check import Level, check_site, shells
-from slurm_adapter.errors import TryAgain
+from slurm_adapter.cli.check import Level, check_site, shells
+from slurm_adapter.core.errors import TryAgain
 from tests.offline import Offline
 from tests.ucloud_double import Ucloud, ucloud
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.cluster.transports.interface import Command
 
 __all__ = ["ucloud"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.check import Finding, Level
-from slurm_adapter.check.accounts import check_command_line
-from slurm_adapter.check.here import check_here
-from slurm_adapter.rendering import Apart
+from slurm_adapter.cli.check import Finding, Level
+from slurm_adapter.cli.check.accounts import check_command_line
+from slurm_adapter.cli.check.here import check_here
+from slurm_adapter.translation.rendering import Apart
 from tests.offline import Offline
 
 if TYPE_CHECKING:

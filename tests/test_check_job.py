@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import probes
-from slurm_adapter.check import probe
-from slurm_adapter.records import Stage
-from slurm_adapter.sync import sync
+from slurm_adapter.cli.check import probe
+from slurm_adapter.core.records import Stage
+from slurm_adapter.jobs import probes
+from slurm_adapter.jobs.sync import sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

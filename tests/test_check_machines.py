@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from slurm_adapter.accounting import Accounting
-from slurm_adapter.check import Level
-from slurm_adapter.check.accounting import check_rights
-from slurm_adapter.check.machines import check_machines
-from slurm_adapter.cli import cli
-from slurm_adapter.config import Machine
-from slurm_adapter.errors import Unknown
-from slurm_adapter.schedulers.interface import NodeShape, Partition
+from slurm_adapter.cli.check import Level
+from slurm_adapter.cli.check.accounting import check_rights
+from slurm_adapter.cli.check.machines import check_machines
+from slurm_adapter.cli.main import cli
+from slurm_adapter.cluster.accounting import Accounting
+from slurm_adapter.cluster.schedulers.interface import NodeShape, Partition
+from slurm_adapter.core.config import Machine
+from slurm_adapter.core.errors import Unknown
 from tests.offline import Offline
 
 if TYPE_CHECKING:

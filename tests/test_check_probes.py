@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_adapter import probes
-from slurm_adapter.check import check_jobs, probe
-from slurm_adapter.transports.interface import ConnectionLost
+from slurm_adapter.cli.check import check_jobs, probe
+from slurm_adapter.cluster.transports.interface import ConnectionLost
+from slurm_adapter.jobs import probes
 from tests.offline import Offline
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from slurm_adapter.site import Site
+    from slurm_adapter.adapter import Site
 
 
 def test_a_connection_that_breaks_at_the_end_leaves_no_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from slurm_adapter.check import Level
-from slurm_adapter.check.ucloud import check_provider
+from slurm_adapter.cli.check import Level
+from slurm_adapter.cli.check.ucloud import check_provider
 from tests.offline import Offline
 from tests.ucloud_double import Ucloud, key_pair, ucloud
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from slurm_adapter import cli as module
-from slurm_adapter import views
-from slurm_adapter.check import Finding, Level
-from slurm_adapter.gateway import passes
-from slurm_adapter.reporting import MOST_LINES, Report, outage_lines
-from slurm_adapter.states import JobState
-from slurm_adapter.transports.local import clean_environment
+from slurm_adapter.cli import job_output
+from slurm_adapter.cli import main as module
+from slurm_adapter.cli.check import Finding, Level
+from slurm_adapter.cluster.transports.local import clean_environment
+from slurm_adapter.core.states import JobState
+from slurm_adapter.gateway import background_sync
+from slurm_adapter.jobs.report import MOST_LINES, Report, outage_lines
 from tests.offline import PRODUCT, Offline, Tripping, offline, peer
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-    from slurm_adapter.site import Site
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.cluster.transports.interface import Command
 
 __all__ = ["offline"]
 
@@ -56,7 +56,7 @@ def run(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
     path = offline.folder / "config.toml"
     path.write_text(CONFIG.format(folder=offline.folder))
     monkeypatch.setenv("SLURM_ADAPTER_CONFIG", str(path))
-    monkeypatch.setattr("slurm_adapter.site.Site", lambda _: offline.open())
+    monkeypatch.setattr("slurm_adapter.adapter.Site", lambda _: offline.open())
     # A mistake of the program must not look like one of its messages.
     monkeypatch.setenv("SLURM_ADAPTER_TRACEBACK", "1")
 
@@ -138,7 +138,7 @@ def test_secrets_reach_no_output_no_file_and_no_command(
         site.transport = Tripping(site.transport, commands.append)
         return site
 
-    monkeypatch.setattr("slurm_adapter.site.Site", opened)
+    monkeypatch.setattr("slurm_adapter.adapter.Site", opened)
     access = {"type": "api_server", "token": secret, "api": secret}
     said = [
         run("submit", "-", stdin=SPECIFICATION | {"resources": [access]}),
@@ -211,13 +211,13 @@ def test_every_command_explains_itself(run: Callable[..., Result]) -> None:
 @pytest.mark.scenario(68)
 def test_cron_and_the_gateway_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def by_cron(site: Offline) -> None:
-        monkeypatch.setattr("slurm_adapter.site.Site", lambda _: site.open())
+        monkeypatch.setattr("slurm_adapter.adapter.Site", lambda _: site.open())
         (site.folder / "config.toml").write_text(CONFIG.format(folder=site.folder))
         done = CliRunner().invoke(module.cli, ["--config", str(site.folder / "config.toml"), "sync"])
         assert (done.exit_code, done.output) == (0, "")
 
     def by_the_gateway(site: Offline) -> None:
-        assert passes.one_pass(site.site)[0] == ()
+        assert background_sync.one_pass(site.site)[0] == ()
 
     def outcome(name: str, make_pass: Callable[[Offline], None]) -> list[Any]:
         (tmp_path / name).mkdir()
@@ -360,21 +360,21 @@ def test_a_table_fits_the_terminal_and_piped_output_is_never_cut(
     offline.slurm.refuse_next("x" * 300)
     records = offline.submit(offline.item(), offline.item())
     now = offline.site.clock()
-    piped = views.job_table(records, now)
+    piped = job_output.job_table(records, now)
     assert "x" * 300 in piped
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     for columns in (110, 200):
         monkeypatch.setenv("COLUMNS", str(columns))
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", views.job_table(records, now))
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", job_output.job_table(records, now))
         assert max(map(len, plain.splitlines())) <= columns
         assert "…" in plain
     monkeypatch.setenv("COLUMNS", "20")
-    assert len(views.job_table(records, now).splitlines()) == 3
+    assert len(job_output.job_table(records, now).splitlines()) == 3
 
 
 def test_colours_are_for_terminals(offline: Offline) -> None:
     record = offline.job()
-    table, page = views.job_table([record], 0.0), views.job_page(record, [], {})
+    table, page = job_output.job_table([record], 0.0), job_output.job_page(record, [], {})
     assert "\x1b[33mIN_QUEUE" in table
     assert "\x1b[33mIN_QUEUE" in page
     code = f"import click; click.echo({table!r})"
@@ -396,14 +396,16 @@ def test_a_users_text_does_not_reach_the_terminal_raw(offline: Offline) -> None:
     record = offline.job()
     evil = "\x1b[2J\r\x9b\x07\u202e"  # Slurm's words may hold the user's
     changed = offline.site.store.change([(record, {"status": evil})], 1.0)
-    text = views.job_table(changed, 0.0) + views.job_page(changed[0], offline.site.store.updates(record.id), {})
+    text = job_output.job_table(changed, 0.0) + job_output.job_page(
+        changed[0], offline.site.store.updates(record.id), {}
+    )
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     assert not set(plain) & {"\x1b", "\r", "\x07", "\u202e", "\x9b"}
 
 
 def test_a_finding_of_several_lines_is_one(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     found = Finding(Level.PROBLEM, "it cannot be used\ninstall \x1b another")
-    monkeypatch.setattr("slurm_adapter.check.check_site", lambda _: [found])
+    monkeypatch.setattr("slurm_adapter.cli.check.check_site", lambda _: [found])
     result = run("check")
     assert (result.exit_code, result.stdout) == (1, "problem  it cannot be used; install \\x1b another\n")
 
@@ -417,7 +419,7 @@ def test_check_finds_clocks_that_do_not_agree(run: Callable[..., Result], offlin
 
 LOADED = """
 import sys
-from slurm_adapter.cli import main
+from slurm_adapter.cli.main import main
 try:
     main()
 except SystemExit as end:
@@ -429,8 +431,17 @@ print(*(name for name in sys.modules if name.split(".")[0] in {"slurm_adapter", 
 @pytest.mark.parametrize(
     ("arguments", "unused"),
     [
-        (["--help"], {"pydantic", "slurm_adapter.config", "slurm_adapter.store", "slurm_adapter.sync"}),
-        (["sync"], {"jinja2", "paramiko", "slurm_adapter.plan", "slurm_adapter.folders", "slurm_adapter.jobs"}),
+        (["--help"], {"pydantic", "slurm_adapter.core.config", "slurm_adapter.state.store", "slurm_adapter.jobs.sync"}),
+        (
+            ["sync"],
+            {
+                "jinja2",
+                "paramiko",
+                "slurm_adapter.core.plan",
+                "slurm_adapter.cluster.job_folders",
+                "slurm_adapter.jobs.submit",
+            },
+        ),
     ],
 )
 def test_a_start_that_nobody_notices_loads_what_it_uses(tmp_path: Path, arguments: list[str], unused: set[str]) -> None:
@@ -442,7 +453,7 @@ def test_a_start_that_nobody_notices_loads_what_it_uses(tmp_path: Path, argument
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
     loaded = set(done.stdout.splitlines()[-1].split())
-    assert "slurm_adapter.cli" in loaded
+    assert "slurm_adapter.cli.main" in loaded
     assert loaded & unused == set()
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.accounting import UNKNOWN, Accounting
-from slurm_adapter.cluster_facts import CannotRun, ClusterFacts, check, learn, system_names
-from slurm_adapter.directives import Directive
-from slurm_adapter.errors import TryAgain
-from slurm_adapter.schedulers.interface import NodeShape, Partition
+from slurm_adapter.cluster.accounting import UNKNOWN, Accounting
+from slurm_adapter.cluster.schedulers.interface import NodeShape, Partition
+from slurm_adapter.core.directives import Directive
+from slurm_adapter.core.errors import TryAgain
+from slurm_adapter.jobs.cluster_facts import CannotRun, ClusterFacts, check, learn, system_names
 from tests.offline import Offline
 
 if TYPE_CHECKING:

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.errors import TryAgain
+from slurm_adapter.core.errors import TryAgain
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs.sync import sync
 from slurm_adapter.sandbox import layout
-from slurm_adapter.states import JobState
-from slurm_adapter.sync import sync
 from tests.adapter import UNTIL_TOLD
 from tests.offline import Offline, offline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from slurm_adapter import cli as module
-from slurm_adapter.errors import Refused, TryAgain
-from slurm_adapter.records import Stage
-from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
-from slurm_adapter.states import JobState
+from slurm_adapter.cli import main as module
+from slurm_adapter.cluster.schedulers.interface import HAND_OVER_SECONDS
+from slurm_adapter.core.errors import Refused, TryAgain
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
 from tests.adapter import UNTIL_TOLD
 from tests.faults import COUNT, SHORT_TIMEOUT, Faulty, faulty, is_sbatch
 from tests.offline import Offline, offline
@@ -20,8 +20,8 @@ from tests.offline import Offline, offline
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.records import Record
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.cluster.transports.interface import Command
+    from slurm_adapter.core.records import Record
     from tests.cluster import Cluster
 
 __all__ = ["faulty", "offline"]
@@ -376,9 +376,9 @@ def test_what_is_no_id_is_unknown_and_reaches_no_shell(
 ) -> None:
     record = offline.job()
     before = offline.transport.commands.copy()
-    monkeypatch.setattr("slurm_adapter.config.find_config", lambda _: "here")
-    monkeypatch.setattr("slurm_adapter.config.load_config", lambda _: offline.config)
-    monkeypatch.setattr("slurm_adapter.site.Site", lambda _: offline.site)
+    monkeypatch.setattr("slurm_adapter.core.config.find_config", lambda _: "here")
+    monkeypatch.setattr("slurm_adapter.core.config.load_config", lambda _: offline.config)
+    monkeypatch.setattr("slurm_adapter.adapter.Site", lambda _: offline.site)
     monkeypatch.setattr(offline.site, "close", lambda: None)
     for garbage in GARBAGE:
         result = CliRunner().invoke(module.cli, [command, "--", garbage])

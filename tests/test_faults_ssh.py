@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.errors import TryAgain
-from slurm_adapter.records import Stage
-from slurm_adapter.states import JobState
-from slurm_adapter.transports.interface import Command
+from slurm_adapter.cluster.transports.interface import Command
+from slurm_adapter.core.errors import TryAgain
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
 from tests.adapter import UNTIL_TOLD
 from tests.faults import COUNT, Faulty, is_sbatch
 from tests.proxy import Proxy, proxy_to
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from tests.adapter import AdapterMaker
     from tests.cluster import Cluster
     from tests.proxy import Side

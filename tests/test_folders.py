@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_adapter import folders
-from slurm_adapter.errors import Unknown
-from slurm_adapter.folders import ExitRecord, Inside, NewFolder, read_exit, slurm_id
-from slurm_adapter.translation import File
-from slurm_adapter.transports.fake import FakeTransport
-from slurm_adapter.transports.interface import Command, Result
-from slurm_adapter.transports.local import LocalTransport
+from slurm_adapter.cluster import job_folders
+from slurm_adapter.cluster.job_folders import ExitRecord, Inside, NewFolder, read_exit, slurm_id
+from slurm_adapter.cluster.transports.fake import FakeTransport
+from slurm_adapter.cluster.transports.interface import Command, Result
+from slurm_adapter.cluster.transports.local import LocalTransport
+from slurm_adapter.core.errors import Unknown
+from slurm_adapter.translation.translate import File
 from tests.offline import sudo_environment, tiny
 
 __all__ = ["tiny"]
@@ -62,7 +62,7 @@ WHOLE = {name: (file.content, file.mode) for name, file in FILES.items()}
 
 def test_a_folder_is_made_whole_and_is_its_users_alone(local: LocalTransport, tmp_path: Path) -> None:
     names = ["1", "a b", "$(touch x)`'\"", "ü", "-x", "*"]
-    assert folders.make(local, "alice", [new(tmp_path / name) for name in names]) == [None] * len(names)
+    assert job_folders.make(local, "alice", [new(tmp_path / name) for name in names]) == [None] * len(names)
     for name in names:
         assert contents(tmp_path / name) == WHOLE
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
@@ -75,7 +75,7 @@ def test_one_that_cannot_be_made_is_told_and_the_others_are_made(local: LocalTra
     (tmp_path / "link").symlink_to(tmp_path / "full")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     paths = [tmp_path / name for name in ("none/1", "file", "full", "link", "dangling", "good")]
-    answers = folders.make(local, "alice", [new(path) for path in paths])
+    answers = job_folders.make(local, "alice", [new(path) for path in paths])
     assert [answer is None for answer in answers] == [False] * 5 + [True]
     assert "No such file or directory" in (answers[0] or "")
     assert all("File exists" in (answer or "") for answer in answers[1:5])
@@ -85,12 +85,12 @@ def test_one_that_cannot_be_made_is_told_and_the_others_are_made(local: LocalTra
 
 def test_another_jobs_folder_is_refused_and_ones_own_is_made_again(local: LocalTransport, tmp_path: Path) -> None:
     folder = tmp_path / "1"
-    assert folders.make(local, "alice", [new(folder)]) == [None]
-    [answer] = folders.make(local, "alice", [new(folder, "other-local-1")])
+    assert job_folders.make(local, "alice", [new(folder)]) == [None]
+    [answer] = job_folders.make(local, "alice", [new(folder, "other-local-1")])
     assert "File exists" in (answer or "")
     (folder / "job.sbatch").write_text("half")
     (folder / "owner").symlink_to("17")
-    assert folders.make(local, "alice", [new(folder)]) == [None]
+    assert job_folders.make(local, "alice", [new(folder)]) == [None]
     assert contents(folder) == WHOLE
     assert (folder / "owner").readlink() == Path("17")
 
@@ -103,24 +103,24 @@ def test_an_attempt_that_was_cut_short_anywhere_is_no_obstacle(local: LocalTrans
         here.mkdir()
         for step in steps[:count]:
             subprocess.run(["sh", "-c", step], cwd=here, check=True, timeout=10)
-        assert folders.make(local, "alice", [new(here / "1")]) == [None], f"after {steps[:count]}"
+        assert job_folders.make(local, "alice", [new(here / "1")]) == [None], f"after {steps[:count]}"
         assert contents(here / "1") == WHOLE
 
 
 def test_nothing_is_left_in_the_temporary_folder(local: LocalTransport, tmp_path: Path) -> None:
     before = set(Path("/tmp").glob("ucloud.*"))
-    folders.make(local, "alice", [new(tmp_path / "1")])
-    folders.write_views(local, "alice", {str(tmp_path / "1"): "x"})
+    job_folders.make(local, "alice", [new(tmp_path / "1")])
+    job_folders.write_views(local, "alice", {str(tmp_path / "1"): "x"})
     assert set(Path("/tmp").glob("ucloud.*")) <= before
 
 
 def test_a_full_disk_is_told_and_passes(local: LocalTransport, tiny: Path) -> None:
     (tiny / "ballast").write_bytes(b"x" * 200_000)
     big = NewFolder(str(tiny / "1"), "t", {"job.sbatch": File(b"x" * 150_000, 0o700)})
-    [answer] = folders.make(local, "alice", [big])
+    [answer] = job_folders.make(local, "alice", [big])
     assert re.search(r"Wrote only .* \(\d+ KiB are free in ", answer or "")
     (tiny / "ballast").unlink()
-    assert folders.make(local, "alice", [big]) == [None]
+    assert job_folders.make(local, "alice", [big]) == [None]
     assert contents(tiny / "1") == {"job.sbatch": (b"x" * 150_000, 0o700)}
 
 
@@ -142,11 +142,11 @@ def test_look(local: LocalTransport, tmp_path: Path) -> None:
     (paths[4] / "owner").write_text("17")  # no link
     record = ExitRecord(slurm_id=17, restarts=0, task=None, exit_code=3, ended=1790000000.0, reason=None)
     tasks = {str(paths[3]): 2, str(paths[4]): 2}
-    found = [each or Inside(False) for each in folders.look(local, "alice", list(map(str, paths)), tasks)]
+    found = [each or Inside(False) for each in job_folders.look(local, "alice", list(map(str, paths)), tasks)]
     assert found[:3] == [Inside(True, "17", (record,), "sBAXM8PZHC9N00"), Inside(False), Inside(True)]
     assert {each.task for each in found[3].exits} == {"1", "10"}
     assert found[4] == Inside(True)
-    assert folders.look(local, "alice", []) == []
+    assert job_folders.look(local, "alice", []) == []
 
 
 def test_what_a_look_reads_is_bounded_whatever_a_folder_holds(local: LocalTransport, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_what_a_look_reads_is_bounded_whatever_a_folder_holds(local: LocalTransp
         sizes.append(len(result.stdout))
         return result
 
-    single, array, lines, other = folders.look(FakeTransport(run), "alice", paths, {paths[1]: 100, paths[3]: 9})
+    single, array, lines, other = job_folders.look(FakeTransport(run), "alice", paths, {paths[1]: 100, paths[3]: 9})
     assert (single, lines) == (Inside(True), Inside(True))
     assert array is not None
     assert (array.more, len(array.exits) <= 1) == (True, True)
@@ -182,24 +182,24 @@ def test_what_a_look_reads_is_bounded_whatever_a_folder_holds(local: LocalTransp
 
 
 def test_all_of_a_look_is_bounded(local: LocalTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "MOST_EXITS", 3)
+    monkeypatch.setattr(job_folders, "MOST_EXITS", 3)
     for name in ("1", "2", "3"):
         (tmp_path / name).mkdir()
         for task in (1, 2):
             (tmp_path / name / f"exit-{task}.json").write_text(json.dumps(RECORD | {"task": task}))
     paths = [str(tmp_path / name) for name in ("1", "2", "3")]
-    looked = folders.look(local, "alice", paths, dict.fromkeys(paths, 2))
+    looked = job_folders.look(local, "alice", paths, dict.fromkeys(paths, 2))
     assert [(len(each.exits), each.more) for each in looked if each] == [(2, False), (1, True), (0, True)]
 
 
 def test_a_removal_that_was_cut_short_is_finished(local: LocalTransport, tmp_path: Path) -> None:
     """Of a large folder the token may go first."""
     path = tmp_path / "1"
-    assert folders.make(local, "alice", [new(path)]) == [None]
+    assert job_folders.make(local, "alice", [new(path)]) == [None]
     path.rename(tmp_path / f".ucloud-gone.{new(path).token}")
     (tmp_path / f".ucloud-gone.{new(path).token}" / ".token").unlink()
-    assert folders.make(local, "alice", [new(path)]) == [None]
-    assert folders.remove(local, "alice", {str(path): new(path).token}) == frozenset()
+    assert job_folders.make(local, "alice", [new(path)]) == [None]
+    assert job_folders.remove(local, "alice", {str(path): new(path).token}) == frozenset()
     assert list(tmp_path.glob("*1*")) == []
     assert list(tmp_path.glob(".ucloud-gone*")) == []
 
@@ -224,11 +224,11 @@ def test_a_user_cannot_speak_for_another_job_nor_break_the_answer(
     (tmp_path / "1" / ".sluid").symlink_to(forged)
     (tmp_path / "1" / "exit.json").write_text(f"{{}}\n{forged}")
     (tmp_path / "2" / "owner").symlink_to("18")
-    looked = folders.look(local, "alice", [str(tmp_path / name) for name in ("1", "2")])
+    looked = job_folders.look(local, "alice", [str(tmp_path / name) for name in ("1", "2")])
     first, second = (each or Inside(False) for each in looked)
     assert slurm_id(first.owner) is None
     assert (first.exits, first.sluid, second) == ((), "", Inside(True, "18"))
-    answers = folders.fence(local, "alice", {str(tmp_path / name): "19" for name in ("1", "2")})
+    answers = job_folders.fence(local, "alice", {str(tmp_path / name): "19" for name in ("1", "2")})
     assert [slurm_id(answer) for answer in answers] == [None, 18]
 
 
@@ -251,7 +251,7 @@ def test_nothing_in_a_folder_says_anything_of_another(texts: list[str]) -> None:
         (first / os.fsdecode(file)).write_bytes(content)
         (second / "owner").symlink_to("18")
         local = LocalTransport(environment=sudo_environment(Path(folder)))
-        looked = folders.look(local, "alice", [str(first), str(second)])
+        looked = job_folders.look(local, "alice", [str(first), str(second)])
         assert looked[1] == Inside(True, "18")
         assert looked[0] is not None
         assert looked[0].exists
@@ -275,12 +275,12 @@ def test_half_an_answer_is_none() -> None:
     for stdout in (b"", b"0 folder\n", b"0 folder\nen", b"0 folder\nend"):
         transport = FakeTransport(lambda _, stdout=stdout: Result(0, stdout, b""))  # type: ignore[misc]  # bound for this round
         with pytest.raises(Unknown, match="half an answer"):
-            folders.look(transport, "alice", ["/1"])
+            job_folders.look(transport, "alice", ["/1"])
     with pytest.raises(Unknown, match="could not look into 1 job folders as alice: exit 3: why"):
-        folders.look(FakeTransport(lambda _: Result(3, b"end\n", b"why\n")), "alice", ["/1"])
+        job_folders.look(FakeTransport(lambda _: Result(3, b"end\n", b"why\n")), "alice", ["/1"])
     with pytest.raises(Unknown, match="gave 0 answers"):
-        folders.fence(FakeTransport(lambda _: Result(0, b"", b"")), "alice", {"/1": "1"})
-    answers = folders.make(FakeTransport(lambda _: Result(0, b"0\tmade\n", b"")), "alice", [new(Path("/1"))] * 2)
+        job_folders.fence(FakeTransport(lambda _: Result(0, b"", b"")), "alice", {"/1": "1"})
+    answers = job_folders.make(FakeTransport(lambda _: Result(0, b"0\tmade\n", b"")), "alice", [new(Path("/1"))] * 2)
     assert answers == [None, "no answer"]
 
 
@@ -308,7 +308,7 @@ _answers = st.binary(max_size=80) | st.lists(_words | st.binary(max_size=8), max
 def test_no_answer_of_a_look_is_an_error_of_another_kind(answer: bytes) -> None:
     for stdout in (answer, answer + b"end\n"):
         try:
-            found = folders.look(_say(stdout), "alice", ["/1", "/2"])
+            found = job_folders.look(_say(stdout), "alice", ["/1", "/2"])
         except Unknown:
             continue
         assert len(found) == 2
@@ -317,29 +317,29 @@ def test_no_answer_of_a_look_is_an_error_of_another_kind(answer: bytes) -> None:
 @given(_answers)
 def test_no_answer_of_a_fence_or_of_making_folders_is_an_error_of_another_kind(answer: bytes) -> None:
     try:
-        assert len(folders.fence(_say(answer), "alice", {"/1": "17", "/2": "18"})) == 2
+        assert len(job_folders.fence(_say(answer), "alice", {"/1": "17", "/2": "18"})) == 2
     except Unknown:
         assert answer.count(b"\n") != 2
-    assert len(folders.make(_say(answer), "alice", [new(Path("/1")), new(Path("/2"))])) == 2
-    assert folders.write_views(_say(answer), "alice", {"/1": "x"}) <= {"/1"}
+    assert len(job_folders.make(_say(answer), "alice", [new(Path("/1")), new(Path("/2"))])) == 2
+    assert job_folders.write_views(_say(answer), "alice", {"/1": "x"}) <= {"/1"}
 
 
 def test_a_line_about_a_folder_that_was_not_asked_for_is_no_answer() -> None:
     for line in (b"2 folder\n", b"-1 folder\n", b"x folder\n", b"0\n", b"\n", b"0 owner\n", b"0 folder\n"):
         with pytest.raises(Unknown):
-            folders.look(_say(b"0 folder\n" + line + b"end\n"), "alice", ["/1", "/2"])
+            job_folders.look(_say(b"0 folder\n" + line + b"end\n"), "alice", ["/1", "/2"])
 
 
 def test_a_banner_before_the_answer_is_skipped() -> None:
     told = b"Welcome!\n\n7 users\n0 folder\n0 owner 17\n1 missing\nend\n"
-    assert folders.look(_say(told), "alice", ["/1", "/2"]) == [Inside(True, "17"), Inside(False)]
+    assert job_folders.look(_say(told), "alice", ["/1", "/2"]) == [Inside(True, "17"), Inside(False)]
 
 
 @pytest.mark.edge_case(24)
 def test_five_thousand_folders_are_looked_into_by_one_command(local: LocalTransport, tmp_path: Path) -> None:
     (tmp_path / "4999").mkdir()
     (tmp_path / "4999" / "owner").symlink_to("17")
-    found = folders.look(local, "alice", [str(tmp_path / str(number)) for number in range(5000)])
+    found = job_folders.look(local, "alice", [str(tmp_path / str(number)) for number in range(5000)])
     assert found == [Inside(False)] * 4999 + [Inside(True, "17")]
 
 
@@ -355,18 +355,18 @@ def test_what_has_not_begun_is_looked_into_and_closed_without_many_programs(
     for name in ("1", "2", "3"):
         (tmp_path / name).mkdir()
     paths = [str(tmp_path / name) for name in ("1", "2", "3")]
-    assert folders.look(local, "alice", paths) == [Inside(True)] * 3
+    assert job_folders.look(local, "alice", paths) == [Inside(True)] * 3
     assert not started.exists()
-    folders.close(local, "alice", paths)
+    job_folders.close(local, "alice", paths)
     assert started.read_text().split() == ["ln"] * 3
     started.unlink()
-    assert folders.look(local, "alice", paths) == [Inside(True, "closed")] * 3
+    assert job_folders.look(local, "alice", paths) == [Inside(True, "closed")] * 3
     assert started.read_text().split() == ["find"] * 3
 
 
 def test_a_folder_in_the_place_of_the_fence_is_no_fence(local: LocalTransport, tmp_path: Path) -> None:
     (tmp_path / "1" / "owner").mkdir(parents=True)
-    assert folders.fence(local, "alice", {str(tmp_path / "1"): "17"}) == [""]
+    assert job_folders.fence(local, "alice", {str(tmp_path / "1"): "17"}) == [""]
     assert list((tmp_path / "1" / "owner").iterdir()) == []
 
 
@@ -374,9 +374,9 @@ def test_the_first_to_fence_wins(local: LocalTransport, tmp_path: Path) -> None:
     for name in ("1", "2"):
         (tmp_path / name).mkdir()
     one, two, none = (str(tmp_path / name) for name in ("1", "2", "none"))
-    assert folders.fence(local, "alice", {one: "17"}) == ["17"]
+    assert job_folders.fence(local, "alice", {one: "17"}) == ["17"]
     (tmp_path / "1" / "17").mkdir()  # the link's target may be a folder by now
-    assert folders.fence(local, "alice", {none: "9", one: "18", two: "cancelled"}) == ["", "17", "cancelled"]
+    assert job_folders.fence(local, "alice", {none: "9", one: "18", two: "cancelled"}) == ["", "17", "cancelled"]
 
 
 def test_many_fence_at_once_and_one_wins(local: LocalTransport, tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_many_fence_at_once_and_one_wins(local: LocalTransport, tmp_path: Path) 
         subprocess.Popen(["sh", "-c", script, "sh", str(number)], cwd=tmp_path / "1", stdout=subprocess.PIPE)
         for number in range(1, 30)
     ]
-    ours = folders.fence(local, "alice", {str(tmp_path / "1"): "99"})
+    ours = job_folders.fence(local, "alice", {str(tmp_path / "1"): "99"})
     assert {process.communicate(timeout=30)[0].decode().strip() for process in racers} == set(ours)
 
 
@@ -396,7 +396,7 @@ def test_close_replaces_what_the_fence_named(local: LocalTransport, tmp_path: Pa
     (tmp_path / "1" / "owner").symlink_to("17")
     (tmp_path / "1" / ".closed").symlink_to("left by a pass that was killed")
     (tmp_path / "2" / ".closed").mkdir()
-    folders.close(local, "alice", [str(tmp_path / name) for name in ("1", "none", "2", "3")])
+    job_folders.close(local, "alice", [str(tmp_path / name) for name in ("1", "none", "2", "3")])
     for name in ("1", "2", "3"):
         assert (tmp_path / name / "owner").readlink() == Path("closed")
         assert [path.name for path in (tmp_path / name).iterdir()] == ["owner"]
@@ -406,15 +406,15 @@ def test_one_that_cannot_be_closed_is_told_and_the_others_are(local: LocalTransp
     for name in ("1", "2"):
         (tmp_path / name).mkdir()
     (tmp_path / "1" / "owner").mkdir()
-    left = folders.close(local, "alice", [str(tmp_path / name) for name in ("1", "2")])
+    left = job_folders.close(local, "alice", [str(tmp_path / name) for name in ("1", "2")])
     assert list(left) == [str(tmp_path / "1")]
     assert "directory" in left[str(tmp_path / "1")].lower()
     assert (tmp_path / "2" / "owner").readlink() == Path("closed")
 
 
 def test_only_a_jobs_own_folder_is_removed(local: LocalTransport, tmp_path: Path) -> None:
-    folders.make(local, "alice", [new(tmp_path / "1"), new(tmp_path / "2", "other"), new(tmp_path / "3")])
-    folders.remove(local, "alice", {str(tmp_path / name): "i-local-1" for name in ("1", "2", "none")})
+    job_folders.make(local, "alice", [new(tmp_path / "1"), new(tmp_path / "2", "other"), new(tmp_path / "3")])
+    job_folders.remove(local, "alice", {str(tmp_path / name): "i-local-1" for name in ("1", "2", "none")})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3", "bin"]
 
 
@@ -426,7 +426,7 @@ def test_views_are_renamed_into_their_folders(local: LocalTransport, tmp_path: P
     (tmp_path / "1" / ".hosts").symlink_to(tmp_path / "elsewhere")
     before = None
     for text in ("first\n", "second\n"):
-        written = folders.write_views(
+        written = job_folders.write_views(
             local, "alice", {str(tmp_path / n): f"{text}{n}" for n in ("1", "none", "3", "2")}
         )
         assert written == {str(tmp_path / "1"), str(tmp_path / "2")}, "those where it now stands"
@@ -474,20 +474,20 @@ def test_whatever_a_user_writes_there_is_a_record_or_none(content: dict[str, obj
 
 
 def test_an_archive_is_the_same_every_time() -> None:
-    assert folders.archive({"a": (b"x", 0o600)}) == folders.archive({"a": (b"x", 0o600)})
+    assert job_folders.archive({"a": (b"x", 0o600)}) == job_folders.archive({"a": (b"x", 0o600)})
 
 
 @pytest.mark.parametrize("name", ["a", "ü" * 50, "ü" * 51, "x" * 99, "x" * 100, "x" * 101, f"{'d/' * 60}x", "\udcff"])
 def test_an_archive_reads_as_it_was_meant(name: str) -> None:
-    entries: dict[str, tuple[folders.Content, int]] = {
+    entries: dict[str, tuple[job_folders.Content, int]] = {
         "first": (b"y" * 513, 0o700),
         f"{name}1": (b"", 0o600),
         f"{name}2": (b"z" * 512, 0o600),
         f"{name}3": (name, 0o777),
         f"{name}4": (None, 0o700),
-        f"{name}5": (folders.SameAs("first"), 0o700),
+        f"{name}5": (job_folders.SameAs("first"), 0o700),
     }
-    with tarfile.open(fileobj=io.BytesIO(folders.archive(entries)), errors="surrogateescape") as tar:
+    with tarfile.open(fileobj=io.BytesIO(job_folders.archive(entries)), errors="surrogateescape") as tar:
         found = {info.name: (info, tar.extractfile(info) if info.isreg() else None) for info in tar}
         assert list(found) == list(entries)
         for key, (content, mode) in entries.items():
@@ -496,7 +496,7 @@ def test_an_archive_reads_as_it_was_meant(name: str) -> None:
                 tarfile.REGTYPE: file and file.read(),
                 tarfile.SYMTYPE: info.linkname,
                 tarfile.DIRTYPE: None,
-                tarfile.LNKTYPE: folders.SameAs(info.linkname),
+                tarfile.LNKTYPE: job_folders.SameAs(info.linkname),
             }
             assert (read[info.type], info.mode) == (content, mode)
 
@@ -509,10 +509,10 @@ def test_what_jobs_share_is_one_file_and_a_job_that_removes_it_takes_it_from_no_
 ) -> None:
     paths = [tmp_path / name for name in ("1", "2", "3")]
     wanted = [NewFolder(str(path), path.name, SHARED) for path in paths]
-    assert folders.make(local, "alice", wanted) == [None] * 3
+    assert job_folders.make(local, "alice", wanted) == [None] * 3
     assert len({(path / "node/all.sh").stat().st_ino for path in paths}) == 1
     assert len({(path / "job.sbatch").stat().st_ino for path in paths}) == 3
-    assert folders.remove(local, "alice", {str(paths[0]): "1"}) == frozenset()
+    assert job_folders.remove(local, "alice", {str(paths[0]): "1"}) == frozenset()
     for path in paths[1:]:
         assert contents(path) == {name: (file.content, file.mode) for name, file in SHARED.items()}
 
@@ -520,9 +520,9 @@ def test_what_jobs_share_is_one_file_and_a_job_that_removes_it_takes_it_from_no_
 def test_no_file_gets_more_names_than_file_systems_allow(
     local: LocalTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "_LINKS", 2)
+    monkeypatch.setattr(job_folders, "_LINKS", 2)
     paths = [tmp_path / str(number) for number in range(5)]
-    assert folders.make(local, "alice", [NewFolder(str(path), "t", SHARED) for path in paths]) == [None] * 5
+    assert job_folders.make(local, "alice", [NewFolder(str(path), "t", SHARED) for path in paths]) == [None] * 5
     assert [(path / "node/all.sh").stat().st_nlink for path in paths] == [2, 2, 2, 2, 1]
 
 
@@ -536,7 +536,7 @@ def test_a_bulk_is_packed_and_arrives_as_it_was(tmp_path: Path) -> None:
             sent.append(len(command.stdin))
             return super().run(command)
 
-    assert folders.make(Counting(environment=sudo_environment(tmp_path)), "alice", wanted) == [None] * 2
+    assert job_folders.make(Counting(environment=sudo_environment(tmp_path)), "alice", wanted) == [None] * 2
     assert all(contents(tmp_path / name) == {"job.sbatch": (text, 0o700)} for name in ("1", "2"))
     assert sum(sent) < len(text)
 
@@ -554,7 +554,7 @@ def test_on_a_file_system_without_hard_links_every_job_gets_files_of_its_own(tmp
     local = LocalTransport(environment=environment)
     paths = [tmp_path / name for name in ("1", "2", "3")]
     wanted = [NewFolder(str(path), path.name, SHARED) for path in paths]
-    assert folders.make(local, "alice", wanted) == [None] * 3
+    assert job_folders.make(local, "alice", wanted) == [None] * 3
     for path in paths:
         assert contents(path) == {name: (file.content, file.mode) for name, file in SHARED.items()}
         assert (path / "node/all.sh").stat().st_nlink == 1

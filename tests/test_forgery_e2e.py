@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import jobs, operations
-from slurm_adapter.errors import Refused
-from slurm_adapter.sync import sync
+from slurm_adapter.core.errors import Refused
+from slurm_adapter.jobs import control, submit
+from slurm_adapter.jobs.sync import sync
 from tests.adapter import UNTIL_TOLD
 
 if TYPE_CHECKING:
@@ -100,14 +100,14 @@ def test_a_name_of_a_job_says_nothing_of_others(adapter: Adapter, cluster: Clust
         # What sbatch answers, and what a fence names, is the account's own: she may say that his job is hers.
         site.store.change([(adapter.now(hers), {"slurm_id": int(private)})], site.clock())
         acts: list[Callable[[], object]] = [
-            lambda: operations.extend(site, [(hers.id, 3600)]),
-            lambda: operations.suspend(site, [hers.id]),
-            lambda: operations.resume(site, [hers.id]),
+            lambda: control.extend(site, [(hers.id, 3600)]),
+            lambda: control.suspend(site, [hers.id]),
+            lambda: control.resume(site, [hers.id]),
         ]
         for act in acts:
             with pytest.raises(Refused, match=f"no job {private} of alice"):
                 act()
-        jobs.cancel(site, [hers.id])
+        submit.cancel(site, [hers.id])
     shown = cluster.show(private)
     assert (shown["JobState"], shown["TimeLimit"]) == ("RUNNING", limit)
     assert cluster.show(str(his.slurm_id))["JobState"] == "RUNNING"

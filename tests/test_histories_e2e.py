@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.states import JobState
+from slurm_adapter.core.states import JobState
 from tests.adapter import UNTIL_TOLD
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slurm_adapter.errors import Unknown
-from slurm_adapter.hostlist import LIMIT, expand
+from slurm_adapter.cluster.schedulers.hostlist import LIMIT, expand
+from slurm_adapter.core.errors import Unknown
 
 if TYPE_CHECKING:
     from pathlib import Path

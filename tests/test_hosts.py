@@ -8,9 +8,18 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from slurm_adapter import hosts
-from slurm_adapter.errors import InvalidInput, Refused
-from slurm_adapter.hosts import Group, check_hostnames, find_block, project, replace_block, shared_block, usable, view
+from slurm_adapter.core import hosts_file
+from slurm_adapter.core.errors import InvalidInput, Refused
+from slurm_adapter.core.hosts_file import (
+    Group,
+    check_hostnames,
+    find_block,
+    project,
+    replace_block,
+    shared_block,
+    usable,
+    view,
+)
 
 LABEL = "a" * 63
 BLOCK = "10.0.0.1 job-1\n"
@@ -201,4 +210,4 @@ def test_a_job_whose_id_begins_like_anothers_has_names_of_its_own() -> None:
 
 def test_an_unknown_consumer_has_nothing() -> None:
     assert project(shared_block([group()]), "22") == ""
-    assert hosts.find_block(b"10.0.0.1 x\n") == ""
+    assert hosts_file.find_block(b"10.0.0.1 x\n") == ""

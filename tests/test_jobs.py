@@ -15,31 +15,32 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import folders, jobs
-from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, Refused, TryAgain, Unknown
-from slurm_adapter.handover import MANY
-from slurm_adapter.reconcile import CLAIM_SECONDS
-from slurm_adapter.records import Stage
-from slurm_adapter.schedulers.interface import Accepted, NotStarted
-from slurm_adapter.specification import Owner
-from slurm_adapter.states import JobState
-from slurm_adapter.transports.interface import ConnectionLost, NotConnected
+from slurm_adapter.cluster import job_folders
+from slurm_adapter.cluster.schedulers.interface import Accepted, NotStarted
+from slurm_adapter.cluster.transports.interface import ConnectionLost, NotConnected
+from slurm_adapter.core.errors import AdapterError, InvalidConfig, InvalidInput, NotFound, Refused, TryAgain, Unknown
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.specification import Owner
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs import submit as jobs
+from slurm_adapter.jobs.dispatch import MANY
+from slurm_adapter.jobs.reconcile import CLAIM_SECONDS
 from tests.offline import Offline, Tripping, offline, peer, tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from slurm_adapter.records import Record
-    from slurm_adapter.schedulers.interface import Outcome, Submission
-    from slurm_adapter.transports.interface import Command, Transport
+    from slurm_adapter.cluster.schedulers.interface import Outcome, Submission
+    from slurm_adapter.cluster.transports.interface import Command, Transport
+    from slurm_adapter.core.records import Record
 
 __all__ = ["offline", "tiny"]
 
 
 def nothing_is_left(site: Offline) -> bool:
     """No record, no folder, no view, no Slurm job."""
-    folders = [path for account in ("alice", "bob") for path in (site.folder / "home" / account).iterdir()]
-    return (site.site.store.all(99), folders, site.views, site.slurm.queue(["alice", "bob"]).observations) == (
+    job_folders = [path for account in ("alice", "bob") for path in (site.folder / "home" / account).iterdir()]
+    return (site.site.store.all(99), job_folders, site.views, site.slurm.queue(["alice", "bob"]).observations) == (
         [], [], set(), ()
     )  # fmt: skip
 
@@ -335,7 +336,7 @@ def test_where_job_folders_belong_is_away(
 def test_a_file_system_that_is_broken_is_not_the_configurations_fault(
     offline: Offline, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
-    monkeypatch.setattr(folders, "make", lambda *_: [f"mktemp: failed to create directory: {words}"])
+    monkeypatch.setattr(job_folders, "make", lambda *_: [f"mktemp: failed to create directory: {words}"])
     with pytest.raises(TryAgain, match=f"{words}; try again"):
         offline.job()
 
@@ -932,11 +933,11 @@ def test_the_commands_of_a_large_bulk_do_not_grow_with_it(offline: Offline) -> N
 
 def test_folders_are_made_while_sbatch_runs_for_jobs_before(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sbatch for the first jobs waits here for the folders of the next ones."""
-    make, submit = folders.make, offline.slurm.submit
+    make, submit = job_folders.make, offline.slurm.submit
     made_folders: Queue[int] = Queue()
     handed_in: list[int] = []
 
-    def tell(transport: Transport, user: str, wanted: Sequence[folders.NewFolder]) -> list[str | None]:
+    def tell(transport: Transport, user: str, wanted: Sequence[job_folders.NewFolder]) -> list[str | None]:
         answers = make(transport, user, wanted)
         made_folders.put(len(wanted))
         return answers
@@ -948,7 +949,7 @@ def test_folders_are_made_while_sbatch_runs_for_jobs_before(offline: Offline, mo
         assert all(Path(each.folder).is_dir() for each in submissions)
         return submit(submissions)
 
-    monkeypatch.setattr(folders, "make", tell)
+    monkeypatch.setattr(job_folders, "make", tell)
     monkeypatch.setattr(offline.slurm, "submit", wait_for_folders)
     made = offline.submit(*(offline.item() for _ in range(MANY)))
     assert handed_in == [10, 30, 60]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.errors import InvalidInput
-from slurm_adapter.json_bounds import MOST_ENTRIES, MOST_LEVELS, MOST_VALUES, check_bounds
-from slurm_adapter.specification import decode_json
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.json_bounds import MOST_ENTRIES, MOST_LEVELS, MOST_VALUES, check_bounds
+from slurm_adapter.core.specification import decode_json
 
 MEBIBYTE = 1024 * 1024
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import jobs, live_peers
-from slurm_adapter.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain
-from slurm_adapter.records import Peer
-from slurm_adapter.specification import PeerValue, ReferenceValue
+from slurm_adapter.core.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain
+from slurm_adapter.core.records import Peer
+from slurm_adapter.core.specification import PeerValue, ReferenceValue
+from slurm_adapter.jobs import attach, submit
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
-    from slurm_adapter.records import Record
-    from slurm_adapter.site import Site
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.core.records import Record
     from tests.adapter import Adapter
 
 __all__ = ["offline"]
@@ -39,7 +39,7 @@ def pair(offline: Offline) -> tuple[Record, Record, Record]:
 
 def test_a_peer_comes_and_goes(offline: Offline) -> None:
     consumer, first, second = pair(offline)
-    attached = live_peers.attach(offline.site, consumer.id, value("Cache", second))
+    attached = attach.attach(offline.site, consumer.id, value("Cache", second))
     assert attached == offline.now(consumer)
     assert attached.peers == (Peer("database", first.id), Peer("cache", second.id))
     view = offline.view(consumer.id)
@@ -47,9 +47,9 @@ def test_a_peer_comes_and_goes(offline: Offline) -> None:
     assert f"192.0.2.2 cache.{consumer.id}.peers" in offline.shared
     both = [peer("database", first), peer("cache", second)]
     assert told(offline.site, consumer) == [both]
-    assert [each.model_dump(by_alias=True) for each in jobs.specification_of(attached).resources] == both
-    assert live_peers.attach(offline.site, consumer.id, value("cache", second)) == attached  # twice is no error
-    live_peers.detach(offline.site, consumer.id, value("CACHE", second))
+    assert [each.model_dump(by_alias=True) for each in submit.specification_of(attached).resources] == both
+    assert attach.attach(offline.site, consumer.id, value("cache", second)) == attached  # twice is no error
+    attach.detach(offline.site, consumer.id, value("CACHE", second))
     assert "cache" not in view.read_text()
     assert told(offline.site, consumer) == [both, both[:1]]
     assert offline.now(consumer).status == consumer.status
@@ -57,7 +57,7 @@ def test_a_peer_comes_and_goes(offline: Offline) -> None:
 
 def test_what_was_handed_in_is_still_the_same_job(offline: Offline) -> None:
     consumer, first, second = pair(offline)
-    live_peers.attach(offline.site, consumer.id, value("cache", second))
+    attach.attach(offline.site, consumer.id, value("cache", second))
     assert offline.job("key", resources=[peer("database", first)]).id == consumer.id
     with pytest.raises(InvalidInput, match="specification is another one"):
         offline.job("key", resources=[peer("database", first), peer("cache", second)])
@@ -68,7 +68,7 @@ def test_the_last_peer_goes_and_its_names_with_it(offline: Offline) -> None:
     consumer, first, _ = pair(offline)
     waits = Path(consumer.folder, "node", "peers")
     assert waits.read_text() == f"{first.id} database {first.token}\n"
-    live_peers.detach(offline.site, consumer.id, value("database", first))
+    attach.detach(offline.site, consumer.id, value("database", first))
     assert offline.view(consumer.id).read_text() == ""
     assert waits.read_text() == ""  # nor does it wait for it when Slurm starts it again
     assert told(offline.site, consumer) == [[]]
@@ -80,16 +80,16 @@ def test_the_last_peer_goes_and_its_names_with_it(offline: Offline) -> None:
 def test_an_attached_peer_is_not_waited_for(offline: Offline) -> None:
     first, second = offline.job(), offline.job()
     consumer = offline.job(resources=[peer("database", first)])
-    live_peers.attach(offline.site, consumer.id, value("cache", second))
+    attach.attach(offline.site, consumer.id, value("cache", second))
     assert Path(consumer.folder, "node", "peers").read_text() == f"{first.id} database {first.token}\n"
-    live_peers.detach(offline.site, consumer.id, value("database", first))
+    attach.detach(offline.site, consumer.id, value("database", first))
     assert Path(consumer.folder, "node", "peers").read_text() == ""
 
 
 def test_a_job_with_replicas_may_get_its_first_peer(offline: Offline) -> None:
     first = offline.run(offline.job(), "node001")
     consumer = offline.run(offline.job(replicas=2), "node002", "node003")
-    live_peers.attach(offline.site, consumer.id, value("database", first))
+    attach.attach(offline.site, consumer.id, value("database", first))
     assert "192.0.2.1 database\n" in offline.view(consumer.id).read_text()
 
 
@@ -127,13 +127,13 @@ def test_a_job_that_slurm_does_not_have_yet(offline: Offline) -> None:
     consumer = offline.job(resources=[peer("database", first)])
     refuse(offline, consumer, value("cache", first), Refused, "does not have")
     with pytest.raises(NotFound):
-        live_peers.attach(offline.site, "999", value("cache", first))
+        attach.attach(offline.site, "999", value("cache", first))
 
 
 def refuse(offline: Offline, record: Record, wanted: Any, kind: type[AdapterError], words: str) -> None:
     before = offline.now(record)
     with pytest.raises(kind, match=words):
-        live_peers.attach(offline.site, record.id, wanted)
+        attach.attach(offline.site, record.id, wanted)
     assert offline.now(record) == before
     assert told(offline.site, record) == []
 
@@ -142,14 +142,14 @@ def test_what_cannot_be_detached(offline: Offline) -> None:
     consumer, first, second = pair(offline)
     for wanted in (value("cache", second), value("database", second), value("other", first)):
         with pytest.raises(InvalidInput, match=rf"its peers are: database \(job {first.id}\)"):
-            live_peers.detach(offline.site, consumer.id, wanted)
+            attach.detach(offline.site, consumer.id, wanted)
 
 
 def test_a_hosts_file_that_cannot_be_written_is_written_by_the_next_pass(offline: Offline) -> None:
     consumer, _, second = pair(offline)
     offline.peers.rename(offline.folder / "away")
     offline.peers.write_text("")
-    live_peers.attach(offline.site, consumer.id, value("cache", second))
+    attach.attach(offline.site, consumer.id, value("cache", second))
     offline.peers.unlink()
     (offline.folder / "away").rename(offline.peers)
     assert "cache" not in offline.view(consumer.id).read_text()
@@ -173,12 +173,12 @@ def test_a_running_job_sees_its_peers_come_and_go(adapter: Adapter) -> None:
         """
     [consumer] = adapter.submit(adapter.shell(code, peers={"database": first}))
     adapter.until_said(consumer, "^no cache$")
-    live_peers.attach(adapter.site, consumer.id, value("cache", second))
+    attach.attach(adapter.site, consumer.id, value("cache", second))
     adapter.until_said(consumer, r"^[0-9.]+ +cache$")
     assert f" cache.{consumer.id}.peers\n" in adapter.shared_block
-    live_peers.detach(adapter.site, consumer.id, value("cache", second))
+    attach.detach(adapter.site, consumer.id, value("cache", second))
     adapter.until_said(consumer, "(?s)no cache.*no cache")
-    live_peers.detach(adapter.site, consumer.id, value("database", first))
+    attach.detach(adapter.site, consumer.id, value("database", first))
     [said] = adapter.until_successful(consumer)
     assert [line.split() for line in said.splitlines()] == [
         [first.addresses[0][0], "database"],
@@ -195,7 +195,7 @@ def test_a_peer_that_is_a_parameter_stays(adapter: Adapter) -> None:
     [server] = adapter.start(adapter.shell("sleep 120"))
     [client] = adapter.submit(adapter.specification("client", parameters={"server": peer("database", server)}))
     with pytest.raises(Refused, match=r"is the value of its parameters\.server"):
-        live_peers.detach(adapter.site, client.id, value("database", server))
+        attach.detach(adapter.site, client.id, value("database", server))
     adapter.until_successful(client)
 
 
@@ -206,5 +206,5 @@ def test_a_job_that_waits_for_a_peer_is_let_go(adapter: Adapter) -> None:
     adapter.cluster.ask("scontrol", "update", f"job={client.slurm_id}", "Dependency=", user="alice")
     adapter.cluster.wait_state(str(client.slurm_id), "RUNNING")
     adapter.cluster.wait_for(lambda: "waiting for peer" in adapter.errors(client))
-    live_peers.detach(adapter.site, client.id, value("database", server))
+    attach.detach(adapter.site, client.id, value("database", server))
     assert adapter.until_successful(client) == ["alone\n"]

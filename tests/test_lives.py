@@ -23,23 +23,23 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from slurm_adapter import jobs
-from slurm_adapter.errors import AdapterError, InvalidInput
-from slurm_adapter.hosts import find_block, project, view
-from slurm_adapter.plan import make_groups
-from slurm_adapter.records import Record, Stage
-from slurm_adapter.schedulers.interface import InDoubt, Listing, Submission
-from slurm_adapter.specification import Owner
-from slurm_adapter.states import FENCED, JobState
-from slurm_adapter.sync import sync
-from slurm_adapter.transports.interface import ConnectionLost, NotConnected, Result
+from slurm_adapter.cluster.schedulers.interface import InDoubt, Listing, Submission
+from slurm_adapter.cluster.transports.interface import ConnectionLost, NotConnected, Result
+from slurm_adapter.core.errors import AdapterError, InvalidInput
+from slurm_adapter.core.hosts_file import find_block, project, view
+from slurm_adapter.core.plan import make_groups
+from slurm_adapter.core.records import Record, Stage
+from slurm_adapter.core.specification import Owner
+from slurm_adapter.core.states import FENCED, JobState
+from slurm_adapter.jobs import submit as jobs
+from slurm_adapter.jobs.sync import sync
 from tests.offline import APPLICATION, Offline, peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from slurm_adapter.reporting import Report
-    from slurm_adapter.schedulers.interface import Observation
+    from slurm_adapter.cluster.schedulers.interface import Observation
+    from slurm_adapter.jobs.report import Report
 
     Key = tuple[int, str | None]
 

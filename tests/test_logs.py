@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter import joblogs
-from slurm_adapter.errors import Unknown
-from slurm_adapter.joblogs import Piece, labelled
-from slurm_adapter.states import JobState
-from slurm_adapter.transports.fake import FakeTransport
-from slurm_adapter.transports.interface import MEBIBYTE, ConnectionLost, Result
+from slurm_adapter.cluster.transports.fake import FakeTransport
+from slurm_adapter.cluster.transports.interface import MEBIBYTE, ConnectionLost, Result
+from slurm_adapter.core.errors import Unknown
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs import logs
+from slurm_adapter.jobs.logs import Piece, labelled
 from tests.offline import Offline, offline
 
 if TYPE_CHECKING:
-    from slurm_adapter.records import Record
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.cluster.transports.interface import Command
+    from slurm_adapter.core.records import Record
 
 __all__ = ["offline"]
 
@@ -35,7 +35,7 @@ def write(record: Record, **files: bytes) -> None:
 def texts(site: Offline, record: Record) -> dict[tuple[int | None, bool], bytes]:
     """All output so far, put together."""
     found: dict[tuple[int | None, bool], bytes] = {}
-    for piece in joblogs.read(site.site, record):
+    for piece in logs.read(site.site, record):
         found[piece.rank, piece.is_error] = found.get((piece.rank, piece.is_error), b"") + piece.data
     return found
 
@@ -53,7 +53,7 @@ def test_no_answer_is_an_error_of_another_kind(stdout: bytes) -> None:
         transport=FakeTransport(lambda command: Result(0, stdout if len(command.argv) == 6 else b"", b"")),
     )
     with suppress(Unknown):
-        found = list(joblogs.read(site, record))  # type: ignore[arg-type]  # all that it looks at
+        found = list(logs.read(site, record))  # type: ignore[arg-type]  # all that it looks at
         assert sum(len(piece.data) for piece in found) <= len(stdout)
 
 
@@ -89,7 +89,7 @@ def test_much_output_comes_in_pieces_and_none_is_lost(offline: Offline) -> None:
     record = offline.job()
     much = b"".join(b"%09d\n" % number for number in range(330_000))
     write(record, stdout=much, stderr=b"x" * (MEBIBYTE + 1))
-    pieces = list(joblogs.read(offline.site, record))
+    pieces = list(logs.read(offline.site, record))
     assert max(len(piece.data) for piece in pieces) == MEBIBYTE
     assert b"".join(piece.data for piece in pieces if not piece.is_error) == much
     assert sum(len(piece.data) for piece in pieces if piece.is_error) == MEBIBYTE + 1
@@ -99,7 +99,7 @@ def test_a_round_is_shared_by_all_files_that_have_news(offline: Offline) -> None
     record = offline.job()
     for rank in range(20):
         write(record, **{f"stdout_{rank}": bytes([rank]) * 60_000})
-    pieces = joblogs.read_round(offline.site, record, {})
+    pieces = logs.read_round(offline.site, record, {})
     assert [len(piece.data) for piece in pieces] == [MEBIBYTE // 20] * 20
     assert all(piece.more for piece in pieces)
     assert texts(offline, record) == {(rank, False): bytes([rank]) * 60_000 for rank in range(20)}
@@ -108,10 +108,10 @@ def test_a_round_is_shared_by_all_files_that_have_news(offline: Offline) -> None
 def test_a_file_that_became_shorter_is_read_from_its_beginning(offline: Offline) -> None:
     record = offline.job()
     write(record, stdout=b"short\n")
-    assert joblogs.read_round(offline.site, record, {"stdout.txt": 6}) == []
-    assert joblogs.read_round(offline.site, record, {"stdout.txt": 7}) == [Piece(b"short\n", False, None, "stdout.txt")]
+    assert logs.read_round(offline.site, record, {"stdout.txt": 6}) == []
+    assert logs.read_round(offline.site, record, {"stdout.txt": 7}) == [Piece(b"short\n", False, None, "stdout.txt")]
     write(record, stdout=b"")
-    assert joblogs.read_round(offline.site, record, {"stdout.txt": 6}) == [Piece(b"", False, None, "stdout.txt")]
+    assert logs.read_round(offline.site, record, {"stdout.txt": 6}) == [Piece(b"", False, None, "stdout.txt")]
     assert texts(offline, record) == {}
 
 
@@ -148,8 +148,8 @@ def test_following_ends_with_the_job_and_misses_nothing(offline: Offline, monkey
             offline.slurm.finish(1)
             offline.sync()
 
-    monkeypatch.setattr(joblogs, "time", SimpleNamespace(sleep=meanwhile))
-    pieces = list(joblogs.read(offline.site, record, follow=True))
+    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=meanwhile))
+    pieces = list(logs.read(offline.site, record, follow=True))
     assert b"".join(piece.data for piece in pieces if piece.rank is None) == b"one\ntwo\nthree\nlast\n"
     assert [piece.data for piece in pieces if piece.rank == 1] == [b"late\n"]
 
@@ -162,7 +162,7 @@ def test_a_failure_is_told(offline: Offline) -> None:
 
     offline.transport.before = before
     with pytest.raises(Unknown, match="gone"):
-        list(joblogs.read(offline.site, record))
+        list(logs.read(offline.site, record))
 
 
 def test_labels_stand_before_each_line_of_a_rank_whole_or_in_pieces() -> None:

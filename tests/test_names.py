@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter import sandbox
-from slurm_adapter.states import JobState
+from slurm_adapter.core.states import JobState
 from tests.adapter import resources, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import operations
-from slurm_adapter.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
-from slurm_adapter.records import Stage
-from slurm_adapter.reporting import plan_lines
-from slurm_adapter.site import Site
-from slurm_adapter.states import JobState
-from slurm_adapter.sync import sync
+from slurm_adapter.adapter import Site
+from slurm_adapter.core.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs import control
+from slurm_adapter.jobs.report import plan_lines
+from slurm_adapter.jobs.sync import sync
 from tests.adapter import UNTIL_TOLD
 from tests.offline import PRODUCT, Offline, peer
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.cluster.schedulers.interface import Listing
+    from slurm_adapter.core.records import Record
     from slurm_adapter.sandbox.configuration import Identity, Transport
-    from slurm_adapter.schedulers.interface import Listing
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 
@@ -56,7 +56,7 @@ def in_slurm(offline: Offline, record: Record) -> int | None:
 )
 def test_time_is_added_and_the_total_is_told(offline: Offline, seconds: int, total: int) -> None:
     record = long_job(offline)
-    [extended] = operations.extend(offline.site, [(record.id, seconds)])
+    [extended] = control.extend(offline.site, [(record.id, seconds)])
     assert extended.time_limit == in_slurm(offline, record) == total
     assert told(offline.site, record) == [total * 1000]
     assert (extended.state, extended.status) == (record.state, record.status)
@@ -64,18 +64,18 @@ def test_time_is_added_and_the_total_is_told(offline: Offline, seconds: int, tot
 
 def test_a_job_that_waits_is_given_more_time_too(offline: Offline) -> None:
     record = offline.job(timeAllocation=FIVE_HOURS)
-    assert operations.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
+    assert control.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
 
 
 def test_what_is_added_to_is_what_slurm_says(offline: Offline) -> None:
     record = long_job(offline)
     offline.slurm.change(offline.slurm_id(record), time_limit=7 * HOUR)
-    assert operations.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 8 * HOUR
+    assert control.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 8 * HOUR
 
 
 def test_a_job_twice_in_a_bulk(offline: Offline) -> None:
     record = long_job(offline)
-    assert len(operations.extend(offline.site, [(record.id, HOUR), (record.id, HOUR)])) == 2
+    assert len(control.extend(offline.site, [(record.id, HOUR), (record.id, HOUR)])) == 2
     assert told(offline.site, record) == [7 * HOUR * 1000]
 
 
@@ -83,7 +83,7 @@ def test_a_job_twice_in_a_bulk(offline: Offline) -> None:
 def test_nothing_of_a_bulk_is_done_where_one_is_wrong(offline: Offline, seconds: int) -> None:
     good, bad = long_job(offline), long_job(offline)
     with pytest.raises(InvalidInput, match=r"items\[1\]\.requestedTime"):
-        operations.extend(offline.site, [(good.id, HOUR), (bad.id, seconds)])
+        control.extend(offline.site, [(good.id, HOUR), (bad.id, seconds)])
     assert in_slurm(offline, good) == in_slurm(offline, bad) == 5 * HOUR
     assert told(offline.site, good) == told(offline.site, bad) == []
 
@@ -92,15 +92,15 @@ def test_the_partitions_limit_counts_too(offline: Offline) -> None:
     record = long_job(offline)
     offline.slurm.partition_limit = 6 * HOUR
     with pytest.raises(InvalidInput, match="its partition allows at most 06:00:00"):
-        operations.extend(offline.site, [(record.id, HOUR + 60)])
-    assert operations.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
+        control.extend(offline.site, [(record.id, HOUR + 60)])
+    assert control.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
 
 
 def test_a_job_without_a_limit_has_nothing_to_add_to(offline: Offline) -> None:
     record = long_job(offline)
     offline.slurm.change(offline.slurm_id(record), time_limit=None)
     with pytest.raises(Refused, match="no time limit"):
-        operations.extend(offline.site, [(record.id, HOUR)])
+        control.extend(offline.site, [(record.id, HOUR)])
 
 
 def test_every_task_of_an_array_that_has_not_ended_gets_the_limit(offline: Offline) -> None:
@@ -109,7 +109,7 @@ def test_every_task_of_an_array_that_has_not_ended_gets_the_limit(offline: Offli
     offline.slurm.split(slurm_id, "0", "1")
     offline.slurm.start(slurm_id, of="0")
     offline.slurm.finish(slurm_id, of="0")
-    assert operations.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
+    assert control.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
     assert offline.slurm.see(slurm_id, "0").time_limit == 5 * HOUR
     assert offline.slurm.see(slurm_id, "1").time_limit == 6 * HOUR
 
@@ -125,7 +125,7 @@ def test_a_limit_that_a_crash_kept_from_being_told_is_told_by_a_pass_once(
     with monkeypatch.context() as patch:
         patch.setattr(offline.site.store, "amend", crash)
         with pytest.raises(KeyboardInterrupt):
-            operations.extend(offline.site, [(record.id, HOUR)])
+            control.extend(offline.site, [(record.id, HOUR)])
     assert (in_slurm(offline, record), offline.now(record).time_limit) == (6 * HOUR, 5 * HOUR)
     preview = sync(offline.site, dry_run=True)
     assert plan_lines(preview) == [f"job {record.id}: its time limit in Slurm is 06:00:00"]
@@ -137,11 +137,11 @@ def test_a_limit_that_a_crash_kept_from_being_told_is_told_by_a_pass_once(
 
 def test_a_limit_that_is_told_while_a_pass_is_made_is_told_once(offline: Offline) -> None:
     before = long_job(offline)
-    operations.extend(offline.site, [(before.id, HOUR)])
-    operations.take_limits(offline.site, [(before, 6 * HOUR), (before, 5 * HOUR)])
+    control.extend(offline.site, [(before.id, HOUR)])
+    control.take_limits(offline.site, [(before, 6 * HOUR), (before, 5 * HOUR)])
     assert told(offline.site, before) == [6 * HOUR * 1000]
     seen = offline.now(before)
-    operations.take_limits(offline.site, [(seen, 7 * HOUR)] * 2)
+    control.take_limits(offline.site, [(seen, 7 * HOUR)] * 2)
     assert told(offline.site, before) == [6 * HOUR * 1000, 7 * HOUR * 1000]
 
 
@@ -155,7 +155,7 @@ def test_a_limit_that_is_set_after_slurm_was_asked_is_told_once(
     def queue(users: Sequence[str]) -> Listing:
         listing = inner(users)
         monkeypatch.setattr(offline.slurm, "queue", inner)
-        operations.extend(offline.site, [(record.id, HOUR)])
+        control.extend(offline.site, [(record.id, HOUR)])
         return listing
 
     monkeypatch.setattr(offline.slurm, "queue", queue)
@@ -189,7 +189,7 @@ def test_a_lost_answer_may_have_been_a_yes(offline: Offline, monkeypatch: pytest
         return dict.fromkeys(limits, Unknown("Socket timed out"))
 
     monkeypatch.setattr(offline.slurm, "set_time_limits", lose)
-    assert operations.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
+    assert control.extend(offline.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
     assert told(offline.site, record) == [6 * HOUR * 1000]
 
 
@@ -202,7 +202,7 @@ def test_what_slurm_refuses_is_told_and_what_it_did_is_kept(offline: Offline, mo
 
     monkeypatch.setattr(offline.slurm, "set_time_limits", refuse)
     with pytest.raises(Refused, match=rf"job {bad.id} .*\(done: {good.id}\): Access/permission denied"):
-        operations.extend(offline.site, [(bad.id, HOUR), (good.id, HOUR)])
+        control.extend(offline.site, [(bad.id, HOUR), (good.id, HOUR)])
     assert (told(offline.site, bad), offline.now(bad).time_limit) == ([], 5 * HOUR)
     assert (told(offline.site, good), offline.now(good).time_limit) == ([6 * HOUR * 1000], 6 * HOUR)
 
@@ -210,11 +210,11 @@ def test_what_slurm_refuses_is_told_and_what_it_did_is_kept(offline: Offline, mo
 def test_suspended_jobs_are_told_by_a_pass(offline: Offline) -> None:
     record = long_job(offline)
     for _ in range(2):  # twice is no error
-        operations.suspend(offline.site, [record.id])
+        control.suspend(offline.site, [record.id])
         offline.sync()
         assert offline.now(record).state is JobState.SUSPENDED
     for _ in range(2):
-        operations.resume(offline.site, [record.id])
+        control.resume(offline.site, [record.id])
         offline.sync()
         assert offline.now(record).state is JobState.RUNNING
     assert offline.now(record).started == record.started
@@ -223,17 +223,17 @@ def test_suspended_jobs_are_told_by_a_pass(offline: Offline) -> None:
 def test_a_job_that_waits_is_not_suspended_nor_is_the_rest_of_its_bulk(offline: Offline) -> None:
     runs, waits = long_job(offline), offline.job()
     with pytest.raises(Refused, match=rf"job {waits.id} cannot be suspended: .* PENDING"):
-        operations.suspend(offline.site, [runs.id, waits.id])
+        control.suspend(offline.site, [runs.id, waits.id])
     with pytest.raises(Refused, match=rf"job {waits.id} cannot be resumed"):
-        operations.resume(offline.site, [waits.id])
+        control.resume(offline.site, [waits.id])
     assert offline.slurm.see(offline.slurm_id(runs)).state == "RUNNING"
 
 
 def operate(site: Site, what: str, id_: str) -> None:
     if what == "extend":
-        operations.extend(site, [(id_, HOUR)])
+        control.extend(site, [(id_, HOUR)])
     else:
-        {"suspend": operations.suspend, "resume": operations.resume}[what](site, [id_])
+        {"suspend": control.suspend, "resume": control.resume}[what](site, [id_])
 
 
 @pytest.mark.parametrize("what", ["extend", "suspend", "resume"])
@@ -284,14 +284,14 @@ def test_extensions_at_the_same_time_add_up(
     adapter = make_adapter(transport, identity)
     [record] = adapter.start(adapter.shell("sleep 60", timeAllocation=FIVE_HOURS))
     job = str(record.slurm_id)
-    assert operations.extend(adapter.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
+    assert control.extend(adapter.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
     assert cluster.show(job)["TimeLimit"] == "06:00:00"
     assert told(adapter.site, record) == [21_600_000]
 
     def ask(seconds: int) -> int | str:
         with Site(adapter.site.config) as site:
             try:
-                return operations.extend(site, [(record.id, seconds)])[0].time_limit
+                return control.extend(site, [(record.id, seconds)])[0].time_limit
             except InvalidInput as error:
                 return str(error)
 
@@ -307,7 +307,7 @@ def test_extensions_at_the_same_time_add_up(
     adapter.cancel(record)
     adapter.until_ended(record)
     with pytest.raises(Refused, match="it has ended"):
-        operations.extend(adapter.site, [(record.id, HOUR)])
+        control.extend(adapter.site, [(record.id, HOUR)])
 
 
 @pytest.mark.sandbox
@@ -357,14 +357,14 @@ def test_an_array_as_a_whole(adapter: Adapter, cluster: Cluster) -> None:
     adapter.sync_until(lambda: adapter.now(record).state is JobState.RUNNING)
     job = str(record.slurm_id)
     cluster.wait_for(lambda: cluster.ask("squeue", "-h", "-r", "-j", job, "-o", "%T").split() == ["RUNNING"] * 2)
-    assert operations.extend(adapter.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
+    assert control.extend(adapter.site, [(record.id, HOUR)])[0].time_limit == 6 * HOUR
     assert cluster.ask("squeue", "-h", "-r", "-j", job, "-o", "%l").split() == ["6:00:00"] * 2
     for _ in range(2):
-        operations.suspend(adapter.site, [record.id])
+        control.suspend(adapter.site, [record.id])
         assert cluster.ask("squeue", "-h", "-r", "-j", job, "-o", "%T").split() == ["SUSPENDED"] * 2
     for _ in range(2):
-        operations.resume(adapter.site, [record.id])
+        control.resume(adapter.site, [record.id])
         assert cluster.ask("squeue", "-h", "-r", "-j", job, "-o", "%T").split() == ["RUNNING"] * 2
     cluster.ask("scancel", f"{job}_0", user=record.account)
     cluster.wait_for(lambda: cluster.ask("squeue", "-h", "-r", "-j", job, "-o", "%K").split() == ["1"])
-    assert operations.extend(adapter.site, [(record.id, HOUR)])[0].time_limit == 7 * HOUR
+    assert control.extend(adapter.site, [(record.id, HOUR)])[0].time_limit == 7 * HOUR

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import orphans
-from slurm_adapter.check import Finding, Level, check_site
-from slurm_adapter.receivers.fake import FakeReceiver
-from slurm_adapter.records import Stage
-from slurm_adapter.reporting import outage_lines, plan_lines, telling_lines
-from slurm_adapter.states import JobState
-from slurm_adapter.sync import sync, tell_ucloud
+from slurm_adapter.cli.check import Finding, Level, check_site
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs import deleted_in_ucloud
+from slurm_adapter.jobs.report import outage_lines, plan_lines, telling_lines
+from slurm_adapter.jobs.sync import sync, tell_ucloud
+from slurm_adapter.ucloud.fake import FakeReceiver
 from tests.offline import Offline, site
 from tests.ucloud_double import Ucloud, ucloud
 
 if TYPE_CHECKING:
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
 
 __all__ = ["site", "ucloud"]
 
@@ -90,7 +90,7 @@ def test_a_job_that_ucloud_denies_twice_is_ended_and_told_of_no_more(site: Offli
     site.sync()
     since = site.now(orphan).unknown_since
     assert since is not None
-    site.sync(orphans.UNKNOWN_SECONDS - 2)
+    site.sync(deleted_in_ucloud.UNKNOWN_SECONDS - 2)
     assert alive(site, orphan), "it may be that UCloud only waits for an answer"
     assert site.now(orphan).unknown_since == since
     site.sync(2)
@@ -115,7 +115,7 @@ def test_a_job_that_ucloud_knows_after_all_goes_on_and_is_told_of_in_order(site:
     site.slurm.start(site.slurm_id(job))
     site.sync()
     ucloud.know("4101")
-    assert site.sync(orphans.UNKNOWN_SECONDS).problems == ()
+    assert site.sync(deleted_in_ucloud.UNKNOWN_SECONDS).problems == ()
     assert site.now(job).unknown_since is None
     assert alive(site, job)
     site.slurm.finish(site.slurm_id(job))
@@ -129,12 +129,12 @@ def test_ucloud_is_asked_now_and_then_which_jobs_it_has(site: Offline, ucloud: U
     site.run(job)
     assert len(ucloud.calls_to(EXISTS)) == 1
     ucloud.forget("4101")
-    site.sync(orphans.ASK_SECONDS - 10)
+    site.sync(deleted_in_ucloud.ASK_SECONDS - 10)
     assert len(ucloud.calls_to(EXISTS)) == 1
     site.sync(20)
     assert len(ucloud.calls_to(EXISTS)) == 2
     assert alive(site, job)
-    site.sync(orphans.UNKNOWN_SECONDS)
+    site.sync(deleted_in_ucloud.UNKNOWN_SECONDS)
     assert not alive(site, job)
     site.sync()
     assert site.now(job).stage is Stage.ENDED
@@ -146,18 +146,18 @@ def test_what_ucloud_denies_once_and_knows_again_is_forgiven(site: Offline, uclo
     site.run(job)
     for _ in range(2):
         ucloud.forget("4101")
-        site.sync(orphans.ASK_SECONDS)
+        site.sync(deleted_in_ucloud.ASK_SECONDS)
         assert site.now(job).unknown_since is not None
         ucloud.know("4101")
-        site.sync(orphans.UNKNOWN_SECONDS)
+        site.sync(deleted_in_ucloud.UNKNOWN_SECONDS)
         assert site.now(job).unknown_since is None
     assert alive(site, job)
 
 
 def test_jobs_that_do_not_come_from_ucloud_are_not_asked_for(site: Offline, ucloud: Ucloud) -> None:
     job = site.run(site.job())
-    site.sync(orphans.ASK_SECONDS)
-    site.sync(orphans.UNKNOWN_SECONDS)
+    site.sync(deleted_in_ucloud.ASK_SECONDS)
+    site.sync(deleted_in_ucloud.UNKNOWN_SECONDS)
     assert ucloud.calls == []
     assert alive(site, job)
 
@@ -167,12 +167,12 @@ def test_a_ucloud_that_is_away_makes_no_orphans(site: Offline, ucloud: Ucloud) -
     site.run(job)
     ucloud.down()
     for _ in range(5):
-        site.sync(orphans.ASK_SECONDS)
+        site.sync(deleted_in_ucloud.ASK_SECONDS)
     ucloud.up()
     for status in (500, 401, 404, 503):
         ucloud.fail(status, times=2)
-        site.sync(orphans.ASK_SECONDS)
-        site.sync(orphans.UNKNOWN_SECONDS)
+        site.sync(deleted_in_ucloud.ASK_SECONDS)
+        site.sync(deleted_in_ucloud.UNKNOWN_SECONDS)
     assert alive(site, job)
     assert site.now(job).unknown_since is None
 
@@ -183,12 +183,12 @@ def test_many_at_once_wait_for_somebody_to_look(site: Offline, ucloud: Ucloud) -
     records = create(site, ucloud, *ids)
     site.sync()
     ucloud.forget(*ids)
-    site.sync(orphans.ASK_SECONDS)
-    [problem] = site.sync(orphans.UNKNOWN_SECONDS).problems
+    site.sync(deleted_in_ucloud.ASK_SECONDS)
+    [problem] = site.sync(deleted_in_ucloud.UNKNOWN_SECONDS).problems
     assert "12 jobs" in problem
     assert "--end-many" in problem
     assert all(alive(site, record) for record in records)
-    assert orphans.end_orphans(site.site, _receiver(site), end_many=True) == []
+    assert deleted_in_ucloud.end_orphans(site.site, _receiver(site), end_many=True) == []
     assert not any(alive(site, record) for record in records)
 
 
@@ -198,7 +198,7 @@ def test_jobs_that_wait_for_somebody_to_look_cost_few_requests(site: Offline, uc
     create(site, ucloud, *ids)
     ucloud.forget(*ids)
     site.sync()
-    site.sync(orphans.UNKNOWN_SECONDS)
+    site.sync(deleted_in_ucloud.UNKNOWN_SECONDS)
     before = len(ucloud.calls)
     site.sync()
     assert len(ucloud.calls) - before <= 5
@@ -208,7 +208,7 @@ def test_a_job_that_ucloud_has_and_takes_nothing_of_goes_on(site: Offline, uclou
     [job] = create(site, ucloud, "4101")
     ucloud.deny("4101")
     site.run(job)
-    [problem] = site.sync(orphans.UNKNOWN_SECONDS).problems
+    [problem] = site.sync(deleted_in_ucloud.UNKNOWN_SECONDS).problems
     assert "has jobs 4101" in problem
     assert alive(site, job)
     ucloud.know("4101")
@@ -254,7 +254,7 @@ def test_a_dry_run_shows_what_waits_and_whom_ucloud_denies(site: Offline, ucloud
     site.sync()
     assert sync(site.site, dry_run=True).telling == ()
     ucloud.forget("4101")
-    site.sync(orphans.ASK_SECONDS)
+    site.sync(deleted_in_ucloud.ASK_SECONDS)
     calls = len(ucloud.calls)
     site.slurm.now += 20
     [denied] = sync(site.site, dry_run=True).telling
@@ -275,10 +275,10 @@ def test_one_that_could_not_be_cancelled_is_tried_again(site: Offline, ucloud: U
     [job] = create(site, ucloud, "4101")
     site.run(job)
     ucloud.forget("4101")
-    site.sync(orphans.ASK_SECONDS)
-    site.slurm.now += orphans.UNKNOWN_SECONDS
+    site.sync(deleted_in_ucloud.ASK_SECONDS)
+    site.slurm.now += deleted_in_ucloud.UNKNOWN_SECONDS
     site.slurm.down = True
-    assert "could not cancel" in orphans.end_orphans(site.site, _receiver(site))[0]
+    assert "could not cancel" in deleted_in_ucloud.end_orphans(site.site, _receiver(site))[0]
     assert site.now(job).gone is None
     site.slurm.down = False
     site.sync()
@@ -292,7 +292,7 @@ def test_an_ended_job_that_ucloud_does_not_know_is_told_of_no_more(site: Offline
     site.slurm.finish(site.slurm_id(job))
     site.sync()
     assert site.site.store.due(after=0, limit=9) != []
-    site.sync(orphans.UNKNOWN_SECONDS)
+    site.sync(deleted_in_ucloud.UNKNOWN_SECONDS)
     assert site.site.store.due(after=0, limit=9) == []
     assert site.now(job).state is JobState.SUCCESS
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_adapter import jobs, outbox
-from slurm_adapter.errors import AdapterError, TryAgain, Unknown
-from slurm_adapter.receivers.fake import FakeReceiver
-from slurm_adapter.receivers.ucloud import Client, UcloudReceiver
-from slurm_adapter.records import Stage
-from slurm_adapter.states import JobState
-from slurm_adapter.store import Store
+from slurm_adapter.core.errors import AdapterError, TryAgain, Unknown
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs import deliver, submit
+from slurm_adapter.state.store import Store
+from slurm_adapter.ucloud.fake import FakeReceiver
+from slurm_adapter.ucloud.receiver import Client, UcloudReceiver
 from tests.offline import Offline, offline
 from tests.test_store import record
 from tests.ucloud_double import Ucloud
@@ -24,7 +24,7 @@ from tests.ucloud_double import Ucloud
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
 
 __all__ = ["offline"]
 
@@ -58,10 +58,10 @@ def test_what_was_decided_is_told_after_a_restart(tmp_path: Path, receiver: Fake
     with Store(tmp_path / "state") as store:
         change(store, claim(store, "1")[0], RUNS, WAITS, RUNS, ENDS)
     with Store(tmp_path / "state") as store:
-        outbox.deliver(store, receiver, 5.0)
+        deliver.deliver(store, receiver, 5.0)
         assert told(receiver) == [JobState.RUNNING, JobState.IN_QUEUE, JobState.RUNNING, JobState.SUCCESS]
         assert [update.delivered for update in store.updates("1")] == [5.0] * 4
-        outbox.deliver(store, receiver, 6.0)
+        deliver.deliver(store, receiver, 6.0)
         assert len(receiver.told) == 4
         assert store.due(after=0, limit=9) == []
 
@@ -71,7 +71,7 @@ def test_nobody_waits_for_jobs_that_do_not_come_from_ucloud(tmp_path: Path, rece
         [own] = store.claim([(record("1"), b"{}")])
         change(store, own, RUNS)
         store.note([("1", "a note")], 1.0)
-        outbox.deliver(store, receiver, 5.0)
+        deliver.deliver(store, receiver, 5.0)
         assert receiver.told == []
         assert [update.status for update in store.updates("1")] == ["runs", "a note"]
 
@@ -81,7 +81,7 @@ def test_nothing_follows_a_final_state(tmp_path: Path, receiver: FakeReceiver) -
     with Store(tmp_path / "state") as store:
         change(store, claim(store, "1")[0], ENDS, RUNS, {"status": "more"})
         store.note([("1", "a note")], 2.0)
-        outbox.deliver(store, receiver, 5.0)
+        deliver.deliver(store, receiver, 5.0)
         assert [message.status for message in receiver.told] == ["done"]
 
 
@@ -93,13 +93,13 @@ def test_an_outage_loses_nothing_and_doubles_nothing(tmp_path: Path, receiver: F
             change(store, first, values)
             change(store, second, values)
             with pytest.raises(TryAgain):
-                outbox.deliver(store, receiver, 5.0)
+                deliver.deliver(store, receiver, 5.0)
         receiver.down = False
         receiver.lose_next(after=3)
         with pytest.raises(Unknown):
-            outbox.deliver(store, receiver, 6.0)
+            deliver.deliver(store, receiver, 6.0)
         change(store, first, ENDS)
-        outbox.deliver(store, receiver, 7.0)
+        deliver.deliver(store, receiver, 7.0)
         assert told(receiver, "1") == [JobState.RUNNING, JobState.IN_QUEUE, JobState.SUCCESS]
         assert told(receiver, "2") == [JobState.RUNNING, JobState.IN_QUEUE]
 
@@ -107,31 +107,31 @@ def test_an_outage_loses_nothing_and_doubles_nothing(tmp_path: Path, receiver: F
 def test_whoever_stops_is_not_told_the_rest_which_stays_due(
     tmp_path: Path, receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "AT_ONCE", 2)
+    monkeypatch.setattr(deliver, "AT_ONCE", 2)
     with Store(tmp_path / "state") as store:
         change(store, claim(store, "1")[0], RUNS, WAITS, RUNS, ENDS)
-        outbox.deliver(store, receiver, 5.0, stops=lambda: len(receiver.told) == 2)
+        deliver.deliver(store, receiver, 5.0, stops=lambda: len(receiver.told) == 2)
         assert told(receiver) == [JobState.RUNNING, JobState.IN_QUEUE]
         assert len(store.due(after=0, limit=9)) == 2
-        outbox.deliver(store, receiver, 6.0)
+        deliver.deliver(store, receiver, 6.0)
         assert told(receiver) == [JobState.RUNNING, JobState.IN_QUEUE, JobState.RUNNING, JobState.SUCCESS]
 
 
 def test_a_job_that_ucloud_does_not_know_is_told_of_later_and_in_order(
     tmp_path: Path, receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "AT_ONCE", 2)
+    monkeypatch.setattr(deliver, "AT_ONCE", 2)
     with Store(tmp_path / "state") as store:
         first, second = claim(store, "1", "2")
         for values in (RUNS, WAITS, RUNS):
             change(store, first, values)
             change(store, second, values)
         receiver.unknown.add("1")
-        outbox.deliver(store, receiver, 5.0)
+        deliver.deliver(store, receiver, 5.0)
         assert (len(told(receiver, "1")), len(told(receiver, "2"))) == (0, 3)
         assert {message.job_id for message in store.due(after=0, limit=9)} == {"1"}
         receiver.unknown.clear()
-        outbox.deliver(store, receiver, 6.0)
+        deliver.deliver(store, receiver, 6.0)
         assert told(receiver, "1") == [JobState.RUNNING, JobState.IN_QUEUE, JobState.RUNNING]
 
 
@@ -151,8 +151,8 @@ def test_whatever_happens_each_job_is_told_of_in_order_and_once(
                 change(store, job, {"run": RUNS, "wait": WAITS, "end": ENDS}[step])
                 continue
             with suppress(AdapterError):
-                outbox.deliver(store, receiver, 1.0)
-        outbox.deliver(store, receiver, 1.0)
+                deliver.deliver(store, receiver, 1.0)
+        deliver.deliver(store, receiver, 1.0)
         assert told(receiver) == [update.state for update in store.updates("1")]
         assert receiver.state("1") is JobState.SUCCESS
         assert told(receiver).count(JobState.SUCCESS) == 1
@@ -205,13 +205,13 @@ def test_whatever_happens_on_the_way_to_ucloud_each_update_arrives_in_order_and_
                         messages = store.due(after=0, limit=9)
                         store.note_sent([each.number for each in messages], sent=True)
                         receiver.tell(messages)
-                    outbox.deliver(store, receiver, 1.0)
+                    deliver.deliver(store, receiver, 1.0)
                 if step == "down":
                     ucloud.up()
             # A loss or failure that was ordered while there was nothing to tell comes at the end.
             for _ in story:
                 with suppress(AdapterError):
-                    outbox.deliver(store, receiver, 1.0)
+                    deliver.deliver(store, receiver, 1.0)
             for id_ in ("1", "2"):
                 told = [(each["state"], each["status"]) for each in ucloud.updates(id_)]
                 assert told == [(each.state, each.status) for each in store.updates(id_)]
@@ -219,7 +219,7 @@ def test_whatever_happens_on_the_way_to_ucloud_each_update_arrives_in_order_and_
 
 
 def test_a_pass_tells_what_it_has_decided(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "STANDALONE", "example")
+    monkeypatch.setattr(submit, "STANDALONE", "example")
     receiver = FakeReceiver()
     offline.site.receiver = receiver
     job = offline.job()
@@ -235,7 +235,7 @@ def test_a_pass_tells_what_it_has_decided(offline: Offline, monkeypatch: pytest.
 
 
 def test_what_is_left_is_told_though_no_job_lives(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "STANDALONE", "example")
+    monkeypatch.setattr(submit, "STANDALONE", "example")
     job = offline.run(offline.job())
     offline.slurm.finish(offline.slurm_id(job))
     offline.sync()

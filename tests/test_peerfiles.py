@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter import peerfiles
-from slurm_adapter.errors import Refused, TryAgain, Unknown
-from slurm_adapter.folders import archive
-from slurm_adapter.peerfiles import PeerFiles, PeerFilesChange, plan_change
-from slurm_adapter.transports.fake import FakeTransport
-from slurm_adapter.transports.interface import Command, Result
-from slurm_adapter.transports.local import LocalTransport
+from slurm_adapter.cluster import peer_files
+from slurm_adapter.cluster.job_folders import archive
+from slurm_adapter.cluster.peer_files import PeerFiles, PeerFilesChange, plan_change
+from slurm_adapter.cluster.transports.fake import FakeTransport
+from slurm_adapter.cluster.transports.interface import Command, Result
+from slurm_adapter.cluster.transports.local import LocalTransport
+from slurm_adapter.core.errors import Refused, TryAgain, Unknown
 from tests.offline import tiny
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ LOCAL = LocalTransport()
 
 def write(folder: Path, views: dict[str, str], block: str) -> PeerFilesChange:
     """What a pass does."""
-    seen = peerfiles.read(LOCAL, str(folder))
+    seen = peer_files.read(LOCAL, str(folder))
     change = plan_change(seen, views, block)
-    peerfiles.write(LOCAL, str(folder), seen, change)
+    peer_files.write(LOCAL, str(folder), seen, change)
     return change
 
 
@@ -51,7 +51,7 @@ def ours(block: str) -> str:
 def test_the_folder_is_made_and_everybody_may_read_it(tmp_path: Path) -> None:
     folder = tmp_path / "a b" / "peers"
     folder.parent.mkdir()
-    assert peerfiles.read(LOCAL, str(folder)) == PeerFiles()
+    assert peer_files.read(LOCAL, str(folder)) == PeerFiles()
     assert write(folder, {"1": "x\n", "2": ""}, "10.0.0.1 job-1\n")
     assert files(folder) == {"hosts": ours("10.0.0.1 job-1\n"), "1": "x\n", "2": ""}
     assert folder.stat().st_mode & 0o777 == 0o755
@@ -63,7 +63,7 @@ def test_no_answer_is_an_error_of_another_kind(stdout: bytes) -> None:
     for status in (0, 1):
         transport = FakeTransport(lambda _, status=status: Result(status, stdout, b""))  # type: ignore[misc]  # bound
         try:
-            found = peerfiles.read(transport, "/peers")
+            found = peer_files.read(transport, "/peers")
         except Unknown:
             assert status == 1 or b"\nhosts\n" not in stdout
             continue
@@ -114,11 +114,11 @@ def test_damaged_marks_stop_it_before_anything_is_written(tmp_path: Path) -> Non
 def test_somebody_else_wrote_meanwhile(tmp_path: Path) -> None:
     folder = tmp_path / "peers"
     write(folder, {}, "a\n")
-    seen = peerfiles.read(LOCAL, str(folder))
+    seen = peer_files.read(LOCAL, str(folder))
     change = plan_change(seen, {"1": "x\n"}, "b\n")
     (folder / "hosts").write_text("an administrator's\n")
     with pytest.raises(TryAgain, match="changed by somebody else"):
-        peerfiles.write(LOCAL, str(folder), seen, change)
+        peer_files.write(LOCAL, str(folder), seen, change)
     assert files(folder) == {"hosts": "an administrator's\n"}
     assert write(folder, {"1": "x\n"}, "b\n")
     assert (folder / "hosts").read_text() == ours("b\n") + "an administrator's\n"
@@ -131,9 +131,9 @@ def test_a_folder_of_somebody_elses(tmp_path: Path) -> None:
     folder.mkdir()
     os.chown(folder, 12345, -1)
     with pytest.raises(Unknown, match="does not belong to this account"):
-        peerfiles.read(LOCAL, str(folder))
+        peer_files.read(LOCAL, str(folder))
     with pytest.raises(Unknown, match=r"could not read .*No such file or directory"):
-        peerfiles.read(LOCAL, str(tmp_path / "none" / "peers"))
+        peer_files.read(LOCAL, str(tmp_path / "none" / "peers"))
 
 
 def test_a_full_disk_leaves_the_old_files_whole(tiny: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_killed_writer_leaves_the_old_files_and_its_rest_is_swept_up(tmp_path:
     before = files(folder)
     digest = hashlib.sha256((folder / "hosts").read_bytes()).hexdigest()
     # The writer waits for the rest of its input, has half of it on the disk, and is killed there.
-    argv = Command(("/bin/sh", "-c", peerfiles._WRITE, "sh", str(folder), digest)).argv  # noqa: SLF001  # the very script
+    argv = Command(("/bin/sh", "-c", peer_files._WRITE, "sh", str(folder), digest)).argv  # noqa: SLF001  # the very script
     writer = subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True)
     assert writer.stdin is not None
     writer.stdin.write(archive({"1": (b"new\n", 0o644), "hosts": (b"new\n", 0o644)})[:1024])
@@ -183,7 +183,7 @@ def test_a_writer_whose_adapter_was_killed_is_waited_for(tmp_path: Path) -> None
     slow.mkdir()
     (slow / "sync").write_text(f"#!/bin/sh\n: >{slow}/held\nuntil [ -e {slow}/go ]; do sleep 0.05; done\n")
     (slow / "sync").chmod(0o755)
-    argv = ("/bin/sh", "-c", peerfiles._WRITE, "sh", str(folder), digest)  # noqa: SLF001  # the very script
+    argv = ("/bin/sh", "-c", peer_files._WRITE, "sh", str(folder), digest)  # noqa: SLF001  # the very script
     writer = subprocess.Popen(argv, stdin=subprocess.PIPE, env={"PATH": f"{slow}:/usr/bin:/bin"})
     assert writer.stdin is not None
     writer.stdin.write(archive({"1": (b"late\n", 0o644), "hosts": (ours("late\n").encode(), 0o644)}))
@@ -234,7 +234,7 @@ def test_twenty_readers_of_a_thousand_writes_see_no_torn_file(tmp_path: Path) ->
             # Every file holds one line again and again, more often each time, then fewer again.
             seen = PeerFiles((folder / "hosts").read_bytes())
             block = f"10.0.0.1 job-{number}\n" * (number * 37 % 700 + 1)
-            peerfiles.write(LOCAL, str(folder), seen, plan_change(seen, {}, block))
+            peer_files.write(LOCAL, str(folder), seen, plan_change(seen, {}, block))
     finally:
         stop.write_text("")
         results = [reader.communicate(timeout=60)[0].split() for reader in readers]

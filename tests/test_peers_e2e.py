@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import hosts
-from slurm_adapter.errors import InvalidInput
-from slurm_adapter.states import JobState
-from slurm_adapter.sync import sync
+from slurm_adapter.core import hosts_file
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs.sync import sync
 from tests.adapter import UNTIL_TOLD, peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from slurm_adapter.sandbox.configuration import Identity, Transport
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
@@ -349,7 +349,7 @@ def test_the_shared_file_and_the_views(adapter: Adapter, cluster: Cluster) -> No
     shared = (adapter.peers / "hosts").read_bytes()
     assert shared.endswith(foreign)
     for record in consumers:
-        assert hosts.project(adapter.shared_block, record.id) == adapter.view(record)
+        assert hosts_file.project(adapter.shared_block, record.id) == adapter.view(record)
         assert adapter.invoke("hosts", record.id).stdout == adapter.view(record)
         view = (adapter.peers / record.peers_file).stat()
         assert (view.st_mode & 0o777, view.st_uid) == (0o644, 7700)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.folders import ExitRecord, Inside
-from slurm_adapter.plan import (
+from slurm_adapter.cluster.job_folders import ExitRecord, Inside
+from slurm_adapter.cluster.schedulers.interface import HAND_OVER_SECONDS, Observation
+from slurm_adapter.core.plan import (
     Evidence,
     Plan,
     is_as_remembered,
@@ -19,12 +20,11 @@ from slurm_adapter.plan import (
     needs_history,
     needs_look,
 )
-from slurm_adapter.records import Peer, Record, Stage, Standing
-from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS, Observation
-from slurm_adapter.states import FENCED, JobState
+from slurm_adapter.core.records import Peer, Record, Stage, Standing
+from slurm_adapter.core.states import FENCED, JobState
 
 if TYPE_CHECKING:
-    from slurm_adapter.hosts import Group
+    from slurm_adapter.core.hosts_file import Group
 
 NOW = 10_000.0
 TOKEN = "i-local-1"

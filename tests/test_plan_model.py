@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_adapter.folders import ExitRecord, Inside
-from slurm_adapter.plan import Evidence, Plan, is_as_remembered, lives_on, make_groups, make_plan
-from slurm_adapter.records import Peer, Record, Stage, Standing
-from slurm_adapter.schedulers.interface import Observation
-from slurm_adapter.states import BASE_STATES, ENDED, FLAGS, JobState
+from slurm_adapter.cluster.job_folders import ExitRecord, Inside
+from slurm_adapter.cluster.schedulers.interface import Observation
+from slurm_adapter.core.plan import Evidence, Plan, is_as_remembered, lives_on, make_groups, make_plan
+from slurm_adapter.core.records import Peer, Record, Stage, Standing
+from slurm_adapter.core.states import BASE_STATES, ENDED, FLAGS, JobState
 
 if TYPE_CHECKING:
-    from slurm_adapter.hosts import Group
+    from slurm_adapter.core.hosts_file import Group
 
 _NODES = ("n1", "n2", "n3")
 _words = st.sampled_from([*BASE_STATES, *FLAGS, "BAKING", ""])

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.config import load_config
-from slurm_adapter.schedulers.libslurm import LibslurmScheduler
-from slurm_adapter.site import Site
-from slurm_adapter.states import JobState
+from slurm_adapter.adapter import Site
+from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler
+from slurm_adapter.core.config import load_config
+from slurm_adapter.core.states import JobState
 from tests.adapter import UNTIL_TOLD
 from tests.cluster import PYSLURM
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import jobs
-from slurm_adapter.schedulers import submission
-from slurm_adapter.schedulers.versions import release
-from slurm_adapter.specification import Owner, parse_submission
-from slurm_adapter.sync import sync
+from slurm_adapter.cluster.schedulers import sbatch
+from slurm_adapter.cluster.schedulers.versions import release
+from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.jobs import submit
+from slurm_adapter.jobs.sync import sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,8 +59,8 @@ def test_a_bulk_and_questions_of_many_users_get_through_the_rate_limiter(
     make_adapter: AdapterMaker, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """All as one service account; nobody starves, nothing is lost or doubled."""
-    if count < submission.START_SECONDS:  # not all fit into one command
-        monkeypatch.setattr(submission, "START_SECONDS", count // 2)
+    if count < sbatch.START_SECONDS:  # not all fit into one command
+        monkeypatch.setattr(sbatch, "START_SECONDS", count // 2)
     adapter = make_adapter(identity="service")
     site = adapter.site
     waiting = adapter.submit(*[adapter.shell("true", begin="now+1hour")] * USERS)
@@ -73,14 +73,14 @@ def test_a_bulk_and_questions_of_many_users_get_through_the_rate_limiter(
         bulk = json.dumps({"items": [adapter.shell("true")] * count}).encode()
         other = site.beside()
         with closing(other.store):  # the rest of it is the site's
-            jobs.submit(other, Owner(created_by="alice"), [jobs.Item(each) for each in parse_submission(bulk)])
+            submit.submit(other, Owner(created_by="alice"), [submit.Item(each) for each in parse_submission(bulk)])
         return time.monotonic() - begun
 
     def ask(number: int) -> float:
         begun = time.monotonic()
         other = site.beside()
         with closing(other.store):  # the rest of it is the site's
-            jobs.cancel(other, [waiting[number].id])
+            submit.cancel(other, [waiting[number].id])
         return time.monotonic() - begun
 
     with ThreadPoolExecutor(USERS + 1) as pool:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from slurm_adapter import config
-from slurm_adapter.cli import cli
+from slurm_adapter.cli.main import cli
+from slurm_adapter.core import config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from slurm_adapter import jobs, plan
-from slurm_adapter.database import StoreError
-from slurm_adapter.errors import Refused
-from slurm_adapter.records import Stage
-from slurm_adapter.states import FENCED, JobState
-from slurm_adapter.transports.interface import CommandTimeout, NotConnected
+from slurm_adapter.cluster.transports.interface import CommandTimeout, NotConnected
+from slurm_adapter.core import plan
+from slurm_adapter.core.errors import Refused
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import FENCED, JobState
+from slurm_adapter.jobs import submit as jobs
+from slurm_adapter.state.database import StoreError
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
-    from slurm_adapter.records import Record
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.cluster.transports.interface import Command
+    from slurm_adapter.core.records import Record
 
 __all__ = ["offline"]
 

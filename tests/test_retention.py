@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import jobs, retention
-from slurm_adapter.config import Retention
-from slurm_adapter.errors import NotFound, TryAgain
-from slurm_adapter.receivers.fake import FakeReceiver
-from slurm_adapter.reporting import plan_lines
-from slurm_adapter.sync import sync
-from slurm_adapter.transports.interface import Result, Stream, Terminal
+from slurm_adapter.cluster.transports.interface import Result, Stream, Terminal
+from slurm_adapter.core.config import Retention
+from slurm_adapter.core.errors import NotFound, TryAgain
+from slurm_adapter.jobs import retention, submit
+from slurm_adapter.jobs.report import plan_lines
+from slurm_adapter.jobs.sync import sync
+from slurm_adapter.ucloud.fake import FakeReceiver
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
-    from slurm_adapter.records import Record
-    from slurm_adapter.transports.interface import Command, Stream, Terminal
+    from slurm_adapter.cluster.transports.interface import Command, Stream, Terminal
+    from slurm_adapter.core.records import Record
 
 __all__ = ["offline"]
 
@@ -102,7 +102,7 @@ def test_a_peer_is_remembered_while_a_live_job_names_it(site: Offline) -> None:
 
 
 def test_what_ucloud_was_not_told_is_remembered(site: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "STANDALONE", "example")
+    monkeypatch.setattr(submit, "STANDALONE", "example")
     site.site.receiver = receiver = FakeReceiver()
     receiver.down = True
     job = site.job()

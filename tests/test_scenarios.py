@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.application import Application, Parameter, Variable, Word
-from slurm_adapter.catalogue import Catalogue
-from slurm_adapter.errors import Refused
-from slurm_adapter.states import JobState
+from slurm_adapter.core.errors import Refused
+from slurm_adapter.core.states import JobState
+from slurm_adapter.local.application_folder import Catalogue
+from slurm_adapter.translation.application import Application, Parameter, Variable, Word
 from tests.adapter import PRODUCT, text
 
 if TYPE_CHECKING:

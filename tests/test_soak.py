@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.records import Stage
+from slurm_adapter.core.records import Stage
 from tests.adapter import UNTIL_TOLD, peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.records import Record
-    from slurm_adapter.store import Store
+    from slurm_adapter.core.records import Record
+    from slurm_adapter.state.store import Store
     from tests.adapter import Adapter
 
 pytestmark = pytest.mark.sandbox
@@ -46,9 +46,9 @@ invocation: |
 
 DAEMON = """
 import sys, time
-from slurm_adapter.config import load_config
-from slurm_adapter.site import Site
-from slurm_adapter.sync import sync
+from slurm_adapter.core.config import load_config
+from slurm_adapter.adapter import Site
+from slurm_adapter.jobs.sync import sync
 from pathlib import Path
 with Site(load_config(Path(sys.argv[1]))) as site:
     while True:

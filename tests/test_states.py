@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.schedulers.interface import Observation
-from slurm_adapter.states import BASE_STATES, FLAGS, LIVE, JobState, canonical, translate
+from slurm_adapter.cluster.schedulers.interface import Observation
+from slurm_adapter.core.states import BASE_STATES, FLAGS, LIVE, JobState, canonical, translate
 
 WORDS = {**BASE_STATES, **FLAGS}
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter import sandbox
-from slurm_adapter.states import JobState
-from slurm_adapter.sync import sync
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs.sync import sync
 from tests.adapter import PRODUCT, UNTIL_TOLD
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import database as module
-from slurm_adapter.database import StoreError
-from slurm_adapter.errors import InvalidConfig, InvalidInput, NotFound, TryAgain
-from slurm_adapter.records import Peer, Record, Stage, Standing
-from slurm_adapter.states import JobState
-from slurm_adapter.store import Store
+from slurm_adapter.core.errors import InvalidConfig, InvalidInput, NotFound, TryAgain
+from slurm_adapter.core.records import Peer, Record, Stage, Standing
+from slurm_adapter.core.states import JobState
+from slurm_adapter.state import database as module
+from slurm_adapter.state.database import StoreError
+from slurm_adapter.state.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -282,7 +282,7 @@ def test_many_changes_are_made_as_one_is(store: Store) -> None:
 RACE = """
 import sys
 from pathlib import Path
-from slurm_adapter.store import Store
+from slurm_adapter.state.store import Store
 from tests.test_store import record
 sys.stdin.readline()
 with Store(Path(sys.argv[1])) as store:
@@ -319,8 +319,8 @@ def test_two_processes_claim_at_once(tmp_path: Path) -> None:
 CRASH = """
 import os, sys
 from pathlib import Path
-from slurm_adapter.records import Stage
-from slurm_adapter.store import Store
+from slurm_adapter.core.records import Stage
+from slurm_adapter.state.store import Store
 from tests.test_store import record
 store = Store(Path(sys.argv[1]))
 store.claim([(record("1"), b"kept")])

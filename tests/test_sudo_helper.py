@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import folders, joblogs, jobs, terminals
-from slurm_adapter.check.helper import check_helper
-from slurm_adapter.drives import DrivePath, check_paths_command
-from slurm_adapter.schedulers import submission
-from slurm_adapter.sudo_helper import SCRIPTS, render
-from slurm_adapter.transports.frame import Frame
-from slurm_adapter.transports.interface import Command, NotConnected, Result, Terminal
-from slurm_adapter.transports.sudo import check_sudo_started
+from slurm_adapter.cli.check.helper import check_helper
+from slurm_adapter.cli.sudo_helper import SCRIPTS, render
+from slurm_adapter.cluster import job_folders
+from slurm_adapter.cluster.schedulers import sbatch
+from slurm_adapter.cluster.transports.frame import Frame
+from slurm_adapter.cluster.transports.interface import Command, NotConnected, Result, Terminal
+from slurm_adapter.cluster.transports.sudo import check_sudo_started
+from slurm_adapter.jobs import logs, shells, submit
+from slurm_adapter.translation.drives import DrivePath, check_paths_command
 from tests.offline import Offline, peer
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def test_all_that_a_jobs_life_takes_is_started(helper: Helper) -> None:
     server = site.run(site.job())
     consumer = site.run(site.job(resources=[peer("db", server)]))
     (site.folder / "home" / "alice" / server.id / "stdout.txt").write_text("said")
-    list(joblogs.read(site.site, server))
-    joblogs.read_round(site.site, server, {"stdout.txt": 2, "stderr-1.txt": 0})
-    jobs.cancel(site.site, [consumer.id])
+    list(logs.read(site.site, server))
+    logs.read_round(site.site, server, {"stdout.txt": 2, "stderr-1.txt": 0})
+    submit.cancel(site.site, [consumer.id])
     for record in (server, consumer):
         site.record_exit(record, 0)
         site.slurm.finish(site.slurm_id(record))
@@ -85,7 +86,7 @@ def test_all_that_a_jobs_life_takes_is_started(helper: Helper) -> None:
     clean = (f"PATH={PATH}", "LC_ALL=C.UTF-8")
     commands += [
         check_paths_command(paths, "alice"),
-        Command(submission.submit_argv(1.5e9, 3, 0.5), user="alice", environment=clean),
+        Command(sbatch.submit_argv(1.5e9, 3, 0.5), user="alice", environment=clean),
         Command(("scancel", "17"), user="alice", environment=clean),
         Command(("id", "-un"), user="alice"),
     ]
@@ -106,12 +107,12 @@ def test_shells_and_looks_at_nodes_are_started(helper: Helper) -> None:
 
     site.transport.before = note
     with pytest.raises(NotConnected):
-        terminals.open_shell(site.site, record, 0, Terminal())
+        shells.open_shell(site.site, record, 0, Terminal())
     with pytest.raises(NotConnected):
-        terminals.open_watcher(site.site, record, 0, SCRIPTS["watch_node"])
+        shells.open_watcher(site.site, record, 0, SCRIPTS["watch_node"])
     path = DrivePath("field", "/1/a", "/drive/a", "/drive", read_only=False, kind="any")
     with pytest.raises(NotConnected):
-        terminals.open_in_folder(site.site, "alice", path, Terminal())
+        shells.open_in_folder(site.site, "alice", path, Terminal())
     assert [helper.ask(command.words[5:]).strip() for command in opened[:2]] == ["allowed"] * 2
     assert "folder_shells is not set" in helper.ask(opened[2].words[5:])
     attach = list(opened[0].words[5:])
@@ -188,7 +189,7 @@ def test_no_archive_makes_a_folder_elsewhere_and_no_token_removes_one(tmp_path: 
         "list": (b"0\tx\t.ucloud-gone.x\n1\tx\t../.ssh\n", 0o600),
     }
     calls = [
-        (("make", str(jobs_folder), ""), folders.archive(hostile)),
+        (("make", str(jobs_folder), ""), job_folders.archive(hostile)),
         (("remove",), f"x/../../other\t{jobs_folder}/1\n".encode()),
     ]
     for (name, *arguments), given in calls:

@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import jobs
-from slurm_adapter.errors import Unknown
-from slurm_adapter.hostlist import expand
-from slurm_adapter.reconcile import CLAIM_SECONDS, find_addresses
-from slurm_adapter.records import Record, Stage
-from slurm_adapter.reporting import Report
-from slurm_adapter.schedulers.interface import Accepted, Submission
-from slurm_adapter.specification import Owner
-from slurm_adapter.states import FENCED, JobState
-from slurm_adapter.sync import sync
-from slurm_adapter.transports.interface import CommandTimeout, ConnectionLost
+from slurm_adapter.cluster.schedulers.hostlist import expand
+from slurm_adapter.cluster.schedulers.interface import Accepted, Submission
+from slurm_adapter.cluster.transports.interface import CommandTimeout, ConnectionLost
+from slurm_adapter.core.errors import Unknown
+from slurm_adapter.core.records import Record, Stage
+from slurm_adapter.core.specification import Owner
+from slurm_adapter.core.states import FENCED, JobState
+from slurm_adapter.jobs import submit as jobs
+from slurm_adapter.jobs.reconcile import CLAIM_SECONDS, find_addresses
+from slurm_adapter.jobs.report import Report
+from slurm_adapter.jobs.sync import sync
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from slurm_adapter.schedulers.fake import FakeScheduler
-    from slurm_adapter.schedulers.interface import Listing, Outcome
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.cluster.schedulers.fake import FakeScheduler
+    from slurm_adapter.cluster.schedulers.interface import Listing, Outcome
+    from slurm_adapter.cluster.transports.interface import Command
 
 __all__ = ["offline"]
 

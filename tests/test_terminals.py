@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import terminals
-from slurm_adapter.errors import InvalidInput, Refused
-from slurm_adapter.transports.interface import Terminal
+from slurm_adapter.cluster.transports.interface import Terminal
+from slurm_adapter.core.errors import InvalidInput, Refused
+from slurm_adapter.jobs import shells
 from tests.adapter import UNTIL_TOLD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.records import Record
-    from slurm_adapter.transports.interface import Stream
+    from slurm_adapter.cluster.transports.interface import Stream
+    from slurm_adapter.core.records import Record
     from tests.adapter import Adapter, AdapterMaker
 
 pytestmark = pytest.mark.sandbox
@@ -37,7 +37,7 @@ def adapter(request: pytest.FixtureRequest, make_adapter: AdapterMaker) -> Adapt
 @contextlib.contextmanager
 def shell(adapter: Adapter, record: Record, rank: int = 0, *, columns: int = 80, rows: int = 24) -> Iterator[Stream]:
     """Sit before a shell within the block."""
-    stream = terminals.open_shell(adapter.site, adapter.now(record), rank, Terminal(columns, rows))
+    stream = shells.open_shell(adapter.site, adapter.now(record), rank, Terminal(columns, rows))
     watchdog = threading.Timer(PATIENCE, stream.close)
     watchdog.start()
     try:
@@ -122,7 +122,7 @@ def test_the_end_of_the_job_is_the_end_of_its_shells(adapter: Adapter) -> None:
 def test_only_a_job_that_runs_has_shells_and_only_on_its_ranks(adapter: Adapter) -> None:
     [waiting] = adapter.submit(adapter.shell("true", begin="now+1hour"))
     with pytest.raises(Refused, match="IN_QUEUE"):
-        terminals.open_shell(adapter.site, adapter.now(waiting), 0, Terminal())
+        shells.open_shell(adapter.site, adapter.now(waiting), 0, Terminal())
     [running] = adapter.start(adapter.shell(UNTIL_TOLD))
     with pytest.raises(InvalidInput, match="ranks 0 to 0"):
-        terminals.open_shell(adapter.site, adapter.now(running), 1, Terminal())
+        shells.open_shell(adapter.site, adapter.now(running), 1, Terminal())

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter import tokens
-from slurm_adapter.errors import InvalidInput, NotFound
+from slurm_adapter.core.errors import InvalidInput, NotFound
+from slurm_adapter.core.records import Token
+from slurm_adapter.core.specification import Owner
 from slurm_adapter.gateway.authentication import Forbidden, NotAuthenticated, Person, authenticate, person
-from slurm_adapter.records import Token
-from slurm_adapter.specification import Owner
-from slurm_adapter.store import Store
+from slurm_adapter.jobs import user_tokens
+from slurm_adapter.state.store import Store
 from tests.offline import Offline, offline
 from tests.test_cli import run
 
@@ -35,7 +35,7 @@ def ask(offline: Offline, text: str | None, project: str | None = None) -> Owner
 
 
 def test_a_token_stands_for_its_user_in_its_workspaces(offline: Offline) -> None:
-    text = tokens.create(offline.site, "laptop", "alice", ["p1", "p2", "p1"])
+    text = user_tokens.create(offline.site, "laptop", "alice", ["p1", "p2", "p1"])
     assert ask(offline, text) == Owner(created_by="alice", project=None)
     assert ask(offline, text, "") == Owner(created_by="alice", project=None)
     assert ask(offline, text, "p2") == Owner(created_by="alice", project="p2")
@@ -48,13 +48,13 @@ def test_a_token_stands_for_its_user_in_its_workspaces(offline: Offline) -> None
 
 
 def test_two_tokens_are_never_the_same_and_look_like_what_scanners_know(offline: Offline) -> None:
-    made = {tokens.create(offline.site, f"t{number}", "alice") for number in range(20)}
+    made = {user_tokens.create(offline.site, f"t{number}", "alice") for number in range(20)}
     assert len(made) == 20
     assert all(re.fullmatch(r"sla_[A-Za-z0-9_-]{43}", text) for text in made)
 
 
 def test_a_token_ends_at_its_time(offline: Offline) -> None:
-    text = tokens.create(offline.site, "short", "alice", lifetime=60)
+    text = user_tokens.create(offline.site, "short", "alice", lifetime=60)
     offline.slurm.now += 59
     assert ask(offline, text).created_by == "alice"
     offline.slurm.now += 1
@@ -63,25 +63,32 @@ def test_a_token_ends_at_its_time(offline: Offline) -> None:
 
 
 def test_a_revoked_token_opens_nothing_and_its_name_is_free(offline: Offline) -> None:
-    text = tokens.create(offline.site, "laptop", "alice")
+    text = user_tokens.create(offline.site, "laptop", "alice")
     with Store(offline.config.state) as elsewhere:  # as another process has it, while `serve` runs
         assert elsewhere.revoke_token("laptop").user == "alice"
         with pytest.raises(NotFound, match="no token 'laptop'"):
             elsewhere.revoke_token("laptop")
     with pytest.raises(NotAuthenticated, match="not known here, or was revoked"):
         ask(offline, text)
-    again = tokens.create(offline.site, "laptop", "bob")
+    again = user_tokens.create(offline.site, "laptop", "bob")
     assert ask(offline, again).created_by == "bob"
     with pytest.raises(NotAuthenticated):
         ask(offline, text)
 
 
-@pytest.mark.parametrize("text", [None, "", "sla_", "Basic x", "laptop", tokens.digest("sla_x")])
+@pytest.mark.parametrize("text", [None, "", "sla_", "Basic x", "laptop", user_tokens.digest("sla_x")])
 def test_nothing_else_opens_the_door(offline: Offline, text: str | None) -> None:
-    made = tokens.create(offline.site, "laptop", "alice")
+    made = user_tokens.create(offline.site, "laptop", "alice")
     with pytest.raises(NotAuthenticated):
         ask(offline, text)
-    for near in (made[:-1], made + "A", made.swapcase(), made.removeprefix("sla_"), tokens.digest(made), f"{made} x"):
+    for near in (
+        made[:-1],
+        made + "A",
+        made.swapcase(),
+        made.removeprefix("sla_"),
+        user_tokens.digest(made),
+        f"{made} x",
+    ):
         with pytest.raises(NotAuthenticated):
             ask(offline, near)
     with pytest.raises(NotAuthenticated):
@@ -91,7 +98,7 @@ def test_nothing_else_opens_the_door(offline: Offline, text: str | None) -> None
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with Store(tmp_path_factory.mktemp("tokens") / "state") as opened:
-        opened.add_token(Token("one", "alice", (), 0.0, None), tokens.digest("sla_one"))
+        opened.add_token(Token("one", "alice", (), 0.0, None), user_tokens.digest("sla_one"))
         yield opened
 
 
@@ -119,9 +126,9 @@ def test_garbage_never_does_anything_but_stay_outside(store: Store, header: str)
     ],
 )
 def test_what_no_token_is_made_for(offline: Offline, given: dict[str, Any], said: str) -> None:
-    tokens.create(offline.site, "taken", "bob")
+    user_tokens.create(offline.site, "taken", "bob")
     with pytest.raises(InvalidInput, match=said):
-        tokens.create(offline.site, **({"name": "laptop", "user": "alice"} | given))
+        user_tokens.create(offline.site, **({"name": "laptop", "user": "alice"} | given))
     assert [token.name for token in offline.site.store.tokens()] == ["taken"]
 
 
@@ -182,8 +189,12 @@ def test_a_token_is_kept_nowhere_in_clear(
     ask(offline, text)
     said = [run(*words).output for words in (["token", "list"], ["token", "list", "--json"], ["check"], ["sync"])]
     files = [path for path in offline.folder.rglob("*") if path.is_file()]
-    assert any(tokens.digest(text).encode() in path.read_bytes() for path in files)
-    said += [run("token", "revoke", "a").output, caplog.text, repr(offline.site.store.token_of(tokens.digest(text)))]
+    assert any(user_tokens.digest(text).encode() in path.read_bytes() for path in files)
+    said += [
+        run("token", "revoke", "a").output,
+        caplog.text,
+        repr(offline.site.store.token_of(user_tokens.digest(text))),
+    ]
     for secret in (text, text.removeprefix("sla_")):
         assert not [each for each in said if secret in each]
         assert not [

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import jobs
-from slurm_adapter.records import Stage
-from slurm_adapter.schedulers.interface import Accepted, Submission
-from slurm_adapter.specification import Owner
-from slurm_adapter.states import JobState
-from slurm_adapter.store import Store
+from slurm_adapter.cluster.schedulers.interface import Accepted, Submission
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.specification import Owner
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs import submit
+from slurm_adapter.state.store import Store
 from tests.offline import Offline, peer
 from tests.ucloud_double import Ucloud, ucloud
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
 
 __all__ = ["ucloud"]
 
@@ -138,7 +138,7 @@ CREATED_AT = 999_999_000_000
 def create(site: Offline, id_: str, created_at: int = CREATED_AT, **fields: Any) -> Record:
     """What UCloud's `create` does."""
     item = replace(site.item(**fields), id=id_, created_at=created_at)
-    [record] = jobs.submit(site.site, Owner(created_by="alice"), [item])
+    [record] = submit.submit(site.site, Owner(created_by="alice"), [item])
     return record
 
 

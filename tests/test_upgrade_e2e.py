@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.records import Stage
-from slurm_adapter.states import JobState
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
 from tests.adapter import UNTIL_TOLD, peer
 
 if TYPE_CHECKING:
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from tests.adapter import Adapter
 
 pytestmark = pytest.mark.sandbox

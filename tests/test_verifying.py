@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import verifying
-from slurm_adapter.check import Level, check_site
-from slurm_adapter.errors import TryAgain
-from slurm_adapter.receivers.ucloud import UcloudReceiver
-from slurm_adapter.specification import Job, Owner
-from slurm_adapter.sync import sync
+from slurm_adapter.cli.check import Level, check_site
+from slurm_adapter.core.errors import TryAgain
+from slurm_adapter.core.specification import Job, Owner
+from slurm_adapter.jobs import unknown_here
+from slurm_adapter.jobs.sync import sync
+from slurm_adapter.ucloud.receiver import UcloudReceiver
 from tests.offline import Offline, site
 from tests.ucloud_double import Ucloud, ucloud
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slurm_adapter.receivers.interface import Message, Told
-    from slurm_adapter.records import Record
-    from slurm_adapter.site import Site
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.core.records import Record
+    from slurm_adapter.ucloud.interface import Message, Told
 
 __all__ = ["site", "ucloud"]
 
@@ -68,7 +68,7 @@ def test_running_jobs_of_a_database_that_was_lost_are_not_given_up(site: Offline
     jobs = running(site, ucloud, "4101", "4102")
     lose_database(site)
     wanted = [asked(site, job.id, job.token) for job in jobs]
-    [said] = verifying.verify(site.site, wanted)
+    [said] = unknown_here.verify(site.site, wanted)
     assert "4101, 4102" in said
     assert [ucloud.state(job.id) for job in jobs] == ["RUNNING", "RUNNING"]
     assert site.sync().problems == (said,)
@@ -81,7 +81,7 @@ def test_jobs_that_are_newer_than_a_restored_database_are_not_given_up(site: Off
     [new] = running(site, ucloud, "4102")
     lose_database(site, backup)
     site.slurm.finish(site.slurm_id(old) + 1)
-    assert "(4102)" in verifying.verify(site.site, [asked(site, job.id, job.token) for job in (old, new)])[0]
+    assert "(4102)" in unknown_here.verify(site.site, [asked(site, job.id, job.token) for job in (old, new)])[0]
     assert ucloud.state(new.id) == "RUNNING"
 
 
@@ -89,23 +89,23 @@ def test_somebody_who_has_looked_ends_those_that_slurm_does_not_have(site: Offli
     runs, ended = running(site, ucloud, "4101", "4102")
     slurm_id = site.slurm_id(ended)
     lose_database(site)
-    verifying.verify(site.site, [asked(site, job.id, job.token) for job in (runs, ended)])
+    unknown_here.verify(site.site, [asked(site, job.id, job.token) for job in (runs, ended)])
     site.slurm.finish(slurm_id)
     [problem] = sync(site.site, end_many=True).problems
     assert "(4101)" in problem
     assert (ucloud.state("4101"), ucloud.state("4102")) == ("RUNNING", "FAILURE")
     site.slurm.finish(slurm_id - 1)
     assert sync(site.site, end_many=True).problems == ()
-    assert ucloud.updates("4101")[-1]["status"] == verifying.NO_LONGER_AVAILABLE
-    assert verifying.doubts(site.site) is None
+    assert ucloud.updates("4101")[-1]["status"] == unknown_here.NO_LONGER_AVAILABLE
+    assert unknown_here.doubts(site.site) is None
 
 
 @pytest.mark.scenario(69)
 def test_one_that_was_never_taken_here_is_gone(site: Offline, ucloud: Ucloud) -> None:
     ucloud.know("4101", "4102", "4103")
-    assert verifying.verify(site.site, [asked(site, "4101"), asked(site, "4102", "account/17/9")]) == []
+    assert unknown_here.verify(site.site, [asked(site, "4101"), asked(site, "4102", "account/17/9")]) == []
     for age in (30, -30):  # UCloud's clock may be ahead
-        assert verifying.verify(site.site, [asked(site, "4103", age=age)]) == []
+        assert unknown_here.verify(site.site, [asked(site, "4103", age=age)]) == []
     assert [ucloud.state(id_) for id_ in ("4101", "4102", "4103")] == ["FAILURE", "FAILURE", "IN_QUEUE"]
 
 
@@ -113,19 +113,19 @@ def test_nothing_is_told_unless_slurm_says_that_it_has_no_such_job(site: Offline
     [job] = running(site, ucloud, "4101")
     ucloud.know("4102")
     lose_database(site)
-    assert verifying.verify(site.site, [asked(site, job.id)]) != []
+    assert unknown_here.verify(site.site, [asked(site, job.id)]) != []
     site.slurm.sees_others = False
-    assert verifying.verify(site.site, [asked(site, "4102")]) != []
+    assert unknown_here.verify(site.site, [asked(site, "4102")]) != []
     site.slurm.down = True
     with pytest.raises(TryAgain):
-        verifying.verify(site.site, [asked(site, "4102")])
+        unknown_here.verify(site.site, [asked(site, "4102")])
     assert (ucloud.state("4101"), ucloud.state("4102")) == ("RUNNING", "IN_QUEUE")
 
 
 def test_many_at_once_wait_for_somebody_to_look(site: Offline, ucloud: Ucloud) -> None:
     ids = [str(4101 + number) for number in range(12)]
     ucloud.know(*ids)
-    assert "12 jobs" in verifying.verify(site.site, [asked(site, id_) for id_ in ids])[0]
+    assert "12 jobs" in unknown_here.verify(site.site, [asked(site, id_) for id_ in ids])[0]
     assert {ucloud.state(id_) for id_ in ids} == {"IN_QUEUE"}
     assert sync(site.site, end_many=True).problems == ()
     assert {ucloud.state(id_) for id_ in ids} == {"FAILURE"}
@@ -137,11 +137,11 @@ def test_what_two_have_noted_at_once_is_kept_of_both(site: Offline) -> None:
 
     def ask(own: Site, id_: str) -> list[str]:
         with closing(own.store):
-            return verifying.verify(own, [asked(site, id_, f"{token}-{id_}")])
+            return unknown_here.verify(own, [asked(site, id_, f"{token}-{id_}")])
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(ask, [site.site.beside() for _ in ids], ids))
-    said = verifying.doubts(site.site)
+    said = unknown_here.doubts(site.site)
     assert said is not None
     assert f"takes {len(ids)} jobs" in said, "some were lost"
 
@@ -151,22 +151,22 @@ def test_what_is_noted_while_others_are_settled_is_kept(
 ) -> None:
     token = f"{site.site.store.instance}-example"
     ucloud.know("4101", "4102")
-    assert verifying.verify(site.site, [asked(site, "4101", f"{token}-4101")]) != []
+    assert unknown_here.verify(site.site, [asked(site, "4101", f"{token}-4101")]) != []
     inner = UcloudReceiver.tell
 
     def tell(self: UcloudReceiver, messages: Sequence[Message]) -> Told:
-        assert verifying.verify(site.site, [asked(site, "4102", f"{token}-4102")]) != []
+        assert unknown_here.verify(site.site, [asked(site, "4102", f"{token}-4102")]) != []
         return inner(self, messages)
 
     with monkeypatch.context() as patch:
         patch.setattr(UcloudReceiver, "tell", tell)
         sync(site.site, end_many=True)
-    assert "(4102)" in str(verifying.doubts(site.site))
+    assert "(4102)" in str(unknown_here.doubts(site.site))
 
 
 def test_one_that_is_known_again_is_in_doubt_no_longer(site: Offline, ucloud: Ucloud) -> None:
     ucloud.know("4101")
     token = f"{site.site.store.instance}-example-4101"
-    assert verifying.verify(site.site, [asked(site, "4101", token)]) != []
+    assert unknown_here.verify(site.site, [asked(site, "4101", token)]) != []
     running(site, ucloud, "4101")
-    assert verifying.doubts(site.site) is None
+    assert unknown_here.doubts(site.site) is None

@@ -36,7 +36,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
+from slurm_adapter.core.config import FIRST_ID_BESIDE_UCLOUD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

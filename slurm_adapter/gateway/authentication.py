@@ -19,17 +19,17 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 
-from slurm_adapter import tokens
-from slurm_adapter.errors import AdapterError, InvalidConfig
-from slurm_adapter.gateway.visits import Visit
-from slurm_adapter.specification import Owner, shown
+from slurm_adapter.core.errors import AdapterError, InvalidConfig
+from slurm_adapter.core.specification import Owner, shown
+from slurm_adapter.gateway.sessions.access_grants import Visit
+from slurm_adapter.jobs import user_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slurm_adapter.config import Ucloud
-    from slurm_adapter.records import Token
-    from slurm_adapter.store import Store
+    from slurm_adapter.core.config import Ucloud
+    from slurm_adapter.core.records import Token
+    from slurm_adapter.state.store import Store
 
 CLOCK_SKEW = 30
 """Seconds by which UCloud's clock and this one may differ (scenario 6)."""
@@ -245,7 +245,7 @@ class Person:
 
 def grant(authorization: str | None) -> str:
     """What is kept of the token in a header, to see later whether it still counts. Raises `NotAuthenticated`."""
-    return tokens.digest(_bearer(authorization))
+    return user_tokens.digest(_bearer(authorization))
 
 
 def check_grant(store: Store, given: str | Visit | None, now: float) -> None:

@@ -13,18 +13,18 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slurm_adapter.accounting import UNKNOWN
-from slurm_adapter.cluster_facts import learn, learn_accounting
-from slurm_adapter.errors import AdapterError, TryAgain
-from slurm_adapter.schedulers.interface import PING_SECONDS
+from slurm_adapter.cluster.accounting import UNKNOWN
+from slurm_adapter.cluster.schedulers.interface import PING_SECONDS
+from slurm_adapter.core.errors import AdapterError, TryAgain
+from slurm_adapter.jobs.cluster_facts import learn, learn_accounting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.accounting import Accounting
-    from slurm_adapter.cluster_facts import ClusterFacts
-    from slurm_adapter.gateway.workers import Workers
-    from slurm_adapter.site import Site
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.cluster.accounting import Accounting
+    from slurm_adapter.gateway.thread_pools import Workers
+    from slurm_adapter.jobs.cluster_facts import ClusterFacts
 
 SECONDS = 2.0
 """Between two pings."""

@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
+from slurm_adapter.gateway.api.dispatch import Dispatcher
+from slurm_adapter.gateway.api.extend import Extender
+from slurm_adapter.gateway.api.submit import Submitter
+from slurm_adapter.gateway.api.terminate import Ender
+from slurm_adapter.gateway.api.utilization import Utilizations
 from slurm_adapter.gateway.authentication import UcloudKey
-from slurm_adapter.gateway.behind import Behind
+from slurm_adapter.gateway.background import Behind
 from slurm_adapter.gateway.controller import Controller
-from slurm_adapter.gateway.dispatching import Dispatcher
-from slurm_adapter.gateway.ending import Ender
-from slurm_adapter.gateway.extending import Extender
-from slurm_adapter.gateway.following import Following
-from slurm_adapter.gateway.metrics import Counted, Metrics
+from slurm_adapter.gateway.http.metrics import Counted, Metrics
+from slurm_adapter.gateway.http.turns import Turns
 from slurm_adapter.gateway.questions import Sparing
-from slurm_adapter.gateway.sessions import Sessions
+from slurm_adapter.gateway.sessions.access_grants import Visits
+from slurm_adapter.gateway.sessions.sessions import Sessions
+from slurm_adapter.gateway.sessions.web import Web
 from slurm_adapter.gateway.shares import Shares
-from slurm_adapter.gateway.submitting import Submitter
-from slurm_adapter.gateway.turns import Turns
-from slurm_adapter.gateway.utilization import Utilizations
-from slurm_adapter.gateway.visits import Visits
-from slurm_adapter.gateway.web import Web
-from slurm_adapter.gateway.workers import Workers
+from slurm_adapter.gateway.streams.log_follow import Following
+from slurm_adapter.gateway.thread_pools import Workers
 
 if TYPE_CHECKING:
-    from slurm_adapter.schedulers.interface import Scheduler
-    from slurm_adapter.site import Site
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.cluster.schedulers.interface import Scheduler
 
 SHELLS, SHELLS_OF_ONE = 100, 20
 """Shells in browsers at once, and those of one user."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from slurm_adapter.schedulers.interface import Listing, Scheduler
+    from slurm_adapter.cluster.schedulers.interface import Listing, Scheduler
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -11,8 +11,8 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from slurm_adapter.errors import TryAgain
-from slurm_adapter.specification import shown
+from slurm_adapter.core.errors import TryAgain
+from slurm_adapter.core.specification import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

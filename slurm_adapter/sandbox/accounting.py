@@ -7,7 +7,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from slurm_adapter.errors import Refused
+from slurm_adapter.core.errors import Refused
 from slurm_adapter.sandbox import settings
 from slurm_adapter.sandbox.layout import CLUSTER_NAME, DATABASE_ACCOUNT, JOB_ACCOUNTS, SLURM_ACCOUNT
 from slurm_adapter.sandbox.processes import end, on_node, run_on, start

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from slurm_adapter.errors import Refused, TryAgain
+from slurm_adapter.core.errors import Refused, TryAgain
 from slurm_adapter.sandbox import accounting, daemons, files, nodes, programs, releases
 from slurm_adapter.sandbox.configuration import config_text
 from slurm_adapter.sandbox.layout import BASE, MOST_NODES, Layout, layout_of

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slurm_adapter.errors import Refused
+from slurm_adapter.core.errors import Refused
 from slurm_adapter.sandbox.layout import MUNGE_ACCOUNT, SLURM_ACCOUNT, Account, Layout, Node
 from slurm_adapter.sandbox.processes import end, on_node, run_on, start
 

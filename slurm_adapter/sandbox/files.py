@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
-from slurm_adapter.errors import Refused
+from slurm_adapter.core.errors import Refused
 from slurm_adapter.sandbox import releases, settings
 from slurm_adapter.sandbox.layout import (
     ADAPTER,

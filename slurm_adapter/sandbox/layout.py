@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm_adapter.errors import Refused
+from slurm_adapter.core.errors import Refused
 
 CACHE = Path("/var/cache/slurm-adapter-sandbox")
 """Roots of other releases, one folder for each. Sandboxes share them; `sandbox down --purge` removes them."""

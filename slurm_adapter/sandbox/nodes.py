@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slurm_adapter.errors import Refused
+from slurm_adapter.core.errors import Refused
 from slurm_adapter.sandbox import releases, settings
 from slurm_adapter.sandbox.layout import HOST_NUMBER, SHARED_ON_NODES, Layout, Node
 from slurm_adapter.sandbox.processes import NAMESPACE_KINDS, is_namespace

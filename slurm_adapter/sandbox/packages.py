@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slurm_adapter.errors import Refused, TryAgain
+from slurm_adapter.core.errors import Refused, TryAgain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

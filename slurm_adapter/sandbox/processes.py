@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slurm_adapter.errors import Refused, TryAgain
+from slurm_adapter.core.errors import Refused, TryAgain
 from slurm_adapter.sandbox.layout import MARK
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slurm_adapter.errors import Refused, TryAgain
+from slurm_adapter.core.errors import Refused, TryAgain
 from slurm_adapter.sandbox.layout import BASE, CACHE
 from slurm_adapter.sandbox.packages import ACCOUNTING_PACKAGES, PACKAGES
 from slurm_adapter.sandbox.processes import locked

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from slurm_adapter import jobs, live_peers, tokens
-from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD, Config
-from slurm_adapter.records import Record, Stage
+from slurm_adapter.adapter import Site
+from slurm_adapter.cluster.schedulers import listings
+from slurm_adapter.cluster.schedulers.fake import FakeScheduler
+from slurm_adapter.cluster.schedulers.interface import Submission
+from slurm_adapter.core.config import FIRST_ID_BESIDE_UCLOUD, Config
+from slurm_adapter.core.records import Record, Stage
+from slurm_adapter.core.specification import PeerValue
+from slurm_adapter.jobs import attach, submit, user_tokens
+from slurm_adapter.jobs.sync import sync
 from slurm_adapter.sandbox.layout import SHARED_ON_NODES
-from slurm_adapter.schedulers import listings
-from slurm_adapter.schedulers.fake import FakeScheduler
-from slurm_adapter.schedulers.interface import Submission
-from slurm_adapter.site import Site
-from slurm_adapter.specification import PeerValue
-from slurm_adapter.sync import sync
 from tests.benchmarks import others
 from tests.benchmarks.ground import BOX, SCRIPT, USER, Ground, ask, clear, fill, items, output, shell, started, until
 from tests.benchmarks.report import Figure
@@ -66,7 +66,7 @@ def _bulk(site: Site, count: int, user: str = "alice") -> float:
     with site:
         site.scheduler.nodes()
         began = time.monotonic()
-        made = jobs.submit(site, USER, wanted)
+        made = submit.submit(site, USER, wanted)
         took = time.monotonic() - began
         if any(record.slurm_id is None for record in made):
             raise RuntimeError("a job has no Slurm id")
@@ -388,30 +388,30 @@ def peer(ground: Ground) -> Iterator[Figure]:
     with config.open("a") as file:
         file.write(f"[gateway]\nport = {port}\n")
     with site, serving(config, port) as url:
-        token = tokens.create(site, "benchmark", "alice")
-        [other] = jobs.submit(site, USER, [shell("sleep 3600")])
+        token = user_tokens.create(site, "benchmark", "alice")
+        [other] = submit.submit(site, USER, [shell("sleep 3600")])
         yield Figure(
             "a peer's name, from its start",
             {"serve": partial(_peer, site, other.id, partial(_passes_of, url, token))},
             target="within two seconds",
             met=lambda medians: (medians["serve"] <= 2, f"{medians['serve']:.2f} s"),
         )
-        jobs.cancel(site, [other.id])
+        submit.cancel(site, [other.id])
     clear("alice")
 
 
 def _peer(site: Site, other: str, passes_made: Callable[[], int]) -> float:
     """A job has names where it was handed in with a peer, so it has another one besides."""
-    [consumer] = jobs.submit(site, USER, [shell(_LOOKS, peers={"other": other})])
-    [database] = jobs.submit(site, USER, [shell("sleep 600", begin="now+1hour")])
+    [consumer] = submit.submit(site, USER, [shell(_LOOKS, peers={"other": other})])
+    [database] = submit.submit(site, USER, [shell("sleep 600", begin="now+1hour")])
     until(lambda: output(consumer), "the job looks for its peer")
-    live_peers.attach(site, consumer.id, PeerValue(type="peer", hostname="database", job_id=database.id))
+    attach.attach(site, consumer.id, PeerValue(type="peer", hostname="database", job_id=database.id))
     made = passes_made()
     until(lambda: passes_made() >= made + 2, "passes know that a job waits for a peer")
     ask("scontrol", "update", f"JobId={database.slurm_id}", "StartTime=now")
     until(lambda: len(output(consumer)) > 2, "the name resolves")
     took = float(output(consumer)[-1]) - started(database)
-    jobs.cancel(site, [consumer.id, database.id])
+    submit.cancel(site, [consumer.id, database.id])
     return took
 
 

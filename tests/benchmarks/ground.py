@@ -16,17 +16,18 @@ from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING, Any
 
-from slurm_adapter import jobs, sandbox
-from slurm_adapter.config import load_config
+from slurm_adapter import sandbox
+from slurm_adapter.adapter import Site
+from slurm_adapter.core.config import load_config
+from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.jobs import submit
 from slurm_adapter.sandbox import cluster as whole
 from slurm_adapter.sandbox.layout import SHARED_ON_NODES, Layout
-from slurm_adapter.site import Site
-from slurm_adapter.specification import Owner, parse_submission
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from slurm_adapter.sandbox.configuration import Identity, Transport
 
 USER = Owner(created_by="alice")
@@ -198,16 +199,16 @@ def _ground() -> Iterator[Ground]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def items(count: int) -> list[jobs.Item]:
+def items(count: int) -> list[submit.Item]:
     """So many jobs to hand in."""
     one: dict[str, Any] = {
         "application": {"name": "waits", "version": "1"},
         "product": {"provider": "example", "category": "example-compute", "id": "example-scavenge"},
     }
-    return [jobs.Item(each) for each in parse_submission(json.dumps({"items": [one] * count}).encode())]
+    return [submit.Item(each) for each in parse_submission(json.dumps({"items": [one] * count}).encode())]
 
 
-def shell(code: str, *, begin: str | None = None, peers: Mapping[str, str] | None = None) -> jobs.Item:
+def shell(code: str, *, begin: str | None = None, peers: Mapping[str, str] | None = None) -> submit.Item:
     """A job that runs this, not before a time, with peers by their names in it."""
     given = {"code": code, "begin": begin}
     one: dict[str, Any] = {
@@ -216,7 +217,7 @@ def shell(code: str, *, begin: str | None = None, peers: Mapping[str, str] | Non
         "parameters": {name: {"type": "text", "value": value} for name, value in given.items() if value is not None},
         "resources": [{"type": "peer", "hostname": name, "jobId": id_} for name, id_ in (peers or {}).items()],
     }
-    return jobs.Item(parse_submission(json.dumps(one).encode())[0])
+    return submit.Item(parse_submission(json.dumps(one).encode())[0])
 
 
 def output(record: Record) -> list[str]:
@@ -247,7 +248,7 @@ def fill(site: Site, count: int) -> list[Record]:
     """Hand in so many jobs, in bulks of a thousand."""
     made: list[Record] = []
     while len(made) < count:
-        made += jobs.submit(site, USER, items(min(1000, count - len(made))))
+        made += submit.submit(site, USER, items(min(1000, count - len(made))))
     return made
 
 

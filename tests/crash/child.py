@@ -29,17 +29,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slurm_adapter import folders, jobs, peerfiles
-from slurm_adapter.config import load_config
-from slurm_adapter.errors import AdapterError, TryAgain
-from slurm_adapter.site import Site
-from slurm_adapter.specification import Owner, parse_submission
-from slurm_adapter.sync import sync
+from slurm_adapter.adapter import Site
+from slurm_adapter.cluster import job_folders, peer_files
+from slurm_adapter.core.config import load_config
+from slurm_adapter.core.errors import AdapterError, TryAgain
+from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.jobs import submit
+from slurm_adapter.jobs.sync import sync
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.cluster.transports.interface import Command
 
 _PR_SET_CHILD_SUBREAPER = 36
 _ONLY_READ = {
@@ -58,7 +59,7 @@ _ONLY_READ = {
 _ONLY_READ |= {"updates", "with_tokens", "close"}
 _SCRIPTS = {
     value: name.strip("_").lower()
-    for module in (folders, peerfiles)
+    for module in (job_folders, peer_files)
     for name, value in vars(module).items()
     if isinstance(value, str) and name.isupper()
 }
@@ -122,17 +123,17 @@ def act(site: Site, action: str, arguments: Sequence[str]) -> None:
         key, file = arguments
         specifications = parse_submission(Path(file).read_bytes())
         keys = [None if key == "-" else f"{key}/{number}" for number in range(len(specifications))]
-        items = [jobs.Item(each, own) for each, own in zip(specifications, keys, strict=True)]
-        records = jobs.submit(site, Owner(created_by="alice"), items)
+        items = [submit.Item(each, own) for each, own in zip(specifications, keys, strict=True)]
+        records = submit.submit(site, Owner(created_by="alice"), items)
         tell(f"answer {' '.join(record.id for record in records)}")
     elif action == "create":
         id_, created_at, file = arguments
         [specification] = parse_submission(Path(file).read_bytes())
-        item = jobs.Item(specification, id=id_, created_at=int(created_at))
-        [record] = jobs.submit(site, Owner(created_by="alice"), [item])
+        item = submit.Item(specification, id=id_, created_at=int(created_at))
+        [record] = submit.submit(site, Owner(created_by="alice"), [item])
         tell(f"answer {record.token}")
     elif action == "cancel":
-        jobs.cancel(site, arguments)
+        submit.cancel(site, arguments)
         tell("answer")
     elif action == "sync":
         with site.only_one_pass() as ours:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.records import Stage
-from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
-from slurm_adapter.states import JobState
-from slurm_adapter.sync import sync
+from slurm_adapter.cluster.schedulers.interface import HAND_OVER_SECONDS
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs.sync import sync
 from tests.crash.ground import finish, kill
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.states import JobState
+from slurm_adapter.core.states import JobState
 from tests.crash.ground import finish, kill
 
 if TYPE_CHECKING:
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from tests.crash.ground import Death, Ground, GroundMaker
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.long, pytest.mark.scenario(25, 50, 51), pytest.mark.edge_case(1)]

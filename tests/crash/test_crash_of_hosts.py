@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import hosts
-from slurm_adapter.records import Stage
-from slurm_adapter.sync import sync
+from slurm_adapter.core import hosts_file
+from slurm_adapter.core.records import Stage
+from slurm_adapter.jobs.sync import sync
 from tests.crash.ground import finish, kill
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def test_a_writer_that_is_killed_leaves_whole_files_and_the_next_pass_mends_them
     ground.cancel(record, database)
     ground.settle()
     ground.check()
-    assert hosts.find_block(shared.read_bytes()) == ""
+    assert hosts_file.find_block(shared.read_bytes()) == ""
     assert files(ground) == {"hosts": shared.read_bytes()}
 
 

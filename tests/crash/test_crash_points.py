@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.errors import Refused
-from slurm_adapter.records import Stage
-from slurm_adapter.schedulers.interface import HAND_OVER_SECONDS
-from slurm_adapter.states import JobState
-from slurm_adapter.sync import sync
+from slurm_adapter.cluster.schedulers.interface import HAND_OVER_SECONDS
+from slurm_adapter.core.errors import Refused
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs.sync import sync
 from tests.adapter import on_node, text
 from tests.crash.ground import effects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from tests.crash.ground import Death, Ground, GroundMaker
 
     Play = Callable[[Ground, str], Death]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from slurm_adapter import tokens
-from slurm_adapter.gateway.app import make_app
-from slurm_adapter.schedulers.fake import FakeScheduler
+from slurm_adapter.cluster.schedulers.fake import FakeScheduler
+from slurm_adapter.gateway.http.app import make_app
+from slurm_adapter.jobs import user_tokens
 from tests.gateway.serving import served
 from tests.offline import Offline
 from tests.ucloud_double import Ucloud
@@ -22,8 +22,8 @@ from tests.ucloud_double import Ucloud
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from slurm_adapter.cluster.schedulers.interface import Outcome, Submission
     from slurm_adapter.gateway.gateway import Gateway
-    from slurm_adapter.schedulers.interface import Outcome, Submission
 
 WIRE = Path(__file__).parent.parent / "translation" / "wire"
 
@@ -65,7 +65,7 @@ class Doors:
     def token(self, user: str = "alice", *projects: str) -> dict[str, str]:
         """The header of a user with a token of his own."""
         name = f"{user}-{len(self.offline.site.store.tokens())}"
-        return {"Authorization": f"Bearer {tokens.create(self.offline.site, name, user, projects)}"}
+        return {"Authorization": f"Bearer {user_tokens.create(self.offline.site, name, user, projects)}"}
 
     def as_ucloud(self, user: str | None = None) -> dict[str, str]:
         """The headers of UCloud's core, which may name the user who asks it (contract 3.2)."""

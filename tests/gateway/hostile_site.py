@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from slurm_adapter import tokens
-from slurm_adapter.gateway.server import serve
-from slurm_adapter.site import Site
+from slurm_adapter.adapter import Site
+from slurm_adapter.gateway.http.server import serve
+from slurm_adapter.jobs import user_tokens
 from tests.gateway.doors import SlowScheduler
 from tests.offline import Offline
 
@@ -66,7 +66,7 @@ def main(folder: Path, port: int, honest: int, good: int, bad: int) -> None:
     for kind, some in names.items():
         said[kind] = []
         for name in some:
-            token = tokens.create(offline.site, name, name)
+            token = user_tokens.create(offline.site, name, name)
             record = offline.run(offline.job(user=name))
             here = {"web_port": ports[kind], "addresses": (("127.0.0.1",),)}
             offline.site.store.change([(record, here)], slurm.now)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from slurm_adapter.gateway.server import settings_of
+from slurm_adapter.gateway.http.server import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from slurm_adapter.config import Ucloud
-from slurm_adapter.errors import InvalidConfig
+from slurm_adapter.core.config import Ucloud
+from slurm_adapter.core.errors import InvalidConfig
 from slurm_adapter.gateway.authentication import (
     TOKEN_LIMIT,
     Forbidden,

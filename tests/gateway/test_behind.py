@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.errors import TryAgain
-from slurm_adapter.gateway.behind import Behind, GoesOn
-from slurm_adapter.gateway.workers import Workers
+from slurm_adapter.core.errors import TryAgain
+from slurm_adapter.gateway.background import Behind, GoesOn
+from slurm_adapter.gateway.thread_pools import Workers
 from tests.offline import Offline
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slurm_adapter.site import Site
+    from slurm_adapter.adapter import Site
 
 
 def test_at_the_end_all_that_goes_on_is_waited_for_and_its_failures_are_logged(

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from slurm_adapter.gateway import proxy, server
-from slurm_adapter.gateway.browser_sockets import Boundaries, close_frame, ping_frame
+from slurm_adapter.gateway.http import server
+from slurm_adapter.gateway.http.browser_sockets import Boundaries, close_frame, ping_frame
+from slurm_adapter.gateway.sessions import proxy
 
 if TYPE_CHECKING:
     import pytest

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
-from slurm_adapter.accounting import UNKNOWN, Accounting
-from slurm_adapter.cluster_facts import ClusterFacts, learn
+from slurm_adapter.cluster.accounting import UNKNOWN, Accounting
 from slurm_adapter.gateway import controller
 from slurm_adapter.gateway.controller import Controller
+from slurm_adapter.jobs.cluster_facts import ClusterFacts, learn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
 
-    from slurm_adapter.gateway.workers import Workers
+    from slurm_adapter.gateway.thread_pools import Workers
 
 RIGHTS = Accounting(frozenset({"associations"}), frozenset({"chem"}), {})
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.gateway import controller, submitting
+from slurm_adapter.gateway import controller
+from slurm_adapter.gateway.api import submit
 from tests.gateway.doors import Doors, opened, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from slurm_adapter.schedulers.interface import Outcome, Submission
+    from slurm_adapter.cluster.schedulers.interface import Outcome, Submission
 
 JOBS = "/ucloud/example/jobs"
 
@@ -86,12 +87,12 @@ def test_a_claim_that_waits_for_a_held_database_is_given_up_and_leaves_nothing(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row e: a database that another process holds is answered with 502, in time."""
-    monkeypatch.setattr(submitting, "LONGEST_SECONDS", 0.5)
-    monkeypatch.setattr(submitting, "CLAIMED_SECONDS", 0.3)
+    monkeypatch.setattr(submit, "LONGEST_SECONDS", 0.5)
+    monkeypatch.setattr(submit, "CLAIMED_SECONDS", 0.3)
     with closing(sqlite3.connect(doors.offline.config.state / "jobs.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         answer = doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **doors.as_ucloud())
         assert answer.status_code == 502, answer.text
-    monkeypatch.setattr(submitting, "LONGEST_SECONDS", 60.0)
+    monkeypatch.setattr(submit, "LONGEST_SECONDS", 60.0)
     assert doors.ask("POST", JOBS, {"items": [doors.job("2")]}, **doors.as_ucloud()).status_code == 200
     assert doors.offline.site.store.find(["1"]) == {}

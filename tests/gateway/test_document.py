@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from slurm_adapter.specification import decode_json
+from slurm_adapter.core.specification import decode_json
 from tests.gateway.doors import Doors, opened
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def test_others_are_answered_while_a_large_body_is_read(doors: Doors, monkeypatc
         assert answered.wait(60), "nobody else was answered meanwhile"
         return decode_json(body)
 
-    monkeypatch.setattr("slurm_adapter.gateway.routes.decode_json", slowly)
+    monkeypatch.setattr("slurm_adapter.gateway.http.strict_route.decode_json", slowly)
     with ThreadPoolExecutor() as threads:
         reading = threads.submit(doors.ask, "POST", "/api/jobs", {"items": []}, **doors.token())
         assert doors.ask("GET", "/healthz").status_code == 200

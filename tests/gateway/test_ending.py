@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import jobs
-from slurm_adapter.gateway import behind, ending, passes
-from slurm_adapter.records import Stage
-from slurm_adapter.states import JobState
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
+from slurm_adapter.gateway import background, background_sync
+from slurm_adapter.gateway.api import terminate
+from slurm_adapter.jobs import submit
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.offline import Offline, offline, peer
 
@@ -27,7 +28,7 @@ JOBS = "/ucloud/example/jobs"
 
 @pytest.fixture
 def doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
-    monkeypatch.setattr(passes, "SECONDS", 0.2)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.2)
     with opened(tmp_path) as made:
         yield made
 
@@ -44,7 +45,7 @@ def start(doors: Doors, *ids: str) -> None:
 @pytest.mark.scenario(70)
 def test_the_answer_does_not_wait_for_a_slurm_that_is_slow(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     start(doors, "1", "2")
-    monkeypatch.setattr(ending, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(terminate, "ANSWER_SECONDS", 0.2)
     inner, go_on, begun = doors.slurm.cancel, threading.Event(), threading.Event()
 
     def slow(named: Mapping[int, str]) -> None:
@@ -67,7 +68,7 @@ def test_what_cannot_be_ended_during_an_outage_is_ended_after_it(doors: Doors) -
     doors.slurm.down = True
     answer = doors.ask("POST", f"{JOBS}/terminate", {"items": [doors.job("1")]}, **doors.as_ucloud())
     assert answer.json() == {"responses": [{}]}
-    doors.slurm.now += jobs.UNWANTED_SECONDS
+    doors.slurm.now += submit.UNWANTED_SECONDS
     doors.slurm.down = False
     wait_until(lambda: doors.offline.now_stage("1") is Stage.ENDED, "it goes on")
     assert doors.offline.site.store.get("1").cancelled is not None
@@ -81,7 +82,7 @@ def test_a_pass_ends_what_a_crash_has_left(offline: Offline) -> None:
     offline.site.store.want_ended([runs.token], offline.site.clock())
     offline.sync()
     assert offline.now(runs).cancelled is None, "whoever was asked has not had his time"
-    offline.sync(jobs.UNWANTED_SECONDS)
+    offline.sync(submit.UNWANTED_SECONDS)
     offline.sync()
     assert (offline.now(runs).stage, offline.now(lives).stage) == (Stage.ENDED, Stage.SUBMITTED)
     assert offline.site.store.unwanted(offline.site.clock()) == []
@@ -94,7 +95,7 @@ def test_a_claim_whose_end_is_wanted_is_not_handed_over(offline: Offline) -> Non
     offline.site.store.want_ended([claim.token], offline.site.clock())
     offline.sync()
     assert (offline.now(database).stage, offline.now(claim).stage) == (Stage.SUBMITTED, Stage.CLAIMED)
-    offline.sync(jobs.UNWANTED_SECONDS)
+    offline.sync(submit.UNWANTED_SECONDS)
     assert offline.now(claim).state is JobState.SUCCESS
     assert len(offline.slurm.submissions) == 1
 
@@ -104,8 +105,8 @@ def test_one_that_its_user_renamed_is_refused_once(offline: Offline) -> None:
     offline.run(record)
     offline.slurm.change(offline.slurm_id(record), name="mine")
     offline.site.store.want_ended([record.token], offline.site.clock())
-    assert any("not cancelled" in each for each in offline.sync(jobs.UNWANTED_SECONDS).account_problems)
-    assert not any("not cancelled" in each for each in offline.sync(jobs.UNWANTED_SECONDS).account_problems)
+    assert any("not cancelled" in each for each in offline.sync(submit.UNWANTED_SECONDS).account_problems)
+    assert not any("not cancelled" in each for each in offline.sync(submit.UNWANTED_SECONDS).account_problems)
 
 
 @pytest.mark.parametrize("path", ["terminate", "onUpdatedLabels"])
@@ -113,11 +114,11 @@ def test_a_database_that_is_held_is_502_and_the_work_is_done_later(
     doors: Doors, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     start(doors, "1")
-    monkeypatch.setattr(behind, "LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(background, "LONGEST_SECONDS", 0.2)
     body = {"items": [doors.job("1", labels={"a": "b"})]}
     with closing(sqlite3.connect(doors.offline.config.state / "jobs.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         answer = doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud())
         assert (answer.status_code, "database is busy" in answer.json()["why"]) == (502, True), answer.text
-    monkeypatch.setattr(behind, "LONGEST_SECONDS", 60.0)
+    monkeypatch.setattr(background, "LONGEST_SECONDS", 60.0)
     assert doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud()).status_code == 200

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
 
 KINDS = ("SHELL", "WEB", "VNC")
 PROJECT = {"Project": "physics"}
@@ -30,7 +30,7 @@ def more() -> dict[str, Any]:
 @pytest.fixture
 def doors(tmp_path: Path, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
     """Both doors."""
-    monkeypatch.setattr("slurm_adapter.gateway.app.reconcile", make_no_passes)
+    monkeypatch.setattr("slurm_adapter.gateway.http.app.reconcile", make_no_passes)
     with opened(tmp_path, {"gateway": {**SETTINGS, **more}}) as both:
         yield both
 

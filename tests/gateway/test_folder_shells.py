@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import terminals
-from slurm_adapter.gateway import behind, folder_shells
-from slurm_adapter.gateway.workers import Workers
+from slurm_adapter.gateway import background
+from slurm_adapter.gateway.sessions import folder_shell
+from slurm_adapter.gateway.thread_pools import Workers
+from slurm_adapter.jobs import shells
 from tests.gateway.doors import WIRE, Doors, opened
 from tests.gateway.test_shell import browser
 
@@ -201,7 +202,7 @@ def test_a_shell_that_comes_up_while_the_gateway_ends_is_closed(
         go_on.set()  # by now the threads of shells take nothing more
         inner(workers)
 
-    monkeypatch.setattr(terminals, "open_in_folder", late)
+    monkeypatch.setattr(shells, "open_in_folder", late)
     monkeypatch.setattr(Workers, "close", close)
     with opened(tmp_path, site(tmp_path)) as doors, browser(doors, f"?session={identifier(ask(doors, '/123'))}") as one:
         one.call(type="initialize")
@@ -221,19 +222,19 @@ def test_a_site_that_has_not_turned_them_on_has_none(tmp_path: Path, missing: di
 def test_a_cluster_or_ucloud_that_is_slow_is_503_or_502(
     doors: Doors, monkeypatch: pytest.MonkeyPatch, named: str, asked: Callable[[Doors, str], httpx.Response]
 ) -> None:
-    inner, go_on = getattr(folder_shells, named), threading.Event()
+    inner, go_on = getattr(folder_shell, named), threading.Event()
 
     def slow(*wanted: Any) -> Any:
         assert go_on.wait(60)
         return inner(*wanted)
 
-    monkeypatch.setattr(folder_shells, named, slow)
-    monkeypatch.setattr(behind, "LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(folder_shell, named, slow)
+    monkeypatch.setattr(background, "LONGEST_SECONDS", 0.2)
     try:
         answer = asked(doors, "/123/x")
         expected = 502 if asked is ask_as_ucloud else 503
         assert (answer.status_code, "too long" in answer.json()["why"]) == (expected, True)
     finally:
         go_on.set()
-    monkeypatch.setattr(behind, "LONGEST_SECONDS", 60.0)
+    monkeypatch.setattr(background, "LONGEST_SECONDS", 60.0)
     assert asked(doors, "/123/x").status_code == 200

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_adapter import joblogs
-from slurm_adapter.errors import TryAgain, Unknown
-from slurm_adapter.gateway.following import ROUND, STEP, Follower, Following, Output
-from slurm_adapter.joblogs import Piece
-from slurm_adapter.records import Record
-from slurm_adapter.states import JobState
-from slurm_adapter.transports.interface import MEBIBYTE, ConnectionLost
+from slurm_adapter.cluster.transports.interface import MEBIBYTE, ConnectionLost
+from slurm_adapter.core.errors import TryAgain, Unknown
+from slurm_adapter.core.records import Record
+from slurm_adapter.core.states import JobState
+from slurm_adapter.gateway.streams.log_follow import ROUND, STEP, Follower, Following, Output
+from slurm_adapter.jobs import logs
+from slurm_adapter.jobs.logs import Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -44,7 +44,7 @@ class Cluster:
 
     async def call(self, work: object, *arguments: Any) -> Any:
         """What a thread would do."""
-        if work is not joblogs.read_round:
+        if work is not logs.read_round:
             self.looks += 1
             await asyncio.sleep(0)
             return {id_: self.records[id_] for id_ in arguments[0] if id_ in self.records}, {}

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import jobs, orphans, outbox
-from slurm_adapter.errors import Duplicate, InvalidInput, TryAgain
-from slurm_adapter.gateway.provider import find_own
-from slurm_adapter.records import OLDER_SECONDS, Stage
-from slurm_adapter.specification import Job, Owner
-from slurm_adapter.states import JobState
+from slurm_adapter.core.errors import Duplicate, InvalidInput, TryAgain
+from slurm_adapter.core.records import OLDER_SECONDS, Stage
+from slurm_adapter.core.specification import Job, Owner
+from slurm_adapter.core.states import JobState
+from slurm_adapter.gateway.api.provider import find_own
+from slurm_adapter.jobs import deleted_in_ucloud, deliver, submit
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.offline import Offline, peer, site
 from tests.ucloud_double import Ucloud, ucloud
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from slurm_adapter.receivers.interface import Message
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
+    from slurm_adapter.ucloud.interface import Message
 
 __all__ = ["site", "ucloud"]
 
@@ -44,7 +44,7 @@ def doors(tmp_path: Path) -> Iterator[Doors]:
 def create(site: Offline, created_at: int | None, id_: str = "4101", owner: Owner = ALICE, **fields: Any) -> Record:
     """What UCloud's `create` does."""
     item = site.item(**fields)
-    [record] = jobs.submit(site.site, owner, [jobs.Item(item.specification, id=id_, created_at=created_at)])
+    [record] = submit.submit(site.site, owner, [submit.Item(item.specification, id=id_, created_at=created_at)])
     return record
 
 
@@ -157,14 +157,14 @@ def test_the_new_job_is_not_forgotten_in_place_of_the_old_one(site: Offline, ucl
     """A sync finds that a job was kept for its time. Before it is forgotten, a new job gets the id, and ends."""
     old = create(site, FIRST)
     ucloud.know("4101")
-    jobs.cancel(site.site, [old.id])
+    submit.cancel(site.site, [old.id])
     site.slurm.finish(site.slurm_id(old))
     site.sync()
     store = site.site.store
     due = store.forgettable(site.site.clock() + 1, 9, with_folder=True)
     assert list(due.values()) == [old.id]
     new = create(site, SECOND)
-    jobs.cancel(site.site, [new.id])
+    submit.cancel(site.site, [new.id])
     site.slurm.finish(site.slurm_id(new))
     site.sync()
     assert site.now(new).stage is Stage.ENDED
@@ -217,7 +217,7 @@ def test_what_was_due_of_the_old_job_is_told_nobody(
 
     monkeypatch.setattr(site.site.store, "due", due)
     assert site.site.receiver is not None
-    outbox.deliver(site.site.store, site.site.receiver, site.site.clock())
+    deliver.deliver(site.site.store, site.site.receiver, site.site.clock())
     assert [update["status"] for update in ucloud.updates("4101")] == [new[0].status]
 
 
@@ -314,7 +314,7 @@ def test_the_old_job_is_not_taken_for_the_new_one_by_those_who_look_after_jobs(
     """UCloud denies the old job twice, and gives its id to the new one before the old one is cancelled."""
     old = site.run(create(site, FIRST))
     assert site.now(old).unknown_since is not None
-    site.slurm.now += orphans.UNKNOWN_SECONDS
+    site.slurm.now += deleted_in_ucloud.UNKNOWN_SECONDS
     assert site.site.receiver is not None
     inner = site.site.receiver.known
     new: list[Record] = []
@@ -327,12 +327,12 @@ def test_the_old_job_is_not_taken_for_the_new_one_by_those_who_look_after_jobs(
         return answer
 
     monkeypatch.setattr(site.site.receiver, "known", known)
-    orphans.end_orphans(site.site, site.site.receiver)
+    deleted_in_ucloud.end_orphans(site.site, site.site.receiver)
     assert new
     now = site.site.store.get("4101")
     assert (now.token, now.cancelled, now.gone) == (new[0].token, None, None)
     site.run(new[0])
-    outbox.deliver(site.site.store, site.site.receiver, site.site.clock())
+    deliver.deliver(site.site.store, site.site.receiver, site.site.clock())
     assert ucloud.state("4101") == "RUNNING"
     site.sync()
     assert again(site, old).state is JobState.SUCCESS

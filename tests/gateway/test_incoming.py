@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import tokens
-from slurm_adapter.gateway import incoming
+from slurm_adapter.gateway.http import incoming
+from slurm_adapter.jobs import user_tokens
 from tests.gateway.doors import Doors, opened
 from tests.gateway.process import free_port, serving
 from tests.gateway.test_watching import toml
@@ -228,7 +228,7 @@ def item(**more: Any) -> dict[str, Any]:
 def test_a_served_process_keeps_its_memory(tmp_path: Path) -> None:
     port = free_port()
     offline = Offline(tmp_path, {"gateway": {"port": port}})
-    token = tokens.create(offline.site, "alice", "alice")
+    token = user_tokens.create(offline.site, "alice", "alice")
     config = tmp_path / "config.toml"
     config.write_text(toml(offline.config).replace("[gateway]", '[gateway]\nurl = "http://localhost"'))
     ones = [1] * 4000

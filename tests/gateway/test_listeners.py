@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.errors import TryAgain
-from slurm_adapter.gateway.listeners import Listeners, NotTheJobs, Socket, judge, read_row
-from slurm_adapter.gateway.proxy import Way
-from slurm_adapter.gateway.workers import Workers
+from slurm_adapter.core.errors import TryAgain
+from slurm_adapter.gateway.sessions.listeners import Listeners, NotTheJobs, Socket, judge, read_row
+from slurm_adapter.gateway.sessions.proxy import Way
+from slurm_adapter.gateway.thread_pools import Workers
 from tests.offline import Offline, Tripping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
 
 HEAD = "/proc/net/tcp:   0: "
 HEAD6 = "/proc/net/tcp6:   0: "

@@ -16,11 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from websockets.sync.client import connect
 
-from slurm_adapter import joblogs, tokens
-from slurm_adapter.config import load_config
-from slurm_adapter.gateway import following, passes
-from slurm_adapter.gateway.app import make_app
-from slurm_adapter.site import Site
+from slurm_adapter.adapter import Site
+from slurm_adapter.core.config import load_config
+from slurm_adapter.gateway import background_sync
+from slurm_adapter.gateway.http.app import make_app
+from slurm_adapter.gateway.streams import log_follow
+from slurm_adapter.jobs import logs, user_tokens
 from tests.gateway.serving import served
 from tests.offline import Tripping
 
@@ -57,7 +58,7 @@ class Door:
     @property
     def rounds(self) -> int:
         """Commands that have read a job's output."""
-        return sum(joblogs._READ in command.argv for command in self.tripping.commands)  # noqa: SLF001  # nobody else has it
+        return sum(logs._READ in command.argv for command in self.tripping.commands)  # noqa: SLF001  # nobody else has it
 
     def create(self, code: str, **fields: Any) -> dict[str, Any]:
         """A job of UCloud's that runs a text of shell in every replica, handed in as UCloud does."""
@@ -103,8 +104,8 @@ def door(
     ucloud = f'[ucloud]\nurl = "http://127.0.0.1:1"\nkey = "{tmp_path}/key.pem"\nrefresh_token = "{tmp_path}/refresh"\n'
     transport: Transport = request.param
     adapter = make_adapter(transport, more=ucloud, first_id=10**12)
-    monkeypatch.setattr(passes, "SECONDS", 0.5)
-    monkeypatch.setattr(passes, "SHARE", 1)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.5)
+    monkeypatch.setattr(background_sync, "SHARE", 1)
     site = Site(load_config(adapter.config_file))
     inner = site.transport
     tripping = Tripping(inner)
@@ -199,7 +200,7 @@ def test_ten_megabytes_at_once_arrive_whole_whatever_else_comes(door: Door) -> N
 @pytest.mark.scenario(77)
 @pytest.mark.parametrize("door", ["ssh"], indirect=True)
 def test_fifty_followers_cost_the_cluster_what_one_does(door: Door) -> None:
-    token = {"Authorization": f"Bearer {tokens.create(door.adapter.site, 'laptop', 'alice')}"}
+    token = {"Authorization": f"Bearer {user_tokens.create(door.adapter.site, 'laptop', 'alice')}"}
 
     def user() -> AbstractContextManager[ClientConnection]:
         return connect(f"ws://{door.address}/api/jobs", additional_headers=token)
@@ -222,4 +223,4 @@ def test_fifty_followers_cost_the_cluster_what_one_does(door: Door) -> None:
             status[number] = frame["status"]
     assert heard == ["one\nlast\n"] * 50
     assert status == [200] * 50
-    assert door.rounds <= (time.monotonic() - began) / following.INTERVAL + 10
+    assert door.rounds <= (time.monotonic() - began) / log_follow.INTERVAL + 10

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from slurm_adapter import jobs, tokens
-from slurm_adapter.errors import InvalidInput, TryAgain
-from slurm_adapter.gateway import frames, lasting, logs, streams
-from slurm_adapter.gateway.app import make_app
-from slurm_adapter.gateway.schemas import Empty
-from slurm_adapter.specification import Owner
+from slurm_adapter.core.errors import InvalidInput, TryAgain
+from slurm_adapter.core.specification import Owner
+from slurm_adapter.gateway.api.schemas import Empty
+from slurm_adapter.gateway.http.app import make_app
+from slurm_adapter.gateway.sessions import revocation
+from slurm_adapter.gateway.streams import frames, log_websockets, streams
+from slurm_adapter.jobs import submit, user_tokens
 from tests.gateway.serving import served
 from tests.offline import Offline
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
 
 KEY = rsa.generate_private_key(65537, 2048)
 FOLLOW = "jobs.provider.example.follow"
@@ -55,8 +56,8 @@ class Served(Offline):
 
     def ucloud_job(self, id_: str = "54112") -> Record:
         """A job that UCloud has handed in."""
-        item = jobs.Item(self.item().specification, id=id_)
-        return jobs.submit(self.site, Owner(created_by="alice", project=None), [item])[0]
+        item = submit.Item(self.item().specification, id=id_)
+        return submit.submit(self.site, Owner(created_by="alice", project=None), [item])[0]
 
     def connect(
         self, path: str = "/api/jobs", token: str | None = None, **headers: str
@@ -72,7 +73,7 @@ class Served(Offline):
 
     def token(self, user: str = "alice", *projects: str) -> str:
         """A user's token."""
-        return tokens.create(self.site, f"t{time.monotonic_ns()}", user, projects)
+        return user_tokens.create(self.site, f"t{time.monotonic_ns()}", user, projects)
 
 
 @contextmanager
@@ -202,9 +203,9 @@ def test_a_user_follows_a_job_from_the_queue_to_its_end(site: Served) -> None:
 
 
 def test_following_ends_with_the_token(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
     record = site.run(site.job())
-    with site.connect(token=tokens.create(site.site, "revoked", "alice")) as client, site.connect() as browser:
+    with site.connect(token=user_tokens.create(site.site, "revoked", "alice")) as client, site.connect() as browser:
         client.send(call({"id": record.id}))
         browser.send(call({"id": record.id}, bearer=site.token()))
         assert [receive(each)["type"] for each in (client, browser)] == ["message"] * 2
@@ -215,7 +216,7 @@ def test_following_ends_with_the_token(site: Served, monkeypatch: pytest.MonkeyP
 
 
 def test_ucloud_follows_as_long_as_its_key_is_the_one(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
     record = site.run(site.ucloud_job())
     with site.as_ucloud() as client:
         client.send(init(record))
@@ -316,8 +317,8 @@ def test_ucloud_is_answered_502_for_503_over_a_socket_too(site: Served, monkeypa
     def fail(*_: object, **__: object) -> None:
         raise TryAgain("the database is busy")
 
-    monkeypatch.setattr(logs, "get_own", fail)
-    monkeypatch.setattr(logs, "_find", fail)
+    monkeypatch.setattr(log_websockets, "get_own", fail)
+    monkeypatch.setattr(log_websockets, "_find", fail)
     with site.as_ucloud() as client, site.connect(token=site.token()) as user:
         client.send(init(record))
         user.send(call({"id": own.id}))

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import live_peers, operations, verifying
-from slurm_adapter.errors import AdapterError, Refused
-from slurm_adapter.gateway import behind, ending, passes, provider, submitting
+from slurm_adapter.core.errors import AdapterError, Refused
+from slurm_adapter.gateway import background, background_sync
+from slurm_adapter.gateway.api import provider, submit, terminate
+from slurm_adapter.jobs import attach, control, unknown_here
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.ucloud_double import TIMEOUT
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from slurm_adapter.records import Record
-    from slurm_adapter.site import Site
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.core.records import Record
 
 JOBS = "/ucloud/example/jobs"
 HOUR = {"hours": 1, "minutes": 0, "seconds": 0}
@@ -135,11 +136,11 @@ def test_ucloud_attaches_and_detaches_a_peer(doors: Doors) -> None:
 @pytest.mark.parametrize(
     ("path", "where", "called"),
     [
-        ("extend", operations, "extend"),
-        ("suspend", operations, "suspend"),
-        ("unsuspend", operations, "resume"),
-        ("attachResource", live_peers, "attach"),
-        ("detachResource", live_peers, "detach"),
+        ("extend", control, "extend"),
+        ("suspend", control, "suspend"),
+        ("unsuspend", control, "resume"),
+        ("attachResource", attach, "attach"),
+        ("detachResource", attach, "detach"),
     ],
 )
 def test_a_change_that_is_slow_is_answered_in_time_and_goes_on(
@@ -154,7 +155,7 @@ def test_a_change_that_is_slow_is_answered_in_time_and_goes_on(
         done.set()
 
     monkeypatch.setattr(where, called, slow)
-    monkeypatch.setattr(behind, "LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(background, "LONGEST_SECONDS", 0.2)
     job = doors.job("1")
     item = {"job": job, "requestedTime": HOUR} if path == "extend" else {"job": job}
     body: Any = {"items": [item]}
@@ -172,8 +173,8 @@ def test_a_change_that_is_slow_is_answered_in_time_and_goes_on(
 @pytest.mark.scenario(74)
 def test_requests_for_more_time_at_the_same_time_add_up(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     before = start(doors, "1").time_limit
-    monkeypatch.setattr(behind, "LONGEST_SECONDS", 60.0)
-    inner, begun, go_on = operations.extend, threading.Semaphore(0), threading.Event()
+    monkeypatch.setattr(background, "LONGEST_SECONDS", 60.0)
+    inner, begun, go_on = control.extend, threading.Semaphore(0), threading.Event()
 
     def slow(site: Site, wanted: Sequence[tuple[str, int]]) -> list[Record]:
         begun.release()
@@ -184,7 +185,7 @@ def test_requests_for_more_time_at_the_same_time_add_up(doors: Doors, monkeypatc
         body = {"items": [{"job": doors.job("1"), "requestedTime": HOUR}]}
         return doors.ask("POST", f"{JOBS}/extend", body, **doors.as_ucloud())
 
-    monkeypatch.setattr(operations, "extend", slow)
+    monkeypatch.setattr(control, "extend", slow)
     with ThreadPoolExecutor(2) as threads:
         answers = threads.map(press, range(2))
         try:
@@ -201,7 +202,7 @@ def test_who_asks_once_more_while_an_answer_is_late_is_not_given_the_time_twice(
 ) -> None:
     before = start(doors, "1").time_limit
     start(doors, "2")
-    inner, begun, go_on, done = operations.extend, threading.Event(), threading.Event(), threading.Event()
+    inner, begun, go_on, done = control.extend, threading.Event(), threading.Event(), threading.Event()
 
     def slow(site: Site, wanted: Sequence[tuple[str, int]]) -> None:
         begun.set()
@@ -214,12 +215,12 @@ def test_who_asks_once_more_while_an_answer_is_late_is_not_given_the_time_twice(
         return doors.ask("POST", f"{JOBS}/extend", {"items": items}, **doors.as_ucloud())
 
     with monkeypatch.context() as patch:
-        patch.setattr(operations, "extend", slow)
-        patch.setattr(behind, "LONGEST_SECONDS", 0.2)
+        patch.setattr(control, "extend", slow)
+        patch.setattr(background, "LONGEST_SECONDS", 0.2)
         try:
             assert (press("1").status_code, begun.wait(60)) == (400, True)
-            patch.setattr(operations, "extend", inner)
-            patch.setattr(behind, "LONGEST_SECONDS", 60.0)
+            patch.setattr(control, "extend", inner)
+            patch.setattr(background, "LONGEST_SECONDS", 60.0)
             own = {"items": [{"jobId": "1", "requestedTime": HOUR}]}
             for again in (press("1"), press("2", "1"), doors.ask("POST", "/api/jobs/extend", own, **doors.token())):
                 assert again.status_code == 400
@@ -237,7 +238,7 @@ def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[None] = []
-    inner, begun, go_on = passes.one_pass, threading.Event(), threading.Event()
+    inner, begun, go_on = background_sync.one_pass, threading.Event(), threading.Event()
 
     def counted(site: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
         found = inner(site)
@@ -248,14 +249,14 @@ def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
         begun.set()
         assert go_on.wait(60)
 
-    monkeypatch.setattr(passes, "SECONDS", 3600)
-    monkeypatch.setattr(passes, "one_pass", counted)
-    monkeypatch.setattr(operations, "suspend", slow)
+    monkeypatch.setattr(background_sync, "SECONDS", 3600)
+    monkeypatch.setattr(background_sync, "one_pass", counted)
+    monkeypatch.setattr(control, "suspend", slow)
     with opened(tmp_path, {"cluster": {"operator": ["true"]}}) as doors:
         wait_until(lambda: len(made) == 1, "no pass at first")
         start(doors, "1")
         wait_until(lambda: len(made) == 2, "no pass after a submission")
-        monkeypatch.setattr(behind, "LONGEST_SECONDS", 0.2)
+        monkeypatch.setattr(background, "LONGEST_SECONDS", 0.2)
         try:
             answer = doors.ask("POST", f"{JOBS}/suspend", {"items": [{"job": doors.job("1")}]}, **doors.as_ucloud())
             assert answer.status_code == 400
@@ -268,7 +269,7 @@ def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
 
 def test_what_is_answered_in_time_is_answered_before_ucloud_has_given_up() -> None:
     """The tests of it make the times short."""
-    longest = (behind.LONGEST_SECONDS, submitting.LONGEST_SECONDS, provider.VERIFY_SECONDS, ending.ANSWER_SECONDS)
+    longest = (background.LONGEST_SECONDS, submit.LONGEST_SECONDS, provider.VERIFY_SECONDS, terminate.ANSWER_SECONDS)
     assert max(longest) < TIMEOUT
 
 
@@ -280,7 +281,7 @@ def test_verify_is_answered_in_time_and_goes_on(doors: Doors, monkeypatch: pytes
         done.set()
         return []
 
-    monkeypatch.setattr(verifying, "verify", slow)
+    monkeypatch.setattr(unknown_here, "verify", slow)
     monkeypatch.setattr(provider, "VERIFY_SECONDS", 0.2)
     try:
         answer = doors.ask("POST", f"{JOBS}/verify", {"items": [doors.job("1")]}, **doors.as_ucloud())

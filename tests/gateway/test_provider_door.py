@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from slurm_adapter import jobs
-from slurm_adapter.gateway import controller, routes, submitting
-from slurm_adapter.records import Stage
-from slurm_adapter.specification import BULK_LIMIT
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.specification import BULK_LIMIT
+from slurm_adapter.gateway import controller
+from slurm_adapter.gateway.api import submit as submit_api
+from slurm_adapter.gateway.http import strict_route
+from slurm_adapter.jobs import submit
 from tests.gateway.doors import WIRE, Doors, opened, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from slurm_adapter.records import Record
-    from slurm_adapter.schedulers.interface import Partition
+    from slurm_adapter.cluster.schedulers.interface import Partition
+    from slurm_adapter.core.records import Record
 
 JOBS = "/ucloud/example/jobs"
 
@@ -423,7 +425,7 @@ def test_while_slurm_is_away_no_request_of_ucloud_is_answered_with_503(doors: Do
     assert all("Slurm" in why(asked[name]) for name in needs)
     assert doors.offline.site.store.get("1").unwanted is not None
     doors.slurm.down = False
-    doors.slurm.now += jobs.UNWANTED_SECONDS
+    doors.slurm.now += submit.UNWANTED_SECONDS
     wait_until(lambda: doors.offline.now_stage("1") is Stage.ENDED, "it goes on")
 
 
@@ -525,9 +527,9 @@ def test_a_cluster_that_hangs_before_the_claim_is_502_and_leaves_nothing(
 def test_the_time_that_it_took_to_read_a_request_is_not_waited_for_again(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes, "monotonic", lambda: time.monotonic() - 120)  # so long ago it came
-    monkeypatch.setattr(submitting, "CLAIMED_SECONDS", 60.0)
-    monkeypatch.setattr(submitting, "LONGEST_SECONDS", 120.0)
+    monkeypatch.setattr(strict_route, "monotonic", lambda: time.monotonic() - 120)  # so long ago it came
+    monkeypatch.setattr(submit_api, "CLAIMED_SECONDS", 60.0)
+    monkeypatch.setattr(submit_api, "LONGEST_SECONDS", 120.0)
     monkeypatch.setattr(controller, "KEPT_SECONDS", 0.0)
     monkeypatch.setattr(controller, "ANSWER_SECONDS", 60.0)
     go_on = threading.Event()

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from slurm_adapter.errors import Unknown
-from slurm_adapter.gateway import passes, questions
-from slurm_adapter.gateway.passes import Budget
+from slurm_adapter.cluster.schedulers.fake import FakeScheduler
+from slurm_adapter.core.errors import Unknown
+from slurm_adapter.gateway import background_sync, questions
+from slurm_adapter.gateway.background_sync import Budget
 from slurm_adapter.gateway.questions import Gathered, Sparing
-from slurm_adapter.schedulers.fake import FakeScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slurm_adapter.schedulers.interface import Scheduler
+    from slurm_adapter.cluster.schedulers.interface import Scheduler
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,13 @@ def test_one_users_waiting_jobs_cause_so_many_quick_syncs_and_others_have_their_
 
 
 @pytest.mark.parametrize(
-    ("took", "pause"), [(0.1, passes.SECONDS), (1.0, passes.SHARE), (10.0, passes.LONGEST_PAUSE), (600.0, 30.0)]
+    ("took", "pause"),
+    [
+        (0.1, background_sync.SECONDS),
+        (1.0, background_sync.SHARE),
+        (10.0, background_sync.LONGEST_PAUSE),
+        (600.0, 30.0),
+    ],
 )
 def test_no_slow_sync_puts_the_next_one_off_for_long(took: float, pause: float) -> None:
-    assert passes.pause_after(took) == pause
+    assert background_sync.pause_after(took) == pause

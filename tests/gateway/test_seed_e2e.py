@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from slurm_adapter import tokens
+from slurm_adapter.jobs import user_tokens
 from tests.gateway.process import free_port, serving
 from tests.test_journey import DATABASE, WEB_APP
 
@@ -124,7 +124,7 @@ def test_the_seed(make_adapter: AdapterMaker, create_both: Callable[[User], list
     port = free_port()
     adapter = make_adapter(first_id=4101, more=f"[gateway]\nport = {port}\n")
     with serving(adapter.config_file, port) as url:
-        user = User(url, tokens.create(adapter.site, "alice", "alice"))
+        user = User(url, user_tokens.create(adapter.site, "alice", "alice"))
         database, web_app = create_both(user)
         assert database == {"responses": [{"id": "4101"}]}
         [id_] = [each["id"] for each in web_app["responses"]]

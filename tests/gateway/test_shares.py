@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slurm_adapter.gateway.http.error_responses import headers_of, status_of
 from slurm_adapter.gateway.shares import Shares, TooMany
-from slurm_adapter.gateway.statuses import headers_of, status_of
 
 
 def fill(shares: Shares, owner: str) -> int:

@@ -12,9 +12,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from slurm_adapter.gateway import lasting, sessions
 from slurm_adapter.gateway.authentication import NotAuthenticated
-from slurm_adapter.gateway.sessions import Sessions
+from slurm_adapter.gateway.sessions import revocation, sessions
+from slurm_adapter.gateway.sessions.sessions import Sessions
 from slurm_adapter.gateway.shares import TooMany
 from tests.gateway.doors import Doors, opened
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import httpx
     from websockets.sync.client import ClientConnection
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
 
 SRUN = """#!/bin/sh
 while [ "$1" != /bin/bash ] && [ "$1" != /bin/sh ]; do shift; done
@@ -246,9 +246,9 @@ def test_closing_the_socket_ends_the_shell(doors: Doors) -> None:
 
 @pytest.mark.parametrize("how", ["revoked", "too long"])
 def test_a_shell_ends_with_the_right_to_it(doors: Doors, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
     if how == "too long":
-        monkeypatch.setattr("slurm_adapter.gateway.shell.SHELL_SECONDS", 0)
+        monkeypatch.setattr("slurm_adapter.gateway.sessions.shell.SHELL_SECONDS", 0)
     with browser(doors) as one:
         one.call(type="initialize", sessionIdentifier=session_of(doors, running(doors)))
         if how == "revoked":

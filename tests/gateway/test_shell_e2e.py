@@ -10,11 +10,12 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from slurm_adapter import tokens
-from slurm_adapter.config import load_config
-from slurm_adapter.gateway import passes, sessions
-from slurm_adapter.gateway.app import make_app
-from slurm_adapter.site import Site
+from slurm_adapter.adapter import Site
+from slurm_adapter.core.config import load_config
+from slurm_adapter.gateway import background_sync
+from slurm_adapter.gateway.http.app import make_app
+from slurm_adapter.gateway.sessions import sessions
+from slurm_adapter.jobs import user_tokens
 from tests.adapter import UNTIL_TOLD
 from tests.gateway.serving import served
 from tests.test_terminals import sleepers
@@ -50,11 +51,11 @@ def until(client: ClientConnection, text: str) -> str:
 def test_a_session_opens_one_shell_on_the_node_of_its_rank(
     transport: Transport, make_adapter: AdapterMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "SECONDS", 0.5)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.5)
     adapter = make_adapter(transport, more='[gateway]\nurl = "https://gateway.example.org"\n')
     [server] = adapter.start(adapter.shell(UNTIL_TOLD))
     [consumer] = adapter.start(adapter.shell(UNTIL_TOLD, peers={"database": server}, replicas=2))
-    token = {"Authorization": f"Bearer {tokens.create(adapter.site, 'laptop', 'alice')}"}
+    token = {"Authorization": f"Bearer {user_tokens.create(adapter.site, 'laptop', 'alice')}"}
     address, node = adapter.now(server).addresses[0][0], adapter.now(consumer).nodes[1]
     call = {"call": "jobs.compute.example.shell.open", "streamId": "shell"}
 
@@ -115,7 +116,7 @@ def test_a_session_in_a_folder_opens_a_shell_of_the_user_on_the_login_node(
     adapter = make_adapter(transport, more=more)
     adapter.cluster.ask("mkdir", f"{empty_drive}/a 'b' $(c)")
     folder = "/123/acme-database/a 'b' $(c)"
-    token = {"Authorization": f"Bearer {tokens.create(adapter.site, 'laptop', 'alice')}"}
+    token = {"Authorization": f"Bearer {user_tokens.create(adapter.site, 'laptop', 'alice')}"}
 
     def say(client: ClientConnection, **payload: Any) -> None:
         stream = "shell" if payload["type"] == "initialize" else "1"

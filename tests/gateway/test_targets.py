@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.targets import Target
+from slurm_adapter.core.interfaces import Target
 from tests.gateway.doors import Doors, opened, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
 
 APPLICATION = """
 application: v2

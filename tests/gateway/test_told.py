@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import outbox
-from slurm_adapter.gateway import passes
-from slurm_adapter.gateway.following import Following
-from slurm_adapter.orphans import ASK_SECONDS, UNKNOWN_SECONDS
-from slurm_adapter.receivers.ucloud import UcloudReceiver
-from slurm_adapter.reporting import UNTOLD
+from slurm_adapter.gateway import background_sync
+from slurm_adapter.gateway.streams.log_follow import Following
+from slurm_adapter.jobs import deliver
+from slurm_adapter.jobs.deleted_in_ucloud import ASK_SECONDS, UNKNOWN_SECONDS
+from slurm_adapter.jobs.report import UNTOLD
+from slurm_adapter.ucloud.receiver import UcloudReceiver
 from tests.gateway.doors import Doors, opened, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from slurm_adapter.receivers.interface import Message, Told
+    from slurm_adapter.ucloud.interface import Message, Told
 
 
 @pytest.fixture
 def doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
-    monkeypatch.setattr(passes, "SECONDS", 0.2)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.2)
     with opened(tmp_path) as made:
         yield made
 
@@ -81,8 +81,8 @@ def test_a_gateway_that_ends_leaves_the_rest_to_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However much is due, it ends with the request that is under way, and takes no outage for over."""
-    monkeypatch.setattr(passes, "SECONDS", 0.2)
-    monkeypatch.setattr(outbox, "AT_ONCE", 1)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.2)
+    monkeypatch.setattr(deliver, "AT_ONCE", 1)
     inner, closing, begun, go_on = UcloudReceiver.tell, Following.close, threading.Event(), threading.Event()
 
     def hang(self: UcloudReceiver, messages: Sequence[Message]) -> Told:
@@ -122,8 +122,8 @@ def test_the_gateway_is_ready_while_only_ucloud_is_away_and_says_so(doors: Doors
 
 
 def test_a_ucloud_that_is_away_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "SECONDS", 5.0)
-    assert [passes.pause(vain) for vain in (0, 1, 2, 3, 6, 5000)] == [0, 5, 10, 20, 120, 120]
+    monkeypatch.setattr(background_sync, "SECONDS", 5.0)
+    assert [background_sync.pause(vain) for vain in (0, 1, 2, 3, 6, 5000)] == [0, 5, 10, 20, 120, 120]
 
 
 @pytest.mark.scenario(69)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.gateway.incoming import DELAYED
+from slurm_adapter.gateway.http.incoming import DELAYED
+from slurm_adapter.gateway.http.turns import MOST_SECONDS, REFUSED_SECONDS, Lanes, Turns
 from slurm_adapter.gateway.shares import TooMany
-from slurm_adapter.gateway.turns import MOST_SECONDS, REFUSED_SECONDS, Lanes, Turns
 from tests.gateway.doors import opened, wait_until
 
 if TYPE_CHECKING:

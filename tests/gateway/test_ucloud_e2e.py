@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD
-from slurm_adapter.specification import BULK_LIMIT
+from slurm_adapter.core.config import FIRST_ID_BESIDE_UCLOUD
+from slurm_adapter.core.specification import BULK_LIMIT
 from tests.adapter import UNTIL_TOLD
 from tests.gateway.process import free_port, serving
 from tests.ucloud_double import FINAL, Ucloud
@@ -22,7 +22,7 @@ from tests.ucloud_double import FINAL, Ucloud
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from tests.adapter import Adapter, AdapterMaker
     from tests.cluster import Cluster
     from tests.ucloud_double import Answer

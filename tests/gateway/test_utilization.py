@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.errors import TryAgain
-from slurm_adapter.gateway import utilization
+from slurm_adapter.core.errors import TryAgain
+from slurm_adapter.gateway.api import utilization
+from slurm_adapter.gateway.api.utilization import SECONDS, Utilizations
 from slurm_adapter.gateway.controller import Controller
-from slurm_adapter.gateway.utilization import SECONDS, Utilizations
-from slurm_adapter.gateway.workers import Workers
+from slurm_adapter.gateway.thread_pools import Workers
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.offline import Offline, configuration
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from slurm_adapter.schedulers.interface import Load
+    from slurm_adapter.cluster.schedulers.interface import Load
 
 PATH = "/jobs/retrieveUtilization"
 GIBIBYTE = 1024**3

@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from slurm_adapter.gateway import lasting
+from slurm_adapter.gateway.sessions import revocation
 from tests.gateway.doors import Doors, opened
 from tests.gateway.test_shell import SRUN, browser
 from tests.gateway.test_web import SETTINGS, application, make_no_passes
@@ -27,8 +27,8 @@ JOBS = "/ucloud/example/jobs"
 @pytest.fixture
 def doors(tmp_path: Path, application: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
     """Both doors, and alice's jobs 1 and 2, which run and show something."""
-    monkeypatch.setattr("slurm_adapter.gateway.app.reconcile", make_no_passes)
-    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("slurm_adapter.gateway.http.app.reconcile", make_no_passes)
+    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "srun").write_text(SRUN)
     (tmp_path / "slurm" / "srun").chmod(0o755)

@@ -15,16 +15,17 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from slurm_adapter import tokens
-from slurm_adapter.config import Config
-from slurm_adapter.errors import InvalidConfig, TryAgain
-from slurm_adapter.gateway import passes, server
-from slurm_adapter.gateway.server import serve
-from slurm_adapter.schedulers.command_line import CommandLineScheduler
-from slurm_adapter.schedulers.libslurm import LibslurmScheduler
-from slurm_adapter.schedulers.versions import Versions
-from slurm_adapter.site import Site
-from slurm_adapter.store import Store
+from slurm_adapter.adapter import Site
+from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler
+from slurm_adapter.cluster.schedulers.versions import Versions
+from slurm_adapter.core.config import Config
+from slurm_adapter.core.errors import InvalidConfig, TryAgain
+from slurm_adapter.gateway import background_sync
+from slurm_adapter.gateway.http import server
+from slurm_adapter.gateway.http.server import serve
+from slurm_adapter.jobs import user_tokens
+from slurm_adapter.state.store import Store
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.gateway.process import free_port, serving
 from tests.offline import Offline, configuration
@@ -64,7 +65,7 @@ def test_live_is_told_from_ready(doors: Doors) -> None:
 
 def test_why_it_is_not_ready_is_for_those_with_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     why = "job 17 of alice: /srv/home/alice/ucloud-jobs/17 is gone"
-    monkeypatch.setattr(passes, "one_pass", lambda _: ((why,), (), frozenset()))
+    monkeypatch.setattr(background_sync, "one_pass", lambda _: ((why,), (), frozenset()))
     with opened(tmp_path, ucloud=False) as doors:
         wait_until(lambda: "sync" in doors.ask("GET", "/healthz").json()["why"], "it is not said")
         for path in ("/healthz", "/healthz/ready"):
@@ -100,8 +101,8 @@ def test_passes_go_on_where_it_cannot_be_seen_whether_names_work(
         tried.append(1)
         raise TryAgain("the cluster has no account alice")
 
-    monkeypatch.setattr(passes, "methods_that_work", fail)
-    monkeypatch.setattr(passes, "SECONDS", 0.1)
+    monkeypatch.setattr(background_sync, "methods_that_work", fail)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
     with opened(tmp_path, ucloud=False) as doors:
         assert until_ready(doors, ready=True)["why"] is None
         wait_until(lambda: len(tried) > 3, "it is not tried again")
@@ -118,8 +119,8 @@ def test_a_reason_is_logged_once(
         made.append(1)
         raise TryAgain("the database is held")
 
-    monkeypatch.setattr(passes, "one_pass", fail)
-    monkeypatch.setattr(passes, "SECONDS", 0.1)
+    monkeypatch.setattr(background_sync, "one_pass", fail)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
     wait_until(lambda: len(made) > 3, "no passes are made")
     assert caplog.text.count("a pass was not made: the database is held") == 1
 
@@ -133,11 +134,11 @@ def test_new_trouble_of_accounts_is_logged_once_and_in_few_lines(
         made.append(1)
         return (), tuple(f"job {number}: renamed" for number in range(100, 120)), frozenset()
 
-    monkeypatch.setattr(passes, "one_pass", one)
-    monkeypatch.setattr(passes, "SECONDS", 0.1)
+    monkeypatch.setattr(background_sync, "one_pass", one)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
     doors.gateway.changed.set()
     wait_until(lambda: len(made) > 3, "no passes are made")
-    assert caplog.text.count(": renamed") == passes.ACCOUNT_LINES
+    assert caplog.text.count(": renamed") == background_sync.ACCOUNT_LINES
 
 
 def test_numbers(doors: Doors) -> None:
@@ -172,7 +173,7 @@ def test_a_served_process_logs_no_secrets_and_ends_gently(tmp_path: Path) -> Non
     """Its cluster is not there, which makes it unready and not silent."""
     port = free_port()
     offline = Offline(tmp_path, {"gateway": {"port": port}})
-    token = tokens.create(offline.site, "alice", "alice")
+    token = user_tokens.create(offline.site, "alice", "alice")
     config = tmp_path / "config.toml"
     config.write_text(toml(offline.config))
     with serving(config, port) as url:

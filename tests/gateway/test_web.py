@@ -21,16 +21,17 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from slurm_adapter import tokens
-from slurm_adapter.errors import InvalidInput, NotOffered, Refused
-from slurm_adapter.gateway import describe, lasting, web
-from slurm_adapter.gateway.app import make_app
-from slurm_adapter.gateway.issued import Secrets
+from slurm_adapter.core.errors import InvalidInput, NotOffered, Refused
+from slurm_adapter.core.interfaces import Target
+from slurm_adapter.core.states import JobState
+from slurm_adapter.gateway.api import job_json
+from slurm_adapter.gateway.http.app import make_app
+from slurm_adapter.gateway.sessions import revocation, web
+from slurm_adapter.gateway.sessions.one_time_secrets import Secrets
+from slurm_adapter.gateway.sessions.web import Domains, Place, Web
 from slurm_adapter.gateway.shares import Shares, TooMany
-from slurm_adapter.gateway.web import Domains, Place, Web
-from slurm_adapter.gateway.workers import Workers
-from slurm_adapter.states import JobState
-from slurm_adapter.targets import Target
+from slurm_adapter.gateway.thread_pools import Workers
+from slurm_adapter.jobs import user_tokens
 from tests.gateway import doors
 from tests.gateway.process import free_port
 from tests.gateway.serving import served
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
     from websockets.sync.client import ClientConnection
 
+    from slurm_adapter.core.records import Record
     from slurm_adapter.gateway.gateway import Gateway
-    from slurm_adapter.records import Record
 
 SETTINGS = {
     "url": "http://gateway.localhost",
@@ -191,7 +192,7 @@ def opened(folder: Path, port: int, **settings: Any) -> Iterator[Ground]:
     """A gateway before a job whose port this is."""
     offline = Offline(folder, {"gateway": {**SETTINGS, **settings}})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slurm_adapter.gateway.app.reconcile", make_no_passes)
+        patch.setattr("slurm_adapter.gateway.http.app.reconcile", make_no_passes)
         app = make_app(offline.open())
         with served(app) as address:
             yield Ground(offline, app.state.gateway.web, address, port)
@@ -412,7 +413,7 @@ def test_a_desktop_is_bytes_both_ways(either: Ground) -> None:
 
 @pytest.mark.parametrize("how", ["cookie", "job", "run"])
 def test_a_socket_is_closed_once_its_session_is_over(ground: Ground, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
     cookie = ground.cookie()
     with ground.socket("/talk", cookie) as client:
         client.recv(timeout=30)
@@ -426,7 +427,7 @@ def test_a_socket_is_closed_once_its_session_is_over(ground: Ground, monkeypatch
 
 @pytest.mark.parametrize("how", ["cookie", "job", "run"])
 def test_an_answer_is_cut_once_its_session_is_over(either: Ground, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
     GONE.clear()
     cookie = either.cookie()
     headers = {"Host": either.host(), **cookie}
@@ -445,7 +446,7 @@ def test_an_answer_is_cut_once_its_session_is_over(either: Ground, monkeypatch: 
 def test_an_answer_that_has_not_begun_says_that_its_session_is_over(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
     cookie = ground.cookie()
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
         ground.keep(ground.record, web_port=server.getsockname()[1])
@@ -457,7 +458,7 @@ def test_an_answer_that_has_not_begun_says_that_its_session_is_over(
 
 
 def test_a_desktop_is_closed_once_its_session_is_over(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         record = ground.keep(ground.record, vnc_port=server.getsockname()[1])
         link = urlsplit(ground.web.open(record, 0, "VNC").url or "")
@@ -470,10 +471,10 @@ def test_a_desktop_is_closed_once_its_session_is_over(ground: Ground, monkeypatc
 
 
 def test_a_session_is_over_with_the_token_that_asked_for_it(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lasting, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
     site = ground.offline.site
-    token = tokens.create(site, "mine", "alice")
-    session = ground.web.open(ground.record, 0, "WEB", grant=tokens.digest(token))
+    token = user_tokens.create(site, "mine", "alice")
+    session = ground.web.open(ground.record, 0, "WEB", grant=user_tokens.digest(token))
     link = urlsplit(session.redirect_client_to or "")
     answer = ground.ask("GET", f"{link.path}?{link.query}", host=link.netloc)
     cookie = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
@@ -511,12 +512,12 @@ def test_a_site_without_them_says_what_is_not_set(tmp_path: Path, key: str, valu
     web = Web(offline.config, Workers(offline.site))
     with pytest.raises(NotOffered, match=f"supported.*gateway.{key}"):
         web.open(record, 0, "WEB")
-    [support] = describe.support(offline.config, peers=False)
+    [support] = job_json.support(offline.config, peers=False)
     assert (support.native.web, support.native.vnc) == (False, False)
 
 
 def test_what_works_is_told(ground: Ground) -> None:
-    [support] = describe.support(ground.offline.config, peers=False)
+    [support] = job_json.support(ground.offline.config, peers=False)
     assert (support.native.web, support.native.vnc) == (True, True)
 
 

@@ -13,10 +13,10 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from slurm_adapter import tokens
-from slurm_adapter.config import load_config
-from slurm_adapter.gateway.app import make_app
-from slurm_adapter.site import Site
+from slurm_adapter.adapter import Site
+from slurm_adapter.core.config import load_config
+from slurm_adapter.gateway.http.app import make_app
+from slurm_adapter.jobs import user_tokens
 from tests.gateway.process import free_port
 from tests.gateway.serving import served
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
     from slurm_adapter.sandbox.configuration import Transport
     from tests.adapter import AdapterMaker
 
@@ -109,7 +109,7 @@ class Opener:
         (adapter.config_file.parent / "applications" / "interface.yaml").write_text(application)
         [record] = adapter.start(adapter.specification("interface"))
         adapter.cluster.wait_for(lambda: adapter.output(record).count("Serving") > len(further))
-        token = {"Authorization": f"Bearer {tokens.create(adapter.site, 'laptop', 'alice')}"}
+        token = {"Authorization": f"Bearer {user_tokens.create(adapter.site, 'laptop', 'alice')}"}
         item = {"id": record.id, "rank": 0, "sessionType": kind}
         wanted = {"items": [item, *({**item, "target": target} for target in further)]}
         with served(make_app(Site(load_config(adapter.config_file))), port) as address:
@@ -177,7 +177,7 @@ def test_no_other_jobs_page_is_shown(make_adapter: AdapterMaker, transport: Tran
     with served(make_app(Site(load_config(adapter.config_file))), port) as address:
 
         def look(record: Record, user: str) -> str:
-            token = {"Authorization": f"Bearer {tokens.create(adapter.site, f'{user}-{record.id}', user)}"}
+            token = {"Authorization": f"Bearer {user_tokens.create(adapter.site, f'{user}-{record.id}', user)}"}
             body = {"items": [{"id": record.id, "rank": 0, "sessionType": "WEB"}]}
             answer = httpx.post(f"http://{address}/api/jobs/interactiveSession", headers=token, json=body, timeout=30)
             link = urlsplit(answer.json()["responses"][0]["session"]["redirectClientTo"])

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter import accounts
-from slurm_adapter.accounts import Lanes
-from slurm_adapter.config import Config
-from slurm_adapter.errors import InvalidInput
-from slurm_adapter.gateway import folder_shells, passes, users, workers
-from slurm_adapter.site import Site
+from slurm_adapter.adapter import Site
+from slurm_adapter.core.config import Config
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.gateway import background_sync, thread_pools
+from slurm_adapter.gateway.api import users
+from slurm_adapter.gateway.sessions import folder_shell
+from slurm_adapter.jobs import accounts
+from slurm_adapter.jobs.accounts import Lanes
 from tests.gateway.doors import opened
 from tests.gateway.test_folder_shells import PATH, site
 from tests.offline import configuration
@@ -26,12 +28,12 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from slurm_adapter.schedulers.interface import Load, Outcome, Submission
+    from slurm_adapter.cluster.schedulers.interface import Load, Outcome, Submission
 
 
 def test_submissions_that_are_slow_do_not_keep_others_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "THREADS", 2)
-    monkeypatch.setattr(workers, "CHANGING", 2)
+    monkeypatch.setattr(thread_pools, "THREADS", 2)
+    monkeypatch.setattr(thread_pools, "CHANGING", 2)
     with opened(tmp_path) as doors, ThreadPoolExecutor(4) as threads:
         alice, bob, inner = doors.token(), doors.token("bob"), doors.slurm.submit
         made = doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **alice).json()
@@ -67,9 +69,11 @@ def test_questions_that_hang_do_not_keep_others_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str
 ) -> None:
     for pool in ("THREADS", "ASKING"):
-        monkeypatch.setattr(workers, pool, 1)
-    monkeypatch.setattr(passes, "SECONDS", 0.1)
-    monkeypatch.setattr(passes, "SHARE", 1)  # else a pass of 6 s on a busy machine is followed by a minute of none
+        monkeypatch.setattr(thread_pools, pool, 1)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
+    monkeypatch.setattr(
+        background_sync, "SHARE", 1
+    )  # else a pass of 6 s on a busy machine is followed by a minute of none
     with opened(tmp_path, site(tmp_path)) as doors, ThreadPoolExecutor(2) as threads:
         alice = doors.token()
         begun, go_on, passed = threading.Event(), threading.Event(), threading.Event()
@@ -89,12 +93,12 @@ def test_questions_that_hang_do_not_keep_others_waiting(
             return doors.ask("POST", f"/api/{PATH}", {"items": [{"folder": "/123/x"}]}, **alice)
 
         monkeypatch.setattr(doors.slurm, "load", hang)
-        monkeypatch.setattr(folder_shells, "read_path_check", hang)
+        monkeypatch.setattr(folder_shell, "read_path_check", hang)
         answers = threads.map(ask, range(2))
         try:
             assert begun.wait(60)
             assert doors.ask("GET", "/api/jobs/browse", **alice).status_code == 200
-            monkeypatch.setattr(passes, "one_pass", note)
+            monkeypatch.setattr(background_sync, "one_pass", note)
             assert passed.wait(60), "no pass was made"
         finally:
             go_on.set()
@@ -105,9 +109,11 @@ def test_requests_that_hang_hold_up_neither_passes_nor_the_teller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for pool in ("THREADS", "ASKING", "CHANGING"):
-        monkeypatch.setattr(workers, pool, 1)
-    monkeypatch.setattr(passes, "SECONDS", 0.1)
-    monkeypatch.setattr(passes, "SHARE", 1)  # else a pass of 6 s on a busy machine is followed by a minute of none
+        monkeypatch.setattr(thread_pools, pool, 1)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
+    monkeypatch.setattr(
+        background_sync, "SHARE", 1
+    )  # else a pass of 6 s on a busy machine is followed by a minute of none
     with opened(tmp_path) as doors, ThreadPoolExecutor(3) as threads:
         alice = doors.token()
         go_on, passed, told = threading.Event(), threading.Event(), threading.Event()
@@ -133,8 +139,8 @@ def test_requests_that_hang_hold_up_neither_passes_nor_the_teller(
             threads.submit(doors.ask, method, f"/api/jobs/{path}", body, **alice)
             assert begun.acquire(timeout=60), path
         try:
-            monkeypatch.setattr(passes, "one_pass", note_pass)
-            monkeypatch.setattr(passes, "_tell_once", lambda *_: told.set())
+            monkeypatch.setattr(background_sync, "one_pass", note_pass)
+            monkeypatch.setattr(background_sync, "_tell_once", lambda *_: told.set())
             assert passed.wait(60), "no pass was made"
             assert told.wait(60), "UCloud was not told"
         finally:

@@ -17,14 +17,14 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from slurm_adapter import tokens
+from slurm_adapter.jobs import user_tokens
 from tests.gateway.process import free_port, serving
 from tests.offline import Offline, configuration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slurm_adapter.records import Record
+    from slurm_adapter.core.records import Record
 
     Handler = Callable[[socket.socket, bytes], None]
 
@@ -60,7 +60,7 @@ class WebSite:
     def token(self, user: str = "alice") -> dict[str, str]:
         """Return the header of a user with a token."""
         name = f"{user}-{len(self.offline.site.store.tokens())}"
-        return {"Authorization": f"Bearer {tokens.create(self.offline.site, name, user)}"}
+        return {"Authorization": f"Bearer {user_tokens.create(self.offline.site, name, user)}"}
 
     def ask_for_session(self, record: Record, kind: str = "WEB", items: int = 1, user: str = "alice") -> httpx.Response:
         """Ask for sessions with a job."""

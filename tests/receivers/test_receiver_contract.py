@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from slurm_adapter.errors import TryAgain, Unknown
-from slurm_adapter.receivers.fake import FakeReceiver
-from slurm_adapter.receivers.interface import Message
-from slurm_adapter.receivers.ucloud import Client, UcloudReceiver
-from slurm_adapter.states import JobState
+from slurm_adapter.core.errors import TryAgain, Unknown
+from slurm_adapter.core.states import JobState
+from slurm_adapter.ucloud.fake import FakeReceiver
+from slurm_adapter.ucloud.interface import Message
+from slurm_adapter.ucloud.receiver import Client, UcloudReceiver
 from tests.ucloud_double import Ucloud, ucloud
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from slurm_adapter.receivers.interface import Receiver
+    from slurm_adapter.ucloud.interface import Receiver
 
 __all__ = ["ucloud"]
 

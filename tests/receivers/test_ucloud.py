@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.config import FIRST_ID_BESIDE_UCLOUD, Config
-from slurm_adapter.errors import AdapterError, InvalidConfig, Refused, TryAgain, Unknown
-from slurm_adapter.receivers import ucloud as module
-from slurm_adapter.receivers.interface import Message
-from slurm_adapter.receivers.ucloud import Client, UcloudReceiver, read_refresh_token
-from slurm_adapter.site import Site
-from slurm_adapter.states import JobState
+from slurm_adapter.adapter import Site
+from slurm_adapter.core.config import FIRST_ID_BESIDE_UCLOUD, Config
+from slurm_adapter.core.errors import AdapterError, InvalidConfig, Refused, TryAgain, Unknown
+from slurm_adapter.core.states import JobState
+from slurm_adapter.ucloud import receiver as module
+from slurm_adapter.ucloud.interface import Message
+from slurm_adapter.ucloud.receiver import Client, UcloudReceiver, read_refresh_token
 from tests.offline import configuration
 from tests.ucloud_double import Clock, Ucloud, clock, ucloud
 

@@ -23,10 +23,10 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from slurm_adapter.cluster.schedulers import load, nodes
+from slurm_adapter.cluster.schedulers.listings import sacct_argv, sacct_names_argv, squeue_argv
+from slurm_adapter.cluster.schedulers.sbatch import submit_argv, submit_stdin
 from slurm_adapter.sandbox.layout import layout_of
-from slurm_adapter.schedulers import load, nodes
-from slurm_adapter.schedulers.listings import sacct_argv, sacct_names_argv, squeue_argv
-from slurm_adapter.schedulers.submission import submit_argv, submit_stdin
 from tests.cluster import Cluster
 from tests.schedulers.extract_states import RECORDED
 

@@ -16,18 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.errors import InvalidConfig, Refused, TryAgain, Unknown
-from slurm_adapter.schedulers.accounts import guarded, read_uids
-from slurm_adapter.schedulers.command_line import CommandLineScheduler
-from slurm_adapter.schedulers.interface import Submission
-from slurm_adapter.transports.fake import FakeTransport
-from slurm_adapter.transports.interface import Result
-from slurm_adapter.transports.local import LocalTransport
+from slurm_adapter.cluster.schedulers.accounts import guarded, read_uids
+from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.cluster.schedulers.interface import Submission
+from slurm_adapter.cluster.transports.fake import FakeTransport
+from slurm_adapter.cluster.transports.interface import Result
+from slurm_adapter.cluster.transports.local import LocalTransport
+from slurm_adapter.core.errors import InvalidConfig, Refused, TryAgain, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.cluster.transports.interface import Command
 
 CONFIG = (Path(__file__).parent / "recorded/22.05.8/scontrol-show-config").read_text()
 ROW = f"{'tok-1':>160}|{'None':>96}|17|RUNNING|node001|7701|100|200|300|1:00:00|0|0\n"

@@ -10,22 +10,30 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from slurm_adapter.directives import Directive
-from slurm_adapter.errors import Refused, TryAgain, Unknown
+from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.cluster.schedulers.fake import FakeScheduler
+from slurm_adapter.cluster.schedulers.interface import (
+    Accepted,
+    InDoubt,
+    Load,
+    NotStarted,
+    Observation,
+    Rejected,
+    Submission,
+)
+from slurm_adapter.cluster.schedulers.listings import NAME_BYTES
+from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler
+from slurm_adapter.cluster.transports.local import LocalTransport
+from slurm_adapter.core.directives import Directive
+from slurm_adapter.core.errors import Refused, TryAgain, Unknown
+from slurm_adapter.core.states import ENDED, WAITING
 from slurm_adapter.sandbox import layout
-from slurm_adapter.schedulers.command_line import CommandLineScheduler
-from slurm_adapter.schedulers.fake import FakeScheduler
-from slurm_adapter.schedulers.interface import Accepted, InDoubt, Load, NotStarted, Observation, Rejected, Submission
-from slurm_adapter.schedulers.libslurm import LibslurmScheduler
-from slurm_adapter.schedulers.listings import NAME_BYTES
-from slurm_adapter.states import ENDED, WAITING
-from slurm_adapter.transports.local import LocalTransport
 from tests.cluster import PYSLURM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slurm_adapter.schedulers.interface import Outcome, Scheduler
+    from slurm_adapter.cluster.schedulers.interface import Outcome, Scheduler
     from tests.cluster import Cluster
 
 

@@ -13,22 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.config import Config
-from slurm_adapter.directives import Directive
-from slurm_adapter.errors import AdapterError, InvalidConfig, TryAgain, Unknown
-from slurm_adapter.schedulers.command_line import CommandLineScheduler
-from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
-from slurm_adapter.schedulers.libslurm import LibslurmScheduler, describe
-from slurm_adapter.schedulers.submission import parse_submission
-from slurm_adapter.transports.fake import FakeTransport
-from slurm_adapter.transports.interface import CommandTimeout, NotConnected, Result
-from slurm_adapter.transports.local import LocalTransport
+from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.cluster.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
+from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler, describe
+from slurm_adapter.cluster.schedulers.sbatch import parse_submission
+from slurm_adapter.cluster.transports.fake import FakeTransport
+from slurm_adapter.cluster.transports.interface import CommandTimeout, NotConnected, Result
+from slurm_adapter.cluster.transports.local import LocalTransport
+from slurm_adapter.core.config import Config
+from slurm_adapter.core.directives import Directive
+from slurm_adapter.core.errors import AdapterError, InvalidConfig, TryAgain, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.schedulers.interface import Outcome
-    from slurm_adapter.transports.interface import Command
+    from slurm_adapter.cluster.schedulers.interface import Outcome
+    from slurm_adapter.cluster.transports.interface import Command
 
 FAILED = "sbatch: error: Batch job submission failed: "
 
@@ -233,7 +233,7 @@ def test_a_worker_without_pyslurm_says_so_in_one_sentence() -> None:
 
 _STAND_IN = """
 import os, sys
-from slurm_adapter.schedulers import libslurm_worker as worker
+from slurm_adapter.cluster.schedulers import pyslurm_worker as worker
 
 class Slurm:
     __version__ = "22.5.3"
@@ -279,7 +279,7 @@ class Slurm:
 """
 _DESCRIBES = """
 import json
-from slurm_adapter.schedulers import libslurm_worker as worker
+from slurm_adapter.cluster.schedulers import pyslurm_worker as worker
 
 class Description:
     def __init__(self, **fields):

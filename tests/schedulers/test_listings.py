@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.errors import Unknown
-from slurm_adapter.records import unique_part
-from slurm_adapter.schedulers import listings
-from slurm_adapter.schedulers.listings import NAME_BYTES, sacct_argv, sacct_names_argv, squeue_argv
-from slurm_adapter.states import JobState, translate
+from slurm_adapter.cluster.schedulers import listings
+from slurm_adapter.cluster.schedulers.listings import NAME_BYTES, sacct_argv, sacct_names_argv, squeue_argv
+from slurm_adapter.core.errors import Unknown
+from slurm_adapter.core.records import unique_part
+from slurm_adapter.core.states import JobState, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from slurm_adapter.schedulers.interface import Observation
+    from slurm_adapter.cluster.schedulers.interface import Observation
 
 NAMES = {"7701": "alice", "7702": "bob"}
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from slurm_adapter.errors import TryAgain, Unknown
-from slurm_adapter.schedulers.command_line import CommandLineScheduler
-from slurm_adapter.schedulers.interface import Load
-from slurm_adapter.schedulers.load import parse_load
-from slurm_adapter.transports.fake import FakeTransport
-from slurm_adapter.transports.interface import Result
+from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.cluster.schedulers.interface import Load
+from slurm_adapter.cluster.schedulers.load import parse_load
+from slurm_adapter.cluster.transports.fake import FakeTransport
+from slurm_adapter.cluster.transports.interface import Result
+from slurm_adapter.core.errors import TryAgain, Unknown
 
 RECORDED = Path(__file__).parent / "recorded/22.05.8"
 MEBIBYTE = 1024 * 1024

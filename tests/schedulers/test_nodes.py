@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.errors import Unknown
-from slurm_adapter.schedulers import nodes
-from slurm_adapter.schedulers.command_line import CommandLineScheduler
-from slurm_adapter.schedulers.nodes import parse_addresses
-from slurm_adapter.transports.local import LocalTransport
+from slurm_adapter.cluster.schedulers import nodes
+from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.cluster.schedulers.nodes import parse_addresses
+from slurm_adapter.cluster.transports.local import LocalTransport
+from slurm_adapter.core.errors import Unknown
 
 RECORDED = Path(__file__).parent / "recorded/22.05.8"
 PARTITION = b"PartitionName=main AllowGroups=ALL Nodes=n1 State=UP\n"

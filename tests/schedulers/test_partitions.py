@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.errors import Unknown
-from slurm_adapter.schedulers.interface import NodeShape
-from slurm_adapter.schedulers.partitions import parse_partitions
+from slurm_adapter.cluster.schedulers.interface import NodeShape
+from slurm_adapter.cluster.schedulers.partitions import parse_partitions
+from slurm_adapter.core.errors import Unknown
 
 RECORDED = Path(__file__).parent / "recorded/22.05.8"
 MEBIBYTE = 1024 * 1024

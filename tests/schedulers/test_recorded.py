@@ -13,23 +13,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.errors import AdapterError, Refused, TryAgain, Unknown
-from slurm_adapter.schedulers.command_line import CommandLineScheduler
-from slurm_adapter.schedulers.interface import Accepted, Rejected
-from slurm_adapter.schedulers.listings import NAME_BYTES, parse_history, parse_queue
-from slurm_adapter.schedulers.load import parse_load
-from slurm_adapter.schedulers.nodes import parse_nodes
-from slurm_adapter.schedulers.partitions import parse_partitions
-from slurm_adapter.schedulers.submission import parse_submission
-from slurm_adapter.schedulers.versions import TRIED, read_client, read_controller, release
-from slurm_adapter.states import ENDED, JobState, translate
-from slurm_adapter.transports.fake import FakeTransport
-from slurm_adapter.transports.interface import Result
+from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.cluster.schedulers.interface import Accepted, Rejected
+from slurm_adapter.cluster.schedulers.listings import NAME_BYTES, parse_history, parse_queue
+from slurm_adapter.cluster.schedulers.load import parse_load
+from slurm_adapter.cluster.schedulers.nodes import parse_nodes
+from slurm_adapter.cluster.schedulers.partitions import parse_partitions
+from slurm_adapter.cluster.schedulers.sbatch import parse_submission
+from slurm_adapter.cluster.schedulers.versions import TRIED, read_client, read_controller, release
+from slurm_adapter.cluster.transports.fake import FakeTransport
+from slurm_adapter.cluster.transports.interface import Result
+from slurm_adapter.core.errors import AdapterError, Refused, TryAgain, Unknown
+from slurm_adapter.core.states import ENDED, JobState, translate
 from tests.schedulers.extract_states import RECORDED
 from tests.schedulers.record import HOSTILE, UNKNOWN_ID
 
 if TYPE_CHECKING:
-    from slurm_adapter.schedulers.interface import Observation
+    from slurm_adapter.cluster.schedulers.interface import Observation
 
 NAMES = {"7701": "alice"}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from slurm_adapter.schedulers import refusals
-from slurm_adapter.schedulers.interface import InDoubt, NotStarted, Postponed, Rejected
-from slurm_adapter.schedulers.submission import judge_answer
+from slurm_adapter.cluster.schedulers import refusals
+from slurm_adapter.cluster.schedulers.interface import InDoubt, NotStarted, Postponed, Rejected
+from slurm_adapter.cluster.schedulers.sbatch import judge_answer
 
 FAILED = "sbatch: error: Batch job submission failed: "
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*/errors.json"))

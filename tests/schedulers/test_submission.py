@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.directives import PROTECTED
-from slurm_adapter.schedulers import submission
-from slurm_adapter.schedulers.command_line import CommandLineScheduler
-from slurm_adapter.schedulers.interface import Accepted, InDoubt, NotStarted, Postponed, Rejected, Submission
-from slurm_adapter.schedulers.submission import judge_answer, parse_submission
-from slurm_adapter.transports.fake import FakeTransport
-from slurm_adapter.transports.interface import CommandTimeout, ConnectionLost, NotConnected, Result
-from slurm_adapter.transports.local import LocalTransport
+from slurm_adapter.cluster.schedulers import sbatch
+from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
+from slurm_adapter.cluster.schedulers.interface import Accepted, InDoubt, NotStarted, Postponed, Rejected, Submission
+from slurm_adapter.cluster.schedulers.sbatch import judge_answer, parse_submission
+from slurm_adapter.cluster.transports.fake import FakeTransport
+from slurm_adapter.cluster.transports.interface import CommandTimeout, ConnectionLost, NotConnected, Result
+from slurm_adapter.cluster.transports.local import LocalTransport
+from slurm_adapter.core.directives import PROTECTED
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slurm_adapter.schedulers.interface import Outcome
-    from slurm_adapter.transports.interface import Command, Stream, Terminal
+    from slurm_adapter.cluster.schedulers.interface import Outcome
+    from slurm_adapter.cluster.transports.interface import Command, Stream, Terminal
 
 FAILED = "sbatch: error: Batch job submission failed: "
 RETRYING = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
@@ -156,7 +156,7 @@ def test_what_does_not_fit_into_the_time_is_left_for_another(
     tmp_path: Path, scheduler: CommandLineScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The first sbatch of each shell lasts longer than the time for all of them.
-    monkeypatch.setattr(submission, "START_SECONDS", 2)
+    monkeypatch.setattr(sbatch, "START_SECONDS", 2)
     outcomes = scheduler.submit([make(tmp_path, "slow", number=number) for number in range(24)])
     taken = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
     left = [outcome for outcome in outcomes if isinstance(outcome, NotStarted)]
@@ -168,10 +168,10 @@ def test_what_does_not_fit_into_the_time_is_left_for_another(
 def test_at_a_site_that_limits_requests_half_of_them_are_left_for_questions(
     tmp_path: Path, scheduler: CommandLineScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert submission.find_pause("SlurmctldParameters = enable_configless") == 0
-    assert submission.find_pause("SlurmctldParameters = rl_enable") == 1
-    assert submission.find_pause("SlurmctldParameters = rl_enable,rl_refill_rate=10,rl_refill_period=2") == 0.4
-    assert submission.submit_argv(0, 1, 0.05)[-1] == ""  # nothing comes after it
+    assert sbatch.find_pause("SlurmctldParameters = enable_configless") == 0
+    assert sbatch.find_pause("SlurmctldParameters = rl_enable") == 1
+    assert sbatch.find_pause("SlurmctldParameters = rl_enable,rl_refill_rate=10,rl_refill_period=2") == 0.4
+    assert sbatch.submit_argv(0, 1, 0.05)[-1] == ""  # nothing comes after it
     monkeypatch.setattr(scheduler, "_config", ("SlurmctldParameters = rl_enable,rl_refill_rate=100", 0.0))
     outcomes = scheduler.submit([make(tmp_path, what, number=number) for number, what in enumerate(("good", "refuse"))])
     assert [type(outcome) for outcome in outcomes] == [Accepted, Rejected]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from slurm_adapter.check.cluster import check_versions
-from slurm_adapter.check.findings import Level
-from slurm_adapter.errors import Unknown
-from slurm_adapter.schedulers.versions import Versions, read_client, read_controller, release
+from slurm_adapter.cli.check.cluster import check_versions
+from slurm_adapter.cli.check.findings import Level
+from slurm_adapter.cluster.schedulers.versions import Versions, read_client, read_controller, release
+from slurm_adapter.core.errors import Unknown
 
 if TYPE_CHECKING:
-    from slurm_adapter.site import Site
+    from slurm_adapter.adapter import Site
 
 
 @pytest.mark.parametrize(

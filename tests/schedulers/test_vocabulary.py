@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.schedulers.interface import Observation
-from slurm_adapter.states import BASE_STATES, ENDED, FLAGS, WAITING, JobState, canonical, translate
+from slurm_adapter.cluster.schedulers.interface import Observation
+from slurm_adapter.core.states import BASE_STATES, ENDED, FLAGS, WAITING, JobState, canonical, translate
 from tests.schedulers.extract_states import RECORDED, RELEASES, extract, newest_tags
 
 if TYPE_CHECKING:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.application import Application, Option, Parameter, Template, Variable, Word
-from slurm_adapter.application_file import read_application_file
-from slurm_adapter.catalogue import Catalogue, open_catalogue
-from slurm_adapter.config import Config
-from slurm_adapter.rendering import render_apart
-from slurm_adapter.specification import Owner, parse_submission
-from slurm_adapter.translation import Translation, translate
+from slurm_adapter.core.config import Config
+from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.local.application_folder import Catalogue, open_catalogue
+from slurm_adapter.translation.application import Application, Option, Parameter, Template, Variable, Word
+from slurm_adapter.translation.application_file import read_application_file
+from slurm_adapter.translation.rendering import render_apart
+from slurm_adapter.translation.translate import Translation, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.rendering import Rendered, Task
+    from slurm_adapter.translation.rendering import Rendered, Task
 
 FOLDER = "/home/alice/ucloud-jobs/4150"
 

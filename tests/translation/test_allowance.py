@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.allowance import ALLOWED
-from slurm_adapter.application import Parameter, Template, Word, Workflow
-from slurm_adapter.directives import FREE, PROTECTED
-from slurm_adapter.errors import InvalidInput
-from slurm_adapter.rendering import render
+from slurm_adapter.core.allowance import ALLOWED
+from slurm_adapter.core.directives import FREE, PROTECTED
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.translation.application import Parameter, Template, Word, Workflow
+from slurm_adapter.translation.rendering import render
 
 if TYPE_CHECKING:
     from tests.translation.conftest import Case

@@ -11,16 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.application import Application, Option, Parameter, Template, Workflow, resolve_application
-from slurm_adapter.application_file import lint_application_file, read_application_file
-from slurm_adapter.catalogue import Catalogue, open_catalogue
-from slurm_adapter.errors import InvalidConfig, InvalidInput
-from slurm_adapter.specification import Job
+from slurm_adapter.core.errors import InvalidConfig, InvalidInput
+from slurm_adapter.core.specification import Job
+from slurm_adapter.local.application_folder import Catalogue, open_catalogue
+from slurm_adapter.translation.application import (
+    Application,
+    Option,
+    Parameter,
+    Template,
+    Workflow,
+    resolve_application,
+)
+from slurm_adapter.translation.application_file import lint_application_file, read_application_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.config import Config
+    from slurm_adapter.core.config import Config
 
 WHOLE = """\
 application: v2

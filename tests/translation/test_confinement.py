@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter import rendering
-from slurm_adapter.confinement import LANDLOCK, SECCOMP
-from slurm_adapter.errors import InvalidConfig, InvalidInput
-from slurm_adapter.rendering import Apart, Source, Task, render
+from slurm_adapter.core.errors import InvalidConfig, InvalidInput
+from slurm_adapter.local.confinement import LANDLOCK, SECCOMP
+from slurm_adapter.translation import rendering
+from slurm_adapter.translation.rendering import Apart, Source, Task, render
 from tests.translation.escapes import ESCAPES
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ SECRET = "adapter-secret"
 
 ATTACK = """
 import ctypes, json, os, socket, subprocess, sys
-from slurm_adapter import confinement, rendering
+from slurm_adapter.local import confinement
+from slurm_adapter.translation import rendering
 
 C = ctypes.CDLL(None, use_errno=True)
 
@@ -90,7 +91,7 @@ def attack(task):
 rendering._answer = attack
 rendering.main()
 """
-NO_SECCOMP = "from slurm_adapter import confinement\nconfinement._LIBSECCOMP = 'libnone.so'\n"
+NO_SECCOMP = "from slurm_adapter.local import confinement\nconfinement._LIBSECCOMP = 'libnone.so'\n"
 
 
 def attack(wall: str) -> str:
@@ -176,7 +177,7 @@ def escapes_child() -> Iterator[Apart]:
 
 
 def test_a_machine_that_cannot_confine_renders_only_if_the_site_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "from slurm_adapter import confinement, rendering\nconfinement._LIBSECCOMP = 'libnone.so'\nrendering.main()"
+    code = f"{NO_SECCOMP}from slurm_adapter.translation import rendering\nrendering.main()"
     monkeypatch.setattr(rendering, "_start", lambda: child_of(code))
     with Apart() as apart, pytest.raises(InvalidConfig) as error:
         apart.render(task())

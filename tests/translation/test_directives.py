@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.directives import (
+from slurm_adapter.core.directives import (
     FREE,
     PROTECTED,
     Directive,
@@ -21,11 +21,11 @@ from slurm_adapter.directives import (
     read_value,
     time_limit,
 )
-from slurm_adapter.errors import InvalidInput
-from slurm_adapter.specification import SimpleDuration
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.specification import SimpleDuration
 
 if TYPE_CHECKING:
-    from slurm_adapter.config import Config, Machine
+    from slurm_adapter.core.config import Config, Machine
 
 
 @pytest.fixture

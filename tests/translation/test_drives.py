@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.config import Config, Drive, DrivePattern
-from slurm_adapter.drives import (
+from slurm_adapter.core.config import Config, Drive, DrivePattern
+from slurm_adapter.core.errors import InvalidInput, TryAgain, Unknown
+from slurm_adapter.core.specification import FileValue, Owner, parse_submission
+from slurm_adapter.translation.drives import (
     DrivePath,
     UcloudDrive,
     by_pattern,
@@ -24,8 +26,6 @@ from slurm_adapter.drives import (
     to_ask_ucloud_for,
     ucloud_path,
 )
-from slurm_adapter.errors import InvalidInput, TryAgain, Unknown
-from slurm_adapter.specification import FileValue, Owner, parse_submission
 from tests.offline import configuration
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.application import BoolFlag, EnvironmentVariable, Parameter, Template, Variable, Word
-from slurm_adapter.bash import plain, quote
-from slurm_adapter.errors import InvalidInput
-from slurm_adapter.invocation import ARGUMENT_LIMIT, default_files
-from slurm_adapter.specification import parse_submission
+from slurm_adapter.core.bash import plain, quote
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.specification import parse_submission
+from slurm_adapter.translation.application import BoolFlag, EnvironmentVariable, Parameter, Template, Variable, Word
+from slurm_adapter.translation.invocation import ARGUMENT_LIMIT, default_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,23 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.application import Application, Parameter, Template, Variable, resolve_application
-from slurm_adapter.application_file import lint_application_file
-from slurm_adapter.config import load_config
-from slurm_adapter.directives import lint_script, quote
-from slurm_adapter.errors import AdapterError, InvalidConfig, InvalidInput
-from slurm_adapter.hostlist import expand
-from slurm_adapter.hosts import check_hostnames
-from slurm_adapter.invocation import ARGUMENTS_LIMIT, bind, command_line
-from slurm_adapter.json_bounds import MOST_ENTRIES
-from slurm_adapter.preprocessor import preprocess
-from slurm_adapter.specification import (
-    JOB_LIMIT,
-    PROBLEMS_LIMIT,
-    JobSpecification,
-    parse_submission,
-    shown,
-)
+from slurm_adapter.cluster.schedulers.hostlist import expand
+from slurm_adapter.core.config import load_config
+from slurm_adapter.core.directives import lint_script, quote
+from slurm_adapter.core.errors import AdapterError, InvalidConfig, InvalidInput
+from slurm_adapter.core.hosts_file import check_hostnames
+from slurm_adapter.core.json_bounds import MOST_ENTRIES
+from slurm_adapter.core.specification import JOB_LIMIT, PROBLEMS_LIMIT, JobSpecification, parse_submission, shown
+from slurm_adapter.translation.application import Application, Parameter, Template, Variable, resolve_application
+from slurm_adapter.translation.application_file import lint_application_file
+from slurm_adapter.translation.invocation import ARGUMENTS_LIMIT, bind, command_line
+from slurm_adapter.translation.preprocessor import preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.application import Parameter, Variable, Word
+from slurm_adapter.translation.application import Parameter, Variable, Word
 
 if TYPE_CHECKING:
     from tests.cluster import Cluster

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from slurm_adapter.errors import InvalidInput
-from slurm_adapter.rendering import CPU_SECONDS, Apart, Source, Task, render, render_apart
-from slurm_adapter.targets import Target
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.interfaces import Target
+from slurm_adapter.translation.rendering import CPU_SECONDS, Apart, Source, Task, render, render_apart
 
 
 def task(text: str, **variables: Any) -> Task:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.application import EnvironmentVariable, Template, Variable, Word
-from slurm_adapter.errors import InvalidConfig, InvalidInput
-from slurm_adapter.script import packaged_templates
-from slurm_adapter.states import FENCED
-from slurm_adapter.targets import Target
+from slurm_adapter.core.errors import InvalidConfig, InvalidInput
+from slurm_adapter.core.interfaces import Target
+from slurm_adapter.core.states import FENCED
+from slurm_adapter.translation.application import EnvironmentVariable, Template, Variable, Word
+from slurm_adapter.translation.script import packaged_templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable

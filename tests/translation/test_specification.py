@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.errors import InvalidInput
-from slurm_adapter.specification import (
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.specification import (
     FileValue,
     IntegerValue,
     Job,

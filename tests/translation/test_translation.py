@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.application import EnvironmentVariable, Parameter, Template, Word, resolve_application
-from slurm_adapter.errors import InvalidInput
-from slurm_adapter.specification import Job, Owner
-from slurm_adapter.translation import translate
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.specification import Job, Owner
+from slurm_adapter.translation.application import EnvironmentVariable, Parameter, Template, Word, resolve_application
+from slurm_adapter.translation.translate import translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.catalogue import Catalogue
-    from slurm_adapter.config import Config
+    from slurm_adapter.core.config import Config
+    from slurm_adapter.local.application_folder import Catalogue
     from tests.translation.conftest import Case
 
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from slurm_adapter.transports.local import LocalTransport
-from slurm_adapter.transports.ssh import SshTransport
-from slurm_adapter.transports.ssh_config import SshSettings
+from slurm_adapter.cluster.transports.local import LocalTransport
+from slurm_adapter.cluster.transports.ssh import SshTransport
+from slurm_adapter.cluster.transports.ssh_config import SshSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.transports.interface import Transport
+    from slurm_adapter.cluster.transports.interface import Transport
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
 

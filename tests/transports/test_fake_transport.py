@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from slurm_adapter.transports.fake import FakeTransport
-from slurm_adapter.transports.interface import Command, ConnectionLost, NotConnected, Result, TooMuchOutput, Transport
+from slurm_adapter.cluster.transports.fake import FakeTransport
+from slurm_adapter.cluster.transports.interface import (
+    Command,
+    ConnectionLost,
+    NotConnected,
+    Result,
+    TooMuchOutput,
+    Transport,
+)
 
 
 def test_the_handler_answers_and_the_commands_are_kept() -> None:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.transports.frame import Frame
-from slurm_adapter.transports.interface import Command, ConnectionLost, NotConnected, Result
-from slurm_adapter.transports.local import LocalTransport
-from slurm_adapter.transports.ssh import SshTransport
+from slurm_adapter.cluster.transports.frame import Frame
+from slurm_adapter.cluster.transports.interface import Command, ConnectionLost, NotConnected, Result
+from slurm_adapter.cluster.transports.local import LocalTransport
+from slurm_adapter.cluster.transports.ssh import SshTransport
 from tests.transports.test_transport_contract import EVERY_BYTE, write_sudo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from slurm_adapter.transports.interface import Transport
+    from slurm_adapter.cluster.transports.interface import Transport
     from tests.transports.conftest import StartSshd
 
 NOISE = 'echo "Welcome to  node<001>"; echo "0:0"; printf "no line break" >&2; printf "\\0\\377"'

@@ -12,9 +12,9 @@ import pytest
 LOOK = 'grep -E "^Sig(Blk|Ign)" /proc/self/status; umask; for one in /proc/self/fd/*; do echo "${one##*/}"; done'
 PROGRAM = f"""
 import json, sys, threading
-from slurm_adapter.inherited import reset_signals
-from slurm_adapter.transports.interface import Command, Terminal
-from slurm_adapter.transports.local import LocalTransport
+from slurm_adapter.cli.inherited import reset_signals
+from slurm_adapter.cluster.transports.interface import Command, Terminal
+from slurm_adapter.cluster.transports.local import LocalTransport
 
 reset_signals()
 transport = LocalTransport()

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from slurm_adapter.errors import InvalidConfig
-from slurm_adapter.transports import ssh_config
-from slurm_adapter.transports.known_hosts import known_keys
-from slurm_adapter.transports.ssh_config import SshSettings, ignored_options, resolve
+from slurm_adapter.cluster.transports import ssh_config
+from slurm_adapter.cluster.transports.known_hosts import known_keys
+from slurm_adapter.cluster.transports.ssh_config import SshSettings, ignored_options, resolve
+from slurm_adapter.core.errors import InvalidConfig
 
 
 def config(text: str) -> Path:

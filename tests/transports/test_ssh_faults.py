@@ -14,10 +14,16 @@ import paramiko
 import pytest
 from paramiko import ssh_exception
 
-from slurm_adapter.transports import ssh as ssh_module
-from slurm_adapter.transports.interface import Command, CommandTimeout, ConnectionLost, NotConnected, TransportError
-from slurm_adapter.transports.ssh import OF_ACCOUNT, SESSIONS, SshTransport, shell_line
-from slurm_adapter.transports.ssh_connection import translated
+from slurm_adapter.cluster.transports import ssh as ssh_module
+from slurm_adapter.cluster.transports.interface import (
+    Command,
+    CommandTimeout,
+    ConnectionLost,
+    NotConnected,
+    TransportError,
+)
+from slurm_adapter.cluster.transports.ssh import OF_ACCOUNT, SESSIONS, SshTransport, shell_line
+from slurm_adapter.cluster.transports.ssh_connection import translated
 from tests.transports.test_transport_contract import write_sudo
 
 if TYPE_CHECKING:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.transports.interface import Command, NotConnected
-from slurm_adapter.transports.ssh import SshTransport
-from slurm_adapter.transports.ssh_config import SshSettings
+from slurm_adapter.cluster.transports.interface import Command, NotConnected
+from slurm_adapter.cluster.transports.ssh import SshTransport
+from slurm_adapter.cluster.transports.ssh_config import SshSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slurm_adapter.transports.interface import Result
+    from slurm_adapter.cluster.transports.interface import Result
     from tests.transports.conftest import Sshd, StartSshd
 
 ECHO = Command(("echo", "here"))

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.transports.interface import Command, NotConnected, Terminal
-from slurm_adapter.transports.ssh import SshTransport
+from slurm_adapter.cluster.transports.interface import Command, NotConnected, Terminal
+from slurm_adapter.cluster.transports.ssh import SshTransport
 from tests.transports.conftest import free_port
 from tests.transports.test_transport_contract import EVERY_BYTE, WEIRD, write_sudo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slurm_adapter.transports.interface import Stream, Transport
+    from slurm_adapter.cluster.transports.interface import Stream, Transport
     from tests.transports.conftest import Sshd, StartSshd
 
 MEGABYTE = EVERY_BYTE * 4096

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.errors import TryAgain, Unknown
-from slurm_adapter.transports.interface import Command, CommandTimeout, NotConnected, Result, TooMuchOutput
-from slurm_adapter.transports.local import LocalTransport
+from slurm_adapter.cluster.transports.interface import Command, CommandTimeout, NotConnected, Result, TooMuchOutput
+from slurm_adapter.cluster.transports.local import LocalTransport
+from slurm_adapter.core.errors import TryAgain, Unknown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slurm_adapter.transports.interface import Transport
+    from slurm_adapter.cluster.transports.interface import Transport
 
 EVERY_BYTE = bytes(range(256))
 WEIRD = [

@@ -1,0 +1,175 @@
+"""Check the accounts that run jobs, and the folders of jobs and hosts files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slurm_adapter.cli.check.findings import Finding, Level, reached
+from slurm_adapter.cluster import peer_files
+from slurm_adapter.cluster.account_policy import MUNGE, ask_uids
+from slurm_adapter.cluster.transports.interface import Command
+from slurm_adapter.core.errors import AdapterError, InvalidInput
+from slurm_adapter.core.specification import Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from slurm_adapter.adapter import Site
+
+
+_FOLDER = r"""
+parent=$1
+[ -d "$parent/" ] || { echo "does not exist"; exit; }
+cd -P -- "$parent" 2>/dev/null || { echo "cannot be entered"; exit; }
+[ -O . ] || { echo "belongs to $(stat -c %U .)"; exit; }
+[ -w . ] || { echo "cannot be written"; exit; }
+case $(stat -c %A .) in ????????w?) echo "can be written by everybody"; exit ;; esac
+echo good
+"""
+
+_SHARED = r"""
+[ -d "$1/" ] || { echo "does not exist"; exit; }
+cd -P -- "$1" 2>/dev/null || { echo "cannot be entered"; exit; }
+[ -O . ] || { echo "belongs to $(stat -c %U .)"; exit; }
+case $(stat -c %A .) in ???????r?x*) ;; *) echo "has the mode $(stat -c %a .)"; exit ;; esac
+echo good
+"""
+
+
+USER_SCRIPTS = {"check_folder": _FOLDER}
+"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+
+
+def find_accounts(site: Site, usable: dict[str, str]) -> Iterator[Finding]:
+    """Add the accounts that can run jobs to `usable`, sorted; say what keeps each of the others from it.
+
+    Beside each is the name that Slurm has for it.
+    """
+    keys = _keys(site)
+    own, uids = ask_uids(site.transport, [MUNGE, *keys])
+    uid_of = dict(zip((MUNGE, *keys), uids, strict=True))
+    for account, key in sorted(keys.items()):
+        named = f'{".".join(key)} = "{account}"'
+        uid = uid_of[account]
+        if uid is None:
+            yield Finding(
+                Level.PROBLEM,
+                f"{named}: the cluster has no account {account!r} (`getent passwd {account}` there); write the one "
+                "that this user has on the cluster",
+                key,
+            )
+        elif why := site.account_policy.judge(uid, own, uid_of[MUNGE]):
+            yield Finding(Level.PROBLEM, f"{named}: it runs no jobs: {why}; otherwise name another account", key)
+        else:
+            try:
+                name = site.transport.run(Command(("id", "-un"), user=account)).text.strip()
+            except AdapterError as error:
+                yield Finding(Level.PROBLEM, f"{named}: commands cannot be run as {account}: {error}", key)
+                continue
+            usable[account] = name
+            if name != account:
+                yield Finding(
+                    Level.NOTE,
+                    f"{named}: `id -un` as {account} says {name!r} there, and so does Slurm; accounts are compared by "
+                    f"uid ({uid})",
+                    key,
+                )
+
+
+def _keys(site: Site) -> Mapping[str, tuple[str, ...]]:
+    """Return the key that names each account; of several the first."""
+    identity = site.config.identity
+    if identity.service_user is not None:
+        return {identity.service_user: ("identity", "service_user")}
+    return {account: ("identity", "users", user) for user, account in reversed(identity.users.items())}
+
+
+def check_accounts(site: Site, accounts: list[str]) -> Iterator[Finding]:
+    """Check that jobs can have folders of their own, and say who shares an account."""
+    identity = site.config.identity
+    if identity.mode == "service":
+        yield Finding(
+            Level.NOTE,
+            f"single tenant: every job runs as {identity.service_user}, and can read and end every other job of it",
+        )
+    elif not identity.users:
+        yield Finding(Level.NOTE, "no accounts are listed in [identity.users]; the pattern cannot be tried beforehand")
+    for account in accounts:
+        if len(owners := [user for user, own in identity.users.items() if own == account]) > 1:
+            yield Finding(
+                Level.NOTE,
+                f"{' and '.join(owners)} both run jobs as {account}, and can read and end each other's",
+                ("identity", "users", owners[1]),
+            )
+        parent = site.config.jobs.folder.replace("{user}", account).replace("{id}", "0").rsplit("/", 1)[0]
+        result = site.transport.run(Command(("/bin/sh", "-c", _FOLDER, "sh", parent), user=account))
+        said = result.text.strip()
+        if said == "good":
+            yield Finding(Level.GOOD, f"jobs can run as {account}, in {parent}")
+            continue
+        fixes = {
+            "does not exist": f"make it as {account}: mkdir -m 700 {parent}",
+            "cannot be entered": f"let {account} enter it and the folders above it (chmod)",
+            "cannot be written": f"chmod u+w {parent}",
+            "can be written by everybody": f"chmod o-w {parent}",
+        }
+        fix = fixes.get(said, f"chown {account} {parent}, or name another folder")
+        yield Finding(
+            Level.PROBLEM, f"jobs.folder: {parent}, for the jobs of {account}, {said or result.complaint}; {fix}"
+        )
+
+
+def check_command_line(site: Site) -> Iterator[Finding]:
+    """Check that users named in the configuration have accounts."""
+    config = site.config
+    named = {("drives", number, "users"): drive.users for number, drive in enumerate(config.drives)}
+    for key, users in named.items():
+        for user in users:
+            if not _has_account(site, user):
+                yield Finding(
+                    Level.WARNING,
+                    f"drives.{key[1]}.users: {user!r} has no account here, and so no use of the drive; see [identity]",
+                    key,
+                )
+    if config.command_line.user is not None and not _has_account(site, config.command_line.user):
+        yield Finding(
+            Level.PROBLEM,
+            f'command_line.user = "{config.command_line.user}": this user has no account here; write one of '
+            f"identity.users ({', '.join(config.identity.users) or 'which is empty'}), or add it there",
+        )
+
+
+def _has_account(site: Site, user: str) -> bool:
+    try:
+        site.account_of(Owner(created_by=user))
+    except InvalidInput:
+        return False
+    return True
+
+
+def check_shared(site: Site, adapter: str, accounts: list[str]) -> Iterator[Finding]:
+    """Check the folder of the hosts files: the adapter writes it, and jobs read it."""
+    if site.config.peers.private:
+        yield Finding(Level.NOTE, "views are private: there is no shared hosts file")
+        return
+    shared = site.config.shared
+    said = site.transport.run(Command(("/bin/sh", "-c", _SHARED, "sh", shared))).text.strip()
+    if said != "good":
+        fixes = {
+            "does not exist": f"as root on the cluster: install -d -o {adapter} -m 755 {shared}",
+            "cannot be entered": f"let {adapter} enter it and the folders above it (chmod)",
+        }
+        own = f"it must belong to {adapter}, the adapter's account there (chown {adapter} {shared}), or name another"
+        fix = f"jobs read it: chmod 755 {shared}" if said.startswith("has the mode") else own
+        yield Finding(Level.PROBLEM, f'shared = "{shared}": {said or "cannot be looked at"}; {fixes.get(said, fix)}')
+        return
+    seen = peer_files.read(site.transport, site.peers_folder)
+    peer_files.plan_change(seen, {}, "")
+    if accounts and not reached(site, [site.peers_folder], accounts):
+        yield Finding(
+            Level.PROBLEM,
+            f'shared = "{shared}": {accounts[0]} cannot reach {site.peers_folder}, where its jobs read names; let '
+            "everybody enter the folders above it (chmod o+x)",
+        )
+        return
+    yield Finding(Level.GOOD, f"{site.peers_folder} can be read and written")

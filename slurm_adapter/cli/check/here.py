@@ -1,0 +1,201 @@
+"""Check this machine: the adapter's state, its templates and applications, its keys, and where `serve` listens."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from slurm_adapter.cli.check.findings import Finding, Level, some
+from slurm_adapter.cli.formatting import safe
+from slurm_adapter.core.errors import AdapterError
+from slurm_adapter.local.confinement import SECCOMP
+from slurm_adapter.translation.rendering import Apart, unconfined
+from slurm_adapter.translation.script import SCRIPT_NAME, ScriptInputs, read_node_files, render_script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slurm_adapter.adapter import Site
+
+_SHORTEST_LOST_AFTER = 600
+
+
+def check_here(site: Site) -> Iterator[Finding]:
+    """Check what can be seen without the cluster."""
+    try:
+        known = site.store.all(1)
+        yield Finding(Level.GOOD, f"the state in {site.config.state} can be used" + ("" if known else "; no jobs yet"))
+    except AdapterError as error:
+        yield Finding(Level.PROBLEM, str(error), ("state",))
+    if os.geteuid() == 0:
+        yield Finding(
+            Level.WARNING, "this program runs as root, and needs no such right; run it as the adapter's account"
+        )
+    if site.config.jobs.lost_after < _SHORTEST_LOST_AFTER:
+        yield Finding(
+            Level.WARNING,
+            f"jobs.lost_after: {site.config.jobs.lost_after} seconds are less than slurmctld may need after a restart: "
+            "jobs that run would be given up; write 00:10:00 or more",
+        )
+    yield from _check_templates(site.config.templates)
+    yield from _check_applications(site)
+    yield from _check_renderer(allowed=site.config.jobs.allow_unconfined)
+    yield from _check_ssh(site)
+    yield from _check_listen(site)
+    yield from _find_troubles(site)
+
+
+def _check_mode(path: Path, key: str, forbidden: int, fix: str) -> Iterator[Finding]:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & forbidden:
+        yield Finding(Level.WARNING, f'{key} = "{path}": others can read it (mode {mode:o}); {fix} {path}')
+
+
+def _entries(folder: Path, key: str) -> list[Path] | Finding:
+    """Return what is in a folder of the configuration, or what is wrong with it."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        return Finding(
+            Level.PROBLEM,
+            f'{key} = "{folder}": {error.strerror}; name a folder that the account of this program can read',
+        )
+
+
+def _check_templates(folder: Path | None) -> Iterator[Finding]:
+    if folder is not None:
+        entries = _entries(folder, "templates")
+        if isinstance(entries, Finding):
+            yield entries
+            return
+        unused = [entry.name for entry in entries if entry.name != f"{SCRIPT_NAME}.j2"]
+        if len(unused) == len(entries):
+            yield Finding(
+                Level.PROBLEM,
+                f'templates = "{folder}": has no {SCRIPT_NAME}.j2, the one template that there is; put it there, or '
+                "remove the key",
+            )
+            return
+        if unused:
+            yield Finding(Level.WARNING, f'templates = "{folder}": of no effect are {some(unused)}')
+    try:
+        render_script(ScriptInputs((), "/folder", (), (), (), (), purge=False, payload="true"), folder)
+        read_node_files()
+    except (AdapterError, OSError, UnicodeDecodeError) as error:
+        yield Finding(Level.PROBLEM, f"a job's script cannot be made: {error}", ("templates",))
+
+
+def _check_applications(site: Site) -> Iterator[Finding]:
+    folder = site.config.applications
+    if folder is not None:
+        entries = _entries(folder, "applications")
+        if isinstance(entries, Finding):
+            yield entries
+            return
+        unused = [entry.name for entry in entries if entry.suffix not in {".yaml", ".yml"}]
+        if len(unused) == len(entries):
+            yield Finding(
+                Level.WARNING, f'applications = "{folder}": has no files *.yaml or *.yml; put UCloud\'s files there'
+            )
+        elif unused:
+            yield Finding(Level.WARNING, f'applications = "{folder}": of no effect are {some(unused)}')
+    try:
+        found = site.catalogue.applications
+        yield Finding(Level.GOOD, f"{len(found)} applications: {', '.join(map(str, found))}")
+        yield from (Finding(Level.PROBLEM, text) for text in site.catalogue.problems.values())
+    except AdapterError as error:
+        yield Finding(Level.PROBLEM, str(error))
+
+
+def _check_renderer(*, allowed: bool) -> Iterator[Finding]:
+    """Check what confines the renderer of templates that the site did not write."""
+    try:
+        with Apart() as apart:
+            stand, lacking = apart.walls()
+    except AdapterError as error:
+        yield Finding(Level.PROBLEM, str(error))
+        return
+    lacks = "".join(f"; this machine lacks {wall} ({reason})" for wall, reason in lacking.items())
+    walls = " and ".join(f"{wall} ({version})" for wall, version in stand.items()) or "limits alone"
+    if SECCOMP in stand:
+        yield Finding(Level.GOOD, f"the renderer of templates is confined by {walls}{lacks}")
+    elif allowed:
+        yield Finding(
+            Level.WARNING,
+            f"jobs.allow_unconfined: the renderer of templates is confined by {walls}{lacks}; install libseccomp 2",
+        )
+    else:
+        yield Finding(Level.PROBLEM, unconfined(lacking), ("jobs", "allow_unconfined"))
+
+
+def _check_ssh(site: Site) -> Iterator[Finding]:
+    ssh = site.config.cluster.ssh
+    if ssh is None or (settings := site.ssh_settings) is None:
+        return
+    for key, path in (("key", ssh.key), ("known_hosts", ssh.known_hosts), ("config", ssh.config)):
+        if path is None:
+            continue
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            yield Finding(
+                Level.PROBLEM,
+                f'cluster.ssh.{key} = "{path}": {error.strerror}; name a file that the adapter can read',
+            )
+            continue
+        if key == "key":
+            yield from _check_mode(path, "cluster.ssh.key", 0o077, "chmod 600")
+    from slurm_adapter.cluster.transports.ssh_config import ignored_options  # noqa: PLC0415  # paramiko, for SSH only
+
+    try:
+        for option in ignored_options(settings):
+            yield Finding(Level.WARNING, f"{option} of the SSH configuration has no effect here")
+    except AdapterError as error:
+        yield Finding(Level.PROBLEM, str(error))
+
+
+def _check_listen(site: Site) -> Iterator[Finding]:
+    """Check that `serve` can listen where it is to; that somebody does already may be `serve` itself."""
+    gateway = site.config.gateway
+    if gateway.web_domain is not None and gateway.url is None:
+        yield Finding(Level.WARNING, "gateway.web_domain: there are no web sessions, for gateway.url is not set")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            gateway.listen, gateway.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as door:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            yield Finding(
+                Level.NOTE, f"gateway.port = {gateway.port}: somebody listens on {gateway.listen} there; is it `serve`?"
+            )
+            return
+        key = "port" if error.errno == errno.EACCES else "listen"
+        fix = "a port from 1024 on" if key == "port" else "an address of this machine, such as 127.0.0.1 or 0.0.0.0"
+        yield Finding(
+            Level.PROBLEM,
+            f'gateway.{key}: `serve` cannot listen on "{gateway.listen}", port {gateway.port}: {error.strerror}; write '
+            f"{fix}",
+        )
+
+
+def _find_troubles(site: Site) -> Iterator[Finding]:
+    """Name the accounts with jobs that something stands in the way of. Users can cause that, so `sync` is silent."""
+    troubled: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    try:
+        for id_, account, trouble in site.store.troubled():
+            troubled[account].append((id_, trouble))
+    except AdapterError:  # it was found already that the database cannot be read
+        return
+    for account, [(id_, trouble), *others] in sorted(troubled.items()):
+        more = f" and {len(others)} more" if others else ""
+        why = safe(trouble.split("\n", 1)[0])[:200]
+        yield Finding(Level.NOTE, f"{account} is in trouble: job {id_}{more}: {why}; see `slurm-adapter show {id_}`")

@@ -1,0 +1,90 @@
+"""Check that jobs can be given names, and nodes have addresses for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slurm_adapter.cli.check.findings import Finding, Level, job_accounts
+from slurm_adapter.cluster.transports.interface import Command
+from slurm_adapter.core.errors import AdapterError
+from slurm_adapter.jobs.reconcile import find_addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from slurm_adapter.adapter import Site
+
+
+_METHODS = r"""
+works() { "$@" >/dev/null 2>&1 && printf '%s ' "$name"; }
+name=unshare works unshare -Urm unshare -U true
+name=bwrap works bwrap --unshare-user --uid 0 --gid 0 --cap-add ALL --dev-bind / / unshare -U true
+for library in /lib*/libnss_wrapper.so /usr/lib*/libnss_wrapper.so /usr/lib/*/libnss_wrapper.so; do
+    [ ! -e "$library" ] || { printf 'nss_wrapper '; break; }
+done
+"""
+
+
+USER_SCRIPTS = {"check_names": _METHODS}
+"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+
+
+def methods_that_work(site: Site, account: str | None = None) -> list[str]:
+    """The ways to give a job its names that work on this machine of the cluster, for an account or the site's first."""
+    user = account or next(iter(sorted(job_accounts(site))), None)
+    result = site.transport.run(Command(("/bin/sh", "-c", _METHODS), user=user))
+    return [method for method in result.text.split() if method in site.config.peers.methods]
+
+
+def check_names(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
+    """Whether jobs can be given names, and nodes have addresses for them."""
+    addresses = find_addresses(site, nodes)
+    if lost := sorted(node for node, found in addresses.items() if not found):
+        yield Finding(
+            Level.PROBLEM,
+            f"{len(lost)} nodes have no address that other nodes can use ({', '.join(lost[:5])}, ...); "
+            "give NodeAddr in slurm.conf, or set peers.address",
+        )
+    else:
+        examples = ", ".join(f"{node} {found[0]}" for node, found in list(addresses.items())[:2])
+        yield Finding(Level.GOOD, f"every node has an address ({examples}, ...)")
+    if accounts:
+        works = methods_that_work(site, accounts[0])
+        if works:
+            yield Finding(
+                Level.GOOD, f"names work on this machine of the cluster, by {works[0]} (works: {', '.join(works)})"
+            )
+        else:
+            yield Finding(
+                Level.WARNING,
+                f"names do not work on this machine of the cluster for {accounts[0]}, by none of "
+                f"{', '.join(site.config.peers.methods)}; where the nodes are the same, jobs with peers end as "
+                "FAILURE: allow unprivileged user namespaces, or install bubblewrap or libnss-wrapper on the nodes",
+            )
+    yield Finding(
+        Level.NOTE,
+        "the firewall between jobs is not enforced: who reaches a node reaches every port of every job on it",
+    )
+
+
+def check_demo(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
+    """What `demo` needs besides, which no other job does."""
+    lacks = []
+    if site.config.command_line.user is None:
+        lacks.append("command_line.user")
+    if len(nodes) < 2:
+        lacks.append("a second node")
+    if accounts:
+        compile_static = Command(
+            ("cc", "-static", "-x", "c", "-", "-o", "/dev/null"),
+            stdin=b"int main(void) { return 0; }",
+            user=accounts[0],
+        )
+        try:
+            compiles = site.transport.run(compile_static).status == 0
+        except AdapterError:
+            compiles = False
+        if not compiles:
+            lacks.append("a C compiler (cc) with a static C library on the cluster")
+    if lacks:
+        yield Finding(Level.NOTE, f"the demo cannot run here: it needs {', '.join(lacks)}; other jobs do not")

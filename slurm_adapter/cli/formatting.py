@@ -1,0 +1,83 @@
+"""What people see on a terminal: tables, times, colours. Piped output has no colour and is never cut."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+import unicodedata
+from typing import TYPE_CHECKING
+
+import click
+
+from slurm_adapter.core.states import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COLOURS = {
+    JobState.IN_QUEUE: "yellow",
+    JobState.RUNNING: "green",
+    JobState.SUSPENDED: "magenta",
+    JobState.SUCCESS: "cyan",
+    JobState.FAILURE: "red",
+    JobState.EXPIRED: "red",
+}
+
+
+def safe(text: str) -> str:
+    """Text of a user's, without control characters that a terminal would obey."""
+    return "".join(c if c == "\t" or unicodedata.category(c)[0] != "C" else f"\\x{ord(c):02x}" for c in text)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wide: int = -1) -> str:
+    """Columns side by side. On a terminal the column `wide` is cut to what is left of the line."""
+    cells = [[safe(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - sum(widths) - 2 * (len(widths) - 1) + widths[wide]
+        widths[wide] = max(min(widths[wide], room), len(header[wide]), 12)
+    lines = []
+    for number, row in enumerate(cells):
+        words = [_cut(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)]
+        words[-1] = words[-1].rstrip()
+        lines.append("  ".join(click.style(word, bold=True) if number == 0 else _coloured(word) for word in words))
+    return "\n".join(lines)
+
+
+def state(value: JobState) -> str:
+    """A state in its colour."""
+    return click.style(value, fg=_COLOURS[value])
+
+
+def ago(when: float | None, now: float) -> str:
+    """How long ago, in the largest unit that gives at least two of it: `90s`, `15m`, `7h`, `3d`."""
+    if when is None:
+        return "-"
+    seconds = max(0, int(now - when))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def moment(when: float | None) -> str:
+    """A time in the local zone, to the second, with the zone's offset."""
+    return "-" if when is None else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(when))
+
+
+def duration(seconds: float) -> str:
+    """`1-02:03:04`, as Slurm writes it."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return (f"{days}-" if days else "") + f"{hours:02d}:{minutes:02d}:{rest:02d}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _coloured(word: str) -> str:
+    plain = word.rstrip()
+    return click.style(word, fg=_COLOURS[JobState(plain)]) if plain in JobState.__members__ else word

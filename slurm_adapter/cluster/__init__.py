@@ -1,0 +1,1 @@
+"""Access to the cluster: schedulers, transports, job folders and peer files."""

@@ -1,0 +1,1 @@
+"""Pure models and rules: no files, processes, sockets, clock or environment."""

@@ -1,0 +1,1 @@
+"""The provider API and the user API."""

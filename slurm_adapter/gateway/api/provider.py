@@ -1,0 +1,356 @@
+"""UCloud's door: what its core asks of a provider (contract 3.1).
+
+Everything is asked with UCloud's own token. A job is known by UCloud's id; `providerGeneratedId`, which comes back with
+it, is the job's token, and a job with another one is not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from slurm_adapter.core.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
+from slurm_adapter.core.specification import Job, Owner, shown
+from slurm_adapter.gateway import background
+from slurm_adapter.gateway.api import job_json
+from slurm_adapter.gateway.api.schemas import (
+    AclUpdate,
+    Bulk,
+    BulkRequest,
+    Empty,
+    Id,
+    Init,
+    JobExtension,
+    JobItem,
+    Manifest,
+    Parameters,
+    ParametersRequest,
+    ResourceChange,
+    Support,
+    Utilization,
+    done,
+)
+from slurm_adapter.gateway.gateway import Shared
+from slurm_adapter.gateway.http.strict_route import Came, StrictRoute
+from slurm_adapter.gateway.shares import TooMany
+from slurm_adapter.jobs import attach, control, submit, unknown_here
+from slurm_adapter.translation.application import resolve_application
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.core.records import Record
+    from slurm_adapter.gateway.gateway import Gateway
+
+NOT_SERVED = ("files/collections", "ingresses", "networkips", "licenses", "private-networks")
+"""Kinds of resource that UCloud asks every provider for, every ten seconds (contract 3.9)."""
+
+KINDS = {
+    "files/collections": "drives",
+    "files": "files",
+    "shares": "shares of folders",
+    "syncthing": "synchronization of folders",
+    "ingresses": "public links",
+    "networkips": "public IP addresses",
+    "licenses": "software licenses",
+    "private-networks": "private networks",
+    "integration": "connections of users' accounts",
+    "ssh": "SSH servers in jobs",
+    "jobs": "this operation on jobs",
+}
+"""What users call the parts of UCloud's provider API, by the beginnings of their paths."""
+
+VERIFY_SECONDS = 3.0
+"""How long the jobs of a `verify` are looked for before it is answered."""
+
+log = logging.getLogger(__name__)
+
+
+class ProviderRoute(StrictRoute):
+    """A route for UCloud alone."""
+
+    async def admit(self, request: Request) -> AbstractContextManager[str]:
+        """See `StrictRoute.admit`."""
+        gateway: Gateway = request.app.state.gateway
+        if gateway.key is None:
+            raise NotFound("there is no UCloud here; its door needs the table [ucloud]")
+        await run_in_threadpool(gateway.key.verify, request.headers.get("authorization"), time.time())
+        return nullcontext("UCloud")
+
+
+api = APIRouter(route_class=ProviderRoute, tags=["provider"])
+
+
+@api.post("/jobs")
+async def create(gateway: Shared, came: Came, request: BulkRequest[Job]) -> Bulk[Id]:
+    """Take jobs; none where one of them cannot be taken."""
+    owner, items = _read_items(request.items)
+    records = await gateway.submitter.claim(owner, items, came)
+    return Bulk(responses=tuple(Id(id=record.token) for record in records))
+
+
+@api.post("/jobs/terminate")
+async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
+    """End jobs. One that has ended, or is not known here, is no error."""
+    await gateway.ender.end(_owner(request.items), find_own, request.items)
+    return done(request.items)
+
+
+def _controller_answers(gateway: Shared) -> None:
+    """Raise `TryAgain` before anything is done if Slurm's controller is known to be away."""
+    gateway.controller.must_answer()
+
+
+NEEDS_SLURM = [Depends(_controller_answers)]
+
+
+@api.post("/jobs/extend", dependencies=NEEDS_SLURM)
+async def extend(gateway: Shared, request: BulkRequest[JobExtension]) -> Bulk[Empty]:
+    """Give jobs more time, added to what they have."""
+    await _change(gateway, "extend jobs", _extend(gateway, request.items))
+    return done(request.items)
+
+
+@api.post("/jobs/suspend", dependencies=NEEDS_SLURM)
+async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
+    """Let jobs rest; they keep their nodes."""
+    jobs_ = [item.job for item in request.items]
+    await _change(gateway, "suspend jobs", gateway.workers.change_for(_owner(jobs_), _suspend, jobs_))
+    return done(request.items)
+
+
+@api.post("/jobs/unsuspend", dependencies=NEEDS_SLURM)
+async def unsuspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
+    """Let jobs that rest run on."""
+    jobs_ = [item.job for item in request.items]
+    await _change(gateway, "let jobs run on", gateway.workers.change_for(_owner(jobs_), _resume, jobs_))
+    return done(request.items)
+
+
+@api.post("/jobs/attachResource", dependencies=NEEDS_SLURM)
+async def attach_resource(gateway: Shared, request: ResourceChange) -> Empty:
+    """Give a job that runs one more peer."""
+    await _change(gateway, "attach a peer", gateway.workers.change_for(_owner([request.job]), _attach, request))
+    return Empty()
+
+
+@api.post("/jobs/detachResource", dependencies=NEEDS_SLURM)
+async def detach_resource(gateway: Shared, request: ResourceChange) -> Empty:
+    """Take a peer from a job that runs."""
+    await _change(gateway, "detach a peer", gateway.workers.change_for(_owner([request.job]), _detach, request))
+    return Empty()
+
+
+@api.get("/jobs/retrieveProducts")
+async def retrieve_products(gateway: Shared) -> Bulk[Support]:
+    """What each product can do here."""
+    return Bulk(responses=job_json.support(gateway.config, peers=gateway.names_work))
+
+
+@api.post("/jobs/requestDynamicParameters")
+async def request_dynamic_parameters(_: ParametersRequest) -> Parameters:
+    """More parameters of an application: none."""
+    return Parameters()
+
+
+@api.post("/jobs/updateAcl")
+async def update_acl(gateway: Shared, request: BulkRequest[AclUpdate]) -> Bulk[Empty]:
+    """Who may use a job: UCloud asks that itself, before it asks for anything; sessions of those deleted are over."""
+    for item in request.items:
+        gateway.visits.end(item.resource, item.deleted)
+    return done(request.items)
+
+
+@api.post("/jobs/onUpdatedLabels")
+async def on_updated_labels(gateway: Shared, request: BulkRequest[Job]) -> Empty:
+    """Keep the labels of jobs."""
+    keeping = gateway.workers.call(_keep_labels, request.items)
+    try:
+        await gateway.behind.in_time(keeping, background.LONGEST_SECONDS, "keeping labels")
+    except background.GoesOn:
+        raise TryAgain("the database is busy, and it is not known yet whether the labels are kept; try again") from None
+    return Empty()
+
+
+@api.post("/jobs/verify")
+async def verify(gateway: Shared, request: BulkRequest[Job]) -> Empty:
+    """Tell of each job that is not known here, and surely gone, that it is no longer available (contract 3.8)."""
+    with suppress(background.GoesOn):
+        await gateway.behind.in_time(gateway.workers.ask(_verify, request.items), VERIFY_SECONDS, "verifying jobs")
+    return Empty()
+
+
+@api.post("/jobs/init")
+@api.post("/integration/init")
+async def init(_: Init) -> Empty:
+    """Make a user ready: there is nothing to do."""
+    return Empty()
+
+
+@api.post("/integration/unlinked")
+async def unlinked(_: Init) -> Empty:
+    """Users are not linked here."""
+    return Empty()
+
+
+@api.get("/jobs/retrieveUtilization")
+async def retrieve_utilization(gateway: Shared, category: Annotated[str, Query(alias="categoryId")]) -> Utilization:
+    """How full the partitions of a product category are."""
+    return await gateway.utilizations.of(category)
+
+
+@api.post("/integration/connect")
+@api.post("/ssh/keyUploaded")
+async def not_offered() -> Empty:
+    """Users do not connect here, and jobs have no SSH servers."""
+    raise NotOffered("this provider does not offer that: users need not connect, and jobs have no SSH server")
+
+
+@api.get("/integration/retrieveManifest")
+async def retrieve_manifest() -> Manifest:
+    """Users need not connect."""
+    return Manifest()
+
+
+@api.get("/provider/branding/retrieveInfo")
+async def retrieve_branding() -> Empty:
+    """No branding; UCloud would ask for ever for an answer."""
+    return Empty()
+
+
+async def retrieve_nothing() -> Bulk[Empty]:
+    """No products of this kind."""
+    return Bulk(responses=())
+
+
+for kind in NOT_SERVED:
+    api.add_api_route(f"/{kind}/retrieveProducts", retrieve_nothing, name=f"retrieve_products_of_{kind}")
+
+
+def not_offered_at(path: str, provider: str) -> AdapterError:
+    """Return what UCloud's users are told of a path that is not here: what is not offered, and no path."""
+    _, _, asked_for, *rest = path.split("/", 3)
+    if asked_for != provider:
+        return NotFound(f"there is no provider {shown(asked_for)} here, but {shown(provider)}")
+    asked = "".join(rest) + "/"
+    what = next((name for start, name in KINDS.items() if asked.startswith(f"{start}/")), "this")
+    return NotOffered(f"this provider does not offer {what}: it runs jobs")
+
+
+def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[submit.Item]]:
+    """Whose jobs these are, and what is to be handed in."""
+    problems = []
+    for number, job in enumerate(wanted):
+        if not (job.id.isascii() and job.id.isdecimal()):
+            problems.append(f"items[{number}].id: {shown(job.id)}: must be a decimal number, as UCloud's ids are")
+        if job.owner != wanted[0].owner:
+            problems.append(f"items[{number}].owner: must be that of items[0]: one request is of one owner")
+    if len({job.id for job in wanted}) < len(wanted):
+        problems.append("items: two jobs have the same id")
+    if problems:
+        raise InvalidInput("\n".join(problems))
+    return wanted[0].owner, [
+        submit.Item(
+            job.specification,
+            id=job.id,
+            created_at=job.created_at if job.created_at > 0 else None,  # UCloud may send its zero time
+            application=resolve_application(job.status.resolved_application)
+            if job.status.resolved_application is not None
+            else None,
+            product=job.status.resolved_product,
+        )
+        for job in wanted
+    ]
+
+
+def find_own(site: Site, wanted: Iterable[Job]) -> list[Record]:
+    """These jobs, those of them that are known here as UCloud's, under the provider's id that it gives for them."""
+    wanted = list(wanted)
+    known = site.store.find(job.id for job in wanted)
+    found = []
+    for job in wanted:
+        record = known.get(job.id)
+        if record is None or record.origin != site.config.provider:
+            continue
+        if job.provider_generated_id in {"", record.token}:
+            found.append(record)
+    return found
+
+
+def get_own(site: Site, job: Job) -> Record:
+    """This job. Raises `NotFound`."""
+    found = find_own(site, [job])
+    if not found:
+        raise NotFound(f"Permission denied or job not found ({job.id})")
+    return found[0]
+
+
+def get_all(site: Site, wanted: Iterable[Job]) -> list[Record]:
+    """These jobs, in order. Raises `NotFound` for the first that is not known here."""
+    return [get_own(site, job) for job in wanted]
+
+
+async def _change(gateway: Gateway, what: str, changing: Coroutine[Any, Any, None]) -> None:
+    """Change jobs in Slurm. Raises what the work raises, and `Refused` where it goes on behind the answer.
+
+    A `TryAgain` would say that nothing was done, and a repetition would do it twice.
+    """
+    try:
+        await gateway.behind.in_time(changing, background.LONGEST_SECONDS, what)
+    except background.GoesOn:
+        raise Refused(
+            f"Slurm takes long to {what}, and goes on with it; it is not known yet whether it was done: "
+            "see what the job says in a while before you ask again"
+        ) from None
+
+
+async def _extend(gateway: Gateway, wanted: Sequence[JobExtension]) -> None:
+    records = await gateway.workers.call(get_all, [item.job for item in wanted])
+    seconds = [item.requested_time.in_seconds for item in wanted]
+    try:
+        await gateway.extender.extend(
+            _owner([item.job for item in wanted]), list(zip([record.id for record in records], seconds, strict=True))
+        )
+    except TooMany:
+        raise  # before anything was done
+    except (TryAgain, Unknown) as error:
+        # Who asks again has what was done before the failure done twice.
+        raise Refused(f"it is not sure that all of it was done: {error}") from error
+
+
+def _owner(wanted: Sequence[Job]) -> str:
+    """Return the user for whom UCloud asks; a request is of one user."""
+    return wanted[0].owner.created_by
+
+
+def _suspend(site: Site, wanted: Sequence[Job]) -> None:
+    control.suspend(site, [record.id for record in get_all(site, wanted)])
+
+
+def _resume(site: Site, wanted: Sequence[Job]) -> None:
+    control.resume(site, [record.id for record in get_all(site, wanted)])
+
+
+def _attach(site: Site, change: ResourceChange) -> None:
+    attach.attach(site, get_own(site, change.job).id, change.resource)
+
+
+def _detach(site: Site, change: ResourceChange) -> None:
+    attach.detach(site, get_own(site, change.job).id, change.resource)
+
+
+def _keep_labels(site: Site, wanted: Sequence[Job]) -> None:
+    labels = {job.id: job.specification.labels for job in wanted}
+    site.store.keep_labels({record.id: labels[record.id] for record in find_own(site, wanted)})
+
+
+def _verify(site: Site, wanted: Sequence[Job]) -> None:
+    for line in unknown_here.verify(site, wanted):
+        log.warning("%s", line)

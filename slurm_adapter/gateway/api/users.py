@@ -1,0 +1,311 @@
+"""The users' door: UCloud's own `/api/jobs`, for a site without UCloud (contract 2).
+
+A token says who asks; the header `Project` chooses among his workspaces. Nobody sees or touches a job of another one.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+
+from slurm_adapter.core.errors import InvalidInput, NotFound
+from slurm_adapter.core.specification import JobSpecification, Owner
+from slurm_adapter.core.states import JobState
+from slurm_adapter.gateway import authentication
+from slurm_adapter.gateway.api import job_json
+from slurm_adapter.gateway.api.schemas import (
+    Bulk,
+    BulkRequest,
+    Empty,
+    Extension,
+    FindById,
+    Id,
+    JobView,
+    Page,
+    Products,
+    Search,
+    Utilization,
+    done,
+)
+from slurm_adapter.gateway.gateway import Shared
+from slurm_adapter.gateway.http.strict_route import Came, StrictRoute
+from slurm_adapter.jobs import control, submit
+from slurm_adapter.state.job_filter import Selection, SortBy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.core.records import Record
+    from slurm_adapter.gateway.gateway import Gateway
+
+MOST_ON_A_PAGE = 1000
+
+
+class Flags:
+    """What of a job is told besides, and which jobs are asked for; the names are UCloud's."""
+
+    def __init__(
+        self,
+        *,
+        include_others: Annotated[bool, Query(alias="includeOthers")] = False,
+        include_updates: Annotated[bool, Query(alias="includeUpdates")] = False,
+        include_support: Annotated[bool, Query(alias="includeSupport")] = False,
+        include_product: Annotated[bool, Query(alias="includeProduct")] = False,
+        include_parameters: Annotated[bool, Query(alias="includeParameters")] = False,
+        include_application: Annotated[bool, Query(alias="includeApplication")] = False,
+    ) -> None:
+        # Nobody else may use a job, parameters are in the specification, and applications are in the catalogue.
+        del include_others, include_parameters, include_application
+        self.updates = include_updates
+        self.support = include_support
+        self.product = include_product or include_support
+
+
+class UserRoute(StrictRoute):
+    """A route for users with tokens."""
+
+    async def admit(self, request: Request) -> AbstractContextManager[str]:
+        """See `StrictRoute.admit`; whom the request is for stays with it. Raise `TooMany`, too."""
+        gateway: Gateway = request.app.state.gateway
+        authorization, project = request.headers.get("authorization"), request.headers.get("project")
+        owner = request.state.owner = await gateway.workers.call(_owner, authorization, project)
+        await gateway.turns.wait(owner.created_by, request.scope["state"])
+        return _held(gateway, owner.created_by)
+
+
+@contextmanager
+def _held(gateway: Gateway, user: str) -> Iterator[str]:
+    with gateway.turns.counted(user), gateway.requests.hold(user):
+        yield user
+
+
+async def _caller(
+    request: Request,
+    _: Annotated[str | None, Header(alias="project", description="The project whose jobs are meant.")] = None,
+) -> Owner:
+    owner: Owner = request.state.owner
+    return owner
+
+
+def _owner(site: Site, authorization: str | None, project: str | None) -> Owner:
+    return authentication.authenticate(site.store, authorization, project, site.clock())
+
+
+Caller = Annotated[Owner, Depends(_caller)]
+
+
+async def _grant(authorization: Annotated[str | None, Header(include_in_schema=False)] = None) -> str:
+    return authentication.grant(authorization)
+
+
+Grant = Annotated[str, Depends(_grant)]
+"""What is kept of the caller's token by what outlasts the request."""
+
+api = APIRouter(prefix="/api/jobs", route_class=UserRoute, tags=["jobs"])
+
+
+_LABEL = "filterLabels."
+
+
+def _selection(
+    request: Request,
+    items_per_page: Annotated[int, Query(alias="itemsPerPage", ge=-(2**63), lt=2**63)] = 50,
+    following: Annotated[str | None, Query(alias="next", description="What the page before gave as its next.")] = None,
+    sort_by: Annotated[SortBy, Query(alias="sortBy")] = "createdAt",
+    sort_direction: Annotated[Literal["ascending", "descending"], Query(alias="sortDirection")] = "descending",
+    state: Annotated[JobState | None, Query(alias="filterState")] = None,
+    application: Annotated[str | None, Query(alias="filterApplication")] = None,
+    created_by: Annotated[str | None, Query(alias="filterCreatedBy")] = None,
+    created_after: Annotated[int | None, Query(alias="filterCreatedAfter", ge=-(2**63), lt=2**63)] = None,
+    created_before: Annotated[int | None, Query(alias="filterCreatedBefore", ge=-(2**63), lt=2**63)] = None,
+    provider: Annotated[str | None, Query(alias="filterProvider")] = None,
+    product: Annotated[str | None, Query(alias="filterProductId")] = None,
+    category: Annotated[str | None, Query(alias="filterProductCategory")] = None,
+    provider_ids: Annotated[str | None, Query(alias="filterProviderIds", description="Separated by commas.")] = None,
+    ids: Annotated[str | None, Query(alias="filterIds", description="Separated by commas.")] = None,
+    hide_provider: Annotated[str | None, Query(alias="hideProvider")] = None,
+    hide_product: Annotated[str | None, Query(alias="hideProductId")] = None,
+    hide_category: Annotated[str | None, Query(alias="hideProductCategory")] = None,
+    kind: Annotated[Literal["JOBS_ONLY", "VMS_ONLY"] | None, Query(alias="filterType")] = None,
+) -> Selection:
+    if kind == "VMS_ONLY":
+        ids = ""  # there are no virtual machines here, and no job has this id
+    given = request.query_params.multi_items()  # a map is written as `filterLabels.KEY=VALUE` (contract 1.3)
+    return Selection(
+        owner="",
+        project=None,
+        ids=None if ids is None else tuple(ids.split(",")),
+        tokens=None if provider_ids is None else tuple(provider_ids.split(",")),
+        state=state,
+        application=application,
+        created_by=created_by,
+        created_after=None if created_after is None else created_after / 1000,
+        created_before=None if created_before is None else created_before / 1000,
+        provider=provider,
+        product=product,
+        category=category,
+        without_provider=hide_provider,
+        without_product=hide_product,
+        without_category=hide_category,
+        labels=tuple((name.removeprefix(_LABEL), value) for name, value in given if name.startswith(_LABEL)),
+        sort_by=sort_by,
+        ascending=sort_direction == "ascending",
+        limit=_page_size(items_per_page),
+        after=following,
+    )
+
+
+@api.post("")
+async def create(
+    gateway: Shared,
+    came: Came,
+    owner: Caller,
+    request: BulkRequest[JobSpecification],
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=200, description="The same key, the same jobs.")
+    ] = None,
+) -> Bulk[Id]:
+    """Submit jobs; none where one of them cannot be."""
+    wanted = request.items
+    key = idempotency_key
+    keys = [key] if len(wanted) == 1 else [f"{key}/{n}" if key else None for n in range(len(wanted))]
+    items = [submit.Item(each, own) for each, own in zip(wanted, keys, strict=True)]
+    records = await gateway.submitter.submit(owner, items, came)
+    return Bulk(responses=tuple(Id(id=record.id) for record in records))
+
+
+@api.get("/retrieve")
+async def retrieve(gateway: Shared, owner: Caller, flags: Annotated[Flags, Depends()], id: str) -> JobView:  # noqa: A002  # UCloud's
+    """One job."""
+    return await gateway.workers.call(_retrieve, owner, id, flags, names_work=gateway.names_work)
+
+
+@api.get("/browse")
+async def browse(
+    gateway: Shared,
+    owner: Caller,
+    flags: Annotated[Flags, Depends()],
+    selection: Annotated[Selection, Depends(_selection)],
+) -> Page[JobView]:
+    """Jobs of this workspace, the newest first unless told otherwise."""
+    return await gateway.workers.call(_browse, owner, selection, flags, names_work=gateway.names_work)
+
+
+@api.post("/search")
+async def search(gateway: Shared, owner: Caller, request: Search) -> Page[JobView]:
+    """Jobs of this workspace by application, name or id."""
+    flags = Flags(
+        include_updates=request.include_updates,
+        include_product=request.include_product,
+        include_support=request.include_support,
+    )
+    selection = Selection(
+        owner="", project=None, query=request.query, limit=_page_size(request.items_per_page), after=request.next
+    )
+    return await gateway.workers.call(_browse, owner, selection, flags, names_work=gateway.names_work)
+
+
+@api.post("/terminate")
+async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
+    """End jobs; one that has ended is no error."""
+    await gateway.ender.end(owner.created_by, find_owned, owner, [item.id for item in request.items])
+    return done(request.items)
+
+
+@api.post("/extend")
+async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]) -> Bulk[Empty]:
+    """Give jobs more time, added to what they have."""
+    wanted = [(item.job_id, item.requested_time.in_seconds) for item in request.items]
+    await gateway.workers.call(find_owned, owner, [id_ for id_, _ in wanted])
+    await gateway.extender.extend(owner.created_by, wanted)
+    return done(request.items)
+
+
+@api.post("/suspend")
+async def suspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
+    """Let jobs rest; they keep their nodes."""
+    await gateway.workers.change_for(owner.created_by, _suspend, owner, [item.id for item in request.items])
+    return done(request.items)
+
+
+@api.post("/unsuspend")
+async def unsuspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
+    """Let jobs that rest run on."""
+    await gateway.workers.change_for(owner.created_by, _resume, owner, [item.id for item in request.items])
+    return done(request.items)
+
+
+@api.get("/retrieveProducts")
+async def retrieve_products(gateway: Shared, _: Caller) -> Products:
+    """The machine types, and what each can do."""
+    return job_json.products(gateway.config, peers=gateway.names_work)
+
+
+@api.get("/retrieveUtilization")
+async def retrieve_utilization(
+    gateway: Shared,
+    owner: Caller,
+    job: Annotated[str | None, Query(alias="jobId", description="A job, for the category of its product.")] = None,
+    category: Annotated[str | None, Query(description="A product category, instead.")] = None,
+) -> Utilization:
+    """How full the partitions of a product category are."""
+    if (job is None) == (category is None):
+        raise InvalidInput("one of jobId and category is needed, and not both")
+    if job is not None:
+        category = await gateway.workers.call(_category_of, owner, job)
+    return await gateway.utilizations.of(category or "")
+
+
+def _category_of(site: Site, owner: Owner, id_: str) -> str:
+    return submit.specification_of(find_owned(site, owner, [id_])[0]).product.category
+
+
+def _retrieve(site: Site, owner: Owner, id_: str, flags: Flags, *, names_work: bool) -> JobView:
+    return view(site, find_owned(site, owner, [id_])[0], flags, names_work=names_work)
+
+
+def _browse(site: Site, owner: Owner, selection: Selection, flags: Flags, *, names_work: bool) -> Page[JobView]:
+    own = replace(selection, owner=owner.created_by, project=owner.project)
+    records, following = site.store.select(own)
+    return Page(
+        items_per_page=selection.limit,
+        items=tuple(view(site, r, flags, names_work=names_work) for r in records),
+        next=following,
+    )
+
+
+def view(site: Site, record: Record, flags: Flags, *, names_work: bool) -> JobView:
+    """A job with what was asked for of it."""
+    reference = submit.specification_of(record).product
+    product = job_json.product(site.config, reference) if flags.product else None
+    support = job_json.support_of(site.config, reference, peers=names_work) if flags.support else None
+    updates = site.store.updates(record.id) if flags.updates else ()
+    return job_json.job(record, updates, product=product, support=support)
+
+
+def _page_size(wanted: int) -> int:
+    """As UCloud reads it (contract 1.2): nothing means 50."""
+    return 50 if wanted <= 0 else min(wanted, MOST_ON_A_PAGE)
+
+
+def find_owned(site: Site, owner: Owner, ids: Sequence[str]) -> list[Record]:
+    """These jobs, in order. Raises `NotFound` for the first that is not in this workspace, as if there were none."""
+    known = site.store.find(ids)
+    for id_ in ids:
+        record = known.get(id_)
+        if record is None or not submit.same_workspace(record, owner):
+            raise NotFound(f"Permission denied or job not found ({id_})")
+    return [known[id_] for id_ in ids]
+
+
+def _suspend(site: Site, owner: Owner, ids: Sequence[str]) -> None:
+    control.suspend(site, [record.id for record in find_owned(site, owner, ids)])
+
+
+def _resume(site: Site, owner: Owner, ids: Sequence[str]) -> None:
+    control.resume(site, [record.id for record in find_owned(site, owner, ids)])

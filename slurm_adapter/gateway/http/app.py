@@ -1,0 +1,168 @@
+"""The ASGI application: both doors, and what is the same for both.
+
+Whatever a client can send ends in a 4xx with a reason, or in a 503 where trying again helps; the body of every error is
+`{"why", "errorCode"}`, which both of UCloud's cores read (contract 1.2). UCloud gets a 502 instead of a 503: it takes
+503 for "the user is not connected", calls `init`, and repeats the request five times before it tells its user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Depends, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from slurm_adapter import __version__
+from slurm_adapter.cluster.transports.interface import MEBIBYTE
+from slurm_adapter.core.errors import AdapterError, NotFound
+from slurm_adapter.gateway.api import provider, schemas, users
+from slurm_adapter.gateway.background_sync import reconcile, tell
+from slurm_adapter.gateway.gateway import Gateway
+from slurm_adapter.gateway.http import health
+from slurm_adapter.gateway.http.body_limit import Bodies
+from slurm_adapter.gateway.http.docs_auth import Guard
+from slurm_adapter.gateway.http.error_responses import body_of, headers_of, status_of
+from slurm_adapter.gateway.http.logging import RequestLog
+from slurm_adapter.gateway.http.strict_route import describe
+from slurm_adapter.gateway.sessions import shell, web
+from slurm_adapter.gateway.streams import log_websockets
+from slurm_adapter.gateway.streams.streams import refuse
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
+
+    from slurm_adapter.adapter import Site
+
+log = logging.getLogger(__name__)
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": schemas.Error} for code in (400, 401, 403, 404, 409, 413, 415)
+}
+_ERRORS_FOR_UCLOUD = _ERRORS | {502: {"model": schemas.Error}}
+_ERRORS_FOR_USERS = _ERRORS | {503: {"model": schemas.Error}}
+
+# They document that a token is needed, and refuse nothing: see `authentication` for who is let in.
+_UCLOUDS_TOKEN = HTTPBearer(scheme_name="ucloud", description="A token that UCloud signs.", auto_error=False)
+_USERS_TOKEN = HTTPBearer(scheme_name="user", description="A token of `slurm-adapter token`.", auto_error=False)
+
+
+def make_app(site: Site) -> FastAPI:
+    """The application over a site, which it closes at its end. Raises `InvalidConfig` where a key cannot be read."""
+    gateway = Gateway(site)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loops = [asyncio.create_task(reconcile(gateway)), asyncio.create_task(gateway.controller.watch())]
+        if site.config.ucloud is not None:
+            loops.append(asyncio.create_task(tell(gateway)))
+        try:
+            yield
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await gateway.close()
+
+    app = FastAPIOffline(
+        title="Slurm adapter for UCloud",
+        version=__version__,
+        lifespan=lifespan,
+        strict_content_type=False,
+        redirect_slashes=False,  # what is not there is not there; behind a proxy the redirect would lead elsewhere
+    )
+    app.state.gateway = gateway
+    if site.config.ucloud is not None:
+        app.include_router(
+            provider.api,
+            prefix=f"/ucloud/{site.config.provider}",
+            dependencies=[Depends(_UCLOUDS_TOKEN)],
+            responses=_ERRORS_FOR_UCLOUD,
+        )
+        app.include_router(log_websockets.provider)
+        app.include_router(
+            shell.for_ucloud,
+            prefix=f"/ucloud/{site.config.provider}",
+            dependencies=[Depends(_UCLOUDS_TOKEN)],
+            responses=_ERRORS_FOR_UCLOUD,
+        )
+    if site.config.gateway.stand_alone:
+        app.include_router(users.api, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS_FOR_USERS)
+        app.include_router(log_websockets.users)
+        app.include_router(shell.for_users, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS_FOR_USERS)
+    app.include_router(shell.for_browsers)
+    app.include_router(health.api)
+    app.add_middleware(Guard, workers=gateway.workers)
+    app.add_middleware(Bodies, limit=site.config.gateway.body_limit * MEBIBYTE)
+    app.add_middleware(RequestLog)
+    if gateway.web.domains is not None:
+        app.include_router(web.sockets, prefix=f"/ucloud/{site.config.provider}")
+        app.add_middleware(web.Applications, web=gateway.web)  # outermost: nothing of ours is read into such requests
+    app.add_api_websocket_route("/{path:path}", _find_nothing)
+    _answer_errors(app)
+    _document_no_422(app)
+    return app
+
+
+async def _find_nothing(websocket: WebSocket) -> None:
+    await refuse(websocket, NotFound(f"there is no WebSocket at {websocket.url.path}"))
+
+
+def _document_no_422(app: FastAPI) -> None:
+    """Take out of the document what FastAPI says by itself: input that is wrong is answered with 400 here."""
+    make = app.openapi
+
+    def document() -> dict[str, Any]:
+        made = make()
+        for operations in made["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            made.get("components", {}).get("schemas", {}).pop(name, None)
+        return made
+
+    app.openapi = document  # type: ignore[method-assign]  # as FastAPI's own documentation does
+
+
+def _answer_errors(app: FastAPI) -> None:
+    @app.exception_handler(AdapterError)
+    async def _(request: Request, error: AdapterError) -> JSONResponse:
+        status, body = status_of(error, request.url.path), body_of(error)
+        return JSONResponse(body.model_dump(by_alias=True), status, headers_of(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_: Request, error: RequestValidationError) -> JSONResponse:
+        # That a missing body is the body goes without saying.
+        problems = [{**each, "loc": () if each["loc"] == ("body",) else each["loc"]} for each in error.errors()]
+        return _error(HTTPStatus.BAD_REQUEST, describe(problems))
+
+    @app.exception_handler(AnyHTTPException)
+    async def _(request: Request, error: AnyHTTPException) -> JSONResponse:
+        why = error.detail
+        missing = error.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+        if missing and request.url.path.startswith("/ucloud/"):
+            gateway: Gateway = request.app.state.gateway
+            body = body_of(provider.not_offered_at(request.url.path, gateway.config.provider)).model_dump(by_alias=True)
+            return JSONResponse(body, error.status_code, error.headers)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            why = f"there is nothing at {request.method} {request.url.path}"
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            why = f"there is nothing at {request.method} {request.url.path}, but at {(error.headers or {})['Allow']}"
+        return _error(error.status_code, why, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def _(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
+
+
+def _error(status: int, why: str, headers: Any = None) -> JSONResponse:
+    return JSONResponse({"why": why, "errorCode": None}, status, headers)

@@ -1,0 +1,67 @@
+"""Who may see the documents and the numbers: whoever has a user's token.
+
+Browsers ask for a name and a password, of which the password is the token (RFC 7617); Prometheus has a bearer token.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+
+from slurm_adapter.core.errors import AdapterError
+from slurm_adapter.gateway import authentication
+from slurm_adapter.gateway.authentication import NotAuthenticated
+from slurm_adapter.gateway.http.error_responses import body_of, status_of
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.gateway.thread_pools import Workers
+
+GUARDED = ("/docs", "/redoc", "/openapi.json", "/static-offline-docs", "/metrics")
+"""What these paths begin with."""
+
+
+class Guard:
+    """Lets nobody see them without a token."""
+
+    def __init__(self, app: ASGIApp, workers: Workers) -> None:
+        self._app = app
+        self._workers = workers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; see ASGI."""
+        if scope["type"] == "http" and scope["path"].startswith(GUARDED):
+            header = Headers(scope=scope).get("authorization")
+            try:
+                await self._workers.call(_authenticate, as_bearer(header))
+            except AdapterError as error:
+                if not isinstance(error, NotAuthenticated):
+                    refusal = JSONResponse(body_of(error).model_dump(by_alias=True), status_of(error))
+                    await refusal(scope, receive, send)
+                    return
+                headers = {"WWW-Authenticate": 'Basic realm="slurm-adapter: a user\'s token is the password"'}
+                refusal = JSONResponse({"why": str(error), "errorCode": None}, 401, headers)
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def as_bearer(header: str | None) -> str | None:
+    """The same, where a browser has put the token into a password."""
+    scheme, _, rest = (header or "").partition(" ")
+    if scheme.lower() != "basic":
+        return header
+    try:
+        _, _, password = base64.b64decode(rest, validate=True).decode().partition(":")
+    except ValueError:  # no base64, or not of UTF-8
+        return header
+    return f"Bearer {password}"
+
+
+def _authenticate(site: Site, header: str | None) -> None:
+    authentication.person(site.store, header, site.clock())

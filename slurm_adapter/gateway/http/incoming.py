@@ -1,0 +1,275 @@
+"""Connections from outside: how long each may take, and how many there may be.
+
+The server itself waits without end for the rest of a request and for a client that does not read. Here each
+connection is looked at every few seconds, and ended if it keeps nobody's request waiting but its own.
+
+Behind a reverse proxy all connections have one address, and without one an attacker may have many. So nobody is refused
+by address: if too many connections wait for a request, the oldest one of the address with most of them is ended. An
+honest request comes within moments, and is not waiting any more. So those of the last moments are left alone: many that
+come at once would end each other, and honest ones among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+from collections import Counter
+from http import HTTPStatus
+from typing import Any, cast
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from slurm_adapter.gateway.http.browser_sockets import BrowserSocket
+
+LOOK_SECONDS = 5.0
+"""Between two looks at a connection."""
+
+HEAD_SECONDS = 10.0
+"""How long a client may take for the head of a request, from the connection or from the answer before."""
+
+LEAST_RATE = 240
+"""Bytes of a body each second, over three looks. (Kestrel, the server of ASP.NET, has this default.)"""
+
+STALLED_SECONDS = 60.0
+"""How long a client may read too little for more to be sent."""
+
+CLOSING_SECONDS = 20.0
+"""How long a client may take to read the end of an answer, or to send the rest of a body that is answered already."""
+
+WAITING = 128
+"""Connections without a request of a known caller. More end the oldest ones."""
+
+MOMENT_SECONDS = 3.0
+"""How long a connection may be without its request before it counts as waiting. WebSockets count at once."""
+
+CONNECTIONS = 1000
+"""Connections in all, if this process may have twice as many files open."""
+
+HEAD_SIZE = 64 * 1024
+"""Bytes of the head of a request: a list of thousands of ids, or an application's cookies."""
+
+READ_SIZE = 8 * 1024
+"""Bytes that are read at once. All that was read is parsed at once: 8 KiB are 1300 messages of a WebSocket."""
+
+MESSAGE_SIZE = 512 * 1024
+"""Bytes of a message that this program itself reads from a WebSocket. UCloud's have a whole job, of some KiB."""
+
+CALLER = "caller"
+"""The key of a scope's state that says who is asking, once that is known."""
+
+DELAYED = "delayed"
+"""The key of a scope's state while the request waits because its caller sends too many; see `turns`."""
+
+
+def most_connections() -> int:
+    """Return how many connections there may be at once: half of the files that this process may open."""
+    return min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+
+
+class _Watched:
+    """What both kinds of connections have in common; a mixin of uvicorn's protocols."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    client: tuple[str, int] | None
+    connections: set[Any]
+    scope: Any = None
+
+    _look: asyncio.TimerHandle | None = None
+    _since = 0.0
+    """When it came into its present stage."""
+    _stage: object = None
+    _stalled: float | None = None
+    """Since when too little is read; None if enough is."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to watch it, and make room for it."""
+        super().connection_made(transport)  # type: ignore[misc]
+        # asyncio's transports read 256 KiB at once otherwise; a test looks that this has an effect.
+        self.transport.max_size = READ_SIZE  # type: ignore[attr-defined]
+        self._since = self.loop.time()
+        self._look = self.loop.call_later(LOOK_SECONDS, self._look_at)
+        _make_room(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Watch it no longer."""
+        self.unwatch()
+        super().connection_lost(exc)  # type: ignore[misc]
+
+    def unwatch(self) -> None:
+        """Leave it to another protocol."""
+        if self._look is not None:
+            self._look.cancel()
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._stalled = self.loop.time()
+        super().pause_writing()  # type: ignore[misc]
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._stalled = None
+        super().resume_writing()  # type: ignore[misc]
+
+    @property
+    def known(self) -> bool:
+        """Whether a caller is known whose request is under way."""
+        return self.scope is not None and CALLER in self.scope.get("state", {})
+
+    @property
+    def delayed(self) -> bool:
+        """Whether the request waits because its caller sends too many."""
+        return self.scope is not None and DELAYED in self.scope.get("state", {})
+
+    @property
+    def waits(self) -> bool:
+        """Whether it keeps nobody waiting but itself, so that it may be ended for others."""
+        raise NotImplementedError
+
+    @property
+    def since(self) -> float:
+        """When it came into its present stage, about."""
+        return self._since
+
+    def overdue(self, now: float) -> bool:
+        """Return whether the client has taken too long. Called at each look."""
+        if self._stalled is not None and now - self._stalled > STALLED_SECONDS:
+            return True
+        return self.transport.is_closing() and self.stays("closing", now) > CLOSING_SECONDS
+
+    def stays(self, stage: object, now: float) -> float:
+        """Return for how long it has been in this stage."""
+        if stage != self._stage:
+            self._stage, self._since = stage, now
+        return now - self._since
+
+    def _look_at(self) -> None:
+        if self.overdue(self.loop.time()):
+            self.transport.abort()
+        else:
+            self._look = self.loop.call_later(LOOK_SECONDS, self._look_at)
+
+
+class IncomingRequests(_Watched, H11Protocol):
+    """A connection with requests."""
+
+    _received = 0
+    """Bytes since the last look."""
+    _slow = 0
+    """Looks at which a body was too slow, one after the other."""
+    _refused = False
+    """It was no HTTP. What still comes is thrown away: the kernel drops an answer if it is not read."""
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes."""
+        self._received += len(data)
+        if not self._refused:
+            super().data_received(data)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Leave the connection to the other protocol."""
+        self.unwatch()
+        super().handle_websocket_upgrade(event)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, as every error is answered."""
+        del msg
+        error = sys.exception()  # this is called where it is handled
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # it can neither be read on nor answered as a whole
+            self.cycle.message_event.set()
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            status = HTTPStatus(getattr(error, "error_status_hint", HTTPStatus.BAD_REQUEST))
+            self.transport.write(_answer(status, f"the request is not valid HTTP: {error}"))
+            self.transport.write_eof()
+            self._refused = True
+        else:
+            self.transport.close()
+
+    @property
+    def waits(self) -> bool:
+        """See `_Watched.waits`."""
+        return self._refused or self.cycle is None or self.cycle.response_complete
+
+    def overdue(self, now: float) -> bool:
+        """See `_Watched.overdue`."""
+        received, self._received = self._received, 0
+        if super().overdue(now):
+            return True
+        if self.transport.is_closing():
+            return False
+        theirs = self.conn.their_state
+        stayed = self.stays((theirs, id(self.cycle)), now)
+        if theirs is h11.IDLE or self._refused:
+            return stayed > HEAD_SECONDS
+        if theirs is not h11.SEND_BODY:
+            return False
+        if self.conn.our_state is h11.DONE:
+            return stayed > CLOSING_SECONDS
+        waited_for = not self.flow.read_paused and not self.conn.they_are_waiting_for_100_continue
+        self._slow = self._slow + 1 if waited_for and received < LEAST_RATE * LOOK_SECONDS else 0
+        return self._slow > 2  # the first look comes at any time
+
+
+class IncomingSocket(_Watched, BrowserSocket):
+    """A WebSocket."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take what comes."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.transport.write(_answer(HTTPStatus.BAD_REQUEST, "the request for a WebSocket is not valid HTTP"))
+            self.transport.close()
+
+    @property
+    def waits(self) -> bool:
+        """See `_Watched.waits`."""
+        return not self.known and self._taken is None  # an application's is taken over for a session only
+
+    def overdue(self, now: float) -> bool:
+        """See `_Watched.overdue`."""
+        if super().overdue(now):
+            return True
+        return not self.handshake_initiated and self.stays("asked", now) > HEAD_SECONDS
+
+
+def _make_room(new: _Watched) -> None:
+    """End the oldest of the connections that wait if there are too many, and the new one if none waits.
+
+    A delayed request is ended only if there is no other room: its client would come back at once.
+    """
+    everything = cast("set[_Watched]", new.connections)
+    most = most_connections()
+    if len(everything) <= min(WAITING, most):
+        return
+    others = [each for each in everything if each is not new and not each.transport.is_closing()]
+    waiting = [each for each in others if each.waits]
+    if len(everything) > most:
+        waiting = [each for each in others if each.delayed] or waiting
+    else:
+        now = new.loop.time()
+        waiting = [each for each in waiting if isinstance(each, IncomingSocket) or now - each.since >= MOMENT_SECONDS]
+        if len(waiting) < WAITING:
+            return
+    if not waiting:
+        new.transport.write(_answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{most} connections are open: try again soon"))
+        new.transport.close()
+        return
+    count = Counter(_address(each) for each in waiting)
+    oldest = min(waiting, key=lambda each: (-count[_address(each)], each.since))
+    oldest.transport.abort()
+
+
+def _address(connection: _Watched) -> str:
+    return connection.client[0] if connection.client else ""
+
+
+def _answer(status: HTTPStatus, why: str) -> bytes:
+    """Return an answer that ends its connection."""
+    body = json.dumps({"why": why, "errorCode": None}).encode()
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}", "Content-Type: application/json", "Connection: close"]
+    lines += ["Retry-After: 5"] if status is HTTPStatus.SERVICE_UNAVAILABLE else []
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body

@@ -1,0 +1,73 @@
+"""What is counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from slurm_adapter.cluster.schedulers.interface import InDoubt, NotStarted
+from slurm_adapter.core.errors import AdapterError
+
+if TYPE_CHECKING:
+    from slurm_adapter.cluster.schedulers.interface import Scheduler
+
+
+class Metrics:
+    """The numbers of one gateway."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.passes = Counter(
+            "slurm_adapter_passes",
+            "Passes, by whether all could be learned and done.",
+            ["complete"],
+            registry=self.registry,
+        )
+        self.pass_seconds = Histogram("slurm_adapter_pass_seconds", "How long passes took.", registry=self.registry)
+        self.failures = Counter(
+            "slurm_adapter_slurm_failures",
+            "Questions to Slurm without a good answer.",
+            ["question"],
+            registry=self.registry,
+        )
+        self.jobs = Gauge(
+            "slurm_adapter_jobs", "Jobs that are remembered, by state.", ["state"], registry=self.registry
+        )
+        self.troubled = Gauge(
+            "slurm_adapter_troubled_accounts",
+            "Accounts with a job that something stands in the way of; `slurm-adapter check` names them.",
+            registry=self.registry,
+        )
+        self.outbox = Gauge("slurm_adapter_outbox", "What UCloud is yet to be told.", registry=self.registry)
+        self.outbox_age = Gauge(
+            "slurm_adapter_outbox_age_seconds",
+            "Age of the oldest thing that UCloud is yet to be told.",
+            registry=self.registry,
+        )
+
+
+class Counted:
+    """A scheduler whose failures are counted, by what was asked."""
+
+    def __init__(self, scheduler: Scheduler, failures: Counter) -> None:
+        self._scheduler = scheduler
+        self._failures = failures
+
+    def __getattr__(self, name: str) -> Any:
+        """A method of the scheduler, counted."""
+        method = getattr(self._scheduler, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            try:
+                answer = method(*args, **kwargs)
+            except AdapterError:
+                self._failures.labels(name).inc()
+                raise
+            if name == "submit":
+                self._failures.labels(name).inc(sum(isinstance(each, InDoubt | NotStarted) for each in answer))
+            if name == "set_time_limits":
+                self._failures.labels(name).inc(len(answer))
+            return answer
+
+        return counted

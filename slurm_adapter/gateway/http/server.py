@@ -1,0 +1,102 @@
+"""`serve`: the application under a server made for it, until somebody ends it.
+
+SIGTERM ends it gently: no new request is taken, and what was accepted is finished first.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler
+from slurm_adapter.cluster.schedulers.versions import require_supported
+from slurm_adapter.core.errors import InvalidConfig, TryAgain, Unknown
+from slurm_adapter.gateway.http.app import make_app
+from slurm_adapter.gateway.http.connections import give_up_stalled
+from slurm_adapter.gateway.http.incoming import HEAD_SIZE, MESSAGE_SIZE, IncomingRequests, IncomingSocket
+from slurm_adapter.gateway.http.logging import log_to_stderr
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from slurm_adapter.adapter import Site
+
+GRACE_SECONDS = 30
+"""How long requests that are under way are waited for at the end."""
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread that computes keeps the interpreter from the others.
+
+Python's own 5 ms are waited for at each step of a request, of which the event loop makes dozens, while bodies are read.
+"""
+
+log = logging.getLogger(__name__)
+
+
+def serve(site: Site) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `InvalidConfig` where that cannot begin."""
+    settings = site.config.gateway
+    # A cluster that is away now may be back later. A missing pyslurm is missing.
+    if isinstance(site.scheduler, LibslurmScheduler):
+        with suppress(TryAgain, Unknown):
+            site.scheduler.version()
+    with suppress(TryAgain, Unknown):
+        site.scheduler.ping()  # answers within seconds, also if Slurm is away
+        versions = site.scheduler.versions()
+        for version in (versions.client, versions.controller):
+            require_supported(version)
+    app = make_app(site)
+    _ = site.store  # where the state cannot be used nothing can be served
+    sockets = _listen(settings.listen, settings.port)
+    log_to_stderr()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The server handles them, and raises them once more when it has ended; then nothing is left to do.
+        signal.signal(number, lambda *_: None)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    log.info("listening on %s, port %s", settings.listen, settings.port)
+    uvicorn.Server(settings_of(app)).run(sockets=sockets)
+
+
+def settings_of(app: ASGIApp) -> uvicorn.Config:
+    """Return the server's settings; `incoming` bounds what they do not.
+
+    WebSockets are not compressed: 15 kB may be 15 MB, and are inflated before anybody has shown a token.
+    """
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        loop="asyncio",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        http=IncomingRequests,
+        h11_max_incomplete_event_size=HEAD_SIZE,
+        ws=IncomingSocket,
+        ws_per_message_deflate=False,
+        ws_max_size=MESSAGE_SIZE,
+    )
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of the name. Raises `InvalidConfig`."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = dict.fromkeys((family, address[:2]) for family, _, _, _, address in found)
+        sockets = [socket.create_server(address, family=family) for family, address in addresses]
+    except OSError as error:
+        raise InvalidConfig(
+            f"gateway.listen = {host!r}, gateway.port = {port}: {error.strerror}; name an address of this machine, and "
+            "a port that nobody listens on and that this account may use"
+        ) from error
+    for each in sockets:
+        # Connections inherit it. asyncio sets it only for a socket that was made with a protocol, and without it the
+        # kernel keeps an answer's body back until its head is acknowledged: 40 ms.
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        give_up_stalled(each)
+    return sockets

@@ -1,0 +1,84 @@
+"""The pace of each user's requests: some begin at once, and the others wait a moment for their turn.
+
+One event loop takes everybody in turn. Without this, a user with hundreds of clients that repeat what is refused has
+hundreds of turns for one of each other user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from slurm_adapter.gateway.http.incoming import DELAYED
+from slurm_adapter.gateway.shares import TooMany
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+    from typing import Any
+
+MOST_SECONDS = 10.0
+"""The longest that a request waits for its turn."""
+
+REFUSED_SECONDS = 1.0
+"""What a refusal costs: so much of a user's time for requests."""
+
+AT_ONCE = 4
+"""Connections to applications that are made for one user at once. Those that stand do not count."""
+
+
+class Turns:
+    """A token bucket for each user: `burst` requests at once, then `rate` a second. Nobody is refused by it.
+
+    A bucket is kept as the time when it is full again (the generic cell rate algorithm, ITU-T I.371).
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        burst: int,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._each = 1 / rate
+        self._burst = burst / rate
+        self._clock = clock
+        self._sleep = sleep
+        self._full: dict[str, float] = {}
+
+    async def wait(self, owner: str, state: MutableMapping[str, Any]) -> None:
+        """Wait for a user's turn. `state` is the scope's: meanwhile the connection may be ended for others."""
+        wait = self._full.get(owner, 0.0) + self._each - self._clock() - self._burst
+        self._charge(owner, self._each)
+        if wait > 0:
+            state[DELAYED] = True
+            await self._sleep(min(wait, MOST_SECONDS))
+            del state[DELAYED]
+
+    @contextmanager
+    def counted(self, owner: str) -> Iterator[None]:
+        """Have a refusal within the block cost more than a request: the next ones wait for it."""
+        try:
+            yield
+        except TooMany:
+            self._charge(owner, REFUSED_SECONDS)
+            raise
+
+    def _charge(self, owner: str, seconds: float) -> None:
+        now = self._clock()
+        full = max(self._full.get(owner, now), now) + seconds
+        self._full[owner] = min(full, now + self._burst + MOST_SECONDS)
+
+
+class Lanes:
+    """Lets a user do a few things at once, and the others wait in line."""
+
+    def __init__(self, at_once: int = AT_ONCE) -> None:
+        self._at_once = at_once
+        self._lanes: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def of(self, owner: str) -> asyncio.Semaphore:
+        """Return the user's, to be held meanwhile."""
+        return self._lanes.setdefault(owner, asyncio.Semaphore(self._at_once))

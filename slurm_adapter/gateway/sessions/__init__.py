@@ -1,0 +1,1 @@
+"""Shell, web and VNC sessions with jobs."""

@@ -1,0 +1,80 @@
+"""Sessions: what somebody may open once, soon, by an identifier that nobody can guess.
+
+The identifier is all that a browser shows, so it is worth little for long: it is good for one use within a minute.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slurm_adapter.gateway.authentication import NotAuthenticated
+from slurm_adapter.gateway.sessions.one_time_secrets import Secrets
+from slurm_adapter.gateway.shares import Shares
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slurm_adapter.core.records import Record
+    from slurm_adapter.gateway.sessions.access_grants import Visit
+    from slurm_adapter.translation.drives import DrivePath
+
+SECONDS = 60.0
+"""How long an identifier is good for."""
+MOST, MOST_OF_ONE = 10_000, 100
+"""How many may wait for their use at once, and how many of one user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What a session opens: a shell on the login node."""
+
+    account: str
+    path: DrivePath
+    grant: str | None = None
+    """As `Target.grant`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a session opens: a shell of a job."""
+
+    job_id: str
+    run: str
+    """It opens nothing in another run of the job: see `Record.run`."""
+    rank: int
+    grant: str | Visit | None = None
+    """What it lasts as long as; see `authentication.check_grant`."""
+    user: str = ""
+    """Whose it is."""
+
+
+class Sessions:
+    """All that wait for their use."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        shares = Shares(MOST, MOST_OF_ONE, "sessions that wait to be opened")
+        self._waiting: Secrets[Target | Folder] = Secrets(SECONDS, shares, clock)
+
+    def add(self, record: Record, rank: int, grant: str | Visit | None = None, user: str | None = None) -> str:
+        """Return the identifier of a new session with a job; without a `user` it is its job's owner's.
+
+        Raises `TooMany` if too many of this user wait.
+        """
+        user = user or record.owner
+        return self._waiting.issue(Target(record.id, record.run, rank, grant, user), user)
+
+    def add_folder(self, folder: Folder) -> str:
+        """The same for a folder."""
+        return self._waiting.issue(folder, folder.account)
+
+    def use(self, identifier: str) -> Target | Folder:
+        """What it opens, this once. Raises `NotAuthenticated`, whatever is wrong with it."""
+        found = self._waiting.redeem(identifier)
+        if found is None:
+            raise NotAuthenticated(
+                f"there is no such session, or no longer: each is good for one use within {SECONDS:.0f} s; "
+                "ask for a new one"
+            )
+        return found

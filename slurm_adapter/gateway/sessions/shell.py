@@ -1,0 +1,307 @@
+"""Sessions with jobs and in folders, which both doors give, and the WebSocket by which a browser sits before a shell.
+
+The browser shows nothing but the session's identifier (contract 3.7). A shell lives as long as its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Header, WebSocket
+from pydantic import Field, ValidationError
+
+from slurm_adapter.cluster.transports.interface import Terminal
+from slurm_adapter.core.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain
+from slurm_adapter.core.specification import Text, Wire, shown
+from slurm_adapter.core.specification import describe as describe_problems
+from slurm_adapter.gateway import background
+from slurm_adapter.gateway.api import provider, users
+from slurm_adapter.gateway.api.schemas import (
+    Bulk,
+    BulkRequest,
+    FolderTerminal,
+    JobSessionRequest,
+    Session,
+    SessionRequest,
+    ShellMessage,
+    UserSession,
+)
+from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
+from slurm_adapter.gateway.gateway import Shared
+from slurm_adapter.gateway.http.incoming import CALLER
+from slurm_adapter.gateway.sessions import folder_shell
+from slurm_adapter.gateway.sessions.access_grants import read_username
+from slurm_adapter.gateway.sessions.entitled import check_sessions
+from slurm_adapter.gateway.sessions.sessions import Folder
+from slurm_adapter.gateway.streams.streams import Conversation, refuse
+from slurm_adapter.jobs import shells as terminals
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.cluster.transports.interface import Stream
+    from slurm_adapter.core.records import Record
+    from slurm_adapter.gateway.gateway import Gateway
+    from slurm_adapter.gateway.sessions.access_grants import Visit
+    from slurm_adapter.gateway.sessions.sessions import Target
+    from slurm_adapter.gateway.streams.frames import Frame
+
+T = TypeVar("T")
+
+FRAME = 256 * 1024
+"""Characters of the longest frame that a browser may send: what somebody pastes comes in one."""
+WAITING = 1024 * 1024
+"""Bytes of input that may wait for a shell that does not read."""
+SHELL_SECONDS = 8 * 3600
+"""How long a shell may stay open."""
+
+Size = Annotated[int, Field(ge=1, le=1000)]
+Username = Annotated[str | None, Header(alias="ucloud-username", include_in_schema=False)]
+
+for_ucloud = APIRouter(route_class=provider.ProviderRoute, tags=["provider"])
+for_users = APIRouter(prefix="/api/jobs", route_class=users.UserRoute, tags=["jobs"])
+for_browsers = APIRouter()
+
+
+class _Call(Wire):
+    """What a browser says to a shell."""
+
+    type: Literal["initialize", "input", "resize"]
+    session_identifier: Text = ""
+    cols: Size = 80
+    rows: Size = 24
+    data: Text = ""
+
+
+@for_ucloud.post("/jobs/interactiveSession")
+async def open_for_ucloud(
+    gateway: Shared, request: BulkRequest[JobSessionRequest], username: Username = None
+) -> Bulk[Session]:
+    """Open sessions with jobs: shells, and what their applications show."""
+    records = await gateway.workers.call(provider.get_all, [item.job for item in request.items])
+    await gateway.workers.ask(check_sessions, records, read_username(username))
+    visits = [gateway.visits.begin(record.id, username) for record in records]
+    owners = [visit.user or record.owner for visit, record in zip(visits, records, strict=True)]
+    return Bulk(responses=tuple(map(partial(_session, gateway), records, request.items, visits, owners)))
+
+
+@for_ucloud.post("/jobs/openTerminalInFolder")
+async def open_folder_for_ucloud(
+    gateway: Shared, request: BulkRequest[FolderTerminal], username: Username = None
+) -> Bulk[Session]:
+    """Open sessions with shells in folders, for the user who is named in a header (contract 3.2)."""
+    named = [item.folder for item in request.items]
+    folders = await _in_time(gateway, gateway.workers.ask(folder_shell.find_for_ucloud, named, username))
+    return Bulk(responses=_folder_sessions(gateway, folders))
+
+
+@for_users.post("/interactiveSession")
+async def open_for_users(
+    gateway: Shared, owner: users.Caller, grant: users.Grant, request: BulkRequest[SessionRequest]
+) -> Bulk[UserSession]:
+    """Open sessions with jobs: shells, and what their applications show."""
+    records = await gateway.workers.call(users.find_owned, owner, [item.id for item in request.items])
+    user = owner.created_by
+    await gateway.workers.ask(check_sessions, records, user)
+    sessions = [_session(gateway, *each, grant, user) for each in zip(records, request.items, strict=True)]
+    return Bulk(responses=_for_user(gateway, sessions))
+
+
+@for_users.post("/openTerminalInFolder")
+async def open_folder_for_users(
+    gateway: Shared, owner: users.Caller, grant: users.Grant, request: BulkRequest[FolderTerminal]
+) -> Bulk[UserSession]:
+    """Open sessions with shells on the login node, in folders of this workspace's drives."""
+    named = [item.folder for item in request.items]
+    folders = await _in_time(gateway, gateway.workers.ask(folder_shell.find, owner, named))
+    mine = [replace(folder, grant=grant) for folder in folders]
+    return Bulk(responses=_for_user(gateway, _folder_sessions(gateway, mine)))
+
+
+@for_browsers.websocket("/ucloud/{name}/websocket")
+async def talk(websocket: WebSocket, name: str) -> None:
+    """A browser's socket: nobody is known before he has named a session."""
+    gateway: Gateway = websocket.app.state.gateway
+    if name != gateway.config.provider or gateway.config.gateway.url is None:
+        await refuse(websocket, NotFound(f"there are no shells of a provider {shown(name)} here"))
+        return
+    shells: dict[str, _Shell] = {}
+
+    async def answer(conversation: Conversation, frame: Frame) -> None:
+        call = _read(frame, f"jobs.compute.{name}.shell.open")
+        if call.type == "initialize":
+            if shells:
+                raise InvalidInput("this socket has a shell already; each needs a socket of its own")
+            identifier = call.session_identifier or websocket.query_params.get("session", "")
+            target = gateway.sessions.use(identifier)
+            setattr(websocket.state, CALLER, identifier)
+            shells[""] = shell = _Shell(gateway, target, Terminal(call.cols, call.rows))
+            until = time.monotonic() + SHELL_SECONDS
+            check = partial(_check, gateway, target, until)
+            conversation.start(frame.stream_id, frame.stream_id, shell.messages(), check)
+            return
+        if not shells:
+            raise NotAuthenticated("no shell was opened on this socket: its first call must be an initialize")
+        if call.type == "input":
+            shells[""].write(call.data)
+        else:
+            shells[""].resize(call.cols, call.rows)
+        await conversation.acknowledge(frame.stream_id, ShellMessage(type="ack"))
+
+    await Conversation(websocket, FRAME).hold(answer)
+
+
+class _Shell:
+    """A shell and the threads that wait for it: one reads, one writes, and the event loop waits for neither."""
+
+    def __init__(self, gateway: Gateway, target: Target | Folder, terminal: Terminal) -> None:
+        self._gateway = gateway
+        self._target = target
+        self._terminal = terminal
+        self._input: asyncio.Queue[bytes | Terminal] = asyncio.Queue()
+        self._waiting = 0
+        self._taking = threading.Lock()
+        self._stream: Stream | None = None
+        self._ended = False
+
+    def write(self, text: str) -> None:
+        """Give it input. Raises `Refused` where it has ended, or too much waits already."""
+        self._put(data := text.encode(errors="replace"), len(data))
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change its size, after the input so far. Raises `Refused` as `write` does."""
+        self._put(Terminal(columns, rows), 1024)
+
+    def _put(self, piece: bytes | Terminal, size: int) -> None:
+        # Whoever waited here would not notice that the browser goes away.
+        if self._ended:
+            raise Refused("this shell has ended")
+        if self._waiting + size > WAITING:
+            raise Refused(f"this shell does not read its input, of which {self._waiting} bytes wait; this was dropped")
+        self._waiting += size
+        self._input.put_nowait(piece)
+
+    async def messages(self) -> AsyncGenerator[ShellMessage, None]:
+        """What it writes, until it ends. Whoever stops listening ends it."""
+        owner = self._target.account if isinstance(self._target, Folder) else self._target.user
+        self._gateway.shells.acquire(owner)
+        writing: asyncio.Task[None] | None = None
+        try:
+            stream = await self._gateway.workers.ask(self._bring_up)
+            writing = asyncio.create_task(self._write_on(stream))
+            yield ShellMessage(type="initialize")
+            # A character may be cut between two pieces: the rest of it comes with the next one.
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            while piece := await self._in_thread(stream.read):
+                if text := decoder.decode(piece):
+                    yield ShellMessage(type="data", data=text)
+            if text := decoder.decode(b"", final=True):
+                yield ShellMessage(type="data", data=text)
+        finally:
+            with self._taking:
+                self._ended = True
+            if writing is not None:
+                writing.cancel()
+            try:
+                if self._stream is not None:
+                    await asyncio.shield(self._in_thread(self._stream.close))
+            finally:
+                self._gateway.shells.release(owner)
+
+    async def _write_on(self, stream: Stream) -> None:
+        while True:
+            piece = await self._input.get()
+            if isinstance(piece, Terminal):
+                self._waiting -= 1024
+                await self._in_thread(partial(stream.resize, piece.columns, piece.rows))
+            else:
+                self._waiting -= len(piece)
+                await self._in_thread(partial(stream.write, piece))
+
+    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._gateway.shell_threads, work)
+
+    def _bring_up(self, site: Site) -> Stream:
+        """The shell; one that has come up after the browser went away is ended here, where no loop need run any more.
+
+        Raises as `terminals` does, and `Refused`.
+        """
+        stream = _open(site, self._target, self._terminal)
+        with self._taking:
+            if not self._ended:
+                self._stream = stream
+                return stream
+        stream.close()
+        raise Refused("this shell has ended")
+
+
+def _open(site: Site, target: Target | Folder, terminal: Terminal) -> Stream:
+    _check_grant(site, target.grant)
+    if isinstance(target, Folder):
+        return terminals.open_in_folder(site, target.account, target.path, terminal)
+    record = site.store.get(target.job_id)
+    if record.run != target.run:
+        raise Refused(f"job {record.id} was started again since this session was given; ask for a new one")
+    return terminals.open_shell(site, record, target.rank, terminal)
+
+
+async def _check(gateway: Gateway, target: Target | Folder, until: float) -> None:
+    """Raise where a shell may not stay open."""
+    if time.monotonic() >= until:
+        raise NotAuthenticated(f"a shell stays open for {SHELL_SECONDS / 3600:.0f} hours at most; open another one")
+    await gateway.workers.call(_check_grant, target.grant)
+
+
+def _check_grant(site: Site, grant: str | Visit | None) -> None:
+    check_grant(site.store, grant, site.clock())
+
+
+async def _in_time(gateway: Gateway, looking: Coroutine[Any, Any, list[Folder]]) -> list[Folder]:
+    """The folders, once they are found; a cluster or a UCloud that hangs is not waited for. Raises `TryAgain` then."""
+    try:
+        return await gateway.behind.in_time(looking, background.LONGEST_SECONDS, "looking for folders")
+    except background.GoesOn:
+        raise TryAgain("UCloud or the cluster takes too long to tell of these folders; try again") from None
+
+
+def _folder_sessions(gateway: Gateway, folders: Sequence[Folder]) -> tuple[Session, ...]:
+    """Sessions with them; in place of a job each names its folder, as UCloud's own provider does."""
+    return tuple(
+        Session(type="shell", job_id=each.path.ucloud, rank=0, session_identifier=gateway.sessions.add_folder(each))
+        for each in folders
+    )
+
+
+def _for_user(gateway: Gateway, sessions: Sequence[Session]) -> tuple[UserSession, ...]:
+    domain = gateway.config.gateway.url or ""
+    return tuple(
+        UserSession(provider_domain=domain, provider_id=gateway.config.provider, session=each) for each in sessions
+    )
+
+
+def _session(
+    gateway: Gateway, record: Record, item: JobSessionRequest | SessionRequest, grant: str | Visit, user: str
+) -> Session:
+    if item.session_type != "SHELL":
+        return gateway.web.open(record, item.rank, item.session_type, item.target, grant, user)
+    if gateway.config.gateway.url is None:
+        raise NotOffered("Terminal access is not supported by this provider: gateway.url is not set")
+    terminals.check(record, item.rank)
+    identifier = gateway.sessions.add(record, item.rank, grant, user)
+    return Session(type="shell", job_id=record.id, rank=item.rank, session_identifier=identifier)
+
+
+def _read(frame: Frame, call: str) -> _Call:
+    if frame.call != call:
+        raise NotFound(f"there is no call {shown(frame.call)} here; there is {call}")
+    try:
+        return _Call.model_validate(frame.payload)
+    except ValidationError as error:
+        raise InvalidInput("\n".join(describe_problems(error, ("payload",)))) from error

@@ -1,0 +1,439 @@
+"""Web and VNC sessions: a job's own interfaces, for whoever may use the job (contract 1.15, 3.7).
+
+Each interface of a rank of a job is seen on a domain of its own, so that one application's pages are strangers to
+another's. A session begins with a token in the address, which is good once; from then on a cookie of that domain opens
+it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import parse_qs, urlsplit
+
+from fastapi import APIRouter, Query, WebSocket
+from starlette.datastructures import Headers
+from starlette.responses import HTMLResponse, RedirectResponse
+
+from slurm_adapter.core.errors import AdapterError, InvalidInput, NotOffered, Refused
+from slurm_adapter.core.specification import shown
+from slurm_adapter.core.states import JobState
+from slurm_adapter.gateway.api.schemas import Session
+from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
+from slurm_adapter.gateway.http.connections import Connection, NotListening, connect
+from slurm_adapter.gateway.http.incoming import CALLER
+from slurm_adapter.gateway.http.turns import Lanes, Turns
+from slurm_adapter.gateway.sessions.headers import (
+    COOKIE,
+    HOST_PREFIX,
+    cookie_values,
+    from_its_own_page,
+    has_two_lengths,
+    opens_a_page,
+)
+from slurm_adapter.gateway.sessions.listeners import Listeners, NotTheJobs
+from slurm_adapter.gateway.sessions.one_time_secrets import Secrets
+from slurm_adapter.gateway.sessions.proxy import Check, Way, forward, forward_bytes, page, refuse, silent
+from slurm_adapter.gateway.sessions.tunnels import MOST as MOST_TUNNELS
+from slurm_adapter.gateway.sessions.tunnels import Tunnels
+from slurm_adapter.gateway.shares import Shares, TooMany
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.cluster.transports.interface import Transport
+    from slurm_adapter.core.config import Config
+    from slurm_adapter.core.interfaces import Kind
+    from slurm_adapter.core.records import Record
+    from slurm_adapter.gateway.sessions.access_grants import Visit
+    from slurm_adapter.gateway.thread_pools import Workers
+
+MOST, MOST_OF_ONE = 10_000, 100
+"""Links that wait for their use, and sessions of browsers, at once; and the same of one user."""
+TOKEN_SECONDS = 60.0
+"""How long a browser may take to come with its token."""
+
+COOKIE_SECONDS = 8 * 3600
+"""How long a browser may stay, unless the job ends before."""
+
+CONNECTIONS = 1000
+"""Connections to applications at once, if this machine reaches the nodes itself."""
+CONNECTIONS_OF_ONE = 64
+"""The same of one user. A browser keeps six for each interface, and each WebSocket is one more."""
+
+REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW = 30, 100
+"""How fast requests of one user to applications are begun, and how many before that counts: a page has dozens."""
+
+log = logging.getLogger(__name__)
+
+_METHODS_REFUSED = {"CONNECT", "TRACE"}
+"""They are for proxies that somebody has chosen, and to show what a page may not see (RFC 9110, section 9.3.8)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An interface of a rank of a job."""
+
+    job: str
+    rank: int
+    target: int = 0
+    """Which of the job's further interfaces, counted from 1; 0: the one that its application always has."""
+    grant: str | Visit | None = None
+    """What its session lasts as long as (`authentication.check_grant`); None where there is no session."""
+
+    user: str = ""
+    """Whose session it is."""
+
+    def same(self, other: Place | None) -> bool:
+        """Whether it is the same interface."""
+        return other is not None and self == replace(other, grant=self.grant, user=self.user)
+
+
+class Domains:
+    """Where each interface of each rank is seen."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        host, _, _ = pattern.partition(":")
+        before, after = (re.escape(part) for part in host.split("{job}-{rank}"))
+        numbers = r"([1-9][0-9]*)-(0|[1-9][0-9]{0,5})(?:-([1-9][0-9]{0,2}))?"
+        self._host = re.compile(rf"{before}{numbers}{after}\.?(?::[0-9]+)?", re.ASCII | re.IGNORECASE)
+
+    def domain(self, place: Place) -> str:
+        """The interface's, with the port where the site's pattern has one."""
+        return self._pattern.replace("{job}", place.job).replace("{rank}", _number(place))
+
+    def find(self, host: str) -> Place | None:
+        """Whose domain this is (a request's Host); None where it is no job's."""
+        match = self._host.fullmatch(host)
+        return None if match is None else Place(match[1], int(match[2]), int(match[3] or 0))
+
+
+class Web:
+    """The open web and VNC sessions of a gateway."""
+
+    def __init__(self, config: Config, workers: Workers) -> None:
+        self.config = config
+        self.workers = workers
+        pattern = config.gateway.web_domain
+        self.domains = None if pattern is None else Domains(pattern)
+        self._tunnels = Tunnels()
+        self.listeners = Listeners(workers)
+        most = CONNECTIONS if config.gateway.reaches_nodes else MOST_TUNNELS
+        self.connections = Shares(most, CONNECTIONS_OF_ONE, "connections to applications")
+        self.turns = Turns(REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW)
+        self._lanes = Lanes()
+        links = Shares(MOST, MOST_OF_ONE, "links to applications that wait for their use")
+        self.tokens: Secrets[tuple[Place, Kind]] = Secrets(TOKEN_SECONDS, links)
+        sessions = Shares(MOST, MOST_OF_ONE, "sessions with applications")
+        self.cookies: Secrets[Place] = Secrets(COOKIE_SECONDS, sessions, replaces=True)
+
+    @property
+    def scheme(self) -> str:
+        """Of the addresses that browsers see."""
+        return urlsplit(self.config.gateway.url or "").scheme
+
+    def open(
+        self,
+        record: Record,
+        rank: int,
+        kind: Kind,
+        target: str = "",
+        grant: str | Visit | None = None,
+        user: str | None = None,
+    ) -> Session:
+        """A session with an interface of a rank, for a caller who was found to be allowed to use the job.
+
+        `target` names one of those that the application declares besides. `grant`: what the session lasts as long as;
+        see `authentication.check_grant`. `user`: whose it is; without one, its job's. Raises `NotOffered` if the site
+        or the application has none, `Refused` if the job does not run, `InvalidInput` for a rank or a target that it
+        does not have, and `TooMany` if too many links of this user wait.
+        """
+        if self.domains is None or (why := lacks(self.config)) is not None:
+            missing = "gateway.web_domain is not set" if self.domains is None else why
+            raise NotOffered(f"{_NAMES[kind]} access is not supported by this provider: {missing}")
+        place = Place(
+            record.id, rank, _find_target(record, rank, kind, target) if target else 0, grant, user or record.owner
+        )
+        if not port_of(record, place, kind):
+            raise NotOffered(f"{_NAMES[kind]} access: {record.application} declares no port for it")
+        check(record, rank)
+        token = self.tokens.issue((place, kind), place.user)
+        path = f"/ucloud/{self.config.provider}"
+        if kind == "WEB":
+            address = f"{self.scheme}://{self.domains.domain(place)}{path}/authorize-app?token={token}"
+            return Session(type="web", job_id=record.id, rank=rank, redirect_client_to=address)
+        host = urlsplit(self.config.gateway.url or "").netloc
+        address = f"{self.scheme.replace('http', 'ws')}://{host}{path}/vnc?token={token}"
+        return Session(type="vnc", job_id=record.id, rank=rank, url=address, password=record.vnc_password)
+
+    @asynccontextmanager
+    async def reach(self, way: Way, owner: str) -> AsyncIterator[Connection]:
+        """Connect to a port of a node for a user, within the block; over the cluster if this machine does not reach it.
+
+        Raises `TooMany`, `NotListening`, `NotTheJobs` and, if the cluster is not reached, `AdapterError`.
+        """
+        with self.turns.counted(owner):
+            self.connections.acquire(owner)
+        async with AsyncExitStack() as stack:
+            stack.callback(self.connections.release, owner)
+            async with self._lanes.of(owner):
+                if self.config.gateway.reaches_nodes:
+                    opening = connect(way.host, way.port)
+                else:
+                    transport = await self.workers.call(_transport)
+                    opening = self._tunnels.open(transport, way.host, way.port)
+                connection = await stack.enter_async_context(opening)
+                await self.listeners.check(way)
+            yield connection
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._tunnels.close()
+        self.listeners.close()
+
+    async def find(self, place: Place) -> Record | None:
+        """The job, where it is still remembered. Raises `NotAuthenticated` where the session's token is no more."""
+        return await self.workers.call(_find, place)
+
+    async def check(self, place: Place, run: str, secret: str | None, until: float) -> None:
+        """Raise where a connection may not stay open: its job, the cookie `secret` or its token has ended."""
+        if time.monotonic() >= until or (secret is not None and self.cookies.find(secret) is None):
+            raise NotAuthenticated("the session is over")
+        record = await self.find(place)
+        if record is None or record.state.final or record.run != run:
+            raise Refused(f"job {place.job} does not run any more")
+
+
+def lacks(config: Config) -> str | None:
+    """What a site has not set that web and VNC sessions need; None where they work."""
+    for key, value in (("web_domain", config.gateway.web_domain), ("url", config.gateway.url)):
+        if value is None:
+            return f"gateway.{key} is not set"
+    return None
+
+
+def check(record: Record, rank: int) -> None:
+    """Raise `NotOffered` for an array, `Refused` where the job does not run, and `InvalidInput` for a wrong rank."""
+    if record.array:
+        raise NotOffered(f"job {record.id} has no such sessions: it is an array, whose tasks have no one address")
+    ranks = record.replicas
+    if not 0 <= rank < ranks:
+        raise InvalidInput(f"rank: {rank}: job {record.id} has the ranks 0 to {ranks - 1}")
+    if record.state is not JobState.RUNNING:
+        raise Refused(f"job {record.id} is {record.state}; a session needs a job that is RUNNING")
+
+
+def port_of(record: Record, place: Place, kind: Kind) -> int | None:
+    """The port of this interface; None where the job has none of this kind there."""
+    if not place.target:
+        return record.web_port if kind == "WEB" else record.vnc_port
+    if place.target > len(record.targets):
+        return None
+    found = record.targets[place.target - 1]
+    return found.port if (found.rank, found.kind) == (place.rank, kind) else None
+
+
+def _find_target(record: Record, rank: int, kind: Kind, name: str) -> int:
+    """The number of a further interface; see `Place`."""
+    there = [each.name for each in record.targets if (each.rank, each.kind) == (rank, kind)]
+    if name not in there:
+        has = ", ".join(map(shown, there)) or "none"
+        raise InvalidInput(f"target: {shown(name)}: job {record.id} has no such {kind} interface on rank {rank}: {has}")
+    return 1 + next(n for n, each in enumerate(record.targets) if (each.rank, each.name) == (rank, name))
+
+
+def _number(place: Place) -> str:
+    return f"{place.rank}-{place.target}" if place.target else str(place.rank)
+
+
+_NAMES = {"WEB": "Web", "VNC": "Vnc"}
+
+
+def _find(site: Site, place: Place) -> Record | None:
+    check_grant(site.store, place.grant, site.clock())
+    return site.store.find([place.job]).get(place.job)
+
+
+def _transport(site: Site) -> Transport:
+    return site.transport
+
+
+def _way(record: Record, rank: int, port: int) -> Way | None:
+    """How its port is reached; None where its node's address is not known yet."""
+    addresses = record.addresses[rank] if rank < len(record.addresses) else ()
+    return Way(addresses[0], port, record, rank) if addresses else None
+
+
+class Applications:
+    """Answers what is asked of a job's domain; everything else is the application's inside."""
+
+    def __init__(self, app: ASGIApp, web: Web) -> None:
+        self._app = app
+        self._web = web
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or one WebSocket; see ASGI."""
+        domains = self._web.domains
+        place = None
+        if domains is not None and scope["type"] in {"http", "websocket"}:
+            place = domains.find(Headers(scope=scope).get("host", ""))
+        if place is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == f"/ucloud/{self._web.config.provider}/authorize-app":
+            await self._authorize(place, scope)(scope, receive, send)
+        else:
+            try:
+                answer = await self._answer(place, scope)
+            except NotAuthenticated:
+                answer = _no_session()
+            except AdapterError as error:
+                answer = _unreached(error)
+            if isinstance(answer, HTMLResponse):
+                await refuse(scope, receive, send, answer)
+                return
+            found, check, owner = answer
+            scope["state"][CALLER] = owner
+            try:
+                async with self._web.reach(found, owner) as connection:
+                    await forward(scope, receive, send, connection, check, scheme=self._web.scheme)
+            except NotListening:
+                await refuse(scope, receive, send, silent(found))
+            except AdapterError as error:
+                await refuse(scope, receive, send, _unreached(error))
+
+    def _authorize(self, place: Place, scope: Scope) -> HTMLResponse | RedirectResponse:
+        if scope["method"] != "GET" or not opens_a_page(scope):
+            # Neither a look at what is there (HEAD) nor another page's image or frame uses the link up.
+            return page(HTTPStatus.METHOD_NOT_ALLOWED, "Open this link in a window of its own.")
+        [token] = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[-1:]
+        meant, kind = self._web.tokens.redeem(token) or (None, None)
+        if kind != "WEB" or meant is None or not meant.same(place):
+            text = "This link is good once, and for a minute only. Open the application's interface from the job again."
+            return page(HTTPStatus.UNAUTHORIZED, text)
+        try:
+            cookie = self._web.cookies.issue(meant, meant.user)
+        except TooMany as error:
+            return _too_many(error)
+        answer = RedirectResponse(
+            "/", HTTPStatus.FOUND, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+        )
+        answer.set_cookie(
+            self._cookie(place),
+            cookie,
+            max_age=COOKIE_SECONDS,
+            path="/",
+            secure=self._web.scheme == "https",
+            httponly=True,
+            samesite="lax",
+        )
+        return answer
+
+    def _cookie(self, place: Place) -> str:
+        # Browsers take the prefix over HTTPS only.
+        prefix = HOST_PREFIX if self._web.scheme == "https" else ""
+        return f"{prefix}{COOKIE}{place.job}-{_number(place)}-{self._web.config.provider}"
+
+    async def _answer(self, place: Place, scope: Scope) -> HTMLResponse | tuple[Way, Check, str]:
+        """Return where it is answered, what tells whether that may go on, and for whom; or a page that says why not."""
+        if (why := _malformed(scope)) is not None:
+            return why
+        secrets = cookie_values(scope, self._cookie(place))
+        known = {each: found for each in secrets if place.same(found := self._web.cookies.find(each)) and found}
+        if not known:
+            return _no_session()
+        if not from_its_own_page(scope, self._web.scheme):
+            return page(HTTPStatus.FORBIDDEN, "A page of another site may not do this here.")
+        secret, place = next(iter(known.items()))
+        await self._web.turns.wait(place.user, scope["state"])
+        record = await self._web.find(place)
+        if record is None or record.state.final:
+            for each in secrets:
+                self._web.cookies.redeem(each)
+            return page(HTTPStatus.GONE, "The job has ended, and its application with it.")
+        port = port_of(record, place, "WEB")
+        if record.state is not JobState.RUNNING or not port:
+            text = f"The job does not run at present: it is {record.state}."
+            return page(HTTPStatus.SERVICE_UNAVAILABLE, text, again=10)
+        way = _way(record, place.rank, port)
+        if way is None:
+            return page(HTTPStatus.BAD_GATEWAY, "It is not known yet on which node the job runs.", again=3)
+        return way, partial(self._web.check, place, record.run, secret, math.inf), place.user
+
+
+sockets = APIRouter()
+
+
+@sockets.websocket("/vnc")
+async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None:
+    """A desktop: what a browser's VNC client and a VNC server say to each other (RFC 6143), as messages of bytes."""
+    web: Web = websocket.app.state.gateway.web
+    found = web.tokens.redeem(token)
+    if found is None or found[1] != "VNC":
+        await websocket.send_denial_response(page(HTTPStatus.UNAUTHORIZED, "This session is open no longer."))
+        return
+    place, until = found[0], time.monotonic() + COOKIE_SECONDS
+    setattr(websocket.state, CALLER, place.user)
+    try:
+        record = await web.find(place)
+    except NotAuthenticated:
+        await websocket.send_denial_response(_no_session())
+        return
+    port = None if record is None else port_of(record, place, "VNC")
+    if record is None or record.state is not JobState.RUNNING or not port:
+        await websocket.send_denial_response(page(HTTPStatus.GONE, "The job does not run any more."))
+        return
+    way = _way(record, place.rank, port)
+    if way is None:
+        text = "It is not known yet on which node the job runs."
+        await websocket.send_denial_response(page(HTTPStatus.BAD_GATEWAY, text))
+        return
+    try:
+        async with web.reach(way, place.user) as connection:
+            await forward_bytes(websocket, connection, partial(web.check, place, record.run, None, until))
+    except NotListening:
+        await websocket.send_denial_response(silent(way))
+    except AdapterError as error:
+        await websocket.send_denial_response(_unreached(error))
+
+
+def _no_session() -> HTMLResponse:
+    text = "There is no session for this application here. Open its interface from the job, in UCloud."
+    return page(HTTPStatus.UNAUTHORIZED, text)
+
+
+def _unreached(error: AdapterError) -> HTMLResponse:
+    if isinstance(error, NotTheJobs):
+        log.warning("nothing was sent to an application: %s", error)
+        return page(HTTPStatus.BAD_GATEWAY, f"Nothing was sent: {error}.", again=10)
+    if isinstance(error, TooMany):
+        return _too_many(error)
+    log.warning("a node was not reached: %s", error)
+    return page(HTTPStatus.SERVICE_UNAVAILABLE, "The cluster is out of reach just now.", again=10)
+
+
+def _too_many(error: TooMany) -> HTMLResponse:
+    answer = page(HTTPStatus.TOO_MANY_REQUESTS, str(error))
+    answer.headers["Retry-After"] = str(error.retry_after)
+    return answer
+
+
+def _malformed(scope: Scope) -> HTMLResponse | None:
+    """Return what a request gets that no application should have to understand; None for others."""
+    if has_two_lengths(scope):
+        return page(HTTPStatus.BAD_REQUEST, "The request has both Content-Length and Transfer-Encoding.")
+    if scope["type"] == "http" and scope["method"] in _METHODS_REFUSED:
+        return page(HTTPStatus.METHOD_NOT_ALLOWED, f"{scope['method']} is not for applications.")
+    if not scope["raw_path"].startswith(b"/"):
+        return page(HTTPStatus.BAD_REQUEST, "The request's target is not a path.")
+    return None

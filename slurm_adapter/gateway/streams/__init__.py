@@ -1,0 +1,1 @@
+"""WebSockets and the logs that they carry."""

@@ -1,0 +1,198 @@
+"""Conversations over a WebSocket: frames that come in, and streams of messages that answer them.
+
+Nothing that a client sends or leaves out ends in more than a response with a reason, or in the socket's end. Each
+stream is a task of its own, and none outlives the socket; a client that does not read is not written for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse
+from starlette.websockets import WebSocketDisconnect
+
+from slurm_adapter.core.errors import AdapterError, InvalidInput
+from slurm_adapter.gateway.api.schemas import Empty, Error
+from slurm_adapter.gateway.http.error_responses import body_of, headers_of, status_of
+from slurm_adapter.gateway.sessions.revocation import until_one_ends, while_allowed
+from slurm_adapter.gateway.streams import frames
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from pydantic import BaseModel
+    from starlette.websockets import WebSocket
+
+    from slurm_adapter.gateway.streams.frames import Frame
+
+PING_SECONDS = 30.0
+"""Between two pings, and how long a socket may have no stream."""
+
+STREAMS = 16
+"""Of one socket at once."""
+
+SEND_SECONDS = 60.0
+"""How long a client may take until it reads on. TCP itself would wait for ever for one that is there and reads not."""
+
+_NORMAL, _LOST, _POLICY = 1000, 1006, 1008
+"""Why a socket ends (RFC 6455, section 7.4.1); the last one: the client does not speak this protocol."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    id: str
+    """The client's name for it."""
+    name: str
+    """Ours."""
+    task: asyncio.Task[None]
+
+
+async def refuse(websocket: WebSocket, error: AdapterError) -> None:
+    """Answer the request for a socket as HTTP would."""
+    status = status_of(error, websocket.url.path)
+    answer = JSONResponse(body_of(error).model_dump(by_alias=True), status, headers_of(error))
+    await websocket.send_denial_response(answer)
+
+
+class Conversation:
+    """A socket and its streams. `limit` is in characters of one frame; `pings`: of the protocol's own kind, too."""
+
+    def __init__(self, websocket: WebSocket, limit: int, *, pings: bool = False) -> None:
+        self._websocket = websocket
+        self._limit = limit
+        self._pings = pings
+        self._sending = asyncio.Lock()
+        self._streams: set[_Stream] = set()
+        self._idle_since = 0.0
+        self._lost = asyncio.Event()
+        """The client does not read."""
+
+    async def hold(self, answer: Callable[[Conversation, Frame], Awaitable[None]]) -> None:
+        """Take frames until the socket ends, each by `answer`, which may raise `AdapterError`."""
+        await self._websocket.accept()
+        self._idle_since = asyncio.get_running_loop().time()
+        listening = asyncio.create_task(self._listen(answer))
+        others = [asyncio.create_task(self._keep()), asyncio.create_task(self._lost.wait())]
+        try:
+            await asyncio.wait({listening, others[1]}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            tasks = [listening, *others, *(stream.task for stream in self._streams)]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if not listening.cancelled():
+            listening.result()
+
+    def start(
+        self,
+        stream_id: str,
+        name: str,
+        messages: AsyncGenerator[BaseModel, None],
+        check: Callable[[], Awaitable[object]],
+    ) -> None:
+        """Answer with a stream of messages, as long as `check` raises nothing.
+
+        Raises `InvalidInput` where there may be no such stream.
+        """
+        if len(self._streams) >= STREAMS:
+            raise InvalidInput(f"this socket has {STREAMS} streams already, and may have no more at once")
+        if any(stream.id == stream_id for stream in self._streams):
+            raise InvalidInput(f"this socket has a stream {stream_id!r} already; each needs a streamId of its own")
+        task = asyncio.create_task(self._run(stream_id, messages, check))
+        stream = _Stream(stream_id, name, task)
+        self._streams.add(stream)
+        task.add_done_callback(lambda _: self._ended(stream))
+
+    async def acknowledge(self, stream_id: str, payload: BaseModel) -> None:
+        """Answer a call that wants no more than that: in the end of its stream, or on a stream that goes on."""
+        running = any(stream.id == stream_id for stream in self._streams)
+        await self._send((frames.message if running else frames.response)(stream_id, payload))
+
+    async def stop(self, name: str, stream_id: str) -> None:
+        """End a stream, by its name or the client's, as the call on this other stream wants it."""
+        stopped = [each for each in self._streams if name in {each.name, each.id}]
+        for stream in stopped:
+            stream.task.cancel()
+        if stopped:
+            await asyncio.wait({stream.task for stream in stopped})
+        for id_ in {stream_id, *(stream.id for stream in stopped)}:
+            await self._send(frames.response(id_, Empty()))
+
+    def _status(self, error: AdapterError) -> HTTPStatus:
+        return status_of(error, self._websocket.url.path)
+
+    def _ended(self, stream: _Stream) -> None:
+        self._streams.discard(stream)
+        self._idle_since = asyncio.get_running_loop().time()
+
+    async def _listen(self, answer: Callable[[Conversation, Frame], Awaitable[None]]) -> None:
+        with suppress(WebSocketDisconnect):
+            while (message := await self._websocket.receive())["type"] != "websocket.disconnect":
+                try:
+                    frame = frames.read_frame(message.get("text"), self._limit)
+                except InvalidInput as error:
+                    await self._send(frames.response("", body_of(error), self._status(error)))
+                    await self._close(_POLICY)
+                    return
+                try:
+                    await answer(self, frame)
+                except AdapterError as error:
+                    await self._send(frames.response(frame.stream_id, body_of(error), self._status(error)))
+
+    async def _pass_on(self, stream_id: str, messages: AsyncGenerator[BaseModel, None]) -> None:
+        async with aclosing(messages):
+            async for message in messages:
+                await self._send(frames.message(stream_id, message))
+                await asyncio.sleep(0)  # where the client takes all at once, others get their turn
+
+    async def _run(
+        self, stream_id: str, messages: AsyncGenerator[BaseModel, None], check: Callable[[], Awaitable[object]]
+    ) -> None:
+        body: BaseModel = Empty()
+        status = HTTPStatus.OK
+        with suppress(WebSocketDisconnect):
+            try:
+                await until_one_ends(self._pass_on(stream_id, messages), while_allowed(check))
+            except AdapterError as error:
+                body, status = body_of(error), self._status(error)
+            except WebSocketDisconnect:
+                return
+            except Exception:  # noqa: BLE001  # logged, and told as HTTP tells it
+                _log.exception("a stream broke off")
+                body, status = Error(why="Internal server error"), HTTPStatus.INTERNAL_SERVER_ERROR
+            await self._send(frames.response(stream_id, body, status))
+
+    async def _keep(self) -> None:
+        """Say that the socket lives, and end one that is of no use."""
+        with suppress(WebSocketDisconnect):
+            while True:
+                await asyncio.sleep(PING_SECONDS)
+                idle = asyncio.get_running_loop().time() - self._idle_since
+                if not self._streams and idle >= PING_SECONDS:
+                    await self._close(_NORMAL)
+                    return
+                if self._streams and self._pings:
+                    await self._send(frames.PING)
+
+    async def _send(self, text: str) -> None:
+        """Send a frame, once the client has read most of those before. Raises `WebSocketDisconnect`."""
+        try:
+            async with asyncio.timeout(SEND_SECONDS), self._sending:
+                await self._websocket.send_text(text)
+        except TimeoutError as error:
+            self._lost.set()
+            raise WebSocketDisconnect(_LOST) from error
+        except RuntimeError as error:  # so says the server where the socket is closed already
+            raise WebSocketDisconnect(_LOST) from error
+
+    async def _close(self, code: int) -> None:
+        async with self._sending:
+            with suppress(RuntimeError):
+                await self._websocket.close(code)

@@ -1,0 +1,116 @@
+"""Threads for what blocks (the database, the cluster), so that the event loop never does.
+
+Each thread has a `Site` of its own, with a database connection of its own; the way to the cluster is shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+from slurm_adapter.gateway.shares import Shares
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from slurm_adapter.adapter import Site
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS = 32
+"""What waits for a thread has not begun."""
+
+CHANGING = 32
+"""Threads for what changes something in Slurm, which may take minutes: all else has its own, and goes on."""
+
+OF_ONE = 4
+"""Threads of each of these two kinds that work for one user at once."""
+
+ASKING = 32
+"""Threads for what asks the cluster or UCloud, which may hang."""
+
+REPEATING = 3
+"""A thread for the passes, one for the teller, and one for pings."""
+
+
+class Workers:
+    """The threads of one gateway over one site."""
+
+    def __init__(self, site: Site) -> None:
+        self.config = site.config
+        self._site = site
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="worker")
+        self._changing = ThreadPoolExecutor(CHANGING, thread_name_prefix="changing")
+        self._asking = ThreadPoolExecutor(ASKING, thread_name_prefix="asking")
+        self._repeating = ThreadPoolExecutor(REPEATING, thread_name_prefix="repeating")
+        self._changing_shares = Shares(CHANGING, OF_ONE, "changes in Slurm under way")
+        self._asking_shares = Shares(ASKING, OF_ONE, "questions to the cluster under way")
+        self._own = threading.local()
+        self._opened: list[Site] = []
+        self.changed = asyncio.Event()
+        """Set once something was changed in Slurm, or may have been: whether or not somebody waits for it still."""
+
+    async def call(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` returns or raises, called with a site in a thread: what needs the database alone.
+
+        A caller that is cancelled stops waiting; the work itself goes on to its end.
+        """
+        return await asyncio.wrap_future(self._threads.submit(lambda: work(self._own_site(), *args, **kwargs)))
+
+    async def change(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for what changes something in Slurm; at most `CHANGING` at once."""
+        try:
+            return await asyncio.wrap_future(self._changing.submit(lambda: work(self._own_site(), *args, **kwargs)))
+        finally:
+            self.changed.set()
+
+    async def ask(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for what asks the cluster or UCloud; at most `ASKING` at once."""
+        return await asyncio.wrap_future(self._asking.submit(lambda: work(self._own_site(), *args, **kwargs)))
+
+    async def change_for(
+        self, owner: str, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same as `change`, for a user. Raise `TooMany` before it is begun if much is done for the user already."""
+        return await self._share(self._changing_shares, owner, lambda: self.change(work, *args, **kwargs))
+
+    async def ask_for(
+        self, owner: str, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same as `ask`, for a user. Raise `TooMany` before it is begun if much is asked for the user already."""
+        return await self._share(self._asking_shares, owner, lambda: self.ask(work, *args, **kwargs))
+
+    async def _share(self, shares: Shares, owner: str, begin: Callable[[], Coroutine[None, None, T]]) -> T:
+        """Hold a share until the work has ended, which goes on if its caller leaves."""
+        shares.acquire(owner)
+        task = asyncio.create_task(begin())
+
+        def ended(task: asyncio.Task[T]) -> None:
+            shares.release(owner)
+            _ = task.cancelled() or task.exception()  # a caller who left is told otherwise, or not at all
+
+        task.add_done_callback(ended)
+        return await asyncio.shield(task)
+
+    async def repeat(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for the passes, the teller and pings, each of which is there once and waits for nothing else."""
+        return await asyncio.wrap_future(self._repeating.submit(lambda: work(self._own_site(), *args, **kwargs)))
+
+    def _own_site(self) -> Site:
+        """This thread's."""
+        site: Site | None = getattr(self._own, "site", None)
+        if site is None:
+            site = self._own.site = self._site.beside()
+            self._opened.append(site)
+        return site
+
+    def close(self) -> None:
+        """Wait for all that was begun, and give everything back."""
+        for threads in (self._repeating, self._changing, self._asking, self._threads):
+            threads.shutdown(wait=True)
+        for site in self._opened:
+            site.store.close()
+        self._site.close()

@@ -1,0 +1,293 @@
+"""Act as many accounts of the cluster at the same time, so that the trouble of one holds up no other.
+
+Each sync runs commands as the accounts that own its jobs. Each account has a lane of its own, and a limited time. If it
+fails, a question decides whose trouble that is: whether the file system with the job folders is there for the adapter's
+own account. An account in trouble, or one that is slow, is left alone for a multiple of the time that it took. So it
+takes a small, bounded share of the time of all syncs, whatever its processes do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from slurm_adapter.cluster.transports.interface import Busy, Command, CommandTimeout, ConnectionLost
+from slurm_adapter.core.errors import AdapterError, TryAgain, Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
+
+    from slurm_adapter.adapter import Site
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+SHORTEST, LONGEST = 60.0, 3600.0
+"""Seconds for which an account in trouble is left alone: as long as the trouble has lasted, within these limits."""
+
+SHARE = 20
+"""And at least so many times as long as it took: it gets one part in so many of the time."""
+
+SLOW_SECONDS = 5.0
+"""An account that takes longer is left alone for a while, too, though all went well."""
+
+PATIENCE, LONGEST_PATIENCE = 10.0, 60.0
+"""Seconds that an account gets at first; twice as many each time that they were too few."""
+
+AT_ONCE = 32
+"""Accounts at the same time, for all threads of the process."""
+
+WAIT_SECONDS = 5.0
+"""How long a sync waits for what may take minutes, such as sbatch. It then goes on behind the sync."""
+
+_FACT = "accounts in trouble"
+_THERE = 'ls -A -- "$1" | head -n 1'
+_ANSWER_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What stands in the way of one account alone."""
+
+    why: str
+    slow: bool = False
+    """The account may well answer later: nothing is known to be wrong with it."""
+    tried: bool = True
+    """It was tried just now, not only remembered from an earlier sync."""
+
+
+class FolderTrouble(TryAgain):
+    """A job's folder cannot be made at present."""
+
+
+class AccountTrouble(FolderTrouble):
+    """Nothing can be done as a job's account at present."""
+
+
+class _Known(NamedTuple):
+    """What is remembered of an account in trouble."""
+
+    since: float
+    until: float
+    """It is left alone so long."""
+    why: str
+    patience: float = PATIENCE
+    slow: bool = False
+
+
+class Lanes:
+    """The threads in which accounts are acted for. One object for all sites of a process."""
+
+    def __init__(self) -> None:
+        self._short = ThreadPoolExecutor(AT_ONCE, "account")
+        self._long = ThreadPoolExecutor(AT_ONCE, "behind")
+        self._lock = threading.Lock()
+        self._behind: dict[str, int] = {}
+        self._late: dict[str, float] = {}
+        """When each account was last too late."""
+
+    def start(self, work: Callable[[], T], *, long: bool = False) -> Future[T]:
+        """Do some work of one account. Long work may start short work, and wait for it."""
+        return (self._long if long else self._short).submit(work)
+
+    def leave_behind(self, user: str, work: Future[T], *, waited: bool) -> None:
+        """Wait no longer for an account's work, which goes on. It is late only if it was `waited` for."""
+        with self._lock:
+            self._behind[user] = self._behind.get(user, 0) + 1
+            if waited:
+                self._late[user] = time.monotonic()
+        work.add_done_callback(lambda _: self._ended(user))
+
+    def is_behind(self, user: str) -> bool:
+        """Return whether some work of an account is still going on that nobody waits for."""
+        return user in self._behind
+
+    def was_late(self, user: str) -> bool:
+        """Return whether an account was waited for in vain a short while ago."""
+        return time.monotonic() - self._late.get(user, -math.inf) < SHARE * WAIT_SECONDS
+
+    def close(self) -> None:
+        """Wait for all that was begun."""
+        for threads in (self._long, self._short):
+            threads.shutdown(wait=True)
+
+    def _ended(self, user: str) -> None:
+        with self._lock:
+            left = self._behind[user] - 1
+            self._behind.pop(user) if not left else self._behind.update({user: left})
+
+
+class Accounts:
+    """The accounts of the cluster as one sync finds them.
+
+    `remember`: note what is learned for the next syncs. `asked`: a user waits for this, so that it is tried although
+    the account was in trouble a while ago.
+    """
+
+    def __init__(self, site: Site, *, remember: bool = True, asked: bool = False) -> None:
+        self._site = site
+        self._remember = remember
+        self._asked = asked
+        self._well: bool | None = None
+
+    def each(
+        self, groups: Mapping[str, Sequence[K]], what: str, act: Callable[[str, Sequence[K], float], T]
+    ) -> Iterator[tuple[str, Sequence[K], T | Trouble | AdapterError]]:
+        """Act as each of these accounts; yield what came of it, an account's own trouble, or what is the site's.
+
+        `act` gets the account, what it is to act on, and how many seconds it may take. It runs in a thread: it uses the
+        transport alone.
+        """
+        remembered, now = self._remembered(), self._site.clock()
+        begun: list[tuple[str, Trouble | Future[tuple[T | AdapterError, float]], float]] = []
+        for user in groups:
+            known = remembered.get(user)
+            seconds = known.patience if known is not None else PATIENCE
+            if self._site.lanes.is_behind(user) and not self._asked:
+                begun.append((user, Trouble(f"{user} is busy with earlier commands", slow=True), 0.0))
+            elif known is not None and known.since <= now < known.until and not self._asked:
+                begun.append((user, Trouble(known.why, known.slow, tried=False), 0.0))
+            else:
+                begun.append((user, self._site.lanes.start(_timed(act, user, groups[user], seconds)), seconds))
+        until = time.monotonic() + 2 * LONGEST_PATIENCE
+        for user, work, seconds in begun:
+            if isinstance(work, Trouble):
+                yield user, groups[user], work
+            elif (done := self._wait(user, work, max(0.0, until - time.monotonic()))) is None:
+                yield user, groups[user], Trouble(f"{user} does not answer", slow=True)
+            else:
+                yield user, groups[user], self._judge(user, what, *done, seconds, remembered.get(user))
+
+    def behind(
+        self, groups: Mapping[str, Sequence[K]], what: str, act: Callable[[str, Sequence[K]], T]
+    ) -> Iterator[tuple[str, Sequence[K], T | Trouble | AdapterError]]:
+        """Act likewise, by commands that may take minutes: they go on behind the sync.
+
+        Without `what` nothing that fails is taken for an account's trouble: the caller judges it.
+        """
+        remembered, now = self._remembered(), self._site.clock()
+        begun: dict[str, Future[tuple[T | AdapterError, float]]] = {}
+        for user, some in groups.items():
+            known = remembered.get(user)
+            if self._site.lanes.is_behind(user) and not self._asked:
+                yield user, some, Trouble(f"{user} is busy with earlier commands", slow=True)
+            elif known is not None and not known.slow and known.since <= now < known.until and not self._asked:
+                yield user, some, Trouble(known.why, tried=False)
+            else:
+                work = _timed(lambda user, some, _: act(user, some), user, some, 0.0)
+                begun[user] = self._site.lanes.start(work, long=True)
+        until = time.monotonic() + WAIT_SECONDS
+        for user, future in begun.items():
+            late = self._site.lanes.was_late(user)
+            seconds = None if self._asked else 0.0 if late else max(0.0, until - time.monotonic())
+            done = self._wait(user, future, seconds)
+            if done is None:
+                yield user, groups[user], Trouble(f"{user} does not answer yet", slow=True)
+            else:
+                judged = self._judge(user, what, done[0], 0.0, PATIENCE, remembered.get(user)) if what else done[0]
+                yield user, groups[user], judged
+
+    def cancel(self, slurm_jobs: Mapping[int, str]) -> dict[str, AdapterError | Trouble]:
+        """Cancel Slurm jobs, given by id with their accounts. Return what went wrong, by account."""
+        groups: dict[str, list[int]] = {}
+        for id_, user in slurm_jobs.items():
+            groups.setdefault(user, []).append(id_)
+
+        def cancel(user: str, ids: Sequence[int]) -> None:
+            self._site.scheduler.cancel(dict.fromkeys(ids, user))
+
+        return {user: answer for user, _, answer in self.behind(groups, "", cancel) if answer is not None}
+
+    def blame(self, user: str, why: str) -> None:
+        """Note that something failed because of an account."""
+        self._judge(user, "", Unknown(why), 0.0, PATIENCE, self._remembered().get(user))
+
+    @property
+    def site_is_well(self) -> bool:
+        """Whether the adapter's own account sees something in the folder that holds the accounts' folders.
+
+        A mount point without its file system is empty. With one account for all jobs there are no others to see.
+        """
+        if self._well is None:
+            above, several, _ = self._site.config.jobs.folder.partition("{user}")
+            self._well = bool(several) and self._site.config.identity.mode == "sudo" and self._sees(above)
+        return self._well
+
+    def _sees(self, path: str) -> bool:
+        folder = path[: path.rindex("/")] or "/"
+        command = Command(("/bin/sh", "-c", _THERE, "sh", folder), timeout=_ANSWER_SECONDS)
+        try:
+            result = self._site.transport.run(command)
+        except AdapterError:
+            return False
+        return result.status == 0 and bool(result.stdout.strip())
+
+    def _wait(self, user: str, work: Future[T], seconds: float | None) -> T | None:
+        """Return what came of some work; None if that takes too long, or if no lane was free."""
+        try:
+            return work.result(seconds)
+        except (TimeoutError, CancelledError):
+            if not work.cancel():
+                self._site.lanes.leave_behind(user, work, waited=seconds != 0)
+            return None
+
+    def _judge(
+        self, user: str, what: str, answer: T | AdapterError, took: float, seconds: float, known: _Known | None
+    ) -> T | Trouble | AdapterError:
+        now = self._site.clock()
+        if not isinstance(answer, AdapterError):
+            if took >= SLOW_SECONDS:
+                why = f"the account {user} is slow: it took {took:.0f} s to {what}"
+                self._note(user, _Known(now, now + SHARE * took, why, seconds, slow=True))
+            elif known is not None:
+                self._note(user, None)
+            return answer
+        if isinstance(answer, Busy):
+            return Trouble(str(answer), slow=True)
+        if isinstance(answer, ConnectionLost) or not self.site_is_well:
+            return answer
+        why = f"could not {what}: {answer}" if what else str(answer)
+        since = min(known.since, now) if known is not None and not known.slow else now - took
+        pause = max(min(max(now - since, SHORTEST), LONGEST), SHARE * took)
+        patience = min(2 * seconds, LONGEST_PATIENCE) if isinstance(answer, CommandTimeout) else seconds
+        self._note(user, _Known(since, now + pause, why, patience))
+        return Trouble(why)
+
+    def _remembered(self) -> dict[str, _Known]:
+        known = json.loads(self._site.store.fact(_FACT) or "{}")
+        return {user: _Known(*each) for user, each in known.items()}
+
+    def _note(self, user: str, trouble: _Known | None) -> None:
+        if not self._remember:
+            return
+
+        def change(text: str | None) -> str | None:
+            known = json.loads(text or "{}")
+            known.pop(user, None)
+            if trouble is not None:
+                known[user] = trouble
+            return json.dumps(known) if known else None
+
+        with suppress(AdapterError):  # a database that is busy for long must not stop what is done for others
+            self._site.store.change_fact(_FACT, change)
+
+
+def _timed(
+    act: Callable[[str, Sequence[K], float], T], user: str, some: Sequence[K], seconds: float
+) -> Callable[[], tuple[T | AdapterError, float]]:
+    def run() -> tuple[T | AdapterError, float]:
+        began = time.monotonic()
+        try:
+            answer: T | AdapterError = act(user, some, seconds)
+        except AdapterError as error:
+            answer = error
+        return answer, time.monotonic() - began
+
+    return run

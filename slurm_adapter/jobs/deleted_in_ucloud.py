@@ -1,0 +1,86 @@
+"""Jobs that came from UCloud, and that it does not know any more.
+
+UCloud deletes a job whose `create` was answered late or with an error (contract 3.2), and it may run here all the same.
+While the answer is under way UCloud denies such a job, too: only what it denies twice, minutes apart, is given up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slurm_adapter.core.errors import AdapterError
+from slurm_adapter.core.plan import MANY, MANY_OF_ALL
+from slurm_adapter.core.records import Stage
+from slurm_adapter.jobs import submit
+
+if TYPE_CHECKING:
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.core.records import Record
+    from slurm_adapter.ucloud.interface import Receiver
+
+UNKNOWN_SECONDS = 120
+"""How long UCloud must not have known a job before it is asked for the last time."""
+
+ASK_SECONDS = 600
+"""How often it is asked for all its jobs: it may have deleted one of which there is nothing to tell."""
+
+_ASKED = "existence asked"
+"""The fact that tells when that was."""
+
+
+def end_orphans(site: Site, receiver: Receiver, *, end_many: bool = False) -> list[str]:
+    """Cancel and close jobs that UCloud does not know any more; what stood in the way.
+
+    Many at once are more likely a mistake, such as a UCloud that was restored from a backup: they are held back, as in
+    `slurm_adapter.core.plan`, unless `end_many`. Raises what the receiver raises.
+    """
+    store, now = site.store, site.clock()
+    ours = store.expected()
+    asked = float(store.fact(_ASKED) or 0)
+    if ours and not asked <= now < asked + ASK_SECONDS:
+        known = receiver.known(ours)
+        store.note_unknown([id_ for id_ in ours if id_ not in known], now)
+        store.set_fact(_ASKED, str(now))
+    doubtful = store.unknown_since(now - UNKNOWN_SECONDS)
+    if not doubtful:
+        return []
+    known = receiver.known([record.id for record in doubtful])
+    store.note_unknown(known, None)
+    # What is due still was refused a moment ago.
+    denied = sorted(known & {message.job_id for message in store.due(after=0, limit=1000)})
+    named = ", ".join(denied[:5])
+    problems = [f"UCloud has jobs {named}, and takes no updates of them from this provider"] if denied else []
+    orphans = [record for record in doubtful if record.id not in known]
+    if not end_many and len(orphans) > max(MANY, MANY_OF_ALL * len({*ours, *(record.id for record in orphans)})):
+        named = ", ".join(record.id for record in orphans[:5])
+        text = (
+            f"UCloud knows {len(orphans)} jobs no more ({named}, ...), more than are ended unasked; nothing was done "
+            "about them. Where that is right, `slurm-adapter sync --end-many` cancels them"
+        )
+        return [*problems, text]
+    return problems + _give_up(site, orphans)
+
+
+def preview(site: Site) -> list[str]:
+    """What may become of jobs that UCloud has denied, for somebody who looks; asks nobody."""
+    lines = []
+    for record in site.store.unknown_since(now := site.clock()):
+        left = (record.unknown_since or now) + UNKNOWN_SECONDS - now
+        when = "now" if left <= 0 else f"in {left:.0f} seconds"
+        lines.append(f"job {record.id}: UCloud did not know it; it is ended where UCloud, asked {when}, says so again")
+    return lines
+
+
+def _give_up(site: Site, orphans: list[Record]) -> list[str]:
+    problems: list[str] = []
+    alive = [record for record in orphans if record.stage is not Stage.ENDED]
+    try:
+        if alive:
+            submit.end(site, alive)
+    except AdapterError as error:
+        problems.append(f"could not cancel jobs that UCloud knows no more: {error}")
+    # One that could not be cancelled stays as it is, and the next pass finds it again.
+    done = [record.id for record in site.store.again(orphans) if record.stage is Stage.ENDED or record.cancelled]
+    text = "UCloud has no such job any more: its end was asked for, and nobody is told of it"
+    site.store.note_gone(done, text, site.clock())
+    return problems

@@ -1,0 +1,327 @@
+"""Claimed jobs are given to Slurm: the last three of the five steps in `slurm_adapter.jobs.submit`.
+
+Of many jobs the folders of some are made while sbatch runs for those before them.
+"""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
+
+from slurm_adapter.cli.formatting import duration
+from slurm_adapter.cluster import job_folders
+from slurm_adapter.cluster.schedulers.interface import Accepted, InDoubt, NotStarted, Postponed, Rejected, Submission
+from slurm_adapter.cluster.transports.interface import Busy, ConnectionLost
+from slurm_adapter.core.errors import AdapterError, InvalidConfig, Later, Refused, TryAgain
+from slurm_adapter.core.plan import live_row, submitted_text
+from slurm_adapter.core.records import STANDALONE, Record, Stage, by_account
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs.accounts import Accounts, AccountTrouble, FolderTrouble
+from slurm_adapter.jobs.close_folders import close
+from slurm_adapter.jobs.publish_hosts import publish_hosts
+from slurm_adapter.jobs.report import Problems
+from slurm_adapter.state import pending_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.cluster.schedulers.interface import Outcome
+
+MANY = 100
+"""From so many jobs on they are handed over in parts."""
+
+_TENTHS = (1, 3, 6)
+"""The sizes of the parts. Few, for each is two round trips; and the first is small, for nothing goes on beside it."""
+
+
+def hand_over(
+    site: Site,
+    records: Sequence[Record],
+    *,
+    forgets: Callable[[], bool] | None = None,
+    taken: Callable[[], object] = lambda: None,
+) -> dict[str, AdapterError]:
+    """Give claimed jobs to Slurm: folders, hosts files, then sbatch; why not, for those that were refused, by id.
+
+    `forgets`: they were claimed just now, and whether somebody still waits for the answer, so that what came to nothing
+    is forgotten again instead of being tried by the next pass. `taken` is called once no other process can take them.
+    """
+    new = forgets is not None
+    alone = new and len(records) == 1
+    ready = _with_peers_there(site, records)
+    if not ready:
+        return {}
+    packed, contents = site.store.bundles([record.token for record in ready])
+    bundles = {token: pending_files.unpack(content, contents) for token, content in packed.items()}
+    parts = _parts([record for record in ready if record.token in bundles])
+    current = {record.id: record for record in records}
+    failures: dict[str, AdapterError] = {}
+    waiting: dict[str, NotStarted] = {}
+    with ThreadPoolExecutor(1, "folders") as beside:
+        making = [beside.submit(_make_folders, site, part, bundles, new=new) for part in parts]
+        for part, made in zip(parts, making, strict=True):
+            put_off = {
+                record.id: _not_started(record, waiting[record.account]) for record in part if record.account in waiting
+            }
+            failed = {} if len(put_off) == len(part) and made.cancel() else made.result()
+            failures |= failed | put_off
+            stand = [record for record in part if record.id not in failures]
+            if stand:
+                last = part is parts[-1]
+                waiting |= _hand_in(
+                    site, stand, bundles, current, failures, taken if last else lambda: None, alone=alone
+                )
+    _settle_failures(site, current, failures, new=bool(failures) and forgets is not None and forgets())
+    return failures
+
+
+def _parts(records: Sequence[Record]) -> list[Sequence[Record]]:
+    if len(records) < MANY:
+        return [records]
+    ends = [len(records) * tenths // 10 for tenths in accumulate(_TENTHS, initial=0)]
+    return [records[start:end] for start, end in pairwise(ends)]
+
+
+def _not_started(record: Record, outcome: NotStarted) -> TryAgain:
+    kind = Later if outcome.slow else TryAgain
+    return kind(f"job {record.id} could not be handed to Slurm: {outcome.why}")
+
+
+def _hand_in(
+    site: Site,
+    records: Sequence[Record],
+    bundles: Mapping[str, pending_files.Bundle],
+    current: dict[str, Record],
+    failures: dict[str, AdapterError],
+    taken: Callable[[], object],
+    *,
+    alone: bool,
+) -> dict[str, NotStarted]:
+    """Hand in jobs whose folders stand, and note what came of it, in `current` and `failures` too.
+
+    The accounts of which not even the last one was handed in, and why: their next ones would only wait, too. `alone`:
+    whoever waits for the answer has submitted nothing else, and may use the same key for another try.
+    """
+    if any(record.peers for record in records):
+        why = "its account's folders cannot be reached"
+        try:
+            failed = publish_hosts(site)
+        except AdapterError as error:
+            failed, why = frozenset(record.account for record in records), str(error)
+        lost = {record for record in records if record.peers and record.account in failed}
+        failures |= {
+            record.id: TryAgain(f"job {record.id} was not handed to Slurm: its hosts file was not written: {why}")
+            for record in lost
+        }
+        records = [record for record in records if record not in lost]
+    # One whose end is wanted stays in doubt, and is fenced and ended by a pass.
+    ours = [r for r in site.store.take([record.token for record in records], site.clock()) if r.unwanted is None]
+    taken()
+    current |= {record.id: record for record in ours}
+    outcomes = site.scheduler.submit(
+        [Submission(record.token, record.account, record.folder, bundles[record.token].directives) for record in ours]
+    )
+    outcomes = _fence_refused(site, ours, outcomes)
+    changes: list[tuple[Record, dict[str, Any]]] = []
+    for record, outcome in zip(ours, outcomes, strict=True):
+        answer = _judge(site, record, outcome)
+        if isinstance(answer, AdapterError):
+            failures[record.id] = answer
+        else:
+            changes.append((record, answer))
+        if isinstance(outcome, Rejected) and not outcome.certain:
+            # It stays remembered: if Slurm gets it after all, a sync cancels it.
+            free = {"key": None} if alone and record.origin == STANDALONE else {}
+            changes.append((record, _failed(failures[record.id], site.clock()) | free))
+    changed = {record.id: record for record in site.store.change(changes, site.clock())}
+    current |= changed
+    _cancel_unwanted(site, [record for record, values in changes if "slurm_id" in values and record.id not in changed])
+    last = {record.account: outcome for record, outcome in zip(ours, outcomes, strict=True)}
+    return {account: outcome for account, outcome in last.items() if isinstance(outcome, NotStarted)}
+
+
+def _failed(error: AdapterError, now: float) -> dict[str, Any]:
+    return {"stage": Stage.ENDED, "state": JobState.FAILURE, "status": str(error), "ended": now}
+
+
+def _judge(site: Site, record: Record, outcome: Outcome) -> dict[str, Any] | AdapterError:
+    """Return what changes of a job by what became of its submission, or why it was not submitted."""
+    match outcome:
+        case Accepted(slurm_id):
+            return {"stage": Stage.SUBMITTED, "slurm_id": slurm_id, "status": submitted_text(slurm_id)}
+        case Rejected(words):
+            return Refused(f"Slurm refused job {record.id}: {words}")
+        case Postponed(words):
+            since, retry = record.postponed or site.clock(), site.config.jobs.retry
+            if site.clock() - since >= retry:
+                return Refused(f"Slurm refused job {record.id} for {duration(retry)} (jobs.retry): {words}")
+            status = f"Slurm does not accept the job at present; the adapter retries for {duration(retry)}: {words}"
+            return {"stage": Stage.CLAIMED, "postponed": since, "status": status}
+        case NotStarted():
+            return _not_started(record, outcome)
+        case InDoubt(why):
+            status = f"Slurm did not confirm the submission; checking whether it has the job ({why})"
+            return {"status": status, "answer": why, "attempts": record.attempts + 1}
+
+
+def _fence_refused(site: Site, records: Sequence[Record], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Close the fences of jobs that were refused in words that prove nothing, and return what is true then.
+
+    A job behind a closed fence runs nothing, however late Slurm gets it: its refusal stands. One that has passed its
+    fence already runs, and one whose fence is out of reach stays in doubt.
+    """
+    judged = dict(zip(records, outcomes, strict=True))
+    doubtful = [record for record, outcome in judged.items() if isinstance(outcome, Rejected) and not outcome.certain]
+    for user, owned in by_account(doubtful):
+        names = [""] * len(owned)
+        with suppress(AdapterError):
+            names = job_folders.fence(site.transport, user, {record.folder: job_folders.CLOSED for record in owned})
+        for record, name in zip(owned, names, strict=True):
+            if (slurm_id := job_folders.slurm_id(name)) is not None:
+                judged[record] = Accepted(slurm_id)
+            elif name != job_folders.CLOSED and isinstance(outcome := judged[record], Rejected):
+                judged[record] = InDoubt(outcome.words)
+    return list(judged.values())
+
+
+def _cancel_unwanted(site: Site, records: Sequence[Record]) -> None:
+    """Cancel the Slurm jobs of records that somebody cancelled while they were being handed over; the fence holds."""
+    ended = [record for record in site.store.again(records) if record.stage is Stage.ENDED]
+    if ended:
+        with suppress(AdapterError):
+            Accounts(site, asked=True).cancel(own_slurm_jobs(site, ended)[0])
+
+
+def own_slurm_jobs(site: Site, records: Sequence[Record]) -> tuple[dict[int, str], list[Record]]:
+    """The Slurm jobs of these records, known by token and account: ids come round again, and may be a stranger's.
+
+    And the records that Slurm has no job for, but a live one of the same id and account under a strange name.
+    """
+    accounts = {record.token: record.account for record in records}
+    rows = site.scheduler.queue(sorted(set(accounts.values()))).observations
+    own = {row.slurm_id: row.user for row in rows if accounts.get(row.name) == row.user}
+    strange = {
+        (row.slurm_id, row.user) for row in rows if live_row(row) and not row.name.startswith(f"{site.store.instance}-")
+    }
+    named = {(row.name, row.user) for row in rows}
+    return own, [r for r in records if (r.token, r.account) not in named and (r.slurm_id, r.account) in strange]
+
+
+def confirmed(site: Site, jobs: Sequence[tuple[Record, int]]) -> list[tuple[Record, int]]:
+    """Return those Slurm jobs that Slurm says now are the records', by id, account and name."""
+    rows = site.scheduler.queue([account for account, _ in by_account(record for record, _ in jobs)]).observations
+    seen = {(row.slurm_id, row.user, row.name) for row in rows}
+    return [(record, id_) for record, id_ in jobs if (id_, record.account, record.token) in seen]
+
+
+def _with_peers_there(site: Site, records: Sequence[Record]) -> list[Record]:
+    """Those of these jobs of which Slurm has every peer, so that they may wait for them there."""
+    known = site.store.find({peer.job_id for record in records for peer in record.peers})
+    there = {id_ for id_, peer in known.items() if peer.slurm_id is not None and peer.stage is not Stage.ENDED}
+    return [record for record in records if all(peer.job_id in there for peer in record.peers)]
+
+
+_PASSES = re.compile(
+    r"is its file system mounted|No space left|Wrote only|quota exceeded|Read-only file system|Input/output error"
+    r"|Stale (NFS )?file handle|timed out|Transport endpoint|Resource temporarily|No such device|Host is down"
+    r"|No route to host|Network is|Connection re|Remote I/O error|Device or resource busy|Key has expired"
+    r"|Required key not available|Cannot allocate memory|Too many open files|Interrupted system call",
+    re.IGNORECASE,
+)
+"""Words of errno(3), and of `folders.make`, for what is wrong with a file system for a while."""
+
+_OF_ALL = re.compile(r"No space left|Wrote only|Read-only|Input/output error|Stale (NFS )?file handle", re.IGNORECASE)
+"""Those of them that mean the whole file system, or the quota of one account."""
+
+
+def means_all(error: AdapterError) -> bool:
+    """Return whether a folder could not be made for a reason that may hold for all accounts."""
+    return _OF_ALL.search(str(error)) is not None
+
+
+def _make_folders(
+    site: Site,
+    records: Sequence[Record],
+    bundles: Mapping[str, pending_files.Bundle],
+    *,
+    new: bool,
+) -> dict[str, AdapterError]:
+    """Make these jobs' folders; why not, for those whose folder does not stand."""
+    failures: dict[str, AdapterError] = {}
+    for user, owned in by_account(records):
+        wanted = [job_folders.NewFolder(r.folder, r.token, bundles[r.token].files) for r in owned]
+        try:
+            answers = job_folders.make(site.transport, user, wanted)
+        except AdapterError as error:  # one account's trouble is not the others'
+            match error:
+                case Busy():
+                    kind: type[TryAgain] = Later
+                case ConnectionLost():  # the account has nothing to do with it
+                    kind = FolderTrouble
+                case _:
+                    kind = AccountTrouble
+            failures |= {r.id: kind(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
+            continue
+        for record, why in zip(owned, answers, strict=True):
+            if why is None:
+                continue
+            told = f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}"
+            if "File exists" in why:
+                # Another site with the same jobs.folder has made it just now: a new job gets another id.
+                failures[record.id] = (
+                    TryAgain(f"{told}; try again") if new else Refused(f"{told}; submit the job again")
+                )
+            elif _PASSES.search(why) or not new:
+                # What was right when the job was claimed is away now, or will be fixed: the claim waits for it.
+                failures[record.id] = FolderTrouble(f"{told}; try again once it is there")
+            else:
+                failures[record.id] = InvalidConfig(told)
+    return failures
+
+
+def _settle_failures(
+    site: Site, records: Mapping[str, Record], failures: Mapping[str, AdapterError], *, new: bool
+) -> None:
+    """What becomes of claims that came to nothing: forgotten where the caller is told, else tried again or ended."""
+    failed = [records[id_] for id_ in failures]
+    if failed and new and len(failed) == len(records):
+        _forget(site, failed, failures)
+        return
+    changes: list[tuple[Record, dict[str, Any]]] = []
+    for record in failed:
+        error = failures[record.id]
+        if record.stage is Stage.ENDED:
+            continue
+        if isinstance(error, Refused | InvalidConfig):
+            values = _failed(error, site.clock())
+        else:
+            values = {"stage": Stage.CLAIMED, "status": "Your job waits until it can be handed to Slurm"}
+        changes.append((record, values))
+    # An earlier sbatch whose answer was lost may still come up: it must run nothing. Without one there is no folder of
+    # the job's own for certain.
+    ended = [record for record, values in changes if values["stage"] is Stage.ENDED and record.handed_over is not None]
+    close(site, Accounts(site), ended, Problems())  # what stays open is noted, and seen to by a pass
+    site.store.change(changes, site.clock())
+
+
+def _forget(site: Site, records: Sequence[Record], failures: Mapping[str, AdapterError]) -> None:
+    """Leave nothing behind of these jobs. One that a pass has taken up meanwhile stays: it is Slurm's by now.
+
+    They end first: without its folder nobody could tell any more that a job which was left in doubt has not run. And
+    the folders go before they are forgotten: nobody would look for those that a crash between the two leaves.
+    """
+    ours = [record for record in records if record.stage is Stage.SUBMITTING]
+    ours += site.store.take([record.token for record in records if record.stage is Stage.CLAIMED], site.clock())
+    now = site.clock()
+    ours = site.store.change([(record, _failed(failures[record.id], now)) for record in ours], now)
+    with suppress(AdapterError):  # the cluster may be what is out of reach
+        for user, owned in by_account(ours):
+            job_folders.remove(site.transport, user, {record.folder: record.token for record in owned})
+    site.store.forget(record.token for record in ours)
+    if any(record.peers for record in ours):
+        with suppress(AdapterError):
+            publish_hosts(site)

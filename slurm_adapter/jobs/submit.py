@@ -1,0 +1,672 @@
+"""What is done with jobs: handed in, handed over to Slurm, cancelled. Every shell ends here.
+
+A submission that a crash or a lost answer cannot double:
+
+1. everything that can be refused is refused, before anything is remembered;
+2. the claim: the job, its key and all that Slurm is to be given are in the database, on disk;
+3. the job's folder and its hosts file are made;
+4. the claim is taken, on disk: from here on sbatch may have run;
+5. sbatch, with the job's token for name and comment, then its answer is recorded.
+
+Whoever finds a claim that was left behind goes on from the stage where it stands. Between 4 and 5 only
+`core.plan` decides whether there is a second sbatch; and if a job comes up twice after all, the fence in its
+script lets one of them run.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from slurm_adapter.cluster import job_folders
+from slurm_adapter.core import hosts_file
+from slurm_adapter.core.directives import count_tasks
+from slurm_adapter.core.errors import AdapterError, Duplicate, InvalidInput, Refused, TryAgain, Unknown
+from slurm_adapter.core.records import STANDALONE, Peer, Record, Stage, by_account, has_new_id, same_job, unique_part
+from slurm_adapter.core.specification import JobSpecification, PeerValue
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs.accounts import Accounts, Trouble
+from slurm_adapter.jobs.cluster_facts import ClusterFacts, check, system_names
+from slurm_adapter.jobs.dispatch import hand_over, own_slurm_jobs
+from slurm_adapter.state import pending_files
+from slurm_adapter.translation.drives import as_found, may_use, to_ask_ucloud_for, ucloud_path
+from slurm_adapter.translation.invocation import default_files, is_injected
+from slurm_adapter.translation.rendering import Apart
+from slurm_adapter.translation.translate import translate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+    from slurm_adapter.adapter import Site
+    from slurm_adapter.core.config import Drive
+    from slurm_adapter.core.specification import Owner, ResolvedProduct
+    from slurm_adapter.translation.application import Application
+    from slurm_adapter.translation.drives import DrivePath
+    from slurm_adapter.translation.rendering import Rendered, Task
+    from slurm_adapter.translation.translate import Translation
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One job to hand in."""
+
+    specification: JobSpecification
+    key: str | None = None
+    """By which it is recognised when it is handed in again; without one, twice is two jobs."""
+    id: str | None = None
+    """UCloud's id of a job that comes from there, which is its key too."""
+    created_at: int | None = None
+    """UCloud's `createdAt` of such a job, in milliseconds; see `records.has_new_id`."""
+    application: Application | None = None
+    """That it brings along; without one it is looked up in the site's catalogue."""
+    product: ResolvedProduct | None = None
+    """What UCloud sells by the product's name, where it says."""
+
+
+class Caller:
+    """Who waits for `submit`, and may leave before it is done. What he was told when he left stays true.
+
+    Left before his jobs were claimed, he was told that nothing was done: none is claimed then. Left later, he was told
+    that they are taken: none of them is forgotten any more.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[Record] | None = None
+        """His jobs, once they are claimed."""
+        self._lock = threading.Lock()
+        self._held = False
+        self._left = False
+
+    @property
+    def left(self) -> bool:
+        """Whether he has left."""
+        return self._left
+
+    def hold(self) -> bool:
+        """Keep him from leaving, for a moment; false where he has left."""
+        with self._lock:
+            self._held = not self._left
+            return self._held
+
+    def release(self, records: list[Record]) -> None:
+        """He may leave, with these jobs claimed."""
+        with self._lock:
+            self._held = False
+            self.records = records
+
+    def leave(self) -> bool:
+        """Wait no longer; false where the answer is being decided, and has to be waited for."""
+        with self._lock:
+            self._left = not self._held
+            return self._left
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a job and its things are called."""
+
+    id: str
+    token: str
+    """Its name in Slurm."""
+    folder: str
+    peers_file: str
+    """Its hosts view in the shared folder `peers`."""
+
+
+UNWANTED_SECONDS = 30
+"""So long whoever was asked to end a job is left alone with that."""
+
+
+def render(site: Site, owner: Owner, specification: JobSpecification) -> str:
+    """The script that would be submitted, with id 0. Needs no cluster, and touches nothing."""
+    names = Names("0", "render-0", _folder(site, site.account_of(owner), "0"), "0")
+    with Apart(allow_unconfined=site.config.jobs.allow_unconfined) as apart:
+        return _translate(site, owner, Item(specification), apart.render, names, after=()).script
+
+
+def submit(
+    site: Site,
+    owner: Owner,
+    items: Sequence[Item],
+    say: Callable[[str], None] = lambda _: None,
+    caller: Caller | None = None,
+    facts: ClusterFacts | None = None,
+) -> list[Record]:
+    """Hand in jobs of one owner; they are claimed all or none. `say` is told how new ones were understood.
+
+    Whatever `facts` tell is not asked again, and no job is refused by them: sbatch is asked.
+
+    Raises `InvalidInput` before anything is remembered or written, `Duplicate` where the site refuses what runs
+    already, `TryAgain` where Slurm is out of reach (nothing is remembered), and `Refused` with Slurm's own words where
+    it does not take a job that was handed in alone. In a bulk such a job ends as FAILURE with these words, and the
+    others run.
+    """
+    patient = caller is None
+    caller = caller or Caller()
+    with ExitStack() as until_taken:
+        claimed = _claim(site, owner, items, caller, facts, lambda: until_taken.enter_context(site.handing_in()))
+        noted = [(record.id, note) for record in claimed.fresh for note in claimed.notes[record.id]]
+        try:
+            if noted:
+                site.store.note(noted, site.clock())
+            for id_, note in noted:
+                say(f"job {id_}: {note}")
+            refusals = hand_over(site, claimed.fresh, forgets=caller.hold, taken=until_taken.close)
+        except AdapterError:
+            if patient:
+                raise
+            # They are claimed, and the next pass goes on from where each stands: no refusal is true.
+            return claimed.records
+    return _as_told(site, claimed.records, refusals)
+
+
+def claim(
+    site: Site,
+    owner: Owner,
+    items: Sequence[Item],
+    facts: ClusterFacts,
+    caller: Caller,
+    hold: Callable[[], object],
+) -> tuple[list[Record], list[Record]]:
+    """Claim jobs of one owner, all or none: the jobs, and which of them are new and are to be handed over.
+
+    Whatever `facts` tell is not asked again. Raise as `submit`, and `CannotRun` for jobs that the cluster cannot run.
+    `hold` is called right before jobs are claimed: it sees to it that passes leave new claims to the caller.
+    """
+    claimed = _claim(site, owner, items, caller, facts, hold, judged=True)
+    if noted := [(record.id, note) for record in claimed.fresh for note in claimed.notes[record.id]]:
+        with suppress(AdapterError):  # they are claimed, and no refusal is true
+            site.store.note(noted, site.clock())
+    return claimed.records, claimed.fresh
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    records: list[Record]
+    fresh: list[Record]
+    """Those of them that were not known before."""
+    notes: dict[str, list[str]]
+
+
+def _claim(
+    site: Site,
+    owner: Owner,
+    items: Sequence[Item],
+    caller: Caller,
+    facts: ClusterFacts | None,
+    hold: Callable[[], object],
+    *,
+    judged: bool = False,
+) -> _Claimed:
+    """The first two of the steps above."""
+    _go_on(caller)
+    known, replaced = _find_known(site, owner, items)
+    again = [same_job(record, _as_stored(item)) for record, item in zip(known, items, strict=True) if record]
+    if len(again) == len(items):
+        return _Claimed(again, [], {})
+    if site.config.gateway.refuse_duplicates:
+        new = [item for item, found in zip(items, known, strict=True) if found is None]
+        _refuse_duplicates(site, owner, new, replaced)
+    claims, shared, notes = _prepare(site, owner, items, caller, facts, judged=judged)
+    hold()
+
+    def still_wanted() -> None:
+        if not caller.hold():
+            raise TryAgain(_HAS_LEFT)
+
+    records = site.store.claim(claims, shared, still_wanted)
+    caller.release(records)
+    fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.token == claim.token]
+    return _Claimed(records, fresh, notes)
+
+
+_HAS_LEFT = "nothing was submitted: whoever asked for it has left before it could be"
+
+
+def _prepare(
+    site: Site, owner: Owner, items: Sequence[Item], caller: Caller, facts: ClusterFacts | None, *, judged: bool
+) -> tuple[list[tuple[Record, bytes]], dict[str, bytes], dict[str, list[str]]]:
+    """Everything that can be refused is refused here: the claims with their bundles, what these share, and notes."""
+    account = site.usable_account_of(owner)
+    nodes = ask_for_nodes(site) if facts is None else facts.nodes
+    _go_on(caller)
+    drives = _ask_for_drives(site, owner, items, caller)
+    peers = _find_peers(site, owner, items, nodes, None if facts is None else facts.system_names)
+    own = iter(_reserve_ids(site, account, sum(item.id is None for item in items)))
+    named = [_name(site, item, account, next(own) if item.id is None else item.id) for item in items]
+    claims: list[tuple[Record, bytes]] = []
+    shared: dict[str, bytes] = {}
+    notes: dict[str, list[str]] = {}
+    paths: list[DrivePath] = []
+    with Apart(allow_unconfined=site.config.jobs.allow_unconfined) as apart:
+        for number, (item, names, found) in enumerate(zip(items, named, peers, strict=True)):
+            _go_on(caller)
+            after = [record.slurm_id for _, record in found if record.slurm_id is not None]
+            with naming(number, items):
+                slurm_names = {record.id: record.token for _, record in found}
+                translation = _translate(
+                    site, owner, item, apart.render, names, after=after, slurm_names=slurm_names, drives=drives
+                )
+                if judged and facts is not None:
+                    check(translation.directives, translation.seconds, account, facts)
+            paths += translation.paths
+            record = _new_record(site, owner, item, names, account, translation, tuple(peer for peer, _ in found))
+            claims.append((record, pending_files.pack(translation)))
+            shared |= pending_files.shared(translation)
+            notes[record.id] = [*translation.notes, *_left_out_notes(record, [known.replicas for _, known in found])]
+    site.path_checks.check(site.transport, paths, account)
+    return claims, shared, notes
+
+
+def _reserve_ids(site: Site, account: str, count: int) -> list[str]:
+    """Reserve ids of jobs of this site's own whose folders are free.
+
+    A database that was lost, or restored from a backup, has forgotten ids. Their jobs' folders are there still.
+    """
+    found: list[str] = []
+    first = site.config.first_id
+    while len(found) < count:
+        ids = site.store.reserve_ids(count - len(found), first)
+        free = job_folders.find_free(site.transport, account, _folder(site, account, "{id}"), int(ids[0]), len(ids))
+        found += [id_ for id_ in ids if int(id_) in free]
+        first = next((number for number in free if number > int(ids[-1])), first)
+    return found
+
+
+def _name(site: Site, item: Item, account: str, id_: str) -> Names:
+    """Name a new job and its things so that no other job's are taken for them, though its id may come round again.
+
+    The user of a stand-alone job finds its folder by its id alone: `_reserve_ids` has seen that there is none yet.
+    """
+    unique = f"{id_}-{unique_part()}"
+    return Names(
+        id=id_,
+        token=f"{site.store.instance}-{_origin(site, item)}-{unique}",
+        folder=_folder(site, account, id_ if item.id is None else unique),
+        peers_file=unique,
+    )
+
+
+def _folder(site: Site, account: str, name: str) -> str:
+    return site.config.jobs.folder.replace("{user}", account).replace("{id}", name)
+
+
+def _as_told(site: Site, records: Sequence[Record], refusals: Mapping[str, AdapterError]) -> list[Record]:
+    """The jobs as they are now. Raises the refusal of those that are no more."""
+    now = site.store.find([record.id for record in records])
+    if len(records) == 1 and refusals:
+        # A pass may have taken the claim up meanwhile: then it is Slurm's, and no refusal of it is true.
+        kept = now.get(records[0].id)
+        if kept is None or kept.stage is Stage.ENDED:
+            raise next(iter(refusals.values()))
+    if any(record.id not in now for record in records):
+        if refusals:
+            error = min(refusals.values(), key=lambda each: not isinstance(each, TryAgain))
+            raise type(error)(f"{error} (nothing of all this was submitted)")
+        raise TryAgain("another call with the same key, under way at the same time, was refused; nothing was submitted")
+    return [now[record.id] for record in records]
+
+
+def _go_on(caller: Caller) -> None:
+    """Do no more for somebody who has left: others wait for the same threads and the same Slurm."""
+    if caller.left:
+        raise TryAgain(_HAS_LEFT)
+
+
+def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
+    """Ask for the end of jobs. One that has ended is no error; `NotFound` for an unknown one, and then nothing is done.
+
+    Raises as `end`.
+    """
+    wanted = list(dict.fromkeys(ids))
+    known = site.store.find(wanted)
+    return end(site, [known.get(id_) or site.store.get(id_) for id_ in wanted])
+
+
+def end(site: Site, records: Sequence[Record], accounts: Accounts | None = None) -> list[Record]:
+    """Ask for the end of these very jobs, whatever their ids name by now; the jobs as they are then.
+
+    A claim that was never handed over ends at once. One whose answer was lost is fenced first, so that a job which
+    comes up later runs nothing. Slurm jobs are known by their names: one that its user renamed is left alone, and
+    `Refused` says so once the others are cancelled. What was noted by `Store.want_ended` is seen to then, and stays
+    noted where something stood in the way.
+    """
+    now = site.clock()
+    text = "Your job was cancelled"
+    ending = {"stage": Stage.ENDED, "state": JobState.SUCCESS, "status": text, "ended": now, "cancelled": now}
+    claimed = [record for record in records if record.stage is Stage.CLAIMED]
+    # One that was handed over before is in doubt still: its job may come up late.
+    site.store.take([record.token for record in claimed if record.handed_over is not None], now)
+    site.store.change([(record, ending) for record in claimed], now)
+    # Read again: a claim that somebody handed over meanwhile was left alone.
+    doubtful = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTING]
+    accounts = Accounts(site, asked=True) if accounts is None else accounts
+    unfenced, reasons = _fence(site, accounts, doubtful, ending)
+    submitted = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTED]
+    renamed: list[Record] = []
+    failed: dict[str, AdapterError | Trouble] = {}
+    if submitted:
+        alive, renamed = own_slurm_jobs(site, submitted)
+        site.store.change([(record, {"cancelled": now}) for record in submitted if record not in renamed], now)
+        failed = accounts.cancel(alive)
+    if any(record.unwanted is not None for record in records):
+        undone = {record.token for record in (*unfenced, *(r for r in submitted if r.account in failed))}
+        site.store.want_ended({record.token for record in records} - undone, None)
+    for why in failed.values():
+        raise why if isinstance(why, AdapterError) else Unknown(f"jobs may not be cancelled yet: {why.why}")
+    if unfenced:
+        named = ", ".join(f"{record.id} in {record.folder}" for record in unfenced)
+        text = f"not cancelled, for it is not known whether Slurm has them, and no fence could be made: {named}"
+        raise Unknown("\n".join((text, *reasons)))
+    if renamed:
+        raise Refused(
+            "\n".join(
+                f"not cancelled: Slurm job {record.slurm_id} of {record.account} has another name than {record.token}. "
+                f"If it is job {record.id}, renamed: scontrol update JobId={record.slurm_id} JobName={record.token}"
+                for record in renamed
+            )
+        )
+    return site.store.again(records)
+
+
+def _fence(
+    site: Site, accounts: Accounts, doubtful: Iterable[Record], ending: dict[str, Any]
+) -> tuple[list[Record], list[str]]:
+    """Fence jobs whose answer was lost; those that run nothing end. Return those that could not be fenced, and why."""
+    unfenced: list[Record] = []
+    reasons: list[str] = []
+
+    def fence(user: str, owned: Sequence[Record], seconds: float) -> list[str]:
+        return job_folders.fence(
+            site.transport, user, {record.folder: job_folders.CANCELLED for record in owned}, seconds
+        )
+
+    for _, owned, names in accounts.each(dict(by_account(doubtful)), "fence its jobs", fence):
+        if isinstance(names, AdapterError | Trouble):
+            unfenced += owned
+            reasons.append(names.why if isinstance(names, Trouble) else str(names))
+            continue
+        changes: list[tuple[Record, dict[str, Any]]] = []
+        for record, owner in zip(owned, names, strict=True):
+            if owner in {job_folders.CANCELLED, job_folders.CLOSED}:
+                changes.append((record, ending))
+            elif (found := job_folders.slurm_id(owner)) is not None:
+                changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": found}))
+            else:
+                unfenced.append(record)
+        site.store.change(changes, ending["ended"])
+    return unfenced, reasons
+
+
+def end_unwanted(site: Site, accounts: Accounts) -> None:
+    """End the jobs whose end was wanted a while ago, and which whoever was asked has not ended. Raises as `end`."""
+    if late := site.store.unwanted(site.clock() - UNWANTED_SECONDS):
+        end(site, late, accounts)
+
+
+def ask_for_nodes(site: Site) -> Mapping[str, str]:
+    """All nodes; the question shows, too, that the controller answers."""
+    try:
+        return site.scheduler.nodes()
+    except (TryAgain, Unknown) as error:
+        raise TryAgain(f"Slurm does not answer, so nothing was submitted: {error}") from error
+
+
+def _find_peers(
+    site: Site,
+    owner: Owner,
+    items: Sequence[Item],
+    nodes: Mapping[str, str],
+    system: Sequence[str] | None = None,
+) -> list[list[tuple[Peer, Record]]]:
+    """Every job's peers with their records, once each may be named by this owner, under this name."""
+    declared = [list(declared_peers(item.specification)) for item in items]
+    if not any(declared):
+        return [[] for _ in items]
+    # An id of these jobs themselves may be known: it was another job's, and is no peer's any more.
+    own = {item.id for item in items}
+    records = site.store.find({value.job_id for each in declared for _, value in each} - own)
+    system = system_names(site) if system is None else system
+    found = []
+    for number, each in enumerate(declared):
+        with naming(number, items):
+            for place, value in each:
+                check_peer(records.get(value.job_id), value.job_id, owner, place)
+            names = hosts_file.check_hostnames(
+                [(value.hostname, records[value.job_id].replicas, f"{place}.hostname") for place, value in each],
+                nodes={*nodes, *nodes.values()},
+                reserved=(*site.config.peers.reserved, *system),
+            )
+            found.append(
+                [
+                    (Peer(name, value.job_id), records[value.job_id])
+                    for name, (_, value) in zip(names, each, strict=True)
+                ]
+            )
+    return found
+
+
+def declared_peers(specification: JobSpecification) -> Iterator[tuple[str, PeerValue]]:
+    """The peers that a job names, each with its place in the specification."""
+    for name, value in specification.parameters.items():
+        if isinstance(value, PeerValue):
+            yield f"parameters.{name}", value
+    for number, value in enumerate(specification.resources):
+        if isinstance(value, PeerValue):
+            yield f"resources[{number}]", value
+
+
+def check_peer(record: Record | None, id_: str, owner: Owner, place: str) -> None:
+    """One may name jobs of one's own workspace that have not ended. What is not one's own is not told from unknown."""
+    if record is None or not same_workspace(record, owner):
+        raise InvalidInput(
+            f"{place}.jobId: {id_!r}: there is no such job in this workspace; name one of your running jobs"
+        )
+    if record.stage is Stage.ENDED:
+        raise InvalidInput(
+            f"{place}.jobId: {id_!r}: this job has ended ({record.state}); name a job that runs or waits"
+        )
+    if record.array:
+        raise InvalidInput(f"{place}.jobId: {id_!r}: this job is an array, whose tasks have no one address")
+
+
+def same_workspace(record: Record, owner: Owner) -> bool:
+    """Whether a job is in the workspace in which this owner acts: a project's, or his personal one."""
+    if owner.project is not None:
+        return record.project == owner.project
+    return record.project is None and record.owner == owner.created_by
+
+
+def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> tuple[list[Record | None], frozenset[str]]:
+    """The job that each item is known as already; and the tokens of jobs whose ids UCloud has given to these.
+
+    UCloud's ids are UCloud's alone, whoever owns the job.
+    """
+    created_at = {item.id: item.created_at for item in items}
+    by_id = site.store.find(item.id for item in items if item.id is not None)
+    replaced = {id_: record for id_, record in by_id.items() if has_new_id(record, created_at[id_])}
+    by_id = {id_: record for id_, record in by_id.items() if id_ not in replaced}
+    for record in by_id.values():
+        if record.origin == STANDALONE:  # as where a site had jobs of its own before it had a UCloud
+            raise InvalidInput(f"id: {record.id}: a job of this site's own, which is not UCloud's, has this id already")
+        if (record.owner, record.project) != (owner.created_by, owner.project):
+            raise InvalidInput(f"id: {record.id}: this job is known here, and belongs to somebody else")
+    keys = [item.key for item in items if item.key is not None]
+    by_key = site.store.find_keys(STANDALONE, owner.created_by, owner.project, keys)
+    known = [
+        by_id.get(item.id) if item.id is not None else None if item.key is None else by_key.get(item.key)
+        for item in items
+    ]
+    return known, frozenset(record.token for record in replaced.values())
+
+
+def _refuse_duplicates(site: Site, owner: Owner, items: Sequence[Item], replaced: Collection[str]) -> None:
+    """Refuse what runs already, as UCloud once did (contract 1.7). Raises `Duplicate`.
+
+    `replaced`: tokens of jobs that will end, since these get their ids.
+    """
+    wanted = {_alike(item.specification) for item in items if not item.specification.allow_duplicate_job}
+    if not wanted:
+        return
+    for record in site.store.active():
+        if (record.owner, record.project) != (owner.created_by, owner.project) or record.token in replaced:
+            continue
+        if _alike(original_of(record)) in wanted:
+            raise Duplicate(
+                f"Duplicate job is already running: job {record.id} has the same specification; "
+                "allowDuplicateJob: true submits it all the same"
+            )
+
+
+def _alike(specification: JobSpecification) -> str:
+    """What makes two jobs the same to a user: all but his permission, and what UCloud adds by itself."""
+    parameters = {name: value for name, value in specification.parameters.items() if not is_injected(name)}
+    return specification.model_copy(update={"allow_duplicate_job": False, "parameters": parameters}).model_dump_json(
+        by_alias=False
+    )
+
+
+def _origin(site: Site, item: Item) -> str:
+    return STANDALONE if item.id is None else site.config.provider
+
+
+def specification_of(record: Record) -> JobSpecification:
+    """What a job was handed in with, and with the peers that it has by now."""
+    return JobSpecification.model_validate_json(record.specification)
+
+
+def original_of(record: Record) -> JobSpecification:
+    """What a job was handed in with."""
+    return JobSpecification.model_validate_json(record.original or record.specification)
+
+
+def _translate(
+    site: Site,
+    owner: Owner,
+    item: Item,
+    apart: Callable[[Task], Rendered],
+    names: Names,
+    *,
+    after: Sequence[int],
+    slurm_names: Mapping[str, str] = MappingProxyType({}),
+    drives: Sequence[Drive] = (),
+) -> Translation:
+    account = site.account_of(owner)
+    return translate(
+        item.specification,
+        _application(site, item),
+        site.config,
+        owner,
+        product=item.product,
+        job_id=names.id,
+        token=names.token,
+        folder=names.folder,
+        peers_file=names.peers_file,
+        after=after,
+        slurm_names=slurm_names,
+        account=account,
+        drives=drives,
+        apart=apart,
+    )
+
+
+def _application(site: Site, item: Item) -> Application:
+    wanted = item.specification.application
+    return item.application or site.catalogue.find(wanted.name, wanted.version)
+
+
+def _ask_for_drives(site: Site, owner: Owner, items: Sequence[Item], caller: Caller) -> list[Drive]:
+    """The drives that jobs from UCloud, or their applications, name, that only UCloud knows, and of this workspace.
+
+    Raises `TryAgain` where it cannot tell, and `InvalidInput` where such a drive has no folder here.
+    """
+    if site.ucloud_drives is None:
+        return []
+    account = site.account_of(owner)
+    found: dict[str, Drive | None] = {}
+    for number, item in enumerate(items):
+        if item.id is None:
+            continue
+        with naming(number, items):
+            defaults = default_files(item.specification.parameters, _application(site, item))
+            for id_, place in to_ask_ucloud_for(item.specification, defaults, site.config, owner, account):
+                if id_ not in found:
+                    _go_on(caller)
+                    told = site.ucloud_drives.find(id_)
+                    found[id_] = None if told is None else as_found(told, owner, site.config.provider, place)
+    return [drive for drive in found.values() if drive is not None]
+
+
+def _new_record(
+    site: Site,
+    owner: Owner,
+    item: Item,
+    names: Names,
+    account: str,
+    translation: Translation,
+    peers: tuple[Peer, ...],
+) -> Record:
+    specification = item.specification
+    return Record(
+        id=names.id,
+        origin=_origin(site, item),
+        key=item.key if item.id is None else item.id,
+        token=names.token,
+        owner=owner.created_by,
+        project=owner.project,
+        account=account,
+        folder=names.folder,
+        peers_file=names.peers_file,
+        created_at=item.created_at,
+        application=f"{specification.application.name} {specification.application.version}",
+        specification=_as_stored(item),
+        labels=json.dumps(translation.labels, sort_keys=True),
+        replicas=translation.replicas,
+        time_limit=translation.seconds,
+        tasks=count_tasks(translation.directives),
+        array=any(directive.name == "array" for directive in translation.directives),
+        created=site.clock(),
+        names=translation.names,
+        output_folder=_output_folder(site, owner, names.folder, translation),
+        web_port=translation.web_port,
+        vnc_port=translation.vnc_port,
+        vnc_password=translation.vnc_password,
+        targets=translation.targets,
+        peers=peers,
+    )
+
+
+def _output_folder(site: Site, owner: Owner, folder: str, translation: Translation) -> str | None:
+    """The job's folder as UCloud names it: in a drive of the table that is open to its owner, or one that it names.
+
+    Of others it is not known that UCloud has them: neither a pattern nor a folder tells their ids.
+    """
+    open_to = [drive for drive in site.config.drives if may_use(drive, owner.created_by, owner.project)]
+    return ucloud_path(folder, [*open_to, *(path.drive for path in translation.paths)])
+
+
+def _left_out_notes(record: Record, replicas: Sequence[int]) -> Iterator[str]:
+    """What to say of names that are too long for a hosts file, and so are left out."""
+    for peer, count in zip(record.peers, replicas, strict=True):
+        if names := hosts_file.left_out(peer.hostname, count, record.id):
+            yield f"names of peer {peer.job_id} that are too long and left out: {', '.join(names)}"
+
+
+def _as_stored(item: Item) -> str:
+    """A specification as the database keeps it, and compares it."""
+    return item.specification.model_dump_json(by_alias=False)
+
+
+@contextmanager
+def naming(number: int, items: Sequence[object]) -> Iterator[None]:
+    """Say which item of a bulk an error is about."""
+    try:
+        yield
+    except InvalidInput as error:
+        if len(items) == 1:
+            raise
+        raise InvalidInput("\n".join(f"items[{number}].{line}" for line in str(error).splitlines())) from error

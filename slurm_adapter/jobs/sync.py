@@ -1,0 +1,100 @@
+"""One pass: jobs are reconciled with Slurm, what was kept for its time goes, and UCloud is told.
+
+A pass with nothing to do asks nobody anything, and loads little: cron starts one every minute.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from slurm_adapter.core.errors import AdapterError
+from slurm_adapter.jobs import deliver, probes, retention
+from slurm_adapter.jobs.report import Problems, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slurm_adapter.adapter import Site
+
+COLLECT_AFTER = 70_000
+"""New objects; Python's own habit is 700."""
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What came of telling UCloud."""
+
+    problems: tuple[str, ...] = ()
+    away: bool = False
+    """It was not reached, or let nobody in: there is no use in asking again at once."""
+
+
+def sync(site: Site, *, dry_run: bool = False, end_many: bool = False, telling: bool = True) -> Report:
+    """One pass. The caller holds the lock (`Site.only_one_pass`).
+
+    `end_many`: see `Evidence.end_many`. `telling`: UCloud is told, too; else the caller does it, by `tell_ucloud`. What
+    cannot be asked or written is in the report's problems, and the rest is done all the same. Raises only what the
+    database raises, and `InvalidConfig` before anything is done.
+    """
+    _collect_rarely()
+    receiver = site.receiver
+    jobs = site.store.standing()
+    report = Report()
+    if jobs or not site.store.hosts_are_written():
+        from slurm_adapter.jobs.reconcile import reconcile
+
+        report = reconcile(site, jobs, dry_run=dry_run, end_many=end_many)
+    report = replace(report, due=retention.find_due(site))
+    if dry_run:
+        return report if receiver is None else replace(report, telling=_preview_telling(site))
+    problems = Problems(list(report.problems), list(report.account_problems))
+    retention.remove(site, report.due, problems)
+    probes.remove_left(site, problems)
+    told = tell_ucloud(site, end_many=end_many) if telling and receiver is not None else None
+    problems.site.extend(told.problems if told is not None else ())
+    return replace(report, problems=tuple(problems.site), account_problems=tuple(problems.accounts))
+
+
+def tell_ucloud(site: Site, *, end_many: bool = False, stops: Callable[[], bool] = lambda: False) -> Telling | None:
+    """Tell UCloud what is due, and see to jobs that only one of the two knows.
+
+    None where another process does that, or where `stops` says in between that the rest can wait. Not under the lock
+    of passes, so that a UCloud that hangs holds up none. Raises only what the database raises.
+    """
+    receiver = site.receiver
+    if receiver is None:
+        return Telling()
+    from slurm_adapter.jobs import deleted_in_ucloud, unknown_here
+
+    with site.only_one_tells(wait=end_many) as ours:
+        if not ours:
+            return None
+        problems: list[str] = []
+        try:
+            problems += deliver.deliver(site.store, receiver, site.clock(), stops)
+            if stops():
+                return None
+            problems += deleted_in_ucloud.end_orphans(site, receiver, end_many=end_many)
+            problems += unknown_here.end_doubted(site, receiver, end_many=end_many)
+        except AdapterError as error:
+            return Telling((*problems, f"could not tell UCloud what became of jobs: {error}"), away=True)
+        return Telling(tuple(problems))
+
+
+def _preview_telling(site: Site) -> tuple[str, ...]:
+    from slurm_adapter.jobs import deleted_in_ucloud, unknown_here
+
+    doubt = unknown_here.doubts(site)
+    return (*deliver.preview(site.store, site.clock()), *deleted_in_ucloud.preview(site), *([doubt] if doubt else []))
+
+
+def _collect_rarely() -> None:
+    """Have Python look for garbage in cycles a hundred times more rarely, from now on and in the whole process.
+
+    A pass makes some ten thousands of objects, none of which is such, and looking at them took a quarter of its time.
+    """
+    first, *others = gc.get_threshold()
+    if 0 < first < COLLECT_AFTER:
+        gc.set_threshold(COLLECT_AFTER, *others)

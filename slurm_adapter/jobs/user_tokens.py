@@ -1,0 +1,63 @@
+"""Tokens by which users ask for themselves, at the door that is not UCloud's.
+
+A token is shown once, when it is made. What is kept is its SHA-256 alone, by which it is found again. It needs no slow
+hash and no salt, which are for passwords: its 256 random bits cannot be guessed, whoever has the database. And looking
+for a digest tells by its time nothing that would help to make a token with another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.records import Token
+from slurm_adapter.core.specification import Owner, describe, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slurm_adapter.adapter import Site
+
+PREFIX = "sla_"
+"""What every token begins with, so that one that got into a repository or a log is found there."""
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def create(site: Site, name: str, user: str, projects: Sequence[str] = (), lifetime: int | None = None) -> str:
+    """Make a token for a user of this site, and return it: nobody can show it again.
+
+    `projects`: where the user may work with it besides the personal workspace. `lifetime`: seconds; None: until it is
+    revoked. Raises `InvalidInput`, also for a user without an account here and for a name that is taken.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(f"token {shown(name)}: its name is 1 to 64 letters, digits, dots, hyphens and underscores")
+    if lifetime is not None and lifetime <= 0:
+        raise InvalidInput(f"token {name}: it would expire at once; leave that out, or give at least a second")
+    unique = tuple(dict.fromkeys(projects))
+    for project in unique or (None,):
+        site.account_of(_owner(user, project))
+    text = PREFIX + secrets.token_urlsafe(32)
+    now = site.clock()
+    expires = None if lifetime is None else now + lifetime
+    site.store.add_token(Token(name, user, unique, now, expires), digest(text))
+    return text
+
+
+def digest(text: str) -> str:
+    """What is kept of a token."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _owner(user: str, project: str | None) -> Owner:
+    if project == "":
+        raise InvalidInput("--project: is empty; leave it out for the personal workspace")
+    try:
+        return Owner.model_validate({"createdBy": user, "project": project})
+    except ValidationError as error:
+        raise InvalidInput("\n".join(describe(error, ("owner",)))) from error

@@ -1,0 +1,1 @@
+"""What the pure parts need from this machine: files, templates and processes."""

@@ -1,0 +1,85 @@
+"""The applications of this site: a folder of UCloud's application files, and the packaged one after it.
+
+Files are read when they are first asked for.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from slurm_adapter.core.errors import InvalidConfig, InvalidInput
+from slurm_adapter.core.specification import shown
+from slurm_adapter.translation.application_file import read_application_file
+from slurm_adapter.translation.script import packaged_templates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from slurm_adapter.core.config import Config
+    from slurm_adapter.translation.application import Application
+
+
+class Catalogue:
+    """What can be run, by name and version."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._folders = tuple(folders)
+
+    @cached_property
+    def _files(self) -> tuple[dict[tuple[str, str], Application], dict[Path, str]]:
+        """Applications, those of earlier folders first, and what is wrong with files that cannot be read."""
+        found: dict[tuple[str, str], Application] = {}
+        problems: dict[Path, str] = {}
+        for folder in self._folders:
+            here: dict[tuple[str, str], Path] = {}
+            try:
+                paths = sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".yml"})
+            except OSError as error:
+                raise InvalidConfig(f"{folder}: the folder of applications cannot be read: {error}") from error
+            for path in paths:
+                try:
+                    application = read_application_file(path.read_text(encoding="utf-8"), str(path))
+                except InvalidInput as error:
+                    problems[path] = str(error)
+                    continue
+                except (OSError, UnicodeDecodeError) as error:
+                    problems[path] = f"{path}: cannot be read: {error}"
+                    continue
+                key = application.name, application.version
+                if key in here:
+                    problems[path] = f"{path}: {application} is in {here[key]} already"
+                    continue
+                here[key] = path
+                found.setdefault(key, application)
+        return found, problems
+
+    @property
+    def applications(self) -> tuple[Application, ...]:
+        """All of them, by name and version."""
+        return tuple(application for _, application in sorted(self._files[0].items()))
+
+    @property
+    def problems(self) -> dict[Path, str]:
+        """Files that cannot be used, and why."""
+        return self._files[1]
+
+    def find(self, name: str, version: str) -> Application:
+        """The application of this name and version. Raises `InvalidInput` that names the versions there are."""
+        found = self._files[0].get((name, version))
+        if found is not None:
+            return found
+        versions = [application.version for application in self.applications if application.name == name]
+        names = sorted({application.name for application in self.applications})
+        there = (
+            f"its versions here are {', '.join(versions)}" if versions else f"there are {', '.join(names) or 'none'}"
+        )
+        broken = f"; {len(self.problems)} files cannot be read" if self.problems else ""
+        raise InvalidInput(f"application: {shown(f'{name} {version}')}: Unknown application requested; {there}{broken}")
+
+
+def open_catalogue(config: Config) -> Catalogue:
+    """The site's folder of applications before the packaged one."""
+    packaged = packaged_templates() / "applications"
+    return Catalogue([config.applications, packaged] if config.applications else [packaged])

@@ -1,0 +1,1 @@
+"""Pure translation of a job's specification into what sbatch is given."""

@@ -1,0 +1,477 @@
+"""Jinja, as UCloud's applications use it: a sandbox whose every printed value is quoted for bash.
+
+Jinja's sandbox keeps a template from Python; it limits neither time nor memory. So a template that the site did not
+write is rendered in a child process (`render_apart`), and only files of the site's own folder in this process
+(`render`). The child has limits on time and memory, and `local.confinement` takes everything else from it: a
+template that gets out of the sandbox reaches nothing. What such a child answers is not trusted either. This module is
+what the child imports: keep it light.
+
+Printing:
+
+* A value is quoted for bash where it is printed, unless it is `safe`: text marked so, the output of a macro or of a
+  `{% set %}` block (their own values were quoted when they were printed), `srun()`, `option`, and load snippets.
+* None prints nothing: it is the value of an optional parameter that was not given.
+* A list, a mapping or a function is not printed but refused: join a list, or print its items.
+* Values of `environment` and `sbatch` are text, not shell: they are quoted whole, later, and not here.
+
+A template gives the same text every time: `random` and `lipsum` are not there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from slurm_adapter.core.bash import plain, quote
+from slurm_adapter.core.errors import InvalidConfig, InvalidInput
+from slurm_adapter.core.interfaces import Target, check_targets, declare
+from slurm_adapter.local.confinement import SECCOMP, confine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from jinja2 import Template
+
+OUTPUT_LIMIT = 1024 * 1024
+"""The most characters of a rendered invocation. (sbatch takes scripts of 4 MiB.)"""
+CPU_SECONDS = 2
+"""What the child may use; a large application takes a few milliseconds."""
+WALL_SECONDS = 30
+"""When the child is ended: a machine may be busy, but no template waits for anything."""
+START_SECONDS = 60
+"""How long the child may take to start."""
+MEMORY = 512 * 1024 * 1024
+"""The child's address space, in bytes."""
+ANSWER_LIMIT = 8 * OUTPUT_LIMIT
+"""The most bytes of the child's answer."""
+
+CALLS = 1000
+"""The most calls of `sbatch()` in one text; sbatch knows some hundred directives."""
+
+_REMOVED_FILTERS = ("forceescape", "random", "striptags", "urlize", "xmlattr")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A template and where it stands, for messages."""
+
+    text: str
+    name: str
+    line: int = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """All templates of one job."""
+
+    variables: dict[str, Any]
+    """What templates can name, as JSON has it."""
+    safe: dict[str, str] = field(default_factory=dict)
+    """Further variables, whose text is shell text already."""
+    srun: str = "srun"
+    """What `srun()` expands to, as shell text."""
+    body: tuple[Source, ...] = ()
+    """The invocation; several are rendered one after the other."""
+    environment: dict[str, Source] = field(default_factory=dict)
+    sbatch: dict[str, Source] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What came of a task."""
+
+    body: str
+    environment: dict[str, str]
+    sbatch: dict[str, str]
+    """Values of the application's own map of directives."""
+    calls: tuple[tuple[str, Any], ...]
+    """Name and value of each call of `sbatch()`, in order."""
+    targets: tuple[Target, ...] = ()
+    """What `dynamicInterface()` has declared, in order."""
+
+
+_WARM_UP = "{{ 'a b' | pprint | wordwrap(2) }}{{ nothing }}"
+"""Makes Jinja import what it imports late: for literals, these filters, and errors. Then no file need be read."""
+
+
+class Safe(str):
+    """Shell text: printed as it is."""
+
+    __slots__ = ()
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"*", "**"})
+
+    def __init__(self, finalize: Callable[[object], str]) -> None:
+        super().__init__(
+            undefined=StrictUndefined,
+            finalize=finalize,
+            keep_trailing_newline=True,
+            extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"],
+        )
+        for name in _REMOVED_FILTERS:
+            del self.filters[name]
+        del self.globals["lipsum"]
+        self.filters |= {
+            "e": _escape,
+            "escape": _escape,
+            "flag": _flag,
+            "option": _option,
+            "safe": lambda value: Safe(plain(value)),
+            "tojson": lambda value: json.dumps(value, ensure_ascii=False),
+        }
+        self.tests |= {
+            "escaped": lambda value: isinstance(value, Safe),
+            "match": _match,
+            "search": _search,
+        }
+
+    def call(self, context: Any, function: Any, /, *args: Any, **named: Any) -> Any:
+        """Mark what a macro gives as safe: its values were quoted where it printed them."""
+        result = super().call(context, function, *args, **named)
+        return Safe(result) if isinstance(function, Macro) else result
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Refuse what is only there to use up memory."""
+        sizes = [len(side) for side in (left, right) if isinstance(side, str | list | tuple)]
+        counts = [side for side in (left, right) if isinstance(side, int)]
+        if operator == "*" and sizes and counts and sizes[0] * counts[0] > OUTPUT_LIMIT:
+            raise SecurityError(f"a repetition that is longer than {OUTPUT_LIMIT}")
+        if operator == "**" and abs(right) > 1000:
+            raise SecurityError("a power of more than 1000")
+        return super().call_binop(context, operator, left, right)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+            raise TemplateSyntaxError("include, import and extends are off", node.lineno)
+        for block in tree.find_all(nodes.AssignBlock):
+            block.filter = nodes.Filter(block.filter, "safe", [], [], None, None, lineno=block.lineno)
+        return tree
+
+
+def _printable(value: object) -> object:
+    if isinstance(value, Undefined):
+        str(value)  # raises, and names what is not defined
+    if value is not None and not isinstance(value, str | int | float):
+        raise TemplateError(f"a value of type {type(value).__name__} cannot be printed; print its items")
+    return value
+
+
+def _print(value: object) -> str:
+    text = plain(_printable(value))
+    return text if value is None or isinstance(value, Safe) else quote(text)
+
+
+def _print_plain(value: object) -> str:
+    return plain(_printable(value))
+
+
+def _escape(value: object) -> Safe:
+    return value if isinstance(value, Safe) else Safe(quote(plain(_printable(value))))
+
+
+def _flag(value: object, when_true: str, when_false: str = "") -> str:
+    text = when_true if value else when_false
+    return text or Safe("")
+
+
+def _option(value: object, name: str, add_space: Any = None) -> Safe:
+    if value is None:
+        return Safe("")
+    spaced = not name.endswith("=") if add_space is None else add_space
+    text = plain(_printable(value))
+    return Safe(f"{name} {quote(text)}" if spaced else quote(name + text))
+
+
+def _flags(*, ignorecase: bool, multiline: bool) -> re.RegexFlag:
+    return (re.IGNORECASE if ignorecase else re.NOFLAG) | (re.MULTILINE if multiline else re.NOFLAG)
+
+
+def _match(value: str, pattern: str, *, ignorecase: bool = False, multiline: bool = False) -> bool:
+    return re.search(f"^(?:{pattern})$", value, _flags(ignorecase=ignorecase, multiline=multiline)) is not None
+
+
+def _search(value: str, pattern: str, *, ignorecase: bool = False, multiline: bool = False) -> bool:
+    return re.search(pattern, value, _flags(ignorecase=ignorecase, multiline=multiline)) is not None
+
+
+def render(task: Task) -> Rendered:
+    """Render in this process. Raises `InvalidInput` that names the template, its line, and what is wrong."""
+    found: list[tuple[str, Any]] = []
+    targets: list[Target] = []
+
+    def sbatch(name: str, value: Any = "") -> Safe:
+        if not isinstance(name, str):
+            raise TemplateError(f"sbatch(): name: must be a text, and is of type {type(name).__name__}")
+        _whole(name + plain(_printable(value)))
+        if len(found) >= CALLS:
+            raise TemplateError(f"sbatch(): more than {CALLS} calls")
+        found.append((name, value))
+        return Safe("")
+
+    def dynamic_interface(rank: Any, kind: Any, target: Any, port: Any) -> Safe:
+        new = declare(*map(_printable, (rank, kind, target, port)))
+        targets[:] = check_targets((*targets, new))
+        return Safe("")
+
+    def absent(name: str) -> Callable[..., Safe]:
+        def refuse(*_args: Any, **_named: Any) -> Safe:
+            raise TemplateError(f"{name}() is not available here")
+
+        return refuse
+
+    variables = {
+        **task.variables,
+        **{name: Safe(text) for name, text in task.safe.items()},
+        "sbatch": sbatch,
+        "srun": lambda: Safe(task.srun),
+        "ternary": lambda condition, when_true, when_false: when_true if condition else when_false,
+        "script": absent("script"),
+        "dynamicInterface": dynamic_interface,
+    }
+    directives = {name: _render_one(_print_plain, source, variables) for name, source in task.sbatch.items()}
+    environment = {name: _render_one(_print_plain, source, variables) for name, source in task.environment.items()}
+    found.clear()  # a value is no place to set directives from, nor to declare interfaces
+    targets.clear()
+    body = "\n".join(_render_one(_print, source, variables) for source in task.body)
+    return Rendered(body=body, environment=environment, sbatch=directives, calls=tuple(found), targets=tuple(targets))
+
+
+@lru_cache(maxsize=256)
+def _compile(printed: Callable[[object], Any], text: str) -> Template:
+    """Compiled once for all jobs of an application: that takes longer than all else of a job's translation."""
+    return _Environment(printed).from_string(text)
+
+
+def _render_one(printed: Callable[[object], Any], source: Source, variables: Mapping[str, Any]) -> str:
+    try:
+        return _whole("".join(_limited(_compile(printed, source.text).generate(variables))))
+    except TemplateSyntaxError as error:
+        raise _problem(source, error.lineno, error.message) from error
+    except Exception as error:  # a template can bring about any error of Python's operators and filters
+        raise _problem(source, _line_of(error), str(error) or type(error).__name__) from error
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TemplateError("gives half of a surrogate pair, which is no character") from error
+    return text
+
+
+def _limited(chunks: Iterator[str]) -> Iterator[str]:
+    total = 0
+    for chunk in chunks:
+        total += len(chunk)
+        if total > OUTPUT_LIMIT:
+            raise TemplateError(f"gives more than {OUTPUT_LIMIT} characters")
+        yield chunk
+
+
+def _line_of(error: BaseException) -> int | None:
+    """The template's own line: Jinja puts its frames into the traceback as `<template>`."""
+    line, traceback = None, error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == "<template>":
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return line
+
+
+def _problem(source: Source, line: int | None, message: str | None) -> InvalidInput:
+    where = f", line {source.line + line - 1}" if line else ""
+    text = " ".join((message or "an error").split())
+    return InvalidInput(f"{source.name}{where}: {repr(text[:300])[1:-1]}")
+
+
+def render_apart(task: Task) -> Rendered:
+    """Render in a child process. Raise as `Apart.render`."""
+    with Apart() as apart:
+        return apart.render(task)
+
+
+class Apart:
+    """Renders in a confined child process, which serves until the block's end: starting one takes longer than a job.
+
+    Each task has the whole of the limits. One that goes beyond them takes the child with it, and the next has another.
+    A child serves one owner's jobs only: one that was taken over could answer for the next job.
+    """
+
+    def __init__(self, *, allow_unconfined: bool = False) -> None:
+        """Nothing is started until it is needed. `allow_unconfined`: render though the machine lacks seccomp."""
+        self._allow_unconfined = allow_unconfined
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Serve."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the child."""
+        self._end()
+
+    def walls(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return what confines the child, and what this machine lacks for that; see `confinement.confine`."""
+        self._end()
+        self._child = _start()
+        said = _exchange(self._child, None, START_SECONDS)
+        if said is None:
+            raise InvalidConfig(f"the renderer of templates does not start: {self._end()}")
+        stand, lacking = json.loads(said)
+        return stand, lacking
+
+    def render(self, task: Task) -> Rendered:
+        """Raise as `render` does, and for a template that goes beyond the limits.
+
+        Raise `InvalidConfig` if the child cannot be confined, or does not start.
+        """
+        if self._child is None:
+            stand, lacking = self.walls()
+            if SECCOMP not in stand and not self._allow_unconfined:
+                self._end()
+                raise InvalidConfig(unconfined(lacking))
+        said = _exchange(self._child, json.dumps(vars(task), default=vars), WALL_SECONDS)
+        try:
+            if said is not None:
+                return _read_answer(json.loads(said), task)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self._end()
+            raise InvalidInput(f"{_names(task)}: the renderer's answer makes no sense") from error
+        self._end()
+        raise InvalidInput(f"{_names(task)}: takes more than {CPU_SECONDS} seconds, or too much memory, to render")
+
+    def _end(self) -> str:
+        """End the child, if there is one. Return what it said on stderr."""
+        child, self._child = self._child, None
+        if child is None:
+            return ""
+        child.kill()
+        return child.communicate()[1].decode(errors="replace")
+
+
+def unconfined(lacking: Mapping[str, str]) -> str:
+    """Return what is wrong with a machine that lacks seccomp, and the fix."""
+    return (
+        "templates that the site did not write are not rendered: this machine cannot confine their renderer "
+        f"({lacking.get(SECCOMP)}). Install libseccomp 2 (Debian: libseccomp2, RHEL: libseccomp); "
+        "jobs.allow_unconfined = true renders them with less protection"
+    )
+
+
+def _start() -> subprocess.Popen[bytes]:
+    start = "import sys; sys.path[:] = sys.argv[1:]; from slurm_adapter.translation.rendering import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", start, *(str(Path(place).resolve()) for place in sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={},
+    )
+
+
+def _exchange(child: subprocess.Popen[bytes] | None, line: str | None, seconds: float) -> bytes | None:
+    """Give the child a line, if there is one, and return its next; None if it ended, or took too long or too much."""
+    if child is None or child.stdin is None or child.stdout is None:
+        return None
+    watch = threading.Timer(seconds, child.kill)  # a child that was taken over may have set its own timers to none
+    watch.start()
+    try:
+        with suppress(BrokenPipeError):
+            if line is not None:
+                child.stdin.write(line.encode() + b"\n")
+                child.stdin.flush()
+            said = child.stdout.readline(ANSWER_LIMIT)
+            return said if said.endswith(b"\n") else None
+    finally:
+        watch.cancel()
+    return None
+
+
+def _read_answer(answer: dict[str, Any], task: Task) -> Rendered:
+    """Take nothing from the child but what a template may give. Raise `ValueError` or its like, and `InvalidInput`."""
+    json.dumps(answer, ensure_ascii=False).encode()  # refuses half of a surrogate pair
+    if "problem" in answer:
+        problem = answer["problem"]
+        if not isinstance(problem, str) or not problem.isprintable():
+            raise ValueError
+        raise InvalidInput(problem)
+    texts = [answer["body"], *(name for name, _ in answer["calls"])]
+    for found, asked in ((answer["environment"], task.environment), (answer["sbatch"], task.sbatch)):
+        if not isinstance(found, dict) or found.keys() != asked.keys():
+            raise ValueError
+        texts += found.values()
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError
+    if len(answer["calls"]) > CALLS or not all(
+        value is None or isinstance(value, str | int | float) for _, value in answer["calls"]
+    ):
+        raise ValueError
+    return Rendered(
+        body=answer["body"],
+        environment=answer["environment"],
+        sbatch=answer["sbatch"],
+        calls=tuple((name, value) for name, value in answer["calls"]),
+        targets=check_targets(declare(*each) for each in answer["targets"]),
+    )
+
+
+def _names(task: Task) -> str:
+    return ", ".join(
+        sorted({source.name for source in (*task.body, *task.environment.values(), *task.sbatch.values())})
+    )
+
+
+def main() -> None:
+    """The child: says what confines it, then answers tasks on stdin, each a line of JSON, on stdout."""
+    with suppress(InvalidInput):
+        render(Task(variables={}, body=(Source(_WARM_UP, "warm-up"),)))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    _say(json.dumps(confine()))
+    for line in sys.stdin.buffer:
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # what its signal does is to end the process
+        answer = _answer(json.loads(line))
+        signal.setitimer(signal.ITIMER_PROF, 0)  # the next task may be long in coming
+        _say(answer)
+
+
+def _say(text: str) -> None:
+    sys.stdout.buffer.write(text.encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _answer(task: dict[str, Any]) -> str:
+    try:
+        rendered = render(
+            Task(
+                variables=task["variables"],
+                safe=task["safe"],
+                srun=task["srun"],
+                body=tuple(Source(**source) for source in task["body"]),
+                environment={name: Source(**source) for name, source in task["environment"].items()},
+                sbatch={name: Source(**source) for name, source in task["sbatch"].items()},
+            )
+        )
+    except InvalidInput as error:
+        return json.dumps({"problem": str(error)})
+    answer = json.dumps(asdict(rendered))
+    if len(answer) >= ANSWER_LIMIT:
+        return json.dumps({"problem": "the application's templates give too much text"})
+    return answer
