@@ -156,7 +156,7 @@ def test_a_root_in_use_is_never_made_anew_or_removed(cache: Path, monkeypatch: p
     record.write_text(json.dumps({"wishes": asdict(settings.Wishes(release="sid"))}))
     build(monkeypatch, "second")
     releases.make("sid", quiet)
-    with pytest.raises(Refused, match=rf"in use by {record.parent}: take that down first"):
+    with pytest.raises(Refused, match=rf"in use by {record.parent}: remove these sandboxes first"):
         releases.purge(quiet)
     assert (cache / "sid/text").read_text() == "first"
     record.unlink()
@@ -173,7 +173,7 @@ def test_a_root_that_is_taken_into_use_at_this_moment_is_not_removed(
     user = cache.parent / "sandbox-x"
 
     def users(release: str) -> list[Path]:
-        with pytest.raises(TryAgain, match="the root of sid was removed at this moment"):
+        with pytest.raises(TryAgain, match="the root of sid was removed at the same time"):
             releases.must_be_there(release)
         return [user]
 
@@ -185,17 +185,17 @@ def test_a_root_that_is_taken_into_use_at_this_moment_is_not_removed(
 
 
 def test_the_last_good_root_is_used_if_its_release_is_broken(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build(monkeypatch, problem="no root of sid could be made")
-    with pytest.raises(TryAgain, match="no root of sid could be made"):
+    build(monkeypatch, problem="the root of sid could not be built")
+    with pytest.raises(TryAgain, match="the root of sid could not be built"):
         releases.make("sid", quiet)
     assert not [*cache.iterdir()]
     build(monkeypatch, "good")
     releases.make("sid", quiet)
     grow_old(cache / "sid")
-    build(monkeypatch, problem="no root of sid could be made")
+    build(monkeypatch, problem="the root of sid could not be built")
     lines: list[str] = []
     releases.make("sid", lines.append)
-    assert lines[-1] == "note: no root of sid could be made. The root of 1970-01-01 is used"
+    assert lines[-1] == "note: the root of sid could not be built. The root of 1970-01-01 is used instead"
     assert [path.name for path in cache.iterdir()] == ["sid"]
 
 
@@ -211,20 +211,20 @@ def test_tests_of_a_broken_sid_run_on_forky_and_of_no_other(monkeypatch: pytest.
 
     def install(_say: object, *, release: str) -> None:
         if release != "forky":
-            raise TryAgain(f"no root of {release} could be made")
+            raise TryAgain(f"the root of {release} could not be built")
 
     monkeypatch.setattr(sandbox, "install", install)
     config = cast("pytest.Config", SimpleNamespace(stash=pytest.Stash()))
     assert installed(config, "sid") == "forky"
-    assert notes(config) == ["note: no root of sid could be made. Its tests ran on forky instead"]
-    with pytest.raises(TryAgain, match="no root of trixie"):
+    assert notes(config) == ["note: the root of sid could not be built. Its tests ran on forky instead"]
+    with pytest.raises(TryAgain, match="the root of trixie"):
         installed(config, "trixie")
 
 
 def test_a_name_that_is_none_is_refused() -> None:
-    with pytest.raises(Refused, match=r"a sandbox's name has 1 to 20 characters of a-z, 0-9 and '-', not '\.\./x'"):
+    with pytest.raises(Refused, match=r"'\.\./x' is not a sandbox's name: use 1 to 20 characters of a-z, 0-9 and '-'"):
         sandbox.status("../x")
-    with pytest.raises(Refused, match=r"a release is a code name like trixie or sid, not '\.\.'"):
+    with pytest.raises(Refused, match=r"'\.\.' is not a release: give a code name like trixie or sid"):
         sandbox.install(quiet, release="..")
     assert releases.canonical(releases.own_release()) == ""
 
@@ -238,7 +238,7 @@ def test_a_second_up_leaves_everything_alone(cluster: Cluster) -> None:
     lines: list[str] = []
     assert sandbox.up(name=cluster.layout.name, say=lines.append) == cluster.layout.config
     assert before <= own_pids(cluster)
-    assert lines == ["the sandbox is up already"]
+    assert lines == ["the sandbox is already up"]
     assert cluster.show(job)["JobState"] == "RUNNING"
     cluster.ask("scancel", job)
 
@@ -404,7 +404,7 @@ def test_a_killed_up_is_finished_by_the_next(cluster: Cluster) -> None:
     subprocess.run(["umount", cluster.login.namespace("net")], check=True, timeout=30)
     with subprocess.Popen(up(cluster), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as run:
         assert run.stderr
-        assert b"making" in run.stderr.readline()
+        assert b"creating" in run.stderr.readline()
         run.kill()
     cluster.repair()
     assert status(cluster).state == "up"

@@ -1,6 +1,6 @@
-"""A real Slurm cluster on this one machine, from Debian's packages: for the demo, the tests, and to try things out.
+"""A real Slurm cluster on this machine, from Debian's packages, for the demo, the tests and experiments.
 
-It keeps to its own folder and namespaces; the machine gets no accounts, no services and no configuration from it.
+It uses a folder and namespaces of its own. It adds no accounts, services or configuration to the machine.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ __all__ = [
 
 
 def install(say: Callable[[str], None], *, accounting: bool = False, release: str = "") -> None:
-    """Install the Debian packages that a sandbox needs, and make the release's root; nothing happens if all is there.
+    """Install the Debian packages that a sandbox needs, and make the release's root. Skip what is there already.
 
-    `say` is told of progress. Raises `Refused` if this machine cannot have them (not root, not Debian or Ubuntu) and
-    `TryAgain` if apt-get or debootstrap failed.
+    `say` receives progress messages. Raises `Refused` if this machine cannot have the packages (not root, not Debian
+    or Ubuntu), and `TryAgain` if apt-get or debootstrap failed.
     """
     release = releases.canonical(release)
     packages.install_packages(packages.wanted_packages(release=release, accounting=accounting), say)
@@ -55,13 +55,14 @@ def up(
     name: str = "",
     say: Callable[[str], None],
 ) -> Path:
-    """Bring a sandbox up and return the adapter's config file for it. What it needs is installed first.
+    """Start a sandbox and return the path of the adapter's configuration for it. Install missing packages first.
 
-    Safe to repeat: what is up is left alone, what a killed run or a crash left is repaired. Another number of nodes
-    makes the nodes anew (their jobs end); another value of `accounting` restarts Slurm's daemons (jobs go on).
-    Another release makes the cluster anew; without one it keeps the release that it has.
-    Raises `Refused` if it cannot work on this machine, with what would help, and `TryAgain` if it is not ready
-    in time or another `up` or `down` is at work.
+    Safe to repeat: running parts are left unchanged, and what a crash or a killed run left is repaired. A different
+    number of nodes rebuilds the nodes (their jobs end). A different value of `accounting` restarts Slurm's daemons
+    (jobs continue). A different release rebuilds the cluster; without one the sandbox keeps its release.
+
+    Raises `Refused`, with a suggestion, if this machine cannot run a sandbox. Raises `TryAgain` if the sandbox is not
+    ready in time, or another `up` or `down` is running.
     """
     before = files.read_record(layout_of(name))
     release = releases.canonical(release) if release is not None else before.release if before else ""
@@ -70,24 +71,24 @@ def up(
 
 
 def advice(name: str = "") -> tuple[str, ...]:
-    """Return commands that submit UCloud's example to a sandbox that is up."""
+    """Return commands that submit UCloud's example to a running sandbox."""
     return programs.advice(layout_of(name))
 
 
 def obstacle(*, accounting: bool = False, release: str = "") -> str:
-    """Why no sandbox can be on this machine as it is, and what would help, in one line; empty if one can."""
+    """Return why this machine cannot run a sandbox, and a fix, in one line. Empty if it can."""
     return cluster.obstacle(Wishes(accounting=accounting, release=releases.canonical(release)))
 
 
 def status(name: str = "") -> SandboxStatus:
-    """What is up and what is not. Raises `Refused` for another account than root."""
+    """Return the state of a sandbox. Raises `Refused` if the caller is not root."""
     return cluster.look(layout_of(name))
 
 
 def down(say: Callable[[str], None], *, name: str = "", purge: bool = False) -> None:
-    """Take a sandbox away with all that is in it: jobs, namespaces, network, control groups, files.
+    """Remove a sandbox: jobs, namespaces, network, control groups and files.
 
-    With `purge` the roots of other releases go, too.
+    With `purge`, also remove the roots of other releases.
     """
     cluster.take_down(layout_of(name), say)
     if purge:
@@ -95,16 +96,16 @@ def down(say: Callable[[str], None], *, name: str = "", purge: bool = False) -> 
 
 
 def enter(node: str = "login", user: str = ADAPTER.name, *, name: str = "") -> tuple[str, ...]:
-    """The words before a command that run it on a node as an account of the sandbox; for root only.
+    """Return the prefix for a command that runs it on a node as an account of the sandbox. For root only.
 
-    The environment is clean (HOME, USER, LOGNAME, SHELL, PATH), the folder is `/`, and signals and exit codes are
-    the command's own.
+    The environment is clean (HOME, USER, LOGNAME, SHELL, PATH), and the working directory is `/`. Signals and exit
+    codes are those of the command.
     """
     return entry(layout_of(name).node(node), user)
 
 
 def write_config(folder: Path, *, transport: Transport = "local", identity: Identity = "sudo", name: str = "") -> Path:
-    """Write `config.toml` into a folder, with `state/` beside it as the adapter's own; the file's path."""
+    """Write `config.toml` into a folder, with `state/` next to it as state folder. Return the file's path."""
     layout = layout_of(name)
     wishes = files.read_record(layout) or Wishes()
     path = folder / "config.toml"

@@ -1,4 +1,4 @@
-"""slurmdbd over MariaDB on the login node, on a socket of their own."""
+"""slurmdbd and MariaDB on the login node, connected by a Unix socket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def start_accounting(layout: Layout, say: Callable[[str], None]) -> None:
-    """Start what is not running, the database made first if there is none. Raises `Refused`."""
+    """Start MariaDB and slurmdbd if they are not running. Create the database if it is missing. Raises `Refused`."""
     login = layout.login
     if not on_node(login, "mariadbd"):
         options = layout.slurm / "mariadb.cnf"
@@ -28,7 +28,7 @@ def start_accounting(layout: Layout, say: Callable[[str], None]) -> None:
         data = layout.spool / "mysql"
         made = data / "made"
         if not made.exists():
-            say("making the accounting database")
+            say("creating the accounting database")
             _make_database(layout, options, data)
             made.touch()
         layout.database_socket.unlink(missing_ok=True)
@@ -52,7 +52,7 @@ def start_accounting(layout: Layout, say: Callable[[str], None]) -> None:
 
 
 def stop_accounting(layout: Layout) -> None:
-    """Stop both, the database so that it need not repair itself."""
+    """Stop slurmdbd and MariaDB. The database is shut down cleanly, so that it needs no recovery."""
     end(on_node(layout.login, "slurmdbd"))
     server = on_node(layout.login, "mariadbd")
     if server:
@@ -61,7 +61,7 @@ def stop_accounting(layout: Layout) -> None:
 
 
 def register(layout: Layout) -> None:
-    """Make the cluster and its users known to slurmdbd. Safe to repeat."""
+    """Add the cluster and its users to slurmdbd. Safe to repeat."""
     account = "research"
     if CLUSTER_NAME not in (_sacctmgr(layout, "show", "cluster", "format=Cluster") or ""):
         _sacctmgr(layout, "add", "cluster", CLUSTER_NAME)
@@ -72,7 +72,7 @@ def register(layout: Layout) -> None:
     _sacctmgr(layout, "add", "user", names, f"account={account}", f"cluster={CLUSTER_NAME}")
     known = _sacctmgr(layout, "show", "user", "format=User") or ""
     if missing := {user.name for user in JOB_ACCOUNTS} - set(known.split()):
-        raise Refused(f"slurmdbd did not take the users {', '.join(sorted(missing))}: see slurmdbd's log")
+        raise Refused(f"slurmdbd did not add the users {', '.join(sorted(missing))}: see slurmdbd's log")
 
 
 def _make_database(layout: Layout, options: Path, data: Path) -> None:
@@ -109,7 +109,7 @@ def _admin_shutdown(layout: Layout) -> None:
 
 
 def _sacctmgr(layout: Layout, *words: str) -> str | None:
-    """What sacctmgr prints, or None where it fails. An addition of what is there already fails too."""
+    """Return the output of sacctmgr, or None if it fails. Adding what exists already fails, too."""
     done = run_on(layout.login, ["sacctmgr", "-i", "-n", *words], timeout=30)
     return None if done.returncode else done.stdout.decode(errors="replace")
 
@@ -118,5 +118,5 @@ def _wait(name: str, ready: Callable[[], bool]) -> None:
     limit = time.monotonic() + 30
     while not ready():
         if time.monotonic() > limit:
-            raise Refused(f"{name} does not answer after 30 s: see its log")
+            raise Refused(f"{name} did not answer within 30 s: see its log")
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Bringing the whole sandbox up, looking at it, and taking it down."""
+"""Start the whole sandbox, report its state, and remove it."""
 
 from __future__ import annotations
 
@@ -34,49 +34,49 @@ if TYPE_CHECKING:
     from slurm_adapter.sandbox.settings import Wishes
 
 _USABLE = ("idle", "mixed", "allocated", "completing")
-"""Slurm's words for a node that takes, or has, jobs."""
+"""Slurm's states of a node that accepts or runs jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node as `status` shows it."""
+    """State of a node, for `status`."""
 
     name: str
     address: str
     state: str
-    """Slurm's word; for the login node `up` or `down`; `unknown` where the controller does not answer."""
+    """Slurm's state; `up` or `down` for the login node; `unknown` if slurmctld does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """A daemon as `status` shows it."""
+    """State of a daemon, for `status`."""
 
     name: str
     node: str
     pid: int | None
-    """None: it is not running."""
+    """None if it is not running."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxStatus:
-    """The sandbox as it is now."""
+    """State of the whole sandbox."""
 
     state: Literal["up", "partly", "down"]
     reasons: tuple[str, ...]
-    """What is wrong where it is up only partly."""
+    """Problems, if it is only partly up."""
     notes: tuple[str, ...]
-    """What this machine cannot give it even when it is up."""
+    """Features that this machine cannot offer even if the sandbox is up."""
     accounting: bool
     release: str
-    """The release that its nodes run; empty for the machine's own."""
+    """Release of the nodes. Empty for the machine's own."""
     nodes: tuple[NodeStatus, ...]
     daemons: tuple[DaemonStatus, ...]
     config: Path | None
-    """The adapter's config for it."""
+    """The adapter's configuration file for the sandbox."""
 
 
 def bring_up(name: str, wishes: Wishes, say: Callable[[str], None]) -> Path:
-    """Make the cluster what is wished, from whatever is there now; the adapter's config file for it."""
+    """Build or change the cluster to match `wishes`. Return the path of the adapter's configuration for it."""
     if not 1 <= wishes.nodes <= MOST_NODES:
         raise Refused(f"a sandbox has 1 to {MOST_NODES} nodes, not {wishes.nodes}")
     if problem := obstacle(wishes):
@@ -84,12 +84,12 @@ def bring_up(name: str, wishes: Wishes, say: Callable[[str], None]) -> Path:
     layout = _reserve(name, say)
     with locked(layout.root, say):
         if layout_of(name) != layout:
-            raise TryAgain("the sandbox was taken down at this moment: run it again")
+            raise TryAgain("the sandbox was removed at the same time: run the command again")
         before = files.read_record(layout)
         if before:
             wishes = replace(wishes, min_job_age=before.min_job_age)
         if before == wishes and not any(_problems(layout, wishes)):
-            say("the sandbox is up already")
+            say("the sandbox is already up")
         else:
             _make(layout, wishes, before, say)
         if not wishes.release:
@@ -103,27 +103,27 @@ def bring_up(name: str, wishes: Wishes, say: Callable[[str], None]) -> Path:
 
 
 def obstacle(wishes: Wishes) -> str:
-    """Why no sandbox can be on this machine as it is, and what would help; empty where one can."""
+    """Return why this machine cannot run a sandbox, and a fix. Empty if it can."""
     if problem := machine_obstacle():
         return problem
     if not wishes.release and (missing := missing_packages(wanted_packages(accounting=wishes.accounting))):
-        return f"packages are missing ({', '.join(missing)}): run `slurm-adapter sandbox install` first"
+        return f"packages are missing ({', '.join(missing)}): run `slurm-adapter sandbox install`"
     if strangers := foreign_daemons():
         return (
-            f"this machine runs {', '.join(strangers)}, not the sandbox's: a sandbox beside another cluster would "
-            "confuse both. Stop it, or use a machine without Slurm"
+            f"this machine runs {', '.join(strangers)}, which does not belong to a sandbox. The two clusters would "
+            "disturb each other: stop it, or use a machine without Slurm"
         )
     return nodes.obstacle()
 
 
 def look(layout: Layout) -> SandboxStatus:
-    """The state of everything that belongs to the sandbox."""
+    """Return the state of the sandbox, its nodes and its daemons."""
     if problem := machine_obstacle():
         raise Refused(problem)
     wishes = files.read_record(layout)
     if wishes is None:
         left = bool(own(layout)) or layout.root.exists()
-        begun = "a sandbox was begun and not finished: `sandbox up` finishes it, `sandbox down` removes it"
+        begun = "the last `sandbox up` did not finish: `sandbox up` completes the sandbox, `sandbox down` removes it"
         return SandboxStatus("partly" if left else "down", (begun,) if left else (), (), False, "", (), (), None)
     reasons = tuple(_problems(layout, wishes))
     running = tuple(
@@ -157,45 +157,45 @@ def take_down(layout: Layout, say: Callable[[str], None]) -> None:
     if problem := machine_obstacle():
         raise Refused(problem)
     with locked(layout.root, say):
-        say("ending all processes of the sandbox")
+        say("stopping all processes of the sandbox")
         _remove_nodes(layout)
         _remove_control_groups(layout)
         say(f"removing {layout.root}")
         while layout.root.exists():
-            with suppress(FileNotFoundError):  # somebody whose folder it is removes something there, too
+            with suppress(FileNotFoundError):  # the owner of a folder may remove files at the same time
                 shutil.rmtree(layout.root)
 
 
 def change_min_job_age(layout: Layout, seconds: int) -> None:
-    """Let slurmctld forget finished jobs after so many seconds, now and after the next `up`."""
+    """Set slurmctld's MinJobAge in seconds, now and for the next `up`."""
     wishes = files.read_record(layout)
     if wishes is None:
-        raise Refused("there is no sandbox: bring it up first")
+        raise Refused("there is no sandbox: run `slurm-adapter sandbox up`")
     wishes = replace(wishes, min_job_age=seconds)
     files.write_record(layout, wishes)
     files.write_slurm_files(layout, wishes)
     done = run_on(layout.login, ["scontrol", "reconfigure"])
     if done.returncode:
-        raise Refused(f"slurmctld did not take the new MinJobAge: {done.stderr.decode(errors='replace').strip()}")
+        raise Refused(f"slurmctld did not accept the new MinJobAge: {done.stderr.decode(errors='replace').strip()}")
 
 
 def _problems(layout: Layout, wishes: Wishes) -> Iterator[str]:
-    """What keeps the cluster from being up, the cheapest to find out first; nothing once one thing is missing whole."""
+    """Yield why the cluster is not up. Cheap checks come first; later ones are skipped if a whole part is missing."""
     if not nodes.are_whole(layout, wishes.nodes):
-        yield "its namespaces or its network are not whole"
+        yield "namespaces or network are incomplete"
         return
     missing = [f"{name} on {node.name}" for name, node in daemons.expected(layout, wishes) if not on_node(node, name)]
     if missing:
         yield f"not running: {', '.join(missing)}"
         return
     if stalled := [process.name for process in own(layout) if process.stopped and process.name in DAEMONS]:
-        yield f"stalled by a signal: {', '.join(stalled)}"
+        yield f"stopped by a signal (SIGSTOP): {', '.join(stalled)}"
         return
     if files.is_outdated(layout, wishes):
-        yield "packages were installed after it was started"
+        yield "packages were installed after the sandbox was started"
         return
     if files.differing_slurm_files(layout, wishes):
-        yield "Slurm's configuration is not what it should be"
+        yield "Slurm's configuration files differ from the expected ones"
         return
     if not daemons.munge_answers(layout):
         yield "munged does not answer"
@@ -222,11 +222,11 @@ def _make(layout: Layout, wishes: Wishes, before: Wishes | None, say: Callable[[
         daemons.slurmctld(layout).stop()
         for node in layout.compute(wishes.nodes):
             daemons.slurmd(node).stop()
-        # From 24.05 on it holds the cluster's number in accounting, and another one is fatal.
+        # From Slurm 24.05 this file has the cluster's id in accounting, and slurmctld does not start with another id.
         (layout.spool / "slurmctld" / "clustername").unlink(missing_ok=True)
     if wishes.accounting:
         accounting.start_accounting(layout, say)
-        accounting.register(layout)  # before slurmctld, which tells an unknown cluster's jobs to nobody
+        accounting.register(layout)  # before slurmctld, which records no jobs of an unknown cluster
     _start_slurm(layout, wishes, say)
     if not wishes.accounting:
         accounting.stop_accounting(layout)
@@ -239,7 +239,7 @@ def _make_nodes(layout: Layout, wishes: Wishes, before: Wishes | None, say: Call
     other = before is None or before.release != wishes.release
     anew = before is None or other or before.nodes != wishes.nodes or not nodes.are_whole(layout, wishes.nodes)
     if anew:
-        say(f"making the login node and {wishes.nodes} compute nodes")
+        say(f"creating the login node and {wishes.nodes} compute nodes")
         _remove_nodes(layout)
     if other:
         shutil.rmtree(layout.spool, ignore_errors=True)  # another version of Slurm cannot read it
@@ -274,10 +274,10 @@ def _start_slurm(layout: Layout, wishes: Wishes, say: Callable[[str], None]) -> 
 
 
 def _wait_for_nodes(layout: Layout, wishes: Wishes, say: Callable[[str], None], patience: float = 60) -> None:
-    """Until Slurm would start jobs on every node. A node that it keeps down or drained is told to resume."""
+    """Wait until Slurm can start jobs on every node. Resume nodes that are down or drained."""
     say("waiting for the nodes")
     limit = time.monotonic() + patience
-    told = False
+    resumed = False
     while True:
         states = daemons.node_states(layout)
         unfit = {node.name: states.get(node.name, "unknown") for node in layout.compute(wishes.nodes)}
@@ -287,11 +287,11 @@ def _wait_for_nodes(layout: Layout, wishes: Wishes, say: Callable[[str], None], 
         if time.monotonic() > limit:
             words = ", ".join(f"{name} is {state}" for name, state in unfit.items())
             raise TryAgain(
-                f"the sandbox's nodes are not ready after {patience:.0f} s: {words}. Its logs are in {layout.log}"
+                f"the sandbox's nodes are not ready after {patience:.0f} s: {words}. The logs are in {layout.log}"
             )
-        if not told and (stuck := [n for n, state in unfit.items() if state.startswith(("drain", "down"))]):
+        if not resumed and (stuck := [n for n, state in unfit.items() if state.startswith(("drain", "down"))]):
             run_on(layout.login, ["scontrol", "update", f"NodeName={','.join(stuck)}", "State=RESUME"])
-            told = time.monotonic() > limit - patience + 5
+            resumed = time.monotonic() > limit - patience + 5
         time.sleep(0.1)
 
 
@@ -308,7 +308,7 @@ def _remove_nodes(layout: Layout) -> None:
 
 
 def _slurm_control_groups(layout: Layout) -> Iterator[Path]:
-    """The control groups that slurmd made on all nodes, and those of its jobs; none if another sandbox uses them."""
+    """Yield the control groups of slurmd on all nodes and of its jobs. None if another sandbox uses them."""
     if any(process.name == "slurmd" and process.mark != layout.mark for process in living()):
         return
     for own_group in control_groups(layout):
@@ -320,7 +320,7 @@ def _slurm_control_groups(layout: Layout) -> Iterator[Path]:
 def _remove_control_groups(layout: Layout) -> None:
     groups = [*_slurm_control_groups(layout), *control_groups(layout)]
     for group in sorted(groups, key=lambda path: len(path.parts), reverse=True):
-        for _ in range(50):  # the kernel lets go of the dead a moment after they are gone
+        for _ in range(50):  # the kernel releases a group shortly after its processes ended
             try:
                 group.rmdir()
             except FileNotFoundError:

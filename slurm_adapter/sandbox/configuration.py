@@ -1,4 +1,4 @@
-"""The adapter's own config for the sandbox."""
+"""The adapter's configuration for the sandbox."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Identity = Literal["sudo", "service"]
 
 
 def config_text(layout: Layout, state: Path, nodes: int, *, transport: Transport, identity: Identity) -> str:
-    """A config file (TOML) that works against the sandbox, with `state` as the adapter's folder.
+    """Return a configuration (TOML) for the sandbox, with `state` as the adapter's state folder.
 
-    `local` enters the login node's namespaces; `ssh` goes over the network to its sshd. Both as the adapter's
+    `local` enters the login node's namespaces. `ssh` connects to its sshd over the network. Both use the adapter's
     unprivileged account.
     """
     operator = f'operator = ["sudo", "-n", "-u", "{SLURM_ACCOUNT.name}"]'
@@ -50,7 +50,7 @@ known_hosts = {json.dumps(str(layout.keys / "known_hosts"))}
     else:
         who = f'[identity]\nmode = "service"\nservice_user = "{JOBS.name}"\n'
     return f"""\
-# Made by `slurm-adapter sandbox up`, and made anew by the next one.
+# Written by `slurm-adapter sandbox up`. The next `sandbox up` overwrites it.
 provider = "example"
 first_id = 4101
 state = {json.dumps(str(state))}
@@ -64,7 +64,7 @@ user = "alice"
 [jobs]
 folder = "{SHARED_ON_NODES}/home/{{user}}/ucloud-jobs/{{id}}"
 default_time = "00:30:00"
-# Where the programs of UCloud's example are.
+# The folder of the programs of UCloud's example.
 system_load = "export PATH={FOLDER}:$PATH"
 
 [machines.example-compute.example-compute]

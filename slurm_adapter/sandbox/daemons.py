@@ -1,4 +1,4 @@
-"""The cluster's daemons: which there are, whether they answer, starting and stopping one of them."""
+"""The cluster's daemons: list them, check whether they answer, start and stop them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A program that runs for as long as the sandbox is up."""
+    """A program that runs while the sandbox is up."""
 
     name: str
     node: Node
@@ -29,16 +29,16 @@ class Daemon:
 
     @property
     def label(self) -> str:
-        """How people are told of it."""
+        """Name in messages."""
         return f"{self.name} on {self.node.name}"
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Its processes; none when it is not running."""
+        """Process ids. Empty if it is not running."""
         return on_node(self.node, self.name)
 
     def start(self) -> None:
-        """Start it. Raises `Refused` with its own words where it gives up."""
+        """Start it. Raises `Refused` with its output if it fails to start."""
         log = self.name if self.node.name == "login" else f"{self.name}-{self.node.name}"
         start(
             self.node,
@@ -49,21 +49,21 @@ class Daemon:
         )
 
     def stop(self) -> None:
-        """End it as a service manager does: by force where it takes its time."""
+        """Stop it as a service manager does: send SIGTERM, then SIGKILL after 5 s."""
         with suppress(Refused):
             end(self.pids, signal.SIGTERM, patience=5)
         end(self.pids)
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill it, as a crash would."""
         end(self.pids, signal.SIGKILL)
 
     def pause(self) -> None:
-        """Stall it, as an overloaded machine does, until `resume`."""
+        """Pause it until `resume`, like a daemon on an overloaded machine."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on after `pause`."""
+        """Continue it after `pause`."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, how: signal.Signals) -> None:
@@ -73,7 +73,7 @@ class Daemon:
 
 
 def munged(layout: Layout) -> Daemon:
-    """Munge's daemon; all nodes use its socket."""
+    """Return munged. All nodes use its socket."""
     return Daemon(
         "munged",
         layout.login,
@@ -91,22 +91,22 @@ def munged(layout: Layout) -> Daemon:
 
 
 def slurmctld(layout: Layout) -> Daemon:
-    """Slurm's controller."""
+    """Return slurmctld."""
     return Daemon("slurmctld", layout.login, ("slurmctld",), SLURM_ACCOUNT)
 
 
 def slurmd(node: Node) -> Daemon:
-    """Slurm's daemon of a compute node."""
+    """Return the slurmd of a compute node."""
     return Daemon("slurmd", node, ("slurmd", "-N", node.name))
 
 
 def sshd(layout: Layout) -> Daemon:
-    """The login node's SSH server."""
+    """Return the SSH server of the login node."""
     return Daemon("sshd", layout.login, ("/usr/sbin/sshd",))
 
 
 def expected(layout: Layout, wishes: Wishes) -> tuple[tuple[str, Node], ...]:
-    """Every daemon of a cluster that is up, by name and node."""
+    """Return the name and node of each daemon that runs if the cluster is up."""
     login = layout.login
     accounting = (("mariadbd", login), ("slurmdbd", login)) if wishes.accounting else ()
     compute = tuple(("slurmd", node) for node in layout.compute(wishes.nodes))
@@ -114,17 +114,17 @@ def expected(layout: Layout, wishes: Wishes) -> tuple[tuple[str, Node], ...]:
 
 
 def munge_answers(layout: Layout) -> bool:
-    """Whether munged gives credentials."""
+    """Return whether munged creates credentials."""
     return _answers(layout, "munge", "-n", "-S", str(layout.munge_socket))
 
 
 def slurmctld_answers(layout: Layout) -> bool:
-    """Whether the controller answers."""
+    """Return whether slurmctld answers."""
     return _answers(layout, "sinfo", "-h")
 
 
 def node_states(layout: Layout) -> dict[str, str]:
-    """Slurm's own word for each compute node; empty where the controller does not answer."""
+    """Return Slurm's state of each compute node. Empty if slurmctld does not answer."""
     try:
         done = run_on(layout.login, ["sinfo", "-h", "-N", "-o", "%N %T"], timeout=15)
     except subprocess.TimeoutExpired:

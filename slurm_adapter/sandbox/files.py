@@ -1,4 +1,4 @@
-"""The sandbox's folders, keys and configuration files. Everything here is safe to repeat."""
+"""Create the sandbox's folders, keys and configuration files. Every function is safe to repeat."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from slurm_adapter.sandbox.layout import (
 from slurm_adapter.sandbox.settings import GPUS, Wishes
 
 _SHAPE = 3
-"""Grows when the files or mounts are made in another way than before."""
+"""Version of the files and mounts. Increase it if they change."""
 _NULL_DEVICE = os.makedev(1, 3)
 
 
 def read_record(layout: Layout) -> Wishes | None:
-    """What the sandbox that is here was asked to be.
+    """Read the settings that the existing sandbox was made with.
 
-    None where there is none, where a killed run did not finish it, and where another version of this program made it
-    in another shape: it is then made anew.
+    Return None if there is no sandbox, if a killed run did not finish it, or if another version of this program made
+    it with other files. It is then rebuilt.
     """
     try:
         record = json.loads(layout.record.read_text(encoding="utf-8"))
@@ -44,15 +44,15 @@ def read_record(layout: Layout) -> Wishes | None:
 
 
 def write_record(layout: Layout, wishes: Wishes) -> None:
-    """Record what the sandbox is asked to be, whole or not at all."""
+    """Write the sandbox's settings atomically."""
     replace(layout.record, json.dumps({"shape": _SHAPE, "wishes": asdict(wishes)}) + "\n")
 
 
 def is_outdated(layout: Layout, wishes: Wishes) -> bool:
-    """Whether packages were installed since the record was written.
+    """Return whether packages were installed after the record was written.
 
-    A slurmd that was started before the PMIx library came cannot start steps any more: it and the slurmstepd that it
-    starts then disagree on the plugins that they have.
+    For example, a slurmd that was started before the PMIx library was installed cannot start steps: it and its
+    slurmstepd then have different plugins.
     """
     try:
         return (
@@ -64,7 +64,7 @@ def is_outdated(layout: Layout, wishes: Wishes) -> bool:
 
 
 def make_folders(layout: Layout, wishes: Wishes) -> None:
-    """Make all folders. Raises `Refused` where the disk has no room for them."""
+    """Create all folders. Raises `Refused` if the disk is too full."""
     free = shutil.disk_usage(layout.root.parent).free
     if free < 300 * 1024 * 1024:
         raise Refused(f"{layout.root.parent} has {free >> 20} MiB free; the sandbox needs 300 MiB")
@@ -83,7 +83,7 @@ def make_folders(layout: Layout, wishes: Wishes) -> None:
         _folder(plain)
     for secret in (layout.keys, layout.state):
         _folder(secret, mode=0o700, owner=None)
-    layout.keys.chmod(0o711)  # munged, no longer root, reaches its key in there
+    layout.keys.chmod(0o711)  # munged runs as its own account and must reach its key
     for service, name in ((SLURM_ACCOUNT, "slurmctld"), (MUNGE_ACCOUNT, "munge"), (DATABASE_ACCOUNT, "mysql")):
         for parent in (layout.log, layout.run):
             _folder(parent / name, owner=service.uid)
@@ -112,7 +112,7 @@ def _make_devices(layout: Layout) -> None:
 
 
 def make_keys(layout: Layout) -> None:
-    """Make the keys that are missing: munge's, the login node's host key, the adapter's key pair; and known_hosts."""
+    """Create missing keys: munge's, the login node's host key, the adapter's key pair. Write known_hosts."""
     munge = layout.keys / "munge" / "munge.key"
     if not munge.exists() or munge.stat().st_size < 32:
         munge.touch(mode=0o600)
@@ -130,7 +130,7 @@ def make_keys(layout: Layout) -> None:
 
 
 def write_slurm_files(layout: Layout, wishes: Wishes) -> bool:
-    """Write Slurm's configuration; whether it differs from what was there."""
+    """Write Slurm's configuration. Return whether it changed."""
     differing = differing_slurm_files(layout, wishes)
     for path, text in differing.items():
         replace(path, text)
@@ -138,7 +138,7 @@ def write_slurm_files(layout: Layout, wishes: Wishes) -> bool:
 
 
 def differing_slurm_files(layout: Layout, wishes: Wishes) -> dict[Path, str]:
-    """The files of Slurm's configuration that are not there or say something else, with what they should say."""
+    """Return the missing or changed files of Slurm's configuration, with their expected text."""
     texts = {
         layout.slurm / "slurm.conf": settings.slurm_conf(
             layout, wishes, memory_limits=not memory_limits_problem(layout)
@@ -150,23 +150,23 @@ def differing_slurm_files(layout: Layout, wishes: Wishes) -> dict[Path, str]:
 
 
 def memory_limits_problem(layout: Layout) -> str:
-    """Why jobs' memory cannot be limited on this machine; empty where it can.
+    """Return why the memory of jobs cannot be limited on this machine. Empty if it can.
 
-    Slurm's cgroup/v1 plugin wants the roots of the hierarchies `memory` and `freezer`, writable, at the usual place.
+    Slurm's cgroup/v1 plugin needs the hierarchies `memory` and `freezer`, mounted writable below /sys/fs/cgroup.
     """
     for controller in ("memory", "freezer"):
         folder = Path("/sys/fs/cgroup") / controller
         if not (folder / "release_agent").exists():
-            return f"control group v1's {controller} hierarchy is not at {folder}: jobs are not killed for their memory"
+            return f"the cgroup v1 hierarchy {controller} is not at {folder}: memory limits of jobs are not enforced"
         try:
             (folder / layout.control_group).mkdir(exist_ok=True)
         except OSError as error:
-            return f"{folder} is not writable ({error.strerror}): jobs are not killed for their memory"
+            return f"{folder} is not writable ({error.strerror}): memory limits of jobs are not enforced"
     return ""
 
 
 def replace(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Put a complete file in place at once."""
+    """Write a file atomically."""
     new = path.with_name(f".{path.name}.new")
     new.write_text(text, encoding="utf-8")
     new.chmod(mode)
@@ -174,7 +174,7 @@ def replace(path: Path, text: str, *, mode: int = 0o644) -> None:
 
 
 def _folder(path: Path, mode: int = 0o755, owner: int | None = 0, group: int | None = None) -> None:
-    """Make a folder, or put right the one that is there. Owner None: whoever calls."""
+    """Create a folder, or correct the mode and owner of an existing one. Owner None keeps the owner."""
     path.mkdir(parents=True, exist_ok=True)
     if owner is not None:
         os.chown(path, owner, owner if group is None else group)

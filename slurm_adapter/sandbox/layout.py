@@ -1,7 +1,7 @@
 """Names, addresses, accounts and folders of a sandbox.
 
-All files of a sandbox are below its `root`. All else that it makes (namespaces, one network interface, control groups)
-is derived from the names here. A later run finds it again, whatever happened to the run that made it.
+All files of a sandbox are below its `root`. The names of everything else (namespaces, one network interface, control
+groups) are derived from the names here. So a later run finds all of it, even if the earlier run was killed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ CACHE = Path("/var/cache/slurm-adapter-sandbox")
 BASE = Path("/var/lib/slurm-adapter-sandbox")
 """The root of the sandbox without a name. A named one has `BASE-NAME`."""
 SHARED_ON_NODES = Path("/srv")
-"""Every Debian has this folder, empty: a mount there leaves nothing on the machine."""
+"""Mount point of the shared file system. Every Debian has this folder, empty."""
 
 MARK = "SLURM_ADAPTER_SANDBOX"
-"""An environment variable of every daemon, with the sandbox's root: how a later run knows its own."""
+"""Environment variable of every daemon, with the sandbox's root. It identifies the sandbox's processes."""
 
 CLUSTER_NAME = "sandbox"
 CONTROL_GROUP = "slurm-adapter-sandbox"
@@ -29,16 +29,16 @@ HOST_NUMBER = 1
 MOST_NODES = 64
 MOST_SANDBOXES = 100
 FIRST_NETWORK = 77
-"""The sandbox without a name has the network 10.213.77.0/24, the others have those after it."""
+"""The sandbox without a name uses the network 10.213.77.0/24, the others use the next ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A Unix account of the nodes. The machine itself has none of them."""
+    """A Unix account of the nodes. The machine itself does not have it."""
 
     name: str
     uid: int
-    """Also the number of the group with the same name."""
+    """Also the id of the group with the same name."""
     home: str = "/nonexistent"
     shell: str = "/usr/sbin/nologin"
 
@@ -48,25 +48,25 @@ def _person(name: str, uid: int) -> Account:
 
 
 ADAPTER = _person("ucloud", 7700)
-"""The adapter's own account: unprivileged, and not the one that jobs run as."""
+"""The adapter's own account. It is unprivileged, and jobs do not run as it."""
 ALICE = _person("alice", 7701)
 BOB = _person("bob", 7702)
 JOBS = _person("jobs", 7703)
-"""The one account of all jobs with `identity.mode = "service"`."""
+"""The account of all jobs if `identity.mode = "service"`."""
 PEOPLE = (ADAPTER, ALICE, BOB, JOBS)
 JOB_ACCOUNTS = (ALICE, BOB, JOBS)
 SLURM_ACCOUNT = Account("slurm", 64030)
-"""SlurmUser, with the number that Debian reserves for it."""
+"""SlurmUser, with the uid that Debian reserves for it."""
 MUNGE_ACCOUNT = Account("munge", 7710)
 DATABASE_ACCOUNT = Account("mysql", 7711)
 SERVICES = (SLURM_ACCOUNT, MUNGE_ACCOUNT, DATABASE_ACCOUNT)
 RESEARCH_GROUP = ("research", 7720, (ALICE, BOB, JOBS))
-"""A group that they share besides their own: it owns the project drive."""
+"""A shared group, which owns the project drive: name, gid, members."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine of a sandbox: a set of namespaces with a name and an address."""
+    """A node of a sandbox: a set of namespaces with a name and an address."""
 
     layout: Layout
     name: str
@@ -85,39 +85,39 @@ class Node:
 
     @property
     def etc(self) -> Path:
-        """What it sees as `/etc`: a folder of its own.
+        """Folder that is mounted as `/etc` of the node.
 
-        No mounts on single files: they would keep a job from making an overlay of `/etc`.
+        Single files are not mounted: a job could not make an overlay of `/etc` then.
         """
         return self.layout.nodes / self.name / "etc"
 
     def namespace(self, kind: str) -> Path:
-        """The file that holds its namespace of a kind: `net`, `mnt`, `uts` or `ipc`."""
+        """Return the file that holds a namespace of the node: `net`, `mnt`, `uts` or `ipc`."""
         return self.layout.namespaces / self.name / kind
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Folders, addresses and marks of one sandbox."""
+    """Folders, addresses and names of one sandbox."""
 
     name: str = ""
     """Empty for the sandbox without a name."""
     number: int = 0
-    """Its network among those of all sandboxes; 0 for the sandbox without a name."""
+    """Number of its network. 0 for the sandbox without a name."""
 
     @property
     def root(self) -> Path:
-        """All that it keeps."""
+        """Folder of all files."""
         return BASE.with_name(f"{BASE.name}-{self.name}") if self.name else BASE
 
     @property
     def namespaces(self) -> Path:
-        """The files that hold its namespaces."""
+        """Folder of the files that hold its namespaces."""
         return self.root / "namespaces"
 
     @property
     def nodes(self) -> Path:
-        """A folder for each node; in it the node's own `/etc`."""
+        """Folder with a subfolder for each node, which has the node's `/etc`."""
         return self.root / "nodes"
 
     @property
@@ -127,12 +127,12 @@ class Layout:
 
     @property
     def spool(self) -> Path:
-        """What the daemons keep."""
+        """State of the daemons."""
         return self.root / "spool"
 
     @property
     def log(self) -> Path:
-        """The daemons' logs."""
+        """Logs of the daemons."""
         return self.root / "log"
 
     @property
@@ -142,102 +142,102 @@ class Layout:
 
     @property
     def keys(self) -> Path:
-        """The adapter's SSH key pair and `known_hosts`, the login node's host key, munge's key. For root only."""
+        """The adapter's SSH key pair and `known_hosts`, the login node's host key, munge's key. Only for root."""
         return self.root / "keys"
 
     @property
     def shared(self) -> Path:
-        """The shared file system. The nodes see it at `SHARED_ON_NODES`."""
+        """Shared file system. The nodes mount it at `SHARED_ON_NODES`."""
         return self.root / "shared"
 
     @property
     def state(self) -> Path:
-        """The adapter's own state, for the config that `up` writes. It belongs to the caller of `up`."""
+        """The adapter's state folder in the configuration that `up` writes. The caller of `up` owns it."""
         return self.root / "state"
 
     @property
     def devices(self) -> Path:
-        """The GPUs."""
+        """Device files of the GPUs."""
         return self.root / "devices"
 
     @property
     def record(self) -> Path:
-        """What the last `up` was asked for."""
+        """File with the settings of the last `up`."""
         return self.root / "sandbox.json"
 
     @property
     def reservation(self) -> Path:
-        """The file with its number."""
+        """File with the sandbox's number."""
         return self.root / "number"
 
     @property
     def config(self) -> Path:
-        """The adapter's config for it."""
+        """The adapter's configuration file for the sandbox."""
         return self.root / "config.toml"
 
     @property
     def munge_socket(self) -> Path:
-        """Where munged listens."""
+        """Socket of munged."""
         return self.run / "munge" / "munge.socket.2"
 
     @property
     def database_socket(self) -> Path:
-        """Where mariadbd listens."""
+        """Socket of mariadbd."""
         return self.run / "mysql" / "mysqld.sock"
 
     @property
     def mark(self) -> str:
-        """What the environment of each of its daemons holds."""
+        """Environment entry of each daemon: the variable `MARK` with the sandbox's root."""
         return f"{MARK}={self.root}"
 
     @property
     def host_interface(self) -> str:
-        """The machine's own end of its network. Interface names have at most 15 characters."""
+        """The machine's interface in the sandbox's network. Interface names have at most 15 characters."""
         return f"slurmsandbox{self.number or ''}"
 
     @property
     def control_group(self) -> str:
-        """The control group of its daemons, in every hierarchy."""
+        """Control group of its daemons, in every hierarchy."""
         return self.root.name
 
     @property
     def first_job_id(self) -> int:
-        """Its first Slurm id. Ids of two sandboxes never meet: Slurm names jobs' control groups by them."""
+        """First Slurm job id. Two sandboxes never use the same ids, because Slurm names control groups by them."""
         return 1 + self.number * 500_000
 
     @property
     def login(self) -> Node:
-        """Runs sshd, slurmctld and munged, with accounting slurmdbd and MariaDB, and holds the network's bridge."""
+        """Login node: sshd, slurmctld, munged, the network's bridge, and with accounting slurmdbd and MariaDB."""
         return Node(self, "login", 2)
 
     def compute(self, count: int) -> tuple[Node, ...]:
-        """node001 and so on."""
+        """Return the compute nodes: node001, node002, ..."""
         return tuple(Node(self, f"node{index:03}", 10 + index) for index in range(1, count + 1))
 
     def node(self, name: str) -> Node:
-        """The node of a name, whether it is up or not."""
+        """Return the node with a name, whether it is up or not."""
         return next(node for node in (self.login, *self.compute(MOST_NODES)) if node.name == name)
 
     def ipv4(self, number: int) -> str:
-        """An address of its network, a private one (RFC 1918) that hardly anybody else uses."""
+        """Return an IPv4 address of the sandbox's network (private, RFC 1918)."""
         return f"10.213.{FIRST_NETWORK + self.number}.{number}"
 
     def ipv6(self, number: int) -> str:
-        """The same in a unique local network (RFC 4193)."""
+        """Return an IPv6 address of the sandbox's network (unique local, RFC 4193)."""
         return f"fd5a:d213:{0x4D77 + self.number:x}::{number}"
 
 
 def layout_of(name: str = "") -> Layout:
-    """Return the layout of a sandbox: its own number if it is there, else the first one that is free."""
+    """Return the layout of a sandbox, with its own number if it exists, else with the first free number."""
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?", name or "x"):
-        raise Refused(f"a sandbox's name has 1 to 20 characters of a-z, 0-9 and '-', not {name!r}")
+        raise Refused(f"{name!r} is not a sandbox's name: use 1 to 20 characters of a-z, 0-9 and '-'")
     if not name:
         return Layout()
     taken = {_number(path) for path in BASE.parent.glob(f"{BASE.name}-*/number") if path.parent != Layout(name).root}
     free = next((number for number in range(1, MOST_SANDBOXES) if number not in taken), None)
     number = _number(Layout(name).reservation) or free
     if number is None:
-        raise Refused(f"this machine has {MOST_SANDBOXES} sandboxes already: take one down first")
+        raise Refused(f"there are already {MOST_SANDBOXES} sandboxes: remove one with `sandbox down --name NAME`")
     return Layout(name, number)
 
 

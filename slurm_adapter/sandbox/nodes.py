@@ -1,8 +1,7 @@
-"""Nodes out of namespaces: each has its own network, host name, mounts, `/etc`, `/run`, `/tmp` and shared memory.
+"""Build nodes from namespaces: each has its own network, hostname, mounts, `/etc`, `/run`, `/tmp` and shared memory.
 
-The namespaces are held by files (`namespaces/`), not by processes, so that nothing which is killed takes a node away.
-The network's bridge is in the login node and the machine has one address on it: no firewall rule of the machine stands
-between the nodes.
+Files (`namespaces/`) hold the namespaces, not processes: a killed process does not remove a node. The network's bridge
+is in the login node, and the machine has one address on it. So the machine's firewall does not affect the nodes.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ if [ -d /dev/shm ]; then mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs /dev/shm
 mount --bind "$4" "$5"
 ip link set lo up
 """
-"""Run inside a node's new namespaces. `/run` of its own also hides the machine's name service cache and bus."""
+"""Script that runs in a node's new namespaces. Its own `/run` also hides the machine's name service cache and bus."""
 
 
 _OWN = (
@@ -71,7 +70,7 @@ _OWN = (
     "subuid",
     "subgid",
 )
-"""How the names of files begin that are not taken from the machine's `/etc`."""
+"""Prefixes of files that are not copied from the machine's `/etc`."""
 _WITH_A_LARGER_NUMBER = """\
 import ctypes, os, sys
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -79,27 +78,27 @@ for _ in range(4096):
     ctypes.CDLL(None).unshare(0x04000000)  # CLONE_NEWUTS: the cheapest namespace
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-"""Runs a command on a processor that has no small numbers for namespaces left.
+"""Program that runs a command on a processor which has used up its small namespace numbers.
 
-The kernel lets a file hold a mount namespace only if its number is larger than that of the one that the file is in
-(`mnt_ns_loop` in fs/namespace.c). From Linux 6.18 on each processor takes 4096 numbers at a time. Inside a container,
-whose own mount namespace was made on another processor, a new one may so have a smaller number.
+A file can hold a mount namespace only if the namespace's number is larger than that of the file's own namespace
+(`mnt_ns_loop` in the kernel's fs/namespace.c). From Linux 6.18 each processor takes 4096 numbers at a time. If a
+container's mount namespace was made on another processor, a new namespace may get a smaller number.
 """
 _PROBE = "mount -t tmpfs tmpfs /run && ip link set lo up && ip link add probe type bridge"
 
 
 def obstacle() -> str:
-    """Why this kernel, or the container that this runs in, cannot have nodes; empty where it can."""
+    """Return why this kernel or container does not allow nodes. Empty if it does."""
     command = ["unshare", "--net", "--mount", "--uts", "--ipc", "--propagation=private", "sh", "-c", _PROBE]
     done = subprocess.run(command, capture_output=True, timeout=30, check=False)
     if not done.returncode:
         return ""
     words = done.stderr.decode(errors="replace").strip().replace("\n", " / ")
-    return f"network and mount namespaces cannot be made here ({words}): in a container it takes --privileged"
+    return f"network and mount namespaces cannot be created ({words}): in a container, start it with --privileged"
 
 
 def are_whole(layout: Layout, count: int) -> bool:
-    """Whether the login node and so many compute nodes have their namespaces and the network between them is up."""
+    """Return whether the namespaces and the network of the login node and `count` compute nodes are complete."""
     for node in (layout.login, *layout.compute(count)):
         if not all(is_namespace(node.namespace(kind)) for kind in NAMESPACE_KINDS):
             return False
@@ -110,7 +109,7 @@ def are_whole(layout: Layout, count: int) -> bool:
 
 
 def build(layout: Layout, wishes: Wishes) -> None:
-    """Make all nodes anew. Raises `Refused` if the kernel does not let us."""
+    """Build all nodes. Raises `Refused` if the kernel does not allow it."""
     _check_network_is_free(layout)
     pins = layout.namespaces
     pins.mkdir(exist_ok=True)
@@ -128,7 +127,7 @@ def build(layout: Layout, wishes: Wishes) -> None:
 
 
 def _make_node(node: Node, wishes: Wishes) -> None:
-    """Make a node's namespaces, with its mounts in them."""
+    """Create a node's namespaces and its mounts."""
     layout = node.layout
     command = [
         "unshare",
@@ -158,7 +157,7 @@ def _make_node(node: Node, wishes: Wishes) -> None:
 
 
 def remove(layout: Layout) -> None:
-    """Take the namespaces and the network away. Safe to repeat; their processes must have ended."""
+    """Remove the namespaces and the network. Their processes must have ended. Safe to repeat."""
     subprocess.run(["ip", "link", "delete", layout.host_interface], capture_output=True, timeout=30, check=False)
     for mount in sorted(_mounts_below(layout.root), reverse=True):
         _must(["umount", "-l", mount])
@@ -167,7 +166,7 @@ def remove(layout: Layout) -> None:
 
 
 def write_etc(node: Node, wishes: Wishes) -> None:
-    """Give a node its `/etc`: its release's, with names, accounts, rules and keys of its own."""
+    """Write a node's `/etc`: a copy of its release's, with its own names, accounts, sudo rules and keys."""
     etc, layout = node.etc, node.layout
     theirs = releases.tree(wishes.release) / "etc"
     shutil.rmtree(etc, ignore_errors=True)
@@ -194,7 +193,7 @@ def write_etc(node: Node, wishes: Wishes) -> None:
 
 
 def refresh_etc(node: Node) -> None:
-    """Bring what packages have put into the machine's `/etc` since the node was made: programs by alternatives(8)."""
+    """Copy what packages have added to the machine's `/etc` since the node was made, such as alternatives(8)."""
     there = Path("/etc")
     for source in [*there.iterdir(), *there.glob("alternatives/*")]:
         target = node.etc / source.relative_to(there)
@@ -205,7 +204,7 @@ def refresh_etc(node: Node) -> None:
 
 
 def _connect(layout: Layout, wishes: Wishes) -> None:
-    """Join the nodes by a bridge in the login node, which is also that node's own interface."""
+    """Connect the nodes by a bridge in the login node. The bridge is also that node's interface."""
     hub = layout.login.namespace("net")
     _ip(f"link add {layout.host_interface} type veth peer name to-host netns {hub}")
     _inside(
@@ -234,7 +233,7 @@ def _check_network_is_free(layout: Layout) -> None:
 
 
 def _add_ipv6(address: str, prefix: Sequence[str], device: str) -> None:
-    """Not an error where it fails: the machine may have IPv6 switched off, and nothing here depends on it."""
+    """Add an IPv6 address. Failure is ignored: IPv6 may be disabled, and nothing here depends on it."""
     command = [*prefix, "ip", "addr", "add", f"{address}/64", "dev", device, "nodad"]
     subprocess.run(command, capture_output=True, timeout=30, check=False)
 
@@ -255,7 +254,7 @@ def _must(argv: Sequence[str], stdin: str = "") -> None:
     done = subprocess.run(argv, input=stdin.encode(), capture_output=True, timeout=60, check=False)
     if done.returncode:
         words = " / ".join(done.stderr.decode(errors="replace").split("\n")).strip(" /")
-        raise Refused(f"the sandbox's nodes cannot be made: `{' '.join(argv[:3])} ...` said: {words}")
+        raise Refused(f"the sandbox's nodes cannot be created: `{' '.join(argv[:3])} ...` failed: {words}")
 
 
 def _mounts_below(folder: Path) -> list[str]:

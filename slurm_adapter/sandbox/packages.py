@@ -33,7 +33,7 @@ PACKAGES = (
 )
 ACCOUNTING_PACKAGES = ("slurmdbd", "mariadb-server")
 ROOT_PACKAGES = ("debootstrap", "openssh-client", "iproute2", "util-linux")
-"""What this machine needs itself if the nodes run another release."""
+"""Packages that this machine needs if the nodes run another release."""
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _POLICY_TEXT = "#!/bin/sh\n# slurm-adapter sandbox install: starts no services; removed when done\nexit 101\n"
@@ -45,18 +45,18 @@ _SERVICES = {
     "openssh-server": "ssh",
     "mariadb-server": "mariadb",
 }
-"""The service that each of these packages would start at the machine's next boot."""
+"""Service that each of these packages would start at the machine's next boot."""
 
 
 def wanted_packages(*, release: str = "", accounting: bool = False) -> tuple[str, ...]:
-    """The packages that this machine needs for a sandbox of a release (empty: its own)."""
+    """Return the packages that this machine needs for a sandbox of a release (empty: its own)."""
     if release:
         return ROOT_PACKAGES
     return PACKAGES + (ACCOUNTING_PACKAGES if accounting else ())
 
 
 def missing_packages(wanted: Iterable[str]) -> tuple[str, ...]:
-    """Those of the packages that are not installed."""
+    """Return the packages that are not installed."""
     wanted = tuple(wanted)
     query = ["dpkg-query", "-W", "-f=${Package} ${db:Status-Status}\n", *wanted]
     done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
@@ -65,18 +65,18 @@ def missing_packages(wanted: Iterable[str]) -> tuple[str, ...]:
 
 
 def machine_obstacle() -> str:
-    """Why no sandbox can be for this account on this system; empty where one can."""
+    """Return why this account or system cannot run a sandbox. Empty if it can."""
     if os.geteuid() != 0:
-        return "the sandbox makes network namespaces, and accounts in them: run it as root (sudo)"
+        return "a sandbox needs root to create network namespaces: run it as root (sudo)"
     if not shutil.which("dpkg-query") or not shutil.which("apt-get"):
-        return "the sandbox is made of Debian's packages: run it on Debian 12 or Ubuntu 24.04, or later"
+        return "a sandbox needs Debian's packages: run it on Debian 12 or Ubuntu 24.04, or later"
     return ""
 
 
 def install_packages(wanted: Iterable[str], say: Callable[[str], None]) -> None:
-    """Install what is missing, without starting or enabling any service. Nothing happens where all are there.
+    """Install missing packages, without starting or enabling any service.
 
-    Raises `Refused` where this machine cannot have them and `TryAgain` where apt-get failed.
+    Raises `Refused` if this machine cannot have them, and `TryAgain` if apt-get failed.
     """
     if problem := machine_obstacle():
         raise Refused(problem)
@@ -89,7 +89,7 @@ def install_packages(wanted: Iterable[str], say: Callable[[str], None]) -> None:
         _POLICY.write_text(_POLICY_TEXT, encoding="utf-8")
         _POLICY.chmod(0o755)
     try:
-        # A package list that cannot be refreshed may still serve: the installation tells.
+        # Failure is ignored: the old package list may be sufficient, and otherwise the installation fails.
         _apt(["update"], say)
         status, last = _apt(["install", "-y", "--no-install-recommends", *missing], say)
     finally:
@@ -99,13 +99,13 @@ def install_packages(wanted: Iterable[str], say: Callable[[str], None]) -> None:
     if status or still:
         raise TryAgain(
             f"apt-get could not install {', '.join(still or missing)}: {last or f'exit code {status}'}. "
-            "See that the machine reaches its package mirror and has a gigabyte free, then run it again"
+            "Check that the machine reaches its package mirror and has 1 GB free, then run the command again"
         )
     _disable(missing)
 
 
 def _apt(arguments: list[str], say: Callable[[str], None]) -> tuple[int, str]:
-    """Run apt-get; its exit status and its last complaint."""
+    """Run apt-get. Return its exit status and its last error message."""
     last = ""
     command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0", *arguments]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
@@ -128,7 +128,7 @@ def _apt(arguments: list[str], say: Callable[[str], None]) -> tuple[int, str]:
 
 
 def _disable(installed: Iterable[str]) -> None:
-    """Keep the services of newly installed packages from starting at the next boot: the sandbox starts its own."""
+    """Disable the services of newly installed packages. The sandbox starts its own daemons."""
     units = [_SERVICES[name] for name in installed if name in _SERVICES]
     if units and shutil.which("systemctl"):
         subprocess.run(["systemctl", "disable", *units], capture_output=True, timeout=60, check=False)

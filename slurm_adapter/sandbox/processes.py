@@ -1,8 +1,8 @@
-"""The sandbox's processes: finding them whatever became of their pid files, starting and ending them.
+"""Find, start and end the sandbox's processes, without relying on pid files.
 
-A process is a sandbox's own if it is in the network namespace of one of its nodes (every job is), or if the sandbox's
-mark is in its environment (every daemon's). Neither depends on a file that a killed run may have left wrong. A mark
-counts only in this process's own pid namespace and on its own file system: a container may have a sandbox, too.
+A process belongs to a sandbox if it is in the network namespace of one of its nodes (every job is), or if its
+environment has the sandbox's mark (every daemon has). So files of a killed run cannot mislead. A mark counts only in
+this process's own pid namespace and file system: a container may have a sandbox, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SLURM_DAEMONS = ("slurmctld", "slurmd", "slurmdbd", "munged")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""On the nodes."""
+"""PATH on the nodes."""
 DAEMONS = (*SLURM_DAEMONS, "mariadbd", "sshd")
 NAMESPACE_KINDS = {"mnt": "mount", "net": "net", "uts": "uts", "ipc": "ipc"}
 """The kernel's name for each kind of namespace of a node, and nsenter's option for it."""
@@ -35,23 +35,23 @@ NAMESPACE_KINDS = {"mnt": "mount", "net": "net", "uts": "uts", "ipc": "ipc"}
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A living process (a zombie is none)."""
+    """A running process, not a zombie."""
 
     pid: int
     name: str
-    """The first 15 characters of the program's name, without Debian's suffix."""
+    """First 15 characters of the program's name, without Debian's suffix."""
     network: int
-    """The inode of its network namespace."""
+    """Inode of its network namespace."""
     stopped: bool
-    """Whether a signal has stalled it (SIGSTOP)."""
+    """True if a signal has stopped it (SIGSTOP)."""
     mark: str
-    """The mark of a sandbox of this machine that is in its environment; empty if there is none."""
+    """Mark of a sandbox of this machine in its environment. Empty if there is none."""
     foreign: bool
-    """Whether it is in another pid namespace: a container's, or one that a job has made."""
+    """True if it is in another pid namespace: of a container, or made by a job."""
 
 
 def living() -> tuple[Process, ...]:
-    """All processes of the machine, as far as they can be read; kernel threads are left out."""
+    """Return all readable processes of the machine, without kernel threads."""
     here = Path("/proc/self/ns/pid").stat().st_ino
     found = []
     for entry in os.scandir("/proc"):
@@ -67,7 +67,7 @@ def living() -> tuple[Process, ...]:
             found.append(
                 Process(
                     pid=int(entry.name),
-                    # From 23.11 on Slurm's daemons start anew to reconfigure, by the name of Debian's file.
+                    # From Slurm 23.11 daemons re-execute themselves to reconfigure, with Debian's file name.
                     name=Path(entry.path, "comm").read_text(errors="replace").strip().removesuffix("-wlm"),
                     network=Path(entry.path, "ns/net").stat().st_ino,
                     stopped=state in "Tt",
@@ -79,12 +79,12 @@ def living() -> tuple[Process, ...]:
 
 
 def _sees_our_files(process: Path, mark: str) -> bool:
-    """Whether the sandbox of a mark is the same folder for a process as for this one."""
+    """Return whether a process sees the same folder at the mark's path as this process."""
     root = mark.partition("=")[2]
     try:
         ours = Path(root).stat()
     except OSError:
-        return True  # its files are gone, and its processes must go, too
+        return True  # its files were removed, so its processes must end, too
     try:
         theirs = Path(f"{process}/root{root}").stat()
     except OSError:
@@ -93,7 +93,7 @@ def _sees_our_files(process: Path, mark: str) -> bool:
 
 
 def own(layout: Layout, processes: Sequence[Process] | None = None) -> tuple[Process, ...]:
-    """A sandbox's processes."""
+    """Return the processes of a sandbox."""
     processes = living() if processes is None else processes
     machine = Path("/proc/self/ns/net").stat().st_ino
     networks = {process.network for process in processes if process.mark == layout.mark}
@@ -106,9 +106,9 @@ def own(layout: Layout, processes: Sequence[Process] | None = None) -> tuple[Pro
 
 
 def foreign_daemons() -> tuple[str, ...]:
-    """Slurm's and munge's daemons of this machine that are no sandbox's, as `name (pid N)`.
+    """Return the daemons of Slurm and munge on this machine that belong to no sandbox, as `name (pid N)`.
 
-    Those in another pid namespace are a container's: they have their own files, and are none of this machine's.
+    Daemons in another pid namespace are ignored: they belong to a container, which has its own files.
     """
     processes = living()
     networks = {process.network for process in processes if process.mark}
@@ -120,7 +120,7 @@ def foreign_daemons() -> tuple[str, ...]:
 
 
 def on_node(node: Node, name: str) -> tuple[int, ...]:
-    """The pids of a program on a node."""
+    """Return the process ids of a program on a node."""
     pin = node.namespace("net")
     if not is_namespace(pin):
         return ()
@@ -129,7 +129,7 @@ def on_node(node: Node, name: str) -> tuple[int, ...]:
 
 
 def is_namespace(path: Path) -> bool:
-    """Whether a namespace is held by this file: then a file of the kernel's nsfs is mounted on it."""
+    """Return whether this file holds a namespace. If so, a file of the kernel's nsfs is mounted on it."""
     try:
         return path.stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
     except OSError:
@@ -137,10 +137,10 @@ def is_namespace(path: Path) -> bool:
 
 
 def entry(node: Node, user: str = "root") -> tuple[str, ...]:
-    """The words before a command that run it on a node as an account, with a clean environment and `/` as folder.
+    """Return the prefix for a command that runs it on a node as an account, in `/`, with a clean environment.
 
-    They exec into the command (no process stays between), so signals and exit codes are its own. The account is
-    looked up on the node: the machine itself does not know it.
+    Each program of the prefix executes the next one, so signals and exit codes are those of the command. The account
+    is looked up on the node: the machine itself does not have it.
     """
     return (
         "nsenter",
@@ -160,12 +160,12 @@ def entry(node: Node, user: str = "root") -> tuple[str, ...]:
 def run_on(
     node: Node, argv: Sequence[str], *, user: str = "root", stdin: bytes = b"", timeout: float = 60
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command on a node to its end. Raises `subprocess.TimeoutExpired`, the command then being killed."""
+    """Run a command on a node and wait for it. Kills it after `timeout` and raises `subprocess.TimeoutExpired`."""
     return subprocess.run([*entry(node, user), *argv], input=stdin, capture_output=True, timeout=timeout, check=False)
 
 
 def control_groups(layout: Layout) -> tuple[Path, ...]:
-    """A sandbox's own control group in each mounted hierarchy that it can have one in."""
+    """Return the sandbox's control group in each mounted hierarchy that can have one."""
     mounts = []
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         left, _, right = line.partition(" - ")
@@ -178,10 +178,10 @@ def control_groups(layout: Layout) -> tuple[Path, ...]:
 def start(
     node: Node, argv: Sequence[str], *, user: Account | None = None, environment: Sequence[str] = (), log: str
 ) -> None:
-    """Start a daemon on a node, in a session and control group of its own, so that it outlives this run.
+    """Start a daemon on a node, in its own session and control group, so that it outlives this process.
 
-    Neither this process's output nor its terminal is held open by it: what it says before it opens its own log goes
-    to `<log>.out` among the logs. Raises `Refused` with the end of that where the daemon gives up.
+    The daemon does not keep this process's output or terminal open: its output goes to `<log>.out` in the log folder.
+    Raises `Refused` with the end of that file if the daemon fails to start.
     """
     groups = []
     for group in control_groups(node.layout):
@@ -208,7 +208,7 @@ def start(
 
 
 def end(pids: Sequence[int], how: signal.Signals = signal.SIGKILL, *, patience: float = 20) -> None:
-    """Signal processes and wait until they are gone. Raises `Refused` where they outlive `patience` seconds."""
+    """Send a signal to processes and wait for their end. Raises `Refused` after `patience` seconds."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, how)
@@ -217,28 +217,28 @@ def end(pids: Sequence[int], how: signal.Signals = signal.SIGKILL, *, patience: 
     limit = time.monotonic() + patience
     while alive := {process.pid for process in living()} & set(pids):
         if time.monotonic() > limit:
-            raise Refused(f"processes {sorted(alive)} do not end on {how.name}: look at them with ps")
+            raise Refused(f"processes {sorted(alive)} did not end on {how.name}: inspect them with ps")
         time.sleep(0.02)
 
 
 def end_all(layout: Layout) -> None:
-    """Kill every process of a sandbox: daemons, jobs, shells of people who entered a node."""
+    """Kill every process of a sandbox: daemons, jobs, and shells on its nodes."""
     for _ in range(20):  # a fork bomb among the jobs may need several rounds
         pids = [process.pid for process in own(layout) if process.pid != os.getpid()]
         if not pids:
             return
         end(pids)
-    raise Refused("the sandbox's processes multiply as fast as they are killed: look with `ps axf`")
+    raise Refused("the sandbox's processes fork faster than they are killed: inspect them with `ps axf`")
 
 
 @contextmanager
 def locked(folder: Path, say: Callable[[str], None], patience: float = 120) -> Iterator[int]:
-    """Hold the lock of a folder, which is made if it is missing; its descriptor, for children that must hold it, too.
+    """Lock a folder, and create it if it is missing. Yield its descriptor, for children that must hold the lock, too.
 
-    Raises `TryAgain` if another command holds it for longer than `patience` seconds.
+    Raises `TryAgain` if another command holds the lock for longer than `patience` seconds.
     """
     limit = time.monotonic() + patience
-    told = False
+    waiting = False
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # its holder has removed it
@@ -247,10 +247,10 @@ def locked(folder: Path, say: Callable[[str], None], patience: float = 120) -> I
                 break
             os.close(descriptor)
         if time.monotonic() > limit:
-            raise TryAgain(f"another `sandbox` command is at work on {folder}: look with ps")
-        if not told:
+            raise TryAgain(f"another `sandbox` command holds the lock on {folder}: wait for it, or find it with ps")
+        if not waiting:
             say("waiting for another `sandbox` command to finish")
-            told = True
+            waiting = True
         time.sleep(0.1)
     try:
         yield descriptor
@@ -259,7 +259,7 @@ def locked(folder: Path, say: Callable[[str], None], patience: float = 120) -> I
 
 
 def _is_ours(descriptor: int, folder: Path) -> bool:
-    """Lock an open folder; whether we have it and it was not removed meanwhile."""
+    """Lock an open folder. Return whether that succeeded and the folder was not removed meanwhile."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return folder.stat().st_ino == os.fstat(descriptor).st_ino

@@ -1,4 +1,4 @@
-"""The two programs of UCloud's example, and its two calls, ready to be submitted by hand on a sandbox."""
+"""The two programs of UCloud's example and their job specifications, to be submitted by hand on a sandbox."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 PROGRAMS = ("acme-database", "acme-web-app")
 FOLDER = SHARED_ON_NODES / "bin"
-"""Where the nodes have them; the sandbox's configuration puts it into the PATH of jobs."""
+"""Folder of the programs on the nodes. The sandbox's configuration adds it to the PATH of jobs."""
 
 _BUILD = 'cc -static -O1 -w -x c -o "$1.new" - && chmod 755 "$1.new" && mv -f "$1.new" "$1"'
 
 
 def install(layout: Layout, say: Callable[[str], None]) -> None:
-    """Compile the programs on the login node, statically, and put the calls beside the configuration.
+    """Compile the programs on the login node, statically, and write the specifications next to the configuration.
 
     Raises `Refused` if they cannot be compiled.
     """
@@ -43,12 +43,12 @@ def install(layout: Layout, say: Callable[[str], None]) -> None:
 
 
 def call_of(layout: Layout, name: str) -> Path:
-    """Return the file with the call that submits a program."""
+    """Return the file with the job specification of a program."""
     return layout.root / f"{name}.json"
 
 
 def advice(layout: Layout) -> tuple[str, ...]:
-    """Return what to try next, a command a line."""
+    """Return commands to try next, one per line."""
     return (
         f"export SLURM_ADAPTER_CONFIG={layout.config}",
         *(f"slurm-adapter submit {call_of(layout, name)}" for name in PROGRAMS),

@@ -1,7 +1,6 @@
-"""Roots of other releases of Debian or Ubuntu, made once by debootstrap and kept in `CACHE`.
+"""Root file systems of other releases of Debian or Ubuntu, made by debootstrap and kept in `CACHE`.
 
-A node of another release has such a root as its file system, read-only. Only the nodes need it: the adapter stays
-outside, with the machine's own Python.
+A node of another release has such a root, read-only. The adapter runs outside, with the machine's own Python.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
 _ROOM = 3 * 1024**3
-"""Bytes that a root may take."""
+"""Free bytes that a new root needs."""
 _DAYS = 7
-"""So long a root that no sandbox uses is good. sid changes every day, and others get corrections."""
+"""Days after which an unused root is rebuilt. sid changes every day, and other releases get updates."""
 _APT_OPTIONS = "etc/apt/apt.conf.d/00machine"
 _TOOLS = ("procps", "curl", "python3", "perl")
-"""What jobs of the tests use besides."""
+"""Packages for jobs of the tests."""
 _QUICK = """\
 force-unsafe-io
 path-exclude=/usr/share/doc/*
@@ -38,7 +37,7 @@ path-exclude=/usr/share/man/*
 path-exclude=/usr/share/locale/*
 path-exclude=/usr/share/info/*
 """
-"""Options of dpkg: the root is thrown away if the machine dies, so nothing waits for the disk."""
+"""Options of dpkg. An incomplete root is deleted after a crash, so syncing to disk is not needed."""
 _INSTALL = """\
 set -eu
 root=$1
@@ -51,27 +50,27 @@ rm -rf "$root"/var/cache/apt/archives "$root"/var/lib/apt/lists
 
 
 def own_release() -> str:
-    """The code name of the machine's own release."""
+    """Return the code name of the machine's own release."""
     return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
 
 
 def tree(release: str) -> Path:
-    """The root folder of a release (empty: the machine's own). It is there if it is complete."""
+    """Return the root folder of a release (empty: the machine's own). It exists only if it is complete."""
     return CACHE / release if release else Path("/")
 
 
 def canonical(release: str) -> str:
-    """A release as it is kept: empty for the machine's own."""
+    """Return the release, or an empty string if it is the machine's own. Raises `Refused`."""
     if not re.fullmatch(r"[a-z]*", release):
-        raise Refused(f"a release is a code name like trixie or sid, not {release!r}")
+        raise Refused(f"{release!r} is not a release: give a code name like trixie or sid")
     return "" if release == own_release() else release
 
 
 def make(release: str, say: Callable[[str], None]) -> None:
-    """Make the root of a release, if it is not there or old. Takes minutes.
+    """Build the root of a release, if it is missing or old. Takes minutes.
 
-    An old one is kept if a new one cannot be had, with a note. Raises `Refused` if the disk is too small, and
-    `TryAgain` if there is no such release or its packages cannot be had.
+    If a new root cannot be built, the old one is kept, with a note. Raises `Refused` if the disk is too full, and
+    `TryAgain` if there is no such release or its packages cannot be downloaded.
     """
     if _is_good(release):
         return
@@ -82,14 +81,14 @@ def make(release: str, say: Callable[[str], None]) -> None:
         free = shutil.disk_usage(CACHE).free
         if free < _ROOM:
             raise Refused(f"{CACHE} has {free >> 20} MiB free; a root of {release} needs {_ROOM >> 20} MiB")
-        say(f"making a root of {release} in {root}, once: this takes minutes")
-        shutil.rmtree(new, ignore_errors=True)  # a killed run's; its mounts ended with its processes
+        say(f"building a root of {release} in {root}; this takes minutes, once")
+        shutil.rmtree(new, ignore_errors=True)  # left by a killed run; its mounts ended with its processes
         try:
             _build(release, new, lock, say)
         except TryAgain as problem:
             if not root.exists():
                 raise
-            say(f"note: {problem}. The root of {_made_on(root):%Y-%m-%d} is used")
+            say(f"note: {problem}. The root of {_made_on(root):%Y-%m-%d} is used instead")
         else:
             shutil.rmtree(root, ignore_errors=True)
             new.rename(root)
@@ -99,28 +98,28 @@ def make(release: str, say: Callable[[str], None]) -> None:
 
 
 def purge(say: Callable[[str], None]) -> None:
-    """Remove the roots of all releases. Raises `Refused` if a sandbox uses one."""
+    """Remove the roots of all releases. Raises `Refused` if a sandbox uses one of them."""
     if not CACHE.exists():
         return
     with locked(CACHE, say):
-        # Out of reach first: an `up` at this moment has written down by now that it uses one, or will miss it.
+        # Rename first: a concurrent `up` has recorded by now that it uses a root, or will not find it.
         away = [(root, root.rename(root.with_name(f".{root.name}.old"))) for root in CACHE.glob("[!.]*")]
         if users := [path for root, _ in away for path in _users(root.name)]:
             for root, moved in away:
                 moved.rename(root)
-            raise Refused(f"the roots in {CACHE} are in use by {', '.join(map(str, users))}: take that down first")
+            raise Refused(f"{CACHE} is in use by {', '.join(map(str, users))}: remove these sandboxes first")
         say(f"removing {CACHE}")
         shutil.rmtree(CACHE)
 
 
 def must_be_there(release: str) -> None:
-    """Raise `TryAgain` if a root was removed before a sandbox's record said that it is in use."""
+    """Raise `TryAgain` if a root was removed before a sandbox's record showed that it is in use."""
     if not tree(release).exists():
-        raise TryAgain(f"the root of {release} was removed at this moment: run `sandbox down`, then `sandbox up` again")
+        raise TryAgain(f"the root of {release} was removed at the same time: run `sandbox down`, then `sandbox up`")
 
 
 def _is_good(release: str) -> bool:
-    """Whether a release's root is there, and is used or not old."""
+    """Return whether a release's root exists, and is in use or not old."""
     root = tree(release)
     if not root.exists():
         return False
@@ -128,7 +127,7 @@ def _is_good(release: str) -> bool:
 
 
 def _users(release: str) -> list[Path]:
-    """The folders of the sandboxes that use a release."""
+    """Return the folders of the sandboxes that use a release."""
     records = BASE.parent.glob(f"{BASE.name}*/sandbox.json")
     return [path.parent for path in records if f'"release": "{release}"' in path.read_text(encoding="utf-8")]
 
@@ -148,7 +147,7 @@ def _build(release: str, root: Path, lock: int, say: Callable[[str], None]) -> N
 
 
 def _debootstrap(release: str, root: Path, lock: int, say: Callable[[str], None]) -> None:
-    """Make a minimal system. A release that is newer than debootstrap itself is made like Debian's newest."""
+    """Build a minimal system. For a release newer than debootstrap, use the script of Debian's newest release."""
     script = _SCRIPTS / release
     if not script.exists():
         script = _SCRIPTS / "sid"
@@ -162,7 +161,7 @@ def _debootstrap(release: str, root: Path, lock: int, say: Callable[[str], None]
 
 
 def _mirror() -> str:
-    """Where this machine has its own release from; empty if that is not plain."""
+    """Return the package mirror of this machine's own release. Empty if it is not clear."""
     words = ["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     rows = [line.split() for line in done.stdout.splitlines()]
@@ -170,14 +169,14 @@ def _mirror() -> str:
 
 
 def _apt_options() -> str:
-    """How this machine's apt reaches its mirror: proxies, and what it checks."""
+    """Return this machine's apt options for downloads, such as proxies and certificates."""
     done = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, timeout=60, check=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("Acquire::") and not line.endswith('"";')]
     return "\n".join([*lines, 'Acquire::Languages "none";', 'APT::Install-Recommends "false";', ""])
 
 
 def _run(release: str, argv: list[str], lock: int, say: Callable[[str], None]) -> None:
-    """Run a step in namespaces of its own, which end with it, and it with us. Raises `TryAgain` with its last words."""
+    """Run a step in its own namespaces. It ends if this process ends. Raises `TryAgain` with its last error message."""
     alone = [
         "setpriv",
         "--pdeathsig=KILL",
@@ -190,7 +189,7 @@ def _run(release: str, argv: list[str], lock: int, say: Callable[[str], None]) -
         "--mount-proc",
     ]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
-    last, told = "", ""
+    last, shown = "", ""
     with subprocess.Popen(
         [*alone, *argv],
         stdin=subprocess.DEVNULL,
@@ -206,11 +205,11 @@ def _run(release: str, argv: list[str], lock: int, say: Callable[[str], None]) -
             if words.startswith(("E:", "Err:", "W: Failure")) or "No space left" in words:
                 last = words.removeprefix("E: ")
             phase = words.split()[1] if words.startswith("I: ") else words if words.startswith("Need to get") else ""
-            if phase and phase != told and phase not in {"Validating", "Valid"}:
-                told = phase
+            if phase and phase != shown and phase not in {"Validating", "Valid"}:
+                shown = phase
                 say(words.removeprefix("I: "))
     if process.returncode:
         raise TryAgain(
-            f"no root of {release} could be made ({last or f'exit code {process.returncode}'}): see that {release} is "
-            "the code name of a release, that this machine reaches its package mirror and has 3 GB free"
+            f"the root of {release} could not be built ({last or f'exit code {process.returncode}'}): check that "
+            f"{release} is the code name of a release, that this machine reaches its package mirror and has 3 GB free"
         )

@@ -1,4 +1,4 @@
-"""The text of the files that the sandbox's daemons read. Pure: nothing here looks at the machine."""
+"""Texts of the configuration files of the sandbox's daemons. Pure functions."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ GPUS = 2
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a cluster is asked to be."""
+    """Requested settings of a sandbox."""
 
     nodes: int = 3
     accounting: bool = False
     min_job_age: int = 300
-    """Seconds that slurmctld remembers a finished job."""
+    """Slurm's MinJobAge: seconds that slurmctld keeps an ended job."""
     release: str = ""
-    """The release that the nodes run; empty for the machine's own."""
+    """Release of the nodes. Empty for the machine's own."""
 
 
 def slurm_conf(layout: Layout, wishes: Wishes, *, memory_limits: bool) -> str:
-    """Slurm's own configuration. Without memory limits processes are tracked by their parents."""
+    """Return slurm.conf(5). Without memory limits, Slurm tracks processes by their parents."""
     compute, login = layout.compute(wishes.nodes), layout.login
     first, last = compute[0].name, compute[-1].name
     names = first if first == last else f"node[{first.removeprefix('node')}-{last.removeprefix('node')}]"
@@ -63,7 +63,7 @@ ClusterName={CLUSTER_NAME}
 SlurmctldHost={login.name}({login.address})
 SlurmUser={SLURM_ACCOUNT.name}
 AuthType=auth/munge
-# A requeued job waits for its old credential to expire: 120 s unless told.
+# A requeued job waits until its old credential expires, by default 120 s.
 AuthInfo=socket={layout.munge_socket},cred_expire=5
 CredType=cred/munge
 StateSaveLocation={layout.spool}/slurmctld
@@ -78,7 +78,7 @@ PropagateResourceLimits=NONE
 ReturnToService=2
 JobRequeue=1
 KillWait=5
-# An allocation whose srun is gone, as after a crash of everything, ends by itself.
+# Ends an allocation if its srun is gone, for example after a crash.
 InactiveLimit=30
 MessageTimeout=10
 SlurmdTimeout=30
@@ -105,17 +105,17 @@ PartitionName=scavenge Nodes={names} DefaultTime=01:00:00 MaxTime=12:00:00 Prior
 
 
 def cgroup_conf() -> str:
-    """cgroup.conf(5): only memory is limited, so that nodes may pose as larger than the machine."""
+    """Return cgroup.conf(5). Only memory is limited, so that nodes can have more CPUs than the machine."""
     return "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\nConstrainCores=no\nConstrainDevices=no\n"
 
 
 def gres_conf(layout: Layout) -> str:
-    """gres.conf(5): the GPUs are files that nothing opens."""
+    """Return gres.conf(5). The GPUs are device files that nothing opens."""
     return f"AutoDetect=off\nName=gpu File={layout.devices}/gpu[0-{GPUS - 1}]\n"
 
 
 def slurmdbd_conf(layout: Layout) -> str:
-    """slurmdbd.conf(5). The database's socket comes from MYSQL_UNIX_PORT in slurmdbd's environment."""
+    """Return slurmdbd.conf(5). MYSQL_UNIX_PORT in slurmdbd's environment names the database's socket."""
     return f"""\
 AuthType=auth/munge
 AuthInfo=socket={layout.munge_socket}
@@ -132,7 +132,7 @@ StorageUser={SLURM_ACCOUNT.name}
 
 
 def mariadb_cnf(layout: Layout) -> str:
-    """Options of mariadbd: small buffers, no network."""
+    """Return the options of mariadbd: small buffers, no network."""
     return f"""\
 [mariadbd]
 datadir={layout.spool}/mysql
@@ -150,7 +150,7 @@ performance_schema=OFF
 
 
 def sshd_config(layout: Layout) -> str:
-    """What sshd on the login node reads, `sshd_config`: the adapter's account only, by public key only."""
+    """Return `sshd_config` of the login node: only the adapter's account, only by public key."""
     return f"""\
 Port 22
 HostKey {layout.keys}/ssh_host_ed25519_key
@@ -170,10 +170,10 @@ Subsystem sftp internal-sftp
 
 
 def sudoers() -> str:
-    """What a site would allow the adapter's account, as `sudoers`: the users of jobs, and three operator commands.
+    """Return `sudoers` as a site would write it: the adapter's account may act as the users, and as the operator.
 
-    Without accounting Slurm knows no operators but SlurmUser and root, so the operator's rule names SlurmUser and
-    exactly the commands that it may run (regular expressions: sudo 1.9.10).
+    Without accounting, only SlurmUser and root are operators. So the operator's rule names SlurmUser and exactly the
+    commands that are allowed (regular expressions need sudo 1.9.10).
     """
     jobs = ", ".join(account.name for account in JOB_ACCOUNTS)
     return f"""\
@@ -189,7 +189,7 @@ root ALL=(ALL:ALL) ALL
 
 
 def hosts(machines: Iterable[Node]) -> str:
-    """What every node has as `/etc/hosts`."""
+    """Return `/etc/hosts` of every node."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     for node in machines:
         lines += [f"{node.address} {node.name}", f"{node.address6} {node.name}"]
@@ -197,14 +197,14 @@ def hosts(machines: Iterable[Node]) -> str:
 
 
 def passwd(machine: str) -> str:
-    """What every node has as `/etc/passwd`: the machine's system accounts and the sandbox's own."""
+    """Return `/etc/passwd` of every node: the machine's system accounts and the sandbox's accounts."""
     own = (*PEOPLE, *SERVICES)
     lines = [f"{a.name}:x:{a.uid}:{a.uid}::{a.home}:{a.shell}" for a in own]
     return _merge(machine, {a.name for a in own}, {a.uid for a in own}, lines)
 
 
 def group(machine: str) -> str:
-    """What every node has as `/etc/group`, likewise."""
+    """Return `/etc/group` of every node, merged in the same way."""
     own = (*PEOPLE, *SERVICES)
     name, number, members = RESEARCH_GROUP
     lines = [f"{a.name}:x:{a.uid}:" for a in own] + [f"{name}:x:{number}:{','.join(m.name for m in members)}"]
@@ -212,9 +212,9 @@ def group(machine: str) -> str:
 
 
 def shadow(accounts: str) -> str:
-    """What goes with a passwd file as `/etc/shadow`.
+    """Return `/etc/shadow` for a passwd file.
 
-    `*` is no password at all, where `!` would be a locked account, which sshd refuses.
+    `*` means "no password". `!` would lock the account, and sshd refuses locked accounts.
     """
     return "".join(f"{line.split(':')[0]}:*:19000:0:99999:7:::\n" for line in accounts.splitlines() if line)
 
