@@ -60,6 +60,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 WHOLE = {name: (file.content, file.mode) for name, file in FILES.items()}
 
 
+@pytest.mark.scenario(36)
 def test_a_folder_is_made_whole_and_is_its_users_alone(local: LocalTransport, tmp_path: Path) -> None:
     names = ["1", "a b", "$(touch x)`'\"", "ü", "-x", "*"]
     assert job_folders.make(local, "alice", [new(tmp_path / name) for name in names]) == [None] * len(names)

@@ -31,6 +31,7 @@ def check(*names: str, replicas: int = 1) -> list[str]:
     return check_hostnames(declared, nodes=["node001", "cn-2", "10.0.0.11"], reserved=["ldap.example.org", "mail"])
 
 
+@pytest.mark.scenario(44)
 @pytest.mark.parametrize(
     "name", ["database", "Database", "a", "7up", "x-y", "db.internal", "a.b-c.d9", "1.2.3.x", LABEL, "jobs", "node"]
 )
@@ -38,6 +39,7 @@ def test_names_that_may_be_declared(name: str) -> None:
     assert check(name) == [name.lower()]
 
 
+@pytest.mark.scenario(44)
 @pytest.mark.parametrize(
     "name",
     [

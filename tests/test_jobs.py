@@ -68,6 +68,7 @@ def test_the_script_in_the_folder_is_what_render_shows(offline: Offline) -> None
     assert script == shown.replace("render-0", record.token).replace("/alice/0", "/alice/1").replace("=0\n", "=1\n", 1)
 
 
+@pytest.mark.scenario(89)
 def test_render_touches_nothing(offline: Offline) -> None:
     offline.slurm.down = True
     jobs.render(offline.site, Owner(created_by="alice"), offline.item().specification)
@@ -155,6 +156,7 @@ def test_members_of_a_project_may_name_each_others_jobs(offline: Offline) -> Non
             offline.job(user=user, project=project, resources=[peer("db", database)])
 
 
+@pytest.mark.scenario(41)
 def test_two_consumers_mean_different_jobs_by_one_name(offline: Offline) -> None:
     first, second = offline.run(offline.job(), "node001"), offline.run(offline.job(), "node002")
     for database, address in ((first, "192.0.2.1"), (second, "192.0.2.2")):

@@ -49,6 +49,7 @@ def hurry(adapter: Adapter, record: Record, away_from: str) -> None:
 # Which names resolve, and to what
 
 
+@pytest.mark.scenario(40, 41, 42, 43)
 @pytest.mark.parametrize("identity", ["sudo", "service"])
 @pytest.mark.parametrize("transport", ["local", "ssh"])
 def test_the_same_name_means_another_job_for_another_job(
@@ -83,6 +84,7 @@ def test_without_its_peer_the_web_application_fails(adapter: Adapter) -> None:
     assert "cannot find database" in adapter.errors(record)
 
 
+@pytest.mark.scenario(47)
 def test_every_rank_and_step_resolves_every_rank(adapter: Adapter) -> None:
     """Two replicas each; steps by the template's srun(), by srun from PATH, and the script itself."""
     [server] = adapter.start(adapter.shell(SERVER, replicas=2))
@@ -177,6 +179,7 @@ BAD_NAMES = (
 GOOD_NAMES = ("a", "a.b.c", "a" * 63, "3com", "x-1")
 
 
+@pytest.mark.scenario(43, 44)
 def test_host_names(make_adapter: AdapterMaker) -> None:
     adapter = make_adapter(more='[peers]\nreserved = ["printer"]\n')
     [server] = adapter.submit(adapter.shell(SERVER))
@@ -195,6 +198,7 @@ def test_host_names(make_adapter: AdapterMaker) -> None:
     assert [each.hostname for each in record.peers] == list(GOOD_NAMES)
 
 
+@pytest.mark.scenario(45, 46)
 def test_whom_one_may_name(adapter: Adapter) -> None:
     own, array = adapter.submit(adapter.shell(SERVER), adapter.specification("array"))
     [of_bob] = adapter.submit(adapter.shell(SERVER), user="bob")
@@ -232,6 +236,7 @@ def test_members_of_a_project_may_name_each_others_jobs(adapter: Adapter) -> Non
 # Waiting for each other
 
 
+@pytest.mark.scenario(45)
 def test_a_consumer_waits_for_a_pending_peer(adapter: Adapter) -> None:
     [server] = adapter.submit(adapter.shell(SERVER, begin="now+1hour"))
     [record] = adapter.submit(adapter.shell("echo started; getent hosts database", peers={"database": server}))

@@ -68,6 +68,7 @@ def slurm_fields(adapter: Adapter, slurm_id: int | None) -> dict[str, str]:
 # Created
 
 
+@pytest.mark.scenario(16)
 def test_time_allocations(adapter: Adapter) -> None:
     wanted = {
         "00:30:00": None,  # the site's default
@@ -79,6 +80,7 @@ def test_time_allocations(adapter: Adapter) -> None:
     assert [slurm_fields(adapter, record.slurm_id)["TimeLimit"] for record in records] == list(wanted)
 
 
+@pytest.mark.scenario(17, 54)
 def test_replicas_are_distinct_nodes_with_rank_files(adapter: Adapter) -> None:
     show = 'printf "%s " "$(basename "$UCLOUD_DIR")" "$(hostname)"; cd "$UCLOUD_DIR" && head -n 1 *.txt | paste -sd " "'
     [record] = adapter.submit(
@@ -94,6 +96,7 @@ def test_replicas_are_distinct_nodes_with_rank_files(adapter: Adapter) -> None:
     ]
 
 
+@pytest.mark.scenario(21)
 def test_unknown_keys_are_ignored(adapter: Adapter) -> None:
     [record] = adapter.submit(adapter.shell("echo well", parameters_of_tomorrow={"a": [1]}, labels=None))
     assert adapter.until_successful(record) == ["well\n"]

@@ -56,12 +56,14 @@ def scan(line: str) -> list[str]:
     return words + ([word] if word is not None else [])
 
 
+@pytest.mark.scenario(33)
 @pytest.mark.edge_case(23)
 @given(st.text(alphabet=st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"])))
 def test_sbatch_reads_back_every_value(value: str) -> None:
     assert scan(str(Directive("comment", value))) == [f"--comment={value}"]
 
 
+@pytest.mark.scenario(33)
 @given(st.text())
 def test_quoting_gives_one_line_or_a_message(value: str) -> None:
     with suppress(InvalidInput):
@@ -163,6 +165,7 @@ def test_replicas_that_are_taken(machine: Machine, *, multi_node: bool | None) -
     check_replicas(2, machine, multi_node=multi_node)
 
 
+@pytest.mark.scenario(34)
 @pytest.mark.parametrize("name", ["account", "partition", "comment", "uid", "wrap", "dependency", "chdir", "time"])
 def test_protected_directives(machine: Machine, name: str) -> None:
     with pytest.raises(InvalidInput, match=f"the application sets the directive '{name}', which"):

@@ -85,6 +85,7 @@ def test_an_unknown_drive_and_one_of_others_look_the_same(user: str, project: st
     assert "is not known here, or not open to" in str(unknown.value)
 
 
+@pytest.mark.scenario(37)
 @given(st.text())
 def test_no_text_leaves_its_drive(path: str) -> None:
     try:

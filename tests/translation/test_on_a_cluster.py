@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.sandbox
 
 
+@pytest.mark.scenario(31)
 def test_every_text_arrives_byte_for_byte(case: Case, cluster: Cluster, weird_texts: tuple[str, ...]) -> None:
     """One job with every odd text, in a folder with an odd name, run as an ordinary account."""
     texts = list(weird_texts)

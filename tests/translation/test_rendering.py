@@ -95,6 +95,7 @@ def test_a_child_renders_the_same() -> None:
     assert render_apart(whole) == render(whole)
 
 
+@pytest.mark.scenario(35)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -153,6 +154,7 @@ def test_an_error_names_the_template_and_the_line(run: Any, text: str, said: str
     assert str(error.value).isprintable()
 
 
+@pytest.mark.scenario(35)
 @pytest.mark.parametrize(
     "text",
     [

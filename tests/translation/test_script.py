@@ -103,6 +103,7 @@ def test_the_shipped_applications(case: Case, name: str, golden: Callable[[str, 
     golden(f"{name}.sbatch", replace(case, application=catalogue.find(name, "1.0.0")).translate(**given).script)
 
 
+@pytest.mark.scenario(36)
 def test_the_same_job_is_the_same_bytes(case: Case) -> None:
     assert case.translate(**everything(case)) == case.translate(**everything(case))
 
@@ -217,6 +218,7 @@ def start(case: Case, slurm_id: str = "17", *, environment: dict[str, str] | Non
     return subprocess.run(["bash", path], capture_output=True, check=False, env=own)
 
 
+@pytest.mark.scenario(31)
 @pytest.mark.edge_case(23)
 def test_every_text_arrives_byte_for_byte(here: Case, weird: str, tmp_path: Path) -> None:
     done = start(here, parameters={"value": {"type": "text", "value": weird}})

@@ -46,6 +46,7 @@ def refuse(data: bytes) -> str:
     return str(error.value)
 
 
+@pytest.mark.scenario(21)
 def test_both_generations_read_the_same() -> None:
     nulls = dict.fromkeys(("name", "parameters", "resources", "timeAllocation", "openedFile", "labels", "hostname"))
     [old] = parse({**MINIMAL, **nulls, "restartOnExit": None, "sshEnabled": None, "replicas": 1})

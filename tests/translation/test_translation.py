@@ -26,6 +26,7 @@ def refuse(case: Case, **fields: Any) -> str:
     return str(error.value)
 
 
+@pytest.mark.scenario(21, 38)
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -146,6 +147,7 @@ def test_directives_of_an_application(case: Case) -> None:
     assert "hint" not in values
 
 
+@pytest.mark.scenario(32)
 def test_a_jobs_name_never_reaches_its_script(case: Case) -> None:
     assert "marker" not in case.translate(name="marker", labels={"a": "marker"}).script
 
