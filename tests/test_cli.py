@@ -74,7 +74,7 @@ def test_a_cancel_that_fails_says_what_is_to_be_done(run: Callable[..., Result],
     offline.slurm.down = True
     result = run("cancel", "1")
     assert (result.exit_code, result.stdout) == (75, "")
-    assert "give the same command again: " in result.stderr
+    assert "run the same command again: " in result.stderr
     offline.slurm.down = False
     assert run("cancel", "1").stderr == "job 1: is being cancelled\n"
 
@@ -190,7 +190,7 @@ def test_configuration_that_is_wrong_is_78(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HOME", str(tmp_path))
     if not Path("/etc/slurm-adapter/config.toml").exists():
         result = CliRunner().invoke(module.cli, ["jobs"])
-        assert (result.exit_code, "there is no configuration" in result.stderr) == (78, True)
+        assert (result.exit_code, "no configuration found" in result.stderr) == (78, True)
     (tmp_path / "config.toml").write_text("provider = 3\n")
     result = CliRunner().invoke(module.cli, ["jobs"])
     assert result.exit_code == 78
@@ -330,11 +330,11 @@ def test_many_endings_wait_for_somebody_to_look(run: Callable[..., Result], offl
     refused = run("sync")
     assert refused.exit_code == 1
     assert "11 of 11 jobs would end in this pass though Slurm itself does not say" in refused.stderr
-    assert "`slurm-adapter sync --end-many` does it" in refused.stderr
-    looked = run("sync", "--dry-run", "--end-many")
+    assert "`slurm-adapter sync --allow-mass-end` does it" in refused.stderr
+    looked = run("sync", "--dry-run", "--allow-mass-end")
     assert looked.stdout.count("IN_QUEUE -> FAILURE: Your job was lost") == 11
     assert not any(offline.now(record).state.final for record in records)
-    assert run("sync", "--end-many").exit_code == 0
+    assert run("sync", "--allow-mass-end").exit_code == 0
     assert all(offline.now(record).state.final for record in records)
 
 
@@ -388,7 +388,7 @@ def test_a_full_disk_behind_a_pipe_is_no_mistake_of_the_program(tmp_path: Path) 
     command = [sys.executable, "-m", "slurm_adapter", "--config", str(config), "applications"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-    said = "error: standard output: No space left on device: not all could be written\n"
+    said = "error: standard output: No space left on device: the output is incomplete\n"
     assert (done.returncode, done.stderr) == (1, said)
 
 
@@ -462,8 +462,8 @@ def test_a_start_that_nobody_notices_loads_what_it_uses(tmp_path: Path, argument
 @pytest.mark.parametrize(
     ("to", "code", "words"),
     [
-        (">/dev/full", 1, "error: standard output: No space left on device: not all could be written\n"),
-        (">&-", 1, "error: standard output: Bad file descriptor: not all could be written\n"),
+        (">/dev/full", 1, "error: standard output: No space left on device: the output is incomplete\n"),
+        (">&-", 1, "error: standard output: Bad file descriptor: the output is incomplete\n"),
         ("| true", 0, ""),
     ],
 )

@@ -186,7 +186,7 @@ def test_many_at_once_wait_for_somebody_to_look(site: Offline, ucloud: Ucloud) -
     site.sync(deleted_in_ucloud.ASK_SECONDS)
     [problem] = site.sync(deleted_in_ucloud.UNKNOWN_SECONDS).problems
     assert "12 jobs" in problem
-    assert "--end-many" in problem
+    assert "--allow-mass-end" in problem
     assert all(alive(site, record) for record in records)
     assert deleted_in_ucloud.end_orphans(site.site, _receiver(site), end_many=True) == []
     assert not any(alive(site, record) for record in records)

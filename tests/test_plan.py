@@ -654,7 +654,7 @@ def test_many_endings_without_a_word_of_slurms_are_held_back(
     whole = replace(evidence(*silent, *living, inside=inside, end_many=end_many), rows=rows)
     plan = make_plan(whole)
     assert sum(values.get("stage") is Stage.ENDED for _, values in plan.changes) == ended
-    held = [problem for problem in plan.problems if "--end-many" in problem]
+    held = [problem for problem in plan.problems if "--allow-mass-end" in problem]
     assert len(held) == (ended == 0)
     if held:
         assert f"{lost} of {lost + others} jobs would end" in held[0]

@@ -27,7 +27,7 @@ def _commands(group: click.Group, prefix: str) -> Iterator[tuple[str, str]]:
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from _commands(command, f"{prefix} {name}")
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield f"{prefix} {name}", (command.help or "").split("\n\n")[0].replace("\n", " ")
 
 

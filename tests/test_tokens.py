@@ -142,7 +142,7 @@ def made(result: Result) -> str:
 
 
 def test_the_life_of_a_token_on_the_command_line(run: Callable[..., Result], offline: Offline) -> None:
-    assert (run("token", "list").stderr, run("token", "list", "--json").stdout) == ("no tokens\n", "[]\n")
+    assert (run("token", "list").stderr, run("token", "list", "--json").stdout) == ("no access tokens\n", "[]\n")
     first = made(run("token", "create", "b", "--user", "alice", "--project", "p1", "--project", "p2"))
     second = made(run("token", "create", "a", "--user", "bob", "--expires", "30-00:00:00"))
     assert ask(offline, first, "p2").project == "p2"
@@ -159,7 +159,7 @@ def test_the_life_of_a_token_on_the_command_line(run: Callable[..., Result], off
     offline.slurm.now += 30 * 86400
     assert run("token", "list").stdout.splitlines()[1].endswith("(expired)")
     result = run("token", "revoke", "b")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "token b of alice is revoked\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "access token b of alice is revoked\n")
     with pytest.raises(NotAuthenticated):
         ask(offline, first)
     assert run("token", "revoke", "b").exit_code == 1
@@ -170,13 +170,11 @@ def test_the_life_of_a_token_on_the_command_line(run: Callable[..., Result], off
 
 
 def test_it_says_so_where_the_door_is_shut(run: Callable[..., Result], offline: Offline, tmp_path: Path) -> None:
-    assert "opens nothing" not in run("token", "create", "a", "--user", "alice").stderr
+    assert "stand_alone" not in run("token", "create", "a", "--user", "alice").stderr
     shut = Offline(tmp_path, {"gateway": {"stand_alone": False}})
     offline.config = shut.config
     result = run("token", "create", "b", "--user", "alice")
-    assert (
-        "opens nothing but /docs and /metrics while the configuration says gateway.stand_alone = false" in result.stderr
-    )
+    assert "valid for /docs and /metrics only, because gateway.stand_alone is false" in result.stderr
     made(result)
 
 

@@ -331,8 +331,8 @@ def _are_many(count: int, total: int) -> bool:
 
 
 _LOOK_FIRST = (
-    "`slurm-adapter sync --dry-run --end-many` shows what they would become; if that is right, "
-    "`slurm-adapter sync --end-many` does it"
+    "`slurm-adapter sync --dry-run --allow-mass-end` shows what they would become; if that is right, "
+    "`slurm-adapter sync --allow-mass-end` does it"
 )
 
 

@@ -55,7 +55,7 @@ def end_orphans(site: Site, receiver: Receiver, *, end_many: bool = False) -> li
         named = ", ".join(record.id for record in orphans[:5])
         text = (
             f"UCloud knows {len(orphans)} jobs no more ({named}, ...), more than are ended unasked; nothing was done "
-            "about them. Where that is right, `slurm-adapter sync --end-many` cancels them"
+            "about them. Where that is right, `slurm-adapter sync --allow-mass-end` cancels them"
         )
         return [*problems, text]
     return problems + _give_up(site, orphans)

@@ -3,7 +3,7 @@
 UCloud is told that such a job is no longer available, which ends it there for good. So it must not be this program that
 has forgotten it: a database that was lost, or restored from yesterday's backup, does not know what still runs. Nothing
 is told of a job that Slurm has, nor of one that a database of this provider has taken once, nor of many at once, before
-somebody has looked (`sync --end-many`).
+somebody has looked (`sync --allow-mass-end`).
 """
 
 from __future__ import annotations
@@ -138,5 +138,5 @@ def _explain(doubted: Mapping[str, str | None]) -> str:
     return (
         f"UCloud takes {len(doubted)} jobs for ours that this database does not know ({named}), and was told nothing "
         "of them: was the database lost, or restored from a backup? They may run on, unwatched; squeue shows it. Once "
-        "they have ended, `slurm-adapter sync --end-many` tells UCloud that they are gone"
+        "they have ended, `slurm-adapter sync --allow-mass-end` tells UCloud that they are gone"
     )

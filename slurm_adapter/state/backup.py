@@ -118,7 +118,7 @@ def explain(done: Restored) -> list[str]:
         f"{contents.doubtful} jobs are in doubt, because Slurm did not have them for certain: a sync looks for them",
         "a job is submitted again only if its folder proves that it never ran",
         "jobs and idempotency keys that are newer than the backup are not known: such jobs run on, unwatched",
-        "UCloud is not told that such jobs ended before `slurm-adapter sync --end-many`",
+        "UCloud is not told that such jobs ended before `slurm-adapter sync --allow-mass-end`",
     ]
     if done.revoked is None:
         lines.append("access tokens that were revoked since the backup are valid again: see `slurm-adapter token list`")
