@@ -158,6 +158,7 @@ def refusals(adapter: Adapter) -> dict[str, tuple[dict[str, Any], tuple[str, ...
     }
 
 
+@pytest.mark.scenario(38)
 def test_bad_input_leaves_no_trace(adapter: Adapter, cluster: Cluster, empty_drive: str) -> None:
     cluster.ask("ln", "-s", "/etc", f"{empty_drive}/way-out")
     for name, (specification, words) in refusals(adapter).items():
@@ -167,6 +168,7 @@ def test_bad_input_leaves_no_trace(adapter: Adapter, cluster: Cluster, empty_dri
     adapter.refuse(adapter.shell("true"), "owner.createdBy", user="x\ny")
 
 
+@pytest.mark.scenario(34)
 def test_protected_directives_are_refused(adapter: Adapter) -> None:
     protected = "account partition qos comment job-name uid gid wrap dependency chdir output export nodes time"
     for name in protected.split():
@@ -189,6 +191,7 @@ def test_what_slurm_refuses_leaves_no_trace(adapter: Adapter) -> None:
 # Rendered
 
 
+@pytest.mark.scenario(31)
 @pytest.mark.parametrize("transport", ["local", "ssh"])
 def test_hostile_texts_arrive_byte_for_byte(make_adapter: AdapterMaker, transport: Transport) -> None:
     """Through Jinja, and as word and variable parts on two nodes with names; they are arguments and nothing else."""
@@ -230,12 +233,14 @@ invocation: |
     assert [adapter.file(by_words, f"stdout-{rank}.txt").read_bytes() for rank in (0, 1)] == [expected, expected]
 
 
+@pytest.mark.scenario(32)
 def test_a_name_of_a_job_reaches_no_directive(adapter: Adapter) -> None:
     [record] = adapter.submit(adapter.shell("sleep 60", name="x #SBATCH --account=root $(id) `id`"))
     assert "root" not in adapter.output(record, "job.sbatch")
     assert "root" not in " ".join(slurm_fields(adapter, record.slurm_id).values())
 
 
+@pytest.mark.scenario(33)
 def test_a_directive_is_one_directive(adapter: Adapter) -> None:
     value = 'it\'s "x" #SBATCH --account=root \\ $HOME'
     values = {"name": text("network"), "value": text(value)}
@@ -246,6 +251,7 @@ def test_a_directive_is_one_directive(adapter: Adapter) -> None:
     adapter.refuse(adapter.specification("directive", parameters=values), "network")
 
 
+@pytest.mark.scenario(36, 89)
 def test_a_job_renders_the_same_every_time_and_without_a_cluster(tmp_path: Path, adapter: Adapter) -> None:
     """No Slurm, no way to the cluster, no state: `render` needs the configuration alone."""
     config = tmp_path / "config.toml"
@@ -272,6 +278,7 @@ def test_a_job_renders_the_same_every_time_and_without_a_cluster(tmp_path: Path,
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.scenario(37)
 def test_a_drive_that_is_read_only_is_honoured(make_adapter: AdapterMaker, empty_drive: str) -> None:
     adapter = make_adapter(more=f'[[drives]]\nid = "library"\npath = "{empty_drive}"\nread_only = true\n')
     links = [{"type": "file", "path": "/library", "readOnly": True}]
