@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from slurm_adapter.cluster.lanes import Lanes
     from slurm_adapter.cluster.path_check import PathChecks
     from slurm_adapter.cluster.schedulers.interface import Scheduler
     from slurm_adapter.cluster.transports.interface import Transport
     from slurm_adapter.cluster.transports.ssh_config import SshSettings
     from slurm_adapter.core.config import Config, Ucloud
     from slurm_adapter.core.specification import Owner
-    from slurm_adapter.jobs.accounts import Lanes
     from slurm_adapter.local.application_folder import Catalogue
     from slurm_adapter.state.store import Store
+    from slurm_adapter.ucloud.client import Client
     from slurm_adapter.ucloud.drives import UcloudDrives
     from slurm_adapter.ucloud.interface import Receiver
-    from slurm_adapter.ucloud.receiver import Client
 
 _HANDING_IN = "handing-in.lock"
 
@@ -68,7 +68,7 @@ class Site:
     @cached_property
     def account_policy(self) -> AccountPolicy:
         """Which accounts may be used."""
-        return AccountPolicy(self)
+        return AccountPolicy(self.config.identity, lambda: self.scheduler.own_uids(), StoredFacts(self))  # noqa: PLW0108  # made when it is first used
 
     def beside(self) -> Site:
         """This site for another thread: a database connection of its own, and the same way to the cluster."""
@@ -114,10 +114,10 @@ class Site:
         commands = CommandLineScheduler(self.transport, cluster.path, cluster.slurm_conf, operator=cluster.operator)
         if cluster.scheduler == "commands" or account is None:
             return commands
-        from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler
+        from slurm_adapter.cluster.schedulers.pyslurm import PyslurmScheduler
 
         python = cluster.pyslurm_python or sys.executable
-        return LibslurmScheduler(self.transport, account, commands, slurm_conf=cluster.slurm_conf, python=python)
+        return PyslurmScheduler(self.transport, account, commands, slurm_conf=cluster.slurm_conf, python=python)
 
     @cached_property
     def receiver(self) -> Receiver | None:
@@ -146,7 +146,7 @@ class Site:
 
     def _ucloud_client(self, ucloud: Ucloud, **limits: float) -> Client:
         try:
-            from slurm_adapter.ucloud.receiver import Client
+            from slurm_adapter.ucloud.client import Client
         except ImportError as error:
             raise InvalidConfig(
                 f"[ucloud] needs {error.name}, which is not installed: pip install 'slurm-adapter[serve]'"
@@ -163,7 +163,7 @@ class Site:
     @cached_property
     def lanes(self) -> Lanes:
         """Threads for what is done as the accounts of jobs."""
-        from slurm_adapter.jobs.accounts import Lanes
+        from slurm_adapter.cluster.lanes import Lanes
 
         return Lanes()
 
@@ -258,3 +258,21 @@ class Site:
     def __exit__(self, *_: object) -> None:
         """See `close`."""
         self.close()
+
+
+class StoredFacts:
+    """The facts in the database. A connection belongs to one thread, so each call opens one of its own."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def read(self, name: str) -> str | None:
+        """Return the fact of this name, or None."""
+        with self._site.elsewhere() as site:
+            return site.store.fact(name)
+
+    def write(self, name: str, text: str) -> None:
+        """Keep a fact, and leave the database alone if it holds the same."""
+        with self._site.elsewhere() as site:
+            if site.store.fact(name) != text:
+                site.store.change_fact(name, lambda _: text)

@@ -23,12 +23,14 @@ from slurm_adapter.adapter import Site
 from slurm_adapter.cli.main import cli
 from slurm_adapter.cluster.schedulers.hostlist import expand
 from slurm_adapter.core import hosts_file
-from slurm_adapter.core.config import load_config
 from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.core.specification import Owner, parse_submission
 from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs import cancel as cancel_
+from slurm_adapter.jobs import item
 from slurm_adapter.jobs import submit as jobs
 from slurm_adapter.jobs.sync import sync
+from slurm_adapter.local.configuration_file import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -205,7 +207,7 @@ class Adapter:
         """Hand in jobs, each by itself, from the bytes of their JSON."""
         owner = Owner(created_by=user, project=project)
         return [
-            jobs.submit(self.site, owner, [jobs.Item(each)])[0]
+            jobs.submit(self.site, owner, [item.Item(each)])[0]
             for specification in specifications
             for each in parse_submission(json.dumps(specification).encode())
         ]
@@ -307,7 +309,7 @@ class Adapter:
 
     def cancel(self, *records: Record) -> None:
         """Ask for the end of jobs."""
-        jobs.cancel(self.site, [record.id for record in records])
+        cancel_.cancel(self.site, [record.id for record in records])
 
     def run(
         self, *arguments: str, stdin: bytes = b"", timeout: float = 60, environment: dict[str, str] | None = None
@@ -418,7 +420,7 @@ def _end_jobs(site: Site) -> None:
     limit = time.monotonic() + 60
     while (active := site.store.active()) and time.monotonic() < limit:
         try:
-            jobs.cancel(site, [record.id for record in active if record.cancelled is None])
+            cancel_.cancel(site, [record.id for record in active if record.cancelled is None])
             sync(site)
         except AdapterError:
             pass

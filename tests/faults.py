@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.adapter import Site
-from slurm_adapter.cluster.schedulers.interface import HAND_OVER_SECONDS
-from slurm_adapter.core.config import load_config
+from slurm_adapter.core.observation import HAND_OVER_SECONDS
 from slurm_adapter.core.specification import Owner, parse_submission
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import item, submit
 from slurm_adapter.jobs.sync import sync
+from slurm_adapter.local.configuration_file import load_config
 from tests.adapter import Adapter
 from tests.offline import Tripping
 
@@ -111,7 +111,7 @@ class Faulty(Adapter):
     def hand_in(self, specification: dict[str, Any], key: str | None = None, user: str = "alice") -> Record:
         """Hand in a job with a key."""
         [each] = parse_submission(json.dumps(specification).encode())
-        return submit.submit(self.site, Owner(created_by=user), [submit.Item(each, key)])[0]
+        return submit.submit(self.site, Owner(created_by=user), [item.Item(each, key)])[0]
 
     def pass_after(self, seconds: float = 0) -> Report:
         """One pass, so many seconds later than the last."""

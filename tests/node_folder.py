@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.translation.script import packaged_templates
+from slurm_adapter.local.template_folder import packaged_templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,6 +22,7 @@ from slurm_adapter.cluster.transports.local import LocalTransport
 from slurm_adapter.core.config import Config
 from slurm_adapter.core.specification import Owner, parse_submission
 from slurm_adapter.jobs import submit as jobs
+from slurm_adapter.jobs.item import Item
 from slurm_adapter.jobs.sync import sync
 
 if TYPE_CHECKING:
@@ -179,12 +180,12 @@ class Offline:
         """The file of a job's view there."""
         return self.peers / self.site.store.get(id_).peers_file
 
-    def item(self, key: str | None = None, *, application: str = "sleeper", **fields: Any) -> jobs.Item:
+    def item(self, key: str | None = None, *, application: str = "sleeper", **fields: Any) -> Item:
         """One job to hand in."""
         whole = {"application": {"name": application, "version": "1"}, "product": PRODUCT, **fields}
-        return jobs.Item(parse_submission(json.dumps(whole).encode())[0], key)
+        return Item(parse_submission(json.dumps(whole).encode())[0], key)
 
-    def submit(self, *items: jobs.Item, user: str = "alice", project: str | None = None) -> list[Record]:
+    def submit(self, *items: Item, user: str = "alice", project: str | None = None) -> list[Record]:
         """Hand them in together."""
         return jobs.submit(self.site, Owner(created_by=user, project=project), items)
 

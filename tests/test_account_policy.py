@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slurm_adapter.adapter import StoredFacts
 from slurm_adapter.cli.check.accounts import find_accounts
 from slurm_adapter.cluster.account_policy import FRESH_SECONDS, SLURM_SECONDS, AccountPolicy, GuardedTransport
 from slurm_adapter.cluster.transports.fake import FakeTransport
@@ -16,6 +17,7 @@ from slurm_adapter.core.errors import InvalidInput, TryAgain
 from tests.offline import Offline
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 UIDS = {
@@ -38,9 +40,14 @@ class Cluster:
         self.now = 0.0
         self.transport = FakeTransport(self._answer)
         site.slurm.own = {"SlurmUser": 64030, "SlurmdUser": 4000}
-        self.policy = AccountPolicy(site.site, lambda: self.now)
+        self.policy = self.new_policy(lambda: self.now)
         site.site.account_policy = self.policy
         site.site.transport = GuardedTransport(self.transport, self.policy)
+
+    def new_policy(self, clock: Callable[[], float] = time.monotonic) -> AccountPolicy:
+        """A policy that knows only what the database keeps."""
+        site = self.site.site
+        return AccountPolicy(site.config.identity, lambda: site.scheduler.own_uids(), StoredFacts(site), clock)  # noqa: PLW0108  # tests replace it
 
     def _answer(self, command: Command) -> Result:
         if command.user is not None:
@@ -138,7 +145,7 @@ def test_while_slurm_is_away_what_it_said_of_its_accounts_counts(tmp_path: Path)
     cluster.site.slurm.down = True
     cluster.now = SLURM_SECONDS
     cluster.run_as("alice")
-    later = AccountPolicy(cluster.site.site)
+    later = cluster.new_policy()
     assert later.refusal("alice", cluster.transport) is None
     assert "SlurmUser" in (later.refusal("controller", cluster.transport) or "")
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.core.config import load_config
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput, TryAgain
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import user_tokens
+from slurm_adapter.local.configuration_file import load_config
 from slurm_adapter.state import backup
 from slurm_adapter.state.database import MIGRATIONS, NAME, StoreError
 from slurm_adapter.state.store import Store

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter import sandbox
-from slurm_adapter.core.config import load_config
+from slurm_adapter.local.configuration_file import load_config
 from tests.gateway.process import free_port, serving
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from slurm_adapter.cli.check import Finding, Level
 from slurm_adapter.cli.check.accounts import check_command_line
 from slurm_adapter.cli.check.here import check_here
-from slurm_adapter.translation.rendering import Apart
+from slurm_adapter.local.render_process import Apart
 from tests.offline import Offline
 
 if TYPE_CHECKING:

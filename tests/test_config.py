@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from slurm_adapter.core.config import Config, find_config, load_config, locate, parse_duration
+from slurm_adapter.core.config import Config
+from slurm_adapter.core.durations import parse_duration
 from slurm_adapter.core.errors import InvalidConfig
 from slurm_adapter.core.states import JobState
+from slurm_adapter.local.configuration_file import find_config, load_config, locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from slurm_adapter.cli import main as module
-from slurm_adapter.cluster.schedulers.interface import HAND_OVER_SECONDS
 from slurm_adapter.core.errors import Refused, TryAgain
+from slurm_adapter.core.observation import HAND_OVER_SECONDS
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
 from tests.adapter import UNTIL_TOLD
@@ -376,8 +376,8 @@ def test_what_is_no_id_is_unknown_and_reaches_no_shell(
 ) -> None:
     record = offline.job()
     before = offline.transport.commands.copy()
-    monkeypatch.setattr("slurm_adapter.core.config.find_config", lambda _: "here")
-    monkeypatch.setattr("slurm_adapter.core.config.load_config", lambda _: offline.config)
+    monkeypatch.setattr("slurm_adapter.local.configuration_file.find_config", lambda _: "here")
+    monkeypatch.setattr("slurm_adapter.local.configuration_file.load_config", lambda _: offline.config)
     monkeypatch.setattr("slurm_adapter.adapter.Site", lambda _: offline.site)
     monkeypatch.setattr(offline.site, "close", lambda: None)
     for garbage in GARBAGE:

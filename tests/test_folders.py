@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_adapter.cluster import job_folders
-from slurm_adapter.cluster.job_folders import ExitRecord, Inside, NewFolder, read_exit, slurm_id
+from slurm_adapter.cluster.job_folders import NewFolder
 from slurm_adapter.cluster.transports.fake import FakeTransport
 from slurm_adapter.cluster.transports.interface import Command, Result
 from slurm_adapter.cluster.transports.local import LocalTransport
 from slurm_adapter.core.errors import Unknown
+from slurm_adapter.core.evidence import ExitRecord, Inside, read_exit, slurm_id
 from slurm_adapter.translation.translate import File
 from tests.offline import sudo_environment, tiny
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter.core.errors import Refused
-from slurm_adapter.jobs import control, submit
+from slurm_adapter.jobs import cancel, control
 from slurm_adapter.jobs.sync import sync
 from tests.adapter import UNTIL_TOLD
 
@@ -107,7 +107,7 @@ def test_a_name_of_a_job_says_nothing_of_others(adapter: Adapter, cluster: Clust
         for act in acts:
             with pytest.raises(Refused, match=f"no job {private} of alice"):
                 act()
-        submit.cancel(site, [hers.id])
+        cancel.cancel(site, [hers.id])
     shown = cluster.show(private)
     assert (shown["JobState"], shown["TimeLimit"]) == ("RUNNING", limit)
     assert cluster.show(str(his.slurm_id))["JobState"] == "RUNNING"

@@ -22,6 +22,7 @@ from slurm_adapter.core.errors import AdapterError, InvalidConfig, InvalidInput,
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.specification import Owner
 from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs import cancel
 from slurm_adapter.jobs import submit as jobs
 from slurm_adapter.jobs.dispatch import MANY
 from slurm_adapter.jobs.reconcile import CLAIM_SECONDS
@@ -505,18 +506,18 @@ def test_trouble_with_one_account_is_not_the_others(offline: Offline) -> None:
 
 def test_a_job_is_cancelled(offline: Offline) -> None:
     record = offline.run(offline.job())
-    [cancelled] = jobs.cancel(offline.site, [record.id])
+    [cancelled] = cancel.cancel(offline.site, [record.id])
     assert (cancelled.stage, cancelled.cancelled is not None) == (Stage.SUBMITTED, True)
     assert offline.slurm.see(1).state == "CANCELLED"
     offline.sync()
     assert (offline.now(record).state, offline.now(record).status) == (JobState.SUCCESS, "Your job was cancelled")
-    assert [each.state for each in jobs.cancel(offline.site, [record.id, record.id])] == [JobState.SUCCESS]
+    assert [each.state for each in cancel.cancel(offline.site, [record.id, record.id])] == [JobState.SUCCESS]
 
 
 def test_an_unknown_job_cancels_nothing(offline: Offline) -> None:
     record = offline.job()
     with pytest.raises(NotFound):
-        jobs.cancel(offline.site, [record.id, "99"])
+        cancel.cancel(offline.site, [record.id, "99"])
     assert offline.now(record).cancelled is None
 
 
@@ -528,8 +529,8 @@ def test_what_is_no_id_is_unknown_and_runs_nothing(offline: Offline, id_: str) -
     record = offline.job()
     before = list(offline.transport.commands)
     for ask in (
-        lambda: jobs.cancel(offline.site, [id_]),
-        lambda: jobs.cancel(offline.site, [record.id, id_]),
+        lambda: cancel.cancel(offline.site, [id_]),
+        lambda: cancel.cancel(offline.site, [record.id, id_]),
         lambda: offline.site.store.get(id_),
     ):
         with pytest.raises(NotFound):
@@ -542,7 +543,7 @@ def test_slurm_is_down_when_a_cancel_is_asked_for(offline: Offline) -> None:
     record = offline.run(offline.job())
     offline.slurm.down = True
     with pytest.raises(TryAgain):
-        jobs.cancel(offline.site, [record.id])
+        cancel.cancel(offline.site, [record.id])
     offline.slurm.down = False
     assert offline.now(record).cancelled is None, "it was not cancelled, and its failure is a failure"
 
@@ -553,7 +554,7 @@ def test_a_strangers_job_under_the_same_id_is_left_alone(offline: Offline) -> No
     record = offline.job()
     offline.job(user="bob")
     offline.slurm.change(1, user="bob")
-    jobs.cancel(offline.site, [record.id])
+    cancel.cancel(offline.site, [record.id])
     assert offline.slurm.see(1).state == "PENDING"
 
 
@@ -563,7 +564,7 @@ def test_a_job_under_a_strange_name_is_left_alone_and_said_to_be(offline: Offlin
     other = offline.job()
     offline.slurm.change(1, name="a stranger's")
     with pytest.raises(Refused, match=f"JobId=1 JobName={record.token}"):
-        jobs.cancel(offline.site, [record.id, other.id])
+        cancel.cancel(offline.site, [record.id, other.id])
     assert (offline.slurm.see(1).state, offline.slurm.see(2).state) == ("PENDING", "CANCELLED")
     assert offline.now(record).cancelled is None
 
@@ -574,7 +575,7 @@ def test_a_claim_that_waits_for_its_peer_ends_at_once(offline: Offline) -> None:
     consumer = offline.job(resources=[peer("db", database)])
     offline.sync()
     assert offline.views == {consumer.id}
-    [ended] = jobs.cancel(offline.site, [consumer.id])
+    [ended] = cancel.cancel(offline.site, [consumer.id])
     assert (ended.state, ended.stage, ended.status) == (JobState.SUCCESS, Stage.ENDED, "Your job was cancelled")
     offline.sync()
     assert offline.views == set()
@@ -584,7 +585,7 @@ def test_a_claim_that_waits_for_its_peer_ends_at_once(offline: Offline) -> None:
 def test_a_cancel_in_doubt_fences_first(offline: Offline) -> None:
     offline.slurm.lose_next("later")
     record = offline.job()
-    [ended] = jobs.cancel(offline.site, [record.id])
+    [ended] = cancel.cancel(offline.site, [record.id])
     assert (ended.state, ended.stage) == (JobState.SUCCESS, Stage.ENDED)
     assert Path(record.folder, "owner").readlink() == Path("cancelled")
     [late] = offline.slurm.arrive()
@@ -599,7 +600,7 @@ def test_a_cancel_in_doubt_of_a_job_that_runs_already(offline: Offline) -> None:
     record = offline.job()
     offline.fence(record, 1)
     offline.slurm.start(1)
-    [cancelled] = jobs.cancel(offline.site, [record.id])
+    [cancelled] = cancel.cancel(offline.site, [record.id])
     assert (cancelled.stage, cancelled.slurm_id) == (Stage.SUBMITTED, 1)
     assert offline.slurm.see(1).state == "CANCELLED"
 
@@ -609,7 +610,7 @@ def test_a_cancel_in_doubt_that_cannot_be_fenced_says_so_and_does_the_rest(offli
     record, other = offline.job(), offline.job()
     Path(record.folder, "owner").write_text("no link")
     with pytest.raises(AdapterError, match="not cancelled, for it is not known whether Slurm has them"):
-        jobs.cancel(offline.site, [record.id, other.id])
+        cancel.cancel(offline.site, [record.id, other.id])
     assert offline.now(record).stage is Stage.SUBMITTING
     assert offline.slurm.see(offline.slurm_id(other)).state == "CANCELLED"
 
@@ -641,7 +642,7 @@ def test_an_account_that_cannot_be_fenced_holds_up_no_other(offline: Offline) ->
 
     offline.transport.before = refuse
     with pytest.raises(Unknown, match=r"no fence could be made: 1 in .*\n.*sudo says no"):
-        jobs.cancel(offline.site, [hers.id, his.id])
+        cancel.cancel(offline.site, [hers.id, his.id])
     assert offline.now(hers).stage is Stage.SUBMITTING
     assert offline.slurm.see(offline.slurm_id(his)).state == "CANCELLED"
 
@@ -650,7 +651,7 @@ def test_a_cancel_of_a_claim_that_was_handed_over_before_is_in_doubt_too(offline
     offline.slurm.lose_next("later")
     record = offline.job()
     [back] = offline.site.store.change([(record, {"stage": Stage.CLAIMED})], 1.0)
-    [ended] = jobs.cancel(offline.site, [back.id])
+    [ended] = cancel.cancel(offline.site, [back.id])
     assert ended.stage is Stage.ENDED
     assert Path(record.folder, "owner").readlink() == Path("cancelled")
 
@@ -661,7 +662,7 @@ def test_a_user_cannot_make_the_adapter_stumble_by_his_fence(offline: Offline) -
         record = offline.job()
         Path(record.folder, "owner").symlink_to(target)
         with pytest.raises(AdapterError, match="not cancelled"):
-            jobs.cancel(offline.site, [record.id])
+            cancel.cancel(offline.site, [record.id])
 
 
 def test_a_job_that_a_pass_hands_over_while_it_is_cancelled(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -682,7 +683,7 @@ def test_a_job_that_a_pass_hands_over_while_it_is_cancelled(offline: Offline, mo
         return change(*arguments)
 
     monkeypatch.setattr(offline.site.store, "change", meanwhile)
-    jobs.cancel(offline.site, [consumer.id])
+    cancel.cancel(offline.site, [consumer.id])
     assert offline.slurm.see(offline.slurm_id(consumer)).state == "CANCELLED"
 
 
@@ -842,7 +843,7 @@ def test_an_account_is_called_what_the_cluster_calls_it(tmp_path: Path, account:
     consumer = site.job(resources=[peer("db", server)])
     assert "db" in (Path(consumer.folder) / "hosts").read_text()
     assert {command.user for command in site.transport.commands} <= {account, None}
-    jobs.cancel(site.site, [consumer.id])
+    cancel.cancel(site.site, [consumer.id])
     site.record_exit(server, 0)
     site.slurm.finish(site.slurm_id(server))
     assert site.sync().problems == ()
@@ -899,7 +900,7 @@ def test_many_jobs_take_no_more_commands_than_one(offline: Offline) -> None:
         submitted = commands(lambda items=items: made.extend(offline.submit(*items)))  # type: ignore[misc]  # mypy infers no lambda with a default
         ids = [record.id for record in made[-number:]]
         passed = commands(offline.sync)
-        cancelled = commands(lambda ids=ids: jobs.cancel(offline.site, ids))  # type: ignore[misc]  # as above
+        cancelled = commands(lambda ids=ids: cancel.cancel(offline.site, ids))  # type: ignore[misc]  # as above
         ended = commands(offline.sync)
         counts.append((submitted, passed, cancelled, ended))
     assert counts[0] == counts[1]

@@ -14,7 +14,7 @@ from slurm_adapter.core import hosts_file
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.specification import Owner, parse_submission
 from slurm_adapter.core.states import JobState
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import cancel, item, submit
 from slurm_adapter.jobs.report import Report
 from slurm_adapter.jobs.sync import sync
 
@@ -98,7 +98,7 @@ def test_two_jobs_find_each_other(make_adapter: AdapterMaker, transport: Transpo
 
     # Handed in: read strictly, translated, claimed in the database, its folder made, and given to sbatch.
     specifications = parse_submission(DATABASE)
-    [database] = submit.submit(site, user, [submit.Item(each) for each in specifications])
+    [database] = submit.submit(site, user, [item.Item(each) for each in specifications])
     assert (database.id, database.stage, database.state) == ("4101", Stage.SUBMITTED, JobState.IN_QUEUE)
     assert database.account == {"sudo": "alice", "service": "jobs"}[identity]
     assert (adapter.file(database, "job.sbatch").stat().st_mode & 0o777) == 0o700
@@ -113,7 +113,7 @@ def test_two_jobs_find_each_other(make_adapter: AdapterMaker, transport: Transpo
 
     # The web application. Its peer's address is known already, so its hosts file is there before it is in the queue.
     site.store.reserve_ids(48, 4101)  # jobs of others, as in the documentation
-    [web_app] = submit.submit(site, user, [submit.Item(each) for each in parse_submission(WEB_APP)])
+    [web_app] = submit.submit(site, user, [item.Item(each) for each in parse_submission(WEB_APP)])
     assert (web_app.id, [(peer.hostname, peer.job_id) for peer in web_app.peers]) == ("4150", [("database", "4101")])
     exit_record = f"{database.folder}/exit.json"
     assert adapter.view(web_app) == (
@@ -134,7 +134,7 @@ def test_two_jobs_find_each_other(make_adapter: AdapterMaker, transport: Transpo
     assert adapter.now(database).state is JobState.RUNNING
 
     # The user ends the database: that is no failure.
-    submit.cancel(site, [database.id])
+    cancel.cancel(site, [database.id])
     [database] = adapter.until_ended(database)
     assert (database.state, database.status) == (JobState.SUCCESS, "Your job was cancelled")
     assert adapter.shared_block == ""

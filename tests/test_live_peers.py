@@ -10,7 +10,7 @@ import pytest
 from slurm_adapter.core.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain
 from slurm_adapter.core.records import Peer
 from slurm_adapter.core.specification import PeerValue, ReferenceValue
-from slurm_adapter.jobs import attach, submit
+from slurm_adapter.jobs import attach, item
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def test_a_peer_comes_and_goes(offline: Offline) -> None:
     assert f"192.0.2.2 cache.{consumer.id}.peers" in offline.shared
     both = [peer("database", first), peer("cache", second)]
     assert told(offline.site, consumer) == [both]
-    assert [each.model_dump(by_alias=True) for each in submit.specification_of(attached).resources] == both
+    assert [each.model_dump(by_alias=True) for each in item.specification_of(attached).resources] == both
     assert attach.attach(offline.site, consumer.id, value("cache", second)) == attached  # twice is no error
     attach.detach(offline.site, consumer.id, value("CACHE", second))
     assert "cache" not in view.read_text()

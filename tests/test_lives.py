@@ -31,6 +31,7 @@ from slurm_adapter.core.plan import make_groups
 from slurm_adapter.core.records import Record, Stage
 from slurm_adapter.core.specification import Owner
 from slurm_adapter.core.states import FENCED, JobState
+from slurm_adapter.jobs import cancel as cancel_
 from slurm_adapter.jobs import submit as jobs
 from slurm_adapter.jobs.sync import sync
 from tests.offline import APPLICATION, Offline, peer
@@ -38,7 +39,7 @@ from tests.offline import APPLICATION, Offline, peer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from slurm_adapter.cluster.schedulers.interface import Observation
+    from slurm_adapter.core.observation import Observation
     from slurm_adapter.jobs.report import Report
 
     Key = tuple[int, str | None]
@@ -578,7 +579,7 @@ class Lives(RuleBasedStateMachine):
         acts: dict[str, Callable[[], Any]] = {
             "submit": lambda: jobs.submit(self.other, owner, [item]),
             "sync": lambda: sync(self.other),
-            "cancel": lambda: jobs.cancel(self.other, [sorted(self._records())[which % len(self._records())]]),
+            "cancel": lambda: cancel_.cancel(self.other, [sorted(self._records())[which % len(self._records())]]),
         }
         self.countdown, self.event = at, partial(self._meanwhile, acts[meanwhile])
         if not self._records() and meanwhile == "cancel":
@@ -698,7 +699,7 @@ class Lives(RuleBasedStateMachine):
         records = list(self._records().values())
         running = self._ours("RUNNING", "COMPLETING", "SUSPENDED")
         chosen = records[which % len(records)]
-        self._act(lambda: jobs.cancel(self.site.site, [chosen.id]))
+        self._act(lambda: cancel_.cancel(self.site.site, [chosen.id]))
         for key in running:
             if tidy is not None and self.slurm.see(*key).state == "CANCELLED":
                 self._record(key, tidy)
@@ -736,7 +737,7 @@ class Lives(RuleBasedStateMachine):
         """Another process cancels a job while a pass is at work."""
         chosen = list(self._records().values())[which % len(self._records())]
         self.countdown = at
-        self.event = partial(self._meanwhile, lambda: jobs.cancel(self.other, [chosen.id]))
+        self.event = partial(self._meanwhile, lambda: cancel_.cancel(self.other, [chosen.id]))
         self._pass(1, whole=False)
 
     # What always holds

@@ -8,7 +8,7 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
-from slurm_adapter.translation.script import packaged_templates
+from slurm_adapter.local.template_folder import packaged_templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

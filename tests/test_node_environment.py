@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.translation.script import packaged_templates
+from slurm_adapter.local.template_folder import packaged_templates
 from tests.cluster import FINAL
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_adapter.translation.script import packaged_templates
+from slurm_adapter.local.template_folder import packaged_templates
 
 REAL = '#!/bin/sh\nfor word do printf "%s\\0" "$word"; done\n'
 

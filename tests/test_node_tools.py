@@ -15,7 +15,7 @@ import tree_sitter_bash
 from tree_sitter import Language, Parser
 
 from slurm_adapter.cli.check import probe
-from slurm_adapter.translation.script import packaged_templates
+from slurm_adapter.local.template_folder import packaged_templates
 from tests.shell_tools import FLOOR, TOOLS, Tool
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import cancel
 from slurm_adapter.sandbox.processes import run_on
 from tests.adapter import UNTIL_TOLD
 from tests.faults import COUNT, SHORT_TIMEOUT, Faulty, faulty, is_sbatch
@@ -200,7 +200,7 @@ def test_the_end_of_a_slurm_job_that_ran_nothing_says_nothing(faulty: Faulty) ->
 @pytest.mark.usefixtures("resumed")
 def test_a_job_that_is_cancelled_while_its_submission_is_in_doubt_never_runs(faulty: Faulty) -> None:
     record = lost_submission(faulty)
-    [cancelled] = submit.cancel(faulty.site, [record.id])
+    [cancelled] = cancel.cancel(faulty.site, [record.id])
     assert (cancelled.stage, cancelled.state, cancelled.status) == (
         Stage.ENDED, JobState.SUCCESS, "Your job was cancelled"
     )  # fmt: skip

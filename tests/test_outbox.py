@@ -15,8 +15,9 @@ from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import deliver, submit
 from slurm_adapter.state.store import Store
+from slurm_adapter.ucloud.client import Client
 from slurm_adapter.ucloud.fake import FakeReceiver
-from slurm_adapter.ucloud.receiver import Client, UcloudReceiver
+from slurm_adapter.ucloud.receiver import UcloudReceiver
 from tests.offline import Offline, offline
 from tests.test_store import record
 from tests.ucloud_double import Ucloud

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.cluster.job_folders import ExitRecord, Inside
-from slurm_adapter.cluster.schedulers.interface import HAND_OVER_SECONDS, Observation
-from slurm_adapter.core.plan import (
+from slurm_adapter.core.evidence import (
     Evidence,
-    Plan,
+    ExitRecord,
+    Inside,
     is_as_remembered,
     lives_on,
-    make_groups,
-    make_plan,
     needs_history,
     needs_look,
 )
+from slurm_adapter.core.observation import HAND_OVER_SECONDS, Observation
+from slurm_adapter.core.plan import Plan, make_groups, make_plan
 from slurm_adapter.core.records import Peer, Record, Stage, Standing
 from slurm_adapter.core.states import FENCED, JobState
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_adapter.cluster.job_folders import ExitRecord, Inside
-from slurm_adapter.cluster.schedulers.interface import Observation
-from slurm_adapter.core.plan import Evidence, Plan, is_as_remembered, lives_on, make_groups, make_plan
+from slurm_adapter.core.evidence import Evidence, ExitRecord, Inside, is_as_remembered, lives_on
+from slurm_adapter.core.observation import Observation
+from slurm_adapter.core.plan import Plan, make_groups, make_plan
 from slurm_adapter.core.records import Peer, Record, Stage, Standing
 from slurm_adapter.core.states import BASE_STATES, ENDED, FLAGS, JobState
 

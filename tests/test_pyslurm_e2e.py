@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter.adapter import Site
-from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler
-from slurm_adapter.core.config import load_config
+from slurm_adapter.cluster.schedulers.pyslurm import PyslurmScheduler
 from slurm_adapter.core.states import JobState
+from slurm_adapter.local.configuration_file import load_config
 from tests.adapter import UNTIL_TOLD
 from tests.cluster import PYSLURM
 
@@ -36,7 +36,7 @@ def by_pyslurm(cluster: Cluster, make_adapter: AdapterMaker) -> Iterator[Adapter
     )
     adapter.config_file.write_text(text)
     adapter.site = Site(load_config(adapter.config_file))
-    assert isinstance(adapter.site.scheduler, LibslurmScheduler)
+    assert isinstance(adapter.site.scheduler, PyslurmScheduler)
     with adapter.site:
         yield adapter
 

@@ -11,7 +11,8 @@ import click
 import pytest
 
 from slurm_adapter.cli.main import cli
-from slurm_adapter.core import config
+from slurm_adapter.core import config, durations
+from slurm_adapter.local import configuration_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +81,7 @@ def test_the_example_shows_every_key(table: str) -> None:
 def test_the_example_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(EXAMPLE)
-    assert config.load_config(path).provider == "example"
+    assert configuration_file.load_config(path).provider == "example"
 
 
 def test_the_example_with_every_optional_key_can_be_read(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_the_example_with_every_optional_key_can_be_read(tmp_path: Path) -> None
     text = text.replace("# PREEMPTED", "PREEMPTED")
     path = tmp_path / "config.toml"
     path.write_text(text)
-    loaded = config.load_config(path)
+    loaded = configuration_file.load_config(path)
     assert loaded.cluster.ssh is not None
     assert loaded.states == {"PREEMPTED": "FAILURE"}
 
@@ -105,7 +106,7 @@ def test_the_example_shows_the_defaults(table: str) -> None:
             continue
         shown = tomllib.loads(f"value = {text}")["value"]
         if isinstance(default, int) and isinstance(shown, str):
-            shown = config.parse_duration(shown)
+            shown = durations.parse_duration(shown)
         assert (tuple(shown) if isinstance(shown, list) else shown) == default, key
 
 

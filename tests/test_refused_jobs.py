@@ -12,7 +12,7 @@ from slurm_adapter.core import plan
 from slurm_adapter.core.errors import Refused
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import FENCED, JobState
-from slurm_adapter.jobs import submit as jobs
+from slurm_adapter.jobs import cancel
 from slurm_adapter.state.database import StoreError
 from tests.offline import Offline, offline, peer
 
@@ -110,7 +110,7 @@ def test_a_crash_behind_a_closed_fence_makes_no_success(offline: Offline, code: 
 
 def test_a_job_behind_a_closed_fence_can_be_cancelled(offline: Offline) -> None:
     record = stop_before_the_note(offline)
-    [ended] = jobs.cancel(offline.site, [record.id])
+    [ended] = cancel.cancel(offline.site, [record.id])
     assert (ended.stage, ended.state) == (Stage.ENDED, JobState.SUCCESS)
 
 
@@ -284,7 +284,7 @@ def test_a_sync_retries_some_jobs_of_an_account_those_first_that_wait_longest(of
 def test_a_job_that_is_refused_for_now_can_be_cancelled(offline: Offline) -> None:
     offline.slurm.postpone_next(LIMIT)
     record = offline.job()
-    [ended] = jobs.cancel(offline.site, [record.id])
+    [ended] = cancel.cancel(offline.site, [record.id])
     assert ended.state is JobState.SUCCESS
     offline.sync(3600)
     assert len(offline.slurm.submissions) == 1

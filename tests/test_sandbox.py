@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal, cast
 import pytest
 
 from slurm_adapter import sandbox
-from slurm_adapter.core.config import load_config
 from slurm_adapter.core.errors import Refused, TryAgain
+from slurm_adapter.local.configuration_file import load_config
 from slurm_adapter.sandbox import cluster as making
 from slurm_adapter.sandbox import layout, packages, processes, releases, settings
 from slurm_adapter.sandbox.layout import layout_of

@@ -15,11 +15,11 @@ import pytest
 from slurm_adapter.adapter import Site
 from slurm_adapter.cluster.schedulers.versions import read_client, release
 from slurm_adapter.core import plan
-from slurm_adapter.core.config import load_config
 from slurm_adapter.core.errors import Refused
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import NOT_OPENED_TEXT, JobState
 from slurm_adapter.jobs.sync import sync
+from slurm_adapter.local.configuration_file import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

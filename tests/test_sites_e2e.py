@@ -14,7 +14,7 @@ import pytest
 
 from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.states import JobState
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import cancel
 from slurm_adapter.jobs.sync import sync
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def test_two_names_with_one_uid(adapter: Adapter, cluster: Cluster) -> None:
     """Two passwd lines with one uid: configured `alice`, squeue prints `alice-corp`."""
     [job] = adapter.start(adapter.shell("sleep 600"))
     assert cluster.ask("squeue", "-h", "-j", str(job.slurm_id), "-o", "%u", user="ucloud") == "alice-corp"
-    submit.cancel(adapter.site, [job.id])
+    cancel.cancel(adapter.site, [job.id])
     cluster.wait_state(str(job.slurm_id), "CANCELLED")
     [ended] = adapter.until_ended(job)
     assert ended.state is JobState.SUCCESS
@@ -92,7 +92,7 @@ def test_processes_of_one_account_that_are_stopped_hold_up_nobody(adapter: Adapt
     """A look into her folders cost everybody 60 seconds."""
     for _ in range(10):  # a look that has ended before it was stopped proves nothing
         [hers], [his] = (adapter.start(adapter.shell("sleep 600"), user=user) for user in ("alice", "bob"))
-        submit.cancel(adapter.site, [hers.id, his.id])
+        cancel.cancel(adapter.site, [hers.id, his.id])
         for record in (hers, his):
             cluster.wait_end(str(record.slurm_id))
         with stopped(cluster, "alice"):
@@ -114,7 +114,7 @@ def test_a_slurm_conf_that_makes_every_command_warn(
     with caplog.at_level(logging.WARNING):
         [job] = adapter.start(adapter.shell("sleep 600"))
         assert adapter.site.scheduler.longest([job.slurm_id or 0]) != {}
-        submit.cancel(adapter.site, [job.id])
+        cancel.cancel(adapter.site, [job.id])
         [ended] = adapter.until_ended(job)
     assert ended.state is JobState.SUCCESS
     warned = [record.getMessage() for record in caplog.records if "Resetting CPUs" in record.getMessage()]
@@ -150,4 +150,4 @@ def test_nodes_that_are_away_have_names_that_no_peer_may_have(
         cluster.slurmctld.stop()
         cluster.slurmctld.start()
         cluster.wait_for(lambda: cluster.run("scontrol", "ping").returncode == 0)
-    submit.cancel(adapter.site, [server.id])
+    cancel.cancel(adapter.site, [server.id])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.cluster.schedulers.interface import Observation
+from slurm_adapter.core.observation import Observation
 from slurm_adapter.core.states import BASE_STATES, FLAGS, LIVE, JobState, canonical, translate
 
 WORDS = {**BASE_STATES, **FLAGS}

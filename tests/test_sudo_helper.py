@@ -10,12 +10,13 @@ import pytest
 from slurm_adapter.cli.check.helper import check_helper
 from slurm_adapter.cli.sudo_helper import SCRIPTS, render
 from slurm_adapter.cluster import job_folders
+from slurm_adapter.cluster.path_check import check_paths_command
 from slurm_adapter.cluster.schedulers import sbatch
 from slurm_adapter.cluster.transports.frame import Frame
 from slurm_adapter.cluster.transports.interface import Command, NotConnected, Result, Terminal
 from slurm_adapter.cluster.transports.sudo import check_sudo_started
-from slurm_adapter.jobs import logs, shells, submit
-from slurm_adapter.translation.drives import DrivePath, check_paths_command
+from slurm_adapter.jobs import cancel, logs, shells
+from slurm_adapter.translation.drives import DrivePath
 from tests.offline import Offline, peer
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def test_all_that_a_jobs_life_takes_is_started(helper: Helper) -> None:
     (site.folder / "home" / "alice" / server.id / "stdout.txt").write_text("said")
     list(logs.read(site.site, server))
     logs.read_round(site.site, server, {"stdout.txt": 2, "stderr-1.txt": 0})
-    submit.cancel(site.site, [consumer.id])
+    cancel.cancel(site.site, [consumer.id])
     for record in (server, consumer):
         site.record_exit(record, 0)
         site.slurm.finish(site.slurm_id(record))

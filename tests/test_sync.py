@@ -21,6 +21,7 @@ from slurm_adapter.core.errors import Unknown
 from slurm_adapter.core.records import Record, Stage
 from slurm_adapter.core.specification import Owner
 from slurm_adapter.core.states import FENCED, JobState
+from slurm_adapter.jobs import cancel
 from slurm_adapter.jobs import submit as jobs
 from slurm_adapter.jobs.reconcile import CLAIM_SECONDS, find_addresses
 from slurm_adapter.jobs.report import Report
@@ -565,7 +566,7 @@ def test_a_claim_whose_peer_ends_ends_with_it(offline: Offline) -> None:
     offline.slurm.lose_next("later")
     database = offline.job()
     consumer = offline.job(resources=[peer("db", database)])
-    jobs.cancel(offline.site, [database.id])
+    cancel.cancel(offline.site, [database.id])
     offline.sync()
     ended = offline.now(consumer)
     assert (ended.state, ended.status) == (JobState.FAILURE, "peer 1 (db) ended before this job could start")
@@ -697,7 +698,7 @@ def test_a_job_of_somebody_else_under_the_name_of_ours(offline: Offline) -> None
         offline.slurm.finish(slurm_id)
     assert offline.sync().problems == ()
     assert (offline.now(record).state, offline.now_stage(lost.id)) == (JobState.RUNNING, Stage.SUBMITTING)
-    jobs.cancel(offline.site, [record.id])
+    cancel.cancel(offline.site, [record.id])
     offline.sync()
     forged = forge(record.token)
     report = offline.sync()
@@ -744,7 +745,7 @@ def test_a_cancel_that_slurm_did_not_carry_out_is_repeated(offline: Offline, mon
 
     monkeypatch.setattr(offline.slurm, "cancel", fail)
     with pytest.raises(Unknown):
-        jobs.cancel(offline.site, [record.id])
+        cancel.cancel(offline.site, [record.id])
     monkeypatch.setattr(offline.slurm, "cancel", inner)
     offline.sync()
     assert offline.slurm.see(1).state == "RUNNING", "Slurm may still be ending it"
@@ -1125,7 +1126,7 @@ def test_a_job_that_is_cancelled_while_it_is_handed_over_leaves_no_slurm_job(
 
     def submit(submissions: Sequence[Submission]) -> list[Outcome]:
         outcomes = inner(submissions)
-        jobs.cancel(offline.open(), ["1"])
+        cancel.cancel(offline.open(), ["1"])
         return outcomes
 
     monkeypatch.setattr(offline.slurm, "submit", submit)

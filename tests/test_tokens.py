@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_adapter.core.errors import InvalidInput, NotFound
+from slurm_adapter.core.errors import Forbidden, InvalidInput, NotAuthenticated, NotFound
 from slurm_adapter.core.records import Token
 from slurm_adapter.core.specification import Owner
-from slurm_adapter.gateway.authentication import Forbidden, NotAuthenticated, Person, authenticate, person
+from slurm_adapter.gateway.authentication import Person, authenticate, person
 from slurm_adapter.jobs import user_tokens
 from slurm_adapter.state.store import Store
 from tests.offline import Offline, offline

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slurm_adapter.adapter import Site
+    from slurm_adapter.core.messages import Message
     from slurm_adapter.core.records import Record
-    from slurm_adapter.ucloud.interface import Message, Told
+    from slurm_adapter.ucloud.interface import Told
 
 __all__ = ["site", "ucloud"]
 

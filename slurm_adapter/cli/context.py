@@ -38,7 +38,7 @@ def print_json(value: object) -> None:
 def open_site(ctx: click.Context) -> Site:
     """Open the configured site, and close it when the command ends. Raises `InvalidConfig`."""
     from slurm_adapter.adapter import Site
-    from slurm_adapter.core.config import find_config, load_config
+    from slurm_adapter.local.configuration_file import find_config, load_config
 
     path = find_config(ctx.find_root().obj)
     if path is None:

@@ -21,13 +21,14 @@ from slurm_adapter.cli.formatting import safe, state
 from slurm_adapter.cluster import job_folders
 from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core import bash
-from slurm_adapter.core.config import Config, Drive, load_config
+from slurm_adapter.core.config import Config, Drive
 from slurm_adapter.core.errors import InvalidConfig, Refused
 from slurm_adapter.core.specification import Owner, parse_submission
 from slurm_adapter.core.states import JobState
-from slurm_adapter.jobs import logs, submit
+from slurm_adapter.jobs import cancel, item, logs, submit
 from slurm_adapter.jobs.sync import sync
-from slurm_adapter.translation.script import packaged_templates
+from slurm_adapter.local.configuration_file import load_config
+from slurm_adapter.local.template_folder import packaged_templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,13 +161,13 @@ def _play(stage: _Stage) -> None:
             _show_hosts(stage)
             web_app = _until(stage, "web app", web_app, JobState.SUCCESS)
         finally:
-            submit.cancel(stage.site, [web_app.id])
+            cancel.cancel(stage.site, [web_app.id])
         answer = b"".join(piece.data for piece in logs.read(stage.site, web_app) if not piece.is_error)
         for line in answer.decode(errors="replace").splitlines():
             stage.say("web app", click.style(safe(line), fg="green", bold=True))
         where = _check(stage.site.store.get(database.id), web_app, answer)
     finally:
-        submit.cancel(stage.site, [database.id])
+        cancel.cancel(stage.site, [database.id])
     _until(stage, "database", database, JobState.SUCCESS)
     stage.say("demo", f"done: a job on {where[0]} reached a job on {where[1]} by the name database")
 
@@ -177,7 +178,7 @@ def _submit(stage: _Stage, who: str, specification: dict[str, object]) -> Record
     if "example-compute" in config.machines:
         category, products = "example-compute", config.machines["example-compute"]
     product = {"id": next(iter(products)), "category": category, "provider": config.provider}
-    items = [submit.Item(each) for each in parse_submission(json.dumps(specification | {"product": product}).encode())]
+    items = [item.Item(each) for each in parse_submission(json.dumps(specification | {"product": product}).encode())]
     record = submit.submit(stage.site, stage.owner, items)[0]
     stage.say(who, f"submitted: job {record.id}, Slurm job {record.slurm_id}")
     return record

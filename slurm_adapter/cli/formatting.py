@@ -66,14 +66,6 @@ def moment(when: float | None) -> str:
     return "-" if when is None else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(when))
 
 
-def duration(seconds: float) -> str:
-    """`1-02:03:04`, as Slurm writes it."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return (f"{days}-" if days else "") + f"{hours:02d}:{minutes:02d}:{rest:02d}"
-
-
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slurm_adapter.cli.formatting import ago, duration, moment, safe, state, table
+from slurm_adapter.cli.formatting import ago, moment, safe, state, table
 from slurm_adapter.cluster import peer_files
 from slurm_adapter.core import hosts_file
+from slurm_adapter.core.durations import duration
 from slurm_adapter.core.errors import NotFound
 from slurm_adapter.core.plan import make_groups
 from slurm_adapter.core.records import Stage

@@ -10,21 +10,20 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from slurm_adapter.cli.check import accounts, findings, names, probe, shells
-from slurm_adapter.cluster import job_folders
+from slurm_adapter.cli.check import accounts, findings, probe, shells
+from slurm_adapter.cluster import job_folders, path_check
 from slurm_adapter.cluster.schedulers import sbatch
 from slurm_adapter.cluster.transports import frame
 from slurm_adapter.gateway.sessions import listeners
-from slurm_adapter.jobs import logs
+from slurm_adapter.jobs import logs, name_methods
 from slurm_adapter.jobs import shells as terminals
-from slurm_adapter.translation import drives
-from slurm_adapter.translation.script import read_helper
+from slurm_adapter.local.template_folder import read_helper
 
 if TYPE_CHECKING:
     from slurm_adapter.core.config import Config
 
 _MODULES = (
-    frame, job_folders, logs, sbatch, terminals, drives, listeners, accounts, findings, names, probe, shells
+    frame, job_folders, logs, sbatch, terminals, path_check, listeners, accounts, findings, name_methods, probe, shells
 )  # fmt: skip
 
 SCRIPTS = {name: script for module in _MODULES for name, script in module.USER_SCRIPTS.items()}

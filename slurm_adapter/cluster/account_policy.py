@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from slurm_adapter.cluster.transports.interface import Command, NotConnected
 from slurm_adapter.core.errors import AdapterError, TryAgain
@@ -19,8 +19,8 @@ from slurm_adapter.core.errors import AdapterError, TryAgain
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from slurm_adapter.adapter import Site
     from slurm_adapter.cluster.transports.interface import Result, Stream, Terminal, Transport
+    from slurm_adapter.core.config import Identity
 
 FRESH_SECONDS = 60.0
 """How long the uid of an account is trusted."""
@@ -40,11 +40,30 @@ _ANSWER_SECONDS = 20.0
 _log = logging.getLogger(__name__)
 
 
+class Memory(Protocol):
+    """Short texts that outlive the process. May be used from several threads."""
+
+    def read(self, name: str) -> str | None:
+        """Return the text of this name, or None."""
+
+    def write(self, name: str, text: str) -> None:
+        """Keep a text. Raise `AdapterError` if that fails."""
+
+
 class AccountPolicy:
     """Tell which accounts may be used. May be used from several threads."""
 
-    def __init__(self, site: Site, clock: Callable[[], float] = time.monotonic) -> None:
-        self._site = site
+    def __init__(
+        self,
+        identity: Identity,
+        own_uids: Callable[[], Mapping[str, int]],
+        memory: Memory,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`own_uids` asks Slurm as `Scheduler.own_uids`; `memory` keeps its last answer."""
+        self._identity = identity
+        self._own_uids = own_uids
+        self._memory = memory
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[str, tuple[str | None, float]] = {}
@@ -56,7 +75,7 @@ class AccountPolicy:
     @property
     def helper(self) -> str | None:
         """The site's helper for sudo."""
-        return self._site.config.identity.sudo_helper
+        return self._identity.sudo_helper
 
     def refusal(self, account: str, transport: Transport) -> str | None:
         """Return why this account may not be used, or None. Raise `TryAgain` if the cluster does not tell."""
@@ -87,7 +106,7 @@ class AccountPolicy:
         `own` and `munge` are the uids of the adapter's account there, and of munge's, if they are known. Raise
         `TryAgain` if Slurm's own accounts are not known.
         """
-        lowest = self._site.config.identity.lowest_uid
+        lowest = self._identity.lowest_uid
         if uid == 0:
             return "it is root (uid 0)"
         if uid < lowest:
@@ -119,7 +138,7 @@ class AccountPolicy:
         if known is not None and known[1] <= now < known[1] + SLURM_SECONDS:
             return known[0]
         try:
-            uids = self._site.scheduler.own_uids()
+            uids = self._own_uids()
         except AdapterError as error:
             # While the controller is away, logs are read and folders looked into all the same.
             last = known[0] if known is not None else self._recall()
@@ -135,17 +154,12 @@ class AccountPolicy:
         return uids
 
     def _recall(self) -> Mapping[str, int] | None:
-        # A database connection is its thread's own, so a new one is opened: only while the controller is away.
-        with self._site.elsewhere() as site:
-            text = site.store.fact(_FACT)
+        text = self._memory.read(_FACT)
         return None if text is None else json.loads(text)
 
     def _remember(self, uids: Mapping[str, int]) -> None:
-        text = json.dumps(uids)
         try:
-            with self._site.elsewhere() as site:
-                if site.store.fact(_FACT) != text:
-                    site.store.change_fact(_FACT, lambda _: text)
+            self._memory.write(_FACT, json.dumps(uids))
         except AdapterError as error:
             _log.warning("the uids of Slurm's own accounts were not kept: %s", error)
 

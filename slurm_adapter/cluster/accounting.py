@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster.transports.interface import Command
-from slurm_adapter.core.config import parse_duration
+from slurm_adapter.core.durations import parse_duration
 from slurm_adapter.core.errors import Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slurm_adapter.adapter import Site
-    from slurm_adapter.cluster.transports.interface import Result
+    from slurm_adapter.cluster.transports.interface import Result, Transport
+    from slurm_adapter.core.config import Cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,38 +40,40 @@ UNKNOWN = Accounting(frozenset(), frozenset(), {}, frozenset({"PartitionTimeLimi
 """What is assumed while accounting does not answer: it forbids nothing, and may lift limits."""
 
 
-def read_accounting(site: Site, accounts: list[str], settings: Mapping[str, str]) -> Accounting | None:
+def read_accounting(
+    transport: Transport, cluster: Cluster, accounts: list[str], settings: Mapping[str, str]
+) -> Accounting | None:
     """Ask sacctmgr; None at a site without accounting. Raises `Unknown` if it does not answer.
 
     `settings`: see `slurm_settings`.
     """
     if "slurmdbd" not in settings.get("AccountingStorageType", ""):
         return None
-    cluster = settings.get("ClusterName", "")
-    qos = {name: _seconds(wall) for name, wall in _rows(site, "qos", "format=Name,MaxWall")}
-    lifts = frozenset(flag for _, flags in _rows(site, "qos", "format=Name,Flags") for flag in flags.split(","))
-    known = {name for (name,) in _rows(site, "account", "format=Account")}
+    name = settings.get("ClusterName", "")
+    ask = partial(_rows, transport, cluster)
+    qos = {word: _seconds(wall) for word, wall in ask("qos", "format=Name,MaxWall")}
+    lifts = frozenset(flag for _, flags in ask("qos", "format=Name,Flags") for flag in flags.split(","))
+    known = {word for (word,) in ask("account", "format=Account")}
     may_use: dict[str, dict[str, frozenset[str]]] = defaultdict(dict)
     defaults: dict[str, str] = {}
     if accounts:
         whose = f"user={','.join(accounts)}"
-        for account, user, names in _rows(site, "assoc", whose, f"cluster={cluster}", "format=Account,User,QOS"):
+        for account, user, names in ask("assoc", whose, f"cluster={name}", "format=Account,User,QOS"):
             may_use[user][account] = may_use[user].get(account, frozenset()) | frozenset(names.split(","))
-        defaults = dict(_rows(site, "user", whose, "format=User,DefaultAccount"))
+        defaults = dict(ask("user", whose, "format=User,DefaultAccount"))
     enforced = frozenset(settings.get("AccountingStorageEnforce", "none").lower().split(",")) - {"none"}
     return Accounting(enforced, frozenset(known), qos, lifts, may_use, defaults)
 
 
-def run_slurm(site: Site, *words: str) -> Result:
+def run_slurm(transport: Transport, cluster: Cluster, *words: str) -> Result:
     """Run a command of Slurm as the adapter's own account."""
-    cluster = site.config.cluster
     conf = (f"SLURM_CONF={cluster.slurm_conf}",) if cluster.slurm_conf else ()
-    return site.transport.run(Command(words, environment=(f"PATH={cluster.path}", "LC_ALL=C.UTF-8", *conf)))
+    return transport.run(Command(words, environment=(f"PATH={cluster.path}", "LC_ALL=C.UTF-8", *conf)))
 
 
-def slurm_settings(site: Site) -> dict[str, str]:
+def slurm_settings(transport: Transport, cluster: Cluster) -> dict[str, str]:
     """Return slurmctld's configuration by key (scontrol(1), show config). Raise `Unknown` if it does not tell it."""
-    result = run_slurm(site, "scontrol", "show", "config")
+    result = run_slurm(transport, cluster, "scontrol", "show", "config")
     settings = {key: value.strip() for key, value in re.findall(r"^(\w+)\s*= (.*)$", result.text, re.MULTILINE)}
     if result.status != 0 or "AccountingStorageType" not in settings:
         why = result.complaint or f"exit code {result.status}, and no AccountingStorageType in its answer"
@@ -78,8 +81,8 @@ def slurm_settings(site: Site) -> dict[str, str]:
     return settings
 
 
-def _rows(site: Site, *words: str) -> list[list[str]]:
-    result = run_slurm(site, "sacctmgr", "-n", "-P", "show", *words)
+def _rows(transport: Transport, cluster: Cluster, *words: str) -> list[list[str]]:
+    result = run_slurm(transport, cluster, "sacctmgr", "-n", "-P", "show", *words)
     if result.status != 0:
         raise Unknown(f"sacctmgr show {words[0]} failed: {result.complaint or f'exit code {result.status}'}")
     # What a site's own sacctmgr says besides has other columns.

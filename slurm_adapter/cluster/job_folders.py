@@ -7,19 +7,18 @@ that neither the number of jobs nor their names meet a limit of the command line
 from __future__ import annotations
 
 import gzip
-import json
 import re
 import tarfile
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import dropwhile
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from slurm_adapter.cluster.schedulers.interface import LARGEST_ID
 from slurm_adapter.cluster.transports.interface import MEBIBYTE, Command
 from slurm_adapter.core.errors import TryAgain, Unknown
+from slurm_adapter.core.evidence import ExitRecord, Inside, read_exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,14 +26,10 @@ if TYPE_CHECKING:
     from slurm_adapter.cluster.transports.interface import Result, Transport
     from slurm_adapter.translation.translate import File
 
-CLOSED = "closed"
-"""What `owner` names for a job that is final: nothing runs any more."""
 
 _WAITS = 4
 """One part in so many of a command's time it waits for other accounts' commands: a late start is not its own delay."""
 
-CANCELLED = "cancelled"
-"""What `owner` names where a job was cancelled before anything ran: nothing will."""
 
 # $1 is the folder in which they are made, $2 an option of tar or nothing. One process unpacks them all beside their
 # places and one puts them there, so that a thousand cost little more than one, and each is there whole or not at all.
@@ -274,47 +269,6 @@ class NewFolder:
     files: Mapping[str, File]
 
 
-@dataclass(frozen=True, slots=True)
-class ExitRecord:
-    """What a job's own script says of its end."""
-
-    slurm_id: int
-    restarts: int
-    task: str | None
-    exit_code: int
-    ended: float
-    reason: str | None
-    """Why the script gave up before it started the application."""
-    sluid: str = ""
-    """The unique id that Slurm gave this run, if its version does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Inside:
-    """What stands in a job's folder."""
-
-    exists: bool
-    owner: str | None = None
-    """What the fence names: a Slurm id, `closed`, `cancelled`; None where it was not made yet."""
-    exits: tuple[ExitRecord, ...] = ()
-    sluid: str = ""
-    """The unique id that Slurm gave the last run, if its version does; of an array, only its exit records tell."""
-    trouble: str = ""
-    """Why it could not be looked into. It then counts as one that is gone."""
-    tried: bool = True
-    """It was tried just now. Otherwise its account is left alone for a while, and the trouble may be over."""
-    more: bool = False
-    """There are more exit records than the job has tasks; the others were not read."""
-    since: int | None = field(default=None, compare=False)
-    """When the fence was made, by the file system's clock: the start of the job's first run, if it names a Slurm id."""
-
-
-def slurm_id(owner: str | None) -> int | None:
-    """The Slurm id that a fence names; None where it names none. Its folder's user can make it say anything."""
-    named = int(owner) if owner is not None and re.fullmatch(r"[1-9][0-9]{0,9}", owner) else None
-    return named if named is not None and named <= LARGEST_ID else None
-
-
 def find_free(transport: Transport, user: str, pattern: str, first: int, count: int) -> list[int]:
     """Return the first `count` numbers, from `first` on, for which there is no folder `pattern` yet.
 
@@ -545,26 +499,6 @@ def write_views(
     result = _run(transport, user, _VIEWS, archive(files), what, name, timeout=timeout, waits=timeout / _WAITS)
     told = set(result.text.split("\n"))
     return {folder for number, folder in enumerate(views) if str(number) in told}
-
-
-def read_exit(text: str) -> ExitRecord | None:
-    """An exit record's JSON. None for anything else: a user can write into his job's folder what he likes."""
-    try:
-        data = json.loads(text)
-        task, reason, ended = data["task"], data["reason"], float(data["ended_at"])
-        if not 0 <= ended < 1e11:  # NaN too; what nobody can show as a time is none
-            return None
-        return ExitRecord(
-            slurm_id=int(data["slurm_id"]),
-            restarts=int(data["restart"]),
-            task=None if task is None else str(task),
-            exit_code=int(data["exit_code"]) & 0xFF,
-            ended=ended,
-            reason=None if reason is None else " ".join(str(reason).split())[:500],
-            sluid=str(data.get("sluid") or "")[:100],
-        )
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        return None
 
 
 def archive(entries: Mapping[str, tuple[Content, int]]) -> bytes:

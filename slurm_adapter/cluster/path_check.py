@@ -6,11 +6,12 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slurm_adapter.core.errors import TryAgain
-from slurm_adapter.translation.drives import check_paths_command, read_path_check
+from slurm_adapter.cluster.transports.interface import Command
+from slurm_adapter.core.errors import InvalidInput, TryAgain, Unknown
+from slurm_adapter.core.specification import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from slurm_adapter.cluster.transports.interface import Transport
     from slurm_adapter.translation.drives import DrivePath
@@ -56,3 +57,82 @@ class PathChecks:
         finally:
             del self._looking[mine]
         self._good |= {(account, path): now for path in unseen}
+
+
+_LOOK = """
+why_not() {
+    case $(LC_ALL=C stat -L -- "$1" 2>&1 >/dev/null) in
+    *': No such file or directory') ;;
+    '' | *': Not a directory' | *': Permission denied' | *': Too many levels of symbolic links') printf -- -; return ;;
+    *': File name too long') printf -- -; return ;;
+    *) printf x; return ;;
+    esac
+    up=${1%/*}
+    until [ -d "$up/" ]; do up=${up%/*}; done
+    if [ -r "$up/" ] && [ -z "$(ls -A -- "$up/" 2>/dev/null | head -n 1)" ]; then printf e; else printf -- -; fi
+}
+for path do
+    if [ -d "$path" ]; then printf d; elif [ -e "$path" ]; then printf f; else why_not "$path"; fi
+    realpath -ez -- "$path" 2>/dev/null || printf '\\0'
+done
+"""
+"""For each path one record, ended by NUL: d or f for what it is, and its real path. Else x if its file system fails,
+e if the folder that should hold it is empty, as a mount point without its file system is, and - for the rest.
+
+A constant: paths reach it as arguments, through xargs, and never as shell text.
+"""
+
+
+USER_SCRIPTS = {"paths": _LOOK}
+"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+
+
+def check_paths_command(paths: Iterable[DrivePath], user: str | None) -> Command:
+    """One command that looks at all paths and their drives, as the job's user."""
+    stdin = b"".join(name.encode() + b"\0" for name in _looked_at(paths))
+    return Command(("xargs", "-0", "-r", "sh", "-c", _LOOK, "sh"), stdin=stdin, user=user)
+
+
+def _looked_at(paths: Iterable[DrivePath]) -> list[str]:
+    """Each once: the jobs of a bulk may all name the same."""
+    return list(dict.fromkeys(name for path in paths for name in (path.root, path.cluster)))
+
+
+def read_path_check(paths: Sequence[DrivePath], stdout: bytes) -> None:
+    """What the command saw.
+
+    Raises `InvalidInput` naming each path that does not exist, is of the wrong kind, or leaves its drive through a
+    symbolic link, `TryAgain` if the file system of one seems to be away, and `Unknown` if the answer is not one record
+    for each path.
+    """
+    names = _looked_at(paths)
+    *records, rest = stdout.split(b"\0")
+    if len(records) != len(names) or rest:
+        raise Unknown(f"looking at {len(names)} paths on the cluster gave {len(records)} answers")
+    seen = dict(zip(names, records, strict=True))
+    problems = []
+    for path in paths:
+        found = seen[path.cluster]
+        if b"x" in {found, seen[path.root]} or seen[path.root] == b"e":
+            raise TryAgain(
+                f"{path.field}: {shown(path.ucloud)}: {path.root} on the cluster cannot be looked at; is its file "
+                "system away?"
+            )
+        if problem := _problem(path, seen[path.root][1:], found[:1], found[1:]):
+            problems.append(f"{path.field}: {shown(path.ucloud)}: {problem}")
+    if problems:
+        raise InvalidInput("\n".join(problems))
+
+
+def _problem(path: DrivePath, root: bytes, kind: bytes, found: bytes) -> str | None:
+    if not root:
+        return f"its drive's folder {path.root} does not exist on the cluster, or the job's user may not reach it"
+    if not found or kind == b"-":
+        return f"{shown(path.cluster)} does not exist on the cluster, or the job's user may not reach it"
+    if found != root and not found.startswith(root.rstrip(b"/") + b"/"):
+        return "leaves its drive through a symbolic link; name a path inside the drive"
+    if path.kind == "directory" and kind != b"d":
+        return "is a file; the parameter takes a folder"
+    if path.kind == "file" and kind != b"f":
+        return "is a folder; the parameter takes a file"
+    return None

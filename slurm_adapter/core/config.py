@@ -6,23 +6,19 @@ what a run was started with is what it ends with.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import tomllib
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from slurm_adapter.core.config_errors import explain, explain_syntax, place, split_key, wrong
-from slurm_adapter.core.errors import InvalidConfig
+from slurm_adapter.core.config_errors import wrong
+from slurm_adapter.core.durations import parse_duration
 from slurm_adapter.core.states import BASE_STATES, FLAGS, JobState
-from slurm_adapter.core.toml_lines import Key, key_lines, line_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 ACCOUNT_NAME = re.compile(r"(?![-+#.]|\d+$)[^\x00-\x1f\x7f:,/\s](?:[^\x00-\x1f\x7f:,/]{0,254}[^\x00-\x1f\x7f:,/\s])?")
 """What an account may be called here: what passwd(5) can hold, and no command takes for something else.
@@ -39,20 +35,6 @@ _VALUE = r"^\S(.*\S)?$"
 
 _URL = r"^https?://[^/\s]+$"
 _URL_WORDS = "http:// or https:// and a host, with a port if it has one, and without a path"
-
-_DURATION = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d{2}):(\d{2})", re.ASCII)
-
-
-def parse_duration(text: str) -> int:
-    """`[D-]HH:MM:SS` in seconds.
-
-    Of Slurm's forms only the unambiguous one is taken: `90` would be minutes to Slurm and seconds to most people.
-    """
-    match = _DURATION.fullmatch(text)
-    if match is None or int(match[3]) > 59 or int(match[4]) > 59:
-        raise ValueError(f"{text!r} is no duration: write HH:MM:SS or D-HH:MM:SS, such as 02:00:00 or 1-12:00:00")
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 _NO_UNITS = (
@@ -500,62 +482,3 @@ class Config(_Table):
                 known = ", ".join((*BASE_STATES, *FLAGS))
                 raise wrong(f"{word!r} is no state of Slurm; known are {known}", "states", word)
         return self
-
-
-def find_config(explicit: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The file to read: `--config`, `$SLURM_ADAPTER_CONFIG`, then the first that exists of the usual places.
-
-    None where there is none. A file that was named but does not exist is returned all the same: reading it then
-    fails with its name.
-    """
-    if explicit is not None:
-        return explicit
-    if named := environment.get("SLURM_ADAPTER_CONFIG"):
-        return Path(named)
-    home = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config")
-    places = (Path("config.toml"), home / "slurm-adapter/config.toml", Path("/etc/slurm-adapter/config.toml"))
-    return next((place for place in places if place.is_file()), None)
-
-
-def load_config(path: Path) -> Config:
-    """Read and check the file. Raises `InvalidConfig` that names the file, the key, its line, and what is allowed."""
-    text = _read(path)
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidConfig(explain_syntax(path, text, error)) from error
-    except RecursionError as error:
-        raise InvalidConfig(f"{path}: lists or tables are nested too deeply") from error
-    try:
-        # As JSON: pydantic's strict mode then takes lists, paths and words, and guesses nothing ("4" is no number).
-        return Config.model_validate_json(json.dumps(data, default=str), strict=True)
-    except ValidationError as error:
-        raise InvalidConfig(explain(path, text, Config, error)) from error
-
-
-def locate(path: Path | None, text: str, key: Key = ()) -> str:
-    """Return a message with file and line before it, if it is about a key: the one given, or that it begins with."""
-    if path is None:
-        return text
-    try:
-        lines = key_lines(_read(path))
-    except (InvalidConfig, tomllib.TOMLDecodeError):
-        return text
-    about = key or split_key(text, lines)
-    return text if not about else f"{place(path, line_of(lines, about))}: {text}"
-
-
-def _read(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        text = content.decode()
-    except OSError as error:
-        raise InvalidConfig(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InvalidConfig(
-            f"{path}:{line}: is not UTF-8 (byte {content[error.start]:#04x}); save the file as UTF-8"
-        ) from error
-    if text.startswith("\ufeff"):
-        raise InvalidConfig(f"{path}:1: begins with a byte order mark; save the file as UTF-8 without one")
-    return text.replace("\r\n", "\n")

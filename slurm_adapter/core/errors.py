@@ -17,6 +17,8 @@ Library code raises these and knows nothing of exit codes; `slurm_adapter.cli.ma
 A message names what was attempted, on what, what is allowed, and the mend.
 """
 
+from __future__ import annotations
+
 
 class AdapterError(Exception):
     """The base of everything that a user is told in one message."""
@@ -56,3 +58,11 @@ class Later(TryAgain):
 
 class Unknown(AdapterError):
     """An answer was lost, late or unreadable: nothing may be concluded from it."""
+
+
+class NotAuthenticated(AdapterError):
+    """It is not known who is asking (HTTP 401)."""
+
+
+class Forbidden(AdapterError):
+    """It is known who is asking, and that one may not (HTTP 403)."""

@@ -10,7 +10,6 @@ A job moves through four stages:
 
 from __future__ import annotations
 
-import secrets
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -213,12 +212,6 @@ class Token:
 
 OLDER_SECONDS = 300
 """How far UCloud's clock may be ahead of this machine's; see `has_new_id`."""
-
-
-def unique_part() -> str:
-    """Return a random part of names. It begins with a letter: `job-4101-0` is rank 0 of job 4101."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    return secrets.choice(letters) + "".join(secrets.choice(letters + "234567") for _ in range(7))
 
 
 def has_new_id(known: Record, created_at: int | None) -> bool:

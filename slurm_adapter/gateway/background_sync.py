@@ -15,8 +15,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slurm_adapter.cli.check import methods_that_work
 from slurm_adapter.core.errors import AdapterError
+from slurm_adapter.jobs.name_methods import methods_that_work
 from slurm_adapter.jobs.report import Report, outage_lines, telling_lines
 from slurm_adapter.jobs.sync import Telling, sync, tell_ucloud
 

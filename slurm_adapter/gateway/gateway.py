@@ -14,7 +14,6 @@ from slurm_adapter.gateway.api.extend import Extender
 from slurm_adapter.gateway.api.submit import Submitter
 from slurm_adapter.gateway.api.terminate import Ender
 from slurm_adapter.gateway.api.utilization import Utilizations
-from slurm_adapter.gateway.authentication import UcloudKey
 from slurm_adapter.gateway.background import Behind
 from slurm_adapter.gateway.controller import Controller
 from slurm_adapter.gateway.http.metrics import Counted, Metrics
@@ -26,6 +25,7 @@ from slurm_adapter.gateway.sessions.web import Web
 from slurm_adapter.gateway.shares import Shares
 from slurm_adapter.gateway.streams.log_follow import Following
 from slurm_adapter.gateway.thread_pools import Workers
+from slurm_adapter.ucloud.key import UcloudKey
 
 if TYPE_CHECKING:
     from slurm_adapter.adapter import Site

@@ -9,14 +9,13 @@ takes a small, bounded share of the time of all syncs, whatever its processes do
 from __future__ import annotations
 
 import json
-import math
-import threading
 import time
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from slurm_adapter.cluster.lanes import WAIT_SECONDS, T
 from slurm_adapter.cluster.transports.interface import Busy, Command, CommandTimeout, ConnectionLost
 from slurm_adapter.core.errors import AdapterError, TryAgain, Unknown
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from slurm_adapter.adapter import Site
 
-T = TypeVar("T")
 K = TypeVar("K")
 
 SHORTEST, LONGEST = 60.0, 3600.0
@@ -41,11 +39,6 @@ SLOW_SECONDS = 5.0
 PATIENCE, LONGEST_PATIENCE = 10.0, 60.0
 """Seconds that an account gets at first; twice as many each time that they were too few."""
 
-AT_ONCE = 32
-"""Accounts at the same time, for all threads of the process."""
-
-WAIT_SECONDS = 5.0
-"""How long a sync waits for what may take minutes, such as sbatch. It then goes on behind the sync."""
 
 _FACT = "accounts in trouble"
 _THERE = 'ls -A -- "$1" | head -n 1'
@@ -80,48 +73,6 @@ class _Known(NamedTuple):
     why: str
     patience: float = PATIENCE
     slow: bool = False
-
-
-class Lanes:
-    """The threads in which accounts are acted for. One object for all sites of a process."""
-
-    def __init__(self) -> None:
-        self._short = ThreadPoolExecutor(AT_ONCE, "account")
-        self._long = ThreadPoolExecutor(AT_ONCE, "behind")
-        self._lock = threading.Lock()
-        self._behind: dict[str, int] = {}
-        self._late: dict[str, float] = {}
-        """When each account was last too late."""
-
-    def start(self, work: Callable[[], T], *, long: bool = False) -> Future[T]:
-        """Do some work of one account. Long work may start short work, and wait for it."""
-        return (self._long if long else self._short).submit(work)
-
-    def leave_behind(self, user: str, work: Future[T], *, waited: bool) -> None:
-        """Wait no longer for an account's work, which goes on. It is late only if it was `waited` for."""
-        with self._lock:
-            self._behind[user] = self._behind.get(user, 0) + 1
-            if waited:
-                self._late[user] = time.monotonic()
-        work.add_done_callback(lambda _: self._ended(user))
-
-    def is_behind(self, user: str) -> bool:
-        """Return whether some work of an account is still going on that nobody waits for."""
-        return user in self._behind
-
-    def was_late(self, user: str) -> bool:
-        """Return whether an account was waited for in vain a short while ago."""
-        return time.monotonic() - self._late.get(user, -math.inf) < SHARE * WAIT_SECONDS
-
-    def close(self) -> None:
-        """Wait for all that was begun."""
-        for threads in (self._long, self._short):
-            threads.shutdown(wait=True)
-
-    def _ended(self, user: str) -> None:
-        with self._lock:
-            left = self._behind[user] - 1
-            self._behind.pop(user) if not left else self._behind.update({user: left})
 
 
 class Accounts:

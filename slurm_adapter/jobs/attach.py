@@ -16,8 +16,9 @@ from slurm_adapter.core import hosts_file
 from slurm_adapter.core.errors import AdapterError, InvalidInput, NotOffered, Refused, TryAgain
 from slurm_adapter.core.records import Amendment, Peer, Stage
 from slurm_adapter.core.specification import Owner, PeerValue
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import item
 from slurm_adapter.jobs.cluster_facts import system_names
+from slurm_adapter.jobs.peers import ask_for_nodes, check_peer, declared_peers
 from slurm_adapter.jobs.publish_hosts import publish_hosts
 from slurm_adapter.translation.script import peer_line
 
@@ -42,10 +43,10 @@ def attach(site: Site, id_: str, value: AppParameterValue) -> Record:
         raise InvalidInput(
             f"resource.jobId: {peer.job_id!r}: a job is no peer of itself; its own names are job-ID-RANK"
         )
-    nodes = submit.ask_for_nodes(site)
+    nodes = ask_for_nodes(site)
     known = site.store.find([peer.job_id, *(each.job_id for each in record.peers)])
     owner = Owner(created_by=record.owner, project=record.project)
-    submit.check_peer(known.get(peer.job_id), peer.job_id, owner, "resource")
+    check_peer(known.get(peer.job_id), peer.job_id, owner, "resource")
     has = [(each.hostname, each.job_id, f"the peer {each.hostname}") for each in record.peers]
     names = [*has, (peer.hostname, peer.job_id, "resource.hostname")]
     hosts_file.check_hostnames(
@@ -61,7 +62,7 @@ def attach(site: Site, id_: str, value: AppParameterValue) -> Record:
         if peer in now.peers:
             return None
         _check_unchanged(record, now)
-        resources = [*submit.specification_of(now).resources, PeerValue.model_validate(_as_sent(peer))]
+        resources = [*item.specification_of(now).resources, PeerValue.model_validate(_as_sent(peer))]
         return _amendment(now, resources, (*now.peers, peer), text)
 
     return _publish(site, site.store.amend(id_, amend, site.clock()))
@@ -79,13 +80,13 @@ def detach(site: Site, id_: str, value: AppParameterValue) -> Record:
         raise InvalidInput(
             f"resource: job {id_} has no peer {peer.hostname} (job {peer.job_id}); its peers are: {named}"
         )
-    for place, given in submit.declared_peers(submit.specification_of(record)):
+    for place, given in declared_peers(item.specification_of(record)):
         if place.startswith("parameters.") and given.hostname.lower() == peer.hostname:
             raise Refused(
                 f"resource: the peer {peer.hostname} of job {id_} is the value of its {place}, and stays until it ends"
             )
     left = tuple(each for each in record.peers if each != peer)
-    first = [given.hostname.lower() for _, given in submit.declared_peers(submit.original_of(record))]
+    first = [given.hostname.lower() for _, given in declared_peers(item.original_of(record))]
     if peer.hostname in first:
         # Its nodes would wait for it, after a requeue too.
         waiting = [each for each in left if each.hostname in first]
@@ -99,7 +100,7 @@ def detach(site: Site, id_: str, value: AppParameterValue) -> Record:
 
     def amend(now: Record) -> Amendment | None:
         _check_unchanged(record, now)
-        resources = [each for each in submit.specification_of(now).resources if not _is(each, peer)]
+        resources = [each for each in item.specification_of(now).resources if not _is(each, peer)]
         return _amendment(now, resources, left, f"Your job has no peer {peer.hostname} any more")
 
     return _publish(site, site.store.amend(id_, amend, site.clock()))
@@ -128,7 +129,7 @@ def _check_unchanged(before: Record, now: Record) -> None:
 
 
 def _amendment(record: Record, resources: Sequence[AppParameterValue], peers: tuple[Peer, ...], text: str) -> Amendment:
-    specification = submit.specification_of(record).model_copy(update={"resources": tuple(resources)})
+    specification = item.specification_of(record).model_copy(update={"resources": tuple(resources)})
     values: dict[str, Any] = {
         "specification": specification.model_dump_json(by_alias=False),
         "original": record.original or record.specification,

@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slurm_adapter.cli.formatting import duration
 from slurm_adapter.cluster.accounting import UNKNOWN, Accounting, read_accounting, slurm_settings
 from slurm_adapter.cluster.transports.interface import Command
+from slurm_adapter.core.durations import duration
 from slurm_adapter.core.errors import InvalidInput, TryAgain, Unknown
 
 if TYPE_CHECKING:
@@ -71,8 +71,13 @@ def system_names(site: Site) -> tuple[str, ...]:
 
 def learn_accounting(site: Site) -> Accounting | None:
     """Ask accounting about the accounts of the cluster that the configuration names. Raise as `read_accounting`."""
-    identity, settings = site.config.identity, slurm_settings(site)
-    return read_accounting(site, sorted({*identity.users.values(), *filter(None, [identity.service_user])}), settings)
+    identity, settings = site.config.identity, slurm_settings(site.transport, site.config.cluster)
+    return read_accounting(
+        site.transport,
+        site.config.cluster,
+        sorted({*identity.users.values(), *filter(None, [identity.service_user])}),
+        settings,
+    )
 
 
 def check(directives: Iterable[Directive], seconds: int, account: str, facts: ClusterFacts) -> None:

@@ -10,18 +10,18 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from slurm_adapter.cli.formatting import duration
+from slurm_adapter.core.durations import duration
 from slurm_adapter.core.errors import AdapterError, InvalidInput, NotOffered, Refused, TryAgain, Unknown
-from slurm_adapter.core.plan import live_row
+from slurm_adapter.core.evidence import live_row
 from slurm_adapter.core.records import Amendment, Stage, by_account
+from slurm_adapter.jobs.item import naming, specification_of
 from slurm_adapter.jobs.publish_hosts import alone
-from slurm_adapter.jobs.submit import naming, specification_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from slurm_adapter.adapter import Site
-    from slurm_adapter.cluster.schedulers.interface import Observation
+    from slurm_adapter.core.observation import Observation
     from slurm_adapter.core.records import Record
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.core.plan import MANY, MANY_OF_ALL
 from slurm_adapter.core.records import Stage
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import cancel
 
 if TYPE_CHECKING:
     from slurm_adapter.adapter import Site
@@ -76,7 +76,7 @@ def _give_up(site: Site, orphans: list[Record]) -> list[str]:
     alive = [record for record in orphans if record.stage is not Stage.ENDED]
     try:
         if alive:
-            submit.end(site, alive)
+            cancel.end(site, alive)
     except AdapterError as error:
         problems.append(f"could not cancel jobs that UCloud knows no more: {error}")
     # One that could not be cancelled stays as it is, and the next pass finds it again.

@@ -11,12 +11,14 @@ from contextlib import suppress
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
-from slurm_adapter.cli.formatting import duration
 from slurm_adapter.cluster import job_folders
 from slurm_adapter.cluster.schedulers.interface import Accepted, InDoubt, NotStarted, Postponed, Rejected, Submission
 from slurm_adapter.cluster.transports.interface import Busy, ConnectionLost
+from slurm_adapter.core import evidence
+from slurm_adapter.core.durations import duration
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, Later, Refused, TryAgain
-from slurm_adapter.core.plan import live_row, submitted_text
+from slurm_adapter.core.evidence import live_row
+from slurm_adapter.core.plan import submitted_text
 from slurm_adapter.core.records import STANDALONE, Record, Stage, by_account
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs.accounts import Accounts, AccountTrouble, FolderTrouble
@@ -179,11 +181,11 @@ def _fence_refused(site: Site, records: Sequence[Record], outcomes: Sequence[Out
     for user, owned in by_account(doubtful):
         names = [""] * len(owned)
         with suppress(AdapterError):
-            names = job_folders.fence(site.transport, user, {record.folder: job_folders.CLOSED for record in owned})
+            names = job_folders.fence(site.transport, user, {record.folder: evidence.CLOSED for record in owned})
         for record, name in zip(owned, names, strict=True):
-            if (slurm_id := job_folders.slurm_id(name)) is not None:
+            if (slurm_id := evidence.slurm_id(name)) is not None:
                 judged[record] = Accepted(slurm_id)
-            elif name != job_folders.CLOSED and isinstance(outcome := judged[record], Rejected):
+            elif name != evidence.CLOSED and isinstance(outcome := judged[record], Rejected):
                 judged[record] = InDoubt(outcome.words)
     return list(judged.values())
 

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING
 from slurm_adapter.cluster import job_folders
 from slurm_adapter.core import hosts_file
 from slurm_adapter.core.errors import AdapterError, Later, Refused, TryAgain, Unknown
-from slurm_adapter.core.plan import (
+from slurm_adapter.core.evidence import (
     Evidence,
-    Plan,
+    Inside,
     is_as_remembered,
     is_plainly_alive,
     kept_id,
     live_row,
     lives_on,
-    make_plan,
     needs_history,
     needs_look,
 )
+from slurm_adapter.core.plan import Plan, make_plan
 from slurm_adapter.core.records import Record, Stage, by_account
 from slurm_adapter.core.states import JobState, translate
 from slurm_adapter.jobs.accounts import Accounts, AccountTrouble, FolderTrouble, Trouble
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from slurm_adapter.adapter import Site
-    from slurm_adapter.cluster.schedulers.interface import Listing, Observation
+    from slurm_adapter.cluster.schedulers.interface import Listing
+    from slurm_adapter.core.observation import Observation
     from slurm_adapter.core.records import Standing
 
 CLAIM_SECONDS = 300
@@ -99,7 +100,7 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
     judged: list[Standing | Record] = [*alive, *records]
     rows_of = {job.id: rows.get((job.token, job.account), ()) for job in judged}
     looked_at: list[Record] = []
-    inside: dict[str, job_folders.Inside] = {}
+    inside: dict[str, Inside] = {}
     history: dict[int, tuple[Observation, ...]] | None = {}
     accounting = True
     addresses: dict[str, tuple[str, ...]] = {}
@@ -247,7 +248,7 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered) -> Report:
     claimed = _left_behind(site, plan.submit) if plan.submit else []
     submitted = _submit(site, claimed, accounts, problems) if claimed else ()
     if gathered.evidence.rows is not None and any(r.unwanted is not None for r in gathered.evidence.records):
-        from slurm_adapter.jobs.submit import end_unwanted
+        from slurm_adapter.jobs.cancel import end_unwanted
 
         try:
             end_unwanted(site, accounts)
@@ -367,15 +368,15 @@ def _cancel_surplus(
 
 def _look(
     site: Site, records: list[Record], accounts: Accounts, problems: Problems
-) -> tuple[dict[str, job_folders.Inside], frozenset[str]]:
+) -> tuple[dict[str, Inside], frozenset[str]]:
     """Look into these jobs' folders, as all accounts at the same time.
 
     Return what stands in them, and the ids of jobs of slow accounts: they are left to a later sync.
     """
-    found: dict[str, job_folders.Inside] = {}
+    found: dict[str, Inside] = {}
     slow: set[str] = set()
 
-    def act(user: str, owned: Sequence[Record], seconds: float) -> list[job_folders.Inside | None]:
+    def act(user: str, owned: Sequence[Record], seconds: float) -> list[Inside | None]:
         tasks = {record.folder: record.tasks or OLD_TASKS for record in owned if record.array}
         return job_folders.look(site.transport, user, [record.folder for record in owned], tasks, seconds)
 
@@ -387,13 +388,13 @@ def _look(
             if inside.slow:
                 slow |= {record.id for record in owned}
             else:
-                unseen = job_folders.Inside(exists=False, trouble=inside.why, tried=inside.tried)
+                unseen = Inside(exists=False, trouble=inside.why, tried=inside.tried)
                 found |= {record.id: unseen for record in owned}
             continue
         found |= {record.id: each for record, each in zip(owned, inside, strict=True) if each is not None}
         for record in (each for each in owned if each.id not in found):
             if accounts.site_is_well:
-                found[record.id] = job_folders.Inside(exists=False, trouble="the folder that it should be in is gone")
+                found[record.id] = Inside(exists=False, trouble="the folder that it should be in is gone")
             else:
                 problems.site.append(
                     f"job {record.id}: neither its folder {record.folder} is there nor that in which it should be; "

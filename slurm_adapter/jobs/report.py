@@ -10,11 +10,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from slurm_adapter.cli.formatting import duration
-from slurm_adapter.jobs import retention
+from slurm_adapter.core.durations import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from slurm_adapter.core.records import Record, Standing
     from slurm_adapter.state.store import Store
@@ -36,6 +35,18 @@ class Problems:
 
 
 @dataclass(frozen=True, slots=True)
+class Due:
+    """What has been kept for its time."""
+
+    logs: tuple[Record, ...] = ()
+    folders: tuple[Record, ...] = ()
+    records: Mapping[str, str] = field(default_factory=dict)
+    """The ids of jobs that are no longer remembered, by Slurm name: an id may pass to another job."""
+    unclosed: tuple[Record, ...] = ()
+    """Jobs whose folders could not be closed at their end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a pass did, or with `--dry-run` would have done."""
 
@@ -48,7 +59,7 @@ class Report:
     """Jobs of which Slurm jobs were cancelled, surplus ones or such as did not end when told to, and these."""
     telling: tuple[str, ...] = ()
     """What is between UCloud and this program; with `--dry-run` alone, which does not ask UCloud."""
-    due: retention.Due = field(default_factory=retention.Due)
+    due: Due = field(default_factory=Due)
     """What was removed of jobs that ended long ago."""
     problems: tuple[str, ...] = ()
     """What could not be learned or done for reasons that concern the whole site; the sync was incomplete."""

@@ -9,12 +9,12 @@ is noted on the job. It is a problem of the pass only if it is the site's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.core.records import by_account
 from slurm_adapter.jobs.accounts import Trouble
+from slurm_adapter.jobs.report import Due
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,18 +31,6 @@ AT_ONCE = 100
 
 _AGAIN_AFTER = 86400
 _UNANSWERED_FOR = 3600
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What has been kept for its time."""
-
-    logs: tuple[Record, ...] = ()
-    folders: tuple[Record, ...] = ()
-    records: Mapping[str, str] = field(default_factory=dict)
-    """The ids of jobs that are no longer remembered, by Slurm name: an id may pass to another job."""
-    unclosed: tuple[Record, ...] = ()
-    """Jobs whose folders could not be closed at their end."""
 
 
 def find_due(site: Site) -> Due:

@@ -17,54 +17,38 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster import job_folders
 from slurm_adapter.core import hosts_file
 from slurm_adapter.core.directives import count_tasks
-from slurm_adapter.core.errors import AdapterError, Duplicate, InvalidInput, Refused, TryAgain, Unknown
-from slurm_adapter.core.records import STANDALONE, Peer, Record, Stage, by_account, has_new_id, same_job, unique_part
-from slurm_adapter.core.specification import JobSpecification, PeerValue
-from slurm_adapter.core.states import JobState
-from slurm_adapter.jobs.accounts import Accounts, Trouble
-from slurm_adapter.jobs.cluster_facts import ClusterFacts, check, system_names
-from slurm_adapter.jobs.dispatch import hand_over, own_slurm_jobs
+from slurm_adapter.core.errors import AdapterError, Duplicate, InvalidInput, TryAgain
+from slurm_adapter.core.records import STANDALONE, Peer, Record, Stage, has_new_id, same_job
+from slurm_adapter.jobs.cluster_facts import ClusterFacts, check
+from slurm_adapter.jobs.dispatch import hand_over
+from slurm_adapter.jobs.item import Item, Names, _as_stored, naming, original_of
+from slurm_adapter.jobs.peers import _find_peers, ask_for_nodes
+from slurm_adapter.local.render_process import Apart
+from slurm_adapter.local.template_folder import open_templates
 from slurm_adapter.state import pending_files
+from slurm_adapter.state.unique_names import unique_part
 from slurm_adapter.translation.drives import as_found, may_use, to_ask_ucloud_for, ucloud_path
 from slurm_adapter.translation.invocation import default_files, is_injected
-from slurm_adapter.translation.rendering import Apart
 from slurm_adapter.translation.translate import translate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from slurm_adapter.adapter import Site
     from slurm_adapter.core.config import Drive
-    from slurm_adapter.core.specification import Owner, ResolvedProduct
+    from slurm_adapter.core.specification import JobSpecification, Owner
     from slurm_adapter.translation.application import Application
     from slurm_adapter.translation.drives import DrivePath
     from slurm_adapter.translation.rendering import Rendered, Task
     from slurm_adapter.translation.translate import Translation
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One job to hand in."""
-
-    specification: JobSpecification
-    key: str | None = None
-    """By which it is recognised when it is handed in again; without one, twice is two jobs."""
-    id: str | None = None
-    """UCloud's id of a job that comes from there, which is its key too."""
-    created_at: int | None = None
-    """UCloud's `createdAt` of such a job, in milliseconds; see `records.has_new_id`."""
-    application: Application | None = None
-    """That it brings along; without one it is looked up in the site's catalogue."""
-    product: ResolvedProduct | None = None
-    """What UCloud sells by the product's name, where it says."""
 
 
 class Caller:
@@ -103,22 +87,6 @@ class Caller:
         with self._lock:
             self._left = not self._held
             return self._left
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What a job and its things are called."""
-
-    id: str
-    token: str
-    """Its name in Slurm."""
-    folder: str
-    peers_file: str
-    """Its hosts view in the shared folder `peers`."""
-
-
-UNWANTED_SECONDS = 30
-"""So long whoever was asked to end a job is left alone with that."""
 
 
 def render(site: Site, owner: Owner, specification: JobSpecification) -> str:
@@ -317,170 +285,6 @@ def _go_on(caller: Caller) -> None:
         raise TryAgain(_HAS_LEFT)
 
 
-def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
-    """Ask for the end of jobs. One that has ended is no error; `NotFound` for an unknown one, and then nothing is done.
-
-    Raises as `end`.
-    """
-    wanted = list(dict.fromkeys(ids))
-    known = site.store.find(wanted)
-    return end(site, [known.get(id_) or site.store.get(id_) for id_ in wanted])
-
-
-def end(site: Site, records: Sequence[Record], accounts: Accounts | None = None) -> list[Record]:
-    """Ask for the end of these very jobs, whatever their ids name by now; the jobs as they are then.
-
-    A claim that was never handed over ends at once. One whose answer was lost is fenced first, so that a job which
-    comes up later runs nothing. Slurm jobs are known by their names: one that its user renamed is left alone, and
-    `Refused` says so once the others are cancelled. What was noted by `Store.want_ended` is seen to then, and stays
-    noted where something stood in the way.
-    """
-    now = site.clock()
-    text = "Your job was cancelled"
-    ending = {"stage": Stage.ENDED, "state": JobState.SUCCESS, "status": text, "ended": now, "cancelled": now}
-    claimed = [record for record in records if record.stage is Stage.CLAIMED]
-    # One that was handed over before is in doubt still: its job may come up late.
-    site.store.take([record.token for record in claimed if record.handed_over is not None], now)
-    site.store.change([(record, ending) for record in claimed], now)
-    # Read again: a claim that somebody handed over meanwhile was left alone.
-    doubtful = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTING]
-    accounts = Accounts(site, asked=True) if accounts is None else accounts
-    unfenced, reasons = _fence(site, accounts, doubtful, ending)
-    submitted = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTED]
-    renamed: list[Record] = []
-    failed: dict[str, AdapterError | Trouble] = {}
-    if submitted:
-        alive, renamed = own_slurm_jobs(site, submitted)
-        site.store.change([(record, {"cancelled": now}) for record in submitted if record not in renamed], now)
-        failed = accounts.cancel(alive)
-    if any(record.unwanted is not None for record in records):
-        undone = {record.token for record in (*unfenced, *(r for r in submitted if r.account in failed))}
-        site.store.want_ended({record.token for record in records} - undone, None)
-    for why in failed.values():
-        raise why if isinstance(why, AdapterError) else Unknown(f"jobs may not be cancelled yet: {why.why}")
-    if unfenced:
-        named = ", ".join(f"{record.id} in {record.folder}" for record in unfenced)
-        text = f"not cancelled, for it is not known whether Slurm has them, and no fence could be made: {named}"
-        raise Unknown("\n".join((text, *reasons)))
-    if renamed:
-        raise Refused(
-            "\n".join(
-                f"not cancelled: Slurm job {record.slurm_id} of {record.account} has another name than {record.token}. "
-                f"If it is job {record.id}, renamed: scontrol update JobId={record.slurm_id} JobName={record.token}"
-                for record in renamed
-            )
-        )
-    return site.store.again(records)
-
-
-def _fence(
-    site: Site, accounts: Accounts, doubtful: Iterable[Record], ending: dict[str, Any]
-) -> tuple[list[Record], list[str]]:
-    """Fence jobs whose answer was lost; those that run nothing end. Return those that could not be fenced, and why."""
-    unfenced: list[Record] = []
-    reasons: list[str] = []
-
-    def fence(user: str, owned: Sequence[Record], seconds: float) -> list[str]:
-        return job_folders.fence(
-            site.transport, user, {record.folder: job_folders.CANCELLED for record in owned}, seconds
-        )
-
-    for _, owned, names in accounts.each(dict(by_account(doubtful)), "fence its jobs", fence):
-        if isinstance(names, AdapterError | Trouble):
-            unfenced += owned
-            reasons.append(names.why if isinstance(names, Trouble) else str(names))
-            continue
-        changes: list[tuple[Record, dict[str, Any]]] = []
-        for record, owner in zip(owned, names, strict=True):
-            if owner in {job_folders.CANCELLED, job_folders.CLOSED}:
-                changes.append((record, ending))
-            elif (found := job_folders.slurm_id(owner)) is not None:
-                changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": found}))
-            else:
-                unfenced.append(record)
-        site.store.change(changes, ending["ended"])
-    return unfenced, reasons
-
-
-def end_unwanted(site: Site, accounts: Accounts) -> None:
-    """End the jobs whose end was wanted a while ago, and which whoever was asked has not ended. Raises as `end`."""
-    if late := site.store.unwanted(site.clock() - UNWANTED_SECONDS):
-        end(site, late, accounts)
-
-
-def ask_for_nodes(site: Site) -> Mapping[str, str]:
-    """All nodes; the question shows, too, that the controller answers."""
-    try:
-        return site.scheduler.nodes()
-    except (TryAgain, Unknown) as error:
-        raise TryAgain(f"Slurm does not answer, so nothing was submitted: {error}") from error
-
-
-def _find_peers(
-    site: Site,
-    owner: Owner,
-    items: Sequence[Item],
-    nodes: Mapping[str, str],
-    system: Sequence[str] | None = None,
-) -> list[list[tuple[Peer, Record]]]:
-    """Every job's peers with their records, once each may be named by this owner, under this name."""
-    declared = [list(declared_peers(item.specification)) for item in items]
-    if not any(declared):
-        return [[] for _ in items]
-    # An id of these jobs themselves may be known: it was another job's, and is no peer's any more.
-    own = {item.id for item in items}
-    records = site.store.find({value.job_id for each in declared for _, value in each} - own)
-    system = system_names(site) if system is None else system
-    found = []
-    for number, each in enumerate(declared):
-        with naming(number, items):
-            for place, value in each:
-                check_peer(records.get(value.job_id), value.job_id, owner, place)
-            names = hosts_file.check_hostnames(
-                [(value.hostname, records[value.job_id].replicas, f"{place}.hostname") for place, value in each],
-                nodes={*nodes, *nodes.values()},
-                reserved=(*site.config.peers.reserved, *system),
-            )
-            found.append(
-                [
-                    (Peer(name, value.job_id), records[value.job_id])
-                    for name, (_, value) in zip(names, each, strict=True)
-                ]
-            )
-    return found
-
-
-def declared_peers(specification: JobSpecification) -> Iterator[tuple[str, PeerValue]]:
-    """The peers that a job names, each with its place in the specification."""
-    for name, value in specification.parameters.items():
-        if isinstance(value, PeerValue):
-            yield f"parameters.{name}", value
-    for number, value in enumerate(specification.resources):
-        if isinstance(value, PeerValue):
-            yield f"resources[{number}]", value
-
-
-def check_peer(record: Record | None, id_: str, owner: Owner, place: str) -> None:
-    """One may name jobs of one's own workspace that have not ended. What is not one's own is not told from unknown."""
-    if record is None or not same_workspace(record, owner):
-        raise InvalidInput(
-            f"{place}.jobId: {id_!r}: there is no such job in this workspace; name one of your running jobs"
-        )
-    if record.stage is Stage.ENDED:
-        raise InvalidInput(
-            f"{place}.jobId: {id_!r}: this job has ended ({record.state}); name a job that runs or waits"
-        )
-    if record.array:
-        raise InvalidInput(f"{place}.jobId: {id_!r}: this job is an array, whose tasks have no one address")
-
-
-def same_workspace(record: Record, owner: Owner) -> bool:
-    """Whether a job is in the workspace in which this owner acts: a project's, or his personal one."""
-    if owner.project is not None:
-        return record.project == owner.project
-    return record.project is None and record.owner == owner.created_by
-
-
 def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> tuple[list[Record | None], frozenset[str]]:
     """The job that each item is known as already; and the tokens of jobs whose ids UCloud has given to these.
 
@@ -534,16 +338,6 @@ def _origin(site: Site, item: Item) -> str:
     return STANDALONE if item.id is None else site.config.provider
 
 
-def specification_of(record: Record) -> JobSpecification:
-    """What a job was handed in with, and with the peers that it has by now."""
-    return JobSpecification.model_validate_json(record.specification)
-
-
-def original_of(record: Record) -> JobSpecification:
-    """What a job was handed in with."""
-    return JobSpecification.model_validate_json(record.original or record.specification)
-
-
 def _translate(
     site: Site,
     owner: Owner,
@@ -571,6 +365,7 @@ def _translate(
         account=account,
         drives=drives,
         apart=apart,
+        templates=open_templates(site.config.templates),
     )
 
 
@@ -654,19 +449,3 @@ def _left_out_notes(record: Record, replicas: Sequence[int]) -> Iterator[str]:
     for peer, count in zip(record.peers, replicas, strict=True):
         if names := hosts_file.left_out(peer.hostname, count, record.id):
             yield f"names of peer {peer.job_id} that are too long and left out: {', '.join(names)}"
-
-
-def _as_stored(item: Item) -> str:
-    """A specification as the database keeps it, and compares it."""
-    return item.specification.model_dump_json(by_alias=False)
-
-
-@contextmanager
-def naming(number: int, items: Sequence[object]) -> Iterator[None]:
-    """Say which item of a bulk an error is about."""
-    try:
-        yield
-    except InvalidInput as error:
-        if len(items) == 1:
-            raise
-        raise InvalidInput("\n".join(f"items[{number}].{line}" for line in str(error).splitlines())) from error

@@ -15,9 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import InvalidInput, Unknown
-from slurm_adapter.core.plan import MANY, MANY_OF_ALL, live_row
+from slurm_adapter.core.evidence import live_row
+from slurm_adapter.core.messages import Message
+from slurm_adapter.core.plan import MANY, MANY_OF_ALL
 from slurm_adapter.core.states import JobState
-from slurm_adapter.ucloud.interface import Message
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,1 +1,3 @@
 """What the pure parts need from this machine: files, templates and processes."""
+
+from __future__ import annotations

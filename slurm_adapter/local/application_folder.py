@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput
 from slurm_adapter.core.specification import shown
+from slurm_adapter.local.template_folder import packaged_templates
 from slurm_adapter.translation.application_file import read_application_file
-from slurm_adapter.translation.script import packaged_templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import Refused
+from slurm_adapter.local.template_folder import packaged_templates
 from slurm_adapter.sandbox import files
 from slurm_adapter.sandbox.layout import SHARED_ON_NODES, Layout
 from slurm_adapter.sandbox.processes import run_on
-from slurm_adapter.translation.script import packaged_templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable

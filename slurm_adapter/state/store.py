@@ -10,22 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from slurm_adapter.core.errors import InvalidInput, NotFound
 from slurm_adapter.core.interfaces import Target
-from slurm_adapter.core.records import (
-    STANDALONE,
-    Peer,
-    Record,
-    Stage,
-    Standing,
-    Token,
-    Update,
-    has_new_id,
-    same_job,
-    unique_part,
-)
+from slurm_adapter.core.messages import Message
+from slurm_adapter.core.records import STANDALONE, Peer, Record, Stage, Standing, Token, Update, has_new_id, same_job
 from slurm_adapter.core.states import JobState
 from slurm_adapter.state.database import Database, told
 from slurm_adapter.state.job_filter import place
-from slurm_adapter.ucloud.interface import Message
+from slurm_adapter.state.unique_names import unique_part
 
 if TYPE_CHECKING:
     import sqlite3

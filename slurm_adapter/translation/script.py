@@ -9,12 +9,9 @@ Its text comes from the template `job.sbatch.j2`, the site's own where it has on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from slurm_adapter.core import bash
@@ -23,6 +20,8 @@ from slurm_adapter.core.errors import InvalidConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from jinja2 import BaseLoader
 
     from slurm_adapter.core.config import Config
     from slurm_adapter.translation.invocation import Peer
@@ -81,47 +80,47 @@ def peer_line(job_id: str, hostname: str, slurm_name: str) -> str:
     return f"{job_id} {hostname.lower()} {slurm_name}".rstrip() + "\n"
 
 
-def packaged_templates() -> Path:
-    """The folder of the templates that come with this program: inside the wheel, or beside the package's sources."""
-    package = Path(__file__).parent.parent
-    inside = package / "templates"
-    return inside if inside.is_dir() else package.parent / "templates"
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """What the files of a job's folder are made from."""
+
+    source: str
+    """Their folder, for messages."""
+    environment: ImmutableSandboxedEnvironment
+    """See `script_environment`."""
+    node_files: Mapping[str, bytes]
+    """The shell files that travel with every job, by their name in its folder."""
 
 
-def render_script(inputs: ScriptInputs, templates: Path | None = None) -> str:
-    """The script. `templates` is the site's folder, looked in before the packaged one.
+def render_script(inputs: ScriptInputs, templates: Templates) -> str:
+    """Return the script.
 
-    Raises `InvalidConfig` for an error in the template, `InvalidInput` where sbatch would refuse what came of it.
+    Raise `InvalidConfig` for an error in the template, and `InvalidInput` if sbatch would refuse the result.
     """
     try:
-        text = (
-            _environment(templates)
-            .get_template(f"{SCRIPT_NAME}.j2")
-            .render(
-                directives=tuple(f"{directive}" for directive in inputs.directives),
-                folder=inputs.folder,
-                exports=inputs.exports,
-                environment=inputs.environment,
-                links=inputs.links,
-                modules=inputs.modules,
-                purge=inputs.purge,
-                payload=inputs.payload,
-            )
+        text = templates.environment.get_template(f"{SCRIPT_NAME}.j2").render(
+            directives=tuple(f"{directive}" for directive in inputs.directives),
+            folder=inputs.folder,
+            exports=inputs.exports,
+            environment=inputs.environment,
+            links=inputs.links,
+            modules=inputs.modules,
+            purge=inputs.purge,
+            payload=inputs.payload,
         )
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         where = f", line {line}" if line else ""
-        raise InvalidConfig(f"{templates or packaged_templates()}: {SCRIPT_NAME}.j2{where}: {error}") from error
+        raise InvalidConfig(f"{templates.source}: {SCRIPT_NAME}.j2{where}: {error}") from error
     text = text.rstrip("\n") + "\n"
     lint_script(text)
     return text
 
 
-@cache
-def _environment(templates: Path | None) -> ImmutableSandboxedEnvironment:
-    folders = [folder for folder in (templates, packaged_templates()) if folder is not None]
+def script_environment(loader: BaseLoader) -> ImmutableSandboxedEnvironment:
+    """Return the Jinja environment for the templates of `loader`."""
     environment = ImmutableSandboxedEnvironment(
-        loader=FileSystemLoader(folders),
+        loader=loader,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -158,22 +157,3 @@ def node_files(settings: NodeSettings, config: Config) -> dict[str, bytes]:
 
 def _yes(value: object) -> str:
     return "yes" if value else "no"
-
-
-def read_helper() -> str:
-    """Return the text of the helper for sudo, without a site's settings. Raises `InvalidConfig`."""
-    path = packaged_templates() / "sudo" / "helper.sh"
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidConfig(f"{path}: a file of this program cannot be read; install it anew: {error}") from error
-
-
-@cache
-def read_node_files() -> Mapping[str, bytes]:
-    """The shell files that travel with every job, by their name in its folder. Raises `InvalidConfig`."""
-    folder = packaged_templates() / "node"
-    try:
-        return MappingProxyType({f"node/{name}": (folder / name).read_bytes() for name in NODE_FILES})
-    except OSError as error:
-        raise InvalidConfig(f"{folder}: a file of this program cannot be read; install it anew: {error}") from error

@@ -47,7 +47,7 @@ from slurm_adapter.translation.invocation import (
     read_peer,
 )
 from slurm_adapter.translation.preprocessor import preprocess
-from slurm_adapter.translation.rendering import Rendered, Source, Task, render, render_apart
+from slurm_adapter.translation.rendering import Rendered, Source, Task, render
 from slurm_adapter.translation.script import (
     EXECUTABLE,
     PRIVATE,
@@ -56,7 +56,6 @@ from slurm_adapter.translation.script import (
     NodeSettings,
     ScriptInputs,
     node_files,
-    read_node_files,
     render_script,
 )
 
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
     from slurm_adapter.translation.application import Application
     from slurm_adapter.translation.drives import Kind
     from slurm_adapter.translation.invocation import Bound, Resolve
+    from slurm_adapter.translation.script import Templates
 
 REFUSED_LABELS = frozenset(
     f"ucloud.dk/{name}" for name in ("init-script", "service-ip-address", "service-forward-tcp", "stack-state-folder")
@@ -141,15 +141,16 @@ def translate(
     product: ResolvedProduct | None = None,
     account: str | None = None,
     drives: Sequence[Drive] = (),
-    apart: Callable[[Task], Rendered] = render_apart,
+    apart: Callable[[Task], Rendered],
+    templates: Templates,
 ) -> Translation:
-    """Translate one job. Nothing is read but templates, and nothing is written.
+    """Translate one job.
 
     `token` is the job's name in Slurm, `folder` its folder on the cluster, `peers_file` the name of its hosts view.
     `after` holds the Slurm ids of its peers, `slurm_names` their names in Slurm by their ids. `account` is that of its
     user there, and `drives` are known besides those of the configuration. `product` is what UCloud sells by the
-    product's name, which goes before the machine table's sizes. `apart` renders what the site has not written itself:
-    `Apart.render`, where there are many jobs.
+    product's name, which goes before the machine table's sizes. `apart` renders what the site has not written itself,
+    and `templates` make the files of its folder.
     Raises `InvalidInput` that names the field, its value, and what is allowed.
     """
     machine = find_machine(specification, config)
@@ -199,7 +200,7 @@ def translate(
         purge=bool(application.required_modules),
         payload=texts.body.strip("\n"),
     )
-    script = render_script(inputs, config.templates)
+    script = render_script(inputs, templates)
     if len(script.encode()) > SCRIPT_LIMIT:
         raise InvalidInput(f"the job's script has {len(script.encode())} bytes; Slurm takes {SCRIPT_LIMIT}")
     names = bool(peers) or specification.replicas > 1 or config.peers.always
@@ -218,7 +219,7 @@ def translate(
         script=script,
         files={
             SCRIPT_NAME: File(script.encode(), EXECUTABLE),
-            **{name: File(content, EXECUTABLE, shared=True) for name, content in read_node_files().items()},
+            **{name: File(content, EXECUTABLE, shared=True) for name, content in templates.node_files.items()},
             **{name: File(content, PRIVATE) for name, content in node_files(settings, config).items()},
         },
         peers=peers,

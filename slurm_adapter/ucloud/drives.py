@@ -17,7 +17,7 @@ from slurm_adapter.translation.drives import UcloudDrive, read_ucloud_drive
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.ucloud.receiver import Client
+    from slurm_adapter.ucloud.client import Client
 
 QUESTION_SECONDS = 1.5
 """For a call, and for waiting until another thread's question is answered."""

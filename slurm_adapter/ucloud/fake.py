@@ -11,7 +11,7 @@ from slurm_adapter.ucloud.interface import Told
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slurm_adapter.ucloud.interface import Message
+    from slurm_adapter.core.messages import Message
 
 
 class FakeReceiver:

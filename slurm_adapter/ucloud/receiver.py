@@ -8,48 +8,23 @@ among the updates that UCloud has of the job.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import hashlib
-import ipaddress
-import json
-import os
 import re
-import stat
 import threading
-import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-import httpx
-
-from slurm_adapter import __version__
-from slurm_adapter.core.errors import AdapterError, InvalidConfig, Refused, TryAgain, Unknown
+from slurm_adapter.core.errors import AdapterError, Unknown
 from slurm_adapter.ucloud.interface import Told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
-    from slurm_adapter.ucloud.interface import Message
+    from slurm_adapter.core.messages import Message
+    from slurm_adapter.ucloud.client import (
+        Client,
+    )
 
-RENEW_SECONDS = 180
-"""An access token is renewed when it has less than this left."""
-
-LIFETIME = 600
-"""Seconds that an access token is good for that does not say so itself."""
-
-BACK_OFF = (10, 320)
-"""Seconds for which a refresh token that was refused is not shown again: at first, and at most."""
-
-CALL_SECONDS = 10
-"""For a whole call; a connection has five of them. Jobs are not looked after meanwhile."""
-
-MOST_BYTES = 64 * 1024 * 1024
-"""Of an answer."""
 
 AT_ONCE = 1000
 """The most jobs that `checkExistence` is asked about."""
@@ -60,215 +35,8 @@ MOST_REFUSED = 3
 _NOT_OURS = re.compile(r"\(([^()]+)\)\s*$")
 """The job's id in `Not found or permission denied (4101)`."""
 
-_REFRESH = "/auth/providers/refresh"
 _UPDATE = "/api/jobs/control/update"
 _EXISTS = "/api/providers/resources/checkExistence"
-
-
-def is_loopback(url: str) -> bool:
-    """Whether this URL leads to this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def read_refresh_token(path: Path) -> str:
-    """The token in this file. Raises `InvalidConfig` where it cannot be read, or others can."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            mode = os.fstat(descriptor).st_mode
-            content = os.read(descriptor, 65536)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise InvalidConfig(
-            f"ucloud.refresh_token: {path} cannot be read: {error.strerror}; write the refresh token that UCloud "
-            "showed there, for the adapter's account only (mode 600)"
-        ) from error
-    if not stat.S_ISREG(mode) or mode & 0o077:
-        raise InvalidConfig(
-            f"ucloud.refresh_token: {path} can be read by others (mode {stat.S_IMODE(mode):o}); chmod 600 {path}, and "
-            "renew the token in UCloud if somebody may have read it"
-        )
-    token = content.strip()
-    if not re.fullmatch(rb"[\x21-\x7e]+", token):
-        raise InvalidConfig(f"ucloud.refresh_token: {path} holds no token: one line, as UCloud showed it")
-    return token.decode()
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    body: Any
-    """What JSON it held; None where it held none."""
-
-    @property
-    def why(self) -> str:
-        """UCloud's own words."""
-        why = self.body.get("why") if isinstance(self.body, dict) else None
-        return why[:500] if isinstance(why, str) and why else "no reason given"
-
-    @property
-    def missing(self) -> bool:
-        """There is nothing of this id, or it is not this provider's.
-
-        The newer core answers a question for such a resource with 403 and words of its own; the 403 of one that does
-        not let this program in says `Forbidden`.
-        """
-        return self.status == 404 or (self.status == 403 and self.why.lower() == "write permission is required")
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Access:
-    token: str
-    since: float
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Rejection:
-    digest: bytes
-    """Of the refresh token."""
-    since: float
-    wait: float
-
-
-class Client:
-    """Calls UCloud as the provider, with time limits on all it does. For one thread at a time.
-
-    The refresh token is read anew whenever one is needed, so that a token that was renewed is taken up at once.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        refresh_token: Path,
-        clock: Callable[[], float] = time.time,
-        *,
-        seconds: float = CALL_SECONDS,
-    ) -> None:
-        """`seconds` are for a whole call."""
-        self._seconds = seconds
-        self.url = url.rstrip("/")
-        self._file = refresh_token
-        self._clock = clock
-        self._access: _Access | None = None
-        self._rejection: _Rejection | None = None
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers={"User-Agent": f"slurm-adapter/{__version__}"},
-            timeout=httpx.Timeout(seconds, connect=min(seconds, 5)),
-            trust_env=not is_loopback(url),  # a proxy cannot lead to this machine
-        )
-
-    def post(self, path: str, body: Mapping[str, Any]) -> _Answer:
-        """Call it; any 2xx, 400 and 404 are answers. Raises as `Receiver.tell` does, and nothing in it is secret."""
-        return self._ask("POST", path, body, {})
-
-    def get(self, path: str, query: Mapping[str, str]) -> _Answer:
-        """See `post`; that it is `missing` is an answer, too."""
-        return self._ask("GET", path, None, query)
-
-    def close(self) -> None:
-        """Close its connections."""
-        self._http.close()
-
-    def refresh(self) -> str:
-        """A new access token. Raises `Refused` where UCloud does not take the refresh token."""
-        refresh = read_refresh_token(self._file)
-        digest = hashlib.sha256(refresh.encode()).digest()
-        now, before = self._clock(), self._rejection
-        if before is not None and before.digest == digest and before.since <= now < before.since + before.wait:
-            raise TryAgain(
-                f"UCloud at {self.url} refused the refresh token in {self._file}; it is shown again in "
-                f"{before.since + before.wait - now:.0f} seconds"
-            )
-        answer = self._call("POST", _REFRESH, {"items": [{"refreshToken": refresh}]}, {}, secret=refresh)
-        if answer.status in {400, 401, 403, 404}:
-            wait = min(before.wait * 2, BACK_OFF[1]) if before is not None and before.digest == digest else BACK_OFF[0]
-            self._rejection = _Rejection(digest, now, wait)
-            raise Refused(
-                f"UCloud at {self.url} refused the refresh token in {self._file} ({answer.status}): write the one that "
-                "it shows for this provider, and see that ucloud.url is right"
-            )
-        self._judge("POST", _REFRESH, answer)
-        try:
-            token = answer.body["responses"][0]["accessToken"]
-        except (LookupError, TypeError):
-            token = None
-        if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
-            raise Unknown(f"UCloud at {self.url} gave no access token for the refresh token; is ucloud.url right?")
-        self._rejection = None
-        self._access = _Access(token, now, now + _lifetime(token) - RENEW_SECONDS)
-        return token
-
-    def _token(self) -> str:
-        access = self._access
-        if access is not None and access.since <= self._clock() < access.until:
-            return access.token
-        return self.refresh()
-
-    def _ask(self, method: str, path: str, body: Any, query: Mapping[str, str]) -> _Answer:
-        token = self._token()
-        answer = self._call(method, path, body, query, secret=token, authorize=True)
-        if answer.status == 401:
-            self._access = None
-            token = self.refresh()
-            answer = self._call(method, path, body, query, secret=token, authorize=True)
-        return self._judge(method, path, answer)
-
-    def _judge(self, method: str, path: str, answer: _Answer) -> _Answer:
-        """An answer that says something of what was asked."""
-        where, said = f"{method} {self.url}{path}", f"{answer.status}: {answer.why}"
-        if method == "GET" and answer.missing and isinstance(answer.body, dict):
-            return answer
-        if answer.status in {429, 503}:
-            raise TryAgain(f"UCloud is busy or away: {where} was answered with {said}")
-        if answer.status in {401, 403}:
-            raise Refused(f"UCloud does not let this provider in: {where} was answered with {said}")
-        if 200 <= answer.status < 300 and isinstance(answer.body, dict):
-            return answer
-        if answer.status in {400, 404, 413, 422} and isinstance(answer.body, dict):
-            return answer
-        raise Unknown(f"{where} was answered with {said}, which is no answer of UCloud's; is ucloud.url right?")
-
-    def _call(
-        self, method: str, path: str, body: Any, query: Mapping[str, str], *, secret: str, authorize: bool = False
-    ) -> _Answer:
-        """One request, whole within its time. The secret that goes with it is in no word that comes back."""
-        where = f"{method} {self.url}{path}"
-        headers = {"Authorization": f"Bearer {secret}"} if authorize else {}
-        deadline = time.monotonic() + self._seconds
-        content = bytearray()
-        try:
-            with self._http.stream(method, path, json=body, params=query, headers=headers) as response:
-                for piece in response.iter_bytes():
-                    content += piece
-                    if time.monotonic() > deadline or len(content) > MOST_BYTES:
-                        raise Unknown(f"the answer to {where} is too long, or took longer than {self._seconds} seconds")
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
-            raise TryAgain(f"UCloud is out of reach: {where}: {error}") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unknown(f"UCloud's answer was lost: {where}: {type(error).__name__} {error}") from error
-        if not response.is_success:
-            content = content.replace(secret.encode(), b"***")
-        try:
-            return _Answer(response.status_code, json.loads(content))
-        except ValueError:
-            return _Answer(response.status_code, None)
-
-
-def _lifetime(token: str) -> float:
-    """Seconds between `iat` and `exp`: this machine's clock may be another than UCloud's."""
-    try:
-        payload = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return float(claims["exp"] - claims["iat"])
-    except (LookupError, TypeError, ValueError, binascii.Error):
-        return LIFETIME
 
 
 class UcloudReceiver:

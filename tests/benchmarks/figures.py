@@ -27,7 +27,7 @@ from slurm_adapter.cluster.schedulers.interface import Submission
 from slurm_adapter.core.config import FIRST_ID_BESIDE_UCLOUD, Config
 from slurm_adapter.core.records import Record, Stage
 from slurm_adapter.core.specification import PeerValue
-from slurm_adapter.jobs import attach, submit, user_tokens
+from slurm_adapter.jobs import attach, cancel, submit, user_tokens
 from slurm_adapter.jobs.sync import sync
 from slurm_adapter.sandbox.layout import SHARED_ON_NODES
 from tests.benchmarks import others
@@ -396,7 +396,7 @@ def peer(ground: Ground) -> Iterator[Figure]:
             target="within two seconds",
             met=lambda medians: (medians["serve"] <= 2, f"{medians['serve']:.2f} s"),
         )
-        submit.cancel(site, [other.id])
+        cancel.cancel(site, [other.id])
     clear("alice")
 
 
@@ -411,7 +411,7 @@ def _peer(site: Site, other: str, passes_made: Callable[[], int]) -> float:
     ask("scontrol", "update", f"JobId={database.slurm_id}", "StartTime=now")
     until(lambda: len(output(consumer)) > 2, "the name resolves")
     took = float(output(consumer)[-1]) - started(database)
-    submit.cancel(site, [consumer.id, database.id])
+    cancel.cancel(site, [consumer.id, database.id])
     return took
 
 

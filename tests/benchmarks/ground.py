@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import sandbox
 from slurm_adapter.adapter import Site
-from slurm_adapter.core.config import load_config
 from slurm_adapter.core.specification import Owner, parse_submission
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import item, submit
+from slurm_adapter.local.configuration_file import load_config
 from slurm_adapter.sandbox import cluster as whole
 from slurm_adapter.sandbox.layout import SHARED_ON_NODES, Layout
 
@@ -199,16 +199,16 @@ def _ground() -> Iterator[Ground]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def items(count: int) -> list[submit.Item]:
+def items(count: int) -> list[item.Item]:
     """So many jobs to hand in."""
     one: dict[str, Any] = {
         "application": {"name": "waits", "version": "1"},
         "product": {"provider": "example", "category": "example-compute", "id": "example-scavenge"},
     }
-    return [submit.Item(each) for each in parse_submission(json.dumps({"items": [one] * count}).encode())]
+    return [item.Item(each) for each in parse_submission(json.dumps({"items": [one] * count}).encode())]
 
 
-def shell(code: str, *, begin: str | None = None, peers: Mapping[str, str] | None = None) -> submit.Item:
+def shell(code: str, *, begin: str | None = None, peers: Mapping[str, str] | None = None) -> item.Item:
     """A job that runs this, not before a time, with peers by their names in it."""
     given = {"code": code, "begin": begin}
     one: dict[str, Any] = {
@@ -217,7 +217,7 @@ def shell(code: str, *, begin: str | None = None, peers: Mapping[str, str] | Non
         "parameters": {name: {"type": "text", "value": value} for name, value in given.items() if value is not None},
         "resources": [{"type": "peer", "hostname": name, "jobId": id_} for name, id_ in (peers or {}).items()],
     }
-    return submit.Item(parse_submission(json.dumps(one).encode())[0])
+    return item.Item(parse_submission(json.dumps(one).encode())[0])
 
 
 def output(record: Record) -> list[str]:

@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_adapter.adapter import Site
 from slurm_adapter.cluster import job_folders, peer_files
-from slurm_adapter.core.config import load_config
 from slurm_adapter.core.errors import AdapterError, TryAgain
 from slurm_adapter.core.specification import Owner, parse_submission
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import cancel, submit
+from slurm_adapter.jobs.item import Item
 from slurm_adapter.jobs.sync import sync
+from slurm_adapter.local.configuration_file import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,17 +124,17 @@ def act(site: Site, action: str, arguments: Sequence[str]) -> None:
         key, file = arguments
         specifications = parse_submission(Path(file).read_bytes())
         keys = [None if key == "-" else f"{key}/{number}" for number in range(len(specifications))]
-        items = [submit.Item(each, own) for each, own in zip(specifications, keys, strict=True)]
+        items = [Item(each, own) for each, own in zip(specifications, keys, strict=True)]
         records = submit.submit(site, Owner(created_by="alice"), items)
         tell(f"answer {' '.join(record.id for record in records)}")
     elif action == "create":
         id_, created_at, file = arguments
         [specification] = parse_submission(Path(file).read_bytes())
-        item = submit.Item(specification, id=id_, created_at=int(created_at))
+        item = Item(specification, id=id_, created_at=int(created_at))
         [record] = submit.submit(site, Owner(created_by="alice"), [item])
         tell(f"answer {record.token}")
     elif action == "cancel":
-        submit.cancel(site, arguments)
+        cancel.cancel(site, arguments)
         tell("answer")
     elif action == "sync":
         with site.only_one_pass() as ours:

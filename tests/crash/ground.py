@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from slurm_adapter.adapter import Site
-from slurm_adapter.cluster.schedulers.interface import HAND_OVER_SECONDS
-from slurm_adapter.core.config import load_config
 from slurm_adapter.core.errors import AdapterError
+from slurm_adapter.core.observation import HAND_OVER_SECONDS
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.specification import Owner, parse_submission
 from slurm_adapter.core.states import JobState
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import cancel, item, submit
 from slurm_adapter.jobs.sync import sync
+from slurm_adapter.local.configuration_file import load_config
 from tests.adapter import Adapter, on_node
 
 if TYPE_CHECKING:
@@ -115,13 +115,13 @@ class Ground(Adapter):
     def hand_in(self, key: str, specifications: Sequence[dict[str, Any]]) -> list[Record]:
         """The same as the action `submit`, in this process."""
         parsed = parse_submission(json.dumps({"items": list(specifications)}).encode())
-        items = [submit.Item(each, f"{key}/{number}") for number, each in enumerate(parsed)]
+        items = [item.Item(each, f"{key}/{number}") for number, each in enumerate(parsed)]
         return submit.submit(self.site, USER, items)
 
     def create(self, id_: str, created_at: int, specification: dict[str, Any]) -> Record:
         """The same as the action `create`, in this process."""
         [parsed] = parse_submission(json.dumps(specification).encode())
-        [record] = submit.submit(self.site, USER, [submit.Item(parsed, id=id_, created_at=created_at)])
+        [record] = submit.submit(self.site, USER, [item.Item(parsed, id=id_, created_at=created_at)])
         return record
 
     def settle(self, *living: Record, problem: str = "", timeout: float = 90) -> None:
@@ -193,7 +193,7 @@ class Ground(Adapter):
                 if any(record.stage is Stage.SUBMITTING for record in active):
                     self.clock.ahead += HAND_OVER_SECONDS + 5
                 try:
-                    submit.cancel(self.site, [record.id for record in active if record.cancelled is None])
+                    cancel.cancel(self.site, [record.id for record in active if record.cancelled is None])
                     sync(self.site)
                 except AdapterError:
                     pass

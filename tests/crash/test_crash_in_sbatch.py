@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.cluster.schedulers.interface import HAND_OVER_SECONDS
+from slurm_adapter.core.observation import HAND_OVER_SECONDS
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs.sync import sync

@@ -22,13 +22,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slurm_adapter.core.config import Ucloud
-from slurm_adapter.core.errors import InvalidConfig
-from slurm_adapter.gateway.authentication import (
-    TOKEN_LIMIT,
-    Forbidden,
-    NotAuthenticated,
-    UcloudKey,
-)
+from slurm_adapter.core.errors import Forbidden, InvalidConfig, NotAuthenticated
+from slurm_adapter.ucloud.key import TOKEN_LIMIT, UcloudKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable

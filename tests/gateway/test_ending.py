@@ -13,7 +13,7 @@ from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway import background, background_sync
 from slurm_adapter.gateway.api import terminate
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import cancel
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.offline import Offline, offline, peer
 
@@ -68,7 +68,7 @@ def test_what_cannot_be_ended_during_an_outage_is_ended_after_it(doors: Doors) -
     doors.slurm.down = True
     answer = doors.ask("POST", f"{JOBS}/terminate", {"items": [doors.job("1")]}, **doors.as_ucloud())
     assert answer.json() == {"responses": [{}]}
-    doors.slurm.now += submit.UNWANTED_SECONDS
+    doors.slurm.now += cancel.UNWANTED_SECONDS
     doors.slurm.down = False
     wait_until(lambda: doors.offline.now_stage("1") is Stage.ENDED, "it goes on")
     assert doors.offline.site.store.get("1").cancelled is not None
@@ -82,7 +82,7 @@ def test_a_pass_ends_what_a_crash_has_left(offline: Offline) -> None:
     offline.site.store.want_ended([runs.token], offline.site.clock())
     offline.sync()
     assert offline.now(runs).cancelled is None, "whoever was asked has not had his time"
-    offline.sync(submit.UNWANTED_SECONDS)
+    offline.sync(cancel.UNWANTED_SECONDS)
     offline.sync()
     assert (offline.now(runs).stage, offline.now(lives).stage) == (Stage.ENDED, Stage.SUBMITTED)
     assert offline.site.store.unwanted(offline.site.clock()) == []
@@ -95,7 +95,7 @@ def test_a_claim_whose_end_is_wanted_is_not_handed_over(offline: Offline) -> Non
     offline.site.store.want_ended([claim.token], offline.site.clock())
     offline.sync()
     assert (offline.now(database).stage, offline.now(claim).stage) == (Stage.SUBMITTED, Stage.CLAIMED)
-    offline.sync(submit.UNWANTED_SECONDS)
+    offline.sync(cancel.UNWANTED_SECONDS)
     assert offline.now(claim).state is JobState.SUCCESS
     assert len(offline.slurm.submissions) == 1
 
@@ -105,8 +105,8 @@ def test_one_that_its_user_renamed_is_refused_once(offline: Offline) -> None:
     offline.run(record)
     offline.slurm.change(offline.slurm_id(record), name="mine")
     offline.site.store.want_ended([record.token], offline.site.clock())
-    assert any("not cancelled" in each for each in offline.sync(submit.UNWANTED_SECONDS).account_problems)
-    assert not any("not cancelled" in each for each in offline.sync(submit.UNWANTED_SECONDS).account_problems)
+    assert any("not cancelled" in each for each in offline.sync(cancel.UNWANTED_SECONDS).account_problems)
+    assert not any("not cancelled" in each for each in offline.sync(cancel.UNWANTED_SECONDS).account_problems)
 
 
 @pytest.mark.parametrize("path", ["terminate", "onUpdatedLabels"])

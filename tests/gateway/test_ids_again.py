@@ -16,7 +16,8 @@ from slurm_adapter.core.records import OLDER_SECONDS, Stage
 from slurm_adapter.core.specification import Job, Owner
 from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway.api.provider import find_own
-from slurm_adapter.jobs import deleted_in_ucloud, deliver, submit
+from slurm_adapter.jobs import cancel, deleted_in_ucloud, deliver, submit
+from slurm_adapter.jobs.item import Item
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.offline import Offline, peer, site
 from tests.ucloud_double import Ucloud, ucloud
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from slurm_adapter.core.messages import Message
     from slurm_adapter.core.records import Record
-    from slurm_adapter.ucloud.interface import Message
 
 __all__ = ["site", "ucloud"]
 
@@ -44,7 +45,7 @@ def doors(tmp_path: Path) -> Iterator[Doors]:
 def create(site: Offline, created_at: int | None, id_: str = "4101", owner: Owner = ALICE, **fields: Any) -> Record:
     """What UCloud's `create` does."""
     item = site.item(**fields)
-    [record] = submit.submit(site.site, owner, [submit.Item(item.specification, id=id_, created_at=created_at)])
+    [record] = submit.submit(site.site, owner, [Item(item.specification, id=id_, created_at=created_at)])
     return record
 
 
@@ -157,14 +158,14 @@ def test_the_new_job_is_not_forgotten_in_place_of_the_old_one(site: Offline, ucl
     """A sync finds that a job was kept for its time. Before it is forgotten, a new job gets the id, and ends."""
     old = create(site, FIRST)
     ucloud.know("4101")
-    submit.cancel(site.site, [old.id])
+    cancel.cancel(site.site, [old.id])
     site.slurm.finish(site.slurm_id(old))
     site.sync()
     store = site.site.store
     due = store.forgettable(site.site.clock() + 1, 9, with_folder=True)
     assert list(due.values()) == [old.id]
     new = create(site, SECOND)
-    submit.cancel(site.site, [new.id])
+    cancel.cancel(site.site, [new.id])
     site.slurm.finish(site.slurm_id(new))
     site.sync()
     assert site.now(new).stage is Stage.ENDED

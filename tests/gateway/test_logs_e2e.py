@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from websockets.sync.client import connect
 
 from slurm_adapter.adapter import Site
-from slurm_adapter.core.config import load_config
 from slurm_adapter.gateway import background_sync
 from slurm_adapter.gateway.http.app import make_app
 from slurm_adapter.gateway.streams import log_follow
 from slurm_adapter.jobs import logs, user_tokens
+from slurm_adapter.local.configuration_file import load_config
 from tests.gateway.serving import served
 from tests.offline import Tripping
 

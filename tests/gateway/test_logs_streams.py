@@ -25,6 +25,7 @@ from slurm_adapter.gateway.http.app import make_app
 from slurm_adapter.gateway.sessions import revocation
 from slurm_adapter.gateway.streams import frames, log_websockets, streams
 from slurm_adapter.jobs import submit, user_tokens
+from slurm_adapter.jobs.item import Item
 from tests.gateway.serving import served
 from tests.offline import Offline
 
@@ -56,7 +57,7 @@ class Served(Offline):
 
     def ucloud_job(self, id_: str = "54112") -> Record:
         """A job that UCloud has handed in."""
-        item = submit.Item(self.item().specification, id=id_)
+        item = Item(self.item().specification, id=id_)
         return submit.submit(self.site, Owner(created_by="alice", project=None), [item])[0]
 
     def connect(

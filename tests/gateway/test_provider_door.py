@@ -18,7 +18,7 @@ from slurm_adapter.core.specification import BULK_LIMIT
 from slurm_adapter.gateway import controller
 from slurm_adapter.gateway.api import submit as submit_api
 from slurm_adapter.gateway.http import strict_route
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import cancel
 from tests.gateway.doors import WIRE, Doors, opened, wait_until
 
 if TYPE_CHECKING:
@@ -425,7 +425,7 @@ def test_while_slurm_is_away_no_request_of_ucloud_is_answered_with_503(doors: Do
     assert all("Slurm" in why(asked[name]) for name in needs)
     assert doors.offline.site.store.get("1").unwanted is not None
     doors.slurm.down = False
-    doors.slurm.now += submit.UNWANTED_SECONDS
+    doors.slurm.now += cancel.UNWANTED_SECONDS
     wait_until(lambda: doors.offline.now_stage("1") is Stage.ENDED, "it goes on")
 
 

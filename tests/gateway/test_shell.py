@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from slurm_adapter.gateway.authentication import NotAuthenticated
+from slurm_adapter.core.errors import NotAuthenticated
 from slurm_adapter.gateway.sessions import revocation, sessions
 from slurm_adapter.gateway.sessions.sessions import Sessions
 from slurm_adapter.gateway.shares import TooMany

@@ -11,11 +11,11 @@ import pytest
 from websockets.sync.client import connect
 
 from slurm_adapter.adapter import Site
-from slurm_adapter.core.config import load_config
 from slurm_adapter.gateway import background_sync
 from slurm_adapter.gateway.http.app import make_app
 from slurm_adapter.gateway.sessions import sessions
 from slurm_adapter.jobs import user_tokens
+from slurm_adapter.local.configuration_file import load_config
 from tests.adapter import UNTIL_TOLD
 from tests.gateway.serving import served
 from tests.test_terminals import sleepers

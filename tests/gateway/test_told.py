@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from slurm_adapter.ucloud.interface import Message, Told
+    from slurm_adapter.core.messages import Message
+    from slurm_adapter.ucloud.interface import Told
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from slurm_adapter.ucloud.receiver import BACK_OFF, RENEW_SECONDS
+from slurm_adapter.ucloud.client import BACK_OFF, RENEW_SECONDS
 from tests.adapter import UNTIL_TOLD
 from tests.gateway.process import serving
 from tests.gateway.test_ucloud_e2e import Served, prepared, served, site, until

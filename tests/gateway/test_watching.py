@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from slurm_adapter.adapter import Site
 from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
-from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler
+from slurm_adapter.cluster.schedulers.pyslurm import PyslurmScheduler
 from slurm_adapter.cluster.schedulers.versions import Versions
 from slurm_adapter.core.config import Config
 from slurm_adapter.core.errors import InvalidConfig, TryAgain
@@ -215,10 +215,10 @@ def test_a_pyslurm_that_is_missing_is_told_at_the_start(tmp_path: Path, monkeypa
     more = {"cluster": {"scheduler": "pyslurm"}, "identity": {"mode": "service", "service_user": "jobs"}}
     config = Config.model_validate(configuration(tmp_path, more))
 
-    def fail(_: LibslurmScheduler) -> str:
+    def fail(_: PyslurmScheduler) -> str:
         raise InvalidConfig("pyslurm cannot be used")
 
-    monkeypatch.setattr(LibslurmScheduler, "version", fail)
+    monkeypatch.setattr(PyslurmScheduler, "version", fail)
     with closing(Site(config)) as site, pytest.raises(InvalidConfig, match="pyslurm cannot be used"):
         serve(site)
 

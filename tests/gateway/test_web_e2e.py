@@ -14,9 +14,9 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from slurm_adapter.adapter import Site
-from slurm_adapter.core.config import load_config
 from slurm_adapter.gateway.http.app import make_app
 from slurm_adapter.jobs import user_tokens
+from slurm_adapter.local.configuration_file import load_config
 from tests.gateway.process import free_port
 from tests.gateway.serving import served
 

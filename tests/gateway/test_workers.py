@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter.adapter import Site
+from slurm_adapter.cluster.lanes import Lanes
 from slurm_adapter.core.config import Config
 from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.gateway import background_sync, thread_pools
 from slurm_adapter.gateway.api import users
 from slurm_adapter.gateway.sessions import folder_shell
 from slurm_adapter.jobs import accounts
-from slurm_adapter.jobs.accounts import Lanes
 from tests.gateway.doors import opened
 from tests.gateway.test_folder_shells import PATH, site
 from tests.offline import configuration

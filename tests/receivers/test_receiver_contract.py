@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from slurm_adapter.core.errors import TryAgain, Unknown
+from slurm_adapter.core.messages import Message
 from slurm_adapter.core.states import JobState
+from slurm_adapter.ucloud.client import Client
 from slurm_adapter.ucloud.fake import FakeReceiver
-from slurm_adapter.ucloud.interface import Message
-from slurm_adapter.ucloud.receiver import Client, UcloudReceiver
+from slurm_adapter.ucloud.receiver import UcloudReceiver
 from tests.ucloud_double import Ucloud, ucloud
 
 if TYPE_CHECKING:

@@ -14,10 +14,12 @@ import pytest
 from slurm_adapter.adapter import Site
 from slurm_adapter.core.config import FIRST_ID_BESIDE_UCLOUD, Config
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, Refused, TryAgain, Unknown
+from slurm_adapter.core.messages import Message
 from slurm_adapter.core.states import JobState
+from slurm_adapter.ucloud import client
 from slurm_adapter.ucloud import receiver as module
-from slurm_adapter.ucloud.interface import Message
-from slurm_adapter.ucloud.receiver import Client, UcloudReceiver, read_refresh_token
+from slurm_adapter.ucloud.client import Client, read_refresh_token
+from slurm_adapter.ucloud.receiver import UcloudReceiver
 from tests.offline import configuration
 from tests.ucloud_double import Clock, Ucloud, clock, ucloud
 
@@ -277,6 +279,7 @@ def test_a_site_without_what_it_needs_says_so(
         assert isinstance(site.receiver, UcloudReceiver)
         assert site.ucloud_drives is None
     monkeypatch.setitem(sys.modules, "httpx", None)
-    monkeypatch.delitem(sys.modules, module.__name__)
+    for each in (module, client):
+        monkeypatch.delitem(sys.modules, each.__name__)
     with Site(config) as site, pytest.raises(InvalidConfig, match=r"pip install 'slurm-adapter\[serve\]'"):
         _ = site.receiver

@@ -10,8 +10,8 @@ import pytest
 
 from slurm_adapter.core.errors import TryAgain, Unknown
 from slurm_adapter.ucloud import drives as module
+from slurm_adapter.ucloud.client import Client
 from slurm_adapter.ucloud.drives import KEPT_SECONDS, MOST, UcloudDrives
-from slurm_adapter.ucloud.receiver import Client
 from tests.ucloud_double import Clock, Ucloud, clock, ucloud
 
 if TYPE_CHECKING:

@@ -12,17 +12,9 @@ import pytest
 
 from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.cluster.schedulers.fake import FakeScheduler
-from slurm_adapter.cluster.schedulers.interface import (
-    Accepted,
-    InDoubt,
-    Load,
-    NotStarted,
-    Observation,
-    Rejected,
-    Submission,
-)
+from slurm_adapter.cluster.schedulers.interface import Accepted, InDoubt, Load, NotStarted, Rejected, Submission
 from slurm_adapter.cluster.schedulers.listings import NAME_BYTES
-from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler
+from slurm_adapter.cluster.schedulers.pyslurm import PyslurmScheduler
 from slurm_adapter.cluster.transports.local import LocalTransport
 from slurm_adapter.core.directives import Directive
 from slurm_adapter.core.errors import Refused, TryAgain, Unknown
@@ -34,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from slurm_adapter.cluster.schedulers.interface import Outcome, Scheduler
+    from slurm_adapter.core.observation import Observation
     from tests.cluster import Cluster
 
 
@@ -183,7 +176,7 @@ class LibslurmBench(RealBench):
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
         self._commands = CommandLineScheduler(self._transport, operator=OPERATOR)
-        self.scheduler = LibslurmScheduler(self._transport, "alice", self._commands, python=PYSLURM)
+        self.scheduler = PyslurmScheduler(self._transport, "alice", self._commands, python=PYSLURM)
 
     def make(self, script: str, *directives: str, user: str = "alice") -> Submission:
         """See `Bench`. pyslurm reads directives as data."""
@@ -196,7 +189,7 @@ class LibslurmBench(RealBench):
         """See `Bench`."""
         path = self.away_conf()
         commands = CommandLineScheduler(self._transport, slurm_conf=path)
-        return LibslurmScheduler(self._transport, "alice", commands, slurm_conf=path, python=PYSLURM)
+        return PyslurmScheduler(self._transport, "alice", commands, slurm_conf=path, python=PYSLURM)
 
 
 @pytest.fixture

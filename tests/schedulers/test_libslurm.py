@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.cluster.schedulers.interface import Accepted, InDoubt, NotStarted, Rejected, Submission
-from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler, describe
+from slurm_adapter.cluster.schedulers.pyslurm import PyslurmScheduler, describe
 from slurm_adapter.cluster.schedulers.sbatch import parse_submission
 from slurm_adapter.cluster.transports.fake import FakeTransport
 from slurm_adapter.cluster.transports.interface import CommandTimeout, NotConnected, Result
@@ -37,9 +37,9 @@ def job(*directives: tuple[str, str | None], user: str = "jobs") -> Submission:
     return Submission("t", user, "/f", tuple(Directive(*each) for each in directives))
 
 
-def scheduler(answer: Callable[[Command], Result]) -> LibslurmScheduler:
+def scheduler(answer: Callable[[Command], Result]) -> PyslurmScheduler:
     transport, clock = FakeTransport(answer), lambda: 1000.0
-    return LibslurmScheduler(transport, "jobs", CommandLineScheduler(transport, clock=clock), clock=clock)
+    return PyslurmScheduler(transport, "jobs", CommandLineScheduler(transport, clock=clock), clock=clock)
 
 
 def says(*lines: tuple[object, ...], status: int = 0) -> Callable[[Command], Result]:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from slurm_adapter.cluster.schedulers import listings
 from slurm_adapter.cluster.schedulers.listings import NAME_BYTES, sacct_argv, sacct_names_argv, squeue_argv
 from slurm_adapter.core.errors import Unknown
-from slurm_adapter.core.records import unique_part
 from slurm_adapter.core.states import JobState, translate
+from slurm_adapter.state.unique_names import unique_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from slurm_adapter.cluster.schedulers.interface import Observation
+    from slurm_adapter.core.observation import Observation
 
 NAMES = {"7701": "alice", "7702": "bob"}
 

@@ -29,7 +29,7 @@ from tests.schedulers.extract_states import RECORDED
 from tests.schedulers.record import HOSTILE, UNKNOWN_ID
 
 if TYPE_CHECKING:
-    from slurm_adapter.cluster.schedulers.interface import Observation
+    from slurm_adapter.core.observation import Observation
 
 NAMES = {"7701": "alice"}
 

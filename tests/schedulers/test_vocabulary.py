@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.cluster.schedulers.interface import Observation
+from slurm_adapter.core.observation import Observation
 from slurm_adapter.core.states import BASE_STATES, ENDED, FLAGS, WAITING, JobState, canonical, translate
 from tests.schedulers.extract_states import RECORDED, RELEASES, extract, newest_tags
 

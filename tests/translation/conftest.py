@@ -12,9 +12,10 @@ import pytest
 from slurm_adapter.core.config import Config
 from slurm_adapter.core.specification import Owner, parse_submission
 from slurm_adapter.local.application_folder import Catalogue, open_catalogue
+from slurm_adapter.local.render_process import render_apart
+from slurm_adapter.local.template_folder import open_templates
 from slurm_adapter.translation.application import Application, Option, Parameter, Template, Variable, Word
 from slurm_adapter.translation.application_file import read_application_file
-from slurm_adapter.translation.rendering import render_apart
 from slurm_adapter.translation.translate import Translation, translate
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Case:
             token="i1-ucloud-4150",
             folder=self.folder,
             apart=self.apart,
+            templates=open_templates(self.config.templates),
         )
 
     def specification(self, **fields: Any) -> bytes:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput
+from slurm_adapter.local import render_process
 from slurm_adapter.local.confinement import LANDLOCK, SECCOMP
-from slurm_adapter.translation import rendering
-from slurm_adapter.translation.rendering import Apart, Source, Task, render
+from slurm_adapter.local.render_process import Apart
+from slurm_adapter.translation.rendering import CALLS, Source, Task, render
 from tests.translation.escapes import ESCAPES
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ SECRET = "adapter-secret"
 ATTACK = """
 import ctypes, json, os, socket, subprocess, sys
 from slurm_adapter.local import confinement
-from slurm_adapter.translation import rendering
+from slurm_adapter.local import render_process
 
 C = ctypes.CDLL(None, use_errno=True)
 
@@ -88,8 +89,8 @@ def attack(task):
         done.append(name)
     return json.dumps({"body": ", ".join(done), "environment": {}, "sbatch": {}, "calls": [], "targets": []})
 
-rendering._answer = attack
-rendering.main()
+render_process._answer = attack
+render_process.main()
 """
 NO_SECCOMP = "from slurm_adapter.local import confinement\nconfinement._LIBSECCOMP = 'libnone.so'\n"
 
@@ -140,7 +141,7 @@ def prey(tmp_path: Path) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("wall", [SECCOMP, LANDLOCK])
 def test_python_itself_reaches_nothing(monkeypatch: pytest.MonkeyPatch, prey: dict[str, Any], wall: str) -> None:
     """A payload that has all of Python: each wall holds by itself what it is there for."""
-    monkeypatch.setattr(rendering, "_start", lambda: child_of(attack(wall)))
+    monkeypatch.setattr(render_process, "_start", lambda: child_of(attack(wall)))
     with Apart(allow_unconfined=True) as apart:
         stand, _ = apart.walls()
         if wall not in stand:
@@ -150,8 +151,10 @@ def test_python_itself_reaches_nothing(monkeypatch: pytest.MonkeyPatch, prey: di
 
 def test_without_walls_the_attack_succeeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The attack is a real one: what it says of a confined child means something."""
-    code = attack(SECCOMP).replace("rendering.main()", "rendering.confine = lambda: ({}, {})\nrendering.main()")
-    monkeypatch.setattr(rendering, "_start", lambda: child_of(code))
+    code = attack(SECCOMP).replace(
+        "render_process.main()", "render_process.confine = lambda: ({}, {})\nrender_process.main()"
+    )
+    monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
     file = tmp_path / "config.toml"
     file.write_text(SECRET)
     with Apart(allow_unconfined=True) as apart:
@@ -177,8 +180,8 @@ def escapes_child() -> Iterator[Apart]:
 
 
 def test_a_machine_that_cannot_confine_renders_only_if_the_site_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = f"{NO_SECCOMP}from slurm_adapter.translation import rendering\nrendering.main()"
-    monkeypatch.setattr(rendering, "_start", lambda: child_of(code))
+    code = f"{NO_SECCOMP}from slurm_adapter.local import render_process\nrender_process.main()"
+    monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
     with Apart() as apart, pytest.raises(InvalidConfig) as error:
         apart.render(task())
     assert "libnone.so" in str(error.value)
@@ -188,7 +191,7 @@ def test_a_machine_that_cannot_confine_renders_only_if_the_site_wants_it(monkeyp
 
 
 def test_a_renderer_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "_start", lambda: child_of("sys.exit('no such module')"))
+    monkeypatch.setattr(render_process, "_start", lambda: child_of("sys.exit('no such module')"))
     with Apart() as apart, pytest.raises(InvalidConfig, match="no such module"):
         apart.render(task())
 
@@ -204,7 +207,7 @@ WRONG: tuple[dict[str, Any], ...] = (
     {"calls": [[{}, "x"]]},
     {"calls": [["mem", ["x"]]]},
     {"calls": 5},
-    {"calls": [["mem", "1M"]] * (rendering.CALLS + 1)},
+    {"calls": [["mem", "1M"]] * (CALLS + 1)},
     {"targets": [[0, "WEB", "x", "22; id"]]},
     {"targets": [["0", "WEB", "x", 8080]]},
     {"targets": [[0, "WEB", "x", 8080], [0, "WEB", "x", 8081]]},
@@ -231,7 +234,7 @@ WRONG: tuple[dict[str, Any], ...] = (
 )
 def test_the_answer_of_a_child_that_was_taken_over_is_not_trusted(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     code = f'print(\'[{{"seccomp": "x"}}, {{}}]\', flush=True); input(); print({said!a})'
-    monkeypatch.setattr(rendering, "_start", lambda: child_of(code))
+    monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
     with Apart() as apart, pytest.raises(InvalidInput) as error:
         apart.render(task())
     assert str(error.value) == "app: the renderer's answer makes no sense"
@@ -250,16 +253,16 @@ def test_the_answer_of_a_child_that_was_taken_over_is_not_trusted(monkeypatch: p
 )
 def test_a_child_that_was_taken_over_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
     code = f'print(\'[{{"seccomp": "x"}}, {{}}]\', flush=True); input()\n{rest}'
-    monkeypatch.setattr(rendering, "_start", lambda: child_of(code))
-    monkeypatch.setattr(rendering, "WALL_SECONDS", 0.5)
+    monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
+    monkeypatch.setattr(render_process, "WALL_SECONDS", 0.5)
     with Apart() as apart, pytest.raises(InvalidInput, match="app: takes more than"):
         apart.render(task())
 
 
 def test_a_child_that_reads_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     code = 'import time; print(\'[{"seccomp": "x"}, {}]\', flush=True); time.sleep(600)'
-    monkeypatch.setattr(rendering, "_start", lambda: child_of(code))
-    monkeypatch.setattr(rendering, "WALL_SECONDS", 0.5)
+    monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
+    monkeypatch.setattr(render_process, "WALL_SECONDS", 0.5)
     with Apart() as apart, pytest.raises(InvalidInput, match="app: takes more than"):
         apart.render(task(x="x" * 10**6))
 
@@ -280,7 +283,7 @@ def test_a_child_that_reads_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPa
     ids=lambda text: text[:30],
 )
 def test_what_cannot_be_passed_on_is_refused(text: str, said: str) -> None:
-    for run in (render, rendering.render_apart):
+    for run in (render, render_process.render_apart):
         with pytest.raises(InvalidInput) as error:
             run(task(text))
         assert said in str(error.value)

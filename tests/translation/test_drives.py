@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slurm_adapter.cluster.path_check import check_paths_command, read_path_check
 from slurm_adapter.core.config import Config, Drive, DrivePattern
 from slurm_adapter.core.errors import InvalidInput, TryAgain, Unknown
 from slurm_adapter.core.specification import FileValue, Owner, parse_submission
@@ -19,8 +20,6 @@ from slurm_adapter.translation.drives import (
     DrivePath,
     UcloudDrive,
     by_pattern,
-    check_paths_command,
-    read_path_check,
     read_ucloud_drive,
     resolve_path,
     to_ask_ucloud_for,

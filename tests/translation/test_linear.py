@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.cluster.schedulers.hostlist import expand
-from slurm_adapter.core.config import load_config
 from slurm_adapter.core.directives import lint_script, quote
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, InvalidInput
 from slurm_adapter.core.hosts_file import check_hostnames
 from slurm_adapter.core.json_bounds import MOST_ENTRIES
 from slurm_adapter.core.specification import JOB_LIMIT, PROBLEMS_LIMIT, JobSpecification, parse_submission, shown
+from slurm_adapter.local.configuration_file import load_config
 from slurm_adapter.translation.application import Application, Parameter, Template, Variable, resolve_application
 from slurm_adapter.translation.application_file import lint_application_file
 from slurm_adapter.translation.invocation import ARGUMENTS_LIMIT, bind, command_line

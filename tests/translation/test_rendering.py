@@ -9,7 +9,8 @@ import pytest
 
 from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.interfaces import Target
-from slurm_adapter.translation.rendering import CPU_SECONDS, Apart, Source, Task, render, render_apart
+from slurm_adapter.local.render_process import CPU_SECONDS, Apart, render_apart
+from slurm_adapter.translation.rendering import Source, Task, render
 
 
 def task(text: str, **variables: Any) -> Task:

@@ -13,8 +13,8 @@ import pytest
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput
 from slurm_adapter.core.interfaces import Target
 from slurm_adapter.core.states import FENCED
+from slurm_adapter.local.template_folder import packaged_templates
 from slurm_adapter.translation.application import EnvironmentVariable, Template, Variable, Word
-from slurm_adapter.translation.script import packaged_templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,6 +9,8 @@ import pytest
 
 from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.specification import Job, Owner
+from slurm_adapter.local.render_process import render_apart
+from slurm_adapter.local.template_folder import open_templates
 from slurm_adapter.translation.application import EnvironmentVariable, Parameter, Template, Word, resolve_application
 from slurm_adapter.translation.translate import translate
 
@@ -170,6 +172,8 @@ def test_jobs_as_ucloud_sends_them(
             token=f"i1-ucloud-{job.id}",
             folder=f"/home/alice/ucloud-jobs/{job.id}",
             after=(17,) if job.id == "4150" else (),
+            apart=render_apart,
+            templates=open_templates(config.templates),
         )
         assert [(peer.hostname, peer.job_id) for peer in found.peers] == (
             [("database", "4101")] if job.id == "4150" else []
@@ -220,6 +224,7 @@ def test_a_job_of_the_older_generation(config: Config) -> None:
     script = translate(
         found.specification, resolve_application(found.status.resolved_application), config, Owner(created_by="user"),
         job_id="54112", peers_file="54112", token="i1-ucloud-54112", folder="/home/user/54112",
+        apart=render_apart, templates=open_templates(config.templates),
     ).script  # fmt: skip
     assert script.endswith("\nacme-batch --debug true 'Hello, World!'\n")
     assert "--time=0-01:00:00\n" in script

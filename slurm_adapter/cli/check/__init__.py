@@ -22,11 +22,12 @@ from slurm_adapter.cli.check.findings import Finding, Level, noted
 from slurm_adapter.cli.check.helper import check_helper
 from slurm_adapter.cli.check.here import check_here
 from slurm_adapter.cli.check.machines import check_machines
-from slurm_adapter.cli.check.names import check_demo, check_names, methods_that_work
+from slurm_adapter.cli.check.names import check_demo, check_names
 from slurm_adapter.cli.check.shells import check_shells
 from slurm_adapter.cli.check.ucloud import check_key, check_provider
 from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core.errors import AdapterError
+from slurm_adapter.jobs.name_methods import methods_that_work
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -59,8 +60,7 @@ def check_site(site: Site) -> Iterator[Finding]:
             Level.WARNING, "the adapter is root on the cluster; give it an account of its own, with sudo rules"
         )
     yield from noted(check_versions(site))
-    if site.config.cluster.scheduler == "pyslurm":
-        yield from noted(check_pyslurm(site))
+    yield from noted(check_pyslurm(site))
     yield from noted(check_clocks(site))
     yield from noted(check_evidence(site))
     yield from noted(check_message_timeout(site))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slurm_adapter.cli.check.findings import Level
-from slurm_adapter.cli.formatting import duration
+from slurm_adapter.core.durations import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

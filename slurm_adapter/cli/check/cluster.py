@@ -47,11 +47,9 @@ def check_versions(site: Site) -> Iterator[Finding]:
 
 def check_pyslurm(site: Site) -> Iterator[Finding]:
     """Whether pyslurm answers, and was made for this Slurm. One that cannot be used raises."""
-    from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler  # noqa: PLC0415  # only where it is used
-
-    if not isinstance(site.scheduler, LibslurmScheduler):
+    made_for = site.scheduler.binding_version()
+    if made_for is None:
         return
-    made_for = site.scheduler.version()
     slurm = site.scheduler.versions().client
     if release(made_for) == release(slurm):
         yield Finding(Level.GOOD, f"pyslurm {made_for} speaks to Slurm {slurm}")
@@ -96,7 +94,7 @@ def check_evidence(site: Site) -> Iterator[Finding]:
 def check_message_timeout(site: Site) -> Iterator[Finding]:
     """Check that the adapter waits as long as Slurm does."""
     ours = site.config.cluster.message_timeout
-    told = re.match(r"\d+", slurm_settings(site).get("MessageTimeout", ""))
+    told = re.match(r"\d+", slurm_settings(site.transport, site.config.cluster).get("MessageTimeout", ""))
     if told is not None and int(told[0]) > ours:
         yield Finding(
             Level.WARNING,

@@ -43,12 +43,6 @@ def noted(findings: Iterator[Finding]) -> Iterator[Finding]:
         yield Finding(Level.PROBLEM, str(error))
 
 
-def job_accounts(site: Site) -> set[str]:
-    """Return the accounts that run jobs, as far as the configuration lists them."""
-    identity = site.config.identity
-    return {identity.service_user} if identity.service_user is not None else set(identity.users.values())
-
-
 _MOST_SHOWN = 5
 
 

@@ -13,8 +13,9 @@ from slurm_adapter.cli.check.findings import Finding, Level, some
 from slurm_adapter.cli.formatting import safe
 from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.local.confinement import SECCOMP
-from slurm_adapter.translation.rendering import Apart, unconfined
-from slurm_adapter.translation.script import SCRIPT_NAME, ScriptInputs, read_node_files, render_script
+from slurm_adapter.local.render_process import Apart, unconfined
+from slurm_adapter.local.template_folder import open_templates
+from slurm_adapter.translation.script import SCRIPT_NAME, ScriptInputs, render_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,8 +85,8 @@ def _check_templates(folder: Path | None) -> Iterator[Finding]:
         if unused:
             yield Finding(Level.WARNING, f'templates = "{folder}": of no effect are {some(unused)}')
     try:
-        render_script(ScriptInputs((), "/folder", (), (), (), (), purge=False, payload="true"), folder)
-        read_node_files()
+        script = ScriptInputs((), "/folder", (), (), (), (), purge=False, payload="true")
+        render_script(script, open_templates(folder))
     except (AdapterError, OSError, UnicodeDecodeError) as error:
         yield Finding(Level.PROBLEM, f"a job's script cannot be made: {error}", ("templates",))
 

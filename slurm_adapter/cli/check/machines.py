@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.cli.check.accounting import check_rights
 from slurm_adapter.cli.check.findings import Finding, Level
-from slurm_adapter.cli.formatting import duration
 from slurm_adapter.cluster.accounting import read_accounting, slurm_settings
+from slurm_adapter.core.durations import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +30,12 @@ def check_machines(site: Site, accounts: Mapping[str, str]) -> Iterator[Finding]
     Beside each account is the name that Slurm has for it.
     """
     partitions = site.scheduler.partitions()
-    accounting = read_accounting(site, sorted({*accounts, *accounts.values()}), slurm_settings(site))
+    accounting = read_accounting(
+        site.transport,
+        site.config.cluster,
+        sorted({*accounts, *accounts.values()}),
+        slurm_settings(site.transport, site.config.cluster),
+    )
     if accounting is not None and accounting.enforced:
         for account, user in sorted(accounts.items()):
             if {account, user} & set(accounting.associations):

@@ -21,10 +21,11 @@ from slurm_adapter.core import bash
 from slurm_adapter.core.errors import AdapterError, InvalidInput, TryAgain, Unknown
 from slurm_adapter.core.specification import Owner, parse_submission
 from slurm_adapter.core.states import JobState
-from slurm_adapter.jobs import logs, probes, submit
+from slurm_adapter.jobs import cancel, logs, probes, submit
+from slurm_adapter.jobs.item import Item
 from slurm_adapter.jobs.sync import sync
+from slurm_adapter.local.template_folder import packaged_templates
 from slurm_adapter.translation.application_file import read_application_file
-from slurm_adapter.translation.script import packaged_templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -247,7 +248,7 @@ def _submit(site: Site, owner: Owner, probe: _Probe, peer: Record | None) -> Rec
         "timeAllocation": {"hours": 0, "minutes": min(RUN_SECONDS, probe.machine.max_time) // 60 or 1, "seconds": 0},
     }
     [parsed] = parse_submission(json.dumps(specification).encode())
-    item = submit.Item(parsed, application=read_application_file(_APPLICATION, probes.NAME))
+    item = Item(parsed, application=read_application_file(_APPLICATION, probes.NAME))
     return submit.submit(site, owner, [item])[0]
 
 
@@ -307,7 +308,7 @@ def _await(site: Site, probe: _Probe, current: Record) -> Iterator[Finding]:
         yield Finding(Level.PROBLEM, f"{probe.name}: job {current.id}: {current.status}. To fix it: {fix}")
     elif probe.client is not None and probe.elsewhere and late > ELSEWHERE_SECONDS:
         probe.elsewhere = False
-        submit.cancel(site, [probe.client.id])
+        cancel.cancel(site, [probe.client.id])
         probe.client = None
     elif late > START_SECONDS:
         probe.done = True

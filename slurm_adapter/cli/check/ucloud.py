@@ -20,7 +20,7 @@ def check_key(site: Site) -> Iterator[Finding]:
     if (settings := site.config.ucloud) is None:
         return
     try:
-        from slurm_adapter.gateway.authentication import UcloudKey  # noqa: PLC0415  # the extra `serve`
+        from slurm_adapter.ucloud.key import UcloudKey  # noqa: PLC0415  # the extra `serve`
     except ImportError:
         return  # the receiver needs it, too, and says so
     UcloudKey(settings)
@@ -34,7 +34,7 @@ def check_provider(site: Site) -> Iterator[Finding]:
     if (doubt := unknown_here.doubts(site)) is not None:
         yield Finding(Level.WARNING, doubt)
     receiver = site.receiver
-    from slurm_adapter.ucloud.receiver import is_loopback  # noqa: PLC0415  # the extra `serve`
+    from slurm_adapter.ucloud.client import is_loopback  # noqa: PLC0415  # the extra `serve`
 
     if receiver is not None:
         token = receiver.check()
@@ -48,7 +48,8 @@ def check_provider(site: Site) -> Iterator[Finding]:
 
 def _check_token(provider: str, settings: Ucloud, token: str) -> Iterator[Finding]:
     """Check whom UCloud takes this program for, and that `ucloud.key` is the key by which it signs."""
-    from slurm_adapter.gateway.authentication import Forbidden, NotAuthenticated, UcloudKey, read_claims  # noqa: PLC0415
+    from slurm_adapter.core.errors import Forbidden, NotAuthenticated  # noqa: PLC0415
+    from slurm_adapter.ucloud.key import UcloudKey, read_claims  # noqa: PLC0415
 
     claims = read_claims(token)
     if claims is None:

@@ -9,6 +9,8 @@ import click
 
 from slurm_adapter.cli.context import as_json_option, open_site, owner_of, print_json, read_input, talk
 from slurm_adapter.core.errors import TryAgain
+from slurm_adapter.jobs import cancel as cancel_
+from slurm_adapter.jobs import item
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +39,7 @@ def submit(ctx: click.Context, file: str, key: str | None, user: str | None, pro
     site = open_site(ctx)
     specifications = parse_submission(read_input(file))
     keys = [key] if len(specifications) == 1 else [f"{key}/{n}" if key else None for n in range(len(specifications))]
-    items = [jobs.Item(each, each_key) for each, each_key in zip(specifications, keys, strict=True)]
+    items = [item.Item(each, each_key) for each, each_key in zip(specifications, keys, strict=True)]
     records = jobs.submit(site, owner_of(site, user, project), items, say=talk)
     print_json({"responses": [{"id": record.id} for record in records]})
 
@@ -135,10 +137,8 @@ def hosts(ctx: click.Context, id: str | None) -> None:
 @click.pass_context
 def cancel(ctx: click.Context, ids: Sequence[str]) -> None:
     """Cancel jobs. Jobs that ended already are ignored."""
-    from slurm_adapter.jobs import submit as jobs
-
     try:
-        records = jobs.cancel(open_site(ctx), ids)
+        records = cancel_.cancel(open_site(ctx), ids)
     except TryAgain as error:
         raise TryAgain(f"some jobs may not be cancelled; run the same command again: {error}") from error
     for record in records:
@@ -151,8 +151,7 @@ def cancel(ctx: click.Context, ids: Sequence[str]) -> None:
 @click.pass_context
 def extend(ctx: click.Context, id: str, time: str) -> None:
     """Extend a job's time limit, and print the new limit."""
-    from slurm_adapter.cli.formatting import duration
-    from slurm_adapter.core.config import parse_duration
+    from slurm_adapter.core.durations import duration, parse_duration
     from slurm_adapter.jobs import control
 
     try:

@@ -69,7 +69,7 @@ def check(ctx: click.Context, with_jobs: bool, user: str | None, as_json: bool) 
     """
     from slurm_adapter.cli.check import Level, check_jobs, check_site
     from slurm_adapter.cli.formatting import safe
-    from slurm_adapter.core.config import find_config, locate
+    from slurm_adapter.local.configuration_file import find_config, locate
 
     if user is not None and not with_jobs:
         raise click.UsageError("--user needs --job")

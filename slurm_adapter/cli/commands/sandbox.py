@@ -18,7 +18,7 @@ def demo(ctx: click.Context, in_sandbox: bool) -> None:
     Uses the configured cluster, or a sandbox if there is no configuration (Debian or Ubuntu, as root).
     """
     from slurm_adapter.cli.demo import run_demo
-    from slurm_adapter.core.config import find_config
+    from slurm_adapter.local.configuration_file import find_config
 
     run_demo(None if in_sandbox else find_config(ctx.find_root().obj), say=talk)
 

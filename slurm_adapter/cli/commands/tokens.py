@@ -29,7 +29,7 @@ def token_create(ctx: click.Context, name: str, user: str, projects: Sequence[st
     NAME identifies it in `token list` and `token revoke`. Without --project it is valid in the user's personal
     workspace only.
     """
-    from slurm_adapter.core.config import parse_duration
+    from slurm_adapter.core.durations import parse_duration
     from slurm_adapter.jobs import user_tokens
 
     try:

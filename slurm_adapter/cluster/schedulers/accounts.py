@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from slurm_adapter.cluster.schedulers.interface import Observation
+    from slurm_adapter.core.observation import Observation
 
 
 class Accounts:

@@ -30,14 +30,15 @@ from slurm_adapter.cluster.schedulers.versions import (
     require_supported,
 )
 from slurm_adapter.cluster.transports.interface import Command, CommandTimeout, Result
-from slurm_adapter.core.config import parse_duration
+from slurm_adapter.core.durations import parse_duration
 from slurm_adapter.core.errors import AdapterError, Refused, TryAgain, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from slurm_adapter.cluster.schedulers.interface import Load, Observation, Outcome, Partition, Submission
+    from slurm_adapter.cluster.schedulers.interface import Load, Outcome, Partition, Submission
     from slurm_adapter.cluster.transports.interface import Transport
+    from slurm_adapter.core.observation import Observation
 
 _IDS_AT_ONCE = 5000
 """Ids of jobs in one argument of sacct, which holds 128 KiB, and arguments of one scancel."""
@@ -321,6 +322,9 @@ class CommandLineScheduler:
         answers, _ = self._ask_parts([CLIENT_ARGV, _CONFIG])
         client, config = (answer.decode(errors="replace") for answer in answers)
         return Versions(read_client(client), read_controller(config))
+
+    def binding_version(self) -> None:
+        """See `Scheduler.binding_version`."""
 
     def own_uids(self) -> Mapping[str, int]:
         """See `Scheduler.own_uids`. One command, which waits for no other: those of users may wait for this answer."""

@@ -13,7 +13,6 @@ from slurm_adapter.cluster.schedulers.interface import (
     Load,
     NodeShape,
     NotStarted,
-    Observation,
     Outcome,
     Partition,
     Postponed,
@@ -21,9 +20,10 @@ from slurm_adapter.cluster.schedulers.interface import (
     Submission,
 )
 from slurm_adapter.cluster.schedulers.versions import Versions
-from slurm_adapter.core.config import parse_duration
+from slurm_adapter.core.durations import parse_duration
 from slurm_adapter.core.errors import Refused, TryAgain
 from slurm_adapter.core.hosts_file import usable
+from slurm_adapter.core.observation import Observation
 from slurm_adapter.core.states import ENDED, WAITING
 
 if TYPE_CHECKING:
@@ -245,6 +245,9 @@ class FakeScheduler:
         """See `Scheduler.versions`."""
         self._reach()
         return self.slurm
+
+    def binding_version(self) -> None:
+        """See `Scheduler.binding_version`."""
 
     def own_uids(self) -> Mapping[str, int]:
         """See `Scheduler.own_uids`."""

@@ -8,7 +8,7 @@ forget it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,22 +16,11 @@ if TYPE_CHECKING:
     from slurm_adapter.cluster.schedulers.versions import Versions
     from slurm_adapter.core.directives import Directive
     from slurm_adapter.core.errors import AdapterError
-
-
-HAND_OVER_SECONDS = 250
-"""So long after `submit` was called nothing that it has started still runs, whatever has become of its caller.
-
-An sbatch tries for up to 120 seconds by itself while the controller is busy. Half a minute of it is for a database that
-is locked when the hand-over is noted in it.
-"""
+    from slurm_adapter.core.observation import Observation
 
 
 PING_SECONDS = 5.0
 """How long a controller may take to answer a ping."""
-
-
-LARGEST_ID = 0xFFFFFFFC
-"""The largest id of a job (slurm.h: MAX_FED_JOB_ID). sacct answers no question in which a larger one is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,41 +77,6 @@ class InDoubt:
 
 
 Outcome = Accepted | Rejected | Postponed | NotStarted | InDoubt
-
-
-class Observation(NamedTuple):
-    """What Slurm says of one job, or of one task or component of it. A tuple, for an answer may have ten thousands."""
-
-    slurm_id: int
-    """The job's id; for a task of an array the id of the array."""
-    task: str | None
-    """The array's index (`3`), a range of pending ones (`4-9`), or the component of a heterogeneous job (`+1`)."""
-    name: str
-    """The job's name: for one of ours, its token."""
-    user: str
-    state: str
-    """Slurm's own word in long form and upper case, without decoration: `CANCELLED`, never `CANCELLED by 1000`."""
-    reason: str = ""
-    """Why it waits or ended, in Slurm's words; empty for `None`."""
-    nodes: tuple[str, ...] = ()
-    """Of the running or last run, in the order of ranks."""
-    restarts: int = 0
-    """How often Slurm started it again."""
-    exit_code: int | None = None
-    """Of a job that ended, 0 to 255; None where it is not known. Some sources take 128 off one beyond it."""
-    signal: int | None = None
-    """That ended it, where one did."""
-    submitted: int | None = None
-    """Seconds since the epoch, as are the next two. A requeue sets it anew."""
-    started: int | None = None
-    ended: int | None = None
-    """Slurm predicts it for a job that still runs."""
-    time_limit: int | None = None
-    """Seconds; None for unlimited or not known."""
-    cancelled_by: str | None = None
-    """The account or uid that cancelled it, where accounting tells."""
-    sluids: tuple[str, ...] = ()
-    """The unique ids that Slurm gave the job's runs, oldest first, if accounting tells them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +239,13 @@ class Scheduler(Protocol):
 
     def versions(self) -> Versions:
         """Return Slurm's versions (squeue(1), scontrol(1))."""
+        ...
+
+    def binding_version(self) -> str | None:
+        """Return the version of the library that speaks to Slurm, or None if commands do.
+
+        Raise `InvalidConfig` if it is missing or was not made for this Slurm.
+        """
         ...
 
     def own_uids(self) -> Mapping[str, int]:

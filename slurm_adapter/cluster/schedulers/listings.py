@@ -14,8 +14,8 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster.schedulers.hostlist import expand
-from slurm_adapter.cluster.schedulers.interface import Observation
 from slurm_adapter.core.errors import Unknown
+from slurm_adapter.core.observation import Observation
 from slurm_adapter.core.states import ENDED, WAITING, canonical
 
 if TYPE_CHECKING:

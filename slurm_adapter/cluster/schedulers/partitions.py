@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster.schedulers.interface import NodeShape, Partition
-from slurm_adapter.core.config import parse_duration
+from slurm_adapter.core.durations import parse_duration
 from slurm_adapter.core.errors import Unknown
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_adapter.cluster.schedulers import pyslurm_worker, sbatch
 from slurm_adapter.cluster.schedulers.hostlist import expand
-from slurm_adapter.cluster.schedulers.interface import HAND_OVER_SECONDS, InDoubt, Listing, NotStarted, Observation
+from slurm_adapter.cluster.schedulers.interface import InDoubt, Listing, NotStarted
 from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, TryAgain, Unknown
+from slurm_adapter.core.observation import HAND_OVER_SECONDS, Observation
 from slurm_adapter.core.states import ENDED, WAITING, canonical
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _plain(directive: Directive) -> bool:
     return bool(value)
 
 
-class LibslurmScheduler:
+class PyslurmScheduler:
     """One cluster, as `account`; `commands` does the rest. `python` has pyslurm, and the account may run it."""
 
     def __init__(
@@ -225,8 +226,8 @@ class LibslurmScheduler:
         """See `Scheduler.addresses`."""
         return self._commands.addresses(names)
 
-    def version(self) -> str:
-        """Of pyslurm. Raises `InvalidConfig` where it is missing or does not match this Slurm."""
+    def binding_version(self) -> str:
+        """See `Scheduler.binding_version`."""
         return str(self._ask("version", {}))
 
     def _ask(self, call: str, question: Mapping[str, Any]) -> Any:

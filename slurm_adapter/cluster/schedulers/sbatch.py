@@ -13,16 +13,8 @@ import re
 from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster.schedulers import refusals
-from slurm_adapter.cluster.schedulers.interface import (
-    HAND_OVER_SECONDS,
-    LARGEST_ID,
-    Accepted,
-    InDoubt,
-    NotStarted,
-    Outcome,
-    Postponed,
-    Rejected,
-)
+from slurm_adapter.cluster.schedulers.interface import Accepted, InDoubt, NotStarted, Outcome, Postponed, Rejected
+from slurm_adapter.core.observation import HAND_OVER_SECONDS, LARGEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

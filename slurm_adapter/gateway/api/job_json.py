@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter.core.specification import Owner, ProductReference
 from slurm_adapter.gateway.api import schemas
 from slurm_adapter.gateway.sessions.web import lacks
-from slurm_adapter.jobs.submit import specification_of
+from slurm_adapter.jobs.item import specification_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

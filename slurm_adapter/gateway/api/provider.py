@@ -38,7 +38,8 @@ from slurm_adapter.gateway.api.schemas import (
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.http.strict_route import Came, StrictRoute
 from slurm_adapter.gateway.shares import TooMany
-from slurm_adapter.jobs import attach, control, submit, unknown_here
+from slurm_adapter.jobs import attach, control, unknown_here
+from slurm_adapter.jobs.item import Item
 from slurm_adapter.translation.application import resolve_application
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def not_offered_at(path: str, provider: str) -> AdapterError:
     return NotOffered(f"this provider does not offer {what}: it runs jobs")
 
 
-def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[submit.Item]]:
+def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[Item]]:
     """Whose jobs these are, and what is to be handed in."""
     problems = []
     for number, job in enumerate(wanted):
@@ -257,7 +258,7 @@ def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[submit.Item]]:
     if problems:
         raise InvalidInput("\n".join(problems))
     return wanted[0].owner, [
-        submit.Item(
+        Item(
             job.specification,
             id=job.id,
             created_at=job.created_at if job.created_at > 0 else None,  # UCloud may send its zero time

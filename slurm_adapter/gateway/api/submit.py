@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from slurm_adapter.core.errors import TryAgain
 from slurm_adapter.jobs import submit as jobs
 from slurm_adapter.jobs.cluster_facts import CannotRun
+from slurm_adapter.jobs.item import Item
+from slurm_adapter.jobs.peers import declared_peers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Hashable, Sequence
@@ -54,7 +56,7 @@ class Submitter:
         """A lock for each key that is under way, and how many hold it or wait for it."""
         self._behind: set[asyncio.Future[list[Record]]] = set()
 
-    async def submit(self, owner: Owner, items: Sequence[jobs.Item], came: float) -> list[Record]:
+    async def submit(self, owner: Owner, items: Sequence[Item], came: float) -> list[Record]:
         """The jobs, in order. Raises what `jobs.submit` raises, and `TryAgain` where it took too long to claim them.
 
         `came`: when they were asked for, by `time.monotonic`; reading a large request takes part of the time.
@@ -64,7 +66,7 @@ class Submitter:
             caller = jobs.Caller()
             return await self._in_time(self._submit(owner, items, caller), caller, late)
 
-    async def claim(self, owner: Owner, items: Sequence[jobs.Item], came: float) -> list[Record]:
+    async def claim(self, owner: Owner, items: Sequence[Item], came: float) -> list[Record]:
         """Return the jobs, in order, once they are claimed; Slurm gets them behind the answer.
 
         Raise what `jobs.claim` raises, and `TryAgain` if Slurm's controller is away or if it took too long.
@@ -75,12 +77,12 @@ class Submitter:
             caller = jobs.Caller()
             return await self._in_time(self._claim(owner, items, caller), caller, late)
 
-    async def _submit(self, owner: Owner, items: Sequence[jobs.Item], caller: jobs.Caller) -> list[Record]:
+    async def _submit(self, owner: Owner, items: Sequence[Item], caller: jobs.Caller) -> list[Record]:
         facts = await self._controller.facts(newer_than=ASKED_SECONDS, rights=False)
         return await self._workers.change_for(owner.created_by, jobs.submit, owner, items, caller=caller, facts=facts)
 
-    async def _claim(self, owner: Owner, items: Sequence[jobs.Item], caller: jobs.Caller) -> list[Record]:
-        peers = {peer.job_id for item in items for _, peer in jobs.declared_peers(item.specification)}
+    async def _claim(self, owner: Owner, items: Sequence[Item], caller: jobs.Caller) -> list[Record]:
+        peers = {peer.job_id for item in items for _, peer in declared_peers(item.specification)}
         await self._dispatcher.settled(peers, PEERS_SECONDS)
         facts = await self._controller.facts()
         try:
@@ -120,7 +122,7 @@ class Submitter:
             work.exception()  # told already, or told to the job's user by its record
 
     @asynccontextmanager
-    async def _all_alone(self, owner: Owner, items: Sequence[jobs.Item]) -> AsyncIterator[None]:
+    async def _all_alone(self, owner: Owner, items: Sequence[Item]) -> AsyncIterator[None]:
         keys = {item.id or (owner.created_by, owner.project, item.key) for item in items if item.id or item.key}
         async with AsyncExitStack() as stack:
             for key in sorted(keys, key=repr):
@@ -143,7 +145,7 @@ class Submitter:
 
 
 def _claim(
-    site: Site, owner: Owner, items: Sequence[jobs.Item], facts: ClusterFacts, caller: jobs.Caller
+    site: Site, owner: Owner, items: Sequence[Item], facts: ClusterFacts, caller: jobs.Caller
 ) -> tuple[list[Record], list[Record], ExitStack]:
     """As `jobs.claim`, with what keeps passes from the new claims until it is closed."""
     with ExitStack() as held:

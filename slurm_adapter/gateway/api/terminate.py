@@ -16,7 +16,7 @@ from slurm_adapter.core.errors import TryAgain, Unknown
 from slurm_adapter.gateway import background
 from slurm_adapter.gateway.background import GoesOn
 from slurm_adapter.gateway.shares import TooMany
-from slurm_adapter.jobs import submit
+from slurm_adapter.jobs import cancel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,6 @@ def _want(site: Site, find: Callable[[Site], list[Record]]) -> list[str]:
 
 def _end(site: Site, names: list[str]) -> None:
     try:
-        submit.end(site, site.store.with_tokens(names))
+        cancel.end(site, site.store.with_tokens(names))
     except (TryAgain, Unknown) as error:
         log.warning("jobs are yet to be ended, and a pass will see to it: %s", error)

@@ -32,7 +32,8 @@ from slurm_adapter.gateway.api.schemas import (
 )
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.http.strict_route import Came, StrictRoute
-from slurm_adapter.jobs import control, submit
+from slurm_adapter.jobs import control, peers
+from slurm_adapter.jobs.item import Item, specification_of
 from slurm_adapter.state.job_filter import Selection, SortBy
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ async def create(
     wanted = request.items
     key = idempotency_key
     keys = [key] if len(wanted) == 1 else [f"{key}/{n}" if key else None for n in range(len(wanted))]
-    items = [submit.Item(each, own) for each, own in zip(wanted, keys, strict=True)]
+    items = [Item(each, own) for each, own in zip(wanted, keys, strict=True)]
     records = await gateway.submitter.submit(owner, items, came)
     return Bulk(responses=tuple(Id(id=record.id) for record in records))
 
@@ -262,7 +263,7 @@ async def retrieve_utilization(
 
 
 def _category_of(site: Site, owner: Owner, id_: str) -> str:
-    return submit.specification_of(find_owned(site, owner, [id_])[0]).product.category
+    return specification_of(find_owned(site, owner, [id_])[0]).product.category
 
 
 def _retrieve(site: Site, owner: Owner, id_: str, flags: Flags, *, names_work: bool) -> JobView:
@@ -281,7 +282,7 @@ def _browse(site: Site, owner: Owner, selection: Selection, flags: Flags, *, nam
 
 def view(site: Site, record: Record, flags: Flags, *, names_work: bool) -> JobView:
     """A job with what was asked for of it."""
-    reference = submit.specification_of(record).product
+    reference = specification_of(record).product
     product = job_json.product(site.config, reference) if flags.product else None
     support = job_json.support_of(site.config, reference, peers=names_work) if flags.support else None
     updates = site.store.updates(record.id) if flags.updates else ()
@@ -298,7 +299,7 @@ def find_owned(site: Site, owner: Owner, ids: Sequence[str]) -> list[Record]:
     known = site.store.find(ids)
     for id_ in ids:
         record = known.get(id_)
-        if record is None or not submit.same_workspace(record, owner):
+        if record is None or not peers.same_workspace(record, owner):
             raise NotFound(f"Permission denied or job not found ({id_})")
     return [known[id_] for id_ in ids]
 

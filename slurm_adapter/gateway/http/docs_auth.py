@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 
-from slurm_adapter.core.errors import AdapterError
+from slurm_adapter.core.errors import AdapterError, NotAuthenticated
 from slurm_adapter.gateway import authentication
-from slurm_adapter.gateway.authentication import NotAuthenticated
 from slurm_adapter.gateway.http.error_responses import body_of, status_of
 
 if TYPE_CHECKING:

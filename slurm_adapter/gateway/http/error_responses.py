@@ -6,9 +6,17 @@ import logging
 import re
 from http import HTTPStatus
 
-from slurm_adapter.core.errors import AdapterError, Duplicate, InvalidInput, NotFound, NotOffered, Refused
+from slurm_adapter.core.errors import (
+    AdapterError,
+    Duplicate,
+    Forbidden,
+    InvalidInput,
+    NotAuthenticated,
+    NotFound,
+    NotOffered,
+    Refused,
+)
 from slurm_adapter.gateway.api.schemas import Error
-from slurm_adapter.gateway.authentication import Forbidden, NotAuthenticated
 from slurm_adapter.gateway.shares import TooMany
 
 _log = logging.getLogger(__name__)

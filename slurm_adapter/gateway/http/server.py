@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from slurm_adapter.cluster.schedulers.pyslurm import LibslurmScheduler
 from slurm_adapter.cluster.schedulers.versions import require_supported
 from slurm_adapter.core.errors import InvalidConfig, TryAgain, Unknown
 from slurm_adapter.gateway.http.app import make_app
@@ -43,9 +42,8 @@ def serve(site: Site) -> None:
     """Serve until SIGTERM or SIGINT. Raises `InvalidConfig` where that cannot begin."""
     settings = site.config.gateway
     # A cluster that is away now may be back later. A missing pyslurm is missing.
-    if isinstance(site.scheduler, LibslurmScheduler):
-        with suppress(TryAgain, Unknown):
-            site.scheduler.version()
+    with suppress(TryAgain, Unknown):
+        site.scheduler.binding_version()
     with suppress(TryAgain, Unknown):
         site.scheduler.ping()  # answers within seconds, also if Slurm is away
         versions = site.scheduler.versions()

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.errors import Forbidden, InvalidInput
 from slurm_adapter.core.specification import Owner, shown
-from slurm_adapter.gateway.authentication import Forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

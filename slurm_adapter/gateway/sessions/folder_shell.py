@@ -6,18 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from slurm_adapter.cluster.path_check import check_paths_command, read_path_check
 from slurm_adapter.core.errors import InvalidInput, NotOffered
 from slurm_adapter.core.specification import Owner
 from slurm_adapter.gateway.sessions.access_grants import read_username
 from slurm_adapter.gateway.sessions.sessions import Folder
-from slurm_adapter.translation.drives import (
-    as_found,
-    by_pattern,
-    check_paths_command,
-    may_be_ucloud_drive,
-    read_path_check,
-    resolve_path,
-)
+from slurm_adapter.translation.drives import as_found, by_pattern, may_be_ucloud_drive, resolve_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

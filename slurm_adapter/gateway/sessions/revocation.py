@@ -6,8 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from slurm_adapter.core.errors import AdapterError, NotFound, Refused
-from slurm_adapter.gateway.authentication import Forbidden, NotAuthenticated
+from slurm_adapter.core.errors import AdapterError, Forbidden, NotAuthenticated, NotFound, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slurm_adapter.gateway.authentication import NotAuthenticated
+from slurm_adapter.core.errors import NotAuthenticated
 from slurm_adapter.gateway.sessions.one_time_secrets import Secrets
 from slurm_adapter.gateway.shares import Shares
 

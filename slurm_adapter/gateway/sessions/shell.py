@@ -17,7 +17,7 @@ from fastapi import APIRouter, Header, WebSocket
 from pydantic import Field, ValidationError
 
 from slurm_adapter.cluster.transports.interface import Terminal
-from slurm_adapter.core.errors import InvalidInput, NotFound, NotOffered, Refused, TryAgain
+from slurm_adapter.core.errors import InvalidInput, NotAuthenticated, NotFound, NotOffered, Refused, TryAgain
 from slurm_adapter.core.specification import Text, Wire, shown
 from slurm_adapter.core.specification import describe as describe_problems
 from slurm_adapter.gateway import background
@@ -32,7 +32,7 @@ from slurm_adapter.gateway.api.schemas import (
     ShellMessage,
     UserSession,
 )
-from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
+from slurm_adapter.gateway.authentication import check_grant
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.http.incoming import CALLER
 from slurm_adapter.gateway.sessions import folder_shell

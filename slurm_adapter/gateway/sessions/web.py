@@ -22,11 +22,11 @@ from fastapi import APIRouter, Query, WebSocket
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
-from slurm_adapter.core.errors import AdapterError, InvalidInput, NotOffered, Refused
+from slurm_adapter.core.errors import AdapterError, InvalidInput, NotAuthenticated, NotOffered, Refused
 from slurm_adapter.core.specification import shown
 from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway.api.schemas import Session
-from slurm_adapter.gateway.authentication import NotAuthenticated, check_grant
+from slurm_adapter.gateway.authentication import check_grant
 from slurm_adapter.gateway.http.connections import Connection, NotListening, connect
 from slurm_adapter.gateway.http.incoming import CALLER
 from slurm_adapter.gateway.http.turns import Lanes, Turns

@@ -1,0 +1,111 @@
+"""Cancel jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slurm_adapter.cluster import job_folders
+from slurm_adapter.core import evidence
+from slurm_adapter.core.errors import AdapterError, Refused, Unknown
+from slurm_adapter.core.records import Record, Stage, by_account
+from slurm_adapter.core.states import JobState
+from slurm_adapter.jobs.accounts import Accounts, Trouble
+from slurm_adapter.jobs.dispatch import own_slurm_jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from slurm_adapter.adapter import Site
+
+
+UNWANTED_SECONDS = 30
+"""So long whoever was asked to end a job is left alone with that."""
+
+
+def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
+    """Ask for the end of jobs. One that has ended is no error; `NotFound` for an unknown one, and then nothing is done.
+
+    Raises as `end`.
+    """
+    wanted = list(dict.fromkeys(ids))
+    known = site.store.find(wanted)
+    return end(site, [known.get(id_) or site.store.get(id_) for id_ in wanted])
+
+
+def end(site: Site, records: Sequence[Record], accounts: Accounts | None = None) -> list[Record]:
+    """Ask for the end of these very jobs, whatever their ids name by now; the jobs as they are then.
+
+    A claim that was never handed over ends at once. One whose answer was lost is fenced first, so that a job which
+    comes up later runs nothing. Slurm jobs are known by their names: one that its user renamed is left alone, and
+    `Refused` says so once the others are cancelled. What was noted by `Store.want_ended` is seen to then, and stays
+    noted where something stood in the way.
+    """
+    now = site.clock()
+    text = "Your job was cancelled"
+    ending = {"stage": Stage.ENDED, "state": JobState.SUCCESS, "status": text, "ended": now, "cancelled": now}
+    claimed = [record for record in records if record.stage is Stage.CLAIMED]
+    # One that was handed over before is in doubt still: its job may come up late.
+    site.store.take([record.token for record in claimed if record.handed_over is not None], now)
+    site.store.change([(record, ending) for record in claimed], now)
+    # Read again: a claim that somebody handed over meanwhile was left alone.
+    doubtful = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTING]
+    accounts = Accounts(site, asked=True) if accounts is None else accounts
+    unfenced, reasons = _fence(site, accounts, doubtful, ending)
+    submitted = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTED]
+    renamed: list[Record] = []
+    failed: dict[str, AdapterError | Trouble] = {}
+    if submitted:
+        alive, renamed = own_slurm_jobs(site, submitted)
+        site.store.change([(record, {"cancelled": now}) for record in submitted if record not in renamed], now)
+        failed = accounts.cancel(alive)
+    if any(record.unwanted is not None for record in records):
+        undone = {record.token for record in (*unfenced, *(r for r in submitted if r.account in failed))}
+        site.store.want_ended({record.token for record in records} - undone, None)
+    for why in failed.values():
+        raise why if isinstance(why, AdapterError) else Unknown(f"jobs may not be cancelled yet: {why.why}")
+    if unfenced:
+        named = ", ".join(f"{record.id} in {record.folder}" for record in unfenced)
+        text = f"not cancelled, for it is not known whether Slurm has them, and no fence could be made: {named}"
+        raise Unknown("\n".join((text, *reasons)))
+    if renamed:
+        raise Refused(
+            "\n".join(
+                f"not cancelled: Slurm job {record.slurm_id} of {record.account} has another name than {record.token}. "
+                f"If it is job {record.id}, renamed: scontrol update JobId={record.slurm_id} JobName={record.token}"
+                for record in renamed
+            )
+        )
+    return site.store.again(records)
+
+
+def _fence(
+    site: Site, accounts: Accounts, doubtful: Iterable[Record], ending: dict[str, Any]
+) -> tuple[list[Record], list[str]]:
+    """Fence jobs whose answer was lost; those that run nothing end. Return those that could not be fenced, and why."""
+    unfenced: list[Record] = []
+    reasons: list[str] = []
+
+    def fence(user: str, owned: Sequence[Record], seconds: float) -> list[str]:
+        return job_folders.fence(site.transport, user, {record.folder: evidence.CANCELLED for record in owned}, seconds)
+
+    for _, owned, names in accounts.each(dict(by_account(doubtful)), "fence its jobs", fence):
+        if isinstance(names, AdapterError | Trouble):
+            unfenced += owned
+            reasons.append(names.why if isinstance(names, Trouble) else str(names))
+            continue
+        changes: list[tuple[Record, dict[str, Any]]] = []
+        for record, owner in zip(owned, names, strict=True):
+            if owner in {evidence.CANCELLED, evidence.CLOSED}:
+                changes.append((record, ending))
+            elif (found := evidence.slurm_id(owner)) is not None:
+                changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": found}))
+            else:
+                unfenced.append(record)
+        site.store.change(changes, ending["ended"])
+    return unfenced, reasons
+
+
+def end_unwanted(site: Site, accounts: Accounts) -> None:
+    """End the jobs whose end was wanted a while ago, and which whoever was asked has not ended. Raises as `end`."""
+    if late := site.store.unwanted(site.clock() - UNWANTED_SECONDS):
+        end(site, late, accounts)

@@ -1,0 +1,72 @@
+"""One job of a request."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.specification import JobSpecification
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from slurm_adapter.core.records import Record
+    from slurm_adapter.core.specification import ResolvedProduct
+    from slurm_adapter.translation.application import Application
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One job to hand in."""
+
+    specification: JobSpecification
+    key: str | None = None
+    """By which it is recognised when it is handed in again; without one, twice is two jobs."""
+    id: str | None = None
+    """UCloud's id of a job that comes from there, which is its key too."""
+    created_at: int | None = None
+    """UCloud's `createdAt` of such a job, in milliseconds; see `records.has_new_id`."""
+    application: Application | None = None
+    """That it brings along; without one it is looked up in the site's catalogue."""
+    product: ResolvedProduct | None = None
+    """What UCloud sells by the product's name, where it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a job and its things are called."""
+
+    id: str
+    token: str
+    """Its name in Slurm."""
+    folder: str
+    peers_file: str
+    """Its hosts view in the shared folder `peers`."""
+
+
+def specification_of(record: Record) -> JobSpecification:
+    """What a job was handed in with, and with the peers that it has by now."""
+    return JobSpecification.model_validate_json(record.specification)
+
+
+def original_of(record: Record) -> JobSpecification:
+    """What a job was handed in with."""
+    return JobSpecification.model_validate_json(record.original or record.specification)
+
+
+def _as_stored(item: Item) -> str:
+    """A specification as the database keeps it, and compares it."""
+    return item.specification.model_dump_json(by_alias=False)
+
+
+@contextmanager
+def naming(number: int, items: Sequence[object]) -> Iterator[None]:
+    """Say which item of a bulk an error is about."""
+    try:
+        yield
+    except InvalidInput as error:
+        if len(items) == 1:
+            raise
+        raise InvalidInput("\n".join(f"items[{number}].{line}" for line in str(error).splitlines())) from error

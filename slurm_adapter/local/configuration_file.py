@@ -1,0 +1,78 @@
+"""Find and read the configuration file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from slurm_adapter.core.config import Config
+from slurm_adapter.core.config_errors import explain, explain_syntax, place, split_key
+from slurm_adapter.core.errors import InvalidConfig
+from slurm_adapter.core.toml_lines import Key, key_lines, line_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def find_config(explicit: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The file to read: `--config`, `$SLURM_ADAPTER_CONFIG`, then the first that exists of the usual places.
+
+    None where there is none. A file that was named but does not exist is returned all the same: reading it then
+    fails with its name.
+    """
+    if explicit is not None:
+        return explicit
+    if named := environment.get("SLURM_ADAPTER_CONFIG"):
+        return Path(named)
+    home = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config")
+    places = (Path("config.toml"), home / "slurm-adapter/config.toml", Path("/etc/slurm-adapter/config.toml"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def load_config(path: Path) -> Config:
+    """Read and check the file. Raises `InvalidConfig` that names the file, the key, its line, and what is allowed."""
+    text = _read(path)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidConfig(explain_syntax(path, text, error)) from error
+    except RecursionError as error:
+        raise InvalidConfig(f"{path}: lists or tables are nested too deeply") from error
+    try:
+        # As JSON: pydantic's strict mode then takes lists, paths and words, and guesses nothing ("4" is no number).
+        return Config.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        raise InvalidConfig(explain(path, text, Config, error)) from error
+
+
+def locate(path: Path | None, text: str, key: Key = ()) -> str:
+    """Return a message with file and line before it, if it is about a key: the one given, or that it begins with."""
+    if path is None:
+        return text
+    try:
+        lines = key_lines(_read(path))
+    except (InvalidConfig, tomllib.TOMLDecodeError):
+        return text
+    about = key or split_key(text, lines)
+    return text if not about else f"{place(path, line_of(lines, about))}: {text}"
+
+
+def _read(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        text = content.decode()
+    except OSError as error:
+        raise InvalidConfig(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InvalidConfig(
+            f"{path}:{line}: is not UTF-8 (byte {content[error.start]:#04x}); save the file as UTF-8"
+        ) from error
+    if text.startswith("\ufeff"):
+        raise InvalidConfig(f"{path}:1: begins with a byte order mark; save the file as UTF-8 without one")
+    return text.replace("\r\n", "\n")

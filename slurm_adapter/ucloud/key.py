@@ -1,0 +1,212 @@
+"""Verify the tokens that UCloud signs."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import math
+import re
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import jwt
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
+
+from slurm_adapter.core.errors import Forbidden, InvalidConfig, NotAuthenticated
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slurm_adapter.core.config import Ucloud
+
+
+CLOCK_SKEW = 30
+"""Seconds by which UCloud's clock and this one may differ (scenario 6)."""
+
+
+LEAST_KEY = 2048
+"""Bits of the smallest RSA key that is taken; UCloud makes keys of this size (contract 3.5)."""
+
+
+TOKEN_LIMIT = 16 * 1024
+"""The longest token that is looked at. UCloud's have less than a thousand characters."""
+
+
+_KEY_LIMIT = 64 * 1024
+"""The most bytes of a file with a key."""
+
+
+_JWT = re.compile(r"[\w-]+\.[\w-]*\.[\w-]*", re.ASCII)
+"""Compact serialisation (RFC 7515, section 7.1)."""
+
+
+_ALLOWED_KEYS = (
+    f"the file holds an RSA public key of at least {LEAST_KEY} bits: PEM, a PEM certificate, or base64 of the DER, as "
+    "UCloud shows it for the provider"
+)
+
+
+_log = logging.getLogger(__name__)
+
+
+class UcloudKey:
+    """Tells whether a request is UCloud's, by the key that its tokens are signed with.
+
+    The file is read anew for every request, so that a key that UCloud has renewed counts as soon as it is there. Where
+    what is there then cannot be used, that is logged once, and the last good key goes on.
+    """
+
+    def __init__(self, settings: Ucloud) -> None:
+        """Raise `InvalidConfig` where the file holds no key that may be used."""
+        self._path = settings.key
+        self._issuer = settings.issuer
+        self._lock = Lock()
+        try:
+            content = _read(self._path)
+        except OSError as error:
+            raise InvalidConfig(f"ucloud.key: {self._path}: {error.strerror}; {_ALLOWED_KEYS}") from error
+        self._key = read_key(content, self._path)
+        self._seen: bytes | str = content
+        """What the file last held, or why it could not be read."""
+
+    def verify(self, authorization: str | None, now: float) -> None:
+        """Let UCloud pass. `authorization` is the header; `now` is in seconds since the epoch.
+
+        Raises `NotAuthenticated` for what is no valid token of this UCloud, and `Forbidden` for valid ones of others:
+        the provider's own access token is signed with the same key (contract 3.5).
+        """
+        token = _bearer(authorization)
+        if len(token) > TOKEN_LIMIT or not _JWT.fullmatch(token):
+            raise NotAuthenticated("the bearer token is no JWT; UCloud signs one for every request")
+        claims = self.claims(token)
+        _check_times(claims, now)
+        _check_caller(claims)
+
+    def claims(self, token: str) -> dict[str, Any]:
+        """Return what a token says, if its signature is by this key. Raises as `verify`; its times are not checked."""
+        # The library's own clock is the machine's; see `_check_times`.
+        options: Any = {"require": ["exp", "iat", "iss", "sub", "aud"]}
+        options |= {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
+        try:
+            return jwt.decode(
+                token, self._current(), algorithms=["RS256"], issuer=self._issuer, audience="all:write", options=options
+            )
+        except jwt.InvalidAudienceError as error:
+            raise Forbidden("the token is not for all:write, which UCloud's tokens for providers are") from error
+        except jwt.InvalidIssuerError as error:
+            raise NotAuthenticated(
+                f"the token was not issued by {self._issuer!r}, which ucloud.issuer names"
+            ) from error
+        except jwt.InvalidAlgorithmError as error:
+            raise NotAuthenticated("the token is not signed by RS256, the only algorithm that is taken") from error
+        except jwt.InvalidSignatureError as error:
+            raise NotAuthenticated(
+                "the token's signature is not by the key in ucloud.key; was the provider's key renewed in UCloud?"
+            ) from error
+        except jwt.MissingRequiredClaimError as error:
+            raise NotAuthenticated(f"the token does not say {error.claim}") from error
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            raise NotAuthenticated("the bearer token cannot be read as a JWT") from error
+
+    def _current(self) -> RSAPublicKey:
+        with self._lock:
+            try:
+                content: bytes | str = _read(self._path)
+            except OSError as error:
+                content = str(error.strerror)
+            if content != self._seen:
+                self._seen = content
+                self._take(content)
+            return self._key
+
+    def _take(self, content: bytes | str) -> None:
+        if isinstance(content, str):
+            _log.error("ucloud.key: %s: %s; the last good key goes on", self._path, content)
+            return
+        try:
+            self._key = read_key(content, self._path)
+        except InvalidConfig as error:
+            _log.error("%s; the last good key goes on", error)
+        else:
+            _log.info("ucloud.key: %s: a new key was read", self._path)
+
+
+def read_claims(token: str) -> dict[str, Any] | None:
+    """Return what a token says, whoever signed it; None for one that is no JWT."""
+    try:
+        return jwt.decode(token, options={"verify_signature": False})
+    except (jwt.PyJWTError, ValueError, RecursionError):
+        return None
+
+
+def read_key(content: bytes, path: Path) -> RSAPublicKey:
+    """The key in a file. Raises `InvalidConfig` with the file's name.
+
+    Of a certificate the key alone counts: neither its signature nor its dates are looked at, for the file is the
+    site's own word.
+    """
+    try:
+        if b"-----BEGIN CERTIFICATE-----" in content:
+            key: object = x509.load_pem_x509_certificate(content).public_key()
+        elif b"PRIVATE KEY-----" in content:
+            raise InvalidConfig(f"ucloud.key: {path}: is a private key, which nobody but UCloud has; {_ALLOWED_KEYS}")
+        elif b"-----BEGIN " in content:
+            key = load_pem_public_key(content)
+        else:
+            key = load_der_public_key(base64.b64decode(b"".join(content.split()), validate=True))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidConfig(f"ucloud.key: {path}: is no key; {_ALLOWED_KEYS}") from error
+    if not isinstance(key, RSAPublicKey):
+        raise InvalidConfig(f"ucloud.key: {path}: is not an RSA key; {_ALLOWED_KEYS}")
+    if key.key_size < LEAST_KEY:
+        raise InvalidConfig(f"ucloud.key: {path}: has {key.key_size} bits; {_ALLOWED_KEYS}")
+    return key
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_KEY_LIMIT)
+
+
+def _bearer(authorization: str | None) -> str:
+    """The token of a header (RFC 6750, section 2.1)."""
+    if authorization is None:
+        raise NotAuthenticated("the request has no Authorization header; it is `Authorization: Bearer TOKEN`")
+    scheme, _, token = authorization.strip(" \t").partition(" ")
+    if scheme.lower() != "bearer":
+        raise NotAuthenticated("the Authorization header is not `Bearer TOKEN`")
+    token = token.strip(" \t")
+    if not token:
+        raise NotAuthenticated("the bearer token is empty")
+    return token
+
+
+def _check_times(claims: dict[str, Any], now: float) -> None:
+    """Every moment as a number (RFC 7519, section 2), and now between them."""
+    for name in ("iat", "nbf", "exp"):
+        if name not in claims:
+            continue  # `exp` and `iat` were required
+        value = claims[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+            raise NotAuthenticated(f"the token's {name} is no time")
+        if name == "exp" and value + CLOCK_SKEW <= now:
+            raise NotAuthenticated("the token has expired; do the clocks of UCloud and of this machine agree?")
+        if name != "exp" and value - CLOCK_SKEW > now:
+            raise NotAuthenticated("the token is from the future; do the clocks of UCloud and of this machine agree?")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floating-point numbers
+        return False
+
+
+def _check_caller(claims: dict[str, Any]) -> None:
+    """UCloud itself (contract 3.5), and nobody else whom it signs tokens for."""
+    for name, allowed in (("sub", ("_UCloud",)), ("role", ("SERVICE", "ADMIN")), ("principalType", ("service",))):
+        if claims.get(name) not in allowed:
+            raise Forbidden(f"the token is not UCloud's own: its {name} is not {' or '.join(allowed)}")
