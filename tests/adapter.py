@@ -26,9 +26,9 @@ from slurm_adapter.core import hosts_file
 from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.core.specification import Owner, parse_submission
 from slurm_adapter.core.states import JobState
-from slurm_adapter.jobs import cancel as cancel_
 from slurm_adapter.jobs import item
 from slurm_adapter.jobs import submit as jobs
+from slurm_adapter.jobs.cancel import cancel as cancel_jobs
 from slurm_adapter.jobs.sync import sync
 from slurm_adapter.local.configuration_file import load_config
 
@@ -309,7 +309,7 @@ class Adapter:
 
     def cancel(self, *records: Record) -> None:
         """Ask for the end of jobs."""
-        cancel_.cancel(self.site, [record.id for record in records])
+        cancel_jobs(self.site, [record.id for record in records])
 
     def run(
         self, *arguments: str, stdin: bytes = b"", timeout: float = 60, environment: dict[str, str] | None = None
@@ -420,7 +420,7 @@ def _end_jobs(site: Site) -> None:
     limit = time.monotonic() + 60
     while (active := site.store.active()) and time.monotonic() < limit:
         try:
-            cancel_.cancel(site, [record.id for record in active if record.cancelled is None])
+            cancel_jobs(site, [record.id for record in active if record.cancelled is None])
             sync(site)
         except AdapterError:
             pass

@@ -31,8 +31,8 @@ from slurm_adapter.core.plan import make_groups
 from slurm_adapter.core.records import Record, Stage
 from slurm_adapter.core.specification import Owner
 from slurm_adapter.core.states import FENCED, JobState
-from slurm_adapter.jobs import cancel as cancel_
 from slurm_adapter.jobs import submit as jobs
+from slurm_adapter.jobs.cancel import cancel as cancel_jobs
 from slurm_adapter.jobs.sync import sync
 from tests.offline import APPLICATION, Offline, peer
 
@@ -579,7 +579,7 @@ class Lives(RuleBasedStateMachine):
         acts: dict[str, Callable[[], Any]] = {
             "submit": lambda: jobs.submit(self.other, owner, [item]),
             "sync": lambda: sync(self.other),
-            "cancel": lambda: cancel_.cancel(self.other, [sorted(self._records())[which % len(self._records())]]),
+            "cancel": lambda: cancel_jobs(self.other, [sorted(self._records())[which % len(self._records())]]),
         }
         self.countdown, self.event = at, partial(self._meanwhile, acts[meanwhile])
         if not self._records() and meanwhile == "cancel":
@@ -699,7 +699,7 @@ class Lives(RuleBasedStateMachine):
         records = list(self._records().values())
         running = self._ours("RUNNING", "COMPLETING", "SUSPENDED")
         chosen = records[which % len(records)]
-        self._act(lambda: cancel_.cancel(self.site.site, [chosen.id]))
+        self._act(lambda: cancel_jobs(self.site.site, [chosen.id]))
         for key in running:
             if tidy is not None and self.slurm.see(*key).state == "CANCELLED":
                 self._record(key, tidy)
@@ -737,7 +737,7 @@ class Lives(RuleBasedStateMachine):
         """Another process cancels a job while a pass is at work."""
         chosen = list(self._records().values())[which % len(self._records())]
         self.countdown = at
-        self.event = partial(self._meanwhile, lambda: cancel_.cancel(self.other, [chosen.id]))
+        self.event = partial(self._meanwhile, lambda: cancel_jobs(self.other, [chosen.id]))
         self._pass(1, whole=False)
 
     # What always holds

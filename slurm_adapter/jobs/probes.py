@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.core.records import Stage, by_account
-from slurm_adapter.jobs import cancel
 
 if TYPE_CHECKING:
     from slurm_adapter.adapter import Site
@@ -44,6 +43,7 @@ def remove_left(site: Site, problems: Problems) -> None:
 def remove(site: Site) -> list[str]:
     """Cancel all probes, and remove those that have ended. Return the ids of the others. Raises as `jobs.cancel`."""
     from slurm_adapter.cluster import job_folders  # noqa: PLC0415  # a sync with nothing to do does not load them
+    from slurm_adapter.jobs import cancel  # noqa: PLC0415  # as above
 
     records = site.store.of_application(f"{NAME} {VERSION}")
     if live := [record.id for record in records if record.stage is not Stage.ENDED and record.cancelled is None]:

@@ -9,8 +9,6 @@ import click
 
 from slurm_adapter.cli.context import as_json_option, open_site, owner_of, print_json, read_input, talk
 from slurm_adapter.core.errors import TryAgain
-from slurm_adapter.jobs import cancel as cancel_
-from slurm_adapter.jobs import item
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,13 +31,14 @@ def submit(ctx: click.Context, file: str, key: str | None, user: str | None, pro
     """
     from slurm_adapter.core.specification import parse_submission
     from slurm_adapter.jobs import submit as jobs
+    from slurm_adapter.jobs.item import Item
 
     if key == "":
         raise click.BadParameter("must not be empty; leave the option out to submit without a key", param_hint="--key")
     site = open_site(ctx)
     specifications = parse_submission(read_input(file))
     keys = [key] if len(specifications) == 1 else [f"{key}/{n}" if key else None for n in range(len(specifications))]
-    items = [item.Item(each, each_key) for each, each_key in zip(specifications, keys, strict=True)]
+    items = [Item(each, each_key) for each, each_key in zip(specifications, keys, strict=True)]
     records = jobs.submit(site, owner_of(site, user, project), items, say=talk)
     print_json({"responses": [{"id": record.id} for record in records]})
 
@@ -137,8 +136,10 @@ def hosts(ctx: click.Context, id: str | None) -> None:
 @click.pass_context
 def cancel(ctx: click.Context, ids: Sequence[str]) -> None:
     """Cancel jobs. Jobs that ended already are ignored."""
+    from slurm_adapter.jobs.cancel import cancel as cancel_jobs
+
     try:
-        records = cancel_.cancel(open_site(ctx), ids)
+        records = cancel_jobs(open_site(ctx), ids)
     except TryAgain as error:
         raise TryAgain(f"some jobs may not be cancelled; run the same command again: {error}") from error
     for record in records:
