@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from slurm_adapter.core.records import Record
     from slurm_adapter.sandbox.configuration import Identity, Transport
     from slurm_adapter.sandbox.layout import Node
-    from tests.cluster import Cluster
+    from tests.sandbox_cluster import Cluster
 
     class AdapterMaker(Protocol):
         """What the fixture `make_adapter` gives."""

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-pytest_plugins = ["tests.adapter", "tests.cluster", "tests.crash.ground", "tests.node_folder"]
+pytest_plugins = [
+    "tests.adapter",
+    "tests.crash.ground",
+    "tests.node.folder",
+    "tests.sandbox_cluster",
+    "tests.translation.cases",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,8 +1,8 @@
 """Slurm's words for what became of a job, and what they mean in UCloud.
 
 Slurm's vocabulary is that of `src/common/slurm_protocol_defs.c` from 20.11 to 26.05: base states, and flags that are
-shown instead of them. A word outside it is unknown, and never an ending. `tests/schedulers/extract_states.py` reads
-it out of Slurm's sources, and a test holds this table against every version.
+shown instead of them. A word outside it is unknown, and never an ending. `tests/cluster/schedulers/extract_states.py`
+reads it out of Slurm's sources, and a test holds this table against every version.
 """
 
 from __future__ import annotations

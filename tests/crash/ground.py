@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from slurm_adapter.core.records import Record
-    from tests.cluster import Cluster
+    from tests.sandbox_cluster import Cluster
 
     class GroundMaker(Protocol):
         """What the fixture `make_ground` gives."""

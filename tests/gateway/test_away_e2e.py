@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.adapter import AdapterMaker
-    from tests.cluster import Cluster
+    from tests.sandbox_cluster import Cluster
 
 pytestmark = pytest.mark.sandbox
 

@@ -20,7 +20,7 @@ import pytest
 
 from slurm_adapter.jobs import user_tokens
 from tests.gateway.process import free_port, serving
-from tests.test_journey import DATABASE, WEB_APP
+from tests.jobs.test_journey import DATABASE, WEB_APP
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from slurm_adapter.core.records import Record
     from tests.adapter import Adapter, AdapterMaker
-    from tests.cluster import Cluster
+    from tests.sandbox_cluster import Cluster
     from tests.ucloud_double import Answer
 
 pytestmark = pytest.mark.sandbox
 
 WIRE = Path(__file__).parent.parent / "translation" / "wire"
-DOCUMENTS_JOB = Path(__file__).with_name("create-54112.json")
+DOCUMENTS_JOB = Path(__file__).parent / "api" / "create-54112.json"
 
 
 @dataclass

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
     from tests.adapter import AdapterMaker
-    from tests.cluster import Cluster
+    from tests.sandbox_cluster import Cluster
     from tests.ucloud_double import Call
 
 __all__ = ["site"]

@@ -19,7 +19,7 @@ from slurm_adapter.translation.invocation import ARGUMENT_LIMIT, default_files
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.translation.conftest import Case
+    from tests.translation.cases import Case
 
 
 def text(value: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pytest
 from slurm_adapter.translation.application import Parameter, Variable, Word
 
 if TYPE_CHECKING:
-    from tests.cluster import Cluster
-    from tests.translation.conftest import Case
+    from tests.sandbox_cluster import Cluster
+    from tests.translation.cases import Case
 
 pytestmark = pytest.mark.sandbox
 

@@ -19,7 +19,7 @@ from slurm_adapter.translation.application import EnvironmentVariable, Template,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.translation.conftest import Case
+    from tests.translation.cases import Case
 
 PEER = {"type": "peer", "hostname": "Database", "jobId": "4101"}
 

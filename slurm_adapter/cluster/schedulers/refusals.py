@@ -3,8 +3,8 @@
 The words and numbers are those of `slurm/slurm_errno.h` and `src/common/slurm_errno.c` from 20.11 to 26.05. What the
 controller answers to a submission was read in `src/slurmctld/proc_req.c` and `job_mgr.c` (`job_allocate`,
 `_job_create`, `_get_job_parts`), and the reasons behind an accounting policy in `acct_policy.c`.
-`tests/schedulers/extract_errors.py` reads the tables out of Slurm's sources, and a test holds this one against every
-version. An error that is not here is final: it stays until somebody changes the job or the site.
+`tests/cluster/schedulers/extract_errors.py` reads the tables out of Slurm's sources, and a test holds this one against
+every version. An error that is not here is final: it stays until somebody changes the job or the site.
 """
 
 from __future__ import annotations

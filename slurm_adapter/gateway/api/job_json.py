@@ -80,9 +80,10 @@ def _product(config: Config, category: str, name: str, machine: Machine) -> sche
 def support(config: Config, *, peers: bool) -> tuple[schemas.Support, ...]:
     """What each machine type can do; `peers`: names were seen to work on this cluster.
 
-    Each flag that may be true here is shown on a cluster, under `tests/`: logs by `gateway/test_logs_e2e.py`, terminal
-    by `gateway/test_shell_e2e.py`, web and vnc by `gateway/test_web_e2e.py`, peers, timeExtension and
-    suspension by `gateway/test_ucloud_e2e.py`, and utilization by `schedulers/test_contract.py`.
+    Each flag that may be true here is shown on a cluster, under `tests/`: logs by `gateway/streams/test_logs_e2e.py`,
+    terminal by `gateway/sessions/test_shell_e2e.py`, web and vnc by `gateway/sessions/test_web_e2e.py`, peers,
+    timeExtension and suspension by `gateway/test_ucloud_e2e.py`, and utilization by
+    `cluster/schedulers/test_contract.py`.
     """
     features = schemas.Features(
         enabled=True,

@@ -1,0 +1,94 @@
+"""The demo, as a person runs it: what it shows, what it says where it cannot work, and that it needs no checkout."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from slurm_adapter.sandbox.configuration import Identity, Transport
+    from tests.adapter import Adapter, AdapterMaker
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.releases]
+
+STORY = (
+    r"cluster +compiled acme-database and acme-web-app as (alice|jobs), statically linked",
+    r"database +submitted: job \d+, Slurm job \d+",
+    r"database +RUNNING on (?P<server>node\d+) \((?P<address>[0-9.]+)\)",
+    r"web app +submitted: job \d+, Slurm job \d+",
+    r"web app +its specification names job \d+ as its peer database",
+    r"web app +RUNNING on (?P<client>node\d+)",
+    r"hosts +the cluster's shared hosts file says:",
+    r"(?P=address) database\.\d+\.peers\n",
+    r"web app +SUCCESS  Your job ended with exit code 0",
+    r"acme-web-app on (?P=client): database is (?P=address), and answers: you are visitor \d+",
+    r"database +SUCCESS  Your job was cancelled",
+    r"demo +done: a job on (?P=client) reached a job on (?P=server) by the name database\n$",
+)
+"""What is shown, in this order."""
+
+
+def told(output: str) -> re.Match[str]:
+    match = re.search("(?s)" + ".*?".join(STORY), output)
+    assert match, output
+    return match
+
+
+@pytest.mark.parametrize("identity", ["sudo", "service"])
+@pytest.mark.parametrize("transport", ["local", "ssh"])
+def test_the_demo(make_adapter: AdapterMaker, transport: Transport, identity: Identity) -> None:
+    adapter = make_adapter(transport, identity)
+    done = adapter.run("demo", timeout=120)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    story = told(done.stdout)
+    assert story["client"] != story["server"]
+    assert "\x1b" not in done.stdout  # it is piped: no colours
+    assert [record.state.final for record in adapter.site.store.all(10)] == [True, True]
+    assert adapter.shared_block == ""
+
+
+def test_it_fails_where_the_name_does_not_resolve(make_adapter: AdapterMaker) -> None:
+    """A library that gives names to dynamically linked programs only is not enough: the demo's are static."""
+    adapter = make_adapter(more='[peers]\nmethods = ["nss_wrapper"]\n')
+    done = adapter.run("demo", timeout=120)
+    assert done.returncode == 1, done.stdout
+    assert "cannot find database" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not adapter.site.store.active() or all(record.cancelled for record in adapter.site.store.active())
+
+
+def test_it_says_what_it_needs(adapter: Adapter, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(adapter.config_file.read_text().replace('user = "alice"', "", 1))
+    command = [sys.executable, "-m", "slurm_adapter", "--config", str(path), "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "command_line.user" in done.stderr) == (78, True)
+
+
+def test_a_wheel_installed_elsewhere_runs_the_demo(adapter: Adapter, tmp_path: Path) -> None:
+    """From `/`, in an environment that has the dependencies and nothing of this checkout."""
+    pytest.importorskip("hatchling", reason="a wheel is built by hatchling: pip install hatchling")
+    checkout, wheels, place = Path(__file__).parents[2], tmp_path / "wheels", tmp_path / "venv"
+
+    def run(*words: str | Path, cwd: Path = checkout) -> str:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=180, check=False, cwd=cwd)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(sys.executable, "-m", "pip", "wheel", ".", "-q", "--no-deps", "--no-build-isolation", "-w", wheels)
+    run(sys.executable, "-m", "venv", "--without-pip", place)
+    [wheel] = wheels.iterdir()
+    run(sys.executable, "-m", "pip", "--python", place, "install", "-q", "--no-deps", "--no-index", wheel)
+    # Folders named in a .pth file are searched, and their own .pth files (the checkout's among them) are not read.
+    [packages] = place.glob("lib/python3*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    root = Path("/")
+    found = run(place / "bin" / "python", "-c", "import slurm_adapter; print(slurm_adapter.__file__)", cwd=root)
+    assert Path(found.strip()).is_relative_to(place)
+    told(run(place / "bin" / "slurm-adapter", "--config", adapter.config_file, "demo", cwd=root))

@@ -1,0 +1,51 @@
+"""Every edge case, and every acceptance scenario of jobs and their states, is named by a test that shows it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+EDGE_CASES = set(range(1, 26))
+SCENARIOS = {*range(24, 28), *range(48, 53), *range(55, 64), *range(70, 73), *range(86, 89), 91}
+
+
+def named(mark: str, sources: list[str]) -> set[int]:
+    """The numbers in all `pytest.mark.<mark>(...)` on tests, on rows of their tables, and on whole modules."""
+    found: set[int] = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == f"pytest.mark.{mark}":
+                found |= {int(ast.literal_eval(number)) for number in node.args}
+    return found
+
+
+def sources() -> list[str]:
+    tests = Path(__file__).parents[1]
+    return [path.read_text() for path in sorted(tests.rglob("test_*.py")) if path != Path(__file__)]
+
+
+@pytest.mark.parametrize(("mark", "wanted"), [("edge_case", EDGE_CASES), ("scenario", SCENARIOS)])
+def test_every_case_is_named_by_a_test(mark: str, wanted: set[int]) -> None:
+    missing = wanted - named(mark, sources())
+    assert not missing, f"no test says that it shows {mark} {', '.join(map(str, sorted(missing)))}"
+
+
+def test_a_number_that_is_no_edge_case_is_a_mistake() -> None:
+    assert named("edge_case", sources()) <= EDGE_CASES
+    assert named("scenario", sources()) <= set(range(1, 92))
+
+
+def test_what_counts_as_a_name() -> None:
+    source = """
+# @pytest.mark.edge_case(1)
+text = "@pytest.mark.edge_case(2)"
+pytestmark = pytest.mark.edge_case(3)
+@pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.edge_case(4))])
+@pytest.mark.edge_case(5, 6)
+@pytest.mark.scenario(7)
+def test_x(x): pass
+"""
+    assert named("edge_case", [source]) == {3, 4, 5, 6}
+    assert named("scenario", [source]) == {7}

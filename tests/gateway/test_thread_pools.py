@@ -1,0 +1,167 @@
+"""What waits for Slurm keeps nothing else waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurm_adapter.adapter import Site
+from slurm_adapter.cluster.lanes import Lanes
+from slurm_adapter.core.config import Config
+from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.gateway import background_sync, thread_pools
+from slurm_adapter.gateway.api import users
+from slurm_adapter.gateway.sessions import folder_shell
+from slurm_adapter.jobs import accounts
+from tests.gateway.doors import opened
+from tests.gateway.sessions.test_folder_shell import PATH, site
+from tests.offline import configuration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import httpx
+
+    from slurm_adapter.cluster.schedulers.interface import Load, Outcome, Submission
+
+
+def test_submissions_that_are_slow_do_not_keep_others_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_pools, "THREADS", 2)
+    monkeypatch.setattr(thread_pools, "CHANGING", 2)
+    with opened(tmp_path) as doors, ThreadPoolExecutor(4) as threads:
+        alice, bob, inner = doors.token(), doors.token("bob"), doors.slurm.submit
+        made = doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **alice).json()
+        begun, go_on = threading.Semaphore(0), threading.Event()
+
+        def slow(submissions: Sequence[Submission]) -> list[Outcome]:
+            begun.release()
+            assert go_on.wait(60)
+            return inner(submissions)
+
+        def submit(caller: dict[str, str]) -> httpx.Response:
+            return doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **caller)
+
+        monkeypatch.setattr(doors.slurm, "submit", slow)
+        try:
+            answers = threads.map(submit, [alice, alice])
+            assert begun.acquire(timeout=60)
+            others = threads.map(submit, [bob])
+            assert begun.acquire(timeout=60)  # one user has not taken both threads
+            [job] = made["responses"]
+            assert doors.ask("GET", f"/api/jobs/retrieve?id={job['id']}", **alice).status_code == 200
+            assert doors.ask("GET", "/healthz").status_code == 200
+        finally:
+            go_on.set()
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert [(answer.status_code, answer.headers["Retry-After"]) for answer in refused] == [(429, "5")]
+        assert "alice has 1 changes in Slurm under way" in refused[0].json()["why"]
+        assert [answer.status_code for answer in others] == [200]
+
+
+@pytest.mark.parametrize("asks", ["how full it is", "for a shell in a folder"])
+def test_questions_that_hang_do_not_keep_others_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    for pool in ("THREADS", "ASKING"):
+        monkeypatch.setattr(thread_pools, pool, 1)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
+    monkeypatch.setattr(
+        background_sync, "SHARE", 1
+    )  # else a pass of 6 s on a busy machine is followed by a minute of none
+    with opened(tmp_path, site(tmp_path)) as doors, ThreadPoolExecutor(2) as threads:
+        alice = doors.token()
+        begun, go_on, passed = threading.Event(), threading.Event(), threading.Event()
+
+        def hang(*_: object) -> Load:
+            begun.set()
+            assert go_on.wait(60)
+            raise InvalidInput("it came too late")
+
+        def note(_: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+            passed.set()
+            return (), (), frozenset()
+
+        def ask(_: int) -> httpx.Response:
+            if asks == "how full it is":
+                return doors.ask("GET", "/api/jobs/retrieveUtilization?category=example-compute", **alice)
+            return doors.ask("POST", f"/api/{PATH}", {"items": [{"folder": "/123/x"}]}, **alice)
+
+        monkeypatch.setattr(doors.slurm, "load", hang)
+        monkeypatch.setattr(folder_shell, "read_path_check", hang)
+        answers = threads.map(ask, range(2))
+        try:
+            assert begun.wait(60)
+            assert doors.ask("GET", "/api/jobs/browse", **alice).status_code == 200
+            monkeypatch.setattr(background_sync, "one_pass", note)
+            assert passed.wait(60), "no pass was made"
+        finally:
+            go_on.set()
+        assert {answer.status_code for answer in answers} <= {400, 503}
+
+
+def test_requests_that_hang_hold_up_neither_passes_nor_the_teller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pool in ("THREADS", "ASKING", "CHANGING"):
+        monkeypatch.setattr(thread_pools, pool, 1)
+    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
+    monkeypatch.setattr(
+        background_sync, "SHARE", 1
+    )  # else a pass of 6 s on a busy machine is followed by a minute of none
+    with opened(tmp_path) as doors, ThreadPoolExecutor(3) as threads:
+        alice = doors.token()
+        go_on, passed, told = threading.Event(), threading.Event(), threading.Event()
+        begun = threading.Semaphore(0)
+
+        def hang(*_: object, **__: object) -> None:
+            begun.release()
+            assert go_on.wait(60)
+            raise InvalidInput("it came too late")
+
+        def note_pass(_: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+            passed.set()
+            return (), (), frozenset()
+
+        for where, name in ((users, "_browse"), (users, "_suspend"), (doors.slurm, "load")):
+            monkeypatch.setattr(where, name, hang)
+        known = {"items": [{"id": "1"}]}
+        for method, path, body in (
+            ("GET", "retrieveUtilization?category=example-compute", None),
+            ("POST", "suspend", known),
+            ("GET", "browse", None),  # the last one, for each asks first who is asking
+        ):
+            threads.submit(doors.ask, method, f"/api/jobs/{path}", body, **alice)
+            assert begun.acquire(timeout=60), path
+        try:
+            monkeypatch.setattr(background_sync, "one_pass", note_pass)
+            monkeypatch.setattr(background_sync, "_tell_once", lambda *_: told.set())
+            assert passed.wait(60), "no pass was made"
+            assert told.wait(60), "UCloud was not told"
+        finally:
+            go_on.set()
+
+
+def test_threads_that_begin_at_the_same_time_share_one_way_to_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each of them uses first is made once: from Python 3.12 on `cached_property` does not see to that."""
+    whole = Site(Config.model_validate(configuration(tmp_path)))
+    made: list[Lanes] = []
+
+    class Slow(Lanes):
+        def __init__(self) -> None:
+            time.sleep(0.1)  # long enough for the others to begin, too
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(accounts, "Lanes", Slow)
+    with closing(whole), ThreadPoolExecutor(8) as threads:
+        besides = list(threads.map(lambda _: whole.beside(), range(8)))
+        assert [beside.lanes for beside in besides] == made * 8
+        assert {beside.transport for beside in besides} == {whole.transport}
