@@ -70,43 +70,50 @@ def _check_pattern(pattern: str, known: Sequence[str], required: Sequence[str]) 
 
 
 class _Table(BaseModel):
+    """A table of the file. Durations are kept in seconds."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Ssh(_Table):
-    """How to reach the cluster's login node by SSH. Unknown host keys are always refused."""
+    """Login to the cluster by SSH. Unknown host keys are always refused."""
 
     host: str = Field(min_length=1, description="a name from ~/.ssh/config, a host name or an address")
-    """A name from `~/.ssh/config`, a host name or an address."""
+    """Name from `~/.ssh/config`, hostname or address of the login node."""
     user: str | None = None
+    """Account on the login node. Default: as in the SSH configuration, otherwise the name of the account here."""
     port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of the SSH server. Default: as in the SSH configuration, otherwise 22."""
     key: AbsolutePath | None = None
-    """A private key's file; without it the keys of the SSH configuration and the agent are tried."""
+    """File with the private key, mode 600. Default: the keys of the SSH configuration and of the agent."""
     known_hosts: AbsolutePath | None = None
-    """Instead of `~/.ssh/known_hosts`."""
+    """File with the known host keys. Default: as in the SSH configuration, otherwise `~/.ssh/known_hosts`."""
     config: AbsolutePath | None = None
-    """Instead of `~/.ssh/config` and the system's file."""
+    """SSH configuration file to read instead of `~/.ssh/config` and the system's file."""
 
 
 class Cluster(_Table):
-    """Where Slurm's commands are run."""
+    """The cluster, and how Slurm's commands run there."""
 
     transport: Literal["local", "ssh"] = "local"
+    """`local`: Slurm's commands run on this machine. `ssh`: they run on a login node."""
     prefix: tuple[str, ...] = ()
-    """Words put before every command of the local transport, to enter a container or a namespace."""
+    """Words before every command of the local transport, to enter a container or a namespace."""
     ssh: Ssh | None = None
+    """See the table of this name. It belongs to `transport = "ssh"`."""
     path: str = "/usr/local/bin:/usr/bin:/bin"
     """PATH on the cluster for Slurm's commands."""
     scheduler: Literal["commands", "pyslurm"] = "commands"
-    """How Slurm is spoken to: by its commands, or by libslurm through pyslurm (an extra; see README)."""
+    """`commands`: Slurm's commands are used. `pyslurm`: libslurm is used, through pyslurm, which must be installed."""
     pyslurm_python: str | None = None
-    """The Python that has pyslurm, if it is not the adapter's own; `prefix` applies to it too."""
+    """Python that has pyslurm. Default: the Python of the adapter. `prefix` applies to it, too."""
     slurm_conf: str | None = None
-    """SLURM_CONF for Slurm's commands and jobs, where the site needs one."""
+    """SLURM_CONF for Slurm's commands and jobs, if the site needs one."""
     message_timeout: int = Field(default=10, ge=1)
-    """Slurm's MessageTimeout in seconds: how long an accepted submission may stay unseen."""
+    """MessageTimeout of Slurm, in seconds: an accepted submission may stay unseen for so long."""
     operator: tuple[str, ...] = ()
-    """Words put before the commands that only an operator of Slurm may give: to extend, suspend and resume jobs."""
+    """Words before `scontrol` for extending, suspending and resuming jobs, which need an operator of Slurm. Empty: none
+    of this is offered. If `slurm_conf` is set, the last words are `"env", "SLURM_CONF=..."`."""
 
     @model_validator(mode="after")
     def _complete(self) -> Cluster:
@@ -124,22 +131,23 @@ class Cluster(_Table):
 
 
 class Identity(_Table):
-    """Which account of the cluster runs a job."""
+    """The account on the cluster that runs a job."""
 
     mode: Literal["sudo", "service"] = "sudo"
     """`sudo`: the account of the job's owner. `service`: one account for all jobs (a single tenant)."""
     service_user: str | None = None
-    """The account of mode `service`. Not the adapter's own."""
+    """Account of mode `service`. It is not the adapter's own account."""
     users: dict[str, str] = Field(default_factory=dict)
-    """UCloud user name to account, as `getent passwd` on the cluster calls it; see `ACCOUNT_NAME`."""
+    """Account of each UCloud user, as `getent passwd` on the cluster calls it."""
     pattern: str | None = None
-    """The account of users who are not in `users`, e.g. "{user}"; without it they are refused."""
+    """Account of users who are not in `users`, such as `{user}`. Default: they are refused."""
     sudo_helper: str | None = Field(
         default=None, pattern=r"^/[^\x00\n]*$", description="an absolute path on the cluster, without line breaks"
     )
-    """The only program that the sudo rule for the adapter allows; `slurm-adapter sudo-helper` prints it (README)."""
+    """The only program that the sudo rule allows, instead of ALL; `slurm-adapter sudo-helper` prints it."""
     lowest_uid: int = Field(default=1000, ge=1)
-    """Accounts with a lower uid on the cluster run nothing; see UID_MIN in login.defs(5)."""
+    """Lowest uid of an account that may run jobs; see UID_MIN in login.defs(5). Root, nobody, Slurm's accounts and the
+    adapter's own are refused in any case."""
 
     @model_validator(mode="after")
     def _complete(self) -> Identity:
@@ -169,32 +177,37 @@ class Identity(_Table):
 
 
 class CommandLine(_Table):
-    """Whom jobs handed in on the command line belong to, unless told otherwise there."""
+    """Owner of jobs that are submitted on the command line without `--user` and `--project`."""
 
     user: str | None = None
+    """UCloud user."""
     project: str | None = None
+    """UCloud project. Default: the personal workspace."""
 
 
 class Jobs(_Table):
-    """Where jobs live and how long they may run."""
+    """Folders, time limits and submission of jobs."""
 
     folder: str = "/home/{user}/ucloud-jobs/{id}"
-    """A job's folder on the shared file system. Its parent belongs to the job's user."""
+    """A job's folder on the shared file system. Its parent exists and belongs to the job's account. For a job from
+    UCloud, `{id}` is the job's id with a random part."""
     default_time: Annotated[int, Field(gt=0)] = 3600
-    """The time limit, in seconds, of a job that names none. In the file: "HH:MM:SS"."""
+    """Time limit of a job without a time allocation."""
     lost_after: Annotated[int, Field(gt=0)] = 3600
-    """Seconds after which a job that a healthy controller knows nothing of is given up. In the file: "HH:MM:SS"."""
+    """Time after which a job that a healthy controller does not know is given up as lost."""
     attempts: int = Field(default=5, ge=1)
-    """How often a job is given to sbatch if its answer is lost each time and Slurm never has the job."""
+    """Number of submissions of a job if each answer of sbatch is lost and Slurm never has the job. Then it fails."""
     retry: Annotated[int, Field(ge=0)] = 86400
-    """Seconds for which a job is tried again that Slurm refuses only for now. In the file: "D-HH:MM:SS"."""
+    """Time for which a job that Slurm refuses temporarily is retried, such as for a limit on queued jobs."""
     srun: Annotated[tuple[str, ...], Field(min_length=1, description='words such as ["srun"]')] = ("srun",)
-    """What `srun()` in an application's template expands to."""
+    """Words that `srun()` in an application's template expands to: the command, then flags."""
     system_load: str = ""
     """Shell text for `{- systemLoad -}` in an application's template."""
     system_unload: str = ""
+    """Shell text for `{- systemUnload -}` in an application's template."""
     allow_unconfined: bool = False
-    """Render templates that the site did not write though this machine cannot confine their renderer."""
+    """Render templates that the site did not write, even if this machine cannot confine the process that renders
+    them."""
 
     _read_times = field_validator("default_time", "lost_after", "retry", mode="before")(_duration)
 
@@ -213,14 +226,14 @@ class Jobs(_Table):
 
 
 class Retention(_Table):
-    """How long what has to do with a job is kept once it has ended. None of it is ever taken from a job that lives."""
+    """Time for which things are kept after a job has ended. A pending or running job loses nothing."""
 
     logs: Annotated[int | None, Field(ge=3600)] = None
-    """Seconds, as are all of these. In the file: "D-HH:MM:SS". None: as long as the folder."""
+    """Standard output and standard error. Default: as long as the folder."""
     folders: Annotated[int | None, Field(ge=3600)] = None
-    """With all that is in them, what the application wrote there included. None: for ever."""
+    """The job's folder, with what the application wrote there. Default: for ever."""
     records: Annotated[int, Field(ge=3600)] = 365 * 86400
-    """What is remembered of the job; a key that it was handed in with is a new one afterwards."""
+    """The record of the job in the database. Afterwards its idempotency key makes a new job."""
 
     _read_times = field_validator("logs", "folders", "records", mode="before")(_duration)
 
@@ -235,65 +248,75 @@ class Retention(_Table):
 
 
 class Machine(_Table):
-    """What a UCloud product is on this cluster."""
+    """A product of UCloud on this cluster."""
 
     partition: str = Field(pattern=_VALUE, description="the name of a partition of Slurm")
+    """Partition of Slurm."""
     qos: str | None = Field(
         default=None, pattern=_VALUE, description="the name of a QOS of Slurm; without it leave it out"
     )
+    """QOS of Slurm."""
     account: str | None = Field(
         default=None, pattern=_VALUE, description="the name of an account of Slurm; without it leave it out"
     )
+    """Account of Slurm."""
     constraint: str | None = Field(
         default=None, pattern=_VALUE, description="features of nodes, as for --constraint; without them leave it out"
     )
+    """Features of nodes, as for `--constraint`."""
     cpus: int = Field(ge=1)
-    """Per node."""
+    """Processors of a node."""
     memory: int = Field(ge=1)
-    """Per node, in GiB."""
+    """Memory of a node, in GiB."""
     gpus: int = Field(default=0, ge=0)
-    """Per node."""
+    """GPUs of a node."""
     gpu_type: str | None = Field(
         default=None, pattern=_VALUE, description="the type of GPUs in Slurm; without it leave it out"
     )
+    """Type of GPUs in Slurm."""
     cpu_model: str | None = None
+    """Model of the processors, for users."""
     memory_model: str | None = None
+    """Model of the memory, for users."""
     gpu_model: str | None = None
+    """Model of the GPUs, for users."""
     exclusive: bool = False
-    """Whole nodes only."""
+    """Allocate whole nodes only."""
     max_nodes: int = Field(ge=1)
-    """The most replicas of a job. `check` compares it with the partition."""
+    """Largest number of replicas of a job."""
     max_time: Annotated[int, Field(gt=0)]
-    """The longest time allocation, in seconds. In the file: "HH:MM:SS"."""
+    """Longest time allocation of a job."""
 
     _read_time = field_validator("max_time", mode="before")(_duration)
 
 
 class Drive(_Table):
-    """A UCloud drive on this cluster."""
+    """A drive of UCloud on this cluster."""
 
     id: str = Field(
         pattern=r"^([^/.\x00\n]|\.[^/.\x00\n]|\.\.[^/\x00\n])[^/\x00\n]*$",
         description="the drive's id in UCloud, without a slash, and neither . nor ..",
     )
-    """The first component of a UCloud path."""
+    """Id of the drive in UCloud: the first component of a UCloud path."""
     path: str = Field(pattern=r"^/[^\x00\n]*$", description="an absolute path on the cluster")
     """The drive's folder on the cluster."""
     users: tuple[str, ...] = ()
     """UCloud users who may use it."""
     projects: tuple[str, ...] = ()
-    """UCloud projects whose members may use it. A drive with neither users nor projects is open to all."""
+    """UCloud projects. All their members may use it. A drive with neither users nor projects is open to all."""
     read_only: bool = False
+    """Users cannot write to it, by means of the file system. Only such a drive may be requested read-only."""
 
 
 class DrivePattern(_Table):
-    """Where drives are that are in no table. A job's paths then lie in the folders of its own workspace."""
+    """Folders of drives that are not in the table. A job's paths then lie in folders of its own workspace."""
 
     user: str | None = None
-    """The folder of a personal drive, from {user} (the UCloud user), {account} (that he has on the cluster) and {drive}
-    (its id). None: there are none."""
+    """Folder of a personal drive, from `{user}` (the UCloud user), `{account}` (on the cluster) and `{drive}` (its id).
+    Default: there are none."""
     project: str | None = None
-    """The folder of a project's drive, from {project} (its id), {user}, {account} and {drive}. None: there are none."""
+    """Folder of a project's drive, from `{project}` (its id), `{user}`, `{account}` and `{drive}`. Default: there are
+    none."""
 
     @model_validator(mode="after")
     def _usable(self) -> DrivePattern:
@@ -315,25 +338,26 @@ class DrivePattern(_Table):
 
 
 class Peers(_Table):
-    """How jobs find each other by name."""
+    """Names by which jobs find each other."""
 
     wait: Annotated[int, Field(ge=0)] = 600
-    """Seconds a job waits for its peers to start. In the file: "HH:MM:SS"."""
+    """Time for which a job waits for its peers to start."""
     address: str | None = None
-    """A pattern such as "{node}-ib0" that is resolved on the cluster instead of Slurm's NodeAddr."""
+    """Pattern such as `{node}-ib0`, which is resolved on the cluster, instead of Slurm's NodeAddr."""
     reserved: tuple[str, ...] = ()
-    """Names that no job may declare, besides the nodes' own."""
+    """Names that no job may declare. Names of nodes and those in the cluster's `/etc/hosts` are reserved in any
+    case."""
     private: bool = False
-    """Views in the job's folder, readable by its user only, and no shared file."""
+    """Write each job's hosts view to its own folder, readable by its user only, and no shared hosts file."""
     always: bool = False
-    """A namespace for every job, so that peers can be attached while it runs."""
+    """Make a namespace for every job, so that peers can be attached while it runs."""
     allow_env: bool = False
-    """Run a job whose names cannot be made to resolve, with UCLOUD_HOSTS_FILE only."""
+    """Run a job if its names cannot be made to resolve, with `$UCLOUD_HOSTS_FILE` only."""
     methods: Annotated[
         tuple[Literal["unshare", "bwrap", "nss_wrapper"], ...],
         Field(min_length=1, description='one or more of "unshare", "bwrap" and "nss_wrapper"'),
     ] = ("unshare", "bwrap", "nss_wrapper")
-    """The ways to give a job its names, in the order in which they are tried."""
+    """Methods that give a job its names, in the order in which they are tried."""
 
     _read_time = field_validator("wait", mode="before")(_duration)
 
@@ -346,67 +370,70 @@ class Peers(_Table):
 
 
 class Ucloud(_Table):
-    """The UCloud that sends jobs here. Without it there is no door for it."""
+    """The UCloud that submits jobs here. Without this table there is no provider API."""
 
     url: str = Field(pattern=_URL, description=_URL_WORDS)
-    """Where it is told what becomes of its jobs."""
+    """Address of UCloud."""
     key: AbsolutePath
-    """The public key that its tokens are signed with: PEM, or base64 of the DER, as UCloud shows it."""
+    """File with the public key of UCloud's tokens: PEM, a PEM certificate, or base64 of the DER, as UCloud shows it."""
     refresh_token: AbsolutePath
-    """The file with the token that UCloud showed when the provider was registered. For this account's eyes only."""
+    """File with the refresh token that UCloud showed when the provider was registered, mode 600."""
     issuer: str = "cloud.sdu.dk"
-    """Who its tokens say has issued them."""
+    """Issuer in UCloud's tokens."""
     ask_for_drives: bool = False
-    """Ask it for drives that are neither in the table nor under the pattern; see `slurm_adapter.translation.drives`."""
+    """Ask UCloud for drives that are neither in the table nor under the pattern."""
 
 
 class Gateway(_Table):
-    """What `serve` offers."""
+    """Settings of `slurm-adapter serve`."""
 
     listen: str = "127.0.0.1"
-    """The address. TLS is a reverse proxy's business (README)."""
+    """Address to listen on. A reverse proxy adds TLS."""
     port: int = Field(default=8889, ge=0, le=65535)
+    """Port to listen on."""
     url: str | None = Field(default=None, pattern=_URL, description=_URL_WORDS)
-    """Where browsers reach it; without it there are no shells, no web and no VNC sessions for UCloud's users."""
+    """Address at which browsers reach the gateway. Default: UCloud's users get no shells, web and VNC sessions."""
     stand_alone: bool = True
-    """Serve `/api/jobs`, for users with tokens of `slurm-adapter token`."""
+    """Serve `/api/jobs`, for users with access tokens."""
     refuse_duplicates: bool = False
-    """Refuse a job whose specification is that of another job of the same owner that has not ended."""
+    """Refuse a job with the same specification as another job of the owner that has not ended."""
     folder_shells: bool = False
-    """Users get shells on the cluster's login node, in folders of their drives. With `url`."""
+    """Give users shells on the cluster's login node, in folders of their drives. Such a shell is not confined to the
+    drive."""
     project_sessions: bool = False
-    """Members of a job's project open shells, web and VNC sessions with it, which act as the account of its owner."""
+    """Members of a job's project may open shell, web and VNC sessions with it, too. These act as the account of the
+    job's owner."""
     web_domain: str | None = Field(
         default=None,
         pattern=r"^[a-z0-9.-]*\{job\}-\{rank\}[a-z0-9.-]*(:[0-9]{1,5})?$",
         description="a host name in lower case that holds {job}-{rank}, such as app-{job}-{rank}.example.org",
     )
-    """Where a job's web application is seen, e.g. "app-{job}-{rank}.example.org"; without it there are none."""
+    """Domain of a job's web application, with `{job}-{rank}`. Default: there are no web and VNC sessions."""
     reaches_nodes: bool = False
-    """The compute nodes' ports are reached from this machine; otherwise by commands on the cluster's login node."""
+    """This machine reaches the ports of compute nodes. Otherwise connections go through commands on the login node."""
     body_limit: int = Field(default=32, ge=1, le=1024)
-    """The largest request, in MiB."""
+    """Largest request of UCloud, in MiB."""
 
 
 class Config(_Table):
-    """The whole file."""
+    """The keys above the first table."""
 
     provider: str = Field(
         pattern=r"^[A-Za-z0-9_-]{1,64}$", description="1 to 64 letters, digits, - and _: the provider's id in UCloud"
     )
     """The provider's id in UCloud."""
     state: AbsolutePath
-    """The adapter's own folder on a local disk: database and locks."""
+    """The adapter's own folder, mode 700, on a local disk: database and locks."""
     shared: str = Field(
         pattern=r"^/[^\x00\n]*[^/\x00\n]$", description="an absolute path on the cluster, without a slash at its end"
     )
-    """The adapter's folder on the cluster's shared file system; `peers/` is in it."""
+    """The adapter's folder on the cluster's shared file system, mode 755. It holds `peers/`, with the hosts files."""
     first_id: int = Field(default=1, ge=1)
-    """The first id of jobs that do not come from UCloud."""
+    """First id of jobs that do not come from UCloud. With `[ucloud]` at least 1000000000000."""
     templates: AbsolutePath | None = None
-    """The site's templates, looked in before the packaged ones."""
+    """Folder with the site's own `job.sbatch.j2`, which replaces the packaged one."""
     applications: AbsolutePath | None = None
-    """The site's folder of UCloud application files, looked in before the packaged ones."""
+    """Folder with the site's own UCloud application files, which come before the packaged ones."""
     cluster: Cluster = Cluster()
     identity: Identity = Identity()
     command_line: CommandLine = CommandLine()
@@ -414,7 +441,7 @@ class Config(_Table):
     machines: dict[str, dict[str, Machine]] = Field(
         min_length=1, description="a table [machines.CATEGORY.ID] for each product, with partition, cpus, memory, ..."
     )
-    """By product category, then product id."""
+    """Products, by category and id."""
     drives: tuple[Drive, ...] = ()
     drive_pattern: DrivePattern = DrivePattern()
     peers: Peers = Peers()
@@ -422,7 +449,7 @@ class Config(_Table):
     ucloud: Ucloud | None = None
     gateway: Gateway = Gateway()
     states: dict[str, JobState] = Field(default_factory=dict)
-    """Slurm's state words to UCloud's states, where the site wants another one than the adapter's table."""
+    """States of UCloud for words of Slurm, if the site wants others than the adapter's own table has."""
 
     @model_validator(mode="after")
     def _one_account(self) -> Config:
