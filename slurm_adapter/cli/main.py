@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slurm_adapter import __version__
-from slurm_adapter.cli.commands import applications, jobs, operation, sandbox, tokens
+from slurm_adapter.cli.commands import applications, jobs, manual, operation, sandbox, tokens
 from slurm_adapter.cli.context import BAD_CONFIG, BAD_INPUT, FAILED, OK, TRY_AGAIN, talk
 from slurm_adapter.cli.inherited import reset_signals
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, InvalidInput, TryAgain
@@ -30,7 +30,7 @@ _CODES: tuple[tuple[type[AdapterError], int], ...] = (
     (AdapterError, FAILED),
 )
 
-_SECTIONS: dict[str, tuple[click.Command, ...]] = {
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Jobs": (
         jobs.submit,
         jobs.list_jobs,
@@ -54,6 +54,7 @@ _SECTIONS: dict[str, tuple[click.Command, ...]] = {
         operation.print_sudo_helper,
     ),
     "Try it out": (sandbox.demo, sandbox.sandbox),
+    "Documentation": (manual.docs, manual.config, manual.completion),
 }
 """All commands, in the order of `slurm-adapter --help`."""
 
@@ -71,7 +72,7 @@ class _Group(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.list_commands(ctx)))
-        for section, commands in _SECTIONS.items():
+        for section, commands in SECTIONS.items():
             with formatter.section(section):
                 rows = [(each.name or "", each.get_short_help_str(formatter.width)) for each in commands]
                 formatter.write_dl([(name.ljust(width), text) for name, text in rows])
@@ -140,21 +141,21 @@ def _open_closed_streams() -> None:
 @click.version_option(__version__, prog_name="slurm-adapter")
 @click.pass_context
 def cli(ctx: click.Context, config_path: Path | None) -> None:
-    r"""Run UCloud jobs on a Slurm cluster.
+    """Run UCloud jobs on a Slurm cluster.
 
     \b
     The configuration is the first of these files that exists:
-      FILE of --config, or $SLURM_ADAPTER_CONFIG (must exist if set)
+      FILE of --config, or $SLURM_ADAPTER_CONFIG; it must exist
       ./config.toml
       ~/.config/slurm-adapter/config.toml
       /etc/slurm-adapter/config.toml
-    """
+    """  # noqa: D301  # click wants the character \b before lines that it must not wrap
     ctx.obj = config_path
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":  # https://no-color.org
         ctx.color = False
 
 
-for _commands in _SECTIONS.values():
+for _commands in SECTIONS.values():
     for _command in _commands:
         cli.add_command(_command)
 

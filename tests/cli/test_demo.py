@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.wheel import install_wheel
 
 if TYPE_CHECKING:
     from slurm_adapter.sandbox.configuration import Identity, Transport
@@ -73,22 +74,13 @@ def test_it_says_what_it_needs(adapter: Adapter, tmp_path: Path) -> None:
 
 def test_a_wheel_installed_elsewhere_runs_the_demo(adapter: Adapter, tmp_path: Path) -> None:
     """From `/`, in an environment that has the dependencies and nothing of this checkout."""
-    pytest.importorskip("hatchling", reason="a wheel is built by hatchling: pip install hatchling")
-    checkout, wheels, place = Path(__file__).parents[2], tmp_path / "wheels", tmp_path / "venv"
+    place, root = install_wheel(tmp_path), Path("/")
 
-    def run(*words: str | Path, cwd: Path = checkout) -> str:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=180, check=False, cwd=cwd)
+    def run(*words: str | Path) -> str:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=180, check=False, cwd=root)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    run(sys.executable, "-m", "pip", "wheel", ".", "-q", "--no-deps", "--no-build-isolation", "-w", wheels)
-    run(sys.executable, "-m", "venv", "--without-pip", place)
-    [wheel] = wheels.iterdir()
-    run(sys.executable, "-m", "pip", "--python", place, "install", "-q", "--no-deps", "--no-index", wheel)
-    # Folders named in a .pth file are searched, and their own .pth files (the checkout's among them) are not read.
-    [packages] = place.glob("lib/python3*/site-packages")
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    root = Path("/")
-    found = run(place / "bin" / "python", "-c", "import slurm_adapter; print(slurm_adapter.__file__)", cwd=root)
+    found = run(place / "bin" / "python", "-c", "import slurm_adapter; print(slurm_adapter.__file__)")
     assert Path(found.strip()).is_relative_to(place)
-    told(run(place / "bin" / "slurm-adapter", "--config", adapter.config_file, "demo", cwd=root))
+    told(run(place / "bin" / "slurm-adapter", "--config", adapter.config_file, "demo"))

@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
+from slurm_adapter.cli.completion import complete_job
 from slurm_adapter.cli.context import as_json_option, open_site, owner_of, print_json, read_input, talk
 from slurm_adapter.core.errors import TryAgain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_job = click.argument("id", metavar="ID", shell_complete=complete_job)
+_jobs = click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_job)
 _user = click.option("--user", metavar="NAME", help="UCloud user who owns the job.")
 _project = click.option("--project", metavar="ID", help="UCloud project of the job.")
 
 
 @click.command()
-@click.argument("file", metavar="FILE|-")
+@click.argument("file", metavar="FILE|-", type=click.Path())
 @click.option("--key", metavar="KEY", help="Idempotency key: the same key returns the same job.")
 @_user
 @_project
@@ -44,7 +47,7 @@ def submit(ctx: click.Context, file: str, key: str | None, user: str | None, pro
 
 
 @click.command()
-@click.argument("file", metavar="FILE|-")
+@click.argument("file", metavar="FILE|-", type=click.Path())
 @_user
 @_project
 @click.pass_context
@@ -64,7 +67,9 @@ def render(ctx: click.Context, file: str, user: str | None, project: str | None)
 
 @click.command("jobs")
 @click.option("--all", "everything", is_flag=True, help="Include jobs that ended.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="List only the newest jobs.")
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(1), default=100, show_default=True, help="List the newest N jobs."
+)
 @as_json_option
 @click.pass_context
 def list_jobs(ctx: click.Context, everything: bool, limit: int, as_json: bool) -> None:
@@ -82,7 +87,7 @@ def list_jobs(ctx: click.Context, everything: bool, limit: int, as_json: bool) -
 
 
 @click.command()
-@click.argument("id", metavar="ID")
+@_job
 @as_json_option
 @click.pass_context
 def show(ctx: click.Context, id: str, as_json: bool) -> None:
@@ -98,7 +103,7 @@ def show(ctx: click.Context, id: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("id", metavar="ID")
+@_job
 @click.option("-f", "--follow", is_flag=True, help="Continue until the job ends.")
 @click.pass_context
 def logs(ctx: click.Context, id: str, follow: bool) -> None:
@@ -121,7 +126,7 @@ def logs(ctx: click.Context, id: str, follow: bool) -> None:
 
 
 @click.command()
-@click.argument("id", metavar="[ID]", required=False)
+@click.argument("id", metavar="[ID]", required=False, shell_complete=complete_job)
 @click.pass_context
 def hosts(ctx: click.Context, id: str | None) -> None:
     """Print the shared hosts file, or that of one job."""
@@ -132,7 +137,7 @@ def hosts(ctx: click.Context, id: str | None) -> None:
 
 
 @click.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_jobs
 @click.pass_context
 def cancel(ctx: click.Context, ids: Sequence[str]) -> None:
     """Cancel jobs. Jobs that ended already are ignored."""
@@ -147,7 +152,7 @@ def cancel(ctx: click.Context, ids: Sequence[str]) -> None:
 
 
 @click.command()
-@click.argument("id", metavar="ID")
+@_job
 @click.argument("time", metavar="[D-]HH:MM:SS")
 @click.pass_context
 def extend(ctx: click.Context, id: str, time: str) -> None:
@@ -164,7 +169,7 @@ def extend(ctx: click.Context, id: str, time: str) -> None:
 
 
 @click.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_jobs
 @click.pass_context
 def suspend(ctx: click.Context, ids: Sequence[str]) -> None:
     """Suspend running jobs. Jobs already suspended are ignored."""
@@ -175,7 +180,7 @@ def suspend(ctx: click.Context, ids: Sequence[str]) -> None:
 
 
 @click.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_jobs
 @click.pass_context
 def resume(ctx: click.Context, ids: Sequence[str]) -> None:
     """Resume suspended jobs. Running jobs are ignored."""

@@ -31,8 +31,8 @@ def sandbox() -> None:
     """
 
 
-_name = click.option("--name", default="", help="Name of the sandbox. Several sandboxes can be up.")
-_release = click.option("--release", help="Code name of the release that the nodes run, such as trixie or sid.")
+_name = click.option("--name", metavar="NAME", default="", help="Name of the sandbox. Several sandboxes can be up.")
+_release = click.option("--release", metavar="NAME", help="Code name of the nodes' release, such as trixie or sid.")
 
 
 @sandbox.command("install")
@@ -46,7 +46,9 @@ def sandbox_install(accounting: bool, release: str | None) -> None:
 
 
 @sandbox.command("up")
-@click.option("--nodes", type=click.IntRange(1, 64), default=3, show_default=True, help="Number of compute nodes.")
+@click.option(
+    "--nodes", metavar="N", type=click.IntRange(1, 64), default=3, show_default=True, help="Number of compute nodes."
+)
 @click.option("--accounting", is_flag=True, help="Run slurmdbd with MariaDB.")
 @_release
 @_name

@@ -19,7 +19,7 @@ def token() -> None:
 
 @token.command("create")
 @click.argument("name", metavar="NAME")
-@click.option("--user", metavar="USER", required=True, help="UCloud user for whom the token submits jobs.")
+@click.option("--user", metavar="USER", required=True, help="UCloud user who owns the jobs that it submits.")
 @click.option("--project", "projects", metavar="ID", multiple=True, help="Project in which it is valid; repeatable.")
 @click.option("--expires", metavar="[D-]HH:MM:SS", help="Lifetime. Without it the token is valid until it is revoked.")
 @click.pass_context
