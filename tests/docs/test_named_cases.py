@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
+DOCS = Path(__file__).parent.parent.parent / "slurm_adapter" / "docs"
 EDGE_CASES = set(range(1, 26))
 SCENARIOS = {*range(24, 28), *range(48, 53), *range(55, 64), *range(70, 73), *range(86, 89), 91}
 
@@ -35,6 +37,13 @@ def test_every_case_is_named_by_a_test(mark: str, wanted: set[int]) -> None:
 def test_a_number_that_is_no_edge_case_is_a_mistake() -> None:
     assert named("edge_case", sources()) <= EDGE_CASES
     assert named("scenario", sources()) <= set(range(1, 92))
+
+
+def test_the_documentation_explains_every_case() -> None:
+    cases = re.findall(r"^(\d+)\. \*\*", (DOCS / "design.md").read_text(encoding="utf-8"), re.MULTILINE)
+    scenarios = re.findall(r"^\| (\d+) \|", (DOCS / "ucloud.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [int(number) for number in cases] == sorted(EDGE_CASES)
+    assert [int(number) for number in scenarios] == list(range(1, 92))
 
 
 def test_what_counts_as_a_name() -> None:

@@ -1,11 +1,9 @@
-"""What README, comments and test marks refer to exists in the documentation."""
+"""What README and comments refer to exists in the documentation."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-
-from tests.docs.test_named_cases import EDGE_CASES
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "slurm_adapter" / "docs"
@@ -35,8 +33,3 @@ def test_references_in_code_lead_to_pages_and_headings() -> None:
         text = path.read_bytes().decode(errors="replace")
         for page, anchor in re.findall(r"\bdocs/([a-z]+\.md)(?:#([\w-]+))?", text):
             assert_exists(DOCS / page, anchor, str(path))
-
-
-def test_the_design_explains_every_edge_case() -> None:
-    text = (DOCS / "design.md").read_text(encoding="utf-8").partition("## Edge cases")[2].partition("\n## ")[0]
-    assert [int(number) for number in re.findall(r"^(\d+)\. \*\*", text, re.MULTILINE)] == sorted(EDGE_CASES)
