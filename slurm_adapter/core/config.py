@@ -144,7 +144,8 @@ class Identity(_Table):
     sudo_helper: str | None = Field(
         default=None, pattern=r"^/[^\x00\n]*$", description="an absolute path on the cluster, without line breaks"
     )
-    """The only program that the sudo rule allows, instead of ALL; `slurm-adapter sudo-helper` prints it."""
+    """Absolute path of the only program that the sudo rule allows, instead of ALL. `slurm-adapter sudo-helper` prints
+    it."""
     lowest_uid: int = Field(default=1000, ge=1)
     """Lowest uid of an account that may run jobs; see UID_MIN in login.defs(5). Root, nobody, Slurm's accounts and the
     adapter's own are refused in any case."""
@@ -297,9 +298,9 @@ class Drive(_Table):
         pattern=r"^([^/.\x00\n]|\.[^/.\x00\n]|\.\.[^/\x00\n])[^/\x00\n]*$",
         description="the drive's id in UCloud, without a slash, and neither . nor ..",
     )
-    """Id of the drive in UCloud: the first component of a UCloud path."""
+    """Id of the drive in UCloud, without a slash: the first component of a UCloud path."""
     path: str = Field(pattern=r"^/[^\x00\n]*$", description="an absolute path on the cluster")
-    """The drive's folder on the cluster."""
+    """The drive's folder on the cluster, as an absolute path."""
     users: tuple[str, ...] = ()
     """UCloud users who may use it."""
     projects: tuple[str, ...] = ()
@@ -373,7 +374,7 @@ class Ucloud(_Table):
     """The UCloud that submits jobs here. Without this table there is no provider API."""
 
     url: str = Field(pattern=_URL, description=_URL_WORDS)
-    """Address of UCloud."""
+    """Address of UCloud: `http://` or `https://`, a host and perhaps a port, without a path."""
     key: AbsolutePath
     """File with the public key of UCloud's tokens: PEM, a PEM certificate, or base64 of the DER, as UCloud shows it."""
     refresh_token: AbsolutePath
@@ -392,7 +393,8 @@ class Gateway(_Table):
     port: int = Field(default=8889, ge=0, le=65535)
     """Port to listen on."""
     url: str | None = Field(default=None, pattern=_URL, description=_URL_WORDS)
-    """Address at which browsers reach the gateway. Default: UCloud's users get no shells, web and VNC sessions."""
+    """Address at which browsers reach the gateway, as `https://HOST`. Default: UCloud's users get no shells, web and
+    VNC sessions."""
     stand_alone: bool = True
     """Serve `/api/jobs`, for users with access tokens."""
     refuse_duplicates: bool = False
@@ -408,7 +410,8 @@ class Gateway(_Table):
         pattern=r"^[a-z0-9.-]*\{job\}-\{rank\}[a-z0-9.-]*(:[0-9]{1,5})?$",
         description="a host name in lower case that holds {job}-{rank}, such as app-{job}-{rank}.example.org",
     )
-    """Domain of a job's web application, with `{job}-{rank}`. Default: there are no web and VNC sessions."""
+    """Domain of a job's web application, in lower case, with `{job}-{rank}`. Default: there are no web and VNC
+    sessions."""
     reaches_nodes: bool = False
     """This machine reaches the ports of compute nodes. Otherwise connections go through commands on the login node."""
     body_limit: int = Field(default=32, ge=1, le=1024)
@@ -416,12 +419,12 @@ class Gateway(_Table):
 
 
 class Config(_Table):
-    """The keys above the first table."""
+    """The whole file. These keys stand above its first table."""
 
     provider: str = Field(
         pattern=r"^[A-Za-z0-9_-]{1,64}$", description="1 to 64 letters, digits, - and _: the provider's id in UCloud"
     )
-    """The provider's id in UCloud."""
+    """The provider's id in UCloud: 1 to 64 letters, digits, `-` and `_`."""
     state: AbsolutePath
     """The adapter's own folder, mode 700, on a local disk: database and locks."""
     shared: str = Field(
