@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput
 from slurm_adapter.core.specification import shown
 from slurm_adapter.local.template_folder import packaged_templates
-from slurm_adapter.translation.application_file import read_application_file
+from slurm_adapter.translation.application_file import lint_application_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,10 +28,11 @@ class Catalogue:
         self._folders = tuple(folders)
 
     @cached_property
-    def _files(self) -> tuple[dict[tuple[str, str], Application], dict[Path, str]]:
-        """Applications, those of earlier folders first, and what is wrong with files that cannot be read."""
+    def _files(self) -> tuple[dict[tuple[str, str], Application], dict[Path, str], tuple[str, ...]]:
+        """Return applications (those of earlier folders win), errors by file, and warnings."""
         found: dict[tuple[str, str], Application] = {}
         problems: dict[Path, str] = {}
+        warnings: list[str] = []
         for folder in self._folders:
             here: dict[tuple[str, str], Path] = {}
             try:
@@ -40,12 +41,14 @@ class Catalogue:
                 raise InvalidConfig(f"{folder}: the folder of applications cannot be read: {error}") from error
             for path in paths:
                 try:
-                    application = read_application_file(path.read_text(encoding="utf-8"), str(path))
-                except InvalidInput as error:
-                    problems[path] = str(error)
-                    continue
+                    application, notes = lint_application_file(path.read_text(encoding="utf-8"), str(path))
                 except (OSError, UnicodeDecodeError) as error:
                     problems[path] = f"{path}: cannot be read: {error}"
+                    continue
+                warnings += [f"{path}:{note.line}: {note.message}" for note in notes if not note.error]
+                errors = [f"{path}:{note.line}: {note.message}" for note in notes if note.error]
+                if application is None or errors:
+                    problems[path] = "\n".join(errors)
                     continue
                 key = application.name, application.version
                 if key in here:
@@ -53,7 +56,7 @@ class Catalogue:
                     continue
                 here[key] = path
                 found.setdefault(key, application)
-        return found, problems
+        return found, problems, tuple(warnings)
 
     @property
     def applications(self) -> tuple[Application, ...]:
@@ -64,6 +67,11 @@ class Catalogue:
     def problems(self) -> dict[Path, str]:
         """Files that cannot be used, and why."""
         return self._files[1]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines of files that are ignored, or that other readers understand differently."""
+        return self._files[2]
 
     def find(self, name: str, version: str) -> Application:
         """The application of this name and version. Raises `InvalidInput` that names the versions there are."""

@@ -148,3 +148,11 @@ def test_trouble_of_accounts_is_named(tmp_path: Path) -> None:
     assert "\x1b" not in note
     site.site.store.note_trouble({for_him.token: "x", for_her.token: ""})
     assert len(site.site.store.troubled()) == 2
+
+
+def test_warnings_of_application_files_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    text = 'application: v2\nname: x\nversion: "1"\nmodul: y\nsoftware: {type: Native}\ninvocation: "true"\n'
+    (tmp_path / "a" / "x.yaml").write_text(text)
+    said = found(tmp_path, {"applications": str(tmp_path / "a")})
+    assert [at for line, at in said.items() if line.startswith(f"{tmp_path}/a/x.yaml:4: modul: ")] == [Level.WARNING]

@@ -490,3 +490,39 @@ def _plain_config(folder: Path) -> Path:
         'partition = "main"\ncpus = 1\nmemory = 1\nmax_nodes = 1\nmax_time = "01:00:00"\n'
     )
     return path
+
+
+APPLICATION = """application: v2
+name: {name}
+version: "1"
+titel: A spelling mistake
+software: {{type: Native}}
+invocation: "true"
+"""
+
+
+def test_lint_shows_warnings_that_refuse_nothing_and_errors_that_do(tmp_path: Path) -> None:
+    folder = tmp_path / "applications"
+    folder.mkdir()
+    good, broken = folder / "good.yaml", folder / "broken.yaml"
+    good.write_text(APPLICATION.format(name="good"))
+    config = _plain_config(tmp_path)
+    config.write_text(f'applications = "{folder}"\n' + config.read_text())
+
+    def lint(*options: str) -> Result:
+        return CliRunner().invoke(module.cli, ["--config", str(config), "applications", "lint", *options])
+
+    result = lint()
+    assert (result.exit_code, result.stderr) == (0, "errors: 0, warnings: 1\n")
+    assert result.stdout.startswith(f"warning  {good}:4: titel: is not read here")
+    broken.write_text("application: v2\nname: broken\n")
+    result = lint()
+    assert result.exit_code == 65
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["error"] * (len(lines) - 1) + ["warning"]
+    assert all(line.startswith(f"error    {broken}:") for line in lines[:-1])
+    shown = json.loads(lint("--json").stdout)
+    assert [each["level"] for each in shown] == [line.split()[0] for line in lines]
+    listed = CliRunner().invoke(module.cli, ["--config", str(config), "applications"])
+    assert (listed.exit_code, "good" in listed.stdout, str(broken) in listed.stderr) == (65, True, True)
+    assert "titel" not in listed.output

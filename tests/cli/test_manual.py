@@ -67,7 +67,7 @@ def test_a_page_goes_through_the_pager_on_a_terminal(tmp_path: Path) -> None:
 def test_an_unknown_topic_is_refused_with_the_known_ones() -> None:
     result = CliRunner().invoke(cli, ["docs", "nonsense"])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "there is no topic 'nonsense'; the topics are benchmark, " in result.stderr
+    assert "there is no topic 'nonsense'; the topics are architecture, " in result.stderr
 
 
 def test_the_example_configuration_is_the_annotated_one() -> None:

@@ -109,6 +109,7 @@ def _check_applications(site: Site) -> Iterator[Finding]:
         found = site.catalogue.applications
         yield Finding(Level.GOOD, f"{len(found)} applications: {', '.join(map(str, found))}")
         yield from (Finding(Level.PROBLEM, text) for text in site.catalogue.problems.values())
+        yield from (Finding(Level.WARNING, text) for text in site.catalogue.warnings)
     except AdapterError as error:
         yield Finding(Level.PROBLEM, str(error))
 

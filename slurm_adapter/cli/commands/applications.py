@@ -31,3 +31,27 @@ def applications(ctx: click.Context, as_json: bool) -> None:
         talk(problem)
     if catalogue.problems:
         sys.exit(BAD_INPUT)
+
+
+@applications.command("lint")
+@as_json_option
+@click.pass_context
+def lint(ctx: click.Context, as_json: bool) -> None:
+    """Show errors and warnings of application files.
+
+    Exits with 65 if a file has an error: it cannot be used. Warnings name lines that are ignored, or that UCloud may
+    understand differently.
+    """
+    from slurm_adapter.cli.formatting import safe
+
+    catalogue = open_site(ctx).catalogue
+    errors = [line for problem in catalogue.problems.values() for line in problem.splitlines()]
+    found = [("error", line) for line in errors] + [("warning", line) for line in catalogue.warnings]
+    if as_json:
+        print_json([{"level": level, "text": text} for level, text in found])
+    else:
+        for level, text in found:
+            click.echo(f"{click.style(level.ljust(7), fg='red' if level == 'error' else 'yellow')}  {safe(text)}")
+        talk(f"errors: {len(errors)}, warnings: {len(catalogue.warnings)}")
+    if errors:
+        sys.exit(BAD_INPUT)
