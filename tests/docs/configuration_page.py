@@ -39,7 +39,7 @@ One TOML file configures the adapter. It is the first of these that exists:
 5. `/etc/slurm-adapter/config.toml`
 
 `slurm-adapter check` compares the configuration with the cluster, its accounts and UCloud, and names file, line, key
-and fix. `config.example.toml` in the source shows every key with its default.
+and fix. `slurm-adapter config example` prints a file that shows every key with its default.
 
 Values are read strictly:
 
