@@ -137,7 +137,8 @@ def _messages() -> str:
 
 
 def test_the_messages_of_troubleshooting_are_those_of_the_program() -> None:
-    prose = re.sub(r"(?ms)^ *```.*?^ *```$", "", page("troubleshooting"))
+    sections = page("troubleshooting") + page("peers").partition("## Troubleshooting")[2]
+    prose = re.sub(r"(?ms)^ *```.*?^ *```$", "", sections)
     quoted = re.findall(r'"([^"\n]+)"', prose)
     pieces = {piece.strip(" ,:") for quote in quoted for piece in re.split(r"\.\.\.|`[^`]*`|node\d+|\b1000\b", quote)}
     assert len(pieces) > 40
