@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _HANDING_IN = "handing-in.lock"
 
 
-class Site:
+class Adapter:
     """A cluster, and what is remembered of its jobs."""
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
@@ -70,9 +70,9 @@ class Site:
         """Which accounts may be used."""
         return AccountPolicy(self.config.identity, lambda: self.scheduler.own_uids(), StoredFacts(self))  # noqa: PLW0108  # made when it is first used
 
-    def beside(self) -> Site:
+    def for_thread(self) -> Adapter:
         """This site for another thread: a database connection of its own, and the same way to the cluster."""
-        other = Site(self.config, self.clock)
+        other = Adapter(self.config, self.clock)
         with self._sharing:  # two threads would each make one of what was not used yet (from Python 3.12 on)
             other.receiver = self.receiver
             other.ucloud_drives = self.ucloud_drives
@@ -84,7 +84,7 @@ class Site:
             other.catalogue = self.catalogue
         return other
 
-    def elsewhere(self) -> Site:
+    def elsewhere(self) -> Adapter:
         """This site for another thread, with a database connection of its own and nothing else. To be closed."""
         return type(self)(self.config, self.clock)
 
@@ -205,24 +205,24 @@ class Site:
             raise InvalidInput(f"user {owner.created_by!r} would run as {account!r}, which is not an account for jobs")
         return account
 
-    def only_one_pass(self) -> AbstractContextManager[bool]:
+    def sync_lock(self) -> AbstractContextManager[bool]:
         """Hold the lock of `sync`: true where this process has it. It goes with the process, however that ends."""
         return self._holding("sync.lock", "no pass was made, and no job was changed", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def only_one_probes(self) -> AbstractContextManager[bool]:
+    def probe_lock(self) -> AbstractContextManager[bool]:
         """Hold the lock of `check --job`: true if this process has it."""
         return self._holding("probe.lock", "no probe was submitted", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def only_one_tells(self, *, wait: bool) -> AbstractContextManager[bool]:
+    def delivery_lock(self, *, wait: bool) -> AbstractContextManager[bool]:
         """Hold the lock of those that tell UCloud, likewise; `wait` for it where it must be this one."""
         return self._holding("tell.lock", "UCloud was told nothing", fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
-    def handing_in(self) -> AbstractContextManager[bool]:
+    def submitting_lock(self) -> AbstractContextManager[bool]:
         """Held from before jobs are claimed until they are taken, by as many as do so; it goes with the process."""
         return self._holding(_HANDING_IN, "nothing was submitted", fcntl.LOCK_SH)
 
-    def nobody_hands_in(self) -> AbstractContextManager[bool]:
-        """True where nobody holds `handing_in`. Not to be held: who wants to hand in waits for it."""
+    def nobody_submits(self) -> AbstractContextManager[bool]:
+        """True where nobody holds `submitting_lock`. Not to be held: who wants to hand in waits for it."""
         return self._holding(_HANDING_IN, "no claim was handed over", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     @contextmanager
@@ -263,16 +263,16 @@ class Site:
 class StoredFacts:
     """The facts in the database. A connection belongs to one thread, so each call opens one of its own."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
 
     def read(self, name: str) -> str | None:
         """Return the fact of this name, or None."""
-        with self._site.elsewhere() as site:
-            return site.store.fact(name)
+        with self._adapter.elsewhere() as adapter:
+            return adapter.store.fact(name)
 
     def write(self, name: str, text: str) -> None:
         """Keep a fact, and leave the database alone if it holds the same."""
-        with self._site.elsewhere() as site:
-            if site.store.fact(name) != text:
-                site.store.change_fact(name, lambda _: text)
+        with self._adapter.elsewhere() as adapter:
+            if adapter.store.fact(name) != text:
+                adapter.store.change_fact(name, lambda _: text)

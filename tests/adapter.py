@@ -1,6 +1,6 @@
 """An adapter at work on the sandbox: a site of the test's own, with folders, ids and hosts files no other test sees.
 
-`Adapter` is what most end-to-end tests do with it: hand in jobs, make passes until something is true, read what the
+`LiveSite` is what most end-to-end tests do with it: hand in jobs, make passes until something is true, read what the
 jobs wrote.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pytest
 from click.testing import CliRunner
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.cli.main import cli
 from slurm_adapter.cluster.schedulers.hostlist import expand
 from slurm_adapter.core import hosts_file
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from slurm_adapter.sandbox.layout import Node
     from tests.sandbox_cluster import Cluster
 
-    class AdapterMaker(Protocol):
+    class LiveSiteMaker(Protocol):
         """What the fixture `make_adapter` gives."""
 
         def __call__(
@@ -53,14 +53,14 @@ if TYPE_CHECKING:
             more: str = "",
             in_jobs: str = "",
             first_id: int = 1,
-        ) -> Adapter:
+        ) -> LiveSite:
             """How it reaches the cluster, whom jobs run as, and more text for its configuration."""
 
 
 T = TypeVar("T")
 
 UNTIL_TOLD = 'until [ -e "$UCLOUD_DIR/../../told" ]; do sleep 0.1; done'
-"""Shell text that waits until the test calls `Adapter.tell`."""
+"""Shell text that waits until the test calls `LiveSite.tell`."""
 
 ACCOUNTS = ("alice", "bob", "jobs")
 PRODUCT = {"provider": "example", "category": "example-compute", "id": "example-compute"}
@@ -177,12 +177,12 @@ def on_node(path: str, cluster: Cluster) -> Path:
 
 
 @dataclass
-class Adapter:
+class LiveSite:
     """A site that is configured for a test."""
 
     cluster: Cluster
     config_file: Path
-    site: Site
+    site: Adapter
 
     def specification(self, application: str, **fields: Any) -> dict[str, Any]:
         """A JobSpecification of one of `APPLICATIONS`."""
@@ -367,9 +367,9 @@ def peer(hostname: str, record: Record | str) -> dict[str, str]:
 
 
 @pytest.fixture
-def make_adapter(cluster: Cluster, tmp_path: Path) -> Iterator[AdapterMaker]:
+def make_adapter(cluster: Cluster, tmp_path: Path) -> Iterator[LiveSiteMaker]:
     """Makes sites. Afterwards their jobs are ended and their folders are gone."""
-    made: list[tuple[Site, str]] = []
+    made: list[tuple[Adapter, str]] = []
 
     def make(
         transport: Transport = "local",
@@ -378,7 +378,7 @@ def make_adapter(cluster: Cluster, tmp_path: Path) -> Iterator[AdapterMaker]:
         more: str = "",
         in_jobs: str = "",
         first_id: int = 1,
-    ) -> Adapter:
+    ) -> LiveSite:
         folder = tmp_path / f"site-{len(made)}"
         (folder / "applications").mkdir(parents=True)
         for name, content in APPLICATIONS.items():
@@ -394,9 +394,9 @@ def make_adapter(cluster: Cluster, tmp_path: Path) -> Iterator[AdapterMaker]:
         content = re.sub(r"^shared = .*$", ours, theirs, flags=re.MULTILINE)
         content = content.replace("/ucloud-jobs/", f"/{own}/").replace("[jobs]\n", f"[jobs]\n{in_jobs}\n")
         path.write_text(f"{content}\n{more}", encoding="utf-8")
-        site = Site(load_config(path))
+        site = Adapter(load_config(path))
         made.append((site, own))
-        return Adapter(cluster, path, site)
+        return LiveSite(cluster, path, site)
 
     yield make
     for site, own in made:
@@ -415,7 +415,7 @@ def empty_drive(cluster: Cluster) -> str:
     return folder
 
 
-def _end_jobs(site: Site) -> None:
+def _end_jobs(site: Adapter) -> None:
     """Leave nothing in Slurm: what is cancelled first ends while the others are cancelled."""
     limit = time.monotonic() + 60
     while (active := site.store.active()) and time.monotonic() < limit:
@@ -429,6 +429,6 @@ def _end_jobs(site: Site) -> None:
 
 
 @pytest.fixture
-def adapter(make_adapter: AdapterMaker) -> Adapter:
+def adapter(make_adapter: LiveSiteMaker) -> LiveSite:
     """A site over the local transport, whose jobs run as their owners."""
     return make_adapter()

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.adapter import Site
-from slurm_adapter.core.observation import HAND_OVER_SECONDS
+from slurm_adapter.adapter import Adapter
+from slurm_adapter.core.observation import DISPATCH_SECONDS
 from slurm_adapter.core.specification import Owner, parse_submission
 from slurm_adapter.jobs import item, submit
 from slurm_adapter.jobs.sync import sync
 from slurm_adapter.local.configuration_file import load_config
-from tests.adapter import Adapter
+from tests.adapter import LiveSite
 from tests.offline import Tripping
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from slurm_adapter.cluster.transports.interface import Command, Result, Stream, Terminal, Transport
     from slurm_adapter.core.records import Record
     from slurm_adapter.jobs.report import Report
-    from tests.adapter import AdapterMaker
+    from tests.adapter import LiveSiteMaker
 
 COUNT = 'echo started >>"${UCLOUD_DIR%/ucloud/*}.starts"'
 """Shell text of an application: it counts its starts, in a file that outlives the job's folder."""
@@ -69,7 +69,7 @@ class Clock:
 
 
 @dataclass
-class Faulty(Adapter):
+class Faulty(LiveSite):
     """A site whose commands, clock and connection can be made to misbehave."""
 
     clock: Clock = field(default_factory=Clock)
@@ -92,7 +92,7 @@ class Faulty(Adapter):
     def open(self) -> None:
         """Open the site anew, as another process would, from its configuration file."""
         self.site.close()
-        self.site = Site(load_config(self.config_file), self.clock)
+        self.site = Adapter(load_config(self.config_file), self.clock)
         self.hurried = Hurried(self.site.transport)
         self.tripping = Tripping(self.hurried)
         vars(self.site)["transport"] = self.tripping
@@ -120,7 +120,7 @@ class Faulty(Adapter):
 
     def pass_until_handed_in_again(self) -> None:
         """The passes after which a submission that was lost is made again: sbatch is dead, and silence has lasted."""
-        self.pass_after(HAND_OVER_SECONDS + 1)
+        self.pass_after(DISPATCH_SECONDS + 1)
         self.pass_after(2 * self.site.config.cluster.message_timeout + 121)
 
     def starts(self, record: Record) -> int:
@@ -170,7 +170,7 @@ def moved(content: str, **values: str) -> str:
 
 
 @pytest.fixture
-def faulty(make_adapter: AdapterMaker) -> Iterator[Faulty]:
+def faulty(make_adapter: LiveSiteMaker) -> Iterator[Faulty]:
     """A site over the local transport whose edge can be made to misbehave."""
     plain = make_adapter()
     made = Faulty(plain.cluster, plain.config_file, plain.site)

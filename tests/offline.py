@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.cluster.schedulers.fake import FakeScheduler
 from slurm_adapter.cluster.transports.local import LocalTransport
 from slurm_adapter.core.config import Config
@@ -131,7 +131,7 @@ def configuration(folder: Path, more: Mapping[str, Any] | None = None) -> dict[s
     }  # fmt: skip
 
 
-OPENED: list[Site] = []
+OPENED: list[Adapter] = []
 """The sites that were opened: the fixture `sites_are_closed` closes a test's own."""
 
 
@@ -145,9 +145,9 @@ class Offline:
         self.environment = sudo_environment(folder)
         self.site = self.open()
 
-    def open(self) -> Site:
+    def open(self) -> Adapter:
         """The site as another process sees it."""
-        site = Site(self.config, clock=lambda: float(self.slurm.now))
+        site = Adapter(self.config, clock=lambda: float(self.slurm.now))
         OPENED.append(site)
         site.scheduler = self.slurm
         site.transport = Tripping(LocalTransport(environment=self.environment))
@@ -206,7 +206,7 @@ class Offline:
         self.slurm.now += after
         limit = time.monotonic() + 60
         while time.monotonic() < limit:
-            with self.site.only_one_pass() as alone:
+            with self.site.sync_lock() as alone:
                 if alone:
                     return sync(self.site)
             time.sleep(0.01)

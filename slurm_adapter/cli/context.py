@@ -13,7 +13,7 @@ import click
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput
 
 if TYPE_CHECKING:
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.specification import Owner
 
 OK, FAILED, BAD_INPUT, TRY_AGAIN, BAD_CONFIG = 0, 1, 65, 75, 78
@@ -35,9 +35,9 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def open_site(ctx: click.Context) -> Site:
+def open_site(ctx: click.Context) -> Adapter:
     """Open the configured site, and close it when the command ends. Raises `InvalidConfig`."""
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.local.configuration_file import find_config, load_config
 
     path = find_config(ctx.find_root().obj)
@@ -46,22 +46,22 @@ def open_site(ctx: click.Context) -> Site:
             "no configuration found: write config.toml (`slurm-adapter config example` prints an annotated one), "
             "give --config FILE, or try `slurm-adapter demo` on your own machine"
         )
-    site = Site(load_config(path))
-    ctx.call_on_close(site.close)
-    return site
+    adapter = Adapter(load_config(path))
+    ctx.call_on_close(adapter.close)
+    return adapter
 
 
-def owner_of(site: Site, user: str | None, project: str | None) -> Owner:
+def owner_of(adapter: Adapter, user: str | None, project: str | None) -> Owner:
     """Return the owner of a job that is submitted by a command. Raises `InvalidInput`."""
     from pydantic import ValidationError
 
     from slurm_adapter.core.specification import Owner, describe
 
-    name = user or site.config.command_line.user
+    name = user or adapter.config.command_line.user
     if name is None:
         raise InvalidInput("the job needs an owner: give --user, or set command_line.user in the configuration")
     try:
-        return Owner.model_validate({"createdBy": name, "project": project or site.config.command_line.project})
+        return Owner.model_validate({"createdBy": name, "project": project or adapter.config.command_line.project})
     except ValidationError as error:
         raise InvalidInput("\n".join(describe(error, ("owner",)))) from error
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.cli import job_output
 from slurm_adapter.cli.formatting import safe, state
 from slurm_adapter.cluster import job_folders
@@ -81,7 +81,7 @@ done
 class _Stage:
     """The site as the demo uses it, and what was said so far."""
 
-    site: Site
+    adapter: Adapter
     owner: Owner
     began: float = field(default_factory=time.monotonic)
 
@@ -106,11 +106,11 @@ def run_demo(config_path: Path | None, say: Callable[[str], None]) -> None:
     if not config.command_line.user:
         raise InvalidConfig(f"{config_path}: the demo needs command_line.user: whose jobs are these?")
     owner = Owner(created_by=config.command_line.user, project=config.command_line.project)
-    with Site(config) as known:
+    with Adapter(config) as known:
         account = known.account_of(owner)
         folder = config.jobs.folder.replace("{user}", account).rsplit("/", 1)[0] + "/.demo"
-        with Site(_demo_config(config, folder)) as site:
-            stage = _Stage(site, owner)
+        with Adapter(_demo_config(config, folder)) as adapter:
+            stage = _Stage(adapter, owner)
             _build(stage, account, folder)
             _play(stage)
 
@@ -135,7 +135,7 @@ def _demo_config(config: Config, folder: str) -> Config:
 def _build(stage: _Stage, account: str, folder: str) -> None:
     sources = packaged_templates() / "demo"
     content = job_folders.archive({f"{name}.c": ((sources / f"{name}.c").read_bytes(), 0o600) for name in PROGRAMS})
-    result = stage.site.transport.run(
+    result = stage.adapter.transport.run(
         Command(("/bin/sh", "-c", _BUILD, "sh", folder), stdin=content, user=account, timeout=120)
     )
     if result.status != 0:
@@ -161,25 +161,25 @@ def _play(stage: _Stage) -> None:
             _show_hosts(stage)
             web_app = _until(stage, "web app", web_app, JobState.SUCCESS)
         finally:
-            cancel.cancel(stage.site, [web_app.id])
-        answer = b"".join(piece.data for piece in logs.read(stage.site, web_app) if not piece.is_error)
+            cancel.cancel(stage.adapter, [web_app.id])
+        answer = b"".join(piece.data for piece in logs.read(stage.adapter, web_app) if not piece.is_error)
         for line in answer.decode(errors="replace").splitlines():
             stage.say("web app", click.style(safe(line), fg="green", bold=True))
-        where = _check(stage.site.store.get(database.id), web_app, answer)
+        where = _check(stage.adapter.store.get(database.id), web_app, answer)
     finally:
-        cancel.cancel(stage.site, [database.id])
+        cancel.cancel(stage.adapter, [database.id])
     _until(stage, "database", database, JobState.SUCCESS)
     stage.say("demo", f"done: a job on {where[0]} reached a job on {where[1]} by the name database")
 
 
 def _submit(stage: _Stage, who: str, specification: dict[str, object]) -> Record:
-    config = stage.site.config
+    config = stage.adapter.config
     category, products = next(iter(config.machines.items()))
     if "example-compute" in config.machines:
         category, products = "example-compute", config.machines["example-compute"]
     product = {"id": next(iter(products)), "category": category, "provider": config.provider}
     items = [item.Item(each) for each in parse_submission(json.dumps(specification | {"product": product}).encode())]
-    record = submit.submit(stage.site, stage.owner, items)[0]
+    record = submit.submit(stage.adapter, stage.owner, items)[0]
     stage.say(who, f"submitted: job {record.id}, Slurm job {record.slurm_id}")
     return record
 
@@ -188,9 +188,9 @@ def _until(stage: _Stage, who: str, record: Record, wanted: JobState) -> Record:
     """Pass after pass until the job has come that far; its changes are told. Raises `Refused` where it will not."""
     limit = time.monotonic() + PATIENCE
     while True:
-        with stage.site.only_one_pass() as ours:
-            report = sync(stage.site) if ours else None
-        new = stage.site.store.get(record.id)
+        with stage.adapter.sync_lock() as ours:
+            report = sync(stage.adapter) if ours else None
+        new = stage.adapter.store.get(record.id)
         if (new.state, new.status) != (record.state, record.status):
             where = f" on {', '.join(new.nodes)} ({new.addresses[0][0]})" if new.addresses else ""
             stage.say(who, f"{state(new.state)}{where if new.state is JobState.RUNNING else ''}  {safe(new.status)}")
@@ -198,7 +198,7 @@ def _until(stage: _Stage, who: str, record: Record, wanted: JobState) -> Record:
         if record.state is wanted or (record.state.final and wanted is JobState.RUNNING and not _failed(record)):
             return record
         if record.state.final or time.monotonic() > limit:
-            errors = b"".join(piece.data for piece in logs.read(stage.site, record))
+            errors = b"".join(piece.data for piece in logs.read(stage.adapter, record))
             problems = "; ".join(report.problems) if report else ""
             raise Refused(
                 f"job {record.id} is {record.state} and not {wanted}: {record.status} {problems}\n"
@@ -213,7 +213,7 @@ def _failed(record: Record) -> bool:
 
 def _show_hosts(stage: _Stage) -> None:
     stage.say("hosts", "the cluster's shared hosts file says:")
-    for line in job_output.hosts_text(stage.site, None).splitlines():
+    for line in job_output.hosts_text(stage.adapter, None).splitlines():
         click.echo(f"                    {safe(line)}")
 
 

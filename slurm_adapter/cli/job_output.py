@@ -19,7 +19,7 @@ from slurm_adapter.core.specification import JobSpecification
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record, Update
 
 
@@ -109,19 +109,19 @@ def updates_as_json(updates: Iterable[Update]) -> list[dict[str, Any]]:
     return [{"time": update.time, "state": update.state, "status": update.status} for update in updates]
 
 
-def hosts_text(site: Site, id_: str | None) -> str:
+def hosts_text(adapter: Adapter, id_: str | None) -> str:
     """The shared hosts file, or the view of one job; from what is remembered where views are private.
 
     Raises `NotFound` for the view of a job that has none.
     """
-    if id_ is None and not site.config.peers.private:
-        return peer_files.read(site.transport, site.peers_folder).shared.decode(errors="replace")
-    active = site.store.in_hosts(every=False)
-    named = site.store.find(peer.job_id for record in active for peer in record.peers)
+    if id_ is None and not adapter.config.peers.private:
+        return peer_files.read(adapter.transport, adapter.peers_folder).shared.decode(errors="replace")
+    active = adapter.store.in_hosts(every=False)
+    named = adapter.store.find(peer.job_id for record in active for peer in record.peers)
     groups = make_groups({**named, **{record.id: record for record in active}})
     if id_ is None:
         return hosts_file.shared_block(groups)
-    record = site.store.get(id_)
+    record = adapter.store.get(id_)
     if record.stage is Stage.ENDED:
         raise NotFound(f"job {id_} has ended ({record.state}), and its hosts file with it")
     return hosts_file.view(group for group in groups if group.consumer == id_)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster.transports.interface import MEBIBYTE, Command
 from slurm_adapter.core.errors import TryAgain, Unknown
-from slurm_adapter.core.evidence import ExitRecord, Inside, read_exit
+from slurm_adapter.core.evidence import ExitRecord, FolderContents, read_exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -384,7 +384,7 @@ def look(
     folders: Sequence[str],
     tasks: Mapping[str, int] = MappingProxyType({}),
     seconds: float = 60.0,
-) -> list[Inside | None]:
+) -> list[FolderContents | None]:
     """Look into these folders. `tasks`: how many an array has, by its folder. Raise `Unknown` for half an answer.
 
     None for one whose parent is not there either: its file system is away, and nothing can be said of it. What one
@@ -400,7 +400,7 @@ def look(
     lines = result.text.split("\n")
     if lines[-2:] != ["end", ""]:
         raise Unknown(f"looking into {len(folders)} job folders as {user} gave half an answer: {result.complaint}")
-    found: dict[int, Inside | None] = {}
+    found: dict[int, FolderContents | None] = {}
     exits: dict[int, list[ExitRecord]] = defaultdict(list)
     # What stands before the first line is a banner.
     for line in dropwhile(lambda line: not _TOLD.fullmatch(line), lines[:-2]):
@@ -409,7 +409,7 @@ def look(
         known = found.get(number)
         if match and match[2]:
             trouble = "its account may not open it" if match[2] == "shut" else ""
-            found[number] = None if match[2] == "away" else Inside(exists=match[2] == "folder", trouble=trouble)
+            found[number] = None if match[2] == "away" else FolderContents(exists=match[2] == "folder", trouble=trouble)
         elif match and known is not None and match[3] == "owner":
             owner, since, sluid = [*(match[4] or "").split(" "), "", ""][:3]
             found[number] = replace(known, owner=owner, since=int(since) if since.isdecimal() else None, sluid=sluid)

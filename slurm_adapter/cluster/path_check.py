@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core.errors import InvalidInput, TryAgain, Unknown
-from slurm_adapter.core.specification import shown
+from slurm_adapter.core.specification import for_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -115,11 +115,11 @@ def read_path_check(paths: Sequence[DrivePath], stdout: bytes) -> None:
         found = seen[path.cluster]
         if b"x" in {found, seen[path.root]} or seen[path.root] == b"e":
             raise TryAgain(
-                f"{path.field}: {shown(path.ucloud)}: {path.root} on the cluster cannot be looked at; is its file "
-                "system away?"
+                f"{path.field}: {for_message(path.ucloud)}: {path.root} on the cluster cannot be read; "
+                "is its file system away?"
             )
         if problem := _problem(path, seen[path.root][1:], found[:1], found[1:]):
-            problems.append(f"{path.field}: {shown(path.ucloud)}: {problem}")
+            problems.append(f"{path.field}: {for_message(path.ucloud)}: {problem}")
     if problems:
         raise InvalidInput("\n".join(problems))
 
@@ -128,7 +128,7 @@ def _problem(path: DrivePath, root: bytes, kind: bytes, found: bytes) -> str | N
     if not root:
         return f"its drive's folder {path.root} does not exist on the cluster, or the job's user may not reach it"
     if not found or kind == b"-":
-        return f"{shown(path.cluster)} does not exist on the cluster, or the job's user may not reach it"
+        return f"{for_message(path.cluster)} does not exist on the cluster, or the job's user may not reach it"
     if found != root and not found.startswith(root.rstrip(b"/") + b"/"):
         return "leaves its drive through a symbolic link; name a path inside the drive"
     if path.kind == "directory" and kind != b"d":

@@ -23,7 +23,7 @@ import re
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import shown
+from slurm_adapter.core.specification import for_message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,11 +59,11 @@ _FORMS = {
 
 def check_allowed(name: str, value: str | None) -> None:
     """Raise `InvalidInput` for a directive that only the site's own text may set, or for a value of another form."""
-    said = f"the job's text sets the directive {shown(name)}"
+    said = f"the job's text sets the directive {for_message(name)}"
     if name not in ALLOWED:
         raise InvalidInput(f"{said}; text that the site did not write may set {', '.join(ALLOWED)}")
     if not _FORMS.get(name, _NUMBER).fullmatch(value or ""):
-        raise InvalidInput(f"{said} to {shown(value or '')}: must be {ALLOWED[name]}")
+        raise InvalidInput(f"{said} to {for_message(value or '')}: must be {ALLOWED[name]}")
 
 
 def check_product(names: AbstractSet[str], values: Mapping[str, str | None], machine: Machine, replicas: int) -> None:
@@ -98,7 +98,9 @@ def _number(values: Mapping[str, str | None], name: str, default: int) -> int:
     if value is None:
         return default
     if not _NUMBER.fullmatch(value):
-        raise InvalidInput(f"the application sets the directive {shown(name)} to {shown(value)}, no whole number")
+        raise InvalidInput(
+            f"the application sets the directive {for_message(name)} to {for_message(value)}, no whole number"
+        )
     return int(value)
 
 

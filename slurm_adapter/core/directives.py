@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter.core.allowance import check_allowed, check_product
 from slurm_adapter.core.arrays import read_tasks
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import shown
+from slurm_adapter.core.specification import for_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -160,7 +160,7 @@ def quote(value: str) -> str:
     if _BARE.fullmatch(value):
         return value
     if re.search(r"[\n\r\0]", value):
-        raise InvalidInput(f"{shown(value)} cannot stand in a directive: it holds a line break or NUL")
+        raise InvalidInput(f"{for_message(value)} cannot stand in a directive: it holds a line break or NUL")
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -175,7 +175,7 @@ def time_limit(allocation: SimpleDuration | None, machine: Machine, default: int
         raise InvalidInput("timeAllocation: Time allocated for job is too short; it must be more than 0 seconds")
     if seconds > machine.max_time:
         raise InvalidInput(
-            f"timeAllocation: {shown(seconds)} seconds: this machine allows at most {_time(machine.max_time)}"
+            f"timeAllocation: {for_message(seconds)} seconds: this machine allows at most {_time(machine.max_time)}"
         )
     return -(-seconds // 60) * 60
 
@@ -190,11 +190,11 @@ def _time(seconds: int) -> str:
 def check_replicas(replicas: int, machine: Machine, *, multi_node: bool | None) -> None:
     """Raises `InvalidInput` where there are too few or too many nodes, or several for an application made for one."""
     if replicas < 1:
-        raise InvalidInput(f"replicas: {shown(replicas)}: You must request at least 1 node")
+        raise InvalidInput(f"replicas: {for_message(replicas)}: You must request at least 1 node")
     if replicas > machine.max_nodes:
-        raise InvalidInput(f"replicas: {shown(replicas)}: this machine allows at most {machine.max_nodes}")
+        raise InvalidInput(f"replicas: {for_message(replicas)}: this machine allows at most {machine.max_nodes}")
     if replicas > 1 and multi_node is False:
-        raise InvalidInput(f"replicas: {shown(replicas)}: this application runs on one node only")
+        raise InvalidInput(f"replicas: {for_message(replicas)}: this application runs on one node only")
 
 
 def build_directives(
@@ -263,7 +263,7 @@ def build_directives(
 def check_override(directive: Directive, machine: Machine) -> None:
     """Raises `InvalidInput` for a directive that an application may not set, or whose value cannot be written."""
     name = directive.name
-    said = f"the application sets the directive {shown(name)}"
+    said = f"the application sets the directive {for_message(name)}"
     if reason := PROTECTED.get(name):
         raise InvalidInput(f"{said}, which {reason}")
     if name not in FREE:
@@ -352,7 +352,7 @@ def _refuse_late(lines: Iterable[tuple[int, str]]) -> None:
                 documents.popleft()
         elif line.startswith("#SBATCH"):
             raise InvalidInput(
-                f"line {number} of the script: {shown(line)} stands behind the first command, where sbatch ignores it; "
+                f"line {number} of the script: {for_message(line)} is after the first command, so sbatch ignores it; "
                 "an application sets directives by `sbatch`, and the text of another script goes into a here-document"
             )
         elif not line.startswith("#"):
@@ -362,5 +362,5 @@ def _refuse_late(lines: Iterable[tuple[int, str]]) -> None:
 def _name_of(line: str, number: int) -> str:
     match = _SBATCH.fullmatch(line)
     if match is None or (match[2] is not None and not _VALUE.fullmatch(match[2])):
-        raise InvalidInput(f"line {number} of the script: {shown(line)} is not #SBATCH --name=value, quoted")
+        raise InvalidInput(f"line {number} of the script: {for_message(line)} is not #SBATCH --name=value, quoted")
     return match[1]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.durations import whole_minutes
-from slurm_adapter.core.observation import LARGEST_ID
+from slurm_adapter.core.observation import LARGEST_SLURM_ID
 from slurm_adapter.core.records import Record, Stage
 from slurm_adapter.core.states import (
     LIVE,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from slurm_adapter.core.observation import Observation
-    from slurm_adapter.core.records import Standing
+    from slurm_adapter.core.records import ActiveJob
 
 CLOSED = "closed"
 """What `owner` names for a job that is final: nothing runs any more."""
@@ -49,7 +49,7 @@ class ExitRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class FolderContents:
     """What stands in a job's folder."""
 
     exists: bool
@@ -71,7 +71,7 @@ class Inside:
 def slurm_id(owner: str | None) -> int | None:
     """The Slurm id that a fence names; None where it names none. Its folder's user can make it say anything."""
     named = int(owner) if owner is not None and re.fullmatch(r"[1-9][0-9]{0,9}", owner) else None
-    return named if named is not None and named <= LARGEST_ID else None
+    return named if named is not None and named <= LARGEST_SLURM_ID else None
 
 
 def read_exit(text: str) -> ExitRecord | None:
@@ -109,7 +109,7 @@ class Evidence:
     """The jobs that they name as peers, by id; ended ones too."""
     rows: Mapping[str, tuple[Observation, ...]] | None
     """What the queue says, by token; None where it could not be asked."""
-    alive: tuple[Standing, ...] = ()
+    alive: tuple[ActiveJob, ...] = ()
     """Jobs that live on, and of which Slurm does not say just what is remembered; see `lives_on`."""
     renamed: frozenset[str] = frozenset()
     """Jobs whose Slurm id is alive for their account under a strange name: renamed, or the id came round again."""
@@ -121,7 +121,7 @@ class Evidence:
     """What accounting says of the jobs that it was asked about, by Slurm id; None where it could not be asked."""
     accounting: bool = True
     """Whether the site has accounting at all."""
-    inside: Mapping[str, Inside] = field(default_factory=dict)
+    inside: Mapping[str, FolderContents] = field(default_factory=dict)
     """What stands in the folders of the jobs that were looked at, by job id."""
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Of nodes, by name."""
@@ -139,7 +139,7 @@ class Evidence:
     """Somebody has looked, and many jobs may end of which Slurm itself does not say so."""
 
 
-def lives_on(job: Standing, rows: tuple[Observation, ...]) -> bool:
+def lives_on(job: ActiveJob, rows: tuple[Observation, ...]) -> bool:
     """Whether a job waits or runs, and nothing else is to be seen to: Slurm's one row tells all that becomes of it.
 
     So it is with nearly all jobs in nearly all passes. Nothing more is read of them, in the database or elsewhere.
@@ -155,7 +155,7 @@ def lives_on(job: Standing, rows: tuple[Observation, ...]) -> bool:
     return limit is None or limit == job.time_limit or limit == whole_minutes(job.time_limit)
 
 
-def is_as_remembered(job: Standing, row: Observation, states: Mapping[str, JobState]) -> bool:
+def is_as_remembered(job: ActiveJob, row: Observation, states: Mapping[str, JobState]) -> bool:
     """Whether Slurm's row of a job that lives on says just what is remembered."""
     verdict = translate(row, states)
     if (verdict.state, row.restarts) != (job.state, job.restarts):
@@ -166,7 +166,7 @@ def is_as_remembered(job: Standing, row: Observation, states: Mapping[str, JobSt
     return known and row.started in {None, job.started}
 
 
-def is_plainly_alive(job: Standing | Record, rows: tuple[Observation, ...]) -> bool:
+def is_plainly_alive(job: ActiveJob | Record, rows: tuple[Observation, ...]) -> bool:
     """Whether Slurm has this job, once and under the id that is remembered: nobody else has to be asked about it."""
     if len(rows) != 1 or job.stage != Stage.SUBMITTED:
         return False
@@ -186,7 +186,7 @@ def needs_look(record: Record, rows: tuple[Observation, ...] | None) -> bool:
     return not any(live_row(row) for row in rows) or len(ids) > 1 or (record.slurm_id or next(iter(ids))) not in ids
 
 
-def kept_id(record: Record, rows: tuple[Observation, ...], inside: Inside | None) -> int | None:
+def own_slurm_id(record: Record, rows: tuple[Observation, ...], inside: FolderContents | None) -> int | None:
     """The Slurm job that is the job's own: the one that its fence names, else the one that is remembered or listed."""
     ids = {row.slurm_id for row in rows}
     if (owner := slurm_id(inside.owner if inside else None)) is not None:

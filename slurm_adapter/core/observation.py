@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-HAND_OVER_SECONDS = 250
+DISPATCH_SECONDS = 250
 """So long after `submit` was called nothing that it has started still runs, whatever has become of its caller.
 
 An sbatch tries for up to 120 seconds by itself while the controller is busy. Half a minute of it is for a database that
@@ -12,7 +12,7 @@ is locked when the hand-over is noted in it.
 """
 
 
-LARGEST_ID = 0xFFFFFFFC
+LARGEST_SLURM_ID = 0xFFFFFFFC
 """The largest id of a job (slurm.h: MAX_FED_JOB_ID). sacct answers no question in which a larger one is named."""
 
 

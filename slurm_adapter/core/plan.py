@@ -29,12 +29,12 @@ from slurm_adapter.core.evidence import (
     CLOSED,
     Evidence,
     ExitRecord,
-    Inside,
-    kept_id,
+    FolderContents,
     live_row,
+    own_slurm_id,
     slurm_id,
 )
-from slurm_adapter.core.observation import HAND_OVER_SECONDS
+from slurm_adapter.core.observation import DISPATCH_SECONDS
 from slurm_adapter.core.records import Record, Stage
 from slurm_adapter.core.states import (
     FENCED,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from slurm_adapter.core.observation import Observation
-    from slurm_adapter.core.records import Standing
+    from slurm_adapter.core.records import ActiveJob
 
 
 CANCEL_SECONDS = 120
@@ -70,7 +70,7 @@ MANY, MANY_OF_ALL = 10, 0.2
 class Plan:
     """What is to be done."""
 
-    changes: tuple[tuple[Standing | Record, dict[str, Any]], ...]
+    changes: tuple[tuple[ActiveJob | Record, dict[str, Any]], ...]
     submit: tuple[Record, ...]
     """Claims whose turn has come."""
     fence: Mapping[str, int]
@@ -89,7 +89,7 @@ class Plan:
 
 def make_plan(evidence: Evidence) -> Plan:
     """Decide. Pure: the same evidence gives the same plan."""
-    changes: list[tuple[Standing | Record, dict[str, Any]]] = []
+    changes: list[tuple[ActiveJob | Record, dict[str, Any]]] = []
     submit: list[Record] = []
     fence: dict[str, int] = {}
     cancel: list[tuple[Record, int]] = []
@@ -144,7 +144,7 @@ def _spare(claims: Sequence[Record]) -> Iterator[Record]:
     return (record for record in claims if record.postponed is None or record.id in retried[record.account])
 
 
-def _is_news(record: Standing | Record, values: Mapping[str, Any]) -> bool:
+def _is_news(record: ActiveJob | Record, values: Mapping[str, Any]) -> bool:
     return any(getattr(record, name) != value for name, value in values.items())
 
 
@@ -306,7 +306,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: dict[str, st
         return {"missing_since": None}
     rows = evidence.rows.get(record.token, ())
     inside = evidence.inside.get(record.id)
-    found = kept_id(record, rows, inside)
+    found = own_slurm_id(record, rows, inside)
     if inside is not None and (inside.owner == CANCELLED or (inside.owner == CLOSED and not inside.exits)):
         return _end_by_fence(record, inside.owner, evidence.now)
     if found is not None:
@@ -319,7 +319,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: dict[str, st
             # Accounting is asked about it in the next pass: what its script says alone may be less than Slurm knows.
             **(_judge_submitted(adopted, evidence, problems) if rows else {}),
         }
-    if record.handed_over is None or evidence.now < record.handed_over + HAND_OVER_SECONDS:
+    if record.handed_over is None or evidence.now < record.handed_over + DISPATCH_SECONDS:
         return {}
     if not evidence.silence_counts or record.account in evidence.unnamed or inside is None:
         return {"missing_since": None}
@@ -346,7 +346,7 @@ def _end_by_fence(record: Record, owner: str, now: float) -> dict[str, Any]:
     """
     if owner == CANCELLED:
         return _end(now, JobState.SUCCESS, "Your job was cancelled") | {"cancelled": now}
-    if record.handed_over is None or now < record.handed_over + HAND_OVER_SECONDS:
+    if record.handed_over is None or now < record.handed_over + DISPATCH_SECONDS:
         return {}
     why = record.answer or "the adapter was stopped before it could note why"
     return _end(now, JobState.FAILURE, f"Your job was given up before Slurm confirmed it: {why}")
@@ -361,7 +361,7 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: dict[str, str
     ids = {row.slurm_id for row in rows}
     if (others := ids - {record.slurm_id}) and _cannot_see(record, inside, min(others), problems):
         return {"missing_since": None}
-    kept = kept_id(record, rows, inside)
+    kept = own_slurm_id(record, rows, inside)
     values: dict[str, Any] = {} if kept == record.slurm_id else {"slurm_id": kept, "restarts": 0}
     record = record._replace(**values) if values else record
     values["missing_since"] = None  # only `_missing` goes on with a silence; whatever else was learned, or not, ends it
@@ -379,7 +379,7 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: dict[str, str
 
 
 def _judge_over(
-    record: Record, own: tuple[Observation, ...], inside: Inside, evidence: Evidence, problems: dict[str, str]
+    record: Record, own: tuple[Observation, ...], inside: FolderContents, evidence: Evidence, problems: dict[str, str]
 ) -> dict[str, Any]:
     """Return what became of a job that Slurm no longer waits for or runs, as far as anything tells it."""
     told = _ended_rows(record, inside, evidence)
@@ -404,7 +404,7 @@ def _judge_over(
     return _missing(record, inside, evidence, problems)
 
 
-def _cannot_see(record: Record, inside: Inside | None, other: int, problems: dict[str, str]) -> bool:
+def _cannot_see(record: Record, inside: FolderContents | None, other: int, problems: dict[str, str]) -> bool:
     """Return whether it cannot be seen which Slurm job a job's fence names."""
     if inside is None:
         problems[record.id] = (
@@ -414,7 +414,7 @@ def _cannot_see(record: Record, inside: Inside | None, other: int, problems: dic
     return inside is None or inside.trouble != ""
 
 
-def _may_be_fenced(record: Record, rows: Sequence[Observation], inside: Inside, before: float) -> bool:
+def _may_be_fenced(record: Record, rows: Sequence[Observation], inside: FolderContents, before: float) -> bool:
     """Return whether these rows may be a job that lost at the fence, while the folder that tells cannot be read.
 
     Another Slurm job may be the one that runs. A folder that stays closed keeps nobody waiting for more than a while,
@@ -447,7 +447,7 @@ def _named_tasks(texts: Iterable[str | None]) -> frozenset[int]:
 
 
 def _alive(
-    record: Standing | Record, rows: tuple[Observation, ...], evidence: Evidence, problems: dict[str, str]
+    record: ActiveJob | Record, rows: tuple[Observation, ...], evidence: Evidence, problems: dict[str, str]
 ) -> dict[str, Any]:
     """A job that waits or runs. An array runs while any of its tasks does."""
     if any(cannot_log_in(row) for row in rows):
@@ -481,7 +481,7 @@ def _nodes(row: Observation, rows: tuple[Observation, ...]) -> tuple[str, ...]:
     return tuple(node for _, nodes in parts for node in nodes) if parts else row.nodes
 
 
-def _own_history(record: Record, inside: Inside, evidence: Evidence) -> tuple[Observation, ...]:
+def _own_history(record: Record, inside: FolderContents, evidence: Evidence) -> tuple[Observation, ...]:
     """Return what accounting says of this job: one row for each task.
 
     A controller that lost its state gives ids again, so an id alone proves nothing. The SLUID of a run does: its script
@@ -507,7 +507,7 @@ def _own_history(record: Record, inside: Inside, evidence: Evidence) -> tuple[Ob
     return tuple(own.values())
 
 
-def _ended_rows(record: Record, inside: Inside, evidence: Evidence) -> tuple[Observation, ...]:
+def _ended_rows(record: Record, inside: FolderContents, evidence: Evidence) -> tuple[Observation, ...]:
     """What accounting says of a job that the queue has forgotten; nothing where it lags behind."""
     rows = _own_history(record, inside, evidence)
     verdicts = [translate(row, evidence.states).state for row in rows]
@@ -515,7 +515,7 @@ def _ended_rows(record: Record, inside: Inside, evidence: Evidence) -> tuple[Obs
 
 
 def _ended(
-    record: Record, rows: tuple[Observation, ...], inside: Inside, evidence: Evidence, problems: dict[str, str]
+    record: Record, rows: tuple[Observation, ...], inside: FolderContents, evidence: Evidence, problems: dict[str, str]
 ) -> dict[str, Any]:
     """Slurm says that it ended. The exit record adds why its script gave up, where it did."""
     last = max((row.ended or 0 for row in rows), default=0)
@@ -564,13 +564,13 @@ def _ended(
     }
 
 
-def _has_no_folder(rows: Iterable[Observation], inside: Inside) -> bool:
+def _has_no_folder(rows: Iterable[Observation], inside: FolderContents) -> bool:
     """Return whether the job's script did not find its folder."""
     return not inside.exists and any(row.exit_code == NO_FOLDER for row in rows)
 
 
 def _began(
-    record: Record, rows: Iterable[Observation], inside: Inside, exits: Iterable[ExitRecord], ended: float
+    record: Record, rows: Iterable[Observation], inside: FolderContents, exits: Iterable[ExitRecord], ended: float
 ) -> float | None:
     """Return when a job that has ended began to run; None if it never did.
 
@@ -606,7 +606,7 @@ _WORST = (JobState.RUNNING, JobState.SUSPENDED, JobState.IN_QUEUE, JobState.FAIL
 """Which of its tasks' states an array has: one that goes on, else the worst."""
 
 
-def _exits(record: Record, inside: Inside) -> list[ExitRecord]:
+def _exits(record: Record, inside: FolderContents) -> list[ExitRecord]:
     """The exit records of this job's run; those of an earlier run say nothing."""
     own = [exit_ for exit_ in inside.exits if exit_.slurm_id == record.slurm_id]
     own = [exit_ for exit_ in own if not (exit_.sluid and inside.sluid) or exit_.sluid == inside.sluid]
@@ -616,7 +616,9 @@ def _exits(record: Record, inside: Inside) -> list[ExitRecord]:
     return sorted(last, key=lambda exit_: -exit_.restarts)[:1]
 
 
-def _end_by_record(record: Record, exits: list[ExitRecord], inside: Inside, evidence: Evidence) -> dict[str, Any]:
+def _end_by_record(
+    record: Record, exits: list[ExitRecord], inside: FolderContents, evidence: Evidence
+) -> dict[str, Any]:
     """Slurm has forgotten the job, and its own script tells how it ended."""
     if evidence.accounting and evidence.history is None:
         return {}
@@ -638,7 +640,7 @@ def _end_by_record(record: Record, exits: list[ExitRecord], inside: Inside, evid
 
 
 def _missing(
-    record: Record, inside: Inside, evidence: Evidence, problems: dict[str, str], left: int = 0
+    record: Record, inside: FolderContents, evidence: Evidence, problems: dict[str, str], left: int = 0
 ) -> dict[str, Any]:
     """Nobody knows anything of a job, or of `left` tasks of it. Only long and healthy silence makes it lost."""
     if record.id in evidence.renamed:

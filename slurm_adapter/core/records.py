@@ -147,7 +147,7 @@ class Record(NamedTuple):
         return f"{self.slurm_id}.{self.restarts}"
 
 
-class Standing(NamedTuple):
+class ActiveJob(NamedTuple):
     """The little of a job that has not ended by which a pass judges one that lives on; see `Record`."""
 
     id: str

@@ -61,7 +61,7 @@ _SHOWN = 60
 """Characters of a refused value that a message shows."""
 
 
-def shown(value: object) -> str:
+def for_message(value: object) -> str:
     """A value as a message shows it: shortened, and safe for a terminal (no control characters)."""
     text = value[: _SHOWN + 1] if isinstance(value, str) else _as_json(value)
     shortened = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
@@ -389,7 +389,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # add returns None on purpose
-        raise InvalidInput(f"the key {shown(twice)} stands twice in one object; write it once")
+        raise InvalidInput(f"the key {for_message(twice)} stands twice in one object; write it once")
     return result
 
 
@@ -399,7 +399,7 @@ def _no_number(word: str) -> float:
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise InvalidInput(f"the number {shown(text)} is too large")
+        raise InvalidInput(f"the number {for_message(text)} is too large")
     return value
 
 
@@ -465,7 +465,7 @@ def describe_all(problems: Iterable[Mapping[str, Any]], prefix: tuple[str | int,
         if problem["type"] == "missing":
             yield f"{path}: is missing; it is required"
         else:
-            yield f"{path}: {shown(problem['input'])}: {_allowed(problem)}"
+            yield f"{path}: {for_message(problem['input'])}: {_allowed(problem)}"
 
 
 def _allowed(problem: Mapping[str, Any]) -> str:
@@ -486,5 +486,5 @@ def field_path(parts: Iterable[str | int]) -> str:
         elif re.fullmatch(r"\w+", part, re.ASCII):
             text += f".{part}" if text else part
         else:
-            text += f"[{shown(part)}]"
+            text += f"[{for_message(part)}]"
     return text or "the input"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import Forbidden, NotAuthenticated
-from slurm_adapter.core.specification import Owner, shown
-from slurm_adapter.gateway.sessions.access_grants import Visit
+from slurm_adapter.core.specification import Owner, for_message
+from slurm_adapter.gateway.sessions.access_grants import AccessGrant
 from slurm_adapter.jobs import user_tokens
 from slurm_adapter.ucloud.key import (
     _bearer,
@@ -36,8 +36,8 @@ class Person:
         """
         if project and project not in self.projects:
             raise Forbidden(
-                f"Project: {shown(project)}: the token is not for this project; `slurm-adapter token list` shows for "
-                "which it is, and without the header it is the personal workspace"
+                f"Project: {for_message(project)}: the access token is not for this project; "
+                "`slurm-adapter token list` shows its projects. Without the header the personal workspace is used"
             )
         return Owner(created_by=self.user, project=project or None)
 
@@ -47,12 +47,12 @@ def grant(authorization: str | None) -> str:
     return user_tokens.digest(_bearer(authorization))
 
 
-def check_grant(store: Store, given: str | Visit | None, now: float) -> None:
+def check_grant(store: Store, given: str | AccessGrant | None, now: float) -> None:
     """Raise `NotAuthenticated` where what opened a session is over: a token, by its digest, or what UCloud has said.
 
     None lasts: UCloud takes nothing back there.
     """
-    if isinstance(given, Visit):
+    if isinstance(given, AccessGrant):
         if given.over:
             raise NotAuthenticated(f"UCloud no longer lets this user use job {given.job_id}")
     elif given is not None:

@@ -17,18 +17,18 @@ LONGEST_SECONDS = 4.0
 log = logging.getLogger(__name__)
 
 
-class GoesOn(Exception):
+class StillRunning(Exception):
     """The work has not ended yet, and is not waited for any longer."""
 
 
-class Behind:
+class BackgroundWork:
     """All work that may go on behind its answer."""
 
     def __init__(self) -> None:
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def in_time(self, work: Coroutine[Any, Any, T], seconds: float, what: str) -> T:
-        """What the work returns or raises, where it ends within so many seconds. Raises `GoesOn` where it does not.
+        """Return the result of the work, or raise its error. Raise `StillRunning` if it takes more than `seconds`.
 
         `what` names in the log what was not done where it fails later.
         """
@@ -41,7 +41,7 @@ class Behind:
             if not task.done():
                 task.add_done_callback(lambda done: _log_failure(done, what))
         if not task.done():
-            raise GoesOn
+            raise StillRunning
         return task.result()
 
     async def close(self) -> None:

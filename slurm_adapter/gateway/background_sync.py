@@ -23,7 +23,7 @@ from slurm_adapter.jobs.sync import Telling, sync, tell_ucloud
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.gateway.gateway import Gateway
 
 SECONDS = 5.0
@@ -130,9 +130,9 @@ async def _tell(gateway: Gateway) -> bool:
     return told is not None and told.away
 
 
-def _tell_once(site: Site, closing: threading.Event) -> Telling | None:
-    told = tell_ucloud(site, stops=closing.is_set)
-    for line in telling_lines(site.store, told.problems) if told is not None else ():
+def _tell_once(adapter: Adapter, closing: threading.Event) -> Telling | None:
+    told = tell_ucloud(adapter, stops=closing.is_set)
+    for line in telling_lines(adapter.store, told.problems) if told is not None else ():
         log.warning("%s", line)
     return told
 
@@ -174,15 +174,15 @@ async def _try_names(gateway: Gateway) -> None:
     gateway.names_unseen = why
 
 
-def one_pass(site: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+def one_pass(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
     """Make one sync, unless another process makes one.
 
     Return the site's problems, those of single accounts and jobs, and the users whose jobs wait for peers.
     """
     report = Report()
-    with site.only_one_pass() as mine:
+    with adapter.sync_lock() as mine:
         if mine:
-            report = sync(site, telling=False)
-            for line in outage_lines(site.store, report):
+            report = sync(adapter, telling=False)
+            for line in outage_lines(adapter.store, report):
                 log.warning("%s", line)
-    return report.problems, report.account_problems, site.store.owners_waiting_for_peers()
+    return report.problems, report.account_problems, adapter.store.owners_waiting_for_peers()

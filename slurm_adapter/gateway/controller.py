@@ -21,9 +21,9 @@ from slurm_adapter.jobs.cluster_facts import learn, learn_accounting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.accounting import Accounting
-    from slurm_adapter.gateway.thread_pools import Workers
+    from slurm_adapter.gateway.thread_pools import ThreadPools
     from slurm_adapter.jobs.cluster_facts import ClusterFacts
 
 SECONDS = 2.0
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 class Controller:
     """What is known of the controller."""
 
-    def __init__(self, workers: Workers, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, workers: ThreadPools, clock: Callable[[], float] = time.monotonic) -> None:
         self._workers = workers
         self._clock = clock
         self._facts: ClusterFacts | None = None
@@ -127,8 +127,8 @@ class Controller:
         self._accounting, self._accounted = UNKNOWN if failed else question.result(), asked
 
 
-def _ping(site: Site) -> None:
-    site.scheduler.ping()
+def _ping(adapter: Adapter) -> None:
+    adapter.scheduler.ping()
 
 
 def _failure(ping: asyncio.Future[None]) -> str | None:

@@ -14,21 +14,21 @@ from slurm_adapter.gateway.api.extend import Extender
 from slurm_adapter.gateway.api.submit import Submitter
 from slurm_adapter.gateway.api.terminate import Ender
 from slurm_adapter.gateway.api.utilization import Utilizations
-from slurm_adapter.gateway.background import Behind
+from slurm_adapter.gateway.background import BackgroundWork
 from slurm_adapter.gateway.controller import Controller
 from slurm_adapter.gateway.http.metrics import Counted, Metrics
 from slurm_adapter.gateway.http.turns import Turns
 from slurm_adapter.gateway.questions import Sparing
-from slurm_adapter.gateway.sessions.access_grants import Visits
+from slurm_adapter.gateway.sessions.access_grants import AccessGrants
 from slurm_adapter.gateway.sessions.sessions import Sessions
 from slurm_adapter.gateway.sessions.web import Web
 from slurm_adapter.gateway.shares import Shares
 from slurm_adapter.gateway.streams.log_follow import Following
-from slurm_adapter.gateway.thread_pools import Workers
+from slurm_adapter.gateway.thread_pools import ThreadPools
 from slurm_adapter.ucloud.key import UcloudKey
 
 if TYPE_CHECKING:
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.schedulers.interface import Scheduler
 
 SHELLS, SHELLS_OF_ONE = 100, 20
@@ -47,26 +47,28 @@ REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW = 20, 40
 class Gateway:
     """One gateway over one site. Raises `InvalidConfig` where UCloud's key cannot be read."""
 
-    def __init__(self, site: Site) -> None:
-        self.config = site.config
+    def __init__(self, adapter: Adapter) -> None:
+        self.config = adapter.config
         self.metrics = Metrics()
-        site.scheduler = cast("Scheduler", Sparing(cast("Scheduler", Counted(site.scheduler, self.metrics.failures))))
-        self.key = None if site.config.ucloud is None else UcloudKey(site.config.ucloud)
+        adapter.scheduler = cast(
+            "Scheduler", Sparing(cast("Scheduler", Counted(adapter.scheduler, self.metrics.failures)))
+        )
+        self.key = None if adapter.config.ucloud is None else UcloudKey(adapter.config.ucloud)
         """UCloud's own; None where there is no door for it."""
         self.requests = Shares(REQUESTS, REQUESTS_OF_ONE, "requests under way")
         self.turns = Turns(REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW)
-        self.workers = Workers(site)
+        self.workers = ThreadPools(adapter)
         self.controller = Controller(self.workers)
         self.dispatcher = Dispatcher(self.workers)
         self.submitter = Submitter(self.workers, self.controller, self.dispatcher)
-        self.behind = Behind()
+        self.behind = BackgroundWork()
         self.ender = Ender(self.workers, self.behind, self.controller)
         self.extender = Extender(self.workers)
         self.following = Following(self.workers)
         self.web = Web(self.config, self.workers)
         self.utilizations = Utilizations(self.workers, self.controller)
         self.sessions = Sessions()
-        self.visits = Visits()
+        self.visits = AccessGrants()
         self.shells = Shares(SHELLS, SHELLS_OF_ONE, "shells")
         self.shell_threads = ThreadPoolExecutor(3 * SHELLS, thread_name_prefix="shell")
         """Each shell has a thread that waits for its output, one that writes its input, and one to close it."""

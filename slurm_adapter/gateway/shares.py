@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import TryAgain
-from slurm_adapter.core.specification import shown
+from slurm_adapter.core.specification import for_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ class Shares:
             self.release(owner)
 
     def _refusal(self, owner: str, held: int, free: int) -> str:
-        name, wait = shown(owner)[1:-1], f"try again in {TooMany.retry_after} s"
+        name, wait = for_message(owner)[1:-1], f"try again in {TooMany.retry_after} s"
         if held >= self.per_owner:
             return f"{name} has {held} {self.what}, the most that one user may have at once: end one, or {wait}"
         if not held:

@@ -1,6 +1,6 @@
 """Threads for what blocks (the database, the cluster), so that the event loop never does.
 
-Each thread has a `Site` of its own, with a database connection of its own; the way to the cluster is shared.
+Each thread has a `Adapter` of its own, with a database connection of its own; the way to the cluster is shared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from slurm_adapter.gateway.shares import Shares
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,12 +36,12 @@ REPEATING = 3
 """A thread for the passes, one for the teller, and one for pings."""
 
 
-class Workers:
+class ThreadPools:
     """The threads of one gateway over one site."""
 
-    def __init__(self, site: Site) -> None:
-        self.config = site.config
-        self._site = site
+    def __init__(self, adapter: Adapter) -> None:
+        self.config = adapter.config
+        self._adapter = adapter
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="worker")
         self._changing = ThreadPoolExecutor(CHANGING, thread_name_prefix="changing")
         self._asking = ThreadPoolExecutor(ASKING, thread_name_prefix="asking")
@@ -49,36 +49,36 @@ class Workers:
         self._changing_shares = Shares(CHANGING, OF_ONE, "changes in Slurm under way")
         self._asking_shares = Shares(ASKING, OF_ONE, "questions to the cluster under way")
         self._own = threading.local()
-        self._opened: list[Site] = []
+        self._opened: list[Adapter] = []
         self.changed = asyncio.Event()
         """Set once something was changed in Slurm, or may have been: whether or not somebody waits for it still."""
 
-    async def call(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(self, work: Callable[Concatenate[Adapter, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work` returns or raises, called with a site in a thread: what needs the database alone.
 
         A caller that is cancelled stops waiting; the work itself goes on to its end.
         """
         return await asyncio.wrap_future(self._threads.submit(lambda: work(self._own_site(), *args, **kwargs)))
 
-    async def change(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def change(self, work: Callable[Concatenate[Adapter, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what changes something in Slurm; at most `CHANGING` at once."""
         try:
             return await asyncio.wrap_future(self._changing.submit(lambda: work(self._own_site(), *args, **kwargs)))
         finally:
             self.changed.set()
 
-    async def ask(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def ask(self, work: Callable[Concatenate[Adapter, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what asks the cluster or UCloud; at most `ASKING` at once."""
         return await asyncio.wrap_future(self._asking.submit(lambda: work(self._own_site(), *args, **kwargs)))
 
     async def change_for(
-        self, owner: str, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs
+        self, owner: str, work: Callable[Concatenate[Adapter, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """The same as `change`, for a user. Raise `TooMany` before it is begun if much is done for the user already."""
         return await self._share(self._changing_shares, owner, lambda: self.change(work, *args, **kwargs))
 
     async def ask_for(
-        self, owner: str, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs
+        self, owner: str, work: Callable[Concatenate[Adapter, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """The same as `ask`, for a user. Raise `TooMany` before it is begun if much is asked for the user already."""
         return await self._share(self._asking_shares, owner, lambda: self.ask(work, *args, **kwargs))
@@ -95,22 +95,22 @@ class Workers:
         task.add_done_callback(ended)
         return await asyncio.shield(task)
 
-    async def repeat(self, work: Callable[Concatenate[Site, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def repeat(self, work: Callable[Concatenate[Adapter, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for the passes, the teller and pings, each of which is there once and waits for nothing else."""
         return await asyncio.wrap_future(self._repeating.submit(lambda: work(self._own_site(), *args, **kwargs)))
 
-    def _own_site(self) -> Site:
+    def _own_site(self) -> Adapter:
         """This thread's."""
-        site: Site | None = getattr(self._own, "site", None)
-        if site is None:
-            site = self._own.site = self._site.beside()
-            self._opened.append(site)
-        return site
+        adapter: Adapter | None = getattr(self._own, "site", None)
+        if adapter is None:
+            adapter = self._own.adapter = self._adapter.for_thread()
+            self._opened.append(adapter)
+        return adapter
 
     def close(self) -> None:
         """Wait for all that was begun, and give everything back."""
         for threads in (self._repeating, self._changing, self._asking, self._threads):
             threads.shutdown(wait=True)
-        for site in self._opened:
-            site.store.close()
-        self._site.close()
+        for adapter in self._opened:
+            adapter.store.close()
+        self._adapter.close()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 K = TypeVar("K")
 
@@ -82,8 +82,8 @@ class Accounts:
     the account was in trouble a while ago.
     """
 
-    def __init__(self, site: Site, *, remember: bool = True, asked: bool = False) -> None:
-        self._site = site
+    def __init__(self, adapter: Adapter, *, remember: bool = True, asked: bool = False) -> None:
+        self._adapter = adapter
         self._remember = remember
         self._asked = asked
         self._well: bool | None = None
@@ -96,17 +96,17 @@ class Accounts:
         `act` gets the account, what it is to act on, and how many seconds it may take. It runs in a thread: it uses the
         transport alone.
         """
-        remembered, now = self._remembered(), self._site.clock()
+        remembered, now = self._remembered(), self._adapter.clock()
         begun: list[tuple[str, Trouble | Future[tuple[T | AdapterError, float]], float]] = []
         for user in groups:
             known = remembered.get(user)
             seconds = known.patience if known is not None else PATIENCE
-            if self._site.lanes.is_behind(user) and not self._asked:
+            if self._adapter.lanes.is_behind(user) and not self._asked:
                 begun.append((user, Trouble(f"{user} is busy with earlier commands", slow=True), 0.0))
             elif known is not None and known.since <= now < known.until and not self._asked:
                 begun.append((user, Trouble(known.why, known.slow, tried=False), 0.0))
             else:
-                begun.append((user, self._site.lanes.start(_timed(act, user, groups[user], seconds)), seconds))
+                begun.append((user, self._adapter.lanes.start(_timed(act, user, groups[user], seconds)), seconds))
         until = time.monotonic() + 2 * LONGEST_PATIENCE
         for user, work, seconds in begun:
             if isinstance(work, Trouble):
@@ -123,20 +123,20 @@ class Accounts:
 
         Without `what` nothing that fails is taken for an account's trouble: the caller judges it.
         """
-        remembered, now = self._remembered(), self._site.clock()
+        remembered, now = self._remembered(), self._adapter.clock()
         begun: dict[str, Future[tuple[T | AdapterError, float]]] = {}
         for user, some in groups.items():
             known = remembered.get(user)
-            if self._site.lanes.is_behind(user) and not self._asked:
+            if self._adapter.lanes.is_behind(user) and not self._asked:
                 yield user, some, Trouble(f"{user} is busy with earlier commands", slow=True)
             elif known is not None and not known.slow and known.since <= now < known.until and not self._asked:
                 yield user, some, Trouble(known.why, tried=False)
             else:
                 work = _timed(lambda user, some, _: act(user, some), user, some, 0.0)
-                begun[user] = self._site.lanes.start(work, long=True)
+                begun[user] = self._adapter.lanes.start(work, long=True)
         until = time.monotonic() + WAIT_SECONDS
         for user, future in begun.items():
-            late = self._site.lanes.was_late(user)
+            late = self._adapter.lanes.was_late(user)
             seconds = None if self._asked else 0.0 if late else max(0.0, until - time.monotonic())
             done = self._wait(user, future, seconds)
             if done is None:
@@ -152,7 +152,7 @@ class Accounts:
             groups.setdefault(user, []).append(id_)
 
         def cancel(user: str, ids: Sequence[int]) -> None:
-            self._site.scheduler.cancel(dict.fromkeys(ids, user))
+            self._adapter.scheduler.cancel(dict.fromkeys(ids, user))
 
         return {user: answer for user, _, answer in self.behind(groups, "", cancel) if answer is not None}
 
@@ -167,15 +167,15 @@ class Accounts:
         A mount point without its file system is empty. With one account for all jobs there are no others to see.
         """
         if self._well is None:
-            above, several, _ = self._site.config.jobs.folder.partition("{user}")
-            self._well = bool(several) and self._site.config.identity.mode == "sudo" and self._sees(above)
+            above, several, _ = self._adapter.config.jobs.folder.partition("{user}")
+            self._well = bool(several) and self._adapter.config.identity.mode == "sudo" and self._sees(above)
         return self._well
 
     def _sees(self, path: str) -> bool:
         folder = path[: path.rindex("/")] or "/"
         command = Command(("/bin/sh", "-c", _THERE, "sh", folder), timeout=_ANSWER_SECONDS)
         try:
-            result = self._site.transport.run(command)
+            result = self._adapter.transport.run(command)
         except AdapterError:
             return False
         return result.status == 0 and bool(result.stdout.strip())
@@ -186,13 +186,13 @@ class Accounts:
             return work.result(seconds)
         except (TimeoutError, CancelledError):
             if not work.cancel():
-                self._site.lanes.leave_behind(user, work, waited=seconds != 0)
+                self._adapter.lanes.leave_behind(user, work, waited=seconds != 0)
             return None
 
     def _judge(
         self, user: str, what: str, answer: T | AdapterError, took: float, seconds: float, known: _Known | None
     ) -> T | Trouble | AdapterError:
-        now = self._site.clock()
+        now = self._adapter.clock()
         if not isinstance(answer, AdapterError):
             if took >= SLOW_SECONDS:
                 why = f"the account {user} is slow: it took {took:.0f} s to {what}"
@@ -212,7 +212,7 @@ class Accounts:
         return Trouble(why)
 
     def _remembered(self) -> dict[str, _Known]:
-        known = json.loads(self._site.store.fact(_FACT) or "{}")
+        known = json.loads(self._adapter.store.fact(_FACT) or "{}")
         return {user: _Known(*each) for user, each in known.items()}
 
     def _note(self, user: str, trouble: _Known | None) -> None:
@@ -227,7 +227,7 @@ class Accounts:
             return json.dumps(known) if known else None
 
         with suppress(AdapterError):  # a database that is busy for long must not stop what is done for others
-            self._site.store.change_fact(_FACT, change)
+            self._adapter.store.change_fact(_FACT, change)
 
 
 def _timed(

@@ -25,26 +25,26 @@ from slurm_adapter.translation.script import peer_line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
     from slurm_adapter.core.specification import AppParameterValue
 
 
-def attach(site: Site, id_: str, value: AppParameterValue) -> Record:
+def attach(adapter: Adapter, id_: str, value: AppParameterValue) -> Record:
     """Give a job one more peer, under the rules of a submission; one that it has under this name is no error.
 
     Raises `NotFound` for an unknown job, `NotOffered` for what is no peer or a job without names, `InvalidInput` for a
     peer or a name that it may not have, and `Refused` for a job that has ended or that Slurm does not have yet.
     """
-    record, peer = _check(site, id_, value, "attached")
+    record, peer = _check(adapter, id_, value, "attached")
     if peer in record.peers:
         return record
     if peer.job_id == record.id:
         raise InvalidInput(
             f"resource.jobId: {peer.job_id!r}: a job is no peer of itself; its own names are job-ID-RANK"
         )
-    nodes = ask_for_nodes(site)
-    known = site.store.find([peer.job_id, *(each.job_id for each in record.peers)])
+    nodes = ask_for_nodes(adapter)
+    known = adapter.store.find([peer.job_id, *(each.job_id for each in record.peers)])
     owner = Owner(created_by=record.owner, project=record.project)
     check_peer(known.get(peer.job_id), peer.job_id, owner, "resource")
     has = [(each.hostname, each.job_id, f"the peer {each.hostname}") for each in record.peers]
@@ -52,7 +52,7 @@ def attach(site: Site, id_: str, value: AppParameterValue) -> Record:
     hosts_file.check_hostnames(
         [(name, known[job_id].replicas if job_id in known else 1, place) for name, job_id, place in names],
         nodes={*nodes, *nodes.values()},
-        reserved=(*site.config.peers.reserved, *system_names(site)),
+        reserved=(*adapter.config.peers.reserved, *system_names(adapter)),
     )
     text = f"Your job reaches job {peer.job_id} as {peer.hostname}, while both run"
     if left_out := hosts_file.left_out(peer.hostname, known[peer.job_id].replicas, record.id):
@@ -65,16 +65,16 @@ def attach(site: Site, id_: str, value: AppParameterValue) -> Record:
         resources = [*item.specification_of(now).resources, PeerValue.model_validate(_as_sent(peer))]
         return _amendment(now, resources, (*now.peers, peer), text)
 
-    return _publish(site, site.store.amend(id_, amend, site.clock()))
+    return _publish(adapter, adapter.store.amend(id_, amend, adapter.clock()))
 
 
-def detach(site: Site, id_: str, value: AppParameterValue) -> Record:
+def detach(adapter: Adapter, id_: str, value: AppParameterValue) -> Record:
     """Take a peer away from a job, and its names with it. The job waits for it no longer, if it did.
 
     Raises `NotFound`, `NotOffered` and `Refused` as `attach` does, `InvalidInput` for a peer that the job does not
     have, and `Refused` for one that is a parameter of its application.
     """
-    record, peer = _check(site, id_, value, "detached")
+    record, peer = _check(adapter, id_, value, "detached")
     if peer not in record.peers:
         named = ", ".join(f"{each.hostname} (job {each.job_id})" for each in record.peers) or "none"
         raise InvalidInput(
@@ -90,12 +90,12 @@ def detach(site: Site, id_: str, value: AppParameterValue) -> Record:
     if peer.hostname in first:
         # Its nodes would wait for it, after a requeue too.
         waiting = [each for each in left if each.hostname in first]
-        known = site.store.find(each.job_id for each in waiting)
+        known = adapter.store.find(each.job_id for each in waiting)
         waited = "".join(
             peer_line(each.job_id, each.hostname, known[each.job_id].token if each.job_id in known else "")
             for each in waiting
         )
-        if not job_folders.write_views(site.transport, record.account, {record.folder: waited}, "node/peers"):
+        if not job_folders.write_views(adapter.transport, record.account, {record.folder: waited}, "node/peers"):
             raise TryAgain(f"job {id_} keeps its peer {peer.hostname}: its folder {record.folder} cannot be written")
 
     def amend(now: Record) -> Amendment | None:
@@ -103,12 +103,12 @@ def detach(site: Site, id_: str, value: AppParameterValue) -> Record:
         resources = [each for each in item.specification_of(now).resources if not _is(each, peer)]
         return _amendment(now, resources, left, f"Your job has no peer {peer.hostname} any more")
 
-    return _publish(site, site.store.amend(id_, amend, site.clock()))
+    return _publish(adapter, adapter.store.amend(id_, amend, adapter.clock()))
 
 
-def _check(site: Site, id_: str, value: AppParameterValue, what: str) -> tuple[Record, Peer]:
+def _check(adapter: Adapter, id_: str, value: AppParameterValue, what: str) -> tuple[Record, Peer]:
     """The job, and the peer that is meant, where something can be changed."""
-    record = site.store.get(id_)
+    record = adapter.store.get(id_)
     if not isinstance(value, PeerValue):
         raise NotOffered(f"resource.type: {value.type!r}: only peers can be {what} here once a job is handed in")
     if record.stage is Stage.ENDED:
@@ -147,8 +147,8 @@ def _is(value: AppParameterValue, peer: Peer) -> bool:
     return isinstance(value, PeerValue) and Peer(value.hostname.lower(), value.job_id) == peer
 
 
-def _publish(site: Site, record: Record) -> Record:
+def _publish(adapter: Adapter, record: Record) -> Record:
     """Write the hosts files at once. Where that cannot be done, the next pass does it."""
     with suppress(AdapterError):
-        publish_hosts(site)
+        publish_hosts(adapter)
     return record

@@ -15,24 +15,24 @@ from slurm_adapter.jobs.dispatch import own_slurm_jobs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 
 UNWANTED_SECONDS = 30
 """So long whoever was asked to end a job is left alone with that."""
 
 
-def cancel(site: Site, ids: Sequence[str]) -> list[Record]:
+def cancel(adapter: Adapter, ids: Sequence[str]) -> list[Record]:
     """Ask for the end of jobs. One that has ended is no error; `NotFound` for an unknown one, and then nothing is done.
 
     Raises as `end`.
     """
     wanted = list(dict.fromkeys(ids))
-    known = site.store.find(wanted)
-    return end(site, [known.get(id_) or site.store.get(id_) for id_ in wanted])
+    known = adapter.store.find(wanted)
+    return end(adapter, [known.get(id_) or adapter.store.get(id_) for id_ in wanted])
 
 
-def end(site: Site, records: Sequence[Record], accounts: Accounts | None = None) -> list[Record]:
+def end(adapter: Adapter, records: Sequence[Record], accounts: Accounts | None = None) -> list[Record]:
     """Ask for the end of these very jobs, whatever their ids name by now; the jobs as they are then.
 
     A claim that was never handed over ends at once. One whose answer was lost is fenced first, so that a job which
@@ -40,27 +40,27 @@ def end(site: Site, records: Sequence[Record], accounts: Accounts | None = None)
     `Refused` says so once the others are cancelled. What was noted by `Store.want_ended` is seen to then, and stays
     noted where something stood in the way.
     """
-    now = site.clock()
+    now = adapter.clock()
     text = "Your job was cancelled"
     ending = {"stage": Stage.ENDED, "state": JobState.SUCCESS, "status": text, "ended": now, "cancelled": now}
     claimed = [record for record in records if record.stage is Stage.CLAIMED]
     # One that was handed over before is in doubt still: its job may come up late.
-    site.store.take([record.token for record in claimed if record.handed_over is not None], now)
-    site.store.change([(record, ending) for record in claimed], now)
+    adapter.store.take([record.token for record in claimed if record.handed_over is not None], now)
+    adapter.store.change([(record, ending) for record in claimed], now)
     # Read again: a claim that somebody handed over meanwhile was left alone.
-    doubtful = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTING]
-    accounts = Accounts(site, asked=True) if accounts is None else accounts
-    unfenced, reasons = _fence(site, accounts, doubtful, ending)
-    submitted = [record for record in site.store.again(records) if record.stage is Stage.SUBMITTED]
+    doubtful = [record for record in adapter.store.again(records) if record.stage is Stage.SUBMITTING]
+    accounts = Accounts(adapter, asked=True) if accounts is None else accounts
+    unfenced, reasons = _fence(adapter, accounts, doubtful, ending)
+    submitted = [record for record in adapter.store.again(records) if record.stage is Stage.SUBMITTED]
     renamed: list[Record] = []
     failed: dict[str, AdapterError | Trouble] = {}
     if submitted:
-        alive, renamed = own_slurm_jobs(site, submitted)
-        site.store.change([(record, {"cancelled": now}) for record in submitted if record not in renamed], now)
+        alive, renamed = own_slurm_jobs(adapter, submitted)
+        adapter.store.change([(record, {"cancelled": now}) for record in submitted if record not in renamed], now)
         failed = accounts.cancel(alive)
     if any(record.unwanted is not None for record in records):
         undone = {record.token for record in (*unfenced, *(r for r in submitted if r.account in failed))}
-        site.store.want_ended({record.token for record in records} - undone, None)
+        adapter.store.want_ended({record.token for record in records} - undone, None)
     for why in failed.values():
         raise why if isinstance(why, AdapterError) else Unknown(f"jobs may not be cancelled yet: {why.why}")
     if unfenced:
@@ -75,18 +75,20 @@ def end(site: Site, records: Sequence[Record], accounts: Accounts | None = None)
                 for record in renamed
             )
         )
-    return site.store.again(records)
+    return adapter.store.again(records)
 
 
 def _fence(
-    site: Site, accounts: Accounts, doubtful: Iterable[Record], ending: dict[str, Any]
+    adapter: Adapter, accounts: Accounts, doubtful: Iterable[Record], ending: dict[str, Any]
 ) -> tuple[list[Record], list[str]]:
     """Fence jobs whose answer was lost; those that run nothing end. Return those that could not be fenced, and why."""
     unfenced: list[Record] = []
     reasons: list[str] = []
 
     def fence(user: str, owned: Sequence[Record], seconds: float) -> list[str]:
-        return job_folders.fence(site.transport, user, {record.folder: evidence.CANCELLED for record in owned}, seconds)
+        return job_folders.fence(
+            adapter.transport, user, {record.folder: evidence.CANCELLED for record in owned}, seconds
+        )
 
     for _, owned, names in accounts.each(dict(by_account(doubtful)), "fence its jobs", fence):
         if isinstance(names, AdapterError | Trouble):
@@ -101,11 +103,11 @@ def _fence(
                 changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": found}))
             else:
                 unfenced.append(record)
-        site.store.change(changes, ending["ended"])
+        adapter.store.change(changes, ending["ended"])
     return unfenced, reasons
 
 
-def end_unwanted(site: Site, accounts: Accounts) -> None:
+def end_unwanted(adapter: Adapter, accounts: Accounts) -> None:
     """End the jobs whose end was wanted a while ago, and which whoever was asked has not ended. Raises as `end`."""
-    if late := site.store.unwanted(site.clock() - UNWANTED_SECONDS):
-        end(site, late, accounts)
+    if late := adapter.store.unwanted(adapter.clock() - UNWANTED_SECONDS):
+        end(adapter, late, accounts)

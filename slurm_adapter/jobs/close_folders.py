@@ -15,7 +15,7 @@ from slurm_adapter.jobs.accounts import Trouble
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
     from slurm_adapter.jobs.accounts import Accounts
     from slurm_adapter.jobs.report import Problems
@@ -24,25 +24,25 @@ SHORTEST, LONGEST = 60.0, 86400.0
 """Seconds until closing is tried again: as many as have passed since the job's end, within these limits."""
 
 
-def close(site: Site, accounts: Accounts, ended: Iterable[Record], problems: Problems) -> None:
+def close(adapter: Adapter, accounts: Accounts, ended: Iterable[Record], problems: Problems) -> None:
     """Close these jobs' folders. What is the site's trouble is added to `problems`."""
-    now = site.clock()
+    now = adapter.clock()
 
     def act(user: str, owned: Sequence[Record], seconds: float) -> dict[str, str]:
-        return job_folders.close(site.transport, user, [record.folder for record in owned], seconds)
+        return job_folders.close(adapter.transport, user, [record.folder for record in owned], seconds)
 
     for user, owned, answer in accounts.each(dict(by_account(ended)), "close its job folders", act):
         if isinstance(answer, AdapterError):
             problems.site.append(f"could not close the folders of jobs that ended, as {user}: {answer}")
-            site.store.note_closing({record.token: now + SHORTEST for record in owned})
+            adapter.store.note_closing({record.token: now + SHORTEST for record in owned})
             continue
         left = dict.fromkeys((record.folder for record in owned), answer.why) if isinstance(answer, Trouble) else answer
         troubles = {r.token: f"could not close it: {left[r.folder]}" if r.folder in left else "" for r in owned}
         if any(troubles[record.token] != record.trouble for record in owned):
-            site.store.note_trouble(troubles)
+            adapter.store.note_trouble(troubles)
         tries = {r.token: _next_try(r, now) if r.folder in left else None for r in owned}
         if any(tries[record.token] != record.close_after for record in owned):
-            site.store.note_closing(tries)
+            adapter.store.note_closing(tries)
 
 
 def _next_try(record: Record, now: float) -> float:

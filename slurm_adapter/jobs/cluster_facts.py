@@ -18,7 +18,7 @@ from slurm_adapter.core.errors import InvalidInput, TryAgain, Unknown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.schedulers.interface import NodeShape, Partition
     from slurm_adapter.core.directives import Directive
 
@@ -49,32 +49,32 @@ class ClusterFacts:
     """As `read_accounting`; it is asked for apart, for nothing waits for it."""
 
 
-def learn(site: Site) -> ClusterFacts:
+def learn(adapter: Adapter) -> ClusterFacts:
     """Ask the cluster for all facts. Raise `TryAgain` if it does not answer."""
     try:
-        return ClusterFacts(site.scheduler.nodes(), system_names(site), site.scheduler.partitions())
+        return ClusterFacts(adapter.scheduler.nodes(), system_names(adapter), adapter.scheduler.partitions())
     except (TryAgain, Unknown) as error:
         raise TryAgain(f"Slurm does not answer, so nothing was submitted: {error}") from error
 
 
-def system_names(site: Site) -> tuple[str, ...]:
+def system_names(adapter: Adapter) -> tuple[str, ...]:
     """Return every name in the cluster's own hosts file: with one of these a job could mislead another's users.
 
     Raise `Unknown` if it cannot be read.
     """
-    result = site.transport.run(Command(("/bin/sh", "-c", "[ ! -e /etc/hosts ] || cat /etc/hosts")))
+    result = adapter.transport.run(Command(("/bin/sh", "-c", "[ ! -e /etc/hosts ] || cat /etc/hosts")))
     if result.status != 0:
         raise Unknown(f"the cluster's /etc/hosts could not be read: {result.complaint or f'exit code {result.status}'}")
     lines = (line.split("#", 1)[0].split() for line in result.text.splitlines())
     return tuple(name for words in lines for name in words[1:])
 
 
-def learn_accounting(site: Site) -> Accounting | None:
+def learn_accounting(adapter: Adapter) -> Accounting | None:
     """Ask accounting about the accounts of the cluster that the configuration names. Raise as `read_accounting`."""
-    identity, settings = site.config.identity, slurm_settings(site.transport, site.config.cluster)
+    identity, settings = adapter.config.identity, slurm_settings(adapter.transport, adapter.config.cluster)
     return read_accounting(
-        site.transport,
-        site.config.cluster,
+        adapter.transport,
+        adapter.config.cluster,
         sorted({*identity.users.values(), *filter(None, [identity.service_user])}),
         settings,
     )

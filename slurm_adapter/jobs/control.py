@@ -20,12 +20,12 @@ from slurm_adapter.jobs.publish_hosts import alone
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.observation import Observation
     from slurm_adapter.core.records import Record
 
 
-def extend(site: Site, wanted: Sequence[tuple[str, int]]) -> list[Record]:
+def extend(adapter: Adapter, wanted: Sequence[tuple[str, int]]) -> list[Record]:
     """Add so many seconds to the time limits of these jobs, waiting or running; UCloud is told each new total.
 
     Slurm counts in minutes: a total is rounded up. Two calls at the same time add up, for they take turns. Of an array
@@ -35,37 +35,37 @@ def extend(site: Site, wanted: Sequence[tuple[str, int]]) -> list[Record]:
     the machine's or the partition's limit, and `Refused` for a job that has ended, that Slurm does not have (yet), or
     that Slurm does not change; a limit is then what it was.
     """
-    _check_offered(site, "extended")
-    with alone(site, "limits"):
-        records = _find(site, [id_ for id_, _ in wanted], "given more time")
-        rows = _live_rows(site, records)
-        longest = site.scheduler.longest([record.slurm_id for record in records if record.slurm_id is not None])
+    _check_offered(adapter, "extended")
+    with alone(adapter, "limits"):
+        records = _find(adapter, [id_ for id_, _ in wanted], "given more time")
+        rows = _live_rows(adapter, records)
+        longest = adapter.scheduler.longest([record.slurm_id for record in records if record.slurm_id is not None])
         totals: dict[str, int] = {}
         for number, (record, (_, seconds)) in enumerate(zip(records, wanted, strict=True)):
             with naming(number, wanted):
                 before = totals.get(record.id) or _limit_of(record, rows)
-                totals[record.id] = _check_total(site, record, before, seconds, longest.get(record.slurm_id or 0))
+                totals[record.id] = _check_total(adapter, record, before, seconds, longest.get(record.slurm_id or 0))
         changed = {record.id: record for record in records}
         by_slurm_id = {record.slurm_id or 0: record.id for record in changed.values()}
-        failed = site.scheduler.set_time_limits({slurm_id: totals[id_] for slurm_id, id_ in by_slurm_id.items()})
+        failed = adapter.scheduler.set_time_limits({slurm_id: totals[id_] for slurm_id, id_ in by_slurm_id.items()})
         failures = {by_slurm_id[slurm_id]: error for slurm_id, error in failed.items()}
-        seen = _limits_now(site, list(changed.values()), totals, failures)
+        seen = _limits_now(adapter, list(changed.values()), totals, failures)
         for id_, total in seen.items():
-            site.store.amend(id_, partial(_told_limit, total), site.clock())  # unless a pass has told it
+            adapter.store.amend(id_, partial(_told_limit, total), adapter.clock())  # unless a pass has told it
     lost = [id_ for id_ in failures if id_ not in seen]
     if lost:
         done = f" (done: {', '.join(seen)})" if seen else ""
         raise type(failures[lost[0]])(f"job {lost[0]} was not given more time{done}: {failures[lost[0]]}")
-    return [site.store.get(record.id) for record in records]
+    return [adapter.store.get(record.id) for record in records]
 
 
-def _check_total(site: Site, record: Record, before: int, seconds: int, longest: int | None) -> int:
+def _check_total(adapter: Adapter, record: Record, before: int, seconds: int, longest: int | None) -> int:
     """The new limit in seconds, in whole minutes, once it is allowed."""
     if seconds <= 0:
         raise InvalidInput(f"requestedTime: {seconds} seconds: must be more than 0 seconds; time can only be added")
     total = -(-(before + seconds) // 60) * 60
     product = specification_of(record).product
-    machine = site.config.machines.get(product.category, {}).get(product.id)
+    machine = adapter.config.machines.get(product.category, {}).get(product.id)
     allowed = {
         "its machine": None if machine is None else machine.max_time,
         "its partition": longest,
@@ -80,11 +80,11 @@ def _check_total(site: Site, record: Record, before: int, seconds: int, longest:
 
 
 def _limits_now(
-    site: Site, records: Sequence[Record], totals: Mapping[str, int], failures: Mapping[str, AdapterError]
+    adapter: Adapter, records: Sequence[Record], totals: Mapping[str, int], failures: Mapping[str, AdapterError]
 ) -> dict[str, int]:
     """The limits that Slurm has now, of those jobs whose limit it has changed. A lost answer may have been a yes."""
     try:
-        rows = _live_rows(site, records)
+        rows = _live_rows(adapter, records)
     except AdapterError:
         rows = {}
     found = {}
@@ -95,10 +95,10 @@ def _limits_now(
     return found
 
 
-def take_limits(site: Site, limits: Sequence[tuple[Record, int]]) -> None:
+def take_limits(adapter: Adapter, limits: Sequence[tuple[Record, int]]) -> None:
     """Remember and tell limits that a pass has found in Slurm, of jobs whose limit nobody has told since it looked."""
     for seen, total in limits:
-        site.store.amend(seen.id, partial(_found_limit, seen, total), site.clock())
+        adapter.store.amend(seen.id, partial(_found_limit, seen, total), adapter.clock())
 
 
 def _found_limit(seen: Record, total: int, record: Record) -> Amendment | None:
@@ -123,7 +123,7 @@ def _limit_of(record: Record, rows: Mapping[str, Sequence[Observation]]) -> int:
     return max(limit for limit in limits if limit is not None)
 
 
-def suspend(site: Site, ids: Sequence[str]) -> list[Record]:
+def suspend(adapter: Adapter, ids: Sequence[str]) -> list[Record]:
     """Suspend jobs that run; one that is suspended already is no error. Passes tell the new states.
 
     Of an array the tasks that run are suspended; those that wait are not held. Suspended jobs keep their memory on
@@ -131,18 +131,18 @@ def suspend(site: Site, ids: Sequence[str]) -> list[Record]:
 
     Raises `NotOffered` without `cluster.operator`, `NotFound`, and `Refused` for a job that waits or has ended.
     """
-    return _move(site, ids, "suspended", "RUNNING", "SUSPENDED")
+    return _move(adapter, ids, "suspended", "RUNNING", "SUSPENDED")
 
 
-def resume(site: Site, ids: Sequence[str]) -> list[Record]:
+def resume(adapter: Adapter, ids: Sequence[str]) -> list[Record]:
     """Let suspended jobs run on; one that runs is no error. Errors are those of `suspend`."""
-    return _move(site, ids, "resumed", "SUSPENDED", "RUNNING")
+    return _move(adapter, ids, "resumed", "SUSPENDED", "RUNNING")
 
 
-def _move(site: Site, ids: Sequence[str], what: str, before: str, after: str) -> list[Record]:
-    _check_offered(site, what)
-    records = _find(site, ids, what)
-    rows = _live_rows(site, records)
+def _move(adapter: Adapter, ids: Sequence[str], what: str, before: str, after: str) -> list[Record]:
+    _check_offered(adapter, what)
+    records = _find(adapter, ids, what)
+    rows = _live_rows(adapter, records)
     targets: dict[int, None] = {}
     for number, record in enumerate(records):
         with naming(number, ids):
@@ -155,22 +155,22 @@ def _move(site: Site, ids: Sequence[str], what: str, before: str, after: str) ->
                     "only a job that runs, or is suspended, can be"
                 )
     if targets:
-        act = site.scheduler.suspend if what == "suspended" else site.scheduler.resume
+        act = adapter.scheduler.suspend if what == "suspended" else adapter.scheduler.resume
         act(list(targets))
     return records
 
 
-def _check_offered(site: Site, what: str) -> None:
-    if not site.config.cluster.operator:
+def _check_offered(adapter: Adapter, what: str) -> None:
+    if not adapter.config.cluster.operator:
         raise NotOffered(
             f"jobs cannot be {what} at this site: its configuration has no cluster.operator, "
             "the command by which an operator of Slurm acts"
         )
 
 
-def _find(site: Site, ids: Sequence[str], what: str) -> list[Record]:
+def _find(adapter: Adapter, ids: Sequence[str], what: str) -> list[Record]:
     """These jobs, once Slurm has them all and none has ended."""
-    records = [site.store.get(id_) for id_ in ids]
+    records = [adapter.store.get(id_) for id_ in ids]
     for number, record in enumerate(records):
         with naming(number, ids):
             if record.stage is Stage.ENDED:
@@ -182,12 +182,12 @@ def _find(site: Site, ids: Sequence[str], what: str) -> list[Record]:
     return records
 
 
-def _live_rows(site: Site, records: Sequence[Record]) -> dict[str, list[Observation]]:
+def _live_rows(adapter: Adapter, records: Sequence[Record]) -> dict[str, list[Observation]]:
     """What Slurm says of these jobs and their tasks that have not ended, known by token and account."""
     by_token = {record.token: record for record in records}
     found: dict[str, list[Observation]] = {record.id: [] for record in records}
     try:
-        listing = site.scheduler.queue([account for account, _ in by_account(records)])
+        listing = adapter.scheduler.queue([account for account, _ in by_account(records)])
     except Unknown as error:
         raise TryAgain(f"Slurm does not tell how it stands with these jobs; nothing was done: {error}") from error
     for row in listing.observations:

@@ -14,7 +14,7 @@ from slurm_adapter.core.records import Stage
 from slurm_adapter.jobs import cancel
 
 if TYPE_CHECKING:
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
     from slurm_adapter.ucloud.interface import Receiver
 
@@ -28,13 +28,13 @@ _ASKED = "existence asked"
 """The fact that tells when that was."""
 
 
-def end_orphans(site: Site, receiver: Receiver, *, end_many: bool = False) -> list[str]:
+def end_orphans(adapter: Adapter, receiver: Receiver, *, end_many: bool = False) -> list[str]:
     """Cancel and close jobs that UCloud does not know any more; what stood in the way.
 
     Many at once are more likely a mistake, such as a UCloud that was restored from a backup: they are held back, as in
     `slurm_adapter.core.plan`, unless `end_many`. Raises what the receiver raises.
     """
-    store, now = site.store, site.clock()
+    store, now = adapter.store, adapter.clock()
     ours = store.expected()
     asked = float(store.fact(_ASKED) or 0)
     if ours and not asked <= now < asked + ASK_SECONDS:
@@ -58,29 +58,29 @@ def end_orphans(site: Site, receiver: Receiver, *, end_many: bool = False) -> li
             "about them. Where that is right, `slurm-adapter sync --allow-mass-end` cancels them"
         )
         return [*problems, text]
-    return problems + _give_up(site, orphans)
+    return problems + _give_up(adapter, orphans)
 
 
-def preview(site: Site) -> list[str]:
+def preview(adapter: Adapter) -> list[str]:
     """What may become of jobs that UCloud has denied, for somebody who looks; asks nobody."""
     lines = []
-    for record in site.store.unknown_since(now := site.clock()):
+    for record in adapter.store.unknown_since(now := adapter.clock()):
         left = (record.unknown_since or now) + UNKNOWN_SECONDS - now
         when = "now" if left <= 0 else f"in {left:.0f} seconds"
         lines.append(f"job {record.id}: UCloud did not know it; it is ended where UCloud, asked {when}, says so again")
     return lines
 
 
-def _give_up(site: Site, orphans: list[Record]) -> list[str]:
+def _give_up(adapter: Adapter, orphans: list[Record]) -> list[str]:
     problems: list[str] = []
     alive = [record for record in orphans if record.stage is not Stage.ENDED]
     try:
         if alive:
-            cancel.end(site, alive)
+            cancel.end(adapter, alive)
     except AdapterError as error:
         problems.append(f"could not cancel jobs that UCloud knows no more: {error}")
     # One that could not be cancelled stays as it is, and the next pass finds it again.
-    done = [record.id for record in site.store.again(orphans) if record.stage is Stage.ENDED or record.cancelled]
+    done = [record.id for record in adapter.store.again(orphans) if record.stage is Stage.ENDED or record.cancelled]
     text = "UCloud has no such job any more: its end was asked for, and nobody is told of it"
-    site.store.note_gone(done, text, site.clock())
+    adapter.store.note_gone(done, text, adapter.clock())
     return problems

@@ -30,7 +30,7 @@ from slurm_adapter.state import pending_files
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.schedulers.interface import Outcome
 
 MANY = 100
@@ -41,7 +41,7 @@ _TENTHS = (1, 3, 6)
 
 
 def hand_over(
-    site: Site,
+    adapter: Adapter,
     records: Sequence[Record],
     *,
     forgets: Callable[[], bool] | None = None,
@@ -54,17 +54,17 @@ def hand_over(
     """
     new = forgets is not None
     alone = new and len(records) == 1
-    ready = _with_peers_there(site, records)
+    ready = _with_peers_there(adapter, records)
     if not ready:
         return {}
-    packed, contents = site.store.bundles([record.token for record in ready])
+    packed, contents = adapter.store.bundles([record.token for record in ready])
     bundles = {token: pending_files.unpack(content, contents) for token, content in packed.items()}
     parts = _parts([record for record in ready if record.token in bundles])
     current = {record.id: record for record in records}
     failures: dict[str, AdapterError] = {}
     waiting: dict[str, NotStarted] = {}
     with ThreadPoolExecutor(1, "folders") as beside:
-        making = [beside.submit(_make_folders, site, part, bundles, new=new) for part in parts]
+        making = [beside.submit(_make_folders, adapter, part, bundles, new=new) for part in parts]
         for part, made in zip(parts, making, strict=True):
             put_off = {
                 record.id: _not_started(record, waiting[record.account]) for record in part if record.account in waiting
@@ -75,9 +75,9 @@ def hand_over(
             if stand:
                 last = part is parts[-1]
                 waiting |= _hand_in(
-                    site, stand, bundles, current, failures, taken if last else lambda: None, alone=alone
+                    adapter, stand, bundles, current, failures, taken if last else lambda: None, alone=alone
                 )
-    _settle_failures(site, current, failures, new=bool(failures) and forgets is not None and forgets())
+    _settle_failures(adapter, current, failures, new=bool(failures) and forgets is not None and forgets())
     return failures
 
 
@@ -94,7 +94,7 @@ def _not_started(record: Record, outcome: NotStarted) -> TryAgain:
 
 
 def _hand_in(
-    site: Site,
+    adapter: Adapter,
     records: Sequence[Record],
     bundles: Mapping[str, pending_files.Bundle],
     current: dict[str, Record],
@@ -111,7 +111,7 @@ def _hand_in(
     if any(record.peers for record in records):
         why = "its account's folders cannot be reached"
         try:
-            failed = publish_hosts(site)
+            failed = publish_hosts(adapter)
         except AdapterError as error:
             failed, why = frozenset(record.account for record in records), str(error)
         lost = {record for record in records if record.peers and record.account in failed}
@@ -121,16 +121,16 @@ def _hand_in(
         }
         records = [record for record in records if record not in lost]
     # One whose end is wanted stays in doubt, and is fenced and ended by a pass.
-    ours = [r for r in site.store.take([record.token for record in records], site.clock()) if r.unwanted is None]
+    ours = [r for r in adapter.store.take([record.token for record in records], adapter.clock()) if r.unwanted is None]
     taken()
     current |= {record.id: record for record in ours}
-    outcomes = site.scheduler.submit(
+    outcomes = adapter.scheduler.submit(
         [Submission(record.token, record.account, record.folder, bundles[record.token].directives) for record in ours]
     )
-    outcomes = _fence_refused(site, ours, outcomes)
+    outcomes = _fence_refused(adapter, ours, outcomes)
     changes: list[tuple[Record, dict[str, Any]]] = []
     for record, outcome in zip(ours, outcomes, strict=True):
-        answer = _judge(site, record, outcome)
+        answer = _judge(adapter, record, outcome)
         if isinstance(answer, AdapterError):
             failures[record.id] = answer
         else:
@@ -138,10 +138,12 @@ def _hand_in(
         if isinstance(outcome, Rejected) and not outcome.certain:
             # It stays remembered: if Slurm gets it after all, a sync cancels it.
             free = {"key": None} if alone and record.origin == STANDALONE else {}
-            changes.append((record, _failed(failures[record.id], site.clock()) | free))
-    changed = {record.id: record for record in site.store.change(changes, site.clock())}
+            changes.append((record, _failed(failures[record.id], adapter.clock()) | free))
+    changed = {record.id: record for record in adapter.store.change(changes, adapter.clock())}
     current |= changed
-    _cancel_unwanted(site, [record for record, values in changes if "slurm_id" in values and record.id not in changed])
+    _cancel_unwanted(
+        adapter, [record for record, values in changes if "slurm_id" in values and record.id not in changed]
+    )
     last = {record.account: outcome for record, outcome in zip(ours, outcomes, strict=True)}
     return {account: outcome for account, outcome in last.items() if isinstance(outcome, NotStarted)}
 
@@ -150,7 +152,7 @@ def _failed(error: AdapterError, now: float) -> dict[str, Any]:
     return {"stage": Stage.ENDED, "state": JobState.FAILURE, "status": str(error), "ended": now}
 
 
-def _judge(site: Site, record: Record, outcome: Outcome) -> dict[str, Any] | AdapterError:
+def _judge(adapter: Adapter, record: Record, outcome: Outcome) -> dict[str, Any] | AdapterError:
     """Return what changes of a job by what became of its submission, or why it was not submitted."""
     match outcome:
         case Accepted(slurm_id):
@@ -158,8 +160,8 @@ def _judge(site: Site, record: Record, outcome: Outcome) -> dict[str, Any] | Ada
         case Rejected(words):
             return Refused(f"Slurm refused job {record.id}: {words}")
         case Postponed(words):
-            since, retry = record.postponed or site.clock(), site.config.jobs.retry
-            if site.clock() - since >= retry:
+            since, retry = record.postponed or adapter.clock(), adapter.config.jobs.retry
+            if adapter.clock() - since >= retry:
                 return Refused(f"Slurm refused job {record.id} for {duration(retry)} (jobs.retry): {words}")
             status = f"Slurm does not accept the job at present; the adapter retries for {duration(retry)}: {words}"
             return {"stage": Stage.CLAIMED, "postponed": since, "status": status}
@@ -170,7 +172,7 @@ def _judge(site: Site, record: Record, outcome: Outcome) -> dict[str, Any] | Ada
             return {"status": status, "answer": why, "attempts": record.attempts + 1}
 
 
-def _fence_refused(site: Site, records: Sequence[Record], outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _fence_refused(adapter: Adapter, records: Sequence[Record], outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Close the fences of jobs that were refused in words that prove nothing, and return what is true then.
 
     A job behind a closed fence runs nothing, however late Slurm gets it: its refusal stands. One that has passed its
@@ -181,7 +183,7 @@ def _fence_refused(site: Site, records: Sequence[Record], outcomes: Sequence[Out
     for user, owned in by_account(doubtful):
         names = [""] * len(owned)
         with suppress(AdapterError):
-            names = job_folders.fence(site.transport, user, {record.folder: evidence.CLOSED for record in owned})
+            names = job_folders.fence(adapter.transport, user, {record.folder: evidence.CLOSED for record in owned})
         for record, name in zip(owned, names, strict=True):
             if (slurm_id := evidence.slurm_id(name)) is not None:
                 judged[record] = Accepted(slurm_id)
@@ -190,39 +192,41 @@ def _fence_refused(site: Site, records: Sequence[Record], outcomes: Sequence[Out
     return list(judged.values())
 
 
-def _cancel_unwanted(site: Site, records: Sequence[Record]) -> None:
+def _cancel_unwanted(adapter: Adapter, records: Sequence[Record]) -> None:
     """Cancel the Slurm jobs of records that somebody cancelled while they were being handed over; the fence holds."""
-    ended = [record for record in site.store.again(records) if record.stage is Stage.ENDED]
+    ended = [record for record in adapter.store.again(records) if record.stage is Stage.ENDED]
     if ended:
         with suppress(AdapterError):
-            Accounts(site, asked=True).cancel(own_slurm_jobs(site, ended)[0])
+            Accounts(adapter, asked=True).cancel(own_slurm_jobs(adapter, ended)[0])
 
 
-def own_slurm_jobs(site: Site, records: Sequence[Record]) -> tuple[dict[int, str], list[Record]]:
+def own_slurm_jobs(adapter: Adapter, records: Sequence[Record]) -> tuple[dict[int, str], list[Record]]:
     """The Slurm jobs of these records, known by token and account: ids come round again, and may be a stranger's.
 
     And the records that Slurm has no job for, but a live one of the same id and account under a strange name.
     """
     accounts = {record.token: record.account for record in records}
-    rows = site.scheduler.queue(sorted(set(accounts.values()))).observations
+    rows = adapter.scheduler.queue(sorted(set(accounts.values()))).observations
     own = {row.slurm_id: row.user for row in rows if accounts.get(row.name) == row.user}
     strange = {
-        (row.slurm_id, row.user) for row in rows if live_row(row) and not row.name.startswith(f"{site.store.instance}-")
+        (row.slurm_id, row.user)
+        for row in rows
+        if live_row(row) and not row.name.startswith(f"{adapter.store.instance}-")
     }
     named = {(row.name, row.user) for row in rows}
     return own, [r for r in records if (r.token, r.account) not in named and (r.slurm_id, r.account) in strange]
 
 
-def confirmed(site: Site, jobs: Sequence[tuple[Record, int]]) -> list[tuple[Record, int]]:
+def confirmed(adapter: Adapter, jobs: Sequence[tuple[Record, int]]) -> list[tuple[Record, int]]:
     """Return those Slurm jobs that Slurm says now are the records', by id, account and name."""
-    rows = site.scheduler.queue([account for account, _ in by_account(record for record, _ in jobs)]).observations
+    rows = adapter.scheduler.queue([account for account, _ in by_account(record for record, _ in jobs)]).observations
     seen = {(row.slurm_id, row.user, row.name) for row in rows}
     return [(record, id_) for record, id_ in jobs if (id_, record.account, record.token) in seen]
 
 
-def _with_peers_there(site: Site, records: Sequence[Record]) -> list[Record]:
+def _with_peers_there(adapter: Adapter, records: Sequence[Record]) -> list[Record]:
     """Those of these jobs of which Slurm has every peer, so that they may wait for them there."""
-    known = site.store.find({peer.job_id for record in records for peer in record.peers})
+    known = adapter.store.find({peer.job_id for record in records for peer in record.peers})
     there = {id_ for id_, peer in known.items() if peer.slurm_id is not None and peer.stage is not Stage.ENDED}
     return [record for record in records if all(peer.job_id in there for peer in record.peers)]
 
@@ -246,7 +250,7 @@ def means_all(error: AdapterError) -> bool:
 
 
 def _make_folders(
-    site: Site,
+    adapter: Adapter,
     records: Sequence[Record],
     bundles: Mapping[str, pending_files.Bundle],
     *,
@@ -257,7 +261,7 @@ def _make_folders(
     for user, owned in by_account(records):
         wanted = [job_folders.NewFolder(r.folder, r.token, bundles[r.token].files) for r in owned]
         try:
-            answers = job_folders.make(site.transport, user, wanted)
+            answers = job_folders.make(adapter.transport, user, wanted)
         except AdapterError as error:  # one account's trouble is not the others'
             match error:
                 case Busy():
@@ -286,12 +290,12 @@ def _make_folders(
 
 
 def _settle_failures(
-    site: Site, records: Mapping[str, Record], failures: Mapping[str, AdapterError], *, new: bool
+    adapter: Adapter, records: Mapping[str, Record], failures: Mapping[str, AdapterError], *, new: bool
 ) -> None:
     """What becomes of claims that came to nothing: forgotten where the caller is told, else tried again or ended."""
     failed = [records[id_] for id_ in failures]
     if failed and new and len(failed) == len(records):
-        _forget(site, failed, failures)
+        _forget(adapter, failed, failures)
         return
     changes: list[tuple[Record, dict[str, Any]]] = []
     for record in failed:
@@ -299,31 +303,31 @@ def _settle_failures(
         if record.stage is Stage.ENDED:
             continue
         if isinstance(error, Refused | InvalidConfig):
-            values = _failed(error, site.clock())
+            values = _failed(error, adapter.clock())
         else:
             values = {"stage": Stage.CLAIMED, "status": "Your job waits until it can be handed to Slurm"}
         changes.append((record, values))
     # An earlier sbatch whose answer was lost may still come up: it must run nothing. Without one there is no folder of
     # the job's own for certain.
     ended = [record for record, values in changes if values["stage"] is Stage.ENDED and record.handed_over is not None]
-    close(site, Accounts(site), ended, Problems())  # what stays open is noted, and seen to by a pass
-    site.store.change(changes, site.clock())
+    close(adapter, Accounts(adapter), ended, Problems())  # what stays open is noted, and seen to by a pass
+    adapter.store.change(changes, adapter.clock())
 
 
-def _forget(site: Site, records: Sequence[Record], failures: Mapping[str, AdapterError]) -> None:
+def _forget(adapter: Adapter, records: Sequence[Record], failures: Mapping[str, AdapterError]) -> None:
     """Leave nothing behind of these jobs. One that a pass has taken up meanwhile stays: it is Slurm's by now.
 
     They end first: without its folder nobody could tell any more that a job which was left in doubt has not run. And
     the folders go before they are forgotten: nobody would look for those that a crash between the two leaves.
     """
     ours = [record for record in records if record.stage is Stage.SUBMITTING]
-    ours += site.store.take([record.token for record in records if record.stage is Stage.CLAIMED], site.clock())
-    now = site.clock()
-    ours = site.store.change([(record, _failed(failures[record.id], now)) for record in ours], now)
+    ours += adapter.store.take([record.token for record in records if record.stage is Stage.CLAIMED], adapter.clock())
+    now = adapter.clock()
+    ours = adapter.store.change([(record, _failed(failures[record.id], now)) for record in ours], now)
     with suppress(AdapterError):  # the cluster may be what is out of reach
         for user, owned in by_account(ours):
-            job_folders.remove(site.transport, user, {record.folder: record.token for record in owned})
-    site.store.forget(record.token for record in ours)
+            job_folders.remove(adapter.transport, user, {record.folder: record.token for record in owned})
+    adapter.store.forget(record.token for record in ours)
     if any(record.peers for record in ours):
         with suppress(AdapterError):
-            publish_hosts(site)
+            publish_hosts(adapter)

@@ -18,7 +18,7 @@ from slurm_adapter.core.errors import Unknown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
 
 READ_SECONDS = 20.0
@@ -96,12 +96,12 @@ class Piece:
         return self.start + len(self.data)
 
 
-def read(site: Site, record: Record, *, follow: bool = False, interval: float = 1.0) -> Iterator[Piece]:
+def read(adapter: Adapter, record: Record, *, follow: bool = False, interval: float = 1.0) -> Iterator[Piece]:
     """A job's output so far; with `follow` also what comes, until the job has ended and all of it was read."""
     offsets: dict[str, int] = {}
     while True:
-        ended = site.store.get(record.id).state.final
-        pieces = read_round(site, record, offsets)
+        ended = adapter.store.get(record.id).state.final
+        pieces = read_round(adapter, record, offsets)
         offsets.update({piece.file: piece.end for piece in pieces})
         yield from pieces
         if any(piece.data for piece in pieces):
@@ -111,7 +111,7 @@ def read(site: Site, record: Record, *, follow: bool = False, interval: float = 
         time.sleep(interval)
 
 
-def read_round(site: Site, record: Record, offsets: Mapping[str, int], limit: int = MEBIBYTE) -> list[Piece]:
+def read_round(adapter: Adapter, record: Record, offsets: Mapping[str, int], limit: int = MEBIBYTE) -> list[Piece]:
     """What comes after these offsets, by file: about `limit` bytes in all, shared evenly by the files that have news.
 
     One command, however many files. Nothing where the folder is not there yet, or no longer. Raises `Unknown` where
@@ -119,7 +119,7 @@ def read_round(site: Site, record: Record, offsets: Mapping[str, int], limit: in
     """
     known = tuple(f"{name}:{offset}" for name, offset in offsets.items())
     argv = ("/bin/sh", "-c", _READ, "sh", record.folder, str(limit), *known)
-    result = site.transport.run(Command(argv, user=record.account, timeout=READ_SECONDS))
+    result = adapter.transport.run(Command(argv, user=record.account, timeout=READ_SECONDS))
     if result.status == 3:
         return []
     if result.status != 0:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter.cluster.transports.interface import Command
 
 if TYPE_CHECKING:
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 _METHODS = r"""
 works() { "$@" >/dev/null 2>&1 && printf '%s ' "$name"; }
@@ -23,14 +23,14 @@ USER_SCRIPTS = {"check_names": _METHODS}
 """What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
 
 
-def methods_that_work(site: Site, account: str | None = None) -> list[str]:
+def methods_that_work(adapter: Adapter, account: str | None = None) -> list[str]:
     """The ways to give a job its names that work on this machine of the cluster, for an account or the site's first."""
-    user = account or next(iter(sorted(job_accounts(site))), None)
-    result = site.transport.run(Command(("/bin/sh", "-c", _METHODS), user=user))
-    return [method for method in result.text.split() if method in site.config.peers.methods]
+    user = account or next(iter(sorted(job_accounts(adapter))), None)
+    result = adapter.transport.run(Command(("/bin/sh", "-c", _METHODS), user=user))
+    return [method for method in result.text.split() if method in adapter.config.peers.methods]
 
 
-def job_accounts(site: Site) -> set[str]:
+def job_accounts(adapter: Adapter) -> set[str]:
     """Return the accounts that run jobs, as far as the configuration lists them."""
-    identity = site.config.identity
+    identity = adapter.config.identity
     return {identity.service_user} if identity.service_user is not None else set(identity.users.values())

@@ -14,20 +14,20 @@ from slurm_adapter.jobs.item import Item, naming
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.specification import Owner
 
 
-def ask_for_nodes(site: Site) -> Mapping[str, str]:
+def ask_for_nodes(adapter: Adapter) -> Mapping[str, str]:
     """All nodes; the question shows, too, that the controller answers."""
     try:
-        return site.scheduler.nodes()
+        return adapter.scheduler.nodes()
     except (TryAgain, Unknown) as error:
         raise TryAgain(f"Slurm does not answer, so nothing was submitted: {error}") from error
 
 
 def _find_peers(
-    site: Site,
+    adapter: Adapter,
     owner: Owner,
     items: Sequence[Item],
     nodes: Mapping[str, str],
@@ -39,8 +39,8 @@ def _find_peers(
         return [[] for _ in items]
     # An id of these jobs themselves may be known: it was another job's, and is no peer's any more.
     own = {item.id for item in items}
-    records = site.store.find({value.job_id for each in declared for _, value in each} - own)
-    system = system_names(site) if system is None else system
+    records = adapter.store.find({value.job_id for each in declared for _, value in each} - own)
+    system = system_names(adapter) if system is None else system
     found = []
     for number, each in enumerate(declared):
         with naming(number, items):
@@ -49,7 +49,7 @@ def _find_peers(
             names = hosts_file.check_hostnames(
                 [(value.hostname, records[value.job_id].replicas, f"{place}.hostname") for place, value in each],
                 nodes={*nodes, *nodes.values()},
-                reserved=(*site.config.peers.reserved, *system),
+                reserved=(*adapter.config.peers.reserved, *system),
             )
             found.append(
                 [

@@ -12,7 +12,7 @@ from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.core.records import Stage, by_account
 
 if TYPE_CHECKING:
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.jobs.report import Problems
 
 NAME, VERSION = "slurm-adapter-probe", "1"
@@ -24,36 +24,36 @@ LEFT_SECONDS = 900
 _FACT = "probes since"
 
 
-def begin(site: Site) -> None:
+def begin(adapter: Adapter) -> None:
     """Note that there will be probes, before the first is submitted."""
-    site.store.set_fact(_FACT, str(site.clock()))
+    adapter.store.set_fact(_FACT, str(adapter.clock()))
 
 
-def remove_left(site: Site, problems: Problems) -> None:
+def remove_left(adapter: Adapter, problems: Problems) -> None:
     """Remove probes of a check that was killed a while ago. What fails is a problem, and is tried again."""
-    since = site.store.fact(_FACT)
-    if since is None or site.clock() < float(since) + LEFT_SECONDS:
+    since = adapter.store.fact(_FACT)
+    if since is None or adapter.clock() < float(since) + LEFT_SECONDS:
         return
     try:
-        remove(site)
+        remove(adapter)
     except AdapterError as error:
         problems.accounts.append(f"probe jobs of `check --job` were not removed: {error}")
 
 
-def remove(site: Site) -> list[str]:
+def remove(adapter: Adapter) -> list[str]:
     """Cancel all probes, and remove those that have ended. Return the ids of the others. Raises as `jobs.cancel`."""
     from slurm_adapter.cluster import job_folders  # noqa: PLC0415  # a sync with nothing to do does not load them
     from slurm_adapter.jobs import cancel  # noqa: PLC0415  # as above
 
-    records = site.store.of_application(f"{NAME} {VERSION}")
+    records = adapter.store.of_application(f"{NAME} {VERSION}")
     if live := [record.id for record in records if record.stage is not Stage.ENDED and record.cancelled is None]:
-        cancel.cancel(site, live)
-        records = site.store.of_application(f"{NAME} {VERSION}")
+        cancel.cancel(adapter, live)
+        records = adapter.store.of_application(f"{NAME} {VERSION}")
     gone = []
     for user, owned in by_account(record for record in records if record.stage is Stage.ENDED):
-        left = job_folders.remove(site.transport, user, {record.folder: record.token for record in owned})
+        left = job_folders.remove(adapter.transport, user, {record.folder: record.token for record in owned})
         gone += [record.id for record in owned if record.folder not in left]
-    site.store.forget_ended(record.token for record in records if record.id in gone)
+    adapter.store.forget_ended(record.token for record in records if record.id in gone)
     if not (remaining := [record.id for record in records if record.id not in gone]):
-        site.store.set_fact(_FACT, None)
+        adapter.store.set_fact(_FACT, None)
     return remaining

@@ -20,35 +20,35 @@ from slurm_adapter.state.database import StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 HOSTS_SEEN = "hosts seen"
 """The fact that tells when the hosts files were last looked at, and were what they should be."""
 
 
-def publish_hosts(site: Site) -> frozenset[str]:
+def publish_hosts(adapter: Adapter) -> frozenset[str]:
     """Bring the hosts files on the shared file system up to what is remembered. Return the accounts that it failed for.
 
     One process at a time: two that read and write across each other would leave the older of two truths.
     """
-    with alone(site, "hosts"):
-        version = site.store.hosts_version()
-        active = site.store.in_hosts(every=site.config.peers.always)
+    with alone(adapter, "hosts"):
+        version = adapter.store.hosts_version()
+        active = adapter.store.in_hosts(every=adapter.config.peers.always)
         named = {peer.job_id for record in active for peer in record.peers}
-        known = {**site.store.find(named), **{record.id: record for record in active}}
+        known = {**adapter.store.find(named), **{record.id: record for record in active}}
         failed = _write_hosts(
-            site, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known)
+            adapter, [record for record in known.values() if record.stage is not Stage.ENDED], make_groups(known)
         )
         if not failed:
-            site.store.note_hosts_written(version)
-        site.store.set_fact(HOSTS_SEEN, str(site.clock()))
+            adapter.store.note_hosts_written(version)
+        adapter.store.set_fact(HOSTS_SEEN, str(adapter.clock()))
         return failed
 
 
 @contextmanager
-def alone(site: Site, name: str) -> Iterator[None]:
+def alone(adapter: Adapter, name: str) -> Iterator[None]:
     """Wait until no other process holds the lock of this name. It goes with the process, however that ends."""
-    path = site.config.state / f"{name}.lock"
+    path = adapter.config.state / f"{name}.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -60,25 +60,25 @@ def alone(site: Site, name: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _write_hosts(site: Site, live: Iterable[Record], groups: Sequence[hosts_file.Group]) -> frozenset[str]:
+def _write_hosts(adapter: Adapter, live: Iterable[Record], groups: Sequence[hosts_file.Group]) -> frozenset[str]:
     """Make the hosts files hold these mappings, and nothing of jobs that are not `live`; write only what changed."""
-    always = site.config.peers.always
+    always = adapter.config.peers.always
     # A view of one whose last peer was detached is empty, and not gone: nodes keep what they read last.
     consumers = {record.id: record for record in live if record.peers or record.original is not None or always}
     named: dict[str, list[hosts_file.Group]] = defaultdict(list)
     for group in groups:
         named[group.consumer].append(group)
     views = {id_: hosts_file.view(named[id_]) for id_ in consumers}
-    if site.config.peers.private:
-        return _write_private(site, {id_: (consumers[id_], text) for id_, text in views.items()})
-    seen = peer_files.read(site.transport, site.peers_folder)
+    if adapter.config.peers.private:
+        return _write_private(adapter, {id_: (consumers[id_], text) for id_, text in views.items()})
+    seen = peer_files.read(adapter.transport, adapter.peers_folder)
     files = {consumers[id_].peers_file: text for id_, text in views.items()}
     change = peer_files.plan_change(seen, files, hosts_file.shared_block(groups))
-    peer_files.write(site.transport, site.peers_folder, seen, change)
+    peer_files.write(adapter.transport, adapter.peers_folder, seen, change)
     return frozenset()
 
 
-def _write_private(site: Site, views: Mapping[str, tuple[Record, str]]) -> frozenset[str]:
+def _write_private(adapter: Adapter, views: Mapping[str, tuple[Record, str]]) -> frozenset[str]:
     """Write changed views into their jobs' folders, as each job's account. Return the accounts that this failed for."""
     failed: set[str] = set()
     digests = {id_: hashlib.sha256(text.encode()).hexdigest() for id_, (_, text) in views.items()}
@@ -86,15 +86,15 @@ def _write_private(site: Site, views: Mapping[str, tuple[Record, str]]) -> froze
 
     def act(user: str, owned: Sequence[Record], seconds: float) -> set[str]:
         texts = {record.folder: views[record.id][1] for record in owned}
-        return job_folders.write_views(site.transport, user, texts, seconds=seconds)
+        return job_folders.write_views(adapter.transport, user, texts, seconds=seconds)
 
-    for user, owned, written in Accounts(site).each(dict(by_account(changed)), "write its hosts views", act):
+    for user, owned, written in Accounts(adapter).each(dict(by_account(changed)), "write its hosts views", act):
         if isinstance(written, AdapterError):
             raise written
         if isinstance(written, Trouble):
             failed.add(user)
-            site.store.note_trouble({record.token: written.why for record in owned})
+            adapter.store.note_trouble({record.token: written.why for record in owned})
             continue
         done = [(record, {"view": digests[record.id]}) for record in owned if record.folder in written]
-        site.store.change(done, site.clock())
+        adapter.store.change(done, adapter.clock())
     return frozenset(failed)

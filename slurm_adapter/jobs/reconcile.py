@@ -19,14 +19,14 @@ from slurm_adapter.core import hosts_file
 from slurm_adapter.core.errors import AdapterError, Later, Refused, TryAgain, Unknown
 from slurm_adapter.core.evidence import (
     Evidence,
-    Inside,
+    FolderContents,
     is_as_remembered,
     is_plainly_alive,
-    kept_id,
     live_row,
     lives_on,
     needs_history,
     needs_look,
+    own_slurm_id,
 )
 from slurm_adapter.core.plan import Plan, make_plan
 from slurm_adapter.core.records import Record, Stage, by_account
@@ -39,10 +39,10 @@ from slurm_adapter.jobs.report import Problems, Report
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.schedulers.interface import Listing
     from slurm_adapter.core.observation import Observation
-    from slurm_adapter.core.records import Standing
+    from slurm_adapter.core.records import ActiveJob
 
 CLAIM_SECONDS = 300
 """So long a new claim is left to whoever made it, while somebody hands jobs in: many go one part after another."""
@@ -67,13 +67,13 @@ class _Gathered:
     """Jobs whose folders were looked into, or should have been."""
 
 
-def reconcile(site: Site, jobs: list[Standing], *, dry_run: bool, end_many: bool) -> Report:
+def reconcile(adapter: Adapter, jobs: list[ActiveJob], *, dry_run: bool, end_many: bool) -> Report:
     """Bring these jobs, which are all that have not ended, Slurm and the hosts files together; see `sync`."""
-    gathered = _gather(site, jobs, end_many=end_many, remember=not dry_run)
+    gathered = _gather(adapter, jobs, end_many=end_many, remember=not dry_run)
     plan = make_plan(gathered.evidence)
     gathered.problems.site.extend(plan.problems)
     gathered.problems.accounts.extend(f"job {id_}: {why}" for id_, why in plan.job_problems.items())
-    return _preview(plan, gathered) if dry_run else _apply(site, plan, gathered)
+    return _preview(plan, gathered) if dry_run else _apply(adapter, plan, gathered)
 
 
 def _preview(plan: Plan, gathered: _Gathered) -> Report:
@@ -88,19 +88,19 @@ def _preview(plan: Plan, gathered: _Gathered) -> Report:
     )
 
 
-def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool) -> _Gathered:
+def _gather(adapter: Adapter, jobs: list[ActiveJob], *, end_many: bool, remember: bool) -> _Gathered:
     problems = Problems()
     listing: Listing | None = None
     if jobs:
-        with _noting(problems, "list Slurm's jobs"), _sparing(site, remember=remember):
-            listing = site.scheduler.queue(sorted({job.account for job in jobs}))
+        with _noting(problems, "list Slurm's jobs"), _sparing(adapter, remember=remember):
+            listing = adapter.scheduler.queue(sorted({job.account for job in jobs}))
     rows = _by_job(listing) if listing is not None else {}
-    alive, others = _sort_out(jobs, rows, site.config.states)
-    records = _read(site, others)
-    judged: list[Standing | Record] = [*alive, *records]
+    alive, others = _sort_out(jobs, rows, adapter.config.states)
+    records = _read(adapter, others)
+    judged: list[ActiveJob | Record] = [*alive, *records]
     rows_of = {job.id: rows.get((job.token, job.account), ()) for job in judged}
     looked_at: list[Record] = []
-    inside: dict[str, Inside] = {}
+    inside: dict[str, FolderContents] = {}
     history: dict[int, tuple[Observation, ...]] | None = {}
     accounting = True
     addresses: dict[str, tuple[str, ...]] = {}
@@ -109,30 +109,30 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
         _note_unnamed(listing, {job.account for job in jobs}, problems)
         wanting = [r for r in records if needs_look(r, rows_of[r.id])]
         looked_at, later = _at_most(wanting)
-        inside, slow = _look(site, looked_at, Accounts(site, remember=remember), problems)
+        inside, slow = _look(adapter, looked_at, Accounts(adapter, remember=remember), problems)
         records = tuple(r for r in records if r.id not in later | slow)
         odd = [record for record in records if not is_plainly_alive(record, rows_of[record.id])]
-        kept = {r.id: kept_id(r, rows_of[r.id], inside.get(r.id)) for r in odd}
+        kept = {r.id: own_slurm_id(r, rows_of[r.id], inside.get(r.id)) for r in odd}
         asked = [id_ for r in odd if needs_history(r, rows_of[r.id], id_ := kept[r.id]) and id_ is not None]
         if asked:
             history = None
             with _noting(problems, "ask Slurm's accounting"):
-                told = site.scheduler.history(asked)
+                told = adapter.scheduler.history(asked)
                 accounting = told is not None
                 history = _by_id(told or ())
         judged = [*alive, *records]
         wanted = {node for job in judged for row in rows_of[job.id] if live_row(row) for node in _new_nodes(job, row)}
         if wanted:
             with _noting(problems, "learn the nodes' addresses"):
-                addresses = find_addresses(site, wanted)
+                addresses = find_addresses(adapter, wanted)
                 if lost := sorted(node for node in wanted if not addresses.get(node)):
                     problems.site.append(f"no usable address of {', '.join(lost)} is known; see peers.address")
     evidence = Evidence(
-        now=site.clock(),
+        now=adapter.clock(),
         records=records,
         alive=alive,
-        renamed=_renamed(site, records, listing),
-        peers=site.store.find({peer.job_id for record in records for peer in record.peers}),
+        renamed=_renamed(adapter, records, listing),
+        peers=adapter.store.find({peer.job_id for record in records for peer in record.peers}),
         rows={job.token: rows_of[job.id] for job in judged} if listing is not None else None,
         silence_counts=listing is not None and listing.sees_others,
         unnamed=listing.unnamed if listing is not None else frozenset(),
@@ -140,15 +140,15 @@ def _gather(site: Site, jobs: list[Standing], *, end_many: bool, remember: bool)
         accounting=accounting,
         inside=inside,
         addresses=addresses,
-        states=site.config.states,
-        message_timeout=site.config.cluster.message_timeout,
-        lost_after=site.config.jobs.lost_after,
-        attempts=site.config.jobs.attempts,
+        states=adapter.config.states,
+        message_timeout=adapter.config.cluster.message_timeout,
+        lost_after=adapter.config.jobs.lost_after,
+        attempts=adapter.config.jobs.attempts,
         others=len(jobs) - len(others),
         submitted=Counter(job.account for job in jobs if job.stage is not Stage.CLAIMED),
         end_many=end_many,
     )
-    strays = _strays(site, rows, {job.token for job in jobs})
+    strays = _strays(adapter, rows, {job.token for job in jobs})
     return _Gathered(evidence, strays, problems, frozenset(record.id for record in looked_at))
 
 
@@ -187,8 +187,8 @@ def _at_most(records: Iterable[Record]) -> tuple[list[Record], frozenset[str]]:
 
 
 def _sort_out(
-    jobs: list[Standing], rows: Mapping[tuple[str, str], tuple[Observation, ...]], states: Mapping[str, JobState]
-) -> tuple[tuple[Standing, ...], list[Standing]]:
+    jobs: list[ActiveJob], rows: Mapping[tuple[str, str], tuple[Observation, ...]], states: Mapping[str, JobState]
+) -> tuple[tuple[ActiveJob, ...], list[ActiveJob]]:
     """Those of the jobs that live on, without those that are just as remembered; and the others."""
     alive, others = [], []
     for job in jobs:
@@ -200,58 +200,58 @@ def _sort_out(
     return tuple(alive), others
 
 
-def _read(site: Site, jobs: list[Standing]) -> tuple[Record, ...]:
+def _read(adapter: Adapter, jobs: list[ActiveJob]) -> tuple[Record, ...]:
     """These jobs whole, oldest first.
 
     Not those that somebody moved on, or gave more time, after Slurm was asked, on which its answer throws no light:
     they are left to the next pass.
     """
     asked = {job.token: (job.stage, job.slurm_id, job.time_limit) for job in jobs}
-    known = site.store.with_tokens(asked)
+    known = adapter.store.with_tokens(asked)
     return tuple(r for r in known if (r.stage, r.slurm_id, r.time_limit) == asked[r.token])
 
 
-def find_addresses(site: Site, nodes: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def find_addresses(adapter: Adapter, nodes: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Addresses of nodes that other nodes can use: NodeAddr, or what the site's pattern resolves to."""
-    pattern = site.config.peers.address
+    pattern = adapter.config.peers.address
     if pattern is not None:
         names = {node: pattern.replace("{node}", node) for node in nodes}
     else:
-        known = site.scheduler.nodes()
+        known = adapter.scheduler.nodes()
         names = {node: known[node] for node in nodes if known.get(node)}
     plain = {node: hosts_file.usable([name]) for node, name in names.items()}
     unresolved = sorted({names[node] for node, found in plain.items() if not found})
-    resolved = site.scheduler.addresses(unresolved) if unresolved else {}
+    resolved = adapter.scheduler.addresses(unresolved) if unresolved else {}
     return {node: found or hosts_file.usable(resolved.get(names[node], ())) for node, found in plain.items()}
 
 
-def _apply(site: Site, plan: Plan, gathered: _Gathered) -> Report:
+def _apply(adapter: Adapter, plan: Plan, gathered: _Gathered) -> Report:
     # Closed before it is remembered: a pass that is killed between the two closes it again, and none is left open. But
     # a claim may be on its way to Slurm meanwhile, and is closed only once it has ended.
     problems = gathered.problems
     ending = [job for job, values in plan.changes if values.get("stage") is Stage.ENDED and isinstance(job, Record)]
-    accounts = Accounts(site)
-    close(site, accounts, [record for record in ending if record.stage is not Stage.CLAIMED], problems)
-    made = site.store.make_changes(plan.changes, site.clock())
-    _note_troubles(site, plan, gathered, {record.id for record in ending})
+    accounts = Accounts(adapter)
+    close(adapter, accounts, [record for record in ending if record.stage is not Stage.CLAIMED], problems)
+    made = adapter.store.make_changes(plan.changes, adapter.clock())
+    _note_troubles(adapter, plan, gathered, {record.id for record in ending})
     if plan.limits:
         from slurm_adapter.jobs.control import take_limits
 
-        take_limits(site, plan.limits)
+        take_limits(adapter, plan.limits)
     changes = tuple((record, values) for record, values in plan.changes if record.id in made)
-    close(site, accounts, [r for r in ending if r.stage is Stage.CLAIMED and r.id in made], problems)
-    cancelled = _cancel_surplus(site, plan, gathered, accounts, problems)
-    seen = float(site.store.fact(HOSTS_SEEN) or 0)
-    if not site.store.hosts_are_written() or not seen <= site.clock() < seen + HOSTS_SECONDS:
+    close(adapter, accounts, [r for r in ending if r.stage is Stage.CLAIMED and r.id in made], problems)
+    cancelled = _cancel_surplus(adapter, plan, gathered, accounts, problems)
+    seen = float(adapter.store.fact(HOSTS_SEEN) or 0)
+    if not adapter.store.hosts_are_written() or not seen <= adapter.clock() < seen + HOSTS_SECONDS:
         with _noting(problems, "write the hosts files"):
-            publish_hosts(site)
-    claimed = _left_behind(site, plan.submit) if plan.submit else []
-    submitted = _submit(site, claimed, accounts, problems) if claimed else ()
+            publish_hosts(adapter)
+    claimed = _left_behind(adapter, plan.submit) if plan.submit else []
+    submitted = _submit(adapter, claimed, accounts, problems) if claimed else ()
     if gathered.evidence.rows is not None and any(r.unwanted is not None for r in gathered.evidence.records):
         from slurm_adapter.jobs.cancel import end_unwanted
 
         try:
-            end_unwanted(site, accounts)
+            end_unwanted(adapter, accounts)
         except AdapterError as error:
             problems.accounts.append(f"could not end jobs whose end is wanted: {error}")
     return Report(
@@ -264,7 +264,7 @@ def _apply(site: Site, plan: Plan, gathered: _Gathered) -> Report:
     )
 
 
-def _note_troubles(site: Site, plan: Plan, gathered: _Gathered, ending: Container[str]) -> None:
+def _note_troubles(adapter: Adapter, plan: Plan, gathered: _Gathered, ending: Container[str]) -> None:
     """Note on jobs what could not be learned of each; of those that end, closing their folders tells more."""
     troubles: dict[str, str] = {}
     for record in gathered.evidence.records:
@@ -277,10 +277,10 @@ def _note_troubles(site: Site, plan: Plan, gathered: _Gathered, ending: Containe
         if known and trouble != record.trouble and (trouble or record.id not in ending):
             troubles[record.token] = trouble
     if troubles:
-        site.store.note_trouble(troubles)
+        adapter.store.note_trouble(troubles)
 
 
-def _submit(site: Site, claimed: Sequence[Record], accounts: Accounts, problems: Problems) -> tuple[str, ...]:
+def _submit(adapter: Adapter, claimed: Sequence[Record], accounts: Accounts, problems: Problems) -> tuple[str, ...]:
     """Give claims to Slurm, those of each account beside the others; return the ids of those that Slurm has.
 
     What takes long goes on behind the sync, with a database connection of its own.
@@ -288,7 +288,7 @@ def _submit(site: Site, claimed: Sequence[Record], accounts: Accounts, problems:
     from slurm_adapter.jobs.dispatch import hand_over, means_all
 
     def act(user: str, owned: Sequence[Record]) -> dict[str, AdapterError]:
-        own = site.beside()
+        own = adapter.for_thread()
         try:
             failures = hand_over(own, owned)
             blamed = next((error for error in failures.values() if isinstance(error, AccountTrouble)), None)
@@ -306,7 +306,7 @@ def _submit(site: Site, claimed: Sequence[Record], accounts: Accounts, problems:
         elif not isinstance(answer, Trouble):
             submitted += [record.id for record in owned if record.id not in answer]
             troubled = [(r, answer[r.id]) for r in owned if r.id in answer and not isinstance(answer[r.id], Later)]
-            site.store.note_trouble({record.token: str(error) for record, error in troubled})
+            adapter.store.note_trouble({record.token: str(error) for record, error in troubled})
             failures += [(user, error) for error in answer.values() if not isinstance(error, Refused | Later)]
     full = len({user for user, error in failures if means_all(error)}) > 1  # of one account it may be the quota
     for _, error in failures:
@@ -315,21 +315,21 @@ def _submit(site: Site, claimed: Sequence[Record], accounts: Accounts, problems:
     return tuple(submitted)
 
 
-def _left_behind(site: Site, planned: Sequence[Record]) -> list[Record]:
+def _left_behind(adapter: Adapter, planned: Sequence[Record]) -> list[Record]:
     """Those of these claims that nobody is about to hand over himself: a pass that did it, too, would do all twice.
 
     Whoever makes claims holds a lock until he has taken them, which he does within moments. It goes with his process.
     Which claims are whose is not known: new ones that no pass has judged are left to him, for `CLAIM_SECONDS` at most.
     """
-    with site.nobody_hands_in() as free:
+    with adapter.nobody_submits() as free:
         pass  # asked before they are read: who gives it back has taken his
-    claimed = [record for record in site.store.again(planned) if record.stage is Stage.CLAIMED]
-    old = site.clock() - CLAIM_SECONDS
-    return [record for record in claimed if free or record.status or not old < record.created <= site.clock()]
+    claimed = [record for record in adapter.store.again(planned) if record.stage is Stage.CLAIMED]
+    old = adapter.clock() - CLAIM_SECONDS
+    return [record for record in claimed if free or record.status or not old < record.created <= adapter.clock()]
 
 
 def _cancel_surplus(
-    site: Site, plan: Plan, gathered: _Gathered, accounts: Accounts, problems: Problems
+    adapter: Adapter, plan: Plan, gathered: _Gathered, accounts: Accounts, problems: Problems
 ) -> tuple[tuple[str, int], ...]:
     """Cancel Slurm jobs that no job owns: second ones, once the fence names another, and those of ended jobs.
 
@@ -341,11 +341,11 @@ def _cancel_surplus(
 
     def fence(user: str, owned: Sequence[Record], seconds: float) -> list[str]:
         targets_of = {record.folder: str(plan.fence[record.id]) for record in owned}
-        return job_folders.fence(site.transport, user, targets_of, seconds)
+        return job_folders.fence(adapter.transport, user, targets_of, seconds)
 
     for user, owned, fenced in accounts.each(dict(by_account(targets.values())), "fence its jobs", fence):
         if isinstance(fenced, Trouble):
-            site.store.note_trouble({record.token: fenced.why for record in owned})
+            adapter.store.note_trouble({record.token: fenced.why for record in owned})
         elif isinstance(fenced, AdapterError):
             problems.site.append(f"could not fence jobs as {user}: {fenced}")
         else:
@@ -356,7 +356,7 @@ def _cancel_surplus(
         with _noting(problems, "cancel Slurm jobs"):
             from slurm_adapter.jobs.dispatch import confirmed
 
-            surplus = confirmed(site, surplus)  # Slurm was asked before the folders were looked into
+            surplus = confirmed(adapter, surplus)  # Slurm was asked before the folders were looked into
             failed = accounts.cancel({id_: record.account for record, id_ in surplus})
             problems.accounts.extend(
                 f"could not cancel Slurm jobs as {user}: {why.why if isinstance(why, Trouble) else why}"
@@ -367,18 +367,18 @@ def _cancel_surplus(
 
 
 def _look(
-    site: Site, records: list[Record], accounts: Accounts, problems: Problems
-) -> tuple[dict[str, Inside], frozenset[str]]:
+    adapter: Adapter, records: list[Record], accounts: Accounts, problems: Problems
+) -> tuple[dict[str, FolderContents], frozenset[str]]:
     """Look into these jobs' folders, as all accounts at the same time.
 
     Return what stands in them, and the ids of jobs of slow accounts: they are left to a later sync.
     """
-    found: dict[str, Inside] = {}
+    found: dict[str, FolderContents] = {}
     slow: set[str] = set()
 
-    def act(user: str, owned: Sequence[Record], seconds: float) -> list[Inside | None]:
+    def act(user: str, owned: Sequence[Record], seconds: float) -> list[FolderContents | None]:
         tasks = {record.folder: record.tasks or OLD_TASKS for record in owned if record.array}
-        return job_folders.look(site.transport, user, [record.folder for record in owned], tasks, seconds)
+        return job_folders.look(adapter.transport, user, [record.folder for record in owned], tasks, seconds)
 
     for user, owned, inside in accounts.each(dict(by_account(records)), "look into its job folders", act):
         if isinstance(inside, AdapterError):
@@ -388,13 +388,13 @@ def _look(
             if inside.slow:
                 slow |= {record.id for record in owned}
             else:
-                unseen = Inside(exists=False, trouble=inside.why, tried=inside.tried)
+                unseen = FolderContents(exists=False, trouble=inside.why, tried=inside.tried)
                 found |= {record.id: unseen for record in owned}
             continue
         found |= {record.id: each for record, each in zip(owned, inside, strict=True) if each is not None}
         for record in (each for each in owned if each.id not in found):
             if accounts.site_is_well:
-                found[record.id] = Inside(exists=False, trouble="the folder that it should be in is gone")
+                found[record.id] = FolderContents(exists=False, trouble="the folder that it should be in is gone")
             else:
                 problems.site.append(
                     f"job {record.id}: neither its folder {record.folder} is there nor that in which it should be; "
@@ -404,10 +404,10 @@ def _look(
 
 
 def _strays(
-    site: Site, rows: dict[tuple[str, str], tuple[Observation, ...]], active: set[str]
+    adapter: Adapter, rows: dict[tuple[str, str], tuple[Observation, ...]], active: set[str]
 ) -> tuple[tuple[Record, int], ...]:
     """Slurm jobs that wait or run for jobs of ours that have ended."""
-    prefix = f"{site.store.instance}-"
+    prefix = f"{adapter.store.instance}-"
     alive = {
         (token, account): ids
         for (token, account), observed in rows.items()
@@ -418,7 +418,7 @@ def _strays(
     if not alive:
         return ()
     # Read after Slurm was asked: a job that was handed in meanwhile is not among `active`, and has not ended.
-    named = site.store.with_tokens({token for token, _ in alive})
+    named = adapter.store.with_tokens({token for token, _ in alive})
     return tuple(
         (record, id_)
         for record in named
@@ -427,19 +427,19 @@ def _strays(
     )
 
 
-def _new_nodes(record: Standing | Record, row: Observation) -> tuple[str, ...]:
+def _new_nodes(record: ActiveJob | Record, row: Observation) -> tuple[str, ...]:
     """Nodes whose addresses are not remembered for this job."""
     if translate(row).state is JobState.IN_QUEUE or (row.nodes == record.nodes and record.addresses):
         return ()
     return row.nodes
 
 
-def _renamed(site: Site, records: Iterable[Record], listing: Listing | None) -> frozenset[str]:
+def _renamed(adapter: Adapter, records: Iterable[Record], listing: Listing | None) -> frozenset[str]:
     """Jobs whose Slurm id is alive for their account, but under a name that is no token of ours."""
     strange = {
         (row.slurm_id, row.user)
         for row in (listing.observations if listing is not None else ())
-        if live_row(row) and not row.name.startswith(f"{site.store.instance}-")
+        if live_row(row) and not row.name.startswith(f"{adapter.store.instance}-")
     }
     return frozenset(record.id for record in records if (record.slurm_id, record.account) in strange)
 
@@ -466,15 +466,15 @@ _SPARED_FROM = 3
 
 
 @contextmanager
-def _sparing(site: Site, *, remember: bool) -> Iterator[None]:
+def _sparing(adapter: Adapter, *, remember: bool) -> Iterator[None]:
     """Leave a controller in peace that gave no good answer three times in a row: 40 seconds, then 80, then 120.
 
     A busy one gets no better by being asked (`SchedulerParameters` and RPC rate limits in slurm.conf(5)). One that is
     down is asked in every pass, which costs it nothing.
     """
-    times, last = json.loads(site.store.fact(_VAIN) or "[0, 0]")
+    times, last = json.loads(adapter.store.fact(_VAIN) or "[0, 0]")
     wait = min(120, 5 * 2 ** min(times, 9)) if times >= _SPARED_FROM else 0
-    now = site.clock()
+    now = adapter.clock()
     if last <= now < last + wait:
         raise TryAgain(
             f"its controller was asked {times} times in a row and gave no good answer; it is left in peace for "
@@ -484,10 +484,10 @@ def _sparing(site: Site, *, remember: bool) -> Iterator[None]:
         yield
     except Unknown:
         if remember:
-            site.store.set_fact(_VAIN, json.dumps([times + 1, site.clock()]))
+            adapter.store.set_fact(_VAIN, json.dumps([times + 1, adapter.clock()]))
         raise
     if times and remember:
-        site.store.set_fact(_VAIN, None)
+        adapter.store.set_fact(_VAIN, None)
 
 
 @contextmanager

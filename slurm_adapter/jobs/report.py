@@ -15,7 +15,7 @@ from slurm_adapter.core.durations import duration
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from slurm_adapter.core.records import Record, Standing
+    from slurm_adapter.core.records import ActiveJob, Record
     from slurm_adapter.state.store import Store
 
 OUTAGE, UNTOLD = "outage", "outage of UCloud"
@@ -50,7 +50,7 @@ class Due:
 class Report:
     """What a pass did, or with `--dry-run` would have done."""
 
-    changes: tuple[tuple[Standing | Record, dict[str, Any]], ...] = ()
+    changes: tuple[tuple[ActiveJob | Record, dict[str, Any]], ...] = ()
     """Jobs before, and what became of them."""
     limits: tuple[tuple[Record, int], ...] = ()
     """Jobs with other time limits in Slurm than remembered, and these, in seconds."""
@@ -67,7 +67,7 @@ class Report:
     """What concerns one job or one account alone. Users can cause it, so it says nothing about the site."""
 
     @property
-    def changed(self) -> tuple[tuple[Standing | Record, Standing | Record], ...]:
+    def changed(self) -> tuple[tuple[ActiveJob | Record, ActiveJob | Record], ...]:
         """Jobs before and after, in the order of their ids."""
         in_order = sorted(self.changes, key=lambda change: (len(change[0].id), change[0].id))
         return tuple((job, job._replace(**values)) for job, values in in_order)

@@ -19,7 +19,7 @@ from slurm_adapter.jobs.report import Due
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.transports.interface import Transport
     from slurm_adapter.core.records import Record
     from slurm_adapter.jobs.accounts import Accounts
@@ -33,21 +33,23 @@ _AGAIN_AFTER = 86400
 _UNANSWERED_FOR = 3600
 
 
-def find_due(site: Site) -> Due:
+def find_due(adapter: Adapter) -> Due:
     """What is due to go, at most `AT_ONCE` of each kind. Asks the database only."""
-    now, keep = site.clock(), site.config.retention
-    logs = site.store.ended_before(now - keep.logs, "logs_gone", now, AT_ONCE) if keep.logs is not None else []
-    whole = site.store.ended_before(now - keep.folders, "folder_gone", now, AT_ONCE) if keep.folders is not None else []
+    now, keep = adapter.clock(), adapter.config.retention
+    logs = adapter.store.ended_before(now - keep.logs, "logs_gone", now, AT_ONCE) if keep.logs is not None else []
+    whole = (
+        adapter.store.ended_before(now - keep.folders, "folder_gone", now, AT_ONCE) if keep.folders is not None else []
+    )
     going = {record.id for record in whole}
     return Due(
         tuple(record for record in logs if record.id not in going),
         tuple(whole),
-        site.store.forgettable(now - keep.records, AT_ONCE, with_folder=keep.folders is None),
-        tuple(site.store.unclosed(now, AT_ONCE)),
+        adapter.store.forgettable(now - keep.records, AT_ONCE, with_folder=keep.folders is None),
+        tuple(adapter.store.unclosed(now, AT_ONCE)),
     )
 
 
-def remove(site: Site, due: Due, problems: Problems) -> None:
+def remove(adapter: Adapter, due: Due, problems: Problems) -> None:
     """Remove it. What fails is added to `problems`, and the rest is done all the same."""
     if not (due.logs or due.folders or due.records or due.unclosed):
         return
@@ -55,27 +57,27 @@ def remove(site: Site, due: Due, problems: Problems) -> None:
     from slurm_adapter.jobs.accounts import Accounts
     from slurm_adapter.jobs.close_folders import close
 
-    accounts = Accounts(site)
-    close(site, accounts, due.unclosed, problems)
-    _remove(site, accounts, due.logs, "logs_gone", job_folders.remove_logs, problems)
-    _remove(site, accounts, due.folders, "folder_gone", job_folders.remove, problems)
+    accounts = Accounts(adapter)
+    close(adapter, accounts, due.unclosed, problems)
+    _remove(adapter, accounts, due.logs, "logs_gone", job_folders.remove_logs, problems)
+    _remove(adapter, accounts, due.folders, "folder_gone", job_folders.remove, problems)
     if due.records:
-        site.store.forget_ended(due.records)
+        adapter.store.forget_ended(due.records)
 
 
 def _remove(
-    site: Site,
+    adapter: Adapter,
     accounts: Accounts,
     records: tuple[Record, ...],
     column: Removable,
     remove: Callable[[Transport, str, Mapping[str, str]], frozenset[str]],
     problems: Problems,
 ) -> None:
-    now = site.clock()
+    now = adapter.clock()
     what = "logs" if column == "logs_gone" else "folders"
 
     def act(user: str, owned: Sequence[Record]) -> frozenset[str]:
-        return remove(site.transport, user, {record.folder: record.token for record in owned})
+        return remove(adapter.transport, user, {record.folder: record.token for record in owned})
 
     for user, owned, answer in accounts.behind(dict(by_account(records)), f"remove the {what} of its jobs", act):
         if isinstance(answer, AdapterError):
@@ -84,19 +86,19 @@ def _remove(
             )
         if isinstance(answer, Trouble | AdapterError):
             # Some of them may be gone: large ones take their time, and the next answer tells.
-            site.store.put_off([record.token for record in owned], now + _UNANSWERED_FOR)
+            adapter.store.put_off([record.token for record in owned], now + _UNANSWERED_FOR)
             why = answer.why if isinstance(answer, Trouble) else str(answer)
-            site.store.note_trouble({record.token: why for record in owned})
+            adapter.store.note_trouble({record.token: why for record in owned})
             continue
         stay = [record for record in owned if record.folder in answer]
         if not accounts.site_is_well:
             # Of the one account of all jobs it may be one job's folder alone.
-            several = site.config.identity.mode == "sudo"
+            several = adapter.config.identity.mode == "sudo"
             (problems.site if several else problems.accounts).extend(
                 f"job {record.id} ended long ago, and its {what} in {record.folder} could not be removed as {user}; "
                 "this is tried again in a day"
                 for record in stay
             )
-        site.store.note_trouble({record.token: f"its {what} could not be removed as {user}" for record in stay})
-        site.store.note_removed([record.token for record in owned if record.folder not in answer], column, now)
-        site.store.put_off([record.token for record in stay], now + _AGAIN_AFTER)
+        adapter.store.note_trouble({record.token: f"its {what} could not be removed as {user}" for record in stay})
+        adapter.store.note_removed([record.token for record in owned if record.folder not in answer], column, now)
+        adapter.store.put_off([record.token for record in stay], now + _AGAIN_AFTER)

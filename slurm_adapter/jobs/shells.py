@@ -14,7 +14,7 @@ from slurm_adapter.core.errors import InvalidInput, NotOffered, Refused, TryAgai
 from slurm_adapter.core.states import JobState
 
 if TYPE_CHECKING:
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.transports.interface import Stream, Terminal
     from slurm_adapter.core.records import Record
     from slurm_adapter.translation.drives import DrivePath
@@ -56,7 +56,7 @@ esac
 """The shell is in the very folder that was looked at, whatever becomes of its path meanwhile."""
 
 
-def open_shell(site: Site, record: Record, rank: int, terminal: Terminal) -> Stream:
+def open_shell(adapter: Adapter, record: Record, rank: int, terminal: Terminal) -> Stream:
     """A login shell on the node of a rank, in the job's folder.
 
     Raises `InvalidInput` for a rank that the job does not have, `Refused` where it does not run, `NotOffered` for an
@@ -68,10 +68,10 @@ def open_shell(site: Site, record: Record, rank: int, terminal: Terminal) -> Str
     if record.names:
         run = f"{record.slurm_id}-{record.restarts}"
         shell = ("/bin/bash", "-p", f"{record.folder}/node/join.sh", "--run", run, *shell)
-    cluster = site.config.cluster
+    cluster = adapter.config.cluster
     given = (cluster.path, cluster.slurm_conf or "", str(record.slurm_id), record.nodes[rank], record.folder)
     command = Command(("/bin/sh", "-c", _ATTACH, "sh", *given, *shell), user=record.account, timeout=_SECONDS)
-    return site.transport.open(command, terminal)
+    return adapter.transport.open(command, terminal)
 
 
 _WATCH = f"""
@@ -87,28 +87,28 @@ USER_SCRIPTS = {"attach": _ATTACH, "enter": _ENTER, "watch": _WATCH}
 """What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
 
 
-def open_watcher(site: Site, record: Record, rank: int, script: str) -> Stream:
+def open_watcher(adapter: Adapter, record: Record, rank: int, script: str) -> Stream:
     """A step of the job on the node of a rank that runs a shell script, with the job's Slurm id as its argument.
 
     Raises as `open_shell` does.
     """
     check(record, rank)
-    cluster = site.config.cluster
+    cluster = adapter.config.cluster
     given = (cluster.path, cluster.slurm_conf or "", str(record.slurm_id), record.nodes[rank], script)
     command = Command(("/bin/sh", "-c", _WATCH, "sh", *given), user=record.account, timeout=_SECONDS)
-    return site.transport.open(command)
+    return adapter.transport.open(command)
 
 
-def open_in_folder(site: Site, account: str, path: DrivePath, terminal: Terminal) -> Stream:
+def open_in_folder(adapter: Adapter, account: str, path: DrivePath, terminal: Terminal) -> Stream:
     """A login shell of this account on the cluster's login node, in a folder of a drive.
 
     A folder that is not there, or is not inside its drive any more, is told as the shell's output. Raises what
     `Transport.open` raises.
     """
-    cluster = site.config.cluster
+    cluster = adapter.config.cluster
     given = (cluster.path, cluster.slurm_conf or "", path.root, path.cluster)
     command = Command(("/bin/sh", "-c", _ENTER, "sh", *given), user=account, timeout=_SECONDS)
-    return site.transport.open(command, terminal)
+    return adapter.transport.open(command, terminal)
 
 
 def check(record: Record, rank: int) -> None:

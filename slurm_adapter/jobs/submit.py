@@ -42,7 +42,7 @@ from slurm_adapter.translation.translate import translate
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.config import Drive
     from slurm_adapter.core.specification import JobSpecification, Owner
     from slurm_adapter.translation.application import Application
@@ -89,15 +89,15 @@ class Caller:
             return self._left
 
 
-def render(site: Site, owner: Owner, specification: JobSpecification) -> str:
+def render(adapter: Adapter, owner: Owner, specification: JobSpecification) -> str:
     """The script that would be submitted, with id 0. Needs no cluster, and touches nothing."""
-    names = Names("0", "render-0", _folder(site, site.account_of(owner), "0"), "0")
-    with Apart(allow_unconfined=site.config.jobs.allow_unconfined) as apart:
-        return _translate(site, owner, Item(specification), apart.render, names, after=()).script
+    names = Names("0", "render-0", _folder(adapter, adapter.account_of(owner), "0"), "0")
+    with Apart(allow_unconfined=adapter.config.jobs.allow_unconfined) as apart:
+        return _translate(adapter, owner, Item(specification), apart.render, names, after=()).script
 
 
 def submit(
-    site: Site,
+    adapter: Adapter,
     owner: Owner,
     items: Sequence[Item],
     say: Callable[[str], None] = lambda _: None,
@@ -116,24 +116,26 @@ def submit(
     patient = caller is None
     caller = caller or Caller()
     with ExitStack() as until_taken:
-        claimed = _claim(site, owner, items, caller, facts, lambda: until_taken.enter_context(site.handing_in()))
+        claimed = _claim(
+            adapter, owner, items, caller, facts, lambda: until_taken.enter_context(adapter.submitting_lock())
+        )
         noted = [(record.id, note) for record in claimed.fresh for note in claimed.notes[record.id]]
         try:
             if noted:
-                site.store.note(noted, site.clock())
+                adapter.store.note(noted, adapter.clock())
             for id_, note in noted:
                 say(f"job {id_}: {note}")
-            refusals = hand_over(site, claimed.fresh, forgets=caller.hold, taken=until_taken.close)
+            refusals = hand_over(adapter, claimed.fresh, forgets=caller.hold, taken=until_taken.close)
         except AdapterError:
             if patient:
                 raise
             # They are claimed, and the next pass goes on from where each stands: no refusal is true.
             return claimed.records
-    return _as_told(site, claimed.records, refusals)
+    return _as_told(adapter, claimed.records, refusals)
 
 
 def claim(
-    site: Site,
+    adapter: Adapter,
     owner: Owner,
     items: Sequence[Item],
     facts: ClusterFacts,
@@ -145,10 +147,10 @@ def claim(
     Whatever `facts` tell is not asked again. Raise as `submit`, and `CannotRun` for jobs that the cluster cannot run.
     `hold` is called right before jobs are claimed: it sees to it that passes leave new claims to the caller.
     """
-    claimed = _claim(site, owner, items, caller, facts, hold, judged=True)
+    claimed = _claim(adapter, owner, items, caller, facts, hold, judged=True)
     if noted := [(record.id, note) for record in claimed.fresh for note in claimed.notes[record.id]]:
         with suppress(AdapterError):  # they are claimed, and no refusal is true
-            site.store.note(noted, site.clock())
+            adapter.store.note(noted, adapter.clock())
     return claimed.records, claimed.fresh
 
 
@@ -161,7 +163,7 @@ class _Claimed:
 
 
 def _claim(
-    site: Site,
+    adapter: Adapter,
     owner: Owner,
     items: Sequence[Item],
     caller: Caller,
@@ -172,21 +174,21 @@ def _claim(
 ) -> _Claimed:
     """The first two of the steps above."""
     _go_on(caller)
-    known, replaced = _find_known(site, owner, items)
+    known, replaced = _find_known(adapter, owner, items)
     again = [same_job(record, _as_stored(item)) for record, item in zip(known, items, strict=True) if record]
     if len(again) == len(items):
         return _Claimed(again, [], {})
-    if site.config.gateway.refuse_duplicates:
+    if adapter.config.gateway.refuse_duplicates:
         new = [item for item, found in zip(items, known, strict=True) if found is None]
-        _refuse_duplicates(site, owner, new, replaced)
-    claims, shared, notes = _prepare(site, owner, items, caller, facts, judged=judged)
+        _refuse_duplicates(adapter, owner, new, replaced)
+    claims, shared, notes = _prepare(adapter, owner, items, caller, facts, judged=judged)
     hold()
 
     def still_wanted() -> None:
         if not caller.hold():
             raise TryAgain(_HAS_LEFT)
 
-    records = site.store.claim(claims, shared, still_wanted)
+    records = adapter.store.claim(claims, shared, still_wanted)
     caller.release(records)
     fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.token == claim.token]
     return _Claimed(records, fresh, notes)
@@ -196,56 +198,58 @@ _HAS_LEFT = "nothing was submitted: whoever asked for it has left before it coul
 
 
 def _prepare(
-    site: Site, owner: Owner, items: Sequence[Item], caller: Caller, facts: ClusterFacts | None, *, judged: bool
+    adapter: Adapter, owner: Owner, items: Sequence[Item], caller: Caller, facts: ClusterFacts | None, *, judged: bool
 ) -> tuple[list[tuple[Record, bytes]], dict[str, bytes], dict[str, list[str]]]:
     """Everything that can be refused is refused here: the claims with their bundles, what these share, and notes."""
-    account = site.usable_account_of(owner)
-    nodes = ask_for_nodes(site) if facts is None else facts.nodes
+    account = adapter.usable_account_of(owner)
+    nodes = ask_for_nodes(adapter) if facts is None else facts.nodes
     _go_on(caller)
-    drives = _ask_for_drives(site, owner, items, caller)
-    peers = _find_peers(site, owner, items, nodes, None if facts is None else facts.system_names)
-    own = iter(_reserve_ids(site, account, sum(item.id is None for item in items)))
-    named = [_name(site, item, account, next(own) if item.id is None else item.id) for item in items]
+    drives = _ask_for_drives(adapter, owner, items, caller)
+    peers = _find_peers(adapter, owner, items, nodes, None if facts is None else facts.system_names)
+    own = iter(_reserve_ids(adapter, account, sum(item.id is None for item in items)))
+    named = [_name(adapter, item, account, next(own) if item.id is None else item.id) for item in items]
     claims: list[tuple[Record, bytes]] = []
     shared: dict[str, bytes] = {}
     notes: dict[str, list[str]] = {}
     paths: list[DrivePath] = []
-    with Apart(allow_unconfined=site.config.jobs.allow_unconfined) as apart:
+    with Apart(allow_unconfined=adapter.config.jobs.allow_unconfined) as apart:
         for number, (item, names, found) in enumerate(zip(items, named, peers, strict=True)):
             _go_on(caller)
             after = [record.slurm_id for _, record in found if record.slurm_id is not None]
             with naming(number, items):
                 slurm_names = {record.id: record.token for _, record in found}
                 translation = _translate(
-                    site, owner, item, apart.render, names, after=after, slurm_names=slurm_names, drives=drives
+                    adapter, owner, item, apart.render, names, after=after, slurm_names=slurm_names, drives=drives
                 )
                 if judged and facts is not None:
                     check(translation.directives, translation.seconds, account, facts)
             paths += translation.paths
-            record = _new_record(site, owner, item, names, account, translation, tuple(peer for peer, _ in found))
+            record = _new_record(adapter, owner, item, names, account, translation, tuple(peer for peer, _ in found))
             claims.append((record, pending_files.pack(translation)))
             shared |= pending_files.shared(translation)
             notes[record.id] = [*translation.notes, *_left_out_notes(record, [known.replicas for _, known in found])]
-    site.path_checks.check(site.transport, paths, account)
+    adapter.path_checks.check(adapter.transport, paths, account)
     return claims, shared, notes
 
 
-def _reserve_ids(site: Site, account: str, count: int) -> list[str]:
+def _reserve_ids(adapter: Adapter, account: str, count: int) -> list[str]:
     """Reserve ids of jobs of this site's own whose folders are free.
 
     A database that was lost, or restored from a backup, has forgotten ids. Their jobs' folders are there still.
     """
     found: list[str] = []
-    first = site.config.first_id
+    first = adapter.config.first_id
     while len(found) < count:
-        ids = site.store.reserve_ids(count - len(found), first)
-        free = job_folders.find_free(site.transport, account, _folder(site, account, "{id}"), int(ids[0]), len(ids))
+        ids = adapter.store.reserve_ids(count - len(found), first)
+        free = job_folders.find_free(
+            adapter.transport, account, _folder(adapter, account, "{id}"), int(ids[0]), len(ids)
+        )
         found += [id_ for id_ in ids if int(id_) in free]
         first = next((number for number in free if number > int(ids[-1])), first)
     return found
 
 
-def _name(site: Site, item: Item, account: str, id_: str) -> Names:
+def _name(adapter: Adapter, item: Item, account: str, id_: str) -> Names:
     """Name a new job and its things so that no other job's are taken for them, though its id may come round again.
 
     The user of a stand-alone job finds its folder by its id alone: `_reserve_ids` has seen that there is none yet.
@@ -253,19 +257,19 @@ def _name(site: Site, item: Item, account: str, id_: str) -> Names:
     unique = f"{id_}-{unique_part()}"
     return Names(
         id=id_,
-        token=f"{site.store.instance}-{_origin(site, item)}-{unique}",
-        folder=_folder(site, account, id_ if item.id is None else unique),
+        token=f"{adapter.store.instance}-{_origin(adapter, item)}-{unique}",
+        folder=_folder(adapter, account, id_ if item.id is None else unique),
         peers_file=unique,
     )
 
 
-def _folder(site: Site, account: str, name: str) -> str:
-    return site.config.jobs.folder.replace("{user}", account).replace("{id}", name)
+def _folder(adapter: Adapter, account: str, name: str) -> str:
+    return adapter.config.jobs.folder.replace("{user}", account).replace("{id}", name)
 
 
-def _as_told(site: Site, records: Sequence[Record], refusals: Mapping[str, AdapterError]) -> list[Record]:
+def _as_told(adapter: Adapter, records: Sequence[Record], refusals: Mapping[str, AdapterError]) -> list[Record]:
     """The jobs as they are now. Raises the refusal of those that are no more."""
-    now = site.store.find([record.id for record in records])
+    now = adapter.store.find([record.id for record in records])
     if len(records) == 1 and refusals:
         # A pass may have taken the claim up meanwhile: then it is Slurm's, and no refusal of it is true.
         kept = now.get(records[0].id)
@@ -285,13 +289,13 @@ def _go_on(caller: Caller) -> None:
         raise TryAgain(_HAS_LEFT)
 
 
-def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> tuple[list[Record | None], frozenset[str]]:
+def _find_known(adapter: Adapter, owner: Owner, items: Sequence[Item]) -> tuple[list[Record | None], frozenset[str]]:
     """The job that each item is known as already; and the tokens of jobs whose ids UCloud has given to these.
 
     UCloud's ids are UCloud's alone, whoever owns the job.
     """
     created_at = {item.id: item.created_at for item in items}
-    by_id = site.store.find(item.id for item in items if item.id is not None)
+    by_id = adapter.store.find(item.id for item in items if item.id is not None)
     replaced = {id_: record for id_, record in by_id.items() if has_new_id(record, created_at[id_])}
     by_id = {id_: record for id_, record in by_id.items() if id_ not in replaced}
     for record in by_id.values():
@@ -300,7 +304,7 @@ def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> tuple[list[R
         if (record.owner, record.project) != (owner.created_by, owner.project):
             raise InvalidInput(f"id: {record.id}: this job is known here, and belongs to somebody else")
     keys = [item.key for item in items if item.key is not None]
-    by_key = site.store.find_keys(STANDALONE, owner.created_by, owner.project, keys)
+    by_key = adapter.store.find_keys(STANDALONE, owner.created_by, owner.project, keys)
     known = [
         by_id.get(item.id) if item.id is not None else None if item.key is None else by_key.get(item.key)
         for item in items
@@ -308,7 +312,7 @@ def _find_known(site: Site, owner: Owner, items: Sequence[Item]) -> tuple[list[R
     return known, frozenset(record.token for record in replaced.values())
 
 
-def _refuse_duplicates(site: Site, owner: Owner, items: Sequence[Item], replaced: Collection[str]) -> None:
+def _refuse_duplicates(adapter: Adapter, owner: Owner, items: Sequence[Item], replaced: Collection[str]) -> None:
     """Refuse what runs already, as UCloud once did (contract 1.7). Raises `Duplicate`.
 
     `replaced`: tokens of jobs that will end, since these get their ids.
@@ -316,7 +320,7 @@ def _refuse_duplicates(site: Site, owner: Owner, items: Sequence[Item], replaced
     wanted = {_alike(item.specification) for item in items if not item.specification.allow_duplicate_job}
     if not wanted:
         return
-    for record in site.store.active():
+    for record in adapter.store.active():
         if (record.owner, record.project) != (owner.created_by, owner.project) or record.token in replaced:
             continue
         if _alike(original_of(record)) in wanted:
@@ -334,12 +338,12 @@ def _alike(specification: JobSpecification) -> str:
     )
 
 
-def _origin(site: Site, item: Item) -> str:
-    return STANDALONE if item.id is None else site.config.provider
+def _origin(adapter: Adapter, item: Item) -> str:
+    return STANDALONE if item.id is None else adapter.config.provider
 
 
 def _translate(
-    site: Site,
+    adapter: Adapter,
     owner: Owner,
     item: Item,
     apart: Callable[[Task], Rendered],
@@ -349,11 +353,11 @@ def _translate(
     slurm_names: Mapping[str, str] = MappingProxyType({}),
     drives: Sequence[Drive] = (),
 ) -> Translation:
-    account = site.account_of(owner)
+    account = adapter.account_of(owner)
     return translate(
         item.specification,
-        _application(site, item),
-        site.config,
+        _application(adapter, item),
+        adapter.config,
         owner,
         product=item.product,
         job_id=names.id,
@@ -365,39 +369,39 @@ def _translate(
         account=account,
         drives=drives,
         apart=apart,
-        templates=open_templates(site.config.templates),
+        templates=open_templates(adapter.config.templates),
     )
 
 
-def _application(site: Site, item: Item) -> Application:
+def _application(adapter: Adapter, item: Item) -> Application:
     wanted = item.specification.application
-    return item.application or site.catalogue.find(wanted.name, wanted.version)
+    return item.application or adapter.catalogue.find(wanted.name, wanted.version)
 
 
-def _ask_for_drives(site: Site, owner: Owner, items: Sequence[Item], caller: Caller) -> list[Drive]:
+def _ask_for_drives(adapter: Adapter, owner: Owner, items: Sequence[Item], caller: Caller) -> list[Drive]:
     """The drives that jobs from UCloud, or their applications, name, that only UCloud knows, and of this workspace.
 
     Raises `TryAgain` where it cannot tell, and `InvalidInput` where such a drive has no folder here.
     """
-    if site.ucloud_drives is None:
+    if adapter.ucloud_drives is None:
         return []
-    account = site.account_of(owner)
+    account = adapter.account_of(owner)
     found: dict[str, Drive | None] = {}
     for number, item in enumerate(items):
         if item.id is None:
             continue
         with naming(number, items):
-            defaults = default_files(item.specification.parameters, _application(site, item))
-            for id_, place in to_ask_ucloud_for(item.specification, defaults, site.config, owner, account):
+            defaults = default_files(item.specification.parameters, _application(adapter, item))
+            for id_, place in to_ask_ucloud_for(item.specification, defaults, adapter.config, owner, account):
                 if id_ not in found:
                     _go_on(caller)
-                    told = site.ucloud_drives.find(id_)
-                    found[id_] = None if told is None else as_found(told, owner, site.config.provider, place)
+                    told = adapter.ucloud_drives.find(id_)
+                    found[id_] = None if told is None else as_found(told, owner, adapter.config.provider, place)
     return [drive for drive in found.values() if drive is not None]
 
 
 def _new_record(
-    site: Site,
+    adapter: Adapter,
     owner: Owner,
     item: Item,
     names: Names,
@@ -408,7 +412,7 @@ def _new_record(
     specification = item.specification
     return Record(
         id=names.id,
-        origin=_origin(site, item),
+        origin=_origin(adapter, item),
         key=item.key if item.id is None else item.id,
         token=names.token,
         owner=owner.created_by,
@@ -424,9 +428,9 @@ def _new_record(
         time_limit=translation.seconds,
         tasks=count_tasks(translation.directives),
         array=any(directive.name == "array" for directive in translation.directives),
-        created=site.clock(),
+        created=adapter.clock(),
         names=translation.names,
-        output_folder=_output_folder(site, owner, names.folder, translation),
+        output_folder=_output_folder(adapter, owner, names.folder, translation),
         web_port=translation.web_port,
         vnc_port=translation.vnc_port,
         vnc_password=translation.vnc_password,
@@ -435,12 +439,12 @@ def _new_record(
     )
 
 
-def _output_folder(site: Site, owner: Owner, folder: str, translation: Translation) -> str | None:
+def _output_folder(adapter: Adapter, owner: Owner, folder: str, translation: Translation) -> str | None:
     """The job's folder as UCloud names it: in a drive of the table that is open to its owner, or one that it names.
 
     Of others it is not known that UCloud has them: neither a pattern nor a folder tells their ids.
     """
-    open_to = [drive for drive in site.config.drives if may_use(drive, owner.created_by, owner.project)]
+    open_to = [drive for drive in adapter.config.drives if may_use(drive, owner.created_by, owner.project)]
     return ucloud_path(folder, [*open_to, *(path.drive for path in translation.paths)])
 
 

@@ -16,7 +16,7 @@ from slurm_adapter.jobs.report import Problems, Report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 COLLECT_AFTER = 70_000
 """New objects; Python's own habit is 700."""
@@ -31,63 +31,69 @@ class Telling:
     """It was not reached, or let nobody in: there is no use in asking again at once."""
 
 
-def sync(site: Site, *, dry_run: bool = False, end_many: bool = False, telling: bool = True) -> Report:
-    """One pass. The caller holds the lock (`Site.only_one_pass`).
+def sync(adapter: Adapter, *, dry_run: bool = False, end_many: bool = False, telling: bool = True) -> Report:
+    """One pass. The caller holds the lock (`Adapter.sync_lock`).
 
     `end_many`: see `Evidence.end_many`. `telling`: UCloud is told, too; else the caller does it, by `tell_ucloud`. What
     cannot be asked or written is in the report's problems, and the rest is done all the same. Raises only what the
     database raises, and `InvalidConfig` before anything is done.
     """
     _collect_rarely()
-    receiver = site.receiver
-    jobs = site.store.standing()
+    receiver = adapter.receiver
+    jobs = adapter.store.standing()
     report = Report()
-    if jobs or not site.store.hosts_are_written():
+    if jobs or not adapter.store.hosts_are_written():
         from slurm_adapter.jobs.reconcile import reconcile
 
-        report = reconcile(site, jobs, dry_run=dry_run, end_many=end_many)
-    report = replace(report, due=retention.find_due(site))
+        report = reconcile(adapter, jobs, dry_run=dry_run, end_many=end_many)
+    report = replace(report, due=retention.find_due(adapter))
     if dry_run:
-        return report if receiver is None else replace(report, telling=_preview_telling(site))
+        return report if receiver is None else replace(report, telling=_preview_telling(adapter))
     problems = Problems(list(report.problems), list(report.account_problems))
-    retention.remove(site, report.due, problems)
-    probes.remove_left(site, problems)
-    told = tell_ucloud(site, end_many=end_many) if telling and receiver is not None else None
+    retention.remove(adapter, report.due, problems)
+    probes.remove_left(adapter, problems)
+    told = tell_ucloud(adapter, end_many=end_many) if telling and receiver is not None else None
     problems.site.extend(told.problems if told is not None else ())
     return replace(report, problems=tuple(problems.site), account_problems=tuple(problems.accounts))
 
 
-def tell_ucloud(site: Site, *, end_many: bool = False, stops: Callable[[], bool] = lambda: False) -> Telling | None:
+def tell_ucloud(
+    adapter: Adapter, *, end_many: bool = False, stops: Callable[[], bool] = lambda: False
+) -> Telling | None:
     """Tell UCloud what is due, and see to jobs that only one of the two knows.
 
     None where another process does that, or where `stops` says in between that the rest can wait. Not under the lock
     of passes, so that a UCloud that hangs holds up none. Raises only what the database raises.
     """
-    receiver = site.receiver
+    receiver = adapter.receiver
     if receiver is None:
         return Telling()
     from slurm_adapter.jobs import deleted_in_ucloud, unknown_here
 
-    with site.only_one_tells(wait=end_many) as ours:
+    with adapter.delivery_lock(wait=end_many) as ours:
         if not ours:
             return None
         problems: list[str] = []
         try:
-            problems += deliver.deliver(site.store, receiver, site.clock(), stops)
+            problems += deliver.deliver(adapter.store, receiver, adapter.clock(), stops)
             if stops():
                 return None
-            problems += deleted_in_ucloud.end_orphans(site, receiver, end_many=end_many)
-            problems += unknown_here.end_doubted(site, receiver, end_many=end_many)
+            problems += deleted_in_ucloud.end_orphans(adapter, receiver, end_many=end_many)
+            problems += unknown_here.end_doubted(adapter, receiver, end_many=end_many)
         except AdapterError as error:
             return Telling((*problems, f"could not tell UCloud what became of jobs: {error}"), away=True)
         return Telling(tuple(problems))
 
 
-def _preview_telling(site: Site) -> tuple[str, ...]:
+def _preview_telling(adapter: Adapter) -> tuple[str, ...]:
     from slurm_adapter.jobs import deleted_in_ucloud, unknown_here
 
-    doubt = unknown_here.doubts(site)
-    return (*deliver.preview(site.store, site.clock()), *deleted_in_ucloud.preview(site), *([doubt] if doubt else []))
+    doubt = unknown_here.doubts(adapter)
+    return (
+        *deliver.preview(adapter.store, adapter.clock()),
+        *deleted_in_ucloud.preview(adapter),
+        *([doubt] if doubt else []),
+    )
 
 
 def _collect_rarely() -> None:

@@ -23,7 +23,7 @@ from slurm_adapter.core.states import JobState
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.specification import Job
     from slurm_adapter.ucloud.interface import Receiver
 
@@ -39,79 +39,79 @@ _DOUBTED = "jobs in doubt"
 """The fact that holds them: their ids, with the account of each."""
 
 
-def verify(site: Site, wanted: Sequence[Job]) -> list[str]:
+def verify(adapter: Adapter, wanted: Sequence[Job]) -> list[str]:
     """Tell of those of these jobs that are gone, and hold back what may not be; what was held back, for the log.
 
     Raises what Slurm's queue and the receiver raise. UCloud asks again then; what it was told meanwhile counts once.
     """
-    known = site.store.find(job.id for job in wanted)
+    known = adapter.store.find(job.id for job in wanted)
     # A job that is known here is never given up for lost, whatever name of ours comes with it.
     lost = {job.id: job for job in wanted if job.id not in known and job.status.state not in FINAL_STATES}
-    lost = {id_: job for id_, job in lost.items() if site.clock() - job.created_at / 1000 >= NEW_SECONDS}
-    if not lost or site.receiver is None:
+    lost = {id_: job for id_, job in lost.items() if adapter.clock() - job.created_at / 1000 >= NEW_SECONDS}
+    if not lost or adapter.receiver is None:
         return []
-    accounts = {id_: _account(site, job) for id_, job in lost.items()}
-    dead = _dead(site, accounts)
-    taken = re.compile(rf"[0-9a-f]{{8}}-{re.escape(site.config.provider)}-[0-9]+(-[a-z0-9]+)?")
+    accounts = {id_: _account(adapter, job) for id_, job in lost.items()}
+    dead = _dead(adapter, accounts)
+    taken = re.compile(rf"[0-9a-f]{{8}}-{re.escape(adapter.config.provider)}-[0-9]+(-[a-z0-9]+)?")
     gone = [id_ for id_ in lost if id_ in dead and not taken.fullmatch(lost[id_].provider_generated_id)]
     if len(gone) > max(MANY, MANY_OF_ALL * len({job.id for job in wanted})):
         gone = []
-    taken_now = site.store.find(gone)  # one may have come in while Slurm was asked
-    _tell(site, site.receiver, [id_ for id_ in gone if id_ not in taken_now])
+    taken_now = adapter.store.find(gone)  # one may have come in while Slurm was asked
+    _tell(adapter, adapter.receiver, [id_ for id_ in gone if id_ not in taken_now])
     doubted = {id_: account for id_, account in accounts.items() if id_ not in gone}
     if not doubted:
         return []
-    site.store.change_fact(_DOUBTED, lambda noted: json.dumps(_read(noted) | doubted))
+    adapter.store.change_fact(_DOUBTED, lambda noted: json.dumps(_read(noted) | doubted))
     return [_explain(doubted)]
 
 
-def end_doubted(site: Site, receiver: Receiver, *, end_many: bool = False) -> list[str]:
+def end_doubted(adapter: Adapter, receiver: Receiver, *, end_many: bool = False) -> list[str]:
     """Say which jobs are in doubt; with `end_many` tell UCloud that those are gone that Slurm does not have.
 
     Raises as `verify` does.
     """
-    noted = _doubted(site)
-    known = site.store.find(noted)
+    noted = _doubted(adapter)
+    known = adapter.store.find(noted)
     doubted = {id_: account for id_, account in noted.items() if id_ not in known}
     if end_many and doubted:
-        gone = _dead(site, doubted)
-        _tell(site, receiver, [id_ for id_ in doubted if id_ in gone])
+        gone = _dead(adapter, doubted)
+        _tell(adapter, receiver, [id_ for id_ in doubted if id_ in gone])
         doubted = {id_: account for id_, account in doubted.items() if id_ not in gone}
     if settled := noted.keys() - doubted.keys():
-        site.store.change_fact(_DOUBTED, partial(_without, settled))
+        adapter.store.change_fact(_DOUBTED, partial(_without, settled))
     return [_explain(doubted)] if doubted else []
 
 
-def doubts(site: Site) -> str | None:
+def doubts(adapter: Adapter) -> str | None:
     """What there is to say of jobs in doubt, for somebody who looks; None where there are none."""
-    doubted = _doubted(site)
+    doubted = _doubted(adapter)
     return _explain(doubted) if doubted else None
 
 
-def _account(site: Site, job: Job) -> str | None:
+def _account(adapter: Adapter, job: Job) -> str | None:
     with suppress(InvalidInput):
-        return site.account_of(job.owner)
+        return adapter.account_of(job.owner)
     return None
 
 
-def _dead(site: Site, accounts: Mapping[str, str | None]) -> frozenset[str]:
+def _dead(adapter: Adapter, accounts: Mapping[str, str | None]) -> frozenset[str]:
     """Those of these jobs that Slurm says it does not have, under a name that any database of this provider gave."""
     users = sorted({account for account in accounts.values() if account is not None})
     if not users:
         return frozenset()
-    listing = site.scheduler.queue(users)
+    listing = adapter.scheduler.queue(users)
     if not listing.sees_others:
         return frozenset()
-    ours = re.compile(rf"[0-9a-f]{{8}}-{re.escape(site.config.provider)}-([0-9]+)(-[a-z0-9]+)?")
+    ours = re.compile(rf"[0-9a-f]{{8}}-{re.escape(adapter.config.provider)}-([0-9]+)(-[a-z0-9]+)?")
     alive = {
         (match[1], row.user) for row in listing.observations if live_row(row) and (match := ours.fullmatch(row.name))
     }
     return frozenset(id_ for id_, account in accounts.items() if account is not None and (id_, account) not in alive)
 
 
-def _tell(site: Site, receiver: Receiver, ids: Iterable[str]) -> None:
+def _tell(adapter: Adapter, receiver: Receiver, ids: Iterable[str]) -> None:
     messages = [
-        Message(number, id_, site.clock(), JobState.FAILURE, NO_LONGER_AVAILABLE, JobState.IN_QUEUE, fresh=True)
+        Message(number, id_, adapter.clock(), JobState.FAILURE, NO_LONGER_AVAILABLE, JobState.IN_QUEUE, fresh=True)
         for number, id_ in enumerate(ids)
     ]
     told = receiver.tell(messages) if messages else None
@@ -119,8 +119,8 @@ def _tell(site: Site, receiver: Receiver, ids: Iterable[str]) -> None:
         raise Unknown("\n".join(told.problems))
 
 
-def _doubted(site: Site) -> dict[str, str | None]:
-    return _read(site.store.fact(_DOUBTED))
+def _doubted(adapter: Adapter) -> dict[str, str | None]:
+    return _read(adapter.store.fact(_DOUBTED))
 
 
 def _read(noted: str | None) -> dict[str, str | None]:

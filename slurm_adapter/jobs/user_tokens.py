@@ -16,12 +16,12 @@ from pydantic import ValidationError
 
 from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.records import Token
-from slurm_adapter.core.specification import Owner, describe, shown
+from slurm_adapter.core.specification import Owner, describe, for_message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 PREFIX = "sla_"
 """What every token begins with, so that one that got into a repository or a log is found there."""
@@ -29,23 +29,25 @@ PREFIX = "sla_"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def create(site: Site, name: str, user: str, projects: Sequence[str] = (), lifetime: int | None = None) -> str:
+def create(adapter: Adapter, name: str, user: str, projects: Sequence[str] = (), lifetime: int | None = None) -> str:
     """Make a token for a user of this site, and return it: nobody can show it again.
 
     `projects`: where the user may work with it besides the personal workspace. `lifetime`: seconds; None: until it is
     revoked. Raises `InvalidInput`, also for a user without an account here and for a name that is taken.
     """
     if not _NAME.fullmatch(name):
-        raise InvalidInput(f"token {shown(name)}: its name is 1 to 64 letters, digits, dots, hyphens and underscores")
+        raise InvalidInput(
+            f"token {for_message(name)}: its name is 1 to 64 letters, digits, dots, hyphens and underscores"
+        )
     if lifetime is not None and lifetime <= 0:
         raise InvalidInput(f"token {name}: it would expire at once; leave that out, or give at least a second")
     unique = tuple(dict.fromkeys(projects))
     for project in unique or (None,):
-        site.account_of(_owner(user, project))
+        adapter.account_of(_owner(user, project))
     text = PREFIX + secrets.token_urlsafe(32)
-    now = site.clock()
+    now = adapter.clock()
     expires = None if lifetime is None else now + lifetime
-    site.store.add_token(Token(name, user, unique, now, expires), digest(text))
+    adapter.store.add_token(Token(name, user, unique, now, expires), digest(text))
     return text
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput
-from slurm_adapter.core.specification import shown
+from slurm_adapter.core.specification import for_message
 from slurm_adapter.local.template_folder import packaged_templates
 from slurm_adapter.translation.application_file import lint_application_file
 
@@ -84,7 +84,9 @@ class Catalogue:
             f"its versions here are {', '.join(versions)}" if versions else f"there are {', '.join(names) or 'none'}"
         )
         broken = f"; {len(self.problems)} files cannot be read" if self.problems else ""
-        raise InvalidInput(f"application: {shown(f'{name} {version}')}: Unknown application requested; {there}{broken}")
+        raise InvalidInput(
+            f"application: {for_message(f'{name} {version}')}: Unknown application requested; {there}{broken}"
+        )
 
 
 def open_catalogue(config: Config) -> Catalogue:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from slurm_adapter.core.errors import InvalidInput, NotFound
 from slurm_adapter.core.interfaces import Target
 from slurm_adapter.core.messages import Message
-from slurm_adapter.core.records import STANDALONE, Peer, Record, Stage, Standing, Token, Update, has_new_id, same_job
+from slurm_adapter.core.records import STANDALONE, ActiveJob, Peer, Record, Stage, Token, Update, has_new_id, same_job
 from slurm_adapter.core.states import JobState
 from slurm_adapter.state.database import Database, told
 from slurm_adapter.state.job_filter import place
@@ -180,7 +180,7 @@ class Store(Database):
             made = self._change(connection, changes, now)
             return self._select_in("id", made)
 
-    def make_changes(self, changes: Collection[tuple[Standing | Record, dict[str, Any]]], now: float) -> set[str]:
+    def make_changes(self, changes: Collection[tuple[ActiveJob | Record, dict[str, Any]]], now: float) -> set[str]:
         """As `change`, with the ids of the records that were changed: quick for thousands."""
         if not changes:
             return set()
@@ -188,7 +188,7 @@ class Store(Database):
             return self._change(connection, changes, now)
 
     def _change(
-        self, connection: sqlite3.Connection, changes: Collection[tuple[Standing | Record, dict[str, Any]]], now: float
+        self, connection: sqlite3.Connection, changes: Collection[tuple[ActiveJob | Record, dict[str, Any]]], now: float
     ) -> set[str]:
         made: set[str] = set()
         # Mostly many change alike: one statement for all that do, by their rowids, which SQLite finds soonest.
@@ -231,7 +231,7 @@ class Store(Database):
         return made
 
     def _read_plain(
-        self, names: Iterable[str], changes: Iterable[tuple[Standing | Record, object]]
+        self, names: Iterable[str], changes: Iterable[tuple[ActiveJob | Record, object]]
     ) -> dict[str, dict[str, object]]:
         """These columns of the jobs that are to be changed, and what decides whether they are, by id."""
         columns = ("id", "rowid", *{*names, "token", "stage", "slurm_id", "state", "status", "output_folder"})
@@ -292,13 +292,13 @@ class Store(Database):
         """Every job that has not ended, oldest first."""
         return self._select("stage <> 'ended'", ())
 
-    def standing(self) -> list[Standing]:
+    def standing(self) -> list[ActiveJob]:
         """As `active`, in no order: for ten thousand jobs it takes a fraction of the time."""
         read_nodes, read_addresses = cache(_read_list), cache(_read_addresses)
-        query = f"SELECT {', '.join(Standing._fields)} FROM jobs WHERE stage <> 'ended'"  # noqa: S608  # nosec B608 # our own names
+        query = f"SELECT {', '.join(ActiveJob._fields)} FROM jobs WHERE stage <> 'ended'"  # noqa: S608  # nosec B608 # our own names
         with told(self._path):
             return [
-                Standing._make((*values, _STAGES[stage], _STATES[state], read_nodes(nodes), read_addresses(addresses)))
+                ActiveJob._make((*values, _STAGES[stage], _STATES[state], read_nodes(nodes), read_addresses(addresses)))
                 for *values, stage, state, nodes, addresses in self._plain(query)
             ]
 
@@ -649,7 +649,7 @@ class Store(Database):
         return [_record(row, tuple(peers.get(row["id"], ()))) for row in rows]
 
 
-def _of_submission(job: Standing | Record, old: Mapping[str, object], new: Mapping[str, object]) -> str:
+def _of_submission(job: ActiveJob | Record, old: Mapping[str, object], new: Mapping[str, object]) -> str:
     """Return, as JSON, what UCloud learns once Slurm has a job: its folder, and its time limit if UCloud set none."""
     told: dict[str, object] = {}
     if old["slurm_id"] is None and new.get("slurm_id") is not None:

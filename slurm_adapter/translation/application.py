@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import Line, Listed, NameAndVersion, Text, Wire, describe, joined, shown
+from slurm_adapter.core.specification import Line, Listed, NameAndVersion, Text, Wire, describe, for_message, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -353,6 +353,6 @@ def freeze_parameters(parameters: Iterable[WireParameter]) -> tuple[Parameter, .
     frozen: dict[str, Parameter] = {}
     for parameter in parameters:
         if parameter.name in frozen:
-            raise InvalidInput(f"the application has two parameters named {shown(parameter.name)}")
+            raise InvalidInput(f"the application has two parameters named {for_message(parameter.name)}")
         frozen[parameter.name] = parameter.freeze()
     return tuple(frozen.values())

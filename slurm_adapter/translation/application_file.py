@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import shown
+from slurm_adapter.core.specification import for_message
 from slurm_adapter.translation.application import (
     Application,
     Option,
@@ -176,7 +176,7 @@ class _Section:
         found = self.value(key)
         if found is None or isinstance(found, bool):
             return found
-        self.wrong(key, f"{shown(found)}: must be true or false")
+        self.wrong(key, f"{for_message(found)}: must be true or false")
         return None
 
     def number(self, key: str, *, whole: bool) -> float | None:
@@ -184,7 +184,7 @@ class _Section:
         if found is None:
             return None
         if isinstance(found, bool) or not isinstance(found, int if whole else int | float) or not math.isfinite(found):
-            self.wrong(key, f"{shown(found)}: must be {'an integer' if whole else 'a number'}")
+            self.wrong(key, f"{for_message(found)}: must be {'an integer' if whole else 'a number'}")
             return None
         if whole and not -(2**63) <= found < 2**63:
             self.wrong(key, "must fit 64 bits")
@@ -194,7 +194,7 @@ class _Section:
     def choice(self, key: str, allowed: Sequence[str], default: str, *, required: bool = False) -> str:
         found = self.text(key, default, required=required)
         if found not in allowed and (found or key in self._entries):
-            self.wrong(key, f"{shown(found)}: must be one of {', '.join(allowed)}")
+            self.wrong(key, f"{for_message(found)}: must be one of {', '.join(allowed)}")
             return default
         return found
 
@@ -242,7 +242,7 @@ def _read(top: _Section, filename: str) -> Application:
     version = top.text("version", required=True)
     for key, value in (("name", name), ("version", version)):
         if value and re.search(r"[\s\x00-\x1f\x7f]", value):
-            top.wrong(key, f"{shown(value)}: must not hold white space")
+            top.wrong(key, f"{for_message(value)}: must not hold white space")
     for key in ("description", "license", "documentation"):
         top.text(key)
     software = top.section("software", required=True)
@@ -304,7 +304,7 @@ def _read_port(section: _Section, default: int) -> tuple[int | None, str | None]
     password = section.text("password") or None
     section.finish()
     if port is not None and not 1 <= port <= 65535:
-        section.wrong("port", f"{shown(port)}: must be 1 to 65535")
+        section.wrong("port", f"{for_message(port)}: must be 1 to 65535")
     return (default if port is None else int(port), password) if enabled else (None, None)
 
 
@@ -379,7 +379,7 @@ def _read_choices(section: _Section, parameter: Parameter) -> Parameter:
         section.wrong("options", "must name at least one choice")
     default = section.text("defaultValue") or None
     if default is not None and default not in [option.value for option in options]:
-        section.wrong("defaultValue", f"{shown(default)}: must be the value of one of the options")
+        section.wrong("defaultValue", f"{for_message(default)}: must be the value of one of the options")
     return replace(parameter, default=default, options=tuple(options))
 
 

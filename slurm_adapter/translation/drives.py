@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from slurm_adapter.core.config import Drive, DrivePattern
 from slurm_adapter.core.errors import InvalidInput, Unknown
-from slurm_adapter.core.specification import FileValue, Owner, ProductReference, Text, Wire, shown
+from slurm_adapter.core.specification import FileValue, Owner, ProductReference, Text, Wire, for_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -139,8 +139,9 @@ def as_found(drive: UcloudDrive, owner: Owner, provider: str, place: str) -> Dri
         return None
     if drive.specification.product.provider != provider or drive.folder is None:
         raise InvalidInput(
-            f"{place}: drive {shown(drive.id)} has no folder on this cluster: UCloud has it under the name "
-            f"{shown(drive.provider_generated_id)} of provider {shown(drive.specification.product.provider)}"
+            f"{place}: drive {for_message(drive.id)} has no folder on this cluster: in UCloud it has the name "
+            f"{for_message(drive.provider_generated_id)} of provider "
+            f"{for_message(drive.specification.product.provider)}"
         )
     projects, users = ((), (owner.created_by,)) if owner.project is None else ((owner.project,), ())
     return Drive(id=drive.id, path=drive.folder, users=users, projects=projects)
@@ -164,7 +165,7 @@ def resolve_path(
     Raises `InvalidInput` for a path that is not `/<drive>/...`, holds `.`, `..`, empty components or NUL, or names a
     drive that is not in the table or not open to this user or project; which of the two it is, is not told.
     """
-    said = f"{field}: {shown(path)}"
+    said = f"{field}: {for_message(path)}"
     first, *components = path.split("/")
     if first or not components or "" in components or "\0" in path:
         raise InvalidInput(f"{said}: must be /DRIVE or /DRIVE/folder/file, without empty parts and without a final /")
@@ -175,7 +176,7 @@ def resolve_path(
     if drive is None and pattern is not None:
         drive = by_pattern(name, pattern, user, project, account)
     if drive is None or not may_use(drive, user, project):
-        raise InvalidInput(f"{said}: drive {shown(name)} is not known here, or not open to {_who(user, project)}")
+        raise InvalidInput(f"{said}: drive {for_message(name)} is not known here, or not open to {_who(user, project)}")
     root = drive.path.rstrip("/") or "/"
     cluster = "/".join([root.rstrip("/"), *inner]) or "/"
     if len(cluster.encode()) > PATH_LIMIT:
@@ -219,4 +220,4 @@ def may_use(drive: Drive, user: str, project: str | None) -> bool:
 
 
 def _who(user: str, project: str | None) -> str:
-    return f"user {shown(user)}" + (f" of project {shown(project)}" if project is not None else "")
+    return f"user {for_message(user)}" + (f" of project {for_message(project)}" if project is not None else "")

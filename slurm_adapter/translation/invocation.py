@@ -31,8 +31,8 @@ from slurm_adapter.core.specification import (
     WorkflowValue,
     describe,
     field_path,
+    for_message,
     joined,
-    shown,
 )
 from slurm_adapter.translation.application import (
     BoolFlag,
@@ -100,9 +100,9 @@ def read_peer(value: PeerValue, where: str) -> Peer:
     Whether the hostname may be used and the job is there, `slurm_adapter.core.hosts_file` and the caller find out.
     """
     if not re.fullmatch(r"[!-~]+", value.hostname):
-        raise InvalidInput(f"{where}.hostname: Invalid hostname: {shown(value.hostname)}")
+        raise InvalidInput(f"{where}.hostname: Invalid hostname: {for_message(value.hostname)}")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", value.job_id):
-        raise InvalidInput(f"{where}.jobId: {shown(value.job_id)}: must be the id of a job")
+        raise InvalidInput(f"{where}.jobId: {for_message(value.job_id)}: must be the id of a job")
     return Peer(value.hostname, value.job_id, where)
 
 
@@ -141,9 +141,9 @@ def bind(
     bound = Bound()
     problems: list[str] = []
     parameters = _with_workflows(bound, application, given, problems)
-    known = _listed(shown(name)[1:-1] for name in parameters)
+    known = _listed(for_message(name)[1:-1] for name in parameters)
     problems += [
-        f"{_where(name)}: Unknown parameter supplied: {shown(name)}; this application has: {known}"
+        f"{_where(name)}: Unknown parameter supplied: {for_message(name)}; this application has: {known}"
         for name in given
         if name not in parameters and not is_injected(name)
     ]
@@ -187,7 +187,7 @@ def _with_workflows(
             for extra in _bind_workflow(bound, workflow, given.get(workflow.name)):
                 if extra.name in parameters:
                     raise InvalidInput(
-                        f"{_where(workflow.name)}: its parameter {shown(extra.name)} is the application's already"
+                        f"{_where(workflow.name)}: its parameter {for_message(extra.name)} is the application's already"
                     )
                 parameters[extra.name] = extra
     return parameters
@@ -232,7 +232,7 @@ def _bind_workflow(bound: Bound, parameter: Parameter, value: AppParameterValue 
     elif parameter.optional:
         return ()
     else:
-        raise InvalidInput(f"{where}: Missing value for {shown(parameter.name)}")
+        raise InvalidInput(f"{where}: Missing value for {for_message(parameter.name)}")
     if workflow.init.strip():
         raise InvalidInput(f"{where}.specification.init: a workflow's init text is not run here; put it into job")
     if workflow.job is not None:
@@ -244,7 +244,7 @@ def _read_workflow(value: WorkflowValue, name: str) -> Workflow:
     where = _where(name)
     found = value.specification
     if found.language not in {"", "JINJA2"}:
-        raise InvalidInput(f"{where}.specification.language: {shown(found.language)}: must be JINJA2")
+        raise InvalidInput(f"{where}.specification.language: {for_message(found.language)}: must be JINJA2")
     inputs = []
     for number, item in enumerate(found.inputs):
         try:
@@ -265,8 +265,8 @@ def _read_workflow(value: WorkflowValue, name: str) -> Workflow:
 def _wrong_type(parameter: Parameter, value: AppParameterValue) -> str:
     expected = _VALUE_OF.get(parameter.type, parameter.type)
     if isinstance(value, UnknownValue):
-        return f"{_where(parameter.name)}: values of type {shown(value.type)} are not known here; it takes {expected}"
-    return f"{_where(parameter.name)}: Incorrect parameter type for {shown(parameter.name)}: {value.type}; " + (
+        return f"{_where(parameter.name)}: values of type {for_message(value.type)} are not known; it takes {expected}"
+    return f"{_where(parameter.name)}: Incorrect parameter type for {for_message(parameter.name)}: {value.type}; " + (
         "it takes no value" if expected == "readme" else f"it takes {expected}"
     )
 
@@ -275,7 +275,7 @@ def _bind_one(bound: Bound, parameter: Parameter, value: AppParameterValue | Non
     name, where = parameter.name, _where(parameter.name)
     if value is None:
         if not parameter.optional:
-            raise InvalidInput(f"{where}: Missing value for {shown(name)}")
+            raise InvalidInput(f"{where}: Missing value for {for_message(name)}")
         bound.values[name] = None
         return
     expected = _VALUE_OF.get(parameter.type, parameter.type)
@@ -325,20 +325,20 @@ def check_modules(names: Iterable[str], where: str, choice: tuple[str, ...] = ()
     allowed = frozenset(choice)
     for name in found:
         if not _ALLOWED_MODULE.fullmatch(name):
-            raise InvalidInput(f"{where}: {shown(name)} is no name of an environment module")
+            raise InvalidInput(f"{where}: {for_message(name)} is no name of an environment module")
         if allowed and name not in allowed:
-            raise InvalidInput(f"{where}: {shown(name)}: must be one of {_listed(choice)}")
+            raise InvalidInput(f"{where}: {for_message(name)}: must be one of {_listed(choice)}")
     return found
 
 
 def _check_number(parameter: Parameter, value: float, where: str) -> None:
     low, high, step = parameter.minimum, parameter.maximum, parameter.step
     if low is not None and value < low:
-        raise InvalidInput(f"{where}: {shown(value)}: must be at least {low}")
+        raise InvalidInput(f"{where}: {for_message(value)}: must be at least {low}")
     if high is not None and value > high:
-        raise InvalidInput(f"{where}: {shown(value)}: must be at most {high}")
+        raise InvalidInput(f"{where}: {for_message(value)}: must be at most {high}")
     if step and (Fraction(str(value)) - Fraction(str(low or 0))) % Fraction(str(step)):
-        raise InvalidInput(f"{where}: {shown(value)}: must be {low or 0} and a multiple of {step}")
+        raise InvalidInput(f"{where}: {for_message(value)}: must be {low or 0} and a multiple of {step}")
 
 
 def _choose(parameter: Parameter, value: str, where: str) -> str:
@@ -348,8 +348,8 @@ def _choose(parameter: Parameter, value: str, where: str) -> str:
             return option.value
     if not parameter.options or any(option.value == value for option in parameter.options):
         return value
-    names = _listed(shown(option.name) for option in parameter.options)
-    raise InvalidInput(f"{where}: {shown(value)}: must be one of {names}")
+    names = _listed(for_message(option.name) for option in parameter.options)
+    raise InvalidInput(f"{where}: {for_message(value)}: must be one of {names}")
 
 
 def shell_words(part: Part, bound: Bound) -> list[str]:
@@ -357,7 +357,7 @@ def shell_words(part: Part, bound: Bound) -> list[str]:
     match part:
         case EnvironmentVariable(name):
             if not _VARIABLE_NAME.fullmatch(name):
-                raise InvalidInput(f"the application's invocation: {shown(name)} is no name of a variable")
+                raise InvalidInput(f"the application's invocation: {for_message(name)} is no name of a variable")
             return [f'"${{{name}-}}"']
         case _:
             return [bash.quote(argument) for argument in arguments(part, bound)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import shown
+from slurm_adapter.core.specification import for_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +56,7 @@ def preprocess(template: Template, application: Application, where: str) -> Prep
                 f"{said}{text[begin:end]} needs the site's configuration of applications, which is not supported; load "
                 "the software in jobs.system_load or by its full path"
             )
-        raise InvalidInput(f"{said}{shown(text[begin:end])} is not known; known are systemLoad and systemUnload")
+        raise InvalidInput(f"{said}{for_message(text[begin:end])} is not known; known are systemLoad and systemUnload")
     pieces.append(text[done:])
     return Preprocessed("".join(pieces), uses_system_load)
 

@@ -33,7 +33,7 @@ from slurm_adapter.core import bash
 from slurm_adapter.core.directives import Directive, build_directives, check_replicas, read_value, time_limit
 from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.interfaces import LOWEST_PORT, check_targets
-from slurm_adapter.core.specification import FileValue, PeerValue, UnknownValue, shown
+from slurm_adapter.core.specification import FileValue, PeerValue, UnknownValue, for_message
 from slurm_adapter.translation.application import EnvironmentVariable, Template
 from slurm_adapter.translation.drives import DrivePath, resolve_path
 from slurm_adapter.translation.invocation import (
@@ -240,28 +240,28 @@ def find_machine(specification: JobSpecification, config: Config) -> Machine:
     """The machine table's entry for a job's product. Raises `InvalidInput` that names those there are."""
     product = specification.product
     if product.provider != config.provider:
-        raise InvalidInput(f"product.provider: {shown(product.provider)}: this is {config.provider}")
+        raise InvalidInput(f"product.provider: {for_message(product.provider)}: this is {config.provider}")
     machine = config.machines.get(product.category, {}).get(product.id)
     if machine is None:
         known = ", ".join(f"{category}/{name}" for category, names in config.machines.items() for name in names)
-        asked = shown(f"{product.category}/{product.id}")
+        asked = for_message(f"{product.category}/{product.id}")
         raise InvalidInput(f"product: {asked}: no such machine here; there are (category/id): {known}")
     return machine
 
 
 def _refuse_application(specification: JobSpecification, application: Application) -> None:
     wanted = specification.application
-    said = f"application: {shown(f'{wanted.name} {wanted.version}')}"
+    said = f"application: {for_message(f'{wanted.name} {wanted.version}')}"
     if (wanted.name, wanted.version) != (application.name, application.version):
-        raise InvalidInput(f"{said}: but the job comes with {shown(str(application))}")
+        raise InvalidInput(f"{said}: but the job comes with {for_message(str(application))}")
     if application.backend != "NATIVE":
         raise InvalidInput(
             f"{said}: The application is not supported on this machine type: it is of type "
-            f"{shown(application.backend)}, and only NATIVE runs here"
+            f"{for_message(application.backend)}, and only NATIVE runs here"
         )
     if specification.hostname:
         raise InvalidInput(
-            f"hostname: {shown(specification.hostname)}: must be empty: it is a name on a private "
+            f"hostname: {for_message(specification.hostname)}: must be empty: it is a name on a private "
             "network, and there is none here; other jobs name this one by a resource of type peer"
         )
     if specification.restart_on_exit:
@@ -278,7 +278,7 @@ def _check_labels(specification: JobSpecification) -> dict[str, str]:
     labels: dict[str, str] = {}
     for name, value in specification.labels.items():
         key = name.lower()
-        said = f"labels[{shown(name)}]"
+        said = f"labels[{for_message(name)}]"
         if not key or len(key.encode()) > 256:
             raise InvalidInput(f"{said}: a label's name has 1 to 256 bytes")
         if key in labels:
@@ -293,15 +293,15 @@ def _resolve_file(find: Callable[..., DrivePath], value: FileValue, field: str, 
     path = find(value.path, field=f"{field}.path", kind=kind)
     if value.read_only and not path.read_only:
         raise InvalidInput(
-            f"{field}.readOnly: true: drive {shown(path.ucloud.split('/')[1])} can be written by its users, and that "
-            "cannot be taken from a job here; ask for a drive that the site configures as read_only"
+            f"{field}.readOnly: true: drive {for_message(path.ucloud.split('/')[1])} can be written by its users, "
+            "and that cannot be taken from a job here; ask for a drive that the site configures as read_only"
         )
     if value.mount_path and value.mount_path != path.cluster:
         reserved = any(f"{value.mount_path}/".startswith(f"{name}/") for name in _RESERVED_MOUNTS)
         raise InvalidInput(
-            f"{field}.mountPath: {shown(value.mount_path)}: "
+            f"{field}.mountPath: {for_message(value.mount_path)}: "
             + ("is reserved; " if reserved else "")
-            + f"nothing is mounted here; leave it empty, or give the path on the cluster, {shown(path.cluster)}"
+            + f"nothing is mounted here; leave it empty, or give the path on the cluster, {for_message(path.cluster)}"
         )
     return path
 
@@ -320,10 +320,12 @@ def _read_resources(specification: JobSpecification, application: Application, r
                     raise InvalidInput(f"{field}: file: the application {application} takes no further files")
                 path = resolve(value, field, "any")
                 if path.name in found.links:
-                    raise InvalidInput(f"{field}.path: {shown(value.path)}: two files are named {shown(path.name)}")
+                    raise InvalidInput(
+                        f"{field}.path: {for_message(value.path)}: two files are named {for_message(path.name)}"
+                    )
                 found.links[path.name] = path
             case UnknownValue():
-                raise InvalidInput(f"{field}: resources of type {shown(value.type)} are not known here")
+                raise InvalidInput(f"{field}: resources of type {for_message(value.type)} are not known here")
             case _:
                 reason = NOT_HERE.get(value.type, "a value of this type belongs to parameters")
                 raise InvalidInput(f"{field}: {value.type}: {reason}")
@@ -487,12 +489,12 @@ def _map_sources(parts: Sequence[tuple[str, Any]], where: str) -> dict[str, Sour
 def _environment(application: Application, bound: Bound, texts: _Texts) -> tuple[tuple[str, str], ...]:
     found = []
     for name, part in application.environment:
-        said = f"the application {application} sets the environment variable {shown(name)}"
+        said = f"the application {application} sets the environment variable {for_message(name)}"
         if not _ENVIRONMENT_NAME.fullmatch(name) or name in _OWN_NAMES or name.startswith("UCLOUD_"):
             raise InvalidInput(f"{said}, which is not its to set")
         if isinstance(part, EnvironmentVariable):
             if not _ENVIRONMENT_NAME.fullmatch(part.name):
-                raise InvalidInput(f"{said} to that of {shown(part.name)}, which is no name of a variable")
+                raise InvalidInput(f"{said} to that of {for_message(part.name)}, which is no name of a variable")
             found.append((name, f'"${{{part.name}-}}"'))
             continue
         value = texts.environment[name] if isinstance(part, Template) else " ".join(arguments(part, bound))

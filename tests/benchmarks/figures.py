@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.cluster.schedulers import listings
 from slurm_adapter.cluster.schedulers.fake import FakeScheduler
 from slurm_adapter.cluster.schedulers.interface import Submission
@@ -60,7 +60,7 @@ def _run(command: Sequence[str]) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
-def _bulk(site: Site, count: int, user: str = "alice") -> float:
+def _bulk(site: Adapter, count: int, user: str = "alice") -> float:
     """A bulk through the adapter, from specifications to ids; the connection is open, and the store is new."""
     wanted = items(count)
     with site:
@@ -246,13 +246,13 @@ def single(ground: Ground) -> Iterator[Figure]:
     clear("alice")
 
 
-def _rewind(site: Site) -> None:
+def _rewind(site: Adapter) -> None:
     """Make the store believe that every job runs, so that a pass finds all of them changed."""
     with closing(sqlite3.connect(site.config.state / "jobs.sqlite", isolation_level=None)) as connection:
         connection.execute("UPDATE jobs SET state = 'RUNNING', status = 'rewound' WHERE stage = 'submitted'")
 
 
-def _pass(site: Site, *, changed: bool) -> float:
+def _pass(site: Adapter, *, changed: bool) -> float:
     if changed:
         _rewind(site)
     began = time.monotonic()
@@ -311,18 +311,18 @@ def _judge_passes(medians: Mapping[str, float]) -> tuple[bool, str]:
     return met, f"{factors[0]:.2f}x / {factors[1]:.2f}x; over SSH {more:.0f} ms more"
 
 
-def _over_ssh(ground: Ground, site: Site, proxy: DelayingProxy) -> Site:
+def _over_ssh(ground: Ground, site: Adapter, proxy: DelayingProxy) -> Adapter:
     """The same site, store included, over SSH."""
     far = ground.site("ssh", port=proxy.port)
     path = ground.config_of(far)
     text = re.sub(r'^state = ".*"$', f'state = "{site.config.state}"', path.read_text(), flags=re.MULTILINE)
     path.write_text(text)
-    other = Site(far.config.model_copy(update={"state": site.config.state}))
+    other = Adapter(far.config.model_copy(update={"state": site.config.state}))
     other.__dict__["config_file"] = path
     return other
 
 
-def _config_file(ground: Ground, site: Site) -> Path:
+def _config_file(ground: Ground, site: Adapter) -> Path:
     found = site.__dict__.get("config_file")
     return found if isinstance(found, Path) else ground.config_of(site)
 
@@ -331,7 +331,7 @@ def _command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "slurm_adapter", *arguments]
 
 
-def _cold(ground: Ground, site: Site) -> float:
+def _cold(ground: Ground, site: Adapter) -> float:
     command = _command("--config", str(_config_file(ground, site)), "sync")
     return _timed(lambda: _run(command))
 
@@ -344,7 +344,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """Linux counts what a process was before it became another program, so it is started by a small one."""
 
 
-def _memory(ground: Ground, site: Site) -> float:
+def _memory(ground: Ground, site: Adapter) -> float:
     command = _command("--config", str(_config_file(ground, site)), "sync")
     done = subprocess.run(
         [sys.executable, "-S", "-c", _PEAK, *command], check=True, capture_output=True, text=True, timeout=120
@@ -400,7 +400,7 @@ def peer(ground: Ground) -> Iterator[Figure]:
     clear("alice")
 
 
-def _peer(site: Site, other: str, passes_made: Callable[[], int]) -> float:
+def _peer(site: Adapter, other: str, passes_made: Callable[[], int]) -> float:
     """A job has names where it was handed in with a peer, so it has another one besides."""
     [consumer] = submit.submit(site, USER, [shell(_LOOKS, peers={"other": other})])
     [database] = submit.submit(site, USER, [shell("sleep 600", begin="now+1hour")])
@@ -451,7 +451,9 @@ def create(ground: Ground) -> Iterator[Figure]:
     clear("alice")
 
 
-def _create(site: Site, client: httpx.Client, url: str, job: Mapping[str, Any], numbers: Iterator[int]) -> list[float]:
+def _create(
+    site: Adapter, client: httpx.Client, url: str, job: Mapping[str, Any], numbers: Iterator[int]
+) -> list[float]:
     """Return how long each create took, in milliseconds, and wait until Slurm has all of them."""
     took = []
     for _ in range(CREATES):
@@ -469,7 +471,7 @@ def simulated(ground: Ground, sizes: tuple[int, ...]) -> Iterator[Figure]:
     sides: dict[str, Callable[[], float]] = {}
     for size in sizes:
         folder = Path(tempfile.mkdtemp(dir=ground.folder))
-        site = Site(Config.model_validate(configuration(folder)), clock=lambda: 1_000_000_000.0)
+        site = Adapter(Config.model_validate(configuration(folder)), clock=lambda: 1_000_000_000.0)
         site.scheduler = _fill_fake(site, size)
         sync(site)
         sides[f"{size} unchanged"] = partial(_pass, site, changed=False)
@@ -489,7 +491,7 @@ def simulated(ground: Ground, sizes: tuple[int, ...]) -> Iterator[Figure]:
     )
 
 
-def _fill_fake(site: Site, size: int) -> FakeScheduler:
+def _fill_fake(site: Adapter, size: int) -> FakeScheduler:
     slurm = FakeScheduler()
     claims = []
     for number in range(1, size + 1):

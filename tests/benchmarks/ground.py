@@ -17,7 +17,7 @@ from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import sandbox
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.core.specification import Owner, parse_submission
 from slurm_adapter.jobs import item, submit
 from slurm_adapter.local.configuration_file import load_config
@@ -105,7 +105,7 @@ class Ground:
         *,
         port: int | None = None,
         pyslurm: bool = False,
-    ) -> Site:
+    ) -> Adapter:
         """A new site with nothing in it; over the proxy's port where one is given."""
         own = Path(tempfile.mkdtemp(dir=self.folder))
         (own / "applications").mkdir()
@@ -126,10 +126,10 @@ class Ground:
         if pyslurm:
             text = text.replace("[cluster]\n", '[cluster]\nscheduler = "pyslurm"\n')
         path.write_text(text)
-        return Site(load_config(path))
+        return Adapter(load_config(path))
 
     @staticmethod
-    def config_of(site: Site) -> Path:
+    def config_of(site: Adapter) -> Path:
         """The file that a site was made from."""
         return site.config.state.parent / "config.toml"
 
@@ -244,7 +244,7 @@ def until(look: Callable[[], object], what: str) -> None:
         time.sleep(0.05)
 
 
-def fill(site: Site, count: int) -> list[Record]:
+def fill(site: Adapter, count: int) -> list[Record]:
     """Hand in so many jobs, in bulks of a thousand."""
     made: list[Record] = []
     while len(made) < count:

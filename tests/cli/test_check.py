@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slurm_adapter.sandbox.configuration import Identity, Transport
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = pytest.mark.sandbox
 
 
-def change(adapter: Adapter, pattern: str, replacement: str) -> None:
+def change(adapter: LiveSite, pattern: str, replacement: str) -> None:
     """Change the configuration."""
     text, changes = re.subn(
         pattern, lambda _: replacement, adapter.config_file.read_text(), count=1, flags=re.MULTILINE
@@ -30,7 +30,7 @@ def change(adapter: Adapter, pattern: str, replacement: str) -> None:
     adapter.config_file.write_text(text)
 
 
-def problems(adapter: Adapter) -> list[str]:
+def problems(adapter: LiveSite) -> list[str]:
     """The problems that are found; exit code 1 and no traceback."""
     result = adapter.invoke("check", "--json")
     assert result.exit_code == 1, result.output
@@ -41,7 +41,7 @@ def problems(adapter: Adapter) -> list[str]:
 
 @pytest.mark.parametrize("identity", ["sudo", "service"])
 @pytest.mark.parametrize("transport", ["local", "ssh"])
-def test_a_good_site(make_adapter: AdapterMaker, transport: Transport, identity: Identity) -> None:
+def test_a_good_site(make_adapter: LiveSiteMaker, transport: Transport, identity: Identity) -> None:
     more = '[gateway]\nurl = "https://gateway.example.org"\nfolder_shells = true\n'
     adapter = make_adapter(transport, identity, more=more)
     done = adapter.run("check")
@@ -89,7 +89,7 @@ def test_a_good_site(make_adapter: AdapterMaker, transport: Transport, identity:
         (r"^\[cluster\]", '[cluster]\npath = "/nonexistent"', ("the cluster cannot be asked", "cluster.path")),
     ],
 )
-def test_what_is_wrong_is_named(adapter: Adapter, pattern: str, replacement: str, words: tuple[str, ...]) -> None:
+def test_what_is_wrong_is_named(adapter: LiveSite, pattern: str, replacement: str, words: tuple[str, ...]) -> None:
     change(adapter, pattern, replacement)
     found, *others = problems(adapter)
     for word in words:
@@ -112,7 +112,7 @@ def test_what_is_wrong_is_named(adapter: Adapter, pattern: str, replacement: str
     ],
 )
 def test_what_ucloud_has_given_and_cannot_be_used(
-    make_adapter: AdapterMaker, tmp_path: Path, file: str, content: str | None, key: str, words: str
+    make_adapter: LiveSiteMaker, tmp_path: Path, file: str, content: str | None, key: str, words: str
 ) -> None:
     """As a command of its own, which names the file and the line of the key."""
     with Ucloud() as ucloud:
@@ -134,7 +134,7 @@ def test_what_ucloud_has_given_and_cannot_be_used(
     assert words in found
 
 
-def test_the_wrong_sudo_rule(adapter: Adapter, cluster: Cluster) -> None:
+def test_the_wrong_sudo_rule(adapter: LiveSite, cluster: Cluster) -> None:
     """An account that the adapter may not become: the message names the account and the rule that is needed."""
     change(adapter, r'bob = "bob"', 'bob = "slurm"')
     [found] = problems(adapter)
@@ -144,12 +144,12 @@ def test_the_wrong_sudo_rule(adapter: Adapter, cluster: Cluster) -> None:
 
 
 @pytest.fixture
-def ssh_adapter(make_adapter: AdapterMaker) -> Adapter:
+def ssh_adapter(make_adapter: LiveSiteMaker) -> LiveSite:
     """A site over SSH."""
     return make_adapter("ssh")
 
 
-def test_an_unknown_host_key(ssh_adapter: Adapter, tmp_path: Path) -> None:
+def test_an_unknown_host_key(ssh_adapter: LiveSite, tmp_path: Path) -> None:
     known = tmp_path / "known_hosts"
     known.write_text("")
     change(ssh_adapter, r"^known_hosts = .*", f'known_hosts = "{known}"')
@@ -158,7 +158,7 @@ def test_an_unknown_host_key(ssh_adapter: Adapter, tmp_path: Path) -> None:
     assert "host key" in found
 
 
-def test_a_key_that_cannot_be_used(ssh_adapter: Adapter, tmp_path: Path) -> None:
+def test_a_key_that_cannot_be_used(ssh_adapter: LiveSite, tmp_path: Path) -> None:
     missing, broken = tmp_path / "id_missing", tmp_path / "id_broken"
     broken.write_text("no key\n")
     broken.chmod(0o600)
@@ -168,13 +168,13 @@ def test_a_key_that_cannot_be_used(ssh_adapter: Adapter, tmp_path: Path) -> None
     assert str(broken) in problems(ssh_adapter)[0]
 
 
-def test_a_login_node_that_does_not_answer(ssh_adapter: Adapter) -> None:
+def test_a_login_node_that_does_not_answer(ssh_adapter: LiveSite) -> None:
     change(ssh_adapter, r"^host = .*", f'host = "{ssh_adapter.cluster.login.address}"\nport = 9')
     [found] = problems(ssh_adapter)
     assert ssh_adapter.cluster.login.address in found
 
 
-def test_options_that_have_no_effect(ssh_adapter: Adapter, tmp_path: Path) -> None:
+def test_options_that_have_no_effect(ssh_adapter: LiveSite, tmp_path: Path) -> None:
     config = tmp_path / "ssh_config"
     config.write_text("Host *\n  ForwardAgent yes\n  Compression yes\n")
     change(ssh_adapter, r"^\[cluster\.ssh\]", f'[cluster.ssh]\nconfig = "{config}"')
@@ -184,7 +184,7 @@ def test_options_that_have_no_effect(ssh_adapter: Adapter, tmp_path: Path) -> No
 
 
 @pytest.mark.scenario(90)
-def test_a_file_that_is_no_configuration(adapter: Adapter) -> None:
+def test_a_file_that_is_no_configuration(adapter: LiveSite) -> None:
     """Exit code 78, and the file, the line and the key."""
     for pattern, replacement, word in (
         (r"^cpus = 1", 'cpus = "many"', "cpus"),
@@ -203,7 +203,7 @@ def test_a_file_that_is_no_configuration(adapter: Adapter) -> None:
     assert (result.exit_code, str(adapter.config_file) in result.output) == (78, True)
 
 
-def test_a_broken_application_file(adapter: Adapter) -> None:
+def test_a_broken_application_file(adapter: LiveSite) -> None:
     path = adapter.config_file.parent / "applications" / "broken.yaml"
     path.write_text("application: v2\nname: broken\n")
     assert any(str(path) in each for each in problems(adapter))

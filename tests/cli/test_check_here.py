@@ -40,7 +40,7 @@ WRONG: list[tuple[list[str], dict[str, Any], Level, str]] = [
     (["a/b/x.yaml"], {"applications": "{p}/a"}, Level.WARNING, 'applications = "{p}/a": has no files *.yaml or *.yml'),
     (["a/x.json"], {"applications": "{p}/a"}, Level.WARNING, 'applications = "{p}/a": has no files'),
     (["a/x.yaml"], {"applications": "{p}/a"}, Level.PROBLEM, "{p}/a/x.yaml:1: "),
-    ([], {"jobs": {"lost_after": "00:01:00"}}, Level.WARNING, "jobs.lost_after: 60 seconds are less than"),
+    ([], {"jobs": {"lost_after": "00:01:00"}}, Level.WARNING, "jobs.lost_after: 60 seconds is less than"),
     ([], {"gateway": {"listen": "192.0.2.1"}}, Level.PROBLEM, "gateway.listen: `serve` cannot listen on"),
     ([], {"gateway": {"listen": "127.0.0.1:80"}}, Level.PROBLEM, "gateway.listen: `serve` cannot listen on"),
     (

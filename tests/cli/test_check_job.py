@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slurm_adapter.sandbox.configuration import Identity, Transport
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = pytest.mark.sandbox
 
 
-def keep_only(adapter: Adapter, partition: str) -> None:
+def keep_only(adapter: LiveSite, partition: str) -> None:
     """Leave one machine, in this partition, in the configuration."""
     text = adapter.config_file.read_text()
     tables = re.findall(r"^\[machines\.[^\n]*\n(?:[a-z_]+ = [^\n]*\n)+\n?", text, re.MULTILINE)
@@ -38,7 +38,7 @@ def keep_only(adapter: Adapter, partition: str) -> None:
     adapter.config_file.write_text(text)
 
 
-def probed(adapter: Adapter, *options: str) -> list[tuple[str, str]]:
+def probed(adapter: LiveSite, *options: str) -> list[tuple[str, str]]:
     """Level and text of what the probes have found; nothing of them is left."""
     result = adapter.invoke("check", "--job", "--json", *options)
     found = [(each["level"], each["text"]) for each in json.loads(result.stdout)]
@@ -49,7 +49,7 @@ def probed(adapter: Adapter, *options: str) -> list[tuple[str, str]]:
     return said
 
 
-def gone(adapter: Adapter) -> bool:
+def gone(adapter: LiveSite) -> bool:
     """Whether no probe has left a record, a hosts file or a job that waits or runs."""
     token = adapter.site.store.instance
     live = adapter.cluster.ask("squeue", "-h", "-o", "%j", user="ucloud").split()
@@ -86,7 +86,7 @@ def test_the_fix_for_what_a_probe_said(said: str, fix: str) -> None:
 
 @pytest.mark.parametrize("identity", ["sudo", "service"])
 @pytest.mark.parametrize("transport", ["local", "ssh"])
-def test_a_good_site(make_adapter: AdapterMaker, transport: Transport, identity: Identity) -> None:
+def test_a_good_site(make_adapter: LiveSiteMaker, transport: Transport, identity: Identity) -> None:
     adapter = make_adapter(transport, identity)
     found = probed(adapter)
     assert {level for level, _ in found} == {"ok", "note"}
@@ -99,7 +99,7 @@ def test_a_good_site(make_adapter: AdapterMaker, transport: Transport, identity:
             assert re.search(rf"partition {partition}: {step}: all is well on node\d+, node\d+", text), text
 
 
-def test_as_another_user(adapter: Adapter) -> None:
+def test_as_another_user(adapter: LiveSite) -> None:
     keep_only(adapter, "main")
     assert ("note", "partition main: trying 2 nodes as bob (user bob)") in probed(adapter, "--user", "bob")
     result = adapter.invoke("check", "--job", "--user", "nobody")
@@ -128,7 +128,7 @@ def changed(cluster: Cluster, words: str, back: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.long), 2])
-def test_a_node_without_the_shared_folder(adapter: Adapter, cluster: Cluster, number: int) -> None:
+def test_a_node_without_the_shared_folder(adapter: LiveSite, cluster: Cluster, number: int) -> None:
     """The first node runs the script, the second a step, and the third the job with a peer."""
     keep_only(adapter, "main")
     node = cluster.nodes[number].name
@@ -138,7 +138,7 @@ def test_a_node_without_the_shared_folder(adapter: Adapter, cluster: Cluster, nu
     assert "To fix it: mount the file system of jobs.folder on every node" in problem
 
 
-def test_a_node_without_a_way_to_give_names(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_node_without_a_way_to_give_names(adapter: LiveSite, cluster: Cluster) -> None:
     """Without user namespaces, and without bubblewrap and libnss-wrapper."""
     keep_only(adapter, "main")
     adapter.config_file.write_text(adapter.config_file.read_text() + '[peers]\nmethods = ["unshare", "bwrap"]\n')
@@ -162,7 +162,7 @@ OLD = "#!/bin/sh\necho \"nsenter: unrecognized option '$5'\" >&2\nexit 1\n"
         ("xargs", "", "xargs"),
     ],
 )
-def test_a_tool_that_is_missing_or_old(adapter: Adapter, cluster: Cluster, tool: str, content: str, says: str) -> None:
+def test_a_tool_that_is_missing_or_old(adapter: LiveSite, cluster: Cluster, tool: str, content: str, says: str) -> None:
     keep_only(adapter, "main")
     adapter.config_file.write_text(adapter.config_file.read_text() + '[peers]\nmethods = ["unshare"]\n')
     node = cluster.nodes[0].name
@@ -190,7 +190,7 @@ def in_hosts(cluster: Cluster, lines: str, *nodes: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("resolves", [False, True])
-def test_nodes_that_do_not_reach_each_other(adapter: Adapter, cluster: Cluster, *, resolves: bool) -> None:
+def test_nodes_that_do_not_reach_each_other(adapter: LiveSite, cluster: Cluster, *, resolves: bool) -> None:
     """Their names resolve on the login node alone, or to addresses to which there is no way."""
     keep_only(adapter, "main")
     adapter.config_file.write_text(adapter.config_file.read_text() + '[peers]\naddress = "{node}-ib0"\n')
@@ -204,7 +204,7 @@ def test_nodes_that_do_not_reach_each_other(adapter: Adapter, cluster: Cluster, 
     assert any(re.search(r"node\d+: job-\d+-\d does not resolve", each) for each in found) != resolves
 
 
-def test_an_account_whose_jobs_have_no_folder(adapter: Adapter, cluster: Cluster) -> None:
+def test_an_account_whose_jobs_have_no_folder(adapter: LiveSite, cluster: Cluster) -> None:
     keep_only(adapter, "main")
     folder = adapter.site.config.jobs.folder.replace("{user}", "alice").rsplit("/", 1)[0]
     cluster.ask("rmdir", folder)
@@ -217,14 +217,14 @@ def test_an_account_whose_jobs_have_no_folder(adapter: Adapter, cluster: Cluster
     assert gone(adapter)
 
 
-def test_a_partition_that_is_down(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_partition_that_is_down(adapter: LiveSite, cluster: Cluster) -> None:
     with changed(cluster, "PartitionName=scavenge State=DOWN", "PartitionName=scavenge State=UP"):
         found = probed(adapter)
     assert problems(found) == ["partition scavenge: the partition is DOWN; nothing was submitted to it"]
     assert any(text.startswith("partition main: names of jobs: all is well") for _, text in found)
 
 
-def test_a_partition_that_the_account_may_not_use(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_partition_that_the_account_may_not_use(adapter: LiveSite, cluster: Cluster) -> None:
     keep_only(adapter, "scavenge")
     with changed(cluster, "PartitionName=scavenge AllowGroups=root", "PartitionName=scavenge AllowGroups=ALL"):
         [problem] = problems(probed(adapter))
@@ -232,7 +232,7 @@ def test_a_partition_that_the_account_may_not_use(adapter: Adapter, cluster: Clu
     assert "To fix it: let the account use the partition" in problem
 
 
-def test_a_partition_that_is_full(adapter: Adapter, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partition_that_is_full(adapter: LiveSite, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no problem of the site, and nobody waits for long."""
     keep_only(adapter, "main")
     monkeypatch.setattr(probe, "START_SECONDS", 3.0)
@@ -249,7 +249,7 @@ def test_a_partition_that_is_full(adapter: Adapter, cluster: Cluster, monkeypatc
     assert not problems(found)
 
 
-def start(adapter: Adapter) -> subprocess.Popen[str]:
+def start(adapter: LiveSite) -> subprocess.Popen[str]:
     """Start a check as a process of its own, which comes back once its first probe runs."""
     command = [sys.executable, "-m", "slurm_adapter", "--config", str(adapter.config_file), "check", "--job"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -260,7 +260,7 @@ def start(adapter: Adapter) -> subprocess.Popen[str]:
     raise AssertionError("no probe ran")
 
 
-def test_ctrl_c_leaves_nothing_behind(adapter: Adapter) -> None:
+def test_ctrl_c_leaves_nothing_behind(adapter: LiveSite) -> None:
     keep_only(adapter, "main")
     process = start(adapter)
     process.send_signal(signal.SIGINT)
@@ -270,7 +270,7 @@ def test_ctrl_c_leaves_nothing_behind(adapter: Adapter) -> None:
 
 
 @pytest.mark.parametrize("who", ["check", "sync"])
-def test_the_next_one_removes_what_a_killed_check_has_left(adapter: Adapter, who: str) -> None:
+def test_the_next_one_removes_what_a_killed_check_has_left(adapter: LiveSite, who: str) -> None:
     keep_only(adapter, "main")
     process = start(adapter)
     process.kill()
@@ -289,9 +289,9 @@ def test_the_next_one_removes_what_a_killed_check_has_left(adapter: Adapter, who
     assert adapter.site.store.fact("probes since") is None
 
 
-def test_two_checks_at_once(adapter: Adapter) -> None:
+def test_two_checks_at_once(adapter: LiveSite) -> None:
     keep_only(adapter, "main")
-    with adapter.site.only_one_probes() as ours:
+    with adapter.site.probe_lock() as ours:
         assert ours
         result = adapter.invoke("check", "--job")
     assert "another `check --job` is at work" in result.output

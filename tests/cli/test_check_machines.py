@@ -23,7 +23,7 @@ from tests.offline import Offline
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.adapter import Adapter
+    from tests.adapter import LiveSite
 
 GIBIBYTE = 1024**3
 SMALL = NodeShape(cpus=64, memory=64000 * 1024**2, gpus=(), features=frozenset())
@@ -246,7 +246,7 @@ def test_a_configuration_of_slurm_that_is_not_told_is_no_site_without_accounting
         ('^max_time = "12:00:00"$', 'max_time = "12:00:01"', "but MaxTime of partition scavenge is 12:00:00"),
     ],
 )  # fmt: skip
-def test_on_a_real_cluster(adapter: Adapter, pattern: str, line: str, words: str) -> None:
+def test_on_a_real_cluster(adapter: LiveSite, pattern: str, line: str, words: str) -> None:
     text, count = re.subn(pattern, line, adapter.config_file.read_text(), count=1, flags=re.MULTILINE)
     assert count == 1
     adapter.config_file.write_text(text)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 
 def test_a_connection_that_breaks_at_the_end_leaves_no_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,7 @@ def test_a_connection_that_breaks_at_the_end_leaves_no_probe(tmp_path: Path, mon
     breaks = iter([False, True])
     remove = probes.remove
 
-    def fail_once(site: Site) -> list[str]:
+    def fail_once(site: Adapter) -> list[str]:
         if next(breaks, False):
             raise ConnectionLost("the connection broke")
         return remove(site)

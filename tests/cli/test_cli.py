@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.transports.interface import Command
 
 __all__ = ["offline"]
@@ -56,7 +56,7 @@ def run(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
     path = offline.folder / "config.toml"
     path.write_text(CONFIG.format(folder=offline.folder))
     monkeypatch.setenv("SLURM_ADAPTER_CONFIG", str(path))
-    monkeypatch.setattr("slurm_adapter.adapter.Site", lambda _: offline.open())
+    monkeypatch.setattr("slurm_adapter.adapter.Adapter", lambda _: offline.open())
     # A mistake of the program must not look like one of its messages.
     monkeypatch.setenv("SLURM_ADAPTER_TRACEBACK", "1")
 
@@ -133,12 +133,12 @@ def test_secrets_reach_no_output_no_file_and_no_command(
     monkeypatch.setenv("UCLOUD_REFRESH_TOKEN", secret)
     commands: list[Command] = []
 
-    def opened(_: object) -> Site:
+    def opened(_: object) -> Adapter:
         site = offline.open()
         site.transport = Tripping(site.transport, commands.append)
         return site
 
-    monkeypatch.setattr("slurm_adapter.adapter.Site", opened)
+    monkeypatch.setattr("slurm_adapter.adapter.Adapter", opened)
     access = {"type": "api_server", "token": secret, "api": secret}
     said = [
         run("submit", "-", stdin=SPECIFICATION | {"resources": [access]}),
@@ -178,7 +178,7 @@ def test_exit_codes(run: Callable[..., Result], offline: Offline, tmp_path: Path
     offline.slurm.down = True
     assert run("submit", "-", stdin=SPECIFICATION).exit_code == 75
     assert run("render", "-", stdin=SPECIFICATION).exit_code == 0
-    with offline.site.only_one_pass():
+    with offline.site.sync_lock():
         result = run("sync")
         assert (result.exit_code, result.output) == (75, "")
 
@@ -211,7 +211,7 @@ def test_every_command_explains_itself(run: Callable[..., Result]) -> None:
 @pytest.mark.scenario(68)
 def test_cron_and_the_gateway_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def by_cron(site: Offline) -> None:
-        monkeypatch.setattr("slurm_adapter.adapter.Site", lambda _: site.open())
+        monkeypatch.setattr("slurm_adapter.adapter.Adapter", lambda _: site.open())
         (site.folder / "config.toml").write_text(CONFIG.format(folder=site.folder))
         done = CliRunner().invoke(module.cli, ["--config", str(site.folder / "config.toml"), "sync"])
         assert (done.exit_code, done.output) == (0, "")

@@ -14,7 +14,7 @@ from tests.wheel import install_wheel
 
 if TYPE_CHECKING:
     from slurm_adapter.sandbox.configuration import Identity, Transport
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.releases]
 
@@ -43,7 +43,7 @@ def told(output: str) -> re.Match[str]:
 
 @pytest.mark.parametrize("identity", ["sudo", "service"])
 @pytest.mark.parametrize("transport", ["local", "ssh"])
-def test_the_demo(make_adapter: AdapterMaker, transport: Transport, identity: Identity) -> None:
+def test_the_demo(make_adapter: LiveSiteMaker, transport: Transport, identity: Identity) -> None:
     adapter = make_adapter(transport, identity)
     done = adapter.run("demo", timeout=120)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
@@ -54,7 +54,7 @@ def test_the_demo(make_adapter: AdapterMaker, transport: Transport, identity: Id
     assert adapter.shared_block == ""
 
 
-def test_it_fails_where_the_name_does_not_resolve(make_adapter: AdapterMaker) -> None:
+def test_it_fails_where_the_name_does_not_resolve(make_adapter: LiveSiteMaker) -> None:
     """A library that gives names to dynamically linked programs only is not enough: the demo's are static."""
     adapter = make_adapter(more='[peers]\nmethods = ["nss_wrapper"]\n')
     done = adapter.run("demo", timeout=120)
@@ -64,7 +64,7 @@ def test_it_fails_where_the_name_does_not_resolve(make_adapter: AdapterMaker) ->
     assert not adapter.site.store.active() or all(record.cancelled for record in adapter.site.store.active())
 
 
-def test_it_says_what_it_needs(adapter: Adapter, tmp_path: Path) -> None:
+def test_it_says_what_it_needs(adapter: LiveSite, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(adapter.config_file.read_text().replace('user = "alice"', "", 1))
     command = [sys.executable, "-m", "slurm_adapter", "--config", str(path), "demo"]
@@ -72,7 +72,7 @@ def test_it_says_what_it_needs(adapter: Adapter, tmp_path: Path) -> None:
     assert (done.returncode, "command_line.user" in done.stderr) == (78, True)
 
 
-def test_a_wheel_installed_elsewhere_runs_the_demo(adapter: Adapter, tmp_path: Path) -> None:
+def test_a_wheel_installed_elsewhere_runs_the_demo(adapter: LiveSite, tmp_path: Path) -> None:
     """From `/`, in an environment that has the dependencies and nothing of this checkout."""
     place, root = install_wheel(tmp_path), Path("/")
 

@@ -21,7 +21,7 @@ from slurm_adapter.cluster.transports.fake import FakeTransport
 from slurm_adapter.cluster.transports.interface import Command, Result
 from slurm_adapter.cluster.transports.local import LocalTransport
 from slurm_adapter.core.errors import Unknown
-from slurm_adapter.core.evidence import ExitRecord, Inside, read_exit, slurm_id
+from slurm_adapter.core.evidence import ExitRecord, FolderContents, read_exit, slurm_id
 from slurm_adapter.translation.translate import File
 from tests.offline import sudo_environment, tiny
 
@@ -144,10 +144,14 @@ def test_look(local: LocalTransport, tmp_path: Path) -> None:
     (paths[4] / "owner").write_text("17")  # no link
     record = ExitRecord(slurm_id=17, restarts=0, task=None, exit_code=3, ended=1790000000.0, reason=None)
     tasks = {str(paths[3]): 2, str(paths[4]): 2}
-    found = [each or Inside(False) for each in job_folders.look(local, "alice", list(map(str, paths)), tasks)]
-    assert found[:3] == [Inside(True, "17", (record,), "sBAXM8PZHC9N00"), Inside(False), Inside(True)]
+    found = [each or FolderContents(False) for each in job_folders.look(local, "alice", list(map(str, paths)), tasks)]
+    assert found[:3] == [
+        FolderContents(True, "17", (record,), "sBAXM8PZHC9N00"),
+        FolderContents(False),
+        FolderContents(True),
+    ]
     assert {each.task for each in found[3].exits} == {"1", "10"}
-    assert found[4] == Inside(True)
+    assert found[4] == FolderContents(True)
     assert job_folders.look(local, "alice", []) == []
 
 
@@ -175,7 +179,7 @@ def test_what_a_look_reads_is_bounded_whatever_a_folder_holds(local: LocalTransp
         return result
 
     single, array, lines, other = job_folders.look(FakeTransport(run), "alice", paths, {paths[1]: 100, paths[3]: 9})
-    assert (single, lines) == (Inside(True), Inside(True))
+    assert (single, lines) == (FolderContents(True), FolderContents(True))
     assert array is not None
     assert (array.more, len(array.exits) <= 1) == (True, True)
     assert other is not None
@@ -227,9 +231,9 @@ def test_a_user_cannot_speak_for_another_job_nor_break_the_answer(
     (tmp_path / "1" / "exit.json").write_text(f"{{}}\n{forged}")
     (tmp_path / "2" / "owner").symlink_to("18")
     looked = job_folders.look(local, "alice", [str(tmp_path / name) for name in ("1", "2")])
-    first, second = (each or Inside(False) for each in looked)
+    first, second = (each or FolderContents(False) for each in looked)
     assert slurm_id(first.owner) is None
-    assert (first.exits, first.sluid, second) == ((), "", Inside(True, "18"))
+    assert (first.exits, first.sluid, second) == ((), "", FolderContents(True, "18"))
     answers = job_folders.fence(local, "alice", {str(tmp_path / name): "19" for name in ("1", "2")})
     assert [slurm_id(answer) for answer in answers] == [None, 18]
 
@@ -254,7 +258,7 @@ def test_nothing_in_a_folder_says_anything_of_another(texts: list[str]) -> None:
         (second / "owner").symlink_to("18")
         local = LocalTransport(environment=sudo_environment(Path(folder)))
         looked = job_folders.look(local, "alice", [str(first), str(second)])
-        assert looked[1] == Inside(True, "18")
+        assert looked[1] == FolderContents(True, "18")
         assert looked[0] is not None
         assert looked[0].exists
         assert all(record.slurm_id == RECORD["slurm_id"] for record in looked[0].exits)
@@ -334,7 +338,7 @@ def test_a_line_about_a_folder_that_was_not_asked_for_is_no_answer() -> None:
 
 def test_a_banner_before_the_answer_is_skipped() -> None:
     told = b"Welcome!\n\n7 users\n0 folder\n0 owner 17\n1 missing\nend\n"
-    assert job_folders.look(_say(told), "alice", ["/1", "/2"]) == [Inside(True, "17"), Inside(False)]
+    assert job_folders.look(_say(told), "alice", ["/1", "/2"]) == [FolderContents(True, "17"), FolderContents(False)]
 
 
 @pytest.mark.edge_case(24)
@@ -342,7 +346,7 @@ def test_five_thousand_folders_are_looked_into_by_one_command(local: LocalTransp
     (tmp_path / "4999").mkdir()
     (tmp_path / "4999" / "owner").symlink_to("17")
     found = job_folders.look(local, "alice", [str(tmp_path / str(number)) for number in range(5000)])
-    assert found == [Inside(False)] * 4999 + [Inside(True, "17")]
+    assert found == [FolderContents(False)] * 4999 + [FolderContents(True, "17")]
 
 
 def test_what_has_not_begun_is_looked_into_and_closed_without_many_programs(
@@ -357,12 +361,12 @@ def test_what_has_not_begun_is_looked_into_and_closed_without_many_programs(
     for name in ("1", "2", "3"):
         (tmp_path / name).mkdir()
     paths = [str(tmp_path / name) for name in ("1", "2", "3")]
-    assert job_folders.look(local, "alice", paths) == [Inside(True)] * 3
+    assert job_folders.look(local, "alice", paths) == [FolderContents(True)] * 3
     assert not started.exists()
     job_folders.close(local, "alice", paths)
     assert started.read_text().split() == ["ln"] * 3
     started.unlink()
-    assert job_folders.look(local, "alice", paths) == [Inside(True, "closed")] * 3
+    assert job_folders.look(local, "alice", paths) == [FolderContents(True, "closed")] * 3
     assert started.read_text().split() == ["find"] * 3
 
 

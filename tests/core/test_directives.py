@@ -248,10 +248,16 @@ def test_a_good_script() -> None:
         (GOOD.replace("#SBATCH --mem", "  #SBATCH --mem"), "line 2 of the script: an indented #SBATCH"),
         (
             GOOD.replace("\n#SBATCH --requeue", "\nrun\n#SBATCH --requeue"),
-            "line 6 of the script: '#SBATCH --requeue' st",
+            "line 6 of the script: '#SBATCH --requeue' is after",
         ),
-        (GOOD + "cat <<END\nEND\n#SBATCH --mem=4G\n", "line 9 of the script: '#SBATCH --mem=4G' stands behind"),
-        (GOOD + "cat <<<END\n#SBATCH --mem=4G\n", "line 8 of the script: '#SBATCH --mem=4G' stands behind"),
+        (
+            GOOD + "cat <<END\nEND\n#SBATCH --mem=4G\n",
+            "line 9 of the script: '#SBATCH --mem=4G' is after the first command",
+        ),
+        (
+            GOOD + "cat <<<END\n#SBATCH --mem=4G\n",
+            "line 8 of the script: '#SBATCH --mem=4G' is after the first command",
+        ),
         (GOOD.replace("4G", "4 G"), "line 2 of the script: '#SBATCH --mem=4 G'"),
         (GOOD.replace("4G", "4G #x"), "line 2 of the script"),
         (GOOD.replace("--mem=4G", "hetjob"), "line 2 of the script: '#SBATCH hetjob'"),

@@ -11,15 +11,15 @@ import pytest
 from slurm_adapter.core.evidence import (
     Evidence,
     ExitRecord,
-    Inside,
+    FolderContents,
     is_as_remembered,
     lives_on,
     needs_history,
     needs_look,
 )
-from slurm_adapter.core.observation import HAND_OVER_SECONDS, Observation
+from slurm_adapter.core.observation import DISPATCH_SECONDS, Observation
 from slurm_adapter.core.plan import Plan, make_groups, make_plan
-from slurm_adapter.core.records import Peer, Record, Stage, Standing
+from slurm_adapter.core.records import ActiveJob, Peer, Record, Stage
 from slurm_adapter.core.states import FENCED, JobState
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def evidence(*records: Record, rows: tuple[Observation, ...] | None = (), **valu
         peers={},
         rows=None if rows is None else {TOKEN: rows},
         silence_counts=True,
-        inside={"1": Inside(True, "17")},
+        inside={"1": FolderContents(True, "17")},
         addresses=ADDRESSES,
         accounting=False,
     )
@@ -202,7 +202,7 @@ SILENT = [
     (job(missing_since=NOW - 3600, **RUNNING), (), {"silence_counts": False}, RUNS, ""),
     (job(missing_since=NOW - 3600, **RUNNING), (), {"accounting": True, "history": None}, RUNS, ""),
     (job(missing_since=NOW - 3600, **RUNNING), (), {"inside": {}}, RUNS, ""),
-    (job(missing_since=NOW - 3600, **RUNNING), (), {"inside": {"1": Inside(False)}}, FAILURE, "was lost"),
+    (job(missing_since=NOW - 3600, **RUNNING), (), {"inside": {"1": FolderContents(False)}}, FAILURE, "was lost"),
     (job(missing_since=NOW - 9999, **RUNNING), None, {}, RUNS, ""),
     (job(missing_since=NOW - 9999, **RUNNING), (row("RUNNING", nodes=("n1",)),), {}, RUNS, ""),
 ]  # fmt: skip
@@ -281,7 +281,7 @@ def test_what_becomes_of_a_job_that_slurm_has(
     record: Record, rows: tuple[Observation, ...] | None, other: dict[str, Any], state: JobState, words: str
 ) -> None:
     other = dict(other)
-    inside = Inside(True, other.pop("owner", "17"), other.pop("exits", ()))
+    inside = FolderContents(True, other.pop("owner", "17"), other.pop("exits", ()))
     new, _ = decide(record, rows, **({"inside": {"1": inside}} | other))
     assert (new.state, new.stage) == (state, Stage.ENDED if state.final else Stage.SUBMITTED)
     assert words in new.status
@@ -289,7 +289,7 @@ def test_what_becomes_of_a_job_that_slurm_has(
 
 
 # After a lost answer. Each row: what is known, what the queue says, other evidence, the stage after it, its Slurm id.
-HANDED = NOW - HAND_OVER_SECONDS
+HANDED = NOW - DISPATCH_SECONDS
 ANSWERS = [
     ({}, (row("PENDING"),), {"inside": {}}, Stage.SUBMITTED, 17),
     ({}, (row("PENDING"), row("PENDING", 18)), {"owner": None}, Stage.SUBMITTED, 17),
@@ -305,9 +305,9 @@ ANSWERS = [
     ({"handed_over": HANDED, "missing_since": NOW - 140, "unwanted": 9000.0}, (), {"owner": None},
      Stage.SUBMITTING, None),
     # A folder that cannot be looked into is not gone, however long Slurm has known nothing of the job.
-    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {"1": Inside(False, trouble="no route")}},
+    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {"1": FolderContents(False, trouble="no route")}},
      Stage.SUBMITTING, None),
-    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {"1": Inside(False)}}, Stage.ENDED, None),
+    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {"1": FolderContents(False)}}, Stage.ENDED, None),
     ({"handed_over": HANDED, "missing_since": 0.0}, (), {"owner": None, "silence_counts": False},
      Stage.SUBMITTING, None),
     ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {}}, Stage.SUBMITTING, None),
@@ -325,7 +325,7 @@ def test_what_becomes_of_a_lost_answer(
     slurm_id: int | None,
 ) -> None:
     other = dict(other)
-    inside = Inside(True, other.pop("owner", "17"))
+    inside = FolderContents(True, other.pop("owner", "17"))
     new, plan = decide(job(**LOST_ANSWER | known), rows, **({"inside": {"1": inside}} | other))
     assert (new.stage, new.slurm_id) == (stage, slurm_id)
     assert [each.id for each in plan.submit] == (["1"] if stage is Stage.CLAIMED else [])
@@ -334,7 +334,7 @@ def test_what_becomes_of_a_lost_answer(
 @pytest.mark.parametrize("other", [{"rows": None}, {"silence_counts": False}, {"inside": {}}])
 @pytest.mark.parametrize("known", [{}, LOST_ANSWER])
 def test_silence_that_was_not_healthy_begins_anew(other: dict[str, Any], known: dict[str, Any]) -> None:
-    values = {"inside": {"1": Inside(True)}} | other
+    values = {"inside": {"1": FolderContents(True)}} | other
     new, _ = decide(job(missing_since=1.0, **known), values.pop("rows", ()), **values)
     assert new.missing_since is None
 
@@ -344,14 +344,14 @@ def test_silence_that_was_not_healthy_begins_anew(other: dict[str, Any], known: 
 )
 def test_a_word_of_slurm_and_accounting_out_of_reach_end_a_silence(rows: tuple[Observation, ...], tasks: int) -> None:
     known = job(missing_since=1.0, array=tasks > 0, tasks=tasks)
-    new, _ = decide(known, rows, accounting=True, history=None, inside={"1": Inside(True)})
+    new, _ = decide(known, rows, accounting=True, history=None, inside={"1": FolderContents(True)})
     assert new == known._replace(missing_since=None)
 
 
 def test_silence_is_counted_from_the_first_pass_that_heard_it() -> None:
-    new, _ = decide(job(), inside={"1": Inside(True)})
+    new, _ = decide(job(), inside={"1": FolderContents(True)})
     assert new.missing_since == NOW
-    again, _ = decide(new, inside={"1": Inside(True)}, now=NOW + 50)
+    again, _ = decide(new, inside={"1": FolderContents(True)}, now=NOW + 50)
     assert again.missing_since == NOW
 
 
@@ -377,7 +377,7 @@ def test_an_account_that_is_gone_holds_up_its_own_jobs_alone() -> None:
 def test_a_job_under_a_strange_name_is_not_lost() -> None:
     known = job(missing_since=0.0)
     assert decide(known, ())[0].state is JobState.FAILURE
-    new, plan = decide(known, (), renamed=frozenset({"1"}), inside={"1": Inside(True, "17")})
+    new, plan = decide(known, (), renamed=frozenset({"1"}), inside={"1": FolderContents(True, "17")})
     assert (new.state, new.stage, new.missing_since) == (known.state, known.stage, None)
     assert f"JobId=17 JobName={TOKEN}" in plan.job_problems["1"]
 
@@ -387,7 +387,7 @@ RENAMED: dict[str, Any] = {"renamed": frozenset({"1"}), "accounting": True}
 
 def told(*rows: Observation, sluid: str = "sB", exits: tuple[ExitRecord, ...] = (), **values: Any) -> Record:
     """What becomes of a job that the queue has forgotten, whose script left a SLUID in its folder."""
-    inside = {"1": Inside(True, "17", exits, sluid=sluid)}
+    inside = {"1": FolderContents(True, "17", exits, sluid=sluid)}
     new, _ = decide(job(**RUNNING), (), inside=inside, history={17: rows}, **{"accounting": True} | values)
     return new
 
@@ -429,7 +429,7 @@ def test_each_task_of_an_array_has_a_sluid_of_its_own() -> None:
         row("FAILED", task="2", exit_code=1, sluids=("s3",)),
     )
     new, _ = decide(
-        job(array=True, tasks=2, **RUNNING), (), inside={"1": Inside(True, "17", exits)}, history={17: rows},
+        job(array=True, tasks=2, **RUNNING), (), inside={"1": FolderContents(True, "17", exits)}, history={17: rows},
         accounting=True,
     )  # fmt: skip
     assert new.state is SUCCESS
@@ -464,7 +464,7 @@ def test_a_claim_sees_what_becomes_of_its_peer_in_the_same_pass() -> None:
         peers={"2": peer, "1": consumer},
         rows=None,
     )
-    plan = make_plan(replace(whole, rows={"i-local-2": (ended,)}, inside={"2": Inside(True, "17")}))
+    plan = make_plan(replace(whole, rows={"i-local-2": (ended,)}, inside={"2": FolderContents(True, "17")}))
     after = {record.id: values.get("state") for record, values in plan.changes}
     assert after == {"1": FAILURE, "2": FAILURE, "3": FAILURE}
     assert plan.submit == ()
@@ -503,9 +503,9 @@ def test_a_cancel_that_came_to_nothing_is_repeated(since: int, again: tuple[int,
 
 def test_surplus_slurm_jobs_are_cancelled_once_the_fence_names_the_kept_one() -> None:
     rows = (row("PENDING"), row("RUNNING", 18), row("COMPLETED", 19, exit_code=0))
-    _, plan = decide(job(), rows, inside={"1": Inside(True, None)})
+    _, plan = decide(job(), rows, inside={"1": FolderContents(True, None)})
     assert (plan.fence, [slurm_id for _, slurm_id in plan.cancel]) == ({"1": 17}, [18])
-    _, plan = decide(job(), rows, inside={"1": Inside(True, "18")})
+    _, plan = decide(job(), rows, inside={"1": FolderContents(True, "18")})
     assert (plan.fence, [slurm_id for _, slurm_id in plan.cancel]) == ({"1": 18}, [17])
     _, plan = decide(job(), (row("PENDING"),))
     assert (plan.fence, plan.cancel) == ({}, ())
@@ -647,7 +647,7 @@ def test_many_endings_without_a_word_of_slurms_are_held_back(
     ended: int,
 ) -> None:
     silent, (living, rows) = silent_jobs(lost), alive(others)
-    inside = {record.id: Inside(True, str(record.slurm_id)) for record in silent}
+    inside = {record.id: FolderContents(True, str(record.slurm_id)) for record in silent}
     plan = make_plan(evidence(*silent, *living, rows=None, inside=inside, end_many=end_many))
     assert not any(values.get("stage") is Stage.ENDED for _, values in plan.changes)  # an outage decides nothing
     whole = replace(evidence(*silent, *living, inside=inside, end_many=end_many), rows=rows)
@@ -681,7 +681,7 @@ def test_many_unproven_endings_of_one_account_hold_back_no_other(
     of_site: bool,  # noqa: FBT001  # a row of the table
 ) -> None:
     lost = [r._replace(id=f"{user}{r.id}", account=user) for user, n in silent.items() for r in silent_jobs(n)]
-    inside = {record.id: Inside(True, str(record.slurm_id)) for record in lost}
+    inside = {record.id: FolderContents(True, str(record.slurm_id)) for record in lost}
     plan = make_plan(
         replace(
             evidence(*lost, inside=inside),
@@ -698,7 +698,7 @@ def test_many_unproven_endings_of_one_account_hold_back_no_other(
 def test_what_slurm_says_itself_is_never_held_back_nor_what_was_never_handed_over() -> None:
     told = silent_jobs(50, missing_since=None)
     rows = {r.token: (row("COMPLETED", r.slurm_id or 0, name=r.token, exit_code=0),) for r in told}
-    inside = {record.id: Inside(True, str(record.slurm_id)) for record in told}
+    inside = {record.id: FolderContents(True, str(record.slurm_id)) for record in told}
     claims = tuple(job(f"9{n}", peers=(Peer("db", "gone"),), **CLAIM) for n in range(50))
     plan = make_plan(replace(evidence(*told, *claims, inside=inside), rows=rows))
     assert sum(values.get("stage") is Stage.ENDED for _, values in plan.changes) == 100
@@ -707,7 +707,7 @@ def test_what_slurm_says_itself_is_never_held_back_nor_what_was_never_handed_ove
 
 def test_an_ending_by_the_scripts_word_alone_counts_among_the_many() -> None:
     silent = silent_jobs(11, missing_since=None)
-    inside = {r.id: Inside(True, str(r.slurm_id), (exited(slurm_id=r.slurm_id or 0),)) for r in silent}
+    inside = {r.id: FolderContents(True, str(r.slurm_id), (exited(slurm_id=r.slurm_id or 0),)) for r in silent}
     assert make_plan(evidence(*silent, inside=inside)).changes == ()
     assert len(make_plan(evidence(*silent, inside=inside, end_many=True)).changes) == 11
 
@@ -715,13 +715,13 @@ def test_an_ending_by_the_scripts_word_alone_counts_among_the_many() -> None:
 def test_a_claim_does_not_end_with_a_peer_whose_ending_is_held_back() -> None:
     silent = silent_jobs(11)
     claim = job("900", peers=(Peer("db", "3"),), **CLAIM)
-    inside = {record.id: Inside(True, str(record.slurm_id)) for record in silent}
+    inside = {record.id: FolderContents(True, str(record.slurm_id)) for record in silent}
     plan = make_plan(evidence(*silent, claim, inside=inside))
     assert [record.id for record in plan.submit] == ["900"]
 
 
 def as_remembered(record: Record, *rows: Observation, states: dict[str, JobState] | None = None) -> bool:
-    standing = Standing(*(getattr(record, name) for name in Standing._fields))
+    standing = ActiveJob(*(getattr(record, name) for name in ActiveJob._fields))
     return lives_on(standing, rows) and is_as_remembered(standing, rows[0], states or {})
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_adapter.core.evidence import Evidence, ExitRecord, Inside, is_as_remembered, lives_on
+from slurm_adapter.core.evidence import Evidence, ExitRecord, FolderContents, is_as_remembered, lives_on
 from slurm_adapter.core.observation import Observation
 from slurm_adapter.core.plan import Plan, make_groups, make_plan
-from slurm_adapter.core.records import Peer, Record, Stage, Standing
+from slurm_adapter.core.records import ActiveJob, Peer, Record, Stage
 from slurm_adapter.core.states import BASE_STATES, ENDED, FLAGS, JobState
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _exits = st.builds(
     reason=st.none() | st.just("why"),
 )
 _inside = st.builds(
-    Inside,
+    FolderContents,
     exists=st.booleans(),
     owner=st.none() | st.sampled_from(["17", "18", "closed", "cancelled", "x"]),
     exits=st.lists(_exits, max_size=2).map(tuple),
@@ -106,7 +106,7 @@ def test_no_state_without_evidence(evidence: Evidence) -> None:
     [record] = evidence.records
     changes: dict[str, Any] = next((values for _, values in plan.changes), {})
     rows = (evidence.rows or {}).get("i-local-1", ())
-    inside = evidence.inside.get("1", Inside(False))
+    inside = evidence.inside.get("1", FolderContents(False))
     told = [row for some in (evidence.history or {}).values() for row in some]
     if "state" in changes or "stage" in changes:
         assert changes.get("state", record.state).final == (changes.get("stage", record.stage) is Stage.ENDED)
@@ -155,8 +155,8 @@ def _changes(plan: Plan) -> dict[str, Any]:
     return next((values for _, values in plan.changes), {})
 
 
-def _standing(record: Record) -> Standing:
-    return Standing(*(getattr(record, name) for name in Standing._fields))
+def _standing(record: Record) -> ActiveJob:
+    return ActiveJob(*(getattr(record, name) for name in ActiveJob._fields))
 
 
 @settings(max_examples=500)

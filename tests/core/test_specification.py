@@ -19,8 +19,8 @@ from slurm_adapter.core.specification import (
     PeerValue,
     TextValue,
     UnknownValue,
+    for_message,
     parse_submission,
-    shown,
 )
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ def test_a_bulk_of_the_most_items() -> None:
 
 @given(st.text())
 def test_a_shown_value_is_one_short_line_that_no_terminal_obeys(text: str) -> None:
-    assert shown(text).isprintable()
-    assert len(shown(text * 50)) < 700
+    assert for_message(text).isprintable()
+    assert len(for_message(text * 50)) < 700
 
 
 JSON = st.recursive(

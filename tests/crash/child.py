@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.cluster import job_folders, peer_files
 from slurm_adapter.core.errors import AdapterError, TryAgain
 from slurm_adapter.core.specification import Owner, parse_submission
@@ -118,7 +118,7 @@ def _name_of(command: Command) -> str:
     return next(iter([*scripts, *(programs[word] for word in command.argv if word in programs)]), "queue")
 
 
-def act(site: Site, action: str, arguments: Sequence[str]) -> None:
+def act(site: Adapter, action: str, arguments: Sequence[str]) -> None:
     """What a user, or cron, has asked for."""
     if action == "submit":
         key, file = arguments
@@ -137,7 +137,7 @@ def act(site: Site, action: str, arguments: Sequence[str]) -> None:
         cancel.cancel(site, arguments)
         tell("answer")
     elif action == "sync":
-        with site.only_one_pass() as ours:
+        with site.sync_lock() as ours:
             if not ours:
                 raise TryAgain("another pass is under way")
             for problem in sync(site).problems:
@@ -150,7 +150,7 @@ def act(site: Site, action: str, arguments: Sequence[str]) -> None:
 def work(config: str, ahead: float, point: str, action: str, arguments: Sequence[str]) -> int:
     """Do it, and die on the way."""
     points = Points(point)
-    with Site(load_config(Path(config)), clock=lambda: time.time() + ahead) as site:
+    with Adapter(load_config(Path(config)), clock=lambda: time.time() + ahead) as site:
         points.wrap(site.transport, ["run"])
         points.wrap(site.scheduler, methods(site.scheduler))
         points.wrap(site.store, [name for name in methods(site.store) if name not in _ONLY_READ])

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.core.errors import AdapterError
-from slurm_adapter.core.observation import HAND_OVER_SECONDS
+from slurm_adapter.core.observation import DISPATCH_SECONDS
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.specification import Owner, parse_submission
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import cancel, item, submit
 from slurm_adapter.jobs.sync import sync
 from slurm_adapter.local.configuration_file import load_config
-from tests.adapter import Adapter, on_node
+from tests.adapter import LiveSite, on_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -73,7 +73,7 @@ class Death:
 
 
 @dataclass
-class Ground(Adapter):
+class Ground(LiveSite):
     """An adapter whose processes die."""
 
     clock: Clock = field(default_factory=Clock)
@@ -134,7 +134,7 @@ class Ground(Adapter):
         while True:
             active = self.site.store.active()
             if any(record.stage is Stage.SUBMITTING for record in active):
-                self.clock.ahead += HAND_OVER_SECONDS + 5
+                self.clock.ahead += DISPATCH_SECONDS + 5
             report = sync(self.site)
             assert [each for each in report.problems if not problem or problem not in each] == []
             if {record.id for record in active} == {record.id for record in living} and not report.changed:
@@ -191,7 +191,7 @@ class Ground(Adapter):
             limit = time.monotonic() + 60
             while (active := self.site.store.active()) and time.monotonic() < limit:
                 if any(record.stage is Stage.SUBMITTING for record in active):
-                    self.clock.ahead += HAND_OVER_SECONDS + 5
+                    self.clock.ahead += DISPATCH_SECONDS + 5
                 try:
                     cancel.cancel(self.site, [record.id for record in active if record.cancelled is None])
                     sync(self.site)
@@ -308,7 +308,7 @@ class Slow:
 
 
 @pytest.fixture
-def slow(adapter: Adapter, cluster: Cluster) -> Iterator[Slow]:
+def slow(adapter: LiveSite, cluster: Cluster) -> Iterator[Slow]:
     """Slow commands; at the end none waits any more."""
     path = f"{adapter.site.config.shared}/slow"
     cluster.ask("sh", "-c", 'mkdir -m 755 "$1" && mkdir -m 777 "$1/control"', "sh", path, user="ucloud")
@@ -318,7 +318,7 @@ def slow(adapter: Adapter, cluster: Cluster) -> Iterator[Slow]:
 
 
 @pytest.fixture
-def make_ground(adapter: Adapter) -> Iterator[Callable[..., Ground]]:
+def make_ground(adapter: LiveSite) -> Iterator[Callable[..., Ground]]:
     """Makes sites that share nothing but the cluster and the accounts on it."""
     made: list[Ground] = []
     config = adapter.config_file.read_text()
@@ -338,7 +338,7 @@ def make_ground(adapter: Adapter) -> Iterator[Callable[..., Ground]]:
         file = folder / "config.toml"
         file.write_text(text)
         clock = Clock()
-        site = Site(load_config(file), clock)
+        site = Adapter(load_config(file), clock)
         own = f"{pattern.replace('{user}', 'alice').rpartition('/')[0]}/{name}"
         adapter.cluster.ask("mkdir", "-m", "700", own)
         made.append(Ground(adapter.cluster, file, site, clock, own))

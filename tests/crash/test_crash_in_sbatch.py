@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.core.observation import HAND_OVER_SECONDS
+from slurm_adapter.core.observation import DISPATCH_SECONDS
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs.sync import sync
@@ -58,7 +58,7 @@ def test_an_sbatch_that_outlives_its_clock_makes_a_job_that_runs_nothing(make_gr
     kill(process, all_of_it=False)
     [record] = ground.site.store.active()
     for _ in range(3):
-        ground.clock.ahead += HAND_OVER_SECONDS + 5
+        ground.clock.ahead += DISPATCH_SECONDS + 5
         assert sync(ground.site).problems == ()
     assert slow.calls == 2
     assert ground.now(record).stage is Stage.SUBMITTED

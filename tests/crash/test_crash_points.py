@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.core.errors import Refused
-from slurm_adapter.core.observation import HAND_OVER_SECONDS
+from slurm_adapter.core.observation import DISPATCH_SECONDS
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs.sync import sync
@@ -205,7 +205,7 @@ def one_pass(ground: Ground, point: str) -> Death:
     [database] = ground.start(ground.job("database", code="sleep 300"))
     ground.cluster.wait_for(lambda: ground.starts("database"))
     ground.cluster.wait_for(lambda: ground.file(before, "exit.json").exists())
-    ground.clock.ahead = HAND_OVER_SECONDS + 5
+    ground.clock.ahead = DISPATCH_SECONDS + 5
     while ground.now(before).stage is not Stage.ENDED or ground.now(silent).missing_since is None:
         assert sync(ground.site).problems == ()
     lasts = f"until [ -e {ground.own}/go ]; do sleep 0.2; done"
@@ -215,7 +215,7 @@ def one_pass(ground: Ground, point: str) -> Death:
     submit_once_more(ground, database)
     submit_once_more(ground, before)
     ground.cluster.wait_for(lambda: ground.file(ending, "exit.json").exists())
-    ground.clock.ahead = HAND_OVER_SECONDS + 5 + 160
+    ground.clock.ahead = DISPATCH_SECONDS + 5 + 160
     ground.cluster.wait_for(lambda: ground.starts("starting"))
     death = ground.die(point, "sync")
     assert death.complaint == ""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slurm_adapter.core.records import Record
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.releases]
@@ -38,7 +38,7 @@ def with_accounting(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def slurmdbd_again(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[None]:
+def slurmdbd_again(make_adapter: LiveSiteMaker, cluster: Cluster) -> Iterator[None]:
     """Afterwards slurmdbd and slurmctld run."""
     del make_adapter
     yield
@@ -63,11 +63,11 @@ def until_accounted(cluster: Cluster, record: Record, word: str) -> None:
     cluster.wait_for(lambda: word in cluster.run(*show).stdout.decode())
 
 
-def told(adapter: Adapter, *records: Record) -> list[tuple[JobState, str]]:
+def told(adapter: LiveSite, *records: Record) -> list[tuple[JobState, str]]:
     return [(new.state, new.status) for new in map(adapter.now, records)]
 
 
-def test_a_job_that_its_user_renamed_is_known_by_its_sluid(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_job_that_its_user_renamed_is_known_by_its_sluid(adapter: LiveSite, cluster: Cluster) -> None:
     """Accounting tells its end though its own script could not; scripts know the SLUID from Slurm 26.05 on."""
     if release(read_client(cluster.ask("squeue", "--version"))) < (26, 5):
         pytest.skip("this Slurm tells a job's script no SLUID")
@@ -82,7 +82,7 @@ def test_a_job_that_its_user_renamed_is_known_by_its_sluid(adapter: Adapter, clu
 
 @pytest.mark.scenario(55, 56)
 @pytest.mark.edge_case(2)
-def test_who_cancelled_a_job(adapter: Adapter, cluster: Cluster) -> None:
+def test_who_cancelled_a_job(adapter: LiveSite, cluster: Cluster) -> None:
     """Its user, the site, another user's name for the site, and the adapter; one that waits, too."""
     sleeps = adapter.shell("sleep 600")
     by_user, by_root, by_slurm, by_adapter = records = adapter.start(sleeps, sleeps, sleeps, sleeps)
@@ -108,7 +108,7 @@ def test_who_cancelled_a_job(adapter: Adapter, cluster: Cluster) -> None:
 @pytest.mark.edge_case(7, 9, 11, 14)
 @pytest.mark.usefixtures("short_memory")
 @pytest.mark.long
-def test_what_the_queue_has_forgotten_is_known_to_accounting(adapter: Adapter, cluster: Cluster) -> None:
+def test_what_the_queue_has_forgotten_is_known_to_accounting(adapter: LiveSite, cluster: Cluster) -> None:
     """No exit record is left, and midnight lies between two passes: one pass tells how each of them ended."""
     sleeps = adapter.shell("sleep 600")
     well, badly, by_signal, by_user, by_root, overdue, moves = adapter.start(
@@ -159,7 +159,7 @@ def test_what_the_queue_has_forgotten_is_known_to_accounting(adapter: Adapter, c
 @pytest.mark.scenario(60)
 @pytest.mark.edge_case(5, 7, 8)
 @pytest.mark.usefixtures("short_memory", "slurmdbd_again")
-def test_while_slurmdbd_is_away_nothing_is_guessed(make_adapter: AdapterMaker, cluster: Cluster) -> None:
+def test_while_slurmdbd_is_away_nothing_is_guessed(make_adapter: LiveSiteMaker, cluster: Cluster) -> None:
     """The queue's words count; what it has forgotten, or does not know, stays; it is told once."""
     adapter = make_adapter(in_jobs='lost_after = "00:00:01"')
     well, badly, by_root, by_user, runs = records = adapter.start(
@@ -201,7 +201,7 @@ def test_while_slurmdbd_is_away_nothing_is_guessed(make_adapter: AdapterMaker, c
 
 @pytest.mark.edge_case(8)
 @pytest.mark.usefixtures("short_memory", "slurmdbd_again")
-def test_accounting_that_lags_behind_takes_nothing_back(adapter: Adapter, cluster: Cluster) -> None:
+def test_accounting_that_lags_behind_takes_nothing_back(adapter: LiveSite, cluster: Cluster) -> None:
     """The queue has told the end, and forgotten it; accounting still says RUNNING: the state stays final."""
     ended, forgotten = adapter.start(*[adapter.shell(f"{UNTIL_TOLD}; exit 3")] * 2)
     until_accounted(cluster, ended, "RUNNING")

@@ -16,7 +16,7 @@ from slurm_adapter.local.configuration_file import load_config
 from tests.gateway.process import free_port, serving
 
 if TYPE_CHECKING:
-    from tests.adapter import AdapterMaker
+    from tests.adapter import LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("empty_drive")]
@@ -49,7 +49,7 @@ def pattern(name: str) -> str:
     return re.sub(r"(RUNNING|SUCCESS)\d+s\d+alice", r"\1\\w+alice", text)
 
 
-def test_the_two_calls_by_hand(make_adapter: AdapterMaker, cluster: Cluster) -> None:
+def test_the_two_calls_by_hand(make_adapter: LiveSiteMaker, cluster: Cluster) -> None:
     """A site of its own, so that the ids are those of a new sandbox; the first calls, whose programs are there."""
     port = free_port()
     adapter = make_adapter(first_id=4101, more=f"[gateway]\nport = {port}\n")

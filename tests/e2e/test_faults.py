@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from slurm_adapter.cli import main as module
 from slurm_adapter.core.errors import Refused, TryAgain
-from slurm_adapter.core.observation import HAND_OVER_SECONDS
+from slurm_adapter.core.observation import DISPATCH_SECONDS
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
 from tests.adapter import UNTIL_TOLD
@@ -120,7 +120,7 @@ def test_sbatch_hangs_and_hands_nothing_over(faulty: Faulty) -> None:
     record = faulty.hand_in(faulty.shell(COUNT))
     assert (record.stage, record.state) == (Stage.SUBMITTING, JobState.IN_QUEUE)
     faulty.heal()
-    faulty.pass_after(HAND_OVER_SECONDS - 5)
+    faulty.pass_after(DISPATCH_SECONDS - 5)
     faulty.pass_after(6)
     faulty.pass_after(135)
     assert (faulty.now(record).stage, faulty.slurm_jobs(record)) == (Stage.SUBMITTING, {})
@@ -378,7 +378,7 @@ def test_what_is_no_id_is_unknown_and_reaches_no_shell(
     before = offline.transport.commands.copy()
     monkeypatch.setattr("slurm_adapter.local.configuration_file.find_config", lambda _: "here")
     monkeypatch.setattr("slurm_adapter.local.configuration_file.load_config", lambda _: offline.config)
-    monkeypatch.setattr("slurm_adapter.adapter.Site", lambda _: offline.site)
+    monkeypatch.setattr("slurm_adapter.adapter.Adapter", lambda _: offline.site)
     monkeypatch.setattr(offline.site, "close", lambda: None)
     for garbage in GARBAGE:
         result = CliRunner().invoke(module.cli, [command, "--", garbage])

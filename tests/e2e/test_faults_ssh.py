@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slurm_adapter.core.records import Record
-    from tests.adapter import AdapterMaker
+    from tests.adapter import LiveSiteMaker
     from tests.proxy import Side
     from tests.sandbox_cluster import Cluster
 
@@ -41,7 +41,7 @@ def proxy(cluster: Cluster) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def faulty(make_adapter: AdapterMaker, proxy: Proxy, tmp_path: Path) -> Iterator[Faulty]:
+def faulty(make_adapter: LiveSiteMaker, proxy: Proxy, tmp_path: Path) -> Iterator[Faulty]:
     """A site that goes through it."""
     plain = make_adapter("ssh")
     known = tmp_path / "known_hosts"

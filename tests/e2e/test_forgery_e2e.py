@@ -16,7 +16,7 @@ from tests.adapter import UNTIL_TOLD
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.adapter import Adapter
+    from tests.adapter import LiveSite
     from tests.sandbox_cluster import Cluster
 
 pytestmark = pytest.mark.sandbox
@@ -75,7 +75,7 @@ def row(slurm_id: str, user: str, token: str, node: str = "node001") -> str:
     return f"{slurm_id};RUNNING;None;{node};{uid};100;200;300;1:00:00;0;{token};0"
 
 
-def test_a_name_of_a_job_says_nothing_of_others(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_name_of_a_job_says_nothing_of_others(adapter: LiveSite, cluster: Cluster) -> None:
     """No job of another is shown elsewhere, and nothing is done to jobs that the adapter did not submit."""
     site = adapter.site
     [over] = adapter.submit(adapter.shell("exit 0"), user="bob")

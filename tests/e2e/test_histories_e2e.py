@@ -13,12 +13,12 @@ from slurm_adapter.core.states import JobState
 from tests.adapter import UNTIL_TOLD
 
 if TYPE_CHECKING:
-    from tests.adapter import Adapter
+    from tests.adapter import LiveSite
 
 pytestmark = pytest.mark.sandbox
 
 
-def lose_database(adapter: Adapter, backup: bytes | None = None) -> None:
+def lose_database(adapter: LiveSite, backup: bytes | None = None) -> None:
     """Put a backup in the place of the database, or nothing."""
     adapter.site.store.close()
     del adapter.site.store  # it is opened anew
@@ -28,14 +28,14 @@ def lose_database(adapter: Adapter, backup: bytes | None = None) -> None:
         (adapter.site.config.state / "jobs.sqlite").write_bytes(backup)
 
 
-def copied(adapter: Adapter) -> bytes:
+def copied(adapter: LiveSite) -> bytes:
     """A backup of the database."""
     with closing(sqlite3.connect(adapter.site.config.state / "jobs.sqlite")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return connection.serialize()
 
 
-def test_a_job_that_is_newer_than_a_backup_is_never_taken_for_another(adapter: Adapter) -> None:
+def test_a_job_that_is_newer_than_a_backup_is_never_taken_for_another(adapter: LiveSite) -> None:
     """A restored database gives no id whose folder exists; the old job runs on, and the new one has its own end."""
     [before] = adapter.submit(adapter.shell("echo before"))
     adapter.until_successful(before)
@@ -53,7 +53,7 @@ def test_a_job_that_is_newer_than_a_backup_is_never_taken_for_another(adapter: A
     adapter.cluster.wait_for(adapter.file(old, "exit.json").exists)
 
 
-def test_jobs_are_submitted_beside_the_folders_of_a_lost_database(adapter: Adapter) -> None:
+def test_jobs_are_submitted_beside_the_folders_of_a_lost_database(adapter: LiveSite) -> None:
     """The first try succeeds, and the old folders are left as they are."""
     old = adapter.submit(*[adapter.shell("echo old")] * 3)
     adapter.until_successful(*old)
@@ -66,7 +66,7 @@ def test_jobs_are_submitted_beside_the_folders_of_a_lost_database(adapter: Adapt
     assert [adapter.output(record) for record in old] == ["old\n"] * 3
 
 
-def test_a_shared_file_system_that_is_away_is_worth_another_try(adapter: Adapter) -> None:
+def test_a_shared_file_system_that_is_away_is_worth_another_try(adapter: LiveSite) -> None:
     """Its mount point is there, and empty: exit code 75, and nothing is left of the job."""
     homes = f"{adapter.cluster.shared}/home"
     job = json.dumps(adapter.shell("echo here")).encode()

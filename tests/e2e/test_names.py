@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slurm_adapter.core.records import Record
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = pytest.mark.sandbox
@@ -51,7 +51,7 @@ def only(method: str) -> str:
     ],
 )
 def test_each_method_gives_names_to_each_kind_of_program(
-    make_adapter: AdapterMaker, programs: str, method: str, works: set[str]
+    make_adapter: LiveSiteMaker, programs: str, method: str, works: set[str]
 ) -> None:
     adapter = make_adapter(more=only(method))
     [peer] = adapter.start(adapter.shell("sleep 60"))
@@ -89,7 +89,7 @@ def without_methods(cluster: Cluster) -> Iterator[str]:
         cluster.ask("umount", path, user="root", node=node)
 
 
-def test_a_job_that_cannot_have_its_names_does_not_run(adapter: Adapter, without_methods: str) -> None:
+def test_a_job_that_cannot_have_its_names_does_not_run(adapter: LiveSite, without_methods: str) -> None:
     [peer] = adapter.start(adapter.shell("sleep 60"))
     [record] = adapter.submit(adapter.shell("echo ran", peers={"database": peer}, node=without_methods))
     [record] = adapter.until_ended(record)
@@ -100,7 +100,7 @@ def test_a_job_that_cannot_have_its_names_does_not_run(adapter: Adapter, without
     assert adapter.output(record) == ""
 
 
-def test_a_user_is_told_which_node_does_not_see_the_shared_folder(make_adapter: AdapterMaker) -> None:
+def test_a_user_is_told_which_node_does_not_see_the_shared_folder(make_adapter: LiveSiteMaker) -> None:
     adapter = make_adapter(more='[peers]\nwait = "00:00:05"')
     [peer] = adapter.start(adapter.shell("sleep 60", node="node003"))
     shared = str(adapter.site.config.shared)
@@ -117,7 +117,7 @@ def test_a_user_is_told_which_node_does_not_see_the_shared_folder(make_adapter: 
     assert adapter.output(record) == ""
 
 
-def test_a_site_may_let_it_run_with_the_file_alone(make_adapter: AdapterMaker, without_methods: str) -> None:
+def test_a_site_may_let_it_run_with_the_file_alone(make_adapter: LiveSiteMaker, without_methods: str) -> None:
     adapter = make_adapter(more="[peers]\nallow_env = true")
     [peer] = adapter.start(adapter.shell("sleep 60"))
     script = 'getent hosts database || cat "$UCLOUD_HOSTS_FILE"'
@@ -127,7 +127,7 @@ def test_a_site_may_let_it_run_with_the_file_alone(make_adapter: AdapterMaker, w
     assert "they are in $UCLOUD_HOSTS_FILE only" in adapter.errors(record)
 
 
-def test_a_cancel_lets_the_application_clean_up_with_its_names(adapter: Adapter) -> None:
+def test_a_cancel_lets_the_application_clean_up_with_its_names(adapter: LiveSite) -> None:
     [peer] = adapter.start(adapter.shell("sleep 60"))
     script = "trap 'sleep 1; getent hosts database; exit 9' TERM; echo ready; sleep 60 & wait"
     parameters = {"code": text(script)}
@@ -142,7 +142,7 @@ def test_a_cancel_lets_the_application_clean_up_with_its_names(adapter: Adapter)
     assert json.loads(adapter.file(record, "exit.json").read_text())["exit_code"] == 9
 
 
-def test_signals_for_the_batch_script_reach_the_application(adapter: Adapter) -> None:
+def test_signals_for_the_batch_script_reach_the_application(adapter: LiveSite) -> None:
     script = "trap 'echo USR1; exit 4' USR1; echo ready; while :; do sleep 0.1; done"
     [record] = adapter.submit(adapter.specification("batch", parameters={"code": text(script)}))
     adapter.until_said(record, "^ready$")
@@ -153,7 +153,7 @@ def test_signals_for_the_batch_script_reach_the_application(adapter: Adapter) ->
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", 137)])
-def test_exit_records_tell_how_it_ended(adapter: Adapter, script: str, code: int) -> None:
+def test_exit_records_tell_how_it_ended(adapter: LiveSite, script: str, code: int) -> None:
     [record] = adapter.submit(adapter.specification("batch", parameters={"code": text(script)}))
     [record] = adapter.until_ended(record)
     told = json.loads(adapter.file(record, "exit.json").read_text())
@@ -174,7 +174,7 @@ def processes_of(cluster: Cluster, record: Record) -> list[str]:
 
 
 @pytest.mark.parametrize("ending", ["by itself", "cancelled", "batch killed", "ignores TERM"])
-def test_no_process_outlives_its_job(make_adapter: AdapterMaker, ending: str) -> None:
+def test_no_process_outlives_its_job(make_adapter: LiveSiteMaker, ending: str) -> None:
     adapter = make_adapter(first_id=811_000)
     if ending == "ignores TERM" and (problems := sandbox.status(adapter.cluster.layout.name).notes):
         pytest.skip(f"Slurm loses processes whose parents have ended: {problems[0]}")
@@ -215,7 +215,7 @@ int main(int argc, char **argv) {
 """
 
 
-def test_an_mpi_program_over_two_nodes_has_shared_memory_and_names(adapter: Adapter) -> None:
+def test_an_mpi_program_over_two_nodes_has_shared_memory_and_names(adapter: LiveSite) -> None:
     cluster = adapter.cluster
     if cluster.run("which", "mpicc").returncode:
         pytest.skip("no MPI on the nodes: apt-get install libopenmpi-dev openmpi-bin")

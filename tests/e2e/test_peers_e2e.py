@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.core.records import Record
     from slurm_adapter.sandbox.configuration import Identity, Transport
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.releases]
@@ -40,7 +40,7 @@ def address(record: Record, rank: int = 0) -> str:
     return record.addresses[rank][0]
 
 
-def hurry(adapter: Adapter, record: Record, away_from: str) -> None:
+def hurry(adapter: LiveSite, record: Record, away_from: str) -> None:
     """Start a requeued job at once, on another node: on the same one Slurm refuses its credential within a second."""
     job = f"job={record.slurm_id}"
     adapter.cluster.ask("scontrol", "update", job, f"ExcNodeList={away_from}", "StartTime=now", user=record.account)
@@ -53,7 +53,7 @@ def hurry(adapter: Adapter, record: Record, away_from: str) -> None:
 @pytest.mark.parametrize("identity", ["sudo", "service"])
 @pytest.mark.parametrize("transport", ["local", "ssh"])
 def test_the_same_name_means_another_job_for_another_job(
-    make_adapter: AdapterMaker, transport: Transport, identity: Identity
+    make_adapter: LiveSiteMaker, transport: Transport, identity: Identity
 ) -> None:
     """And none for a job without peers; two names in one job; a peer as a parameter. All at the same time."""
     adapter = make_adapter(transport, identity)
@@ -77,7 +77,7 @@ def test_the_same_name_means_another_job_for_another_job(
 
 
 @pytest.mark.usefixtures("empty_drive")
-def test_without_its_peer_the_web_application_fails(adapter: Adapter) -> None:
+def test_without_its_peer_the_web_application_fails(adapter: LiveSite) -> None:
     seed = adapter.specification("acme-web-app") | {"application": {"name": "acme-web-app", "version": "1.0.0"}}
     [record] = adapter.until_ended(*adapter.submit(seed))
     assert (record.state, record.exit_code) == (JobState.FAILURE, 1)
@@ -85,7 +85,7 @@ def test_without_its_peer_the_web_application_fails(adapter: Adapter) -> None:
 
 
 @pytest.mark.scenario(47)
-def test_every_rank_and_step_resolves_every_rank(adapter: Adapter) -> None:
+def test_every_rank_and_step_resolves_every_rank(adapter: LiveSite) -> None:
     """Two replicas each; steps by the template's srun(), by srun from PATH, and the script itself."""
     [server] = adapter.start(adapter.shell(SERVER, replicas=2))
     assert len(set(server.nodes)) == 2
@@ -119,7 +119,7 @@ def test_every_rank_and_step_resolves_every_rank(adapter: Adapter) -> None:
             assert sorted(said["two"]) == sorted(expected)
 
 
-def test_both_families_of_addresses(make_adapter: AdapterMaker) -> None:
+def test_both_families_of_addresses(make_adapter: LiveSiteMaker) -> None:
     adapter = make_adapter(more='[peers]\naddress = "{node}"\n')
     [server] = adapter.start(adapter.shell(SERVER))
     assert sorted(":" in each for each in server.addresses[0]) == [False, True]
@@ -131,7 +131,7 @@ def test_both_families_of_addresses(make_adapter: AdapterMaker) -> None:
     assert {line.split()[0] for line in output.splitlines()} == set(server.addresses[0])
 
 
-def test_the_name_is_nowhere_but_in_the_hosts_file(adapter: Adapter) -> None:
+def test_the_name_is_nowhere_but_in_the_hosts_file(adapter: LiveSite) -> None:
     """Not in an argument, an environment or a script of any process of the job."""
     show = r"""
         for process in /proc/[0-9]*; do
@@ -180,7 +180,7 @@ GOOD_NAMES = ("a", "a.b.c", "a" * 63, "3com", "x-1")
 
 
 @pytest.mark.scenario(43, 44)
-def test_host_names(make_adapter: AdapterMaker) -> None:
+def test_host_names(make_adapter: LiveSiteMaker) -> None:
     adapter = make_adapter(more='[peers]\nreserved = ["printer"]\n')
     [server] = adapter.submit(adapter.shell(SERVER))
     specification = adapter.shell("true")
@@ -199,7 +199,7 @@ def test_host_names(make_adapter: AdapterMaker) -> None:
 
 
 @pytest.mark.scenario(45, 46)
-def test_whom_one_may_name(adapter: Adapter) -> None:
+def test_whom_one_may_name(adapter: LiveSite) -> None:
     own, array = adapter.submit(adapter.shell(SERVER), adapter.specification("array"))
     [of_bob] = adapter.submit(adapter.shell(SERVER), user="bob")
     [of_project] = adapter.submit(adapter.shell(SERVER), project="p")
@@ -222,7 +222,7 @@ def test_whom_one_may_name(adapter: Adapter) -> None:
         adapter.submit(naming(of_bob.id))
 
 
-def test_members_of_a_project_may_name_each_others_jobs(adapter: Adapter) -> None:
+def test_members_of_a_project_may_name_each_others_jobs(adapter: LiveSite) -> None:
     """The peer's exit record cannot be read by another account: its end is told by a pass."""
     [server] = adapter.start(adapter.shell(SERVER), project="p")
     wait = "getent hosts database; while getent hosts database >/dev/null; do sleep 0.1; done; echo gone"
@@ -237,7 +237,7 @@ def test_members_of_a_project_may_name_each_others_jobs(adapter: Adapter) -> Non
 
 
 @pytest.mark.scenario(45)
-def test_a_consumer_waits_for_a_pending_peer(adapter: Adapter) -> None:
+def test_a_consumer_waits_for_a_pending_peer(adapter: LiveSite) -> None:
     [server] = adapter.submit(adapter.shell(SERVER, begin="now+1hour"))
     [record] = adapter.submit(adapter.shell("echo started; getent hosts database", peers={"database": server}))
     for _ in range(4):
@@ -250,7 +250,7 @@ def test_a_consumer_waits_for_a_pending_peer(adapter: Adapter) -> None:
     assert output.split() == ["started", address(adapter.now(server)), "database"]
 
 
-def test_a_peer_that_never_starts_is_named(make_adapter: AdapterMaker) -> None:
+def test_a_peer_that_never_starts_is_named(make_adapter: LiveSiteMaker) -> None:
     adapter = make_adapter(more='[peers]\nwait = "00:00:05"\n')
     [server] = adapter.submit(adapter.shell(SERVER, begin="now+1hour"))
     [record] = adapter.submit(adapter.shell("echo ran", peers={"database": server}))
@@ -265,7 +265,7 @@ def test_a_peer_that_never_starts_is_named(make_adapter: AdapterMaker) -> None:
     assert f"database is job {server.id} (IN_QUEUE)" in shown
 
 
-def test_a_peer_that_is_cancelled_while_pending_ends_the_wait(make_adapter: AdapterMaker) -> None:
+def test_a_peer_that_is_cancelled_while_pending_ends_the_wait(make_adapter: LiveSiteMaker) -> None:
     adapter = make_adapter(more='[peers]\nwait = "00:00:02"\n')
     [server] = adapter.submit(adapter.shell(SERVER, begin="now+1hour"))
     [record] = adapter.submit(adapter.shell("echo ran", peers={"database": server}))
@@ -280,7 +280,7 @@ def test_a_peer_that_is_cancelled_while_pending_ends_the_wait(make_adapter: Adap
 
 @pytest.mark.scenario(48)
 @pytest.mark.edge_case(11)
-def test_a_peer_that_moves_to_another_node(adapter: Adapter) -> None:
+def test_a_peer_that_moves_to_another_node(adapter: LiveSite) -> None:
     """Its consumer asks for it all the time: the old address, none for a while, the new one, and nothing else."""
     [server] = adapter.start(adapter.shell(SERVER))
     ask = 'while :; do echo "$(getent hosts database || echo none)"; sleep 0.03; done'
@@ -300,7 +300,7 @@ def test_a_peer_that_moves_to_another_node(adapter: Adapter) -> None:
     assert seen in ([before, "none", after], [before, after])
 
 
-def test_a_consumer_that_is_requeued_has_its_names_again(adapter: Adapter) -> None:
+def test_a_consumer_that_is_requeued_has_its_names_again(adapter: LiveSite) -> None:
     [server] = adapter.start(adapter.shell(SERVER))
     ask = f"echo run ${{SLURM_RESTART_COUNT:-0}} $(getent hosts database); {UNTIL_TOLD}"
     [record] = adapter.start(adapter.shell(ask, peers={"database": server}))
@@ -315,7 +315,7 @@ def test_a_consumer_that_is_requeued_has_its_names_again(adapter: Adapter) -> No
 
 
 @pytest.mark.scenario(49)
-def test_a_peer_that_ends_disappears_without_a_pass(adapter: Adapter) -> None:
+def test_a_peer_that_ends_disappears_without_a_pass(adapter: LiveSite) -> None:
     """Both jobs have the same user: the nodes read the exit record. The consumer runs on."""
     [server] = adapter.start(adapter.shell(f"{UNTIL_TOLD}; exit 1"))
     ask = "getent hosts database; while getent hosts database >/dev/null; do sleep 0.1; done; echo gone; sleep 300"
@@ -334,7 +334,7 @@ def test_a_peer_that_ends_disappears_without_a_pass(adapter: Adapter) -> None:
 # The files
 
 
-def test_the_shared_file_and_the_views(adapter: Adapter, cluster: Cluster) -> None:
+def test_the_shared_file_and_the_views(adapter: LiveSite, cluster: Cluster) -> None:
     """The site's own lines stay as they are; every view is a projection; nobody else can write; all ends empty."""
     foreign = b"# the site's own\r\n10.9.9.9\tprinter  lp # \xff\n\n10.9.9.8 no-newline-at-its-end"
     path = f"{adapter.site.peers_folder}/hosts"
@@ -374,7 +374,7 @@ def test_the_shared_file_and_the_views(adapter: Adapter, cluster: Cluster) -> No
 
 
 @pytest.mark.parametrize("transport", ["local", "ssh"])
-def test_private_views(make_adapter: AdapterMaker, transport: Transport) -> None:
+def test_private_views(make_adapter: LiveSiteMaker, transport: Transport) -> None:
     """No shared file; a view in the job's folder that its user alone can read; names that follow it all the same."""
     adapter = make_adapter(transport, more="[peers]\nprivate = true\n")
     [server] = adapter.start(adapter.shell(UNTIL_TOLD))
@@ -393,7 +393,7 @@ def test_private_views(make_adapter: AdapterMaker, transport: Transport) -> None
     assert not adapter.peers.exists()
 
 
-def test_a_namespace_only_where_it_is_needed(make_adapter: AdapterMaker, cluster: Cluster) -> None:
+def test_a_namespace_only_where_it_is_needed(make_adapter: LiveSiteMaker, cluster: Cluster) -> None:
     show = "readlink /proc/self/ns/mnt /proc/self/ns/user; grep -c job- /etc/hosts; hostname"
     plain, always = make_adapter(), make_adapter(more="[peers]\nalways = true\n")
     [without] = plain.until_successful(*plain.submit(plain.shell(show)))
@@ -406,7 +406,7 @@ def test_a_namespace_only_where_it_is_needed(make_adapter: AdapterMaker, cluster
     assert (others[0] != own[0], others[1] != own[1], count) == (True, True, "2")
 
 
-def test_the_record_of_a_job_tells_its_peers(adapter: Adapter) -> None:
+def test_the_record_of_a_job_tells_its_peers(adapter: LiveSite) -> None:
     [server] = adapter.start(adapter.shell(SERVER))
     [record] = adapter.submit(adapter.shell(SERVER, peers={"database": server}))
     told = json.loads(adapter.invoke("show", record.id, "--json").stdout)

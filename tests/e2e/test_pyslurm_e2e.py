@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.cluster.schedulers.pyslurm import PyslurmScheduler
 from slurm_adapter.core.states import JobState
 from slurm_adapter.local.configuration_file import load_config
@@ -17,14 +17,14 @@ from tests.sandbox_cluster import PYSLURM
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.releases]
 
 
 @pytest.fixture
-def by_pyslurm(cluster: Cluster, make_adapter: AdapterMaker) -> Iterator[Adapter]:
+def by_pyslurm(cluster: Cluster, make_adapter: LiveSiteMaker) -> Iterator[LiveSite]:
     """A site that speaks to Slurm by pyslurm, as the one account of all jobs."""
     cluster.need_pyslurm()
     adapter = make_adapter("local", "service")
@@ -35,13 +35,13 @@ def by_pyslurm(cluster: Cluster, make_adapter: AdapterMaker) -> Iterator[Adapter
         flags=re.MULTILINE,
     )
     adapter.config_file.write_text(text)
-    adapter.site = Site(load_config(adapter.config_file))
+    adapter.site = Adapter(load_config(adapter.config_file))
     assert isinstance(adapter.site.scheduler, PyslurmScheduler)
     with adapter.site:
         yield adapter
 
 
-def test_check_says_which_pyslurm_it_is(by_pyslurm: Adapter) -> None:
+def test_check_says_which_pyslurm_it_is(by_pyslurm: LiveSite) -> None:
     done = by_pyslurm.run("check")
     assert done.returncode == 0, done.stdout
     words = re.search(r"^ok +pyslurm (\d+)\.(\d+)\.\d+ speaks to Slurm (\d+)\.(\d+)\.\d+$", done.stdout, re.MULTILINE)
@@ -49,7 +49,7 @@ def test_check_says_which_pyslurm_it_is(by_pyslurm: Adapter) -> None:
     assert (int(words[1]), int(words[2])) == (int(words[3]), int(words[4]))
 
 
-def test_jobs_find_each_other_whoever_handed_them_in(by_pyslurm: Adapter) -> None:
+def test_jobs_find_each_other_whoever_handed_them_in(by_pyslurm: LiveSite) -> None:
     [server] = by_pyslurm.start(by_pyslurm.shell(UNTIL_TOLD))
     [node] = by_pyslurm.nodes_of(server)
     consumer = by_pyslurm.shell("getent hosts database; getent hosts job-2-1", peers={"database": server}, replicas=2)
@@ -59,7 +59,7 @@ def test_jobs_find_each_other_whoever_handed_them_in(by_pyslurm: Adapter) -> Non
     by_pyslurm.until_successful(server)
 
 
-def test_how_jobs_end(by_pyslurm: Adapter) -> None:
+def test_how_jobs_end(by_pyslurm: LiveSite) -> None:
     codes = {"exit 0": JobState.SUCCESS, "exit 3": JobState.FAILURE, "kill -9 $$": JobState.FAILURE}
     records = by_pyslurm.submit(*map(by_pyslurm.shell, codes))
     ended = by_pyslurm.until_ended(*records)
@@ -67,7 +67,7 @@ def test_how_jobs_end(by_pyslurm: Adapter) -> None:
     assert [record.exit_code for record in ended] == [0, 3, 137]
 
 
-def test_arrays_and_jobs_that_pyslurm_cannot_describe(by_pyslurm: Adapter) -> None:
+def test_arrays_and_jobs_that_pyslurm_cannot_describe(by_pyslurm: LiveSite) -> None:
     array, waits = by_pyslurm.submit(by_pyslurm.specification("array"), by_pyslurm.shell("sleep 60", begin="now+1hour"))
     by_pyslurm.sync_until(lambda: by_pyslurm.now(array).state is JobState.RUNNING)
     by_pyslurm.cancel(array, waits)
@@ -76,7 +76,7 @@ def test_arrays_and_jobs_that_pyslurm_cannot_describe(by_pyslurm: Adapter) -> No
 
 
 def test_a_job_has_the_same_environment_and_resources_as_by_sbatch(
-    by_pyslurm: Adapter, make_adapter: AdapterMaker
+    by_pyslurm: LiveSite, make_adapter: LiveSiteMaker
 ) -> None:
     by_sbatch = make_adapter("local", "service", first_id=1)
     found = []

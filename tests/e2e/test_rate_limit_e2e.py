@@ -23,7 +23,7 @@ from slurm_adapter.jobs.sync import sync
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.adapter import AdapterMaker
+    from tests.adapter import LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.releases]
@@ -56,7 +56,7 @@ def count_requests(cluster: Cluster) -> dict[str, int]:
 @pytest.mark.usefixtures("limited")
 @pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.long)])
 def test_a_bulk_and_questions_of_many_users_get_through_the_rate_limiter(
-    make_adapter: AdapterMaker, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, count: int
+    make_adapter: LiveSiteMaker, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """All as one service account; nobody starves, nothing is lost or doubled."""
     if count < sbatch.START_SECONDS:  # not all fit into one command
@@ -71,14 +71,14 @@ def test_a_bulk_and_questions_of_many_users_get_through_the_rate_limiter(
     def submit_bulk() -> float:
         begun = time.monotonic()
         bulk = json.dumps({"items": [adapter.shell("true")] * count}).encode()
-        other = site.beside()
+        other = site.for_thread()
         with closing(other.store):  # the rest of it is the site's
             submit.submit(other, Owner(created_by="alice"), [item.Item(each) for each in parse_submission(bulk)])
         return time.monotonic() - begun
 
     def ask(number: int) -> float:
         begun = time.monotonic()
-        other = site.beside()
+        other = site.for_thread()
         with closing(other.store):  # the rest of it is the site's
             cancel.cancel(other, [waiting[number].id])
         return time.monotonic() - begun

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slurm_adapter.sandbox.configuration import Identity, Transport
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = pytest.mark.sandbox
@@ -61,7 +61,7 @@ class OneApplication(Catalogue):
         return self.application
 
 
-def slurm_fields(adapter: Adapter, slurm_id: int | None) -> dict[str, str]:
+def slurm_fields(adapter: LiveSite, slurm_id: int | None) -> dict[str, str]:
     return adapter.cluster.show(str(slurm_id))
 
 
@@ -69,7 +69,7 @@ def slurm_fields(adapter: Adapter, slurm_id: int | None) -> dict[str, str]:
 
 
 @pytest.mark.scenario(16)
-def test_time_allocations(adapter: Adapter) -> None:
+def test_time_allocations(adapter: LiveSite) -> None:
     wanted = {
         "00:30:00": None,  # the site's default
         "01:31:00": {"hours": 0, "minutes": 90, "seconds": 30},  # Slurm counts minutes, and a job gets all its seconds
@@ -81,7 +81,7 @@ def test_time_allocations(adapter: Adapter) -> None:
 
 
 @pytest.mark.scenario(17, 54)
-def test_replicas_are_distinct_nodes_with_rank_files(adapter: Adapter) -> None:
+def test_replicas_are_distinct_nodes_with_rank_files(adapter: LiveSite) -> None:
     show = 'printf "%s " "$(basename "$UCLOUD_DIR")" "$(hostname)"; cd "$UCLOUD_DIR" && head -n 1 *.txt | paste -sd " "'
     [record] = adapter.submit(
         adapter.shell(show, application="spread", replicas=2, product=PRODUCT | {"id": "example-compute-4"})
@@ -97,7 +97,7 @@ def test_replicas_are_distinct_nodes_with_rank_files(adapter: Adapter) -> None:
 
 
 @pytest.mark.scenario(21)
-def test_unknown_keys_are_ignored(adapter: Adapter) -> None:
+def test_unknown_keys_are_ignored(adapter: LiveSite) -> None:
     [record] = adapter.submit(adapter.shell("echo well", parameters_of_tomorrow={"a": [1]}, labels=None))
     assert adapter.until_successful(record) == ["well\n"]
 
@@ -105,7 +105,7 @@ def test_unknown_keys_are_ignored(adapter: Adapter) -> None:
 @pytest.mark.parametrize("identity", ["sudo", "service"])
 @pytest.mark.parametrize("transport", ["local", "ssh"])
 def test_an_application_runs_as_its_account_without_capabilities(
-    make_adapter: AdapterMaker, transport: Transport, identity: Identity
+    make_adapter: LiveSiteMaker, transport: Transport, identity: Identity
 ) -> None:
     """With names and without: what makes them must leave nothing behind."""
     adapter = make_adapter(transport, identity)
@@ -127,7 +127,7 @@ def test_an_application_runs_as_its_account_without_capabilities(
 # Refused: exit code 65, the field's name, and no trace in the file system, the database or Slurm
 
 
-def refusals(adapter: Adapter) -> dict[str, tuple[dict[str, Any], tuple[str, ...]]]:
+def refusals(adapter: LiveSite) -> dict[str, tuple[dict[str, Any], tuple[str, ...]]]:
     """What is refused, and words of the message."""
     shell = adapter.shell("true")
 
@@ -159,7 +159,7 @@ def refusals(adapter: Adapter) -> dict[str, tuple[dict[str, Any], tuple[str, ...
 
 
 @pytest.mark.scenario(38)
-def test_bad_input_leaves_no_trace(adapter: Adapter, cluster: Cluster, empty_drive: str) -> None:
+def test_bad_input_leaves_no_trace(adapter: LiveSite, cluster: Cluster, empty_drive: str) -> None:
     cluster.ask("ln", "-s", "/etc", f"{empty_drive}/way-out")
     for name, (specification, words) in refusals(adapter).items():
         output = adapter.refuse(specification, *words)
@@ -169,14 +169,14 @@ def test_bad_input_leaves_no_trace(adapter: Adapter, cluster: Cluster, empty_dri
 
 
 @pytest.mark.scenario(34)
-def test_protected_directives_are_refused(adapter: Adapter) -> None:
+def test_protected_directives_are_refused(adapter: LiveSite) -> None:
     protected = "account partition qos comment job-name uid gid wrap dependency chdir output export nodes time"
     for name in protected.split():
         value = {"name": text(name), "value": text("root")}
         adapter.refuse(adapter.specification("directive", parameters=value), name)
 
 
-def test_what_slurm_refuses_leaves_no_trace(adapter: Adapter) -> None:
+def test_what_slurm_refuses_leaves_no_trace(adapter: LiveSite) -> None:
     """Exit code 1, and Slurm's own words."""
     before = adapter.traces
     values = {"name": text("reservation"), "value": text("never-made")}
@@ -193,7 +193,7 @@ def test_what_slurm_refuses_leaves_no_trace(adapter: Adapter) -> None:
 
 @pytest.mark.scenario(31)
 @pytest.mark.parametrize("transport", ["local", "ssh"])
-def test_hostile_texts_arrive_byte_for_byte(make_adapter: AdapterMaker, transport: Transport) -> None:
+def test_hostile_texts_arrive_byte_for_byte(make_adapter: LiveSiteMaker, transport: Transport) -> None:
     """Through Jinja, and as word and variable parts on two nodes with names; they are arguments and nothing else."""
     adapter = make_adapter(transport)
     names = [f"p{number}" for number in range(len(HOSTILE))]
@@ -234,14 +234,14 @@ invocation: |
 
 
 @pytest.mark.scenario(32)
-def test_a_name_of_a_job_reaches_no_directive(adapter: Adapter) -> None:
+def test_a_name_of_a_job_reaches_no_directive(adapter: LiveSite) -> None:
     [record] = adapter.submit(adapter.shell("sleep 60", name="x #SBATCH --account=root $(id) `id`"))
     assert "root" not in adapter.output(record, "job.sbatch")
     assert "root" not in " ".join(slurm_fields(adapter, record.slurm_id).values())
 
 
 @pytest.mark.scenario(33)
-def test_a_directive_is_one_directive(adapter: Adapter) -> None:
+def test_a_directive_is_one_directive(adapter: LiveSite) -> None:
     value = 'it\'s "x" #SBATCH --account=root \\ $HOME'
     values = {"name": text("network"), "value": text(value)}
     [record] = adapter.submit(adapter.specification("directive", parameters=values))
@@ -252,7 +252,7 @@ def test_a_directive_is_one_directive(adapter: Adapter) -> None:
 
 
 @pytest.mark.scenario(36, 89)
-def test_a_job_renders_the_same_every_time_and_without_a_cluster(tmp_path: Path, adapter: Adapter) -> None:
+def test_a_job_renders_the_same_every_time_and_without_a_cluster(tmp_path: Path, adapter: LiveSite) -> None:
     """No Slurm, no way to the cluster, no state: `render` needs the configuration alone."""
     config = tmp_path / "config.toml"
     content = re.sub(r"^prefix = .*$", 'prefix = ["/nonexistent"]', adapter.config_file.read_text(), flags=re.MULTILINE)
@@ -279,7 +279,7 @@ def test_a_job_renders_the_same_every_time_and_without_a_cluster(tmp_path: Path,
 
 
 @pytest.mark.scenario(37)
-def test_a_drive_that_is_read_only_is_honoured(make_adapter: AdapterMaker, empty_drive: str) -> None:
+def test_a_drive_that_is_read_only_is_honoured(make_adapter: LiveSiteMaker, empty_drive: str) -> None:
     adapter = make_adapter(more=f'[[drives]]\nid = "library"\npath = "{empty_drive}"\nread_only = true\n')
     links = [{"type": "file", "path": "/library", "readOnly": True}]
     [record] = adapter.submit(adapter.shell("readlink $UCLOUD_DIR/../../mounts/library") | {"resources": links})
@@ -290,7 +290,7 @@ def test_a_drive_that_is_read_only_is_honoured(make_adapter: AdapterMaker, empty
 
 
 @pytest.mark.parametrize("identity", ["sudo", "service"])
-def test_a_user_who_spoils_his_jobs_folder_harms_nobody(make_adapter: AdapterMaker, identity: Identity) -> None:
+def test_a_user_who_spoils_his_jobs_folder_harms_nobody(make_adapter: LiveSiteMaker, identity: Identity) -> None:
     """Everything in it belongs to him: links, pipes, odd names and long files are data, and say nothing of others."""
     adapter = make_adapter(identity=identity)
     spoil = r"""
@@ -318,7 +318,7 @@ def test_a_user_who_spoils_his_jobs_folder_harms_nobody(make_adapter: AdapterMak
 
 @pytest.mark.scenario(55)
 @pytest.mark.edge_case(14)
-def test_how_jobs_end(adapter: Adapter) -> None:
+def test_how_jobs_end(adapter: LiveSite) -> None:
     wanted = {
         "exit 0": (JobState.SUCCESS, 0, "exit code 0"),
         "exit 3": (JobState.FAILURE, 3, "exit code 3"),
@@ -335,7 +335,7 @@ def test_how_jobs_end(adapter: Adapter) -> None:
 
 @pytest.mark.scenario(70)
 @pytest.mark.parametrize("transport", ["local", "ssh"])
-def test_cancel(make_adapter: AdapterMaker, transport: Transport) -> None:
+def test_cancel(make_adapter: LiveSiteMaker, transport: Transport) -> None:
     """A job that waits, one that runs with names and cleans up, and one that does not want to end."""
     adapter = make_adapter(transport)
     cleans_up = (
@@ -361,7 +361,7 @@ def test_cancel(make_adapter: AdapterMaker, transport: Transport) -> None:
 
 
 @pytest.mark.parametrize("transport", ["local", "ssh"])
-def test_logs_are_followed_to_their_end(make_adapter: AdapterMaker, transport: Transport) -> None:
+def test_logs_are_followed_to_their_end(make_adapter: LiveSiteMaker, transport: Transport) -> None:
     """Both streams, what comes late, a last line without its end, bytes that are no text; and then the job's end."""
     adapter = make_adapter(transport)
     script = (
@@ -378,7 +378,7 @@ def test_logs_are_followed_to_their_end(make_adapter: AdapterMaker, transport: T
     assert adapter.run("logs", "77").returncode == 1
 
 
-def test_logs_of_replicas_bear_their_ranks(adapter: Adapter) -> None:
+def test_logs_of_replicas_bear_their_ranks(adapter: LiveSite) -> None:
     vars(adapter.site)["catalogue"] = OneApplication(
         Application(
             name="words",
@@ -397,7 +397,7 @@ def test_logs_of_replicas_bear_their_ranks(adapter: Adapter) -> None:
     ]
 
 
-def test_what_the_command_line_shows(adapter: Adapter) -> None:
+def test_what_the_command_line_shows(adapter: LiveSite) -> None:
     [record] = adapter.start(adapter.shell("sleep 60", name="my job"))
     [line] = adapter.invoke("jobs").stdout.splitlines()[1:]
     assert re.match(rf"{record.id}\s+RUNNING\s+\d+s\s+{record.slurm_id}\s+alice\s+shell 1\s+{record.nodes[0]}\s", line)
@@ -408,7 +408,7 @@ def test_what_the_command_line_shows(adapter: Adapter) -> None:
     assert (shown["slurmId"], shown["state"], shown["updates"][-1]["state"]) == (record.slurm_id, "RUNNING", "RUNNING")
     assert [each["id"] for each in json.loads(adapter.invoke("jobs", "--json").stdout)] == [record.id]
     # Another command's pass is under way: silence, and 75.
-    with adapter.site.only_one_pass() as ours:
+    with adapter.site.sync_lock() as ours:
         assert ours
         told = adapter.run("sync")
     assert (told.returncode, told.stdout, told.stderr) == (75, "", "")
@@ -416,7 +416,7 @@ def test_what_the_command_line_shows(adapter: Adapter) -> None:
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
 
 
-def test_the_same_key_is_the_same_job(adapter: Adapter) -> None:
+def test_the_same_key_is_the_same_job(adapter: LiveSite) -> None:
     specification = adapter.shell("sleep 60")
     answers = [adapter.invoke("submit", "-", "--key", "k", stdin=specification) for _ in range(3)]
     assert len({answer.stdout for answer in answers}) == 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.cluster.schedulers.versions import read_client, release
 from slurm_adapter.core import plan
 from slurm_adapter.core.errors import Refused
@@ -24,7 +24,7 @@ from slurm_adapter.local.configuration_file import load_config
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.releases]
@@ -40,7 +40,7 @@ exec /usr/bin/sbatch "$@"
 
 
 @pytest.fixture
-def own_sbatch(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[Adapter]:
+def own_sbatch(make_adapter: LiveSiteMaker, cluster: Cluster) -> Iterator[LiveSite]:
     """Make a site with an sbatch of its own, which refuses jobs while a file `refuses` is beside it."""
     adapter = make_adapter()
     folder = adapter.peers.parent / "sbin"
@@ -50,16 +50,16 @@ def own_sbatch(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[Adapter
     there = f"{cluster.shared}/{folder.relative_to(cluster.shared_here)}"
     text = adapter.config_file.read_text()
     adapter.config_file.write_text(text.replace("[cluster]\n", f'[cluster]\npath = "{there}:/usr/bin:/bin"\n'))
-    with Site(load_config(adapter.config_file)) as site:
+    with Adapter(load_config(adapter.config_file)) as site:
         yield replace(adapter, site=site)
 
 
-def test_lines_for_other_schedulers_mean_nothing_to_slurm(adapter: Adapter) -> None:
+def test_lines_for_other_schedulers_mean_nothing_to_slurm(adapter: LiveSite) -> None:
     [record] = adapter.submit(adapter.specification("pbs"))
     assert adapter.until_successful(record) == [f"{record.token} 1\n"]
 
 
-def test_a_sites_own_sbatch_refuses_in_its_own_words_and_sees_its_users_environment(own_sbatch: Adapter) -> None:
+def test_a_sites_own_sbatch_refuses_in_its_own_words_and_sees_its_users_environment(own_sbatch: LiveSite) -> None:
     """Row d: the refusal is final at once. Row e: a bash wrapper with `set -u` that uses HOME, USER, LOGNAME, SHELL."""
     refuses = own_sbatch.peers.parent / "sbin" / "refuses"
     refuses.touch()
@@ -72,7 +72,7 @@ def test_a_sites_own_sbatch_refuses_in_its_own_words_and_sees_its_users_environm
 
 
 def test_what_slurm_refuses_for_a_while_is_submitted_once_it_passes(
-    adapter: Adapter, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    adapter: LiveSite, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row i: a partition that the site drains, as one limit that passes."""
     monkeypatch.setattr(plan, "RETRY_SECONDS", 1)
@@ -89,7 +89,7 @@ def test_what_slurm_refuses_for_a_while_is_submitted_once_it_passes(
 
 
 def test_a_job_that_is_over_before_anybody_looks_is_told_as_running_before_its_end(
-    adapter: Adapter, cluster: Cluster
+    adapter: LiveSite, cluster: Cluster
 ) -> None:
     """Row g, with its start; and row h: the default time limit is Slurm's, too."""
     [record] = adapter.submit(adapter.shell("true"))
@@ -104,7 +104,7 @@ def test_a_job_that_is_over_before_anybody_looks_is_told_as_running_before_its_e
     assert states[-2:] == [JobState.RUNNING, JobState.SUCCESS]
 
 
-def test_a_job_whose_folder_is_gone_when_it_starts_says_so_and_leaves_none(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_job_whose_folder_is_gone_when_it_starts_says_so_and_leaves_none(adapter: LiveSite, cluster: Cluster) -> None:
     """From 23.11 on Slurm makes the folder of the output file anew."""
     [record] = adapter.submit(adapter.shell("echo ran", begin="now+1hour"))
     folder = adapter.file(record, "")
@@ -128,7 +128,7 @@ def no_login(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_login")
-def test_a_job_that_slurm_holds_for_its_login_environment_fails(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_job_that_slurm_holds_for_its_login_environment_fails(adapter: LiveSite, cluster: Cluster) -> None:
     """Row m: from 25.11 on Slurm puts such a job back into the queue, held. Older ones start it without."""
     if release(read_client(cluster.ask("squeue", "--version"))) < (25, 11):
         pytest.skip("this Slurm holds no such job")

@@ -20,7 +20,7 @@ from slurm_adapter.jobs.sync import sync
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.adapter import Adapter
+    from tests.adapter import LiveSite
     from tests.sandbox_cluster import Cluster
 
 pytestmark = pytest.mark.sandbox
@@ -50,7 +50,7 @@ def slurm_conf(cluster: Cluster) -> Iterator[Path]:
 
 
 @pytest.mark.usefixtures("two_names")
-def test_two_names_with_one_uid(adapter: Adapter, cluster: Cluster) -> None:
+def test_two_names_with_one_uid(adapter: LiveSite, cluster: Cluster) -> None:
     """Two passwd lines with one uid: configured `alice`, squeue prints `alice-corp`."""
     [job] = adapter.start(adapter.shell("sleep 600"))
     assert cluster.ask("squeue", "-h", "-j", str(job.slurm_id), "-o", "%u", user="ucloud") == "alice-corp"
@@ -88,7 +88,7 @@ def stopped(cluster: Cluster, user: str) -> Iterator[None]:
         signal_all(signal.SIGCONT)
 
 
-def test_processes_of_one_account_that_are_stopped_hold_up_nobody(adapter: Adapter, cluster: Cluster) -> None:
+def test_processes_of_one_account_that_are_stopped_hold_up_nobody(adapter: LiveSite, cluster: Cluster) -> None:
     """A look into her folders cost everybody 60 seconds."""
     for _ in range(10):  # a look that has ended before it was stopped proves nothing
         [hers], [his] = (adapter.start(adapter.shell("sleep 600"), user=user) for user in ("alice", "bob"))
@@ -106,7 +106,7 @@ def test_processes_of_one_account_that_are_stopped_hold_up_nobody(adapter: Adapt
 
 
 def test_a_slurm_conf_that_makes_every_command_warn(
-    adapter: Adapter, cluster: Cluster, slurm_conf: Path, caplog: pytest.LogCaptureFixture
+    adapter: LiveSite, cluster: Cluster, slurm_conf: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`Sockets=2 CoresPerSocket=3 CPUs=64`: commands print an error, exit with 0, and answer right."""
     slurm_conf.write_text(slurm_conf.read_text().replace("CPUs=64", "Sockets=2 CoresPerSocket=3 CPUs=64", 1))
@@ -122,7 +122,7 @@ def test_a_slurm_conf_that_makes_every_command_warn(
 
 
 def test_nodes_that_are_away_have_names_that_no_peer_may_have(
-    adapter: Adapter, cluster: Cluster, slurm_conf: Path
+    adapter: LiveSite, cluster: Cluster, slurm_conf: Path
 ) -> None:
     """Powered-down CLOUD nodes, hidden by a plain `scontrol show node`."""
     text = slurm_conf.read_text()

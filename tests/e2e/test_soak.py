@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.core.records import Record
     from slurm_adapter.state.store import Store
-    from tests.adapter import Adapter
+    from tests.adapter import LiveSite
 
 pytestmark = pytest.mark.sandbox
 
@@ -47,12 +47,12 @@ invocation: |
 DAEMON = """
 import sys, time
 from slurm_adapter.core.config import load_config
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.jobs.sync import sync
 from pathlib import Path
-with Site(load_config(Path(sys.argv[1]))) as site:
+with Adapter(load_config(Path(sys.argv[1]))) as site:
     while True:
-        with site.only_one_pass() as ours:
+        with site.sync_lock() as ours:
             if ours:
                 for problem in sync(site).problems:
                     print(problem, flush=True)
@@ -72,7 +72,7 @@ CODES = ("exit 0", "exit 0", "exit 1", "exit 7", "exit 255", "kill -TERM $$", "k
 class Soak:
     """What the processes of a soak have done."""
 
-    adapter: Adapter
+    adapter: LiveSite
     ids: list[str] = field(default_factory=list)
     consumers: list[str] = field(default_factory=list)
     """Those of them that end well only if they find their peer by its name."""
@@ -158,7 +158,7 @@ class Soak:
 
 
 @pytest.fixture
-def soak(adapter: Adapter) -> Iterator[Soak]:
+def soak(adapter: LiveSite) -> Iterator[Soak]:
     applications = adapter.config_file.parent / "applications"
     (applications / "tasks.yaml").write_text(TASKS)
     soak = Soak(adapter)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slurm_adapter.core.records import Record
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.releases]
@@ -32,7 +32,7 @@ def operate(cluster: Cluster, *words: str) -> None:
     cluster.ask("scontrol", *words, user="slurm")
 
 
-def states(adapter: Adapter, record: Record) -> list[JobState]:
+def states(adapter: LiveSite, record: Record) -> list[JobState]:
     """Every state that was told of a job, in order."""
     return [update.state for update in adapter.site.store.updates(record.id) if update.state is not None]
 
@@ -48,7 +48,7 @@ def until_forgotten(cluster: Cluster, *slurm_ids: object) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_strangers(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[None]:
+def no_strangers(make_adapter: LiveSiteMaker, cluster: Cluster) -> Iterator[None]:
     """Afterwards no job is left, whoever handed it in."""
     del make_adapter
     yield
@@ -57,7 +57,7 @@ def no_strangers(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[None]
 
 
 @pytest.fixture
-def repaired(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[None]:
+def repaired(make_adapter: LiveSiteMaker, cluster: Cluster) -> Iterator[None]:
     """Afterwards every node is there again."""
     del make_adapter
     yield
@@ -70,7 +70,7 @@ def repaired(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[None]:
 @pytest.mark.scenario(55)
 @pytest.mark.edge_case(11, 14)
 @pytest.mark.usefixtures("repaired")
-def test_what_slurm_makes_of_a_job(adapter: Adapter, cluster: Cluster) -> None:
+def test_what_slurm_makes_of_a_job(adapter: LiveSite, cluster: Cluster) -> None:
     """Time limit, deadline, cancelled by two accounts, signals, a lost node with a second start and without."""
     late = cluster.submit("sleep 600", "--nodelist=node003", "--exclusive", user="bob")
     cluster.wait_state(late, "RUNNING")
@@ -123,7 +123,7 @@ def test_what_slurm_makes_of_a_job(adapter: Adapter, cluster: Cluster) -> None:
 
 
 @pytest.mark.scenario(55)
-def test_an_array_is_one_job(adapter: Adapter) -> None:
+def test_an_array_is_one_job(adapter: LiveSite) -> None:
     """It runs while a task of it does, and fails with any of them."""
     fails, runs = adapter.submit(
         adapter.shell('exit "$SLURM_ARRAY_TASK_ID"', application="tasks"),
@@ -152,7 +152,7 @@ def long_partition(cluster: Cluster) -> Iterator[None]:
 @pytest.mark.scenario(57)
 @pytest.mark.edge_case(25)
 @pytest.mark.usefixtures("long_partition")
-def test_a_job_that_waits_is_in_the_queue_whatever_it_waits_for(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_job_that_waits_is_in_the_queue_whatever_it_waits_for(adapter: LiveSite, cluster: Cluster) -> None:
     """Held, behind another job, behind one that failed, and too long for its partition."""
     failed = cluster.submit("false")
     cluster.wait_end(failed)
@@ -192,7 +192,7 @@ def test_a_job_that_waits_is_in_the_queue_whatever_it_waits_for(adapter: Adapter
 
 
 @pytest.mark.scenario(59)
-def test_a_job_that_is_suspended_goes_on(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_job_that_is_suspended_goes_on(adapter: LiveSite, cluster: Cluster) -> None:
     [record] = adapter.start(adapter.shell(UNTIL_TOLD))
     operate(cluster, "suspend", str(record.slurm_id))
     adapter.sync_until(lambda: adapter.now(record).state is JobState.SUSPENDED)
@@ -206,7 +206,7 @@ def test_a_job_that_is_suspended_goes_on(adapter: Adapter, cluster: Cluster) -> 
 
 @pytest.mark.scenario(58)
 @pytest.mark.edge_case(12)
-def test_a_job_that_is_preempted_runs_again(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_job_that_is_preempted_runs_again(adapter: LiveSite, cluster: Cluster) -> None:
     product = PRODUCT | {"id": "example-scavenge"}
     specification = adapter.shell(f"echo run ${{SLURM_RESTART_COUNT:-0}}; {UNTIL_TOLD}", node="node003")
     [record] = adapter.start(specification | {"product": product})
@@ -221,7 +221,7 @@ def test_a_job_that_is_preempted_runs_again(adapter: Adapter, cluster: Cluster) 
 
 
 @pytest.mark.edge_case(3, 15, 16)
-def test_other_jobs_of_the_same_accounts_change_nothing(adapter: Adapter, cluster: Cluster) -> None:
+def test_other_jobs_of_the_same_accounts_change_nothing(adapter: LiveSite, cluster: Cluster) -> None:
     """Heterogeneous jobs, arrays that run, wait and have ended, and jobs that look like rows of the listing."""
     [record] = adapter.start(adapter.shell("sleep 600"))
     before = adapter.now(record)
@@ -252,7 +252,7 @@ def test_other_jobs_of_the_same_accounts_change_nothing(adapter: Adapter, cluste
 @pytest.mark.scenario(62)
 @pytest.mark.edge_case(7)
 @pytest.mark.usefixtures("short_memory")
-def test_jobs_that_ended_and_were_forgotten_between_two_passes(make_adapter: AdapterMaker, cluster: Cluster) -> None:
+def test_jobs_that_ended_and_were_forgotten_between_two_passes(make_adapter: LiveSiteMaker, cluster: Cluster) -> None:
     """One pass tells by their exit records how they ended; of one that left none it is never told that it went well."""
     adapter = make_adapter(in_jobs='lost_after = "00:00:02"')
     well, badly, quick, killed, cancelled, requeued = adapter.start(
@@ -302,7 +302,7 @@ def test_jobs_that_ended_and_were_forgotten_between_two_passes(make_adapter: Ada
 @pytest.mark.edge_case(10)
 @pytest.mark.usefixtures("short_memory")
 @pytest.mark.long
-def test_an_id_that_came_round_again_is_another_job(make_adapter: AdapterMaker, cluster: Cluster) -> None:
+def test_an_id_that_came_round_again_is_another_job(make_adapter: LiveSiteMaker, cluster: Cluster) -> None:
     """Under it runs a job of another user, of the same user, and of another adapter: none is taken for ours."""
     adapter = make_adapter(in_jobs='lost_after = "00:00:20"')
     records = adapter.start(*[adapter.shell(f"{UNTIL_TOLD}; exit 3")] * 3)
@@ -344,7 +344,7 @@ def zone(midnight: float) -> str:
 
 @pytest.mark.scenario(61)
 @pytest.mark.edge_case(9)
-def test_the_adapters_time_zone_is_nobodys_affair(adapter: Adapter) -> None:
+def test_the_adapters_time_zone_is_nobodys_affair(adapter: LiveSite) -> None:
     """Passes in zones around the world, one over midnight and one over a change to summer time: the times are right."""
     start = time.time()
     [record] = adapter.submit(adapter.shell(UNTIL_TOLD))
@@ -370,6 +370,6 @@ def test_the_adapters_time_zone_is_nobodys_affair(adapter: Adapter) -> None:
     assert int(midnight) <= ended.ended
 
 
-def pass_in(adapter: Adapter, zone: str) -> subprocess.CompletedProcess[str]:
+def pass_in(adapter: LiveSite, zone: str) -> subprocess.CompletedProcess[str]:
     """A pass, as a process in another time zone."""
     return adapter.run("sync", environment={"TZ": zone})

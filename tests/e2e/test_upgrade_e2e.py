@@ -17,7 +17,7 @@ from tests.adapter import UNTIL_TOLD, peer
 
 if TYPE_CHECKING:
     from slurm_adapter.core.records import Record
-    from tests.adapter import Adapter
+    from tests.adapter import LiveSite
 
 pytestmark = pytest.mark.sandbox
 
@@ -40,7 +40,7 @@ def old_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_jobs_of_the_older_program_run_on(adapter: Adapter, old_program: Path) -> None:
+def test_jobs_of_the_older_program_run_on(adapter: LiveSite, old_program: Path) -> None:
     """A database, a configuration and job folders, with jobs that ended, run, wait, and have peers."""
 
     def old(*arguments: str, stdin: Any = None) -> str:

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.gateway.http.server import serve
 from slurm_adapter.jobs import user_tokens
 from tests.gateway.doors import SlowScheduler
@@ -77,9 +77,9 @@ def main(folder: Path, port: int, honest: int, good: int, bad: int) -> None:
     serve(_in_real_time(offline))
 
 
-def _in_real_time(offline: Offline) -> Site:
+def _in_real_time(offline: Offline) -> Adapter:
     """Return the site by the clock on the wall."""
-    site = Site(offline.config)
+    site = Adapter(offline.config)
     site.scheduler, site.transport = offline.site.scheduler, offline.site.transport
     offline.site.close()
     return site

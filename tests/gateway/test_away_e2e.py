@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.adapter import AdapterMaker
+    from tests.adapter import LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 pytestmark = pytest.mark.sandbox
 
 
 @pytest.fixture
-def site(make_adapter: AdapterMaker, tmp_path: Path) -> Iterator[Served]:
+def site(make_adapter: LiveSiteMaker, tmp_path: Path) -> Iterator[Served]:
     with served(make_adapter, tmp_path) as site:
         yield site
 

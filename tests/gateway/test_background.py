@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter.core.errors import TryAgain
-from slurm_adapter.gateway.background import Behind, GoesOn
-from slurm_adapter.gateway.thread_pools import Workers
+from slurm_adapter.gateway.background import BackgroundWork, StillRunning
+from slurm_adapter.gateway.thread_pools import ThreadPools
 from tests.offline import Offline
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 
 def test_at_the_end_all_that_goes_on_is_waited_for_and_its_failures_are_logged(
@@ -24,12 +24,12 @@ def test_at_the_end_all_that_goes_on_is_waited_for_and_its_failures_are_logged(
 ) -> None:
     go_on = threading.Event()
 
-    def fail(_: Site) -> None:
+    def fail(_: Adapter) -> None:
         assert go_on.wait(60)
         raise TryAgain("Slurm is away")
 
     async def check() -> None:
-        workers, behind = Workers(Offline(tmp_path).open()), Behind()
+        workers, behind = ThreadPools(Offline(tmp_path).open()), BackgroundWork()
         done: list[str] = []
 
         async def in_two_steps() -> None:
@@ -37,9 +37,9 @@ def test_at_the_end_all_that_goes_on_is_waited_for_and_its_failures_are_logged(
             await asyncio.sleep(0)
             done.append("done")
 
-        with pytest.raises(GoesOn):
+        with pytest.raises(StillRunning):
             await behind.in_time(in_two_steps(), 0, "two steps")
-        with pytest.raises(GoesOn):
+        with pytest.raises(StillRunning):
             await behind.in_time(workers.change(fail), 0, "a change")
         assert not workers.changed.is_set()
         closing = asyncio.create_task(behind.close())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from slurm_adapter.gateway.thread_pools import Workers
+    from slurm_adapter.gateway.thread_pools import ThreadPools
 
 RIGHTS = Accounting(frozenset({"associations"}), frozenset({"chem"}), {})
 
@@ -27,7 +27,7 @@ class Answers:
         self.hangs = asyncio.Event()
 
     async def ask(self, work: Callable[..., Any]) -> object:
-        """See `Workers.ask`."""
+        """See `ThreadPools.ask`."""
         if work is learn:
             return ClusterFacts({}, (), {})
         if self.hangs.is_set():
@@ -42,7 +42,7 @@ def test_no_job_is_refused_by_what_accounting_said_long_ago(monkeypatch: pytest.
     async def ask() -> None:
         now = 0.0
         answers = Answers()
-        known = Controller(cast("Workers", answers), lambda: now)
+        known = Controller(cast("ThreadPools", answers), lambda: now)
         assert (await known.facts(newer_than=5.0)).accounting is RIGHTS
         now = 4.0
         answers.hangs.set()

@@ -25,7 +25,7 @@ from tests.jobs.test_journey import DATABASE, WEB_APP
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.adapter import AdapterMaker
+    from tests.adapter import LiveSiteMaker
 
 pytestmark = [pytest.mark.sandbox]
 
@@ -120,7 +120,7 @@ def until(look: Callable[[], bool], what: str) -> None:
 @pytest.mark.scenario(18, 39)
 @pytest.mark.parametrize("create_both", [by_curl, by_fetch, as_kotlin])
 @pytest.mark.usefixtures("empty_drive")
-def test_the_seed(make_adapter: AdapterMaker, create_both: Callable[[User], list[Any]]) -> None:
+def test_the_seed(make_adapter: LiveSiteMaker, create_both: Callable[[User], list[Any]]) -> None:
     port = free_port()
     adapter = make_adapter(first_id=4101, more=f"[gateway]\nport = {port}\n")
     with serving(adapter.config_file, port) as url:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.cluster.lanes import Lanes
 from slurm_adapter.core.config import Config
 from slurm_adapter.core.errors import InvalidInput
@@ -83,7 +83,7 @@ def test_questions_that_hang_do_not_keep_others_waiting(
             assert go_on.wait(60)
             raise InvalidInput("it came too late")
 
-        def note(_: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+        def note(_: Adapter) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
             passed.set()
             return (), (), frozenset()
 
@@ -124,7 +124,7 @@ def test_requests_that_hang_hold_up_neither_passes_nor_the_teller(
             assert go_on.wait(60)
             raise InvalidInput("it came too late")
 
-        def note_pass(_: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+        def note_pass(_: Adapter) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
             passed.set()
             return (), (), frozenset()
 
@@ -151,7 +151,7 @@ def test_threads_that_begin_at_the_same_time_share_one_way_to_the_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What each of them uses first is made once: from Python 3.12 on `cached_property` does not see to that."""
-    whole = Site(Config.model_validate(configuration(tmp_path)))
+    whole = Adapter(Config.model_validate(configuration(tmp_path)))
     made: list[Lanes] = []
 
     class Slow(Lanes):
@@ -162,6 +162,6 @@ def test_threads_that_begin_at_the_same_time_share_one_way_to_the_cluster(
 
     monkeypatch.setattr(accounts, "Lanes", Slow)
     with closing(whole), ThreadPoolExecutor(8) as threads:
-        besides = list(threads.map(lambda _: whole.beside(), range(8)))
+        besides = list(threads.map(lambda _: whole.for_thread(), range(8)))
         assert [beside.lanes for beside in besides] == made * 8
         assert {beside.transport for beside in besides} == {whole.transport}

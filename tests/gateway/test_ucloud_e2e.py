@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from slurm_adapter.core.records import Record
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
     from tests.ucloud_double import Answer
 
@@ -37,7 +37,7 @@ DOCUMENTS_JOB = Path(__file__).parent / "api" / "create-54112.json"
 class Served:
     """A site whose gateway is a process of its own, and the UCloud beside it."""
 
-    adapter: Adapter
+    adapter: LiveSite
     ucloud: Ucloud
     port: int
 
@@ -87,7 +87,7 @@ def until(look: Callable[[], bool], what: str, seconds: float = 90) -> None:
 
 
 @contextmanager
-def prepared(make_adapter: AdapterMaker, folder: Path, more: str = "", gateway: str = "") -> Iterator[Served]:
+def prepared(make_adapter: LiveSiteMaker, folder: Path, more: str = "", gateway: str = "") -> Iterator[Served]:
     """A site that can be served, and a UCloud; with more keys of [ucloud] and of [gateway]."""
     port = free_port()
     with Ucloud() as double:
@@ -100,7 +100,7 @@ def prepared(make_adapter: AdapterMaker, folder: Path, more: str = "", gateway: 
 
 
 @contextmanager
-def served(make_adapter: AdapterMaker, folder: Path, more: str = "", gateway: str = "") -> Iterator[Served]:
+def served(make_adapter: LiveSiteMaker, folder: Path, more: str = "", gateway: str = "") -> Iterator[Served]:
     """The same, and it is served."""
     with prepared(make_adapter, folder, more, gateway) as site, serving(site.adapter.config_file, site.port) as url:
         site.ucloud.provider = url
@@ -108,7 +108,7 @@ def served(make_adapter: AdapterMaker, folder: Path, more: str = "", gateway: st
 
 
 @pytest.fixture
-def site(make_adapter: AdapterMaker, tmp_path: Path) -> Iterator[Served]:
+def site(make_adapter: LiveSiteMaker, tmp_path: Path) -> Iterator[Served]:
     with served(make_adapter, tmp_path) as site:
         yield site
 
@@ -151,7 +151,7 @@ def test_the_documents_job_is_told_from_its_queue_to_its_end_once(site: Served, 
 
 
 @pytest.mark.scenario(15, 37)
-def test_a_drive_that_only_ucloud_knows_is_a_folder_of_the_cluster(make_adapter: AdapterMaker, tmp_path: Path) -> None:
+def test_a_drive_that_only_ucloud_knows_is_a_folder_of_the_cluster(make_adapter: LiveSiteMaker, tmp_path: Path) -> None:
     with served(make_adapter, tmp_path, "ask_for_drives = true\n") as site:
         home = site.adapter.site.config.jobs.folder.replace("{user}", "alice").removesuffix("/{id}")
         site.adapter.cluster.ask("sh", "-c", 'echo greetings > "$1/letter"', "sh", home, user="alice")

@@ -22,7 +22,7 @@ from tests.ucloud_double import FINAL, LIFETIME
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
-    from tests.adapter import AdapterMaker
+    from tests.adapter import LiveSiteMaker
     from tests.sandbox_cluster import Cluster
     from tests.ucloud_double import Call
 
@@ -72,7 +72,7 @@ class Dance:
 
 
 @pytest.mark.scenario(8, 91)
-def test_the_tokens_of_calls_to_ucloud(make_adapter: AdapterMaker, tmp_path: Path) -> None:
+def test_the_tokens_of_calls_to_ucloud(make_adapter: LiveSiteMaker, tmp_path: Path) -> None:
     with served(make_adapter, tmp_path) as site:
         ucloud, dance = site.ucloud, Dance(site)
         first = ucloud.calls[0]
@@ -166,7 +166,7 @@ def test_a_hundred_and_twenty_changes_at_once_and_one_unknown_job(site: Served, 
     numbers = [str(record.slurm_id) for record in store.find(ids).values()]
     mine = False
     while not mine:  # the gateway makes no pass meanwhile, so that the next one sees all changes
-        with site.adapter.site.only_one_pass() as mine:
+        with site.adapter.site.sync_lock() as mine:
             if mine:
                 until(lambda: not store.due(after=0, limit=1), "UCloud was not told all that was before")
                 before = {id_: len(site.ucloud.updates(id_)) for id_ in ids}
@@ -188,7 +188,7 @@ def test_a_hundred_and_twenty_changes_at_once_and_one_unknown_job(site: Served, 
 
 @pytest.mark.scenario(65)
 def test_what_happens_while_ucloud_is_away_is_told_in_order_and_once(
-    make_adapter: AdapterMaker, tmp_path: Path, cluster: Cluster
+    make_adapter: LiveSiteMaker, tmp_path: Path, cluster: Cluster
 ) -> None:
     """The gateway is killed meanwhile, and UCloud's first answer after it is lost; `test_orphans` has ten minutes."""
     with prepared(make_adapter, tmp_path) as site:
@@ -306,7 +306,7 @@ def test_a_peer_comes_and_goes_while_a_job_runs(site: Served) -> None:
 @pytest.mark.long
 @pytest.mark.scenario(79, 80)
 def test_a_user_who_was_deleted_loses_his_shell_and_nobody_else_does(
-    make_adapter: AdapterMaker, tmp_path: Path
+    make_adapter: LiveSiteMaker, tmp_path: Path
 ) -> None:
     settings = 'url = "https://gateway.example.org"\nproject_sessions = true\n'
     with served(make_adapter, tmp_path, gateway=settings) as site:

@@ -14,9 +14,9 @@ from slurm_adapter.jobs import attach, item
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
-    from tests.adapter import Adapter
+    from tests.adapter import LiveSite
 
 __all__ = ["offline"]
 
@@ -25,7 +25,7 @@ def value(hostname: str, record: Record | str) -> PeerValue:
     return PeerValue.model_validate(peer(hostname, record))
 
 
-def told(site: Site, record: Record) -> list[Any]:
+def told(site: Adapter, record: Record) -> list[Any]:
     """The lists of resources that UCloud is told."""
     updates = site.store.updates(record.id)
     return [each.more["resourceList"] for each in updates if "resourceList" in each.more]
@@ -161,7 +161,7 @@ def test_a_hosts_file_that_cannot_be_written_is_written_by_the_next_pass(offline
 
 
 @pytest.mark.sandbox
-def test_a_running_job_sees_its_peers_come_and_go(adapter: Adapter) -> None:
+def test_a_running_job_sees_its_peers_come_and_go(adapter: LiveSite) -> None:
     first, second = adapter.start(
         adapter.shell("sleep 120", node="node001"), adapter.shell("sleep 120", node="node002")
     )
@@ -191,7 +191,7 @@ def test_a_running_job_sees_its_peers_come_and_go(adapter: Adapter) -> None:
 
 
 @pytest.mark.sandbox
-def test_a_peer_that_is_a_parameter_stays(adapter: Adapter) -> None:
+def test_a_peer_that_is_a_parameter_stays(adapter: LiveSite) -> None:
     [server] = adapter.start(adapter.shell("sleep 120"))
     [client] = adapter.submit(adapter.specification("client", parameters={"server": peer("database", server)}))
     with pytest.raises(Refused, match=r"is the value of its parameters\.server"):
@@ -200,7 +200,7 @@ def test_a_peer_that_is_a_parameter_stays(adapter: Adapter) -> None:
 
 
 @pytest.mark.sandbox
-def test_a_job_that_waits_for_a_peer_is_let_go(adapter: Adapter) -> None:
+def test_a_job_that_waits_for_a_peer_is_let_go(adapter: LiveSite) -> None:
     [server] = adapter.submit(adapter.shell("sleep 120", begin="now+1hour"))
     [client] = adapter.submit(adapter.shell("getent hosts database || echo alone", peers={"database": server}))
     adapter.cluster.ask("scontrol", "update", f"job={client.slurm_id}", "Dependency=", user="alice")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.core.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from slurm_adapter.cluster.schedulers.interface import Listing
     from slurm_adapter.core.records import Record
     from slurm_adapter.sandbox.configuration import Identity, Transport
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 HOUR = 3600
@@ -41,7 +41,7 @@ def long_job(offline: Offline) -> Record:
     return offline.run(offline.job(timeAllocation=FIVE_HOURS))
 
 
-def told(site: Site, record: Record) -> list[object]:
+def told(site: Adapter, record: Record) -> list[object]:
     """What UCloud is told of new time allocations."""
     updates = site.store.updates(record.id)
     return [each.more["newTimeAllocation"] for each in updates if "newTimeAllocation" in each.more]
@@ -229,7 +229,7 @@ def test_a_job_that_waits_is_not_suspended_nor_is_the_rest_of_its_bulk(offline: 
     assert offline.slurm.see(offline.slurm_id(runs)).state == "RUNNING"
 
 
-def operate(site: Site, what: str, id_: str) -> None:
+def operate(site: Adapter, what: str, id_: str) -> None:
     if what == "extend":
         control.extend(site, [(id_, HOUR)])
     else:
@@ -278,7 +278,7 @@ def test_without_an_operator_it_is_not_offered(tmp_path: Path, what: str) -> Non
 @pytest.mark.scenario(73, 74)
 @pytest.mark.parametrize(("transport", "identity"), [("ssh", "sudo"), ("local", "service")])
 def test_extensions_at_the_same_time_add_up(
-    make_adapter: AdapterMaker, cluster: Cluster, transport: Transport, identity: Identity
+    make_adapter: LiveSiteMaker, cluster: Cluster, transport: Transport, identity: Identity
 ) -> None:
     """And beyond the limit none is taken, in whatever order they come."""
     adapter = make_adapter(transport, identity)
@@ -289,7 +289,7 @@ def test_extensions_at_the_same_time_add_up(
     assert told(adapter.site, record) == [21_600_000]
 
     def ask(seconds: int) -> int | str:
-        with Site(adapter.site.config) as site:
+        with Adapter(adapter.site.config) as site:
             try:
                 return control.extend(site, [(record.id, seconds)])[0].time_limit
             except InvalidInput as error:
@@ -312,7 +312,7 @@ def test_extensions_at_the_same_time_add_up(
 
 @pytest.mark.sandbox
 @pytest.mark.scenario(73)
-def test_the_limit_of_a_partition_and_an_operator_without_rights(adapter: Adapter, cluster: Cluster) -> None:
+def test_the_limit_of_a_partition_and_an_operator_without_rights(adapter: LiveSite, cluster: Cluster) -> None:
     """Slurm itself would let its operator go beyond the partition's limit; the machine's is made larger than that."""
     text = adapter.config_file.read_text().replace('max_time = "12:00:00"', 'max_time = "2-00:00:00"')
     adapter.config_file.write_text(text)
@@ -334,7 +334,7 @@ def test_the_limit_of_a_partition_and_an_operator_without_rights(adapter: Adapte
 
 @pytest.mark.sandbox
 @pytest.mark.scenario(59, 75)
-def test_a_suspended_job_goes_on_where_it_was(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_suspended_job_goes_on_where_it_was(adapter: LiveSite, cluster: Cluster) -> None:
     [record] = adapter.start(adapter.shell(f"echo begun; {UNTIL_TOLD}; echo done"))
 
     def is_now(state: JobState) -> bool:
@@ -352,7 +352,7 @@ def test_a_suspended_job_goes_on_where_it_was(adapter: Adapter, cluster: Cluster
 
 
 @pytest.mark.sandbox
-def test_an_array_as_a_whole(adapter: Adapter, cluster: Cluster) -> None:
+def test_an_array_as_a_whole(adapter: LiveSite, cluster: Cluster) -> None:
     [record] = adapter.submit(adapter.specification("array", timeAllocation=FIVE_HOURS))
     adapter.sync_until(lambda: adapter.now(record).state is JobState.RUNNING)
     job = str(record.slurm_id)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from slurm_adapter.core.records import Record
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
     from tests.sandbox_cluster import Cluster
 
 __all__ = ["offline"]
@@ -37,24 +37,24 @@ RECOVERED = "slurm-adapter: passes are complete again\n"
 
 
 @pytest.fixture
-def repaired(make_adapter: AdapterMaker, cluster: Cluster) -> Iterator[None]:
+def repaired(make_adapter: LiveSiteMaker, cluster: Cluster) -> Iterator[None]:
     """Afterwards the cluster is up, before sites end their jobs."""
     del make_adapter
     yield
     cluster.repair()
 
 
-def hosts_files(adapter: Adapter) -> dict[str, bytes]:
+def hosts_files(adapter: LiveSite) -> dict[str, bytes]:
     """Every hosts file on the shared file system, by its name."""
     return {path.name: path.read_bytes() for path in adapter.peers.iterdir() if path.is_file()}
 
 
-def judged(adapter: Adapter) -> list[Record]:
+def judged(adapter: LiveSite) -> list[Record]:
     """Return all that is known of jobs, but for what could not be learned of them."""
     return [record._replace(trouble="") for record in adapter.site.store.all(100)]
 
 
-def passes_in_an_outage(adapter: Adapter, *words: str, count: int = 2) -> None:
+def passes_in_an_outage(adapter: LiveSite, *words: str, count: int = 2) -> None:
     """Passes as processes: each exits with 1, the first tells the words, no later one tells anything."""
     before = judged(adapter), hosts_files(adapter)
     done = [adapter.run("sync") for _ in range(count)]
@@ -67,13 +67,13 @@ def passes_in_an_outage(adapter: Adapter, *words: str, count: int = 2) -> None:
     assert (judged(adapter), hosts_files(adapter)) == before
 
 
-def one_pass_mends(adapter: Adapter) -> None:
+def one_pass_mends(adapter: LiveSite) -> None:
     """One pass tells that the outage is over; the next has nothing to tell."""
     done = adapter.run("sync")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", RECOVERED)
 
 
-def start_three(adapter: Adapter) -> tuple[Record, Record, Record]:
+def start_three(adapter: LiveSite) -> tuple[Record, Record, Record]:
     """A job that will end well, one that names it and will fail, and one that runs on."""
     [well] = adapter.start(adapter.shell(f"{UNTIL_TOLD}; exit 0"))
     badly, runs = adapter.start(
@@ -83,14 +83,14 @@ def start_three(adapter: Adapter) -> tuple[Record, Record, Record]:
     return well, badly, runs
 
 
-def end_two(adapter: Adapter, well: Record, badly: Record) -> None:
+def end_two(adapter: LiveSite, well: Record, badly: Record) -> None:
     """Let both end, which nobody sees."""
     for record in (well, badly):
         adapter.tell(record)
         adapter.cluster.wait_for(partial(adapter.output, record, "exit.json"))
 
 
-def check_ends(adapter: Adapter, well: Record, badly: Record, runs: Record) -> None:
+def check_ends(adapter: LiveSite, well: Record, badly: Record, runs: Record) -> None:
     """What became of the three, and that the hosts files say so."""
     told = {record.id: (new.state, new.exit_code) for record in (well, badly, runs) if (new := adapter.now(record))}
     assert told == {
@@ -108,7 +108,7 @@ def check_ends(adapter: Adapter, well: Record, badly: Record, runs: Record) -> N
 @pytest.mark.scenario(60)
 @pytest.mark.edge_case(25)
 @pytest.mark.usefixtures("repaired")
-def test_the_controller_is_away(adapter: Adapter, cluster: Cluster) -> None:
+def test_the_controller_is_away(adapter: LiveSite, cluster: Cluster) -> None:
     [record] = adapter.start(adapter.shell("sleep 600"))
     cluster.slurmctld.stop()
     passes_in_an_outage(adapter, "could not list Slurm's jobs", "Slurm's controller does not answer")
@@ -126,7 +126,7 @@ def test_the_controller_is_away(adapter: Adapter, cluster: Cluster) -> None:
 @pytest.mark.scenario(60)
 @pytest.mark.edge_case(25)
 @pytest.mark.usefixtures("repaired")
-def test_jobs_end_while_the_controller_is_away(adapter: Adapter, cluster: Cluster) -> None:
+def test_jobs_end_while_the_controller_is_away(adapter: LiveSite, cluster: Cluster) -> None:
     """Afterwards, too, it takes Slurm itself a minute to hear of the ends."""
     well, badly, runs = start_three(adapter)
     cluster.slurmctld.stop()
@@ -147,7 +147,7 @@ def test_jobs_end_while_the_controller_is_away(adapter: Adapter, cluster: Cluste
 @pytest.mark.scenario(60)
 @pytest.mark.edge_case(5, 25)
 @pytest.mark.usefixtures("repaired")
-def test_the_controller_stalls(adapter: Adapter, cluster: Cluster) -> None:
+def test_the_controller_stalls(adapter: LiveSite, cluster: Cluster) -> None:
     well, badly, runs = start_three(adapter)
     cluster.slurmctld.pause()
     passes_in_an_outage(adapter, "could not list Slurm's jobs", "timed out", count=1)
@@ -165,7 +165,7 @@ def test_the_controller_stalls(adapter: Adapter, cluster: Cluster) -> None:
 @sandbox
 @pytest.mark.scenario(60, 86)
 @pytest.mark.usefixtures("repaired")
-def test_the_login_node_refuses_connections(make_adapter: AdapterMaker) -> None:
+def test_the_login_node_refuses_connections(make_adapter: LiveSiteMaker) -> None:
     adapter = make_adapter("ssh")
     well, badly, runs = start_three(adapter)
     adapter.cluster.sshd.stop()
@@ -196,7 +196,7 @@ def mounts(cluster: Cluster) -> Iterator[Callable[..., None]]:
 
 @sandbox
 @pytest.mark.scenario(51)
-def test_the_shared_file_system_is_read_only(adapter: Adapter, cluster: Cluster, mounts: Callable[..., None]) -> None:
+def test_the_shared_file_system_is_read_only(adapter: LiveSite, cluster: Cluster, mounts: Callable[..., None]) -> None:
     """Jobs' states are Slurm's affair and go on; the hosts files stay as they were until they can be written."""
     well, badly, runs = start_three(adapter)
     shared = str(adapter.site.config.shared)
@@ -220,7 +220,7 @@ def test_the_shared_file_system_is_read_only(adapter: Adapter, cluster: Cluster,
 @sandbox
 @pytest.mark.scenario(51)
 def test_the_shared_file_system_is_full(
-    make_adapter: AdapterMaker, cluster: Cluster, mounts: Callable[..., None]
+    make_adapter: LiveSiteMaker, cluster: Cluster, mounts: Callable[..., None]
 ) -> None:
     adapter = make_adapter()
     peers = adapter.site.peers_folder
@@ -248,7 +248,7 @@ def test_the_shared_file_system_is_full(
 
 @sandbox
 @pytest.mark.scenario(52)
-def test_a_user_writes_into_no_hosts_file(adapter: Adapter, cluster: Cluster) -> None:
+def test_a_user_writes_into_no_hosts_file(adapter: LiveSite, cluster: Cluster) -> None:
     """Neither the shared file nor a view, his own included; his job's copy on a node is his, and only his."""
     [server] = adapter.start(adapter.shell("sleep 600"))
     poison = 'echo "10.0.0.1 database" >>"$UCLOUD_HOSTS_FILE" || echo not here; sleep 600'
@@ -283,7 +283,7 @@ def private(cluster: Cluster) -> Iterator[None]:
 @sandbox
 @pytest.mark.edge_case(6)
 def test_jobs_that_this_account_may_not_see_are_not_lost(
-    make_adapter: AdapterMaker, request: pytest.FixtureRequest
+    make_adapter: LiveSiteMaker, request: pytest.FixtureRequest
 ) -> None:
     adapter = make_adapter(in_jobs='lost_after = "00:00:01"')
     records = start_three(adapter)
@@ -302,7 +302,7 @@ def test_jobs_that_this_account_may_not_see_are_not_lost(
 @sandbox
 @pytest.mark.edge_case(6)
 def test_jobs_that_this_account_may_not_see_end_by_their_records(
-    make_adapter: AdapterMaker, request: pytest.FixtureRequest
+    make_adapter: LiveSiteMaker, request: pytest.FixtureRequest
 ) -> None:
     adapter = make_adapter()
     well, badly, runs = start_three(adapter)
@@ -320,7 +320,7 @@ def test_jobs_that_this_account_may_not_see_end_by_their_records(
 
 @sandbox
 @pytest.mark.scenario(88)
-def test_the_adapters_disk_is_read_only(adapter: Adapter) -> None:
+def test_the_adapters_disk_is_read_only(adapter: LiveSite) -> None:
     """Nothing is changed, here or in Slurm, and the message names the file; afterwards one pass has it all."""
     well, badly, runs = start_three(adapter)
     end_two(adapter, well, badly)
@@ -349,7 +349,7 @@ def test_the_adapters_disk_is_read_only(adapter: Adapter) -> None:
 
 @sandbox
 @pytest.mark.scenario(88)
-def test_the_database_is_damaged(adapter: Adapter) -> None:
+def test_the_database_is_damaged(adapter: LiveSite) -> None:
     """Every command says which file it is and what helps, and touches neither Slurm nor a hosts file."""
     [runs] = adapter.start(adapter.shell("sleep 600"))
     adapter.site.close()
@@ -433,7 +433,7 @@ def test_five_hundred_jobs_are_taken_up_again(offline: Offline) -> None:
 
 @sandbox
 @pytest.mark.scenario(87)
-def test_jobs_of_a_real_cluster_are_taken_up_again(adapter: Adapter) -> None:
+def test_jobs_of_a_real_cluster_are_taken_up_again(adapter: LiveSite) -> None:
     """Thirty: by a new process, one pass, no second Slurm job."""
     runs = adapter.submit(*[adapter.shell(f"{UNTIL_TOLD}; exit 3")] * 15)
     waits = adapter.submit(*[adapter.shell("true", begin="now+1hour")] * 15)

@@ -219,7 +219,7 @@ def test_a_job_that_ucloud_has_and_takes_nothing_of_goes_on(site: Offline, uclou
 def test_one_process_tells_at_a_time(site: Offline, ucloud: Ucloud) -> None:
     """As cron's `sync` beside a gateway: what both told would arrive twice."""
     [job] = create(site, ucloud, "4101")
-    with site.site.only_one_tells(wait=False) as ours:
+    with site.site.delivery_lock(wait=False) as ours:
         assert ours
         site.run(job)
         assert tell_ucloud(site.open()) is None

@@ -20,7 +20,7 @@ from slurm_adapter.jobs.sync import sync
 
 if TYPE_CHECKING:
     from slurm_adapter.sandbox.configuration import Identity, Transport
-    from tests.adapter import AdapterMaker
+    from tests.adapter import LiveSiteMaker
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("empty_drive")]
 
@@ -90,7 +90,7 @@ WEB_APP = b"""{
 
 @pytest.mark.parametrize("identity", ["sudo", "service"])
 @pytest.mark.parametrize("transport", ["local", "ssh"])
-def test_two_jobs_find_each_other(make_adapter: AdapterMaker, transport: Transport, identity: Identity) -> None:
+def test_two_jobs_find_each_other(make_adapter: LiveSiteMaker, transport: Transport, identity: Identity) -> None:
     # A site: a configuration, and nothing that runs. Its first id is the one that the documentation has.
     adapter = make_adapter(transport, identity, first_id=4101)
     site = adapter.site

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.cluster.transports.interface import Stream
     from slurm_adapter.core.records import Record
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
 
 pytestmark = pytest.mark.sandbox
 
@@ -29,13 +29,13 @@ PATIENCE = 90.0
 
 
 @pytest.fixture(params=["local", pytest.param("ssh", marks=pytest.mark.long)])
-def adapter(request: pytest.FixtureRequest, make_adapter: AdapterMaker) -> Adapter:
+def adapter(request: pytest.FixtureRequest, make_adapter: LiveSiteMaker) -> LiveSite:
     """A site over each transport."""
     return make_adapter(request.param)
 
 
 @contextlib.contextmanager
-def shell(adapter: Adapter, record: Record, rank: int = 0, *, columns: int = 80, rows: int = 24) -> Iterator[Stream]:
+def shell(adapter: LiveSite, record: Record, rank: int = 0, *, columns: int = 80, rows: int = 24) -> Iterator[Stream]:
     """Sit before a shell within the block."""
     stream = shells.open_shell(adapter.site, adapter.now(record), rank, Terminal(columns, rows))
     watchdog = threading.Timer(PATIENCE, stream.close)
@@ -71,7 +71,7 @@ def sleepers(seconds: int) -> list[int]:
 
 
 @pytest.mark.long
-def test_a_shell_is_on_the_node_of_its_rank_inside_the_job(adapter: Adapter) -> None:
+def test_a_shell_is_on_the_node_of_its_rank_inside_the_job(adapter: LiveSite) -> None:
     [server] = adapter.start(adapter.shell(UNTIL_TOLD))
     [consumer] = adapter.start(adapter.shell(UNTIL_TOLD, peers={"database": server}, replicas=2))
     address = adapter.now(server).addresses[0][0]
@@ -88,14 +88,14 @@ def test_a_shell_is_on_the_node_of_its_rank_inside_the_job(adapter: Adapter) -> 
         adapter.cluster.wait_for(lambda: ask(stream, "stty size") == "40 120")
 
 
-def test_a_job_without_names_has_a_plain_shell_even_if_it_uses_all_its_node(adapter: Adapter) -> None:
+def test_a_job_without_names_has_a_plain_shell_even_if_it_uses_all_its_node(adapter: LiveSite) -> None:
     [record] = adapter.start(adapter.shell(f"while :; do :; done & {UNTIL_TOLD}; kill $!"))
     assert not record.names
     with shell(adapter, record) as one, shell(adapter, record) as other:
         assert ask(one, "hostname") == ask(other, "hostname") == adapter.now(record).nodes[0]
 
 
-def test_closing_a_shell_leaves_nothing_of_it_on_the_node(adapter: Adapter) -> None:
+def test_closing_a_shell_leaves_nothing_of_it_on_the_node(adapter: LiveSite) -> None:
     [record] = adapter.start(adapter.shell(UNTIL_TOLD, replicas=2))
     with shell(adapter, record, 1) as stream:
         ask(stream, "sleep 4711 &")
@@ -109,7 +109,7 @@ def test_closing_a_shell_leaves_nothing_of_it_on_the_node(adapter: Adapter) -> N
     adapter.until_successful(record)
 
 
-def test_the_end_of_the_job_is_the_end_of_its_shells(adapter: Adapter) -> None:
+def test_the_end_of_the_job_is_the_end_of_its_shells(adapter: LiveSite) -> None:
     [record] = adapter.start(adapter.shell(UNTIL_TOLD))
     with shell(adapter, record) as stream:
         assert ask(stream, "echo here") == "here"
@@ -119,7 +119,7 @@ def test_the_end_of_the_job_is_the_end_of_its_shells(adapter: Adapter) -> None:
 
 
 @pytest.mark.parametrize("adapter", ["local"], indirect=True)
-def test_only_a_job_that_runs_has_shells_and_only_on_its_ranks(adapter: Adapter) -> None:
+def test_only_a_job_that_runs_has_shells_and_only_on_its_ranks(adapter: LiveSite) -> None:
     [waiting] = adapter.submit(adapter.shell("true", begin="now+1hour"))
     with pytest.raises(Refused, match="IN_QUEUE"):
         shells.open_shell(adapter.site, adapter.now(waiting), 0, Terminal())

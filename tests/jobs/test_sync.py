@@ -1057,9 +1057,9 @@ def test_an_array_that_its_user_cancelled_has_not_failed(offline: Offline, *, kn
 
 @pytest.mark.edge_case(25)
 def test_only_one_pass_at_a_time(offline: Offline) -> None:
-    with offline.site.only_one_pass() as first, offline.open().only_one_pass() as second:
+    with offline.site.sync_lock() as first, offline.open().sync_lock() as second:
         assert (first, second) == (True, False)
-    with offline.site.only_one_pass() as again:
+    with offline.site.sync_lock() as again:
         assert again
 
 

@@ -22,7 +22,7 @@ from tests.ucloud_double import Ucloud, ucloud
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.messages import Message
     from slurm_adapter.core.records import Record
     from slurm_adapter.ucloud.interface import Told
@@ -136,12 +136,12 @@ def test_what_two_have_noted_at_once_is_kept_of_both(site: Offline) -> None:
     token = f"{site.site.store.instance}-example"
     ids = [str(4101 + number) for number in range(40)]
 
-    def ask(own: Site, id_: str) -> list[str]:
+    def ask(own: Adapter, id_: str) -> list[str]:
         with closing(own.store):
             return unknown_here.verify(own, [asked(site, id_, f"{token}-{id_}")])
 
     with ThreadPoolExecutor(8) as threads:
-        assert all(threads.map(ask, [site.site.beside() for _ in ids], ids))
+        assert all(threads.map(ask, [site.site.for_thread() for _ in ids], ids))
     said = unknown_here.doubts(site.site)
     assert said is not None
     assert f"takes {len(ids)} jobs" in said, "some were lost"

@@ -19,7 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.adapter import Adapter
+    from tests.adapter import LiveSite
     from tests.node.folder import Folder
     from tests.sandbox_cluster import Cluster
 
@@ -124,7 +124,7 @@ def test_an_interrupt_reaches_the_steps_that_the_application_started(make: Calla
     assert "code 7" in output
 
 
-def test_nothing_of_the_adapters_starter_reaches_the_job(adapter: Adapter, plain: str) -> None:
+def test_nothing_of_the_adapters_starter_reaches_the_job(adapter: LiveSite, plain: str) -> None:
     specification = adapter.shell(PROBE, node="node001")
     command = [sys.executable, HOSTILE, sys.executable, "-m", "slurm_adapter", "--config", str(adapter.config_file)]
     done = subprocess.run(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput, NotFound, TryAgain
-from slurm_adapter.core.records import Peer, Record, Stage, Standing
+from slurm_adapter.core.records import ActiveJob, Peer, Record, Stage
 from slurm_adapter.core.states import JobState
 from slurm_adapter.state import database as module
 from slurm_adapter.state.database import StoreError
@@ -235,7 +235,7 @@ def test_the_little_of_jobs_that_a_pass_looks_at(store: Store) -> None:
     ended = record("3", stage=Stage.ENDED)
     store.claim([(each, b"") for each in (waits, runs, ended)])
     found = {standing.id: standing for standing in store.standing()}
-    assert found == {each.id: Standing(*(getattr(each, name) for name in Standing._fields)) for each in (waits, runs)}
+    assert found == {each.id: ActiveJob(*(getattr(each, name) for name in ActiveJob._fields)) for each in (waits, runs)}
 
 
 def test_jobs_that_have_to_do_with_names(store: Store) -> None:

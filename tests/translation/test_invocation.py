@@ -109,7 +109,7 @@ def test_affixes(case: Case) -> None:
         ({"nope": text("x")}, "parameters.nope: Unknown parameter supplied: 'nope'; this application has: debug,"),
         ({"value": number(1)}, "parameters.value: Incorrect parameter type for 'value': integer; it takes text"),
         ({"count": number(4.5)}, "Incorrect parameter type for 'count': floating_point; it takes integer"),
-        ({"value": {"type": "hologram"}}, "parameters.value: values of type 'hologram' are not known here"),
+        ({"value": {"type": "hologram"}}, "parameters.value: values of type 'hologram' are not known"),
         ({"count": number(1)}, "parameters.count: 1: must be at least 2"),
         ({"count": number(12)}, "parameters.count: 12: must be at most 10"),
         ({"count": number(5)}, "parameters.count: 5: must be 2 and a multiple of 2"),

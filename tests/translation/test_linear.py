@@ -15,7 +15,7 @@ from slurm_adapter.core.directives import lint_script, quote
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, InvalidInput
 from slurm_adapter.core.hosts_file import check_hostnames
 from slurm_adapter.core.json_bounds import MOST_ENTRIES
-from slurm_adapter.core.specification import JOB_LIMIT, PROBLEMS_LIMIT, JobSpecification, parse_submission, shown
+from slurm_adapter.core.specification import JOB_LIMIT, PROBLEMS_LIMIT, JobSpecification, for_message, parse_submission
 from slurm_adapter.local.configuration_file import load_config
 from slurm_adapter.translation.application import Application, Parameter, Template, Variable, resolve_application
 from slurm_adapter.translation.application_file import lint_application_file
@@ -169,8 +169,8 @@ def test_a_small_input_with_many_errors_needs_little_memory(data: bytes, said: s
 
 
 def test_a_value_is_shown_without_being_written_whole() -> None:
-    assert shown([["x" * 10**6] * 10] * 10**6)[:6] == '[["xxx'
-    assert len(shown({"a" * 10**6: 1})) == len(shown("a" * 10**6)) - 2 == 60
+    assert for_message([["x" * 10**6] * 10] * 10**6)[:6] == '[["xxx'
+    assert len(for_message({"a" * 10**6: 1})) == len(for_message("a" * 10**6)) - 2 == 60
 
 
 def _bind(given: dict[str, Any], parameters: tuple[Parameter, ...], application: Application) -> None:

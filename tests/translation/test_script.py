@@ -177,7 +177,10 @@ def test_an_error_in_a_sites_template_is_the_sites(case: Case, tmp_path: Path, t
     [
         ("\n#!/bin/sh\n", "line 1 of the script is not"),
         ("#!/bin/sh\n  #SBATCH --mem=1G\n{{ payload }}\n", "line 2 of the script: an indented #SBATCH"),
-        ("#!/bin/sh\n{{ payload }}\n#SBATCH --mem=1G\n", "line 3 of the script: '#SBATCH --mem=1G' stands behind"),
+        (
+            "#!/bin/sh\n{{ payload }}\n#SBATCH --mem=1G\n",
+            "line 3 of the script: '#SBATCH --mem=1G' is after the first command",
+        ),
         ("#!/bin/sh\n#SBATCH --comment=a b\n{{ payload }}\n", "line 2 of the script: '#SBATCH --comment=a b'"),
     ],
 )

@@ -121,7 +121,7 @@ def test_fields_that_are_taken(case: Case, fields: dict[str, Any]) -> None:
         ({"invocation": (Template("{{ script('x') }}"),)}, {}, "script() is not available here"),
         ({"parameters": (Parameter("srun", "text", optional=True),)}, {}, "a parameter cannot be named srun"),
         ({"invocation": (Template("echo {{ 'a\\r\\nb' | safe }}"),)}, {}, "CRLF"),
-        ({"invocation": (Template("run\n#SBATCH --mem=1G"),)}, {}, "'#SBATCH --mem=1G' stands behind the first"),
+        ({"invocation": (Template("run\n#SBATCH --mem=1G"),)}, {}, "'#SBATCH --mem=1G' is after the first"),
     ],
 )  # fmt: skip
 def test_applications_that_are_refused(case: Case, change: dict[str, Any], fields: dict[str, Any], said: str) -> None:

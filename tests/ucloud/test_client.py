@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.core.config import FIRST_ID_BESIDE_UCLOUD, Config
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, Refused, TryAgain, Unknown
 from slurm_adapter.core.messages import Message
@@ -275,11 +275,11 @@ def test_a_site_without_what_it_needs_says_so(
 ) -> None:
     table = {"url": ucloud.url, "key": str(tmp_path / "key"), "refresh_token": str(token_file)}
     config = Config.model_validate(configuration(tmp_path, {"ucloud": table, "first_id": FIRST_ID_BESIDE_UCLOUD}))
-    with Site(config) as site:
+    with Adapter(config) as site:
         assert isinstance(site.receiver, UcloudReceiver)
         assert site.ucloud_drives is None
     monkeypatch.setitem(sys.modules, "httpx", None)
     for each in (module, client):
         monkeypatch.delitem(sys.modules, each.__name__)
-    with Site(config) as site, pytest.raises(InvalidConfig, match=r"pip install 'slurm-adapter\[serve\]'"):
+    with Adapter(config) as site, pytest.raises(InvalidConfig, match=r"pip install 'slurm-adapter\[serve\]'"):
         _ = site.receiver

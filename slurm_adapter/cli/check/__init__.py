@@ -32,57 +32,57 @@ from slurm_adapter.jobs.name_methods import methods_that_work
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 __all__ = ["Finding", "Level", "check_jobs", "check_site", "methods_that_work"]
 
 
-def check_site(site: Site) -> Iterator[Finding]:
+def check_site(adapter: Adapter) -> Iterator[Finding]:
     """Look at everything that a job of this site will need."""
-    yield from check_here(site)
-    yield from noted(check_key(site))
-    yield from noted(check_provider(site))
+    yield from check_here(adapter)
+    yield from noted(check_key(adapter))
+    yield from noted(check_provider(adapter))
     try:
-        identity = site.transport.run(Command(("id", "-un"))).text.strip()
-        conf = site.config.cluster.slurm_conf
-        if conf is not None and site.transport.run(Command(("test", "-r", conf))).status != 0:
+        identity = adapter.transport.run(Command(("id", "-un"))).text.strip()
+        conf = adapter.config.cluster.slurm_conf
+        if conf is not None and adapter.transport.run(Command(("test", "-r", conf))).status != 0:
             # Slurm's commands would look for a server that gives them one, for a minute.
             yield Finding(Level.PROBLEM, f"cluster.slurm_conf: {identity} cannot read {conf} on the cluster")
             return
-        nodes = site.scheduler.nodes()
+        nodes = adapter.scheduler.nodes()
     except AdapterError as error:
         yield Finding(Level.PROBLEM, f"the cluster cannot be asked: {error}")
         return
-    where = f"over SSH as {identity}" if site.config.cluster.ssh else f"as {identity}"
+    where = f"over SSH as {identity}" if adapter.config.cluster.ssh else f"as {identity}"
     yield Finding(Level.GOOD, f"Slurm answers {where}: {len(nodes)} nodes")
     if identity == "root":
         yield Finding(
             Level.WARNING, "the adapter is root on the cluster; give it an account of its own, with sudo rules"
         )
-    yield from noted(check_versions(site))
-    yield from noted(check_pyslurm(site))
-    yield from noted(check_clocks(site))
-    yield from noted(check_evidence(site))
-    yield from noted(check_message_timeout(site))
-    yield from noted(check_operator(site))
+    yield from noted(check_versions(adapter))
+    yield from noted(check_pyslurm(adapter))
+    yield from noted(check_clocks(adapter))
+    yield from noted(check_evidence(adapter))
+    yield from noted(check_message_timeout(adapter))
+    yield from noted(check_operator(adapter))
     names: dict[str, str] = {}
-    yield from noted(check_helper(site))
-    yield from noted(find_accounts(site, names))
-    yield from noted(check_machines(site, names))
+    yield from noted(check_helper(adapter))
+    yield from noted(find_accounts(adapter, names))
+    yield from noted(check_machines(adapter, names))
     accounts = list(names)
-    yield from noted(check_accounts(site, accounts))
-    yield from noted(check_command_line(site))
-    yield from noted(check_shared(site, identity, accounts))
-    yield from noted(check_drives(site, accounts))
-    yield from noted(check_pattern(site, accounts))
-    yield from noted(check_ucloud_drives(site, accounts))
-    yield from noted(check_shells(site, accounts))
-    yield from noted(check_names(site, nodes, accounts))
-    yield from noted(check_demo(site, nodes, accounts))
+    yield from noted(check_accounts(adapter, accounts))
+    yield from noted(check_command_line(adapter))
+    yield from noted(check_shared(adapter, identity, accounts))
+    yield from noted(check_drives(adapter, accounts))
+    yield from noted(check_pattern(adapter, accounts))
+    yield from noted(check_ucloud_drives(adapter, accounts))
+    yield from noted(check_shells(adapter, accounts))
+    yield from noted(check_names(adapter, nodes, accounts))
+    yield from noted(check_demo(adapter, nodes, accounts))
 
 
-def check_jobs(site: Site, user: str | None) -> Generator[Finding, None, None]:
+def check_jobs(adapter: Adapter, user: str | None) -> Generator[Finding, None, None]:
     """Submit a probe job to each partition, as a user of UCloud or the site's first."""
     from slurm_adapter.cli.check.probe import probe_site  # noqa: PLC0415  # what jobs take is loaded for them only
 
-    yield from noted(probe_site(site, user))
+    yield from noted(probe_site(adapter, user))

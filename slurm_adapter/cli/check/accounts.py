@@ -14,7 +14,7 @@ from slurm_adapter.core.specification import Owner
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 
 _FOLDER = r"""
@@ -40,13 +40,13 @@ USER_SCRIPTS = {"check_folder": _FOLDER}
 """What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
 
 
-def find_accounts(site: Site, usable: dict[str, str]) -> Iterator[Finding]:
+def find_accounts(adapter: Adapter, usable: dict[str, str]) -> Iterator[Finding]:
     """Add the accounts that can run jobs to `usable`, sorted; say what keeps each of the others from it.
 
     Beside each is the name that Slurm has for it.
     """
-    keys = _keys(site)
-    own, uids = ask_uids(site.transport, [MUNGE, *keys])
+    keys = _keys(adapter)
+    own, uids = ask_uids(adapter.transport, [MUNGE, *keys])
     uid_of = dict(zip((MUNGE, *keys), uids, strict=True))
     for account, key in sorted(keys.items()):
         named = f'{".".join(key)} = "{account}"'
@@ -58,11 +58,11 @@ def find_accounts(site: Site, usable: dict[str, str]) -> Iterator[Finding]:
                 "that this user has on the cluster",
                 key,
             )
-        elif why := site.account_policy.judge(uid, own, uid_of[MUNGE]):
+        elif why := adapter.account_policy.judge(uid, own, uid_of[MUNGE]):
             yield Finding(Level.PROBLEM, f"{named}: it runs no jobs: {why}; otherwise name another account", key)
         else:
             try:
-                name = site.transport.run(Command(("id", "-un"), user=account)).text.strip()
+                name = adapter.transport.run(Command(("id", "-un"), user=account)).text.strip()
             except AdapterError as error:
                 yield Finding(Level.PROBLEM, f"{named}: commands cannot be run as {account}: {error}", key)
                 continue
@@ -76,17 +76,17 @@ def find_accounts(site: Site, usable: dict[str, str]) -> Iterator[Finding]:
                 )
 
 
-def _keys(site: Site) -> Mapping[str, tuple[str, ...]]:
+def _keys(adapter: Adapter) -> Mapping[str, tuple[str, ...]]:
     """Return the key that names each account; of several the first."""
-    identity = site.config.identity
+    identity = adapter.config.identity
     if identity.service_user is not None:
         return {identity.service_user: ("identity", "service_user")}
     return {account: ("identity", "users", user) for user, account in reversed(identity.users.items())}
 
 
-def check_accounts(site: Site, accounts: list[str]) -> Iterator[Finding]:
+def check_accounts(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
     """Check that jobs can have folders of their own, and say who shares an account."""
-    identity = site.config.identity
+    identity = adapter.config.identity
     if identity.mode == "service":
         yield Finding(
             Level.NOTE,
@@ -101,8 +101,8 @@ def check_accounts(site: Site, accounts: list[str]) -> Iterator[Finding]:
                 f"{' and '.join(owners)} both run jobs as {account}, and can read and end each other's",
                 ("identity", "users", owners[1]),
             )
-        parent = site.config.jobs.folder.replace("{user}", account).replace("{id}", "0").rsplit("/", 1)[0]
-        result = site.transport.run(Command(("/bin/sh", "-c", _FOLDER, "sh", parent), user=account))
+        parent = adapter.config.jobs.folder.replace("{user}", account).replace("{id}", "0").rsplit("/", 1)[0]
+        result = adapter.transport.run(Command(("/bin/sh", "-c", _FOLDER, "sh", parent), user=account))
         said = result.text.strip()
         if said == "good":
             yield Finding(Level.GOOD, f"jobs can run as {account}, in {parent}")
@@ -119,19 +119,19 @@ def check_accounts(site: Site, accounts: list[str]) -> Iterator[Finding]:
         )
 
 
-def check_command_line(site: Site) -> Iterator[Finding]:
+def check_command_line(adapter: Adapter) -> Iterator[Finding]:
     """Check that users named in the configuration have accounts."""
-    config = site.config
+    config = adapter.config
     named = {("drives", number, "users"): drive.users for number, drive in enumerate(config.drives)}
     for key, users in named.items():
         for user in users:
-            if not _has_account(site, user):
+            if not _has_account(adapter, user):
                 yield Finding(
                     Level.WARNING,
                     f"drives.{key[1]}.users: {user!r} has no account here, and so no use of the drive; see [identity]",
                     key,
                 )
-    if config.command_line.user is not None and not _has_account(site, config.command_line.user):
+    if config.command_line.user is not None and not _has_account(adapter, config.command_line.user):
         yield Finding(
             Level.PROBLEM,
             f'command_line.user = "{config.command_line.user}": this user has no account here; write one of '
@@ -139,37 +139,40 @@ def check_command_line(site: Site) -> Iterator[Finding]:
         )
 
 
-def _has_account(site: Site, user: str) -> bool:
+def _has_account(adapter: Adapter, user: str) -> bool:
     try:
-        site.account_of(Owner(created_by=user))
+        adapter.account_of(Owner(created_by=user))
     except InvalidInput:
         return False
     return True
 
 
-def check_shared(site: Site, adapter: str, accounts: list[str]) -> Iterator[Finding]:
+def check_shared(adapter: Adapter, own_account: str, accounts: list[str]) -> Iterator[Finding]:
     """Check the folder of the hosts files: the adapter writes it, and jobs read it."""
-    if site.config.peers.private:
+    if adapter.config.peers.private:
         yield Finding(Level.NOTE, "views are private: there is no shared hosts file")
         return
-    shared = site.config.shared
-    said = site.transport.run(Command(("/bin/sh", "-c", _SHARED, "sh", shared))).text.strip()
+    shared = adapter.config.shared
+    said = adapter.transport.run(Command(("/bin/sh", "-c", _SHARED, "sh", shared))).text.strip()
     if said != "good":
         fixes = {
-            "does not exist": f"as root on the cluster: install -d -o {adapter} -m 755 {shared}",
-            "cannot be entered": f"let {adapter} enter it and the folders above it (chmod)",
+            "does not exist": f"as root on the cluster: install -d -o {own_account} -m 755 {shared}",
+            "cannot be entered": f"let {own_account} enter it and the folders above it (chmod)",
         }
-        own = f"it must belong to {adapter}, the adapter's account there (chown {adapter} {shared}), or name another"
+        own = (
+            f"it must belong to {own_account}, the adapter's account there (chown {own_account} {shared}), "
+            "or name another folder"
+        )
         fix = f"jobs read it: chmod 755 {shared}" if said.startswith("has the mode") else own
         yield Finding(Level.PROBLEM, f'shared = "{shared}": {said or "cannot be looked at"}; {fixes.get(said, fix)}')
         return
-    seen = peer_files.read(site.transport, site.peers_folder)
+    seen = peer_files.read(adapter.transport, adapter.peers_folder)
     peer_files.plan_change(seen, {}, "")
-    if accounts and not reached(site, [site.peers_folder], accounts):
+    if accounts and not reached(adapter, [adapter.peers_folder], accounts):
         yield Finding(
             Level.PROBLEM,
-            f'shared = "{shared}": {accounts[0]} cannot reach {site.peers_folder}, where its jobs read names; let '
+            f'shared = "{shared}": {accounts[0]} cannot reach {adapter.peers_folder}, where its jobs read names; let '
             "everybody enter the folders above it (chmod o+x)",
         )
         return
-    yield Finding(Level.GOOD, f"{site.peers_folder} can be read and written")
+    yield Finding(Level.GOOD, f"{adapter.peers_folder} can be read and written")

@@ -14,16 +14,16 @@ from slurm_adapter.core.errors import InvalidConfig, Refused, Unknown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 
 _CLOCKS_APART = 15
 """Seconds; a quarter of the time in which sbatch may be started."""
 
 
-def check_versions(site: Site) -> Iterator[Finding]:
+def check_versions(adapter: Adapter) -> Iterator[Finding]:
     """Check that Slurm's versions are supported and were tried."""
-    found = site.scheduler.versions()
+    found = adapter.scheduler.versions()
     too_old = False
     for program, version in (("commands", found.client), ("controller", found.controller)):
         try:
@@ -45,26 +45,26 @@ def check_versions(site: Site) -> Iterator[Finding]:
         yield Finding(Level.GOOD, shown)
 
 
-def check_pyslurm(site: Site) -> Iterator[Finding]:
+def check_pyslurm(adapter: Adapter) -> Iterator[Finding]:
     """Whether pyslurm answers, and was made for this Slurm. One that cannot be used raises."""
-    made_for = site.scheduler.binding_version()
+    made_for = adapter.scheduler.binding_version()
     if made_for is None:
         return
-    slurm = site.scheduler.versions().client
+    slurm = adapter.scheduler.versions().client
     if release(made_for) == release(slurm):
         yield Finding(Level.GOOD, f"pyslurm {made_for} speaks to Slurm {slurm}")
     else:
         yield Finding(Level.PROBLEM, f"pyslurm {made_for} is not made for Slurm {slurm}; their versions must agree")
 
 
-def check_clocks(site: Site) -> Iterator[Finding]:
+def check_clocks(adapter: Adapter) -> Iterator[Finding]:
     """An sbatch is given up by the clock: see `slurm_adapter.cluster.schedulers.sbatch`."""
-    before = site.clock()
-    told = re.findall(r"^\d{9,11}$", site.transport.run(Command(("date", "+%s"))).text, re.MULTILINE | re.ASCII)
+    before = adapter.clock()
+    told = re.findall(r"^\d{9,11}$", adapter.transport.run(Command(("date", "+%s"))).text, re.MULTILINE | re.ASCII)
     if not told:
         raise Unknown("the cluster's clock could not be read: `date +%s` did not answer there")
     there = float(told[-1])
-    apart = max(before - there - 1, there - site.clock(), 0)
+    apart = max(before - there - 1, there - adapter.clock(), 0)
     if apart > _CLOCKS_APART:
         yield Finding(
             Level.PROBLEM,
@@ -75,9 +75,9 @@ def check_clocks(site: Site) -> Iterator[Finding]:
         yield Finding(Level.GOOD, "the clocks of this machine and the cluster agree")
 
 
-def check_evidence(site: Site) -> Iterator[Finding]:
+def check_evidence(adapter: Adapter) -> Iterator[Finding]:
     """Whether this account can know what becomes of jobs."""
-    if site.scheduler.queue([]).sees_others:
+    if adapter.scheduler.queue([]).sees_others:
         yield Finding(Level.GOOD, "the adapter's account sees the jobs of others")
     else:
         yield Finding(
@@ -85,16 +85,16 @@ def check_evidence(site: Site) -> Iterator[Finding]:
             "PrivateData hides others' jobs from the adapter's account, so that a missing job is never given up; "
             "make the account an operator (sacctmgr modify user NAME set adminlevel=operator)",
         )
-    if site.scheduler.history([1]) is None:
+    if adapter.scheduler.history([1]) is None:
         yield Finding(Level.NOTE, "no accounting: endings come from the queue and from the jobs' own exit records")
     else:
         yield Finding(Level.GOOD, "accounting answers")
 
 
-def check_message_timeout(site: Site) -> Iterator[Finding]:
+def check_message_timeout(adapter: Adapter) -> Iterator[Finding]:
     """Check that the adapter waits as long as Slurm does."""
-    ours = site.config.cluster.message_timeout
-    told = re.match(r"\d+", slurm_settings(site.transport, site.config.cluster).get("MessageTimeout", ""))
+    ours = adapter.config.cluster.message_timeout
+    told = re.match(r"\d+", slurm_settings(adapter.transport, adapter.config.cluster).get("MessageTimeout", ""))
     if told is not None and int(told[0]) > ours:
         yield Finding(
             Level.WARNING,
@@ -103,17 +103,17 @@ def check_message_timeout(site: Site) -> Iterator[Finding]:
         )
 
 
-def check_operator(site: Site) -> Iterator[Finding]:
+def check_operator(adapter: Adapter) -> Iterator[Finding]:
     """Whether an operator's commands can be given: one is, for a list of job 0, which there never is.
 
     scontrol looks for the job before it looks for the right: whether Slurm takes the account for an operator shows with
     the first job.
     """
-    if not site.config.cluster.operator:
+    if not adapter.config.cluster.operator:
         yield Finding(Level.NOTE, "jobs are not extended, suspended or resumed: there is no cluster.operator")
         return
     try:
-        site.scheduler.suspend([0, 0])
+        adapter.scheduler.suspend([0, 0])
     except (Refused, Unknown) as error:
         if "for job 0" not in str(error).split(": ", 1)[-1]:
             yield Finding(Level.PROBLEM, f"cluster.operator: {error}")

@@ -12,18 +12,18 @@ from slurm_adapter.translation.drives import by_pattern
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.config import DrivePattern
     from slurm_adapter.translation.drives import UcloudDrive
 
 
-def check_drives(site: Site, accounts: list[str]) -> Iterator[Finding]:
+def check_drives(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
     """Check that each drive of the table is a folder that an account can reach."""
-    for drive in site.config.drives:
+    for drive in adapter.config.drives:
         if not accounts:
             return
         for account in accounts:
-            found = site.transport.run(Command(("test", "-d", drive.path), user=account)).status == 0
+            found = adapter.transport.run(Command(("test", "-d", drive.path), user=account)).status == 0
             if found:
                 yield Finding(Level.GOOD, f"drive {drive.id} is {drive.path}")
                 break
@@ -34,49 +34,49 @@ def check_drives(site: Site, accounts: list[str]) -> Iterator[Finding]:
             )
 
 
-def check_pattern(site: Site, accounts: list[str]) -> Iterator[Finding]:
+def check_pattern(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
     """Whether there are folders where the pattern has drives, and what it comes to."""
-    pattern = site.config.drive_pattern
-    user = site.config.command_line.user or next(iter(site.config.identity.users), None)
+    pattern = adapter.config.drive_pattern
+    user = adapter.config.command_line.user or next(iter(adapter.config.identity.users), None)
     for name, form, project in (("user", pattern.user, None), ("project", pattern.project, "PROJECT")):
         if form is None:
             continue
         fixed = form.split("{", 1)[0].rsplit("/", 1)[0] or "/"
-        if not reached(site, [fixed], accounts):
+        if not reached(adapter, [fixed], accounts):
             whom = f"that any of {', '.join(accounts)} can reach" if accounts else "on the cluster"
             yield Finding(Level.WARNING, f"drive_pattern.{name}: {fixed} is no folder {whom}")
         elif user is None:
             yield Finding(Level.GOOD, f"drive_pattern.{name}: {fixed} is there")
         else:
-            drive = by_pattern("DRIVE", pattern, user, project, site.account_of(Owner(created_by=user)))
+            drive = by_pattern("DRIVE", pattern, user, project, adapter.account_of(Owner(created_by=user)))
             where = "not be found: it would lead out of the pattern's folders" if drive is None else f"be {drive.path}"
             whose = user if project is None else f"{project}, for {user},"
             yield Finding(Level.GOOD, f"drive_pattern.{name}: {fixed} is there; drive DRIVE of {whose} would {where}")
 
 
-def check_ucloud_drives(site: Site, accounts: list[str]) -> Iterator[Finding]:
+def check_ucloud_drives(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
     """Whether UCloud's drives have folders here."""
-    if site.ucloud_drives is None:
+    if adapter.ucloud_drives is None:
         return
-    pattern = site.config.drive_pattern
+    pattern = adapter.config.drive_pattern
     if pattern.user is not None and pattern.project is not None:
         yield Finding(
             Level.NOTE, "ucloud.ask_for_drives: UCloud is asked for none: [drive_pattern] has a folder for every drive"
         )
         return
-    drives, more = site.ucloud_drives.some()
+    drives, more = adapter.ucloud_drives.some()
     if not drives:
         yield Finding(
             Level.NOTE,
-            f"ucloud.ask_for_drives: UCloud has no drives of provider {site.config.provider}; jobs that name one that "
-            "is neither in the table nor under the pattern are refused",
+            f"ucloud.ask_for_drives: UCloud has no drives of provider {adapter.config.provider}; jobs that name one "
+            "that is neither in the table nor under the pattern are refused",
         )
         return
     # Jobs find the others by the table or by the pattern, whatever UCloud says of them.
-    known = {drive.id for drive in site.config.drives}
+    known = {drive.id for drive in adapter.config.drives}
     drives = [each for each in drives if each.id not in known and _form(pattern, each) is None]
     folders = {drive.id: drive.folder for drive in drives if drive.folder is not None}
-    there = reached(site, list(folders.values()), accounts)
+    there = reached(adapter, list(folders.values()), accounts)
     good = [f"{id_} is {folder}" for id_, folder in folders.items() if folder in there]
     if good:
         count = f"{len(good)} of {len(drives)}{' and more' if more else ''}"

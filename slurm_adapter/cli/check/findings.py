@@ -12,7 +12,7 @@ from slurm_adapter.core.errors import AdapterError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 
 class Level(Enum):
@@ -60,14 +60,14 @@ USER_SCRIPTS = {"check_folders": _FOLDERS}
 """What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
 
 
-def reached(site: Site, paths: Sequence[str], accounts: list[str]) -> set[str]:
+def reached(adapter: Adapter, paths: Sequence[str], accounts: list[str]) -> set[str]:
     """Those of these paths that are folders to any of the accounts, or to the adapter's where none is known."""
     found: set[str] = set()
     asked: list[str | None] = [*accounts]
     for account in asked or [None]:
         if left := [path for path in paths if path not in found]:
             stdin = b"".join(path.encode() + b"\0" for path in left)
-            result = site.transport.run(
+            result = adapter.transport.run(
                 Command(("xargs", "-0", "-r", "sh", "-c", _FOLDERS, "sh"), stdin=stdin, user=account)
             )
             found |= {name.decode(errors="replace") for name in result.stdout.split(b"\0")[:-1]}

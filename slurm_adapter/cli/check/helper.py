@@ -11,17 +11,17 @@ from slurm_adapter.cluster.transports.interface import Command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 _HELPER = 'stat -L -c "%u %A" -- "$1" && cat -- "$1"'
 
 
-def check_helper(site: Site) -> Iterator[Finding]:
+def check_helper(adapter: Adapter) -> Iterator[Finding]:
     """Check that the helper for sudo is what this version and configuration want, and root's."""
-    helper, key = site.config.identity.sudo_helper, ("identity", "sudo_helper")
+    helper, key = adapter.config.identity.sudo_helper, ("identity", "sudo_helper")
     if helper is None:
         return
-    said = site.transport.run(Command(("/bin/sh", "-c", _HELPER, "sh", helper)))
+    said = adapter.transport.run(Command(("/bin/sh", "-c", _HELPER, "sh", helper)))
     facts, _, content = said.text.partition("\n")
     owner, _, mode = facts.partition(" ")
     anew = f"as root on the cluster: install the output of `slurm-adapter sudo-helper` as {helper}, mode 755"
@@ -31,7 +31,7 @@ def check_helper(site: Site) -> Iterator[Finding]:
         yield Finding(
             Level.PROBLEM, f"{helper} must belong to root, with mode 755 (owner {owner}, {mode}); {anew}", key
         )
-    elif content != sudo_helper.render(site.config):
+    elif content != sudo_helper.render(adapter.config):
         yield Finding(Level.PROBLEM, f"{helper} is of another version or configuration; {anew}", key)
     else:
         yield Finding(Level.GOOD, f"commands run as users' accounts by {helper} only")

@@ -21,34 +21,36 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 _SHORTEST_LOST_AFTER = 600
 
 
-def check_here(site: Site) -> Iterator[Finding]:
+def check_here(adapter: Adapter) -> Iterator[Finding]:
     """Check what can be seen without the cluster."""
     try:
-        known = site.store.all(1)
-        yield Finding(Level.GOOD, f"the state in {site.config.state} can be used" + ("" if known else "; no jobs yet"))
+        known = adapter.store.all(1)
+        yield Finding(
+            Level.GOOD, f"the state in {adapter.config.state} can be used" + ("" if known else "; no jobs yet")
+        )
     except AdapterError as error:
         yield Finding(Level.PROBLEM, str(error), ("state",))
     if os.geteuid() == 0:
         yield Finding(
             Level.WARNING, "this program runs as root, and needs no such right; run it as the adapter's account"
         )
-    if site.config.jobs.lost_after < _SHORTEST_LOST_AFTER:
+    if adapter.config.jobs.lost_after < _SHORTEST_LOST_AFTER:
         yield Finding(
             Level.WARNING,
-            f"jobs.lost_after: {site.config.jobs.lost_after} seconds are less than slurmctld may need after a restart: "
-            "jobs that run would be given up; write 00:10:00 or more",
+            f"jobs.lost_after: {adapter.config.jobs.lost_after} seconds is less than slurmctld may need to restart; "
+            "running jobs would be given up; write 00:10:00 or more",
         )
-    yield from _check_templates(site.config.templates)
-    yield from _check_applications(site)
-    yield from _check_renderer(allowed=site.config.jobs.allow_unconfined)
-    yield from _check_ssh(site)
-    yield from _check_listen(site)
-    yield from _find_troubles(site)
+    yield from _check_templates(adapter.config.templates)
+    yield from _check_applications(adapter)
+    yield from _check_renderer(allowed=adapter.config.jobs.allow_unconfined)
+    yield from _check_ssh(adapter)
+    yield from _check_listen(adapter)
+    yield from _find_troubles(adapter)
 
 
 def _check_mode(path: Path, key: str, forbidden: int, fix: str) -> Iterator[Finding]:
@@ -91,8 +93,8 @@ def _check_templates(folder: Path | None) -> Iterator[Finding]:
         yield Finding(Level.PROBLEM, f"a job's script cannot be made: {error}", ("templates",))
 
 
-def _check_applications(site: Site) -> Iterator[Finding]:
-    folder = site.config.applications
+def _check_applications(adapter: Adapter) -> Iterator[Finding]:
+    folder = adapter.config.applications
     if folder is not None:
         entries = _entries(folder, "applications")
         if isinstance(entries, Finding):
@@ -106,10 +108,10 @@ def _check_applications(site: Site) -> Iterator[Finding]:
         elif unused:
             yield Finding(Level.WARNING, f'applications = "{folder}": of no effect are {some(unused)}')
     try:
-        found = site.catalogue.applications
+        found = adapter.catalogue.applications
         yield Finding(Level.GOOD, f"{len(found)} applications: {', '.join(map(str, found))}")
-        yield from (Finding(Level.PROBLEM, text) for text in site.catalogue.problems.values())
-        yield from (Finding(Level.WARNING, text) for text in site.catalogue.warnings)
+        yield from (Finding(Level.PROBLEM, text) for text in adapter.catalogue.problems.values())
+        yield from (Finding(Level.WARNING, text) for text in adapter.catalogue.warnings)
     except AdapterError as error:
         yield Finding(Level.PROBLEM, str(error))
 
@@ -135,9 +137,9 @@ def _check_renderer(*, allowed: bool) -> Iterator[Finding]:
         yield Finding(Level.PROBLEM, unconfined(lacking), ("jobs", "allow_unconfined"))
 
 
-def _check_ssh(site: Site) -> Iterator[Finding]:
-    ssh = site.config.cluster.ssh
-    if ssh is None or (settings := site.ssh_settings) is None:
+def _check_ssh(adapter: Adapter) -> Iterator[Finding]:
+    ssh = adapter.config.cluster.ssh
+    if ssh is None or (settings := adapter.ssh_settings) is None:
         return
     for key, path in (("key", ssh.key), ("known_hosts", ssh.known_hosts), ("config", ssh.config)):
         if path is None:
@@ -162,9 +164,9 @@ def _check_ssh(site: Site) -> Iterator[Finding]:
         yield Finding(Level.PROBLEM, str(error))
 
 
-def _check_listen(site: Site) -> Iterator[Finding]:
+def _check_listen(adapter: Adapter) -> Iterator[Finding]:
     """Check that `serve` can listen where it is to; that somebody does already may be `serve` itself."""
-    gateway = site.config.gateway
+    gateway = adapter.config.gateway
     if gateway.web_domain is not None and gateway.url is None:
         yield Finding(Level.WARNING, "gateway.web_domain: there are no web sessions, for gateway.url is not set")
     try:
@@ -189,11 +191,11 @@ def _check_listen(site: Site) -> Iterator[Finding]:
         )
 
 
-def _find_troubles(site: Site) -> Iterator[Finding]:
+def _find_troubles(adapter: Adapter) -> Iterator[Finding]:
     """Name the accounts with jobs that something stands in the way of. Users can cause that, so `sync` is silent."""
     troubled: dict[str, list[tuple[str, str]]] = defaultdict(list)
     try:
-        for id_, account, trouble in site.store.troubled():
+        for id_, account, trouble in adapter.store.troubled():
             troubled[account].append((id_, trouble))
     except AdapterError:  # it was found already that the database cannot be read
         return

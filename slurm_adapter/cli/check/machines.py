@@ -14,7 +14,7 @@ from slurm_adapter.core.durations import duration
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.schedulers.interface import NodeShape, Partition
     from slurm_adapter.core.config import Machine
 
@@ -24,17 +24,17 @@ Said = tuple[Level, str, str]
 """A level, a key of the machine, and what is said of its value."""
 
 
-def check_machines(site: Site, accounts: Mapping[str, str]) -> Iterator[Finding]:
+def check_machines(adapter: Adapter, accounts: Mapping[str, str]) -> Iterator[Finding]:
     """Compare each machine with its partition, and with the rights that accounting gives to these accounts.
 
     Beside each account is the name that Slurm has for it.
     """
-    partitions = site.scheduler.partitions()
+    partitions = adapter.scheduler.partitions()
     accounting = read_accounting(
-        site.transport,
-        site.config.cluster,
+        adapter.transport,
+        adapter.config.cluster,
         sorted({*accounts, *accounts.values()}),
-        slurm_settings(site.transport, site.config.cluster),
+        slurm_settings(adapter.transport, adapter.config.cluster),
     )
     if accounting is not None and accounting.enforced:
         for account, user in sorted(accounts.items()):
@@ -53,9 +53,9 @@ def check_machines(site: Site, accounts: Mapping[str, str]) -> Iterator[Finding]
                     f"Slurm's accounting does not know {user}: its jobs are refused; sacctmgr add user {user} "
                     "account=X",
                 )
-    for category, products in site.config.machines.items():
+    for category, products in adapter.config.machines.items():
         for name, machine in products.items():
-            said = list(_check_machine(machine, partitions, site.config.jobs.default_time))
+            said = list(_check_machine(machine, partitions, adapter.config.jobs.default_time))
             if machine.partition in partitions:
                 said += check_rights(machine, partitions[machine.partition], accounting)
             for level, key, text in said:

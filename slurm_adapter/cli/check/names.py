@@ -13,12 +13,12 @@ from slurm_adapter.jobs.reconcile import find_addresses
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 
-def check_names(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
+def check_names(adapter: Adapter, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
     """Whether jobs can be given names, and nodes have addresses for them."""
-    addresses = find_addresses(site, nodes)
+    addresses = find_addresses(adapter, nodes)
     if lost := sorted(node for node, found in addresses.items() if not found):
         yield Finding(
             Level.PROBLEM,
@@ -29,7 +29,7 @@ def check_names(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> It
         examples = ", ".join(f"{node} {found[0]}" for node, found in list(addresses.items())[:2])
         yield Finding(Level.GOOD, f"every node has an address ({examples}, ...)")
     if accounts:
-        works = methods_that_work(site, accounts[0])
+        works = methods_that_work(adapter, accounts[0])
         if works:
             yield Finding(
                 Level.GOOD, f"names work on this machine of the cluster, by {works[0]} (works: {', '.join(works)})"
@@ -38,7 +38,7 @@ def check_names(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> It
             yield Finding(
                 Level.WARNING,
                 f"names do not work on this machine of the cluster for {accounts[0]}, by none of "
-                f"{', '.join(site.config.peers.methods)}; where the nodes are the same, jobs with peers end as "
+                f"{', '.join(adapter.config.peers.methods)}; where the nodes are the same, jobs with peers end as "
                 "FAILURE: allow unprivileged user namespaces, or install bubblewrap or libnss-wrapper on the nodes",
             )
     yield Finding(
@@ -47,10 +47,10 @@ def check_names(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> It
     )
 
 
-def check_demo(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
+def check_demo(adapter: Adapter, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
     """What `demo` needs besides, which no other job does."""
     lacks = []
-    if site.config.command_line.user is None:
+    if adapter.config.command_line.user is None:
         lacks.append("command_line.user")
     if len(nodes) < 2:
         lacks.append("a second node")
@@ -61,7 +61,7 @@ def check_demo(site: Site, nodes: Mapping[str, str], accounts: list[str]) -> Ite
             user=accounts[0],
         )
         try:
-            compiles = site.transport.run(compile_static).status == 0
+            compiles = adapter.transport.run(compile_static).status == 0
         except AdapterError:
             compiles = False
         if not compiles:

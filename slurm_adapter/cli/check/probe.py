@@ -30,7 +30,7 @@ from slurm_adapter.translation.application_file import read_application_file
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.schedulers.interface import Partition
     from slurm_adapter.core.config import Machine
     from slurm_adapter.core.records import Record
@@ -144,20 +144,20 @@ class _Probe:
     """Why its second job could not be submitted yet."""
 
 
-def probe_site(site: Site, user: str | None) -> Iterator[Finding]:
+def probe_site(adapter: Adapter, user: str | None) -> Iterator[Finding]:
     """Try every partition of the machine table as a user. Nothing of it is left when this ends."""
-    owner = _choose_owner(site, user)
-    account = site.account_of(owner)
-    with site.only_one_probes() as ours:
+    owner = _choose_owner(adapter, user)
+    account = adapter.account_of(owner)
+    with adapter.probe_lock() as ours:
         if not ours:
             yield Finding(Level.PROBLEM, "another `check --job` is at work on this site; wait until it is done")
             return
-        _remove(site)  # what a check that was killed has left
-        probes.begin(site)
+        _remove(adapter)  # what a check that was killed has left
+        probes.begin(adapter)
         try:
-            yield from _try_all(site, owner, account)
+            yield from _try_all(adapter, owner, account)
         finally:
-            remaining = _remove(site)
+            remaining = _remove(adapter)
         if remaining:
             yield Finding(
                 Level.WARNING,
@@ -167,18 +167,18 @@ def probe_site(site: Site, user: str | None) -> Iterator[Finding]:
             yield Finding(Level.GOOD, "the probe jobs are gone again, with their folders and records")
 
 
-def _choose_owner(site: Site, user: str | None) -> Owner:
-    config = site.config
+def _choose_owner(adapter: Adapter, user: str | None) -> Owner:
+    config = adapter.config
     name = user or config.command_line.user or next(iter(config.identity.users), None)
     if name is None:
         raise InvalidInput("as whom? Give --user, a user of UCloud, or set command_line.user in the configuration")
     return Owner(created_by=name, project=None if user else config.command_line.project)
 
 
-def _try_all(site: Site, owner: Owner, account: str) -> Iterator[Finding]:
+def _try_all(adapter: Adapter, owner: Owner, account: str) -> Iterator[Finding]:
     pending: list[_Probe] = []
-    partitions = site.scheduler.partitions()
-    for probe in _choose(site, partitions):
+    partitions = adapter.scheduler.partitions()
+    for probe in _choose(adapter, partitions):
         yield Finding(Level.NOTE, f"{probe.name}: trying {probe.nodes} nodes as {account} (user {owner.created_by})")
         partition = partitions.get(probe.machine.partition)
         if partition is None or partition.state != "UP":
@@ -186,25 +186,25 @@ def _try_all(site: Site, owner: Owner, account: str) -> Iterator[Finding]:
             yield Finding(Level.PROBLEM, f"{probe.name}: the partition is {state}; nothing was submitted to it")
             continue
         try:
-            probe.server = _submit(site, owner, probe, None)
+            probe.server = _submit(adapter, owner, probe, None)
         except AdapterError as error:
             yield _refused(probe, "submit", error)
         else:
             pending.append(probe)
     while pending:
-        with site.only_one_pass() as ours:
+        with adapter.sync_lock() as ours:
             if ours:
-                sync(site)
+                sync(adapter)
         for probe in pending:
-            yield from _step(site, owner, probe)
+            yield from _step(adapter, owner, probe)
         pending = [probe for probe in pending if not probe.done]
         time.sleep(_PAUSE)
 
 
-def _choose(site: Site, partitions: Mapping[str, Partition]) -> Iterator[_Probe]:
+def _choose(adapter: Adapter, partitions: Mapping[str, Partition]) -> Iterator[_Probe]:
     """The smallest machine of each partition, account and QOS."""
     smallest: dict[tuple[str | None, ...], tuple[Machine, tuple[str, str]]] = {}
-    for category, products in site.config.machines.items():
+    for category, products in adapter.config.machines.items():
         for name, machine in products.items():
             key = (machine.partition, machine.account, machine.qos)
             size = (machine.gpus, machine.exclusive, machine.cpus, machine.memory)
@@ -221,13 +221,13 @@ def _choose(site: Site, partitions: Mapping[str, Partition]) -> Iterator[_Probe]
         yield _Probe(f"partition {machine.partition}{what}", machine, product, nodes, elsewhere=most > nodes)
 
 
-def _submit(site: Site, owner: Owner, probe: _Probe, peer: Record | None) -> Record:
+def _submit(adapter: Adapter, owner: Owner, probe: _Probe, peer: Record | None) -> Record:
     """Submit the first job of a probe, or with a peer its second one."""
-    shared = "" if site.config.peers.private else site.peers_folder
+    shared = "" if adapter.config.peers.private else adapter.peers_folder
     hosts = [] if peer is None else ["probe", *(f"probe-{rank}" for rank in range(peer.replicas))]
     values = {
         "shared": shared,
-        "drives": "\n".join(drive.path for drive in site.config.drives if not drive.users and not drive.projects),
+        "drives": "\n".join(drive.path for drive in adapter.config.drives if not drive.users and not drive.projects),
         "hosts": " ".join(hosts),
         "tools": TOOLS,
         "stays": "yes" if peer is None else "no",
@@ -240,7 +240,7 @@ def _submit(site: Site, owner: Owner, probe: _Probe, peer: Record | None) -> Rec
     category, product = probe.product
     specification = {
         "application": {"name": probes.NAME, "version": probes.VERSION},
-        "product": {"provider": site.config.provider, "category": category, "id": product},
+        "product": {"provider": adapter.config.provider, "category": category, "id": product},
         "name": "slurm-adapter check",
         "replicas": probe.nodes if peer is None else 1,
         "parameters": parameters,
@@ -249,40 +249,40 @@ def _submit(site: Site, owner: Owner, probe: _Probe, peer: Record | None) -> Rec
     }
     [parsed] = parse_submission(json.dumps(specification).encode())
     item = Item(parsed, application=read_application_file(_APPLICATION, probes.NAME))
-    return submit.submit(site, owner, [item])[0]
+    return submit.submit(adapter, owner, [item])[0]
 
 
-def _step(site: Site, owner: Owner, probe: _Probe) -> Iterator[Finding]:
+def _step(adapter: Adapter, owner: Owner, probe: _Probe) -> Iterator[Finding]:
     """Look at one probe after a sync, and go on with it."""
     if probe.server is None:
         return
-    server = probe.server = site.store.get(probe.server.id)
-    client = probe.client = None if probe.client is None else site.store.get(probe.client.id)
+    server = probe.server = adapter.store.get(probe.server.id)
+    client = probe.client = None if probe.client is None else adapter.store.get(probe.client.id)
     if server.state.final:  # its peer would wait for it in vain
-        yield from _judge(site, probe, server)
+        yield from _judge(adapter, probe, server)
     elif client is None and server.state is JobState.RUNNING and server.addresses:
-        yield from _add_client(site, owner, probe, server)
+        yield from _add_client(adapter, owner, probe, server)
     elif (
         client is not None
         and client.state.final
-        and (client.state is not JobState.SUCCESS or _has_looked(site, server))
+        and (client.state is not JobState.SUCCESS or _has_looked(adapter, server))
     ):
-        yield from _judge(site, probe, client)
+        yield from _judge(adapter, probe, client)
     else:
-        yield from _await(site, probe, server if client is None or client.state.final else client)
+        yield from _await(adapter, probe, server if client is None or client.state.final else client)
 
 
-def _has_looked(site: Site, server: Record) -> bool:
+def _has_looked(adapter: Adapter, server: Record) -> bool:
     """Return whether the first job has looked at all that there is on each of its nodes."""
-    return {node for node, step, _ in _output(site, server) if step == "end"} >= set(server.nodes)
+    return {node for node, step, _ in _output(adapter, server) if step == "end"} >= set(server.nodes)
 
 
-def _add_client(site: Site, owner: Owner, probe: _Probe, server: Record) -> Iterator[Finding]:
+def _add_client(adapter: Adapter, owner: Owner, probe: _Probe, server: Record) -> Iterator[Finding]:
     if not probe.runs:
         probe.runs = True
         yield Finding(Level.GOOD, f"{probe.name}: job {server.id} runs on {', '.join(server.nodes)}")
     try:
-        probe.client = _submit(site, owner, probe, server)
+        probe.client = _submit(adapter, owner, probe, server)
         probe.began = time.monotonic()
     except TryAgain as error:
         probe.trouble = f"; its peer could not be submitted: {error}"
@@ -291,7 +291,7 @@ def _add_client(site: Site, owner: Owner, probe: _Probe, server: Record) -> Iter
         yield _refused(probe, "submit a job with a peer", error)
 
 
-def _await(site: Site, probe: _Probe, current: Record) -> Iterator[Finding]:
+def _await(adapter: Adapter, probe: _Probe, current: Record) -> Iterator[Finding]:
     """Wait for the end of a probe's job, but not for ever."""
     late = time.monotonic() - probe.began
     if current.state is JobState.RUNNING:
@@ -300,7 +300,7 @@ def _await(site: Site, probe: _Probe, current: Record) -> Iterator[Finding]:
             yield Finding(
                 Level.PROBLEM,
                 f"{probe.name}: job {current.id} is not done after {RUN_SECONDS} s on {', '.join(current.nodes)}: "
-                f"{_last_words(site, current)}",
+                f"{_last_words(adapter, current)}",
             )
     elif "does not start until" in current.status:
         probe.done = True
@@ -308,7 +308,7 @@ def _await(site: Site, probe: _Probe, current: Record) -> Iterator[Finding]:
         yield Finding(Level.PROBLEM, f"{probe.name}: job {current.id}: {current.status}. To fix it: {fix}")
     elif probe.client is not None and probe.elsewhere and late > ELSEWHERE_SECONDS:
         probe.elsewhere = False
-        cancel.cancel(site, [probe.client.id])
+        cancel.cancel(adapter, [probe.client.id])
         probe.client = None
     elif late > START_SECONDS:
         probe.done = True
@@ -319,10 +319,10 @@ def _await(site: Site, probe: _Probe, current: Record) -> Iterator[Finding]:
         )
 
 
-def _judge(site: Site, probe: _Probe, ended: Record) -> Iterator[Finding]:
+def _judge(adapter: Adapter, probe: _Probe, ended: Record) -> Iterator[Finding]:
     """Say what a probe has found, and why its job failed if it did."""
     probe.done = True
-    seen = [line for record in (probe.server, probe.client) if record is not None for line in _output(site, record)]
+    seen = [line for record in (probe.server, probe.client) if record is not None for line in _output(adapter, record)]
     for step, (level, what, fix) in _STEPS.items():
         bad = list(dict.fromkeys(f"{node}: {words}" for node, name, words in seen if name == step and words))
         if bad:
@@ -331,7 +331,7 @@ def _judge(site: Site, probe: _Probe, ended: Record) -> Iterator[Finding]:
             yield Finding(Level.GOOD, f"{probe.name}: {what}: all is well on {', '.join(nodes)}")
     if ended.state is JobState.SUCCESS:
         return
-    said = f"{ended.status}; {_last_words(site, ended)}{probe.trouble}"
+    said = f"{ended.status}; {_last_words(adapter, ended)}{probe.trouble}"
     where = f" on {', '.join(ended.nodes)}" if ended.nodes else ""
     yield Finding(
         Level.PROBLEM, f"{probe.name}: job {ended.id} failed{where}: {said}. To fix it: {find_fix(said, FAILURES)}"
@@ -351,34 +351,34 @@ def _refused(probe: _Probe, step: str, error: AdapterError) -> Finding:
     return Finding(level, f"{probe.name}: {step}: {error}. To fix it: {find_fix(str(error), _REFUSALS)}")
 
 
-def _output(site: Site, record: Record) -> list[tuple[str, str, str]]:
+def _output(adapter: Adapter, record: Record) -> list[tuple[str, str, str]]:
     """Return node, step and words of each line that a probe has written."""
-    text = b"".join(piece.data for piece in logs.read(site, record) if not piece.is_error).decode(errors="replace")
+    text = b"".join(piece.data for piece in logs.read(adapter, record) if not piece.is_error).decode(errors="replace")
     return re.findall(r"^probe\t([^\t\n]+)\t([^\t\n]+)\t(.*)$", text, re.MULTILINE)
 
 
-def _last_words(site: Site, record: Record) -> str:
+def _last_words(adapter: Adapter, record: Record) -> str:
     """Return the end of a job's stderr and of the log of what gives it its names."""
     log = Command(("/bin/sh", "-c", _HOLDERS, "sh", record.folder), user=record.account)
     try:
-        errors = b"".join(piece.data for piece in logs.read(site, record) if piece.is_error)
-        texts = [errors.decode(errors="replace"), site.transport.run(log).text]
+        errors = b"".join(piece.data for piece in logs.read(adapter, record) if piece.is_error)
+        texts = [errors.decode(errors="replace"), adapter.transport.run(log).text]
     except AdapterError as error:
         return str(error)
     lines = [line for text in texts for line in dict.fromkeys(text.strip().splitlines()[-4:])]
     return " | ".join(lines)[-800:] or "it said nothing"
 
 
-def _remove(site: Site) -> list[str]:
+def _remove(adapter: Adapter) -> list[str]:
     """Remove all probes, with passes until they have ended; the ids of those that have not."""
     limit = time.monotonic() + REMOVE_SECONDS
     while True:
         remaining: list[str] = ["?"]
         with suppress(TryAgain, Unknown):
-            remaining = probes.remove(site)
+            remaining = probes.remove(adapter)
         if not remaining or time.monotonic() > limit:
             return remaining
         time.sleep(_PAUSE)
-        with site.only_one_pass() as ours:
+        with adapter.sync_lock() as ours:
             if ours:
-                sync(site)
+                sync(adapter)

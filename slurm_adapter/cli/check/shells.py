@@ -12,7 +12,7 @@ from slurm_adapter.cluster.transports.interface import Command, Terminal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 
 _TERMINAL = '[ -t 0 ] && [ -x /bin/bash ] && echo "a terminal on $(uname -n)."'
@@ -24,16 +24,16 @@ USER_SCRIPTS = {"check_terminal": _TERMINAL}
 _TERMINAL_SECONDS = 60.0
 
 
-def check_shells(site: Site, accounts: list[str]) -> Iterator[Finding]:
+def check_shells(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
     """Whom shells in folders let in, where, and whether they can be had: nobody's own start-up files are run."""
-    config = site.config
+    config = adapter.config
     if not config.gateway.folder_shells:
         return
     if config.gateway.url is None:
         yield Finding(Level.WARNING, "gateway.folder_shells: there are none, for gateway.url is not set")
         return
     pattern = config.drive_pattern
-    if not (config.drives or pattern.user or pattern.project or site.ucloud_drives is not None):
+    if not (config.drives or pattern.user or pattern.project or adapter.ucloud_drives is not None):
         yield Finding(
             Level.WARNING,
             "gateway.folder_shells: there is no folder to begin in: there are neither [[drives]] nor a "
@@ -53,11 +53,11 @@ def check_shells(site: Site, accounts: list[str]) -> Iterator[Finding]:
         others = "others by identity.pattern" if config.identity.pattern is not None else "no others"
         yield Finding(Level.NOTE, f"{opens}. Accounts: {known}{others}")
     if accounts:
-        yield _try_terminal(site, accounts[0])
+        yield _try_terminal(adapter, accounts[0])
 
 
-def _try_terminal(site: Site, account: str) -> Finding:
-    stream = site.transport.open(Command(("/bin/sh", "-c", _TERMINAL), user=account), Terminal())
+def _try_terminal(adapter: Adapter, account: str) -> Finding:
+    stream = adapter.transport.open(Command(("/bin/sh", "-c", _TERMINAL), user=account), Terminal())
     hung = threading.Timer(_TERMINAL_SECONDS, stream.close)  # which ends the reading, too
     hung.start()
     try:

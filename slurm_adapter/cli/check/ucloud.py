@@ -11,13 +11,13 @@ from slurm_adapter.jobs import unknown_here
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.config import Ucloud
 
 
-def check_key(site: Site) -> Iterator[Finding]:
+def check_key(adapter: Adapter) -> Iterator[Finding]:
     """Whether UCloud's tokens can be told from others'."""
-    if (settings := site.config.ucloud) is None:
+    if (settings := adapter.config.ucloud) is None:
         return
     try:
         from slurm_adapter.ucloud.key import UcloudKey  # noqa: PLC0415  # the extra `serve`
@@ -27,19 +27,19 @@ def check_key(site: Site) -> Iterator[Finding]:
     yield Finding(Level.GOOD, f"ucloud.key: {settings.key} holds the key by which UCloud is known")
 
 
-def check_provider(site: Site) -> Iterator[Finding]:
+def check_provider(adapter: Adapter) -> Iterator[Finding]:
     """Whether UCloud lets the adapter in."""
-    if (settings := site.config.ucloud) is None:
+    if (settings := adapter.config.ucloud) is None:
         return
-    if (doubt := unknown_here.doubts(site)) is not None:
+    if (doubt := unknown_here.doubts(adapter)) is not None:
         yield Finding(Level.WARNING, doubt)
-    receiver = site.receiver
+    receiver = adapter.receiver
     from slurm_adapter.ucloud.client import is_loopback  # noqa: PLC0415  # the extra `serve`
 
     if receiver is not None:
         token = receiver.check()
         yield Finding(Level.GOOD, f"UCloud at {settings.url} takes the refresh token")
-        yield from _check_token(site.config.provider, settings, token)
+        yield from _check_token(adapter.config.provider, settings, token)
     if settings.url.startswith("http://") and not is_loopback(settings.url):
         yield Finding(
             Level.WARNING, f"ucloud.url: {settings.url} is not encrypted: who listens may act as this provider"

@@ -38,11 +38,11 @@ def submit(ctx: click.Context, file: str, key: str | None, user: str | None, pro
 
     if key == "":
         raise click.BadParameter("must not be empty; leave the option out to submit without a key", param_hint="--key")
-    site = open_site(ctx)
+    adapter = open_site(ctx)
     specifications = parse_submission(read_input(file))
     keys = [key] if len(specifications) == 1 else [f"{key}/{n}" if key else None for n in range(len(specifications))]
     items = [Item(each, each_key) for each, each_key in zip(specifications, keys, strict=True)]
-    records = jobs.submit(site, owner_of(site, user, project), items, say=talk)
+    records = jobs.submit(adapter, owner_of(adapter, user, project), items, say=talk)
     print_json({"responses": [{"id": record.id} for record in records]})
 
 
@@ -59,10 +59,10 @@ def render(ctx: click.Context, file: str, user: str | None, project: str | None)
     from slurm_adapter.core.specification import parse_submission
     from slurm_adapter.jobs import submit as jobs
 
-    site = open_site(ctx)
-    owner = owner_of(site, user, project)
+    adapter = open_site(ctx)
+    owner = owner_of(adapter, user, project)
     for specification in parse_submission(read_input(file)):
-        click.echo(jobs.render(site, owner, specification), nl=False)
+        click.echo(jobs.render(adapter, owner, specification), nl=False)
 
 
 @click.command("jobs")
@@ -76,12 +76,12 @@ def list_jobs(ctx: click.Context, everything: bool, limit: int, as_json: bool) -
     """List waiting and running jobs."""
     from slurm_adapter.cli import job_output
 
-    site = open_site(ctx)
-    records = site.store.all(limit) if everything else site.store.active()[-limit:]
+    adapter = open_site(ctx)
+    records = adapter.store.all(limit) if everything else adapter.store.active()[-limit:]
     if as_json:
         print_json([job_output.as_json(record) for record in records])
     elif records:
-        click.echo(job_output.job_table(records, site.clock()))
+        click.echo(job_output.job_table(records, adapter.clock()))
     else:
         talk("no jobs" if everything else "no waiting or running jobs; --all includes jobs that ended")
 
@@ -94,12 +94,12 @@ def show(ctx: click.Context, id: str, as_json: bool) -> None:
     """Show the details of a job."""
     from slurm_adapter.cli import job_output
 
-    site = open_site(ctx)
-    record, updates = site.store.get(id), site.store.updates(id)
+    adapter = open_site(ctx)
+    record, updates = adapter.store.get(id), adapter.store.updates(id)
     if as_json:
         print_json(job_output.as_json(record) | {"updates": job_output.updates_as_json(updates)})
     else:
-        click.echo(job_output.job_page(record, updates, site.store.find(peer.job_id for peer in record.peers)))
+        click.echo(job_output.job_page(record, updates, adapter.store.find(peer.job_id for peer in record.peers)))
 
 
 @click.command()
@@ -113,13 +113,13 @@ def logs(ctx: click.Context, id: str, follow: bool) -> None:
     """
     from slurm_adapter.jobs import logs as job_logs
 
-    site = open_site(ctx)
-    record = site.store.get(id)
+    adapter = open_site(ctx)
+    record = adapter.store.get(id)
     if (gone := record.logs_gone or record.folder_gone) is not None:
         from slurm_adapter.cli.formatting import moment
 
         talk(f"the output of job {id} was removed at {moment(gone)}: the site keeps output for a limited time")
-    for piece in job_logs.labelled(job_logs.read(site, record, follow=follow)):
+    for piece in job_logs.labelled(job_logs.read(adapter, record, follow=follow)):
         stream = sys.stderr.buffer if piece.is_error else sys.stdout.buffer
         stream.write(piece.data)
         stream.flush()
@@ -132,8 +132,8 @@ def hosts(ctx: click.Context, id: str | None) -> None:
     """Print the shared hosts file, or that of one job."""
     from slurm_adapter.cli import job_output
 
-    site = open_site(ctx)
-    click.echo(job_output.hosts_text(site, id), nl=False)
+    adapter = open_site(ctx)
+    click.echo(job_output.hosts_text(adapter, id), nl=False)
 
 
 @click.command()

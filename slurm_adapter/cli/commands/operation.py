@@ -29,15 +29,15 @@ def sync(ctx: click.Context, dry_run: bool, end_many: bool) -> None:
     from slurm_adapter.jobs.sync import sync as run_pass
     from slurm_adapter.jobs.sync import tell_ucloud
 
-    site = open_site(ctx)
-    with site.only_one_pass() as ours:
+    adapter = open_site(ctx)
+    with adapter.sync_lock() as ours:
         if not ours:
             sys.exit(TRY_AGAIN)
-        report = run_pass(site, dry_run=dry_run, end_many=end_many, telling=False)
-        lines = reporting.plan_lines(report) if dry_run else reporting.outage_lines(site.store, report)
-    told = None if dry_run else tell_ucloud(site, end_many=end_many)
+        report = run_pass(adapter, dry_run=dry_run, end_many=end_many, telling=False)
+        lines = reporting.plan_lines(report) if dry_run else reporting.outage_lines(adapter.store, report)
+    told = None if dry_run else tell_ucloud(adapter, end_many=end_many)
     if told is not None:
-        lines += reporting.telling_lines(site.store, told.problems)
+        lines += reporting.telling_lines(adapter.store, told.problems)
     for line in lines:
         (click.echo if dry_run else talk)(line)
     if report.problems or (told is not None and told.problems):
@@ -73,11 +73,11 @@ def check(ctx: click.Context, with_jobs: bool, user: str | None, as_json: bool) 
 
     if user is not None and not with_jobs:
         raise click.UsageError("--user needs --job")
-    path, site = find_config(ctx.find_root().obj), open_site(ctx)
+    path, adapter = find_config(ctx.find_root().obj), open_site(ctx)
     colours = {Level.GOOD: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "red"}
     findings = []
-    with closing(check_jobs(site, user)) if with_jobs else nullcontext(()) as of_jobs:
-        for finding in chain(check_site(site), of_jobs):
+    with closing(check_jobs(adapter, user)) if with_jobs else nullcontext(()) as of_jobs:
+        for finding in chain(check_site(adapter), of_jobs):
             bad = finding.level in {Level.WARNING, Level.PROBLEM}
             text = locate(path, finding.text, finding.key) if bad else finding.text
             findings.append((finding.level, text))
@@ -115,8 +115,8 @@ def restore(ctx: click.Context, file: Path) -> None:
     """
     from slurm_adapter.state import backup as backups
 
-    site = open_site(ctx)
-    for line in backups.explain(backups.restore(site.config.state, file, site.clock())):
+    adapter = open_site(ctx)
+    for line in backups.explain(backups.restore(adapter.config.state, file, adapter.clock())):
         talk(line)
 
 

@@ -36,10 +36,10 @@ def token_create(ctx: click.Context, name: str, user: str, projects: Sequence[st
         lifetime = None if expires is None else parse_duration(expires)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--expires") from error
-    site = open_site(ctx)
-    click.echo(user_tokens.create(site, name, user, projects, lifetime))
+    adapter = open_site(ctx)
+    click.echo(user_tokens.create(adapter, name, user, projects, lifetime))
     talk("store it now: it is not shown again, and the adapter keeps only its digest")
-    if not site.config.gateway.stand_alone:
+    if not adapter.config.gateway.stand_alone:
         talk("it is valid for /docs and /metrics only, because gateway.stand_alone is false in the configuration")
 
 
@@ -52,8 +52,8 @@ def token_list(ctx: click.Context, as_json: bool) -> None:
 
     from slurm_adapter.cli.formatting import moment, table
 
-    site = open_site(ctx)
-    found, now = site.store.tokens(), site.clock()
+    adapter = open_site(ctx)
+    found, now = adapter.store.tokens(), adapter.clock()
     if as_json:
         print_json([asdict(each) for each in found])
     elif found:

@@ -160,7 +160,7 @@ class Scheduler(Protocol):
     def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """Hand jobs in, each at most once; an outcome for each, in their order. Raises nothing of its own.
 
-        See `HAND_OVER_SECONDS`: where there are too many for that time, the last of them are `NotStarted`.
+        See `DISPATCH_SECONDS`: where there are too many for that time, the last of them are `NotStarted`.
         """
         ...
 

@@ -20,7 +20,7 @@ from slurm_adapter.cluster.schedulers.hostlist import expand
 from slurm_adapter.cluster.schedulers.interface import InDoubt, Listing, NotStarted
 from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, TryAgain, Unknown
-from slurm_adapter.core.observation import HAND_OVER_SECONDS, Observation
+from slurm_adapter.core.observation import DISPATCH_SECONDS, Observation
 from slurm_adapter.core.states import ENDED, WAITING, canonical
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class PyslurmScheduler:
         words = ("timeout", "-k", "5", str(ends_after), *program)
         stdin = _WORKER + json.dumps(question).encode()
         result = self._transport.run(
-            Command(words, stdin, self._account, self._environment, float(HAND_OVER_SECONDS + 30))
+            Command(words, stdin, self._account, self._environment, float(DISPATCH_SECONDS + 30))
         )
         for kind, text in _lines(result.stdout):
             if kind == "fatal":

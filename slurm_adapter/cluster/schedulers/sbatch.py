@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster.schedulers import refusals
 from slurm_adapter.cluster.schedulers.interface import Accepted, InDoubt, NotStarted, Outcome, Postponed, Rejected
-from slurm_adapter.core.observation import HAND_OVER_SECONDS, LARGEST_ID
+from slurm_adapter.core.observation import DISPATCH_SECONDS, LARGEST_SLURM_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ SBATCH_SECONDS = 155
 An sbatch tries for up to 120 seconds by itself when the controller is busy.
 """
 
-assert START_SECONDS + SBATCH_SECONDS + 30 < HAND_OVER_SECONDS  # noqa: S101  # nosec B101 # what the port promises
+assert START_SECONDS + SBATCH_SECONDS + 30 < DISPATCH_SECONDS  # noqa: S101  # nosec B101 # what the port promises
 
 AT_ONCE = 8
 _IN_A_ROW = 8
@@ -145,7 +145,7 @@ def submit_stdin(folders: Sequence[str]) -> bytes:
     return b"".join(f"{index}\0{folder}\0".encode() for index, folder in enumerate(folders))
 
 
-SUBMIT_TIMEOUT = HAND_OVER_SECONDS + 30.0
+SUBMIT_TIMEOUT = DISPATCH_SECONDS + 30.0
 """How long it may take, in seconds."""
 
 
@@ -192,7 +192,7 @@ def judge_answer(status: int, said: str) -> Outcome:
     # With --parsable `17` or `17;cluster`; the sentence is of an sbatch that a site has wrapped.
     ids = set(re.findall(_ANSWER, said))
     # The account itself may shape its sbatch's answer.
-    if status == 0 and len(ids) == 1 and 0 < int(*ids) <= LARGEST_ID:
+    if status == 0 and len(ids) == 1 and 0 < int(*ids) <= LARGEST_SLURM_ID:
         return Accepted(int(*ids))
     if status in {126, 127}:
         return NotStarted(f"sbatch cannot be started: {_last_line(said)}; cluster.path must name its folder")

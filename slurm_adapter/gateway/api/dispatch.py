@@ -18,9 +18,9 @@ from slurm_adapter.jobs.dispatch import hand_over
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
-    from slurm_adapter.gateway.thread_pools import Workers
+    from slurm_adapter.gateway.thread_pools import ThreadPools
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class Dispatcher:
     """All jobs that are on their way to Slurm."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: ThreadPools) -> None:
         self._workers = workers
         self._waiting: defaultdict[str, list[Record]] = defaultdict(list)
         """By account."""
@@ -80,7 +80,7 @@ class Dispatcher:
             self._held.close()
 
 
-def _dispatch(site: Site, claimed: Sequence[Record]) -> None:
-    for error in hand_over(site, claimed).values():
+def _dispatch(adapter: Adapter, claimed: Sequence[Record]) -> None:
+    for error in hand_over(adapter, claimed).values():
         if not isinstance(error, Later):
             log.warning("%s", error)

@@ -12,7 +12,7 @@ from slurm_adapter.jobs import control
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slurm_adapter.gateway.thread_pools import Workers
+    from slurm_adapter.gateway.thread_pools import ThreadPools
 
 
 class Extender:
@@ -22,7 +22,7 @@ class Extender:
     known yet keeps others away until it is done: they may well be the same wish once more.
     """
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: ThreadPools) -> None:
         self._workers = workers
         self._under_way: dict[object, tuple[frozenset[str], float]] = {}
         """The jobs of each request, and from when on it is late."""

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from slurm_adapter.core.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
-from slurm_adapter.core.specification import Job, Owner, shown
+from slurm_adapter.core.specification import Job, Owner, for_message
 from slurm_adapter.gateway import background
 from slurm_adapter.gateway.api import job_json
 from slurm_adapter.gateway.api.schemas import (
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
     from contextlib import AbstractContextManager
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
     from slurm_adapter.gateway.gateway import Gateway
 
@@ -175,7 +175,7 @@ async def on_updated_labels(gateway: Shared, request: BulkRequest[Job]) -> Empty
     keeping = gateway.workers.call(_keep_labels, request.items)
     try:
         await gateway.behind.in_time(keeping, background.LONGEST_SECONDS, "keeping labels")
-    except background.GoesOn:
+    except background.StillRunning:
         raise TryAgain("the database is busy, and it is not known yet whether the labels are kept; try again") from None
     return Empty()
 
@@ -183,7 +183,7 @@ async def on_updated_labels(gateway: Shared, request: BulkRequest[Job]) -> Empty
 @api.post("/jobs/verify")
 async def verify(gateway: Shared, request: BulkRequest[Job]) -> Empty:
     """Tell of each job that is not known here, and surely gone, that it is no longer available (contract 3.8)."""
-    with suppress(background.GoesOn):
+    with suppress(background.StillRunning):
         await gateway.behind.in_time(gateway.workers.ask(_verify, request.items), VERIFY_SECONDS, "verifying jobs")
     return Empty()
 
@@ -239,7 +239,7 @@ def not_offered_at(path: str, provider: str) -> AdapterError:
     """Return what UCloud's users are told of a path that is not here: what is not offered, and no path."""
     _, _, asked_for, *rest = path.split("/", 3)
     if asked_for != provider:
-        return NotFound(f"there is no provider {shown(asked_for)} here, but {shown(provider)}")
+        return NotFound(f"there is no provider {for_message(asked_for)} here, but {for_message(provider)}")
     asked = "".join(rest) + "/"
     what = next((name for start, name in KINDS.items() if asked.startswith(f"{start}/")), "this")
     return NotOffered(f"this provider does not offer {what}: it runs jobs")
@@ -250,7 +250,7 @@ def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[Item]]:
     problems = []
     for number, job in enumerate(wanted):
         if not (job.id.isascii() and job.id.isdecimal()):
-            problems.append(f"items[{number}].id: {shown(job.id)}: must be a decimal number, as UCloud's ids are")
+            problems.append(f"items[{number}].id: {for_message(job.id)}: must be a decimal number, as UCloud's ids are")
         if job.owner != wanted[0].owner:
             problems.append(f"items[{number}].owner: must be that of items[0]: one request is of one owner")
     if len({job.id for job in wanted}) < len(wanted):
@@ -271,31 +271,31 @@ def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[Item]]:
     ]
 
 
-def find_own(site: Site, wanted: Iterable[Job]) -> list[Record]:
+def find_own(adapter: Adapter, wanted: Iterable[Job]) -> list[Record]:
     """These jobs, those of them that are known here as UCloud's, under the provider's id that it gives for them."""
     wanted = list(wanted)
-    known = site.store.find(job.id for job in wanted)
+    known = adapter.store.find(job.id for job in wanted)
     found = []
     for job in wanted:
         record = known.get(job.id)
-        if record is None or record.origin != site.config.provider:
+        if record is None or record.origin != adapter.config.provider:
             continue
         if job.provider_generated_id in {"", record.token}:
             found.append(record)
     return found
 
 
-def get_own(site: Site, job: Job) -> Record:
+def get_own(adapter: Adapter, job: Job) -> Record:
     """This job. Raises `NotFound`."""
-    found = find_own(site, [job])
+    found = find_own(adapter, [job])
     if not found:
         raise NotFound(f"Permission denied or job not found ({job.id})")
     return found[0]
 
 
-def get_all(site: Site, wanted: Iterable[Job]) -> list[Record]:
+def get_all(adapter: Adapter, wanted: Iterable[Job]) -> list[Record]:
     """These jobs, in order. Raises `NotFound` for the first that is not known here."""
-    return [get_own(site, job) for job in wanted]
+    return [get_own(adapter, job) for job in wanted]
 
 
 async def _change(gateway: Gateway, what: str, changing: Coroutine[Any, Any, None]) -> None:
@@ -305,7 +305,7 @@ async def _change(gateway: Gateway, what: str, changing: Coroutine[Any, Any, Non
     """
     try:
         await gateway.behind.in_time(changing, background.LONGEST_SECONDS, what)
-    except background.GoesOn:
+    except background.StillRunning:
         raise Refused(
             f"Slurm takes long to {what}, and goes on with it; it is not known yet whether it was done: "
             "see what the job says in a while before you ask again"
@@ -331,27 +331,27 @@ def _owner(wanted: Sequence[Job]) -> str:
     return wanted[0].owner.created_by
 
 
-def _suspend(site: Site, wanted: Sequence[Job]) -> None:
-    control.suspend(site, [record.id for record in get_all(site, wanted)])
+def _suspend(adapter: Adapter, wanted: Sequence[Job]) -> None:
+    control.suspend(adapter, [record.id for record in get_all(adapter, wanted)])
 
 
-def _resume(site: Site, wanted: Sequence[Job]) -> None:
-    control.resume(site, [record.id for record in get_all(site, wanted)])
+def _resume(adapter: Adapter, wanted: Sequence[Job]) -> None:
+    control.resume(adapter, [record.id for record in get_all(adapter, wanted)])
 
 
-def _attach(site: Site, change: ResourceChange) -> None:
-    attach.attach(site, get_own(site, change.job).id, change.resource)
+def _attach(adapter: Adapter, change: ResourceChange) -> None:
+    attach.attach(adapter, get_own(adapter, change.job).id, change.resource)
 
 
-def _detach(site: Site, change: ResourceChange) -> None:
-    attach.detach(site, get_own(site, change.job).id, change.resource)
+def _detach(adapter: Adapter, change: ResourceChange) -> None:
+    attach.detach(adapter, get_own(adapter, change.job).id, change.resource)
 
 
-def _keep_labels(site: Site, wanted: Sequence[Job]) -> None:
+def _keep_labels(adapter: Adapter, wanted: Sequence[Job]) -> None:
     labels = {job.id: job.specification.labels for job in wanted}
-    site.store.keep_labels({record.id: labels[record.id] for record in find_own(site, wanted)})
+    adapter.store.keep_labels({record.id: labels[record.id] for record in find_own(adapter, wanted)})
 
 
-def _verify(site: Site, wanted: Sequence[Job]) -> None:
-    for line in unknown_here.verify(site, wanted):
+def _verify(adapter: Adapter, wanted: Sequence[Job]) -> None:
+    for line in unknown_here.verify(adapter, wanted):
         log.warning("%s", line)

@@ -21,12 +21,12 @@ from slurm_adapter.jobs.peers import declared_peers
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Hashable, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
     from slurm_adapter.core.specification import Owner
     from slurm_adapter.gateway.api.dispatch import Dispatcher
     from slurm_adapter.gateway.controller import Controller
-    from slurm_adapter.gateway.thread_pools import Workers
+    from slurm_adapter.gateway.thread_pools import ThreadPools
     from slurm_adapter.jobs.cluster_facts import ClusterFacts
 
 CLAIMED_SECONDS = 3.0
@@ -48,7 +48,7 @@ ASKED_SECONDS = 1.0
 class Submitter:
     """Hands jobs in. What comes twice at once is done once: the second waits for what becomes of the first."""
 
-    def __init__(self, workers: Workers, controller: Controller, dispatcher: Dispatcher) -> None:
+    def __init__(self, workers: ThreadPools, controller: Controller, dispatcher: Dispatcher) -> None:
         self._workers = workers
         self._controller = controller
         self._dispatcher = dispatcher
@@ -145,9 +145,11 @@ class Submitter:
 
 
 def _claim(
-    site: Site, owner: Owner, items: Sequence[Item], facts: ClusterFacts, caller: jobs.Caller
+    adapter: Adapter, owner: Owner, items: Sequence[Item], facts: ClusterFacts, caller: jobs.Caller
 ) -> tuple[list[Record], list[Record], ExitStack]:
     """As `jobs.claim`, with what keeps passes from the new claims until it is closed."""
     with ExitStack() as held:
-        records, fresh = jobs.claim(site, owner, items, facts, caller, lambda: held.enter_context(site.handing_in()))
+        records, fresh = jobs.claim(
+            adapter, owner, items, facts, caller, lambda: held.enter_context(adapter.submitting_lock())
+        )
         return records, fresh, held.pop_all()

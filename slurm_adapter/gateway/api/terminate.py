@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Concatenate
 
 from slurm_adapter.core.errors import TryAgain, Unknown
 from slurm_adapter.gateway import background
-from slurm_adapter.gateway.background import GoesOn
+from slurm_adapter.gateway.background import StillRunning
 from slurm_adapter.gateway.shares import TooMany
 from slurm_adapter.jobs import cancel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
-    from slurm_adapter.gateway.background import Behind
+    from slurm_adapter.gateway.background import BackgroundWork
     from slurm_adapter.gateway.controller import Controller
-    from slurm_adapter.gateway.thread_pools import P, Workers
+    from slurm_adapter.gateway.thread_pools import P, ThreadPools
 
 ANSWER_SECONDS = 3.0
 """How long it is waited for, to tell Slurm's own refusal where there is one."""
@@ -36,20 +36,20 @@ log = logging.getLogger(__name__)
 class Ender:
     """Ends jobs."""
 
-    def __init__(self, workers: Workers, behind: Behind, controller: Controller) -> None:
+    def __init__(self, workers: ThreadPools, behind: BackgroundWork, controller: Controller) -> None:
         self._workers = workers
         self._behind = behind
         self._controller = controller
 
     async def end(
-        self, owner: str, find: Callable[Concatenate[Site, P], list[Record]], *args: P.args, **kwargs: P.kwargs
+        self, owner: str, find: Callable[Concatenate[Adapter, P], list[Record]], *args: P.args, **kwargs: P.kwargs
     ) -> None:
         """End the jobs that `find` finds so, for a user. Raises what it raises, and `Refused` as `jobs.cancel`."""
         began = time.monotonic()
-        wanting = self._workers.call(_want, lambda site: find(site, *args, **kwargs))
+        wanting = self._workers.call(_want, lambda adapter: find(adapter, *args, **kwargs))
         try:
             names = await self._behind.in_time(wanting, background.LONGEST_SECONDS, "noting which jobs are to end")
-        except GoesOn:
+        except StillRunning:
             raise TryAgain(
                 "the database is busy, and it is not known yet whether the jobs will end; try again"
             ) from None
@@ -57,19 +57,19 @@ class Ender:
             return
         waited_for = 0.0 if self._controller.away else ANSWER_SECONDS
         left = max(0.0, min(waited_for, background.LONGEST_SECONDS - (time.monotonic() - began)))
-        with suppress(GoesOn, TooMany):  # what is not done now is done by the next pass
+        with suppress(StillRunning, TooMany):  # what is not done now is done by the next pass
             await self._behind.in_time(self._workers.change_for(owner, _end, names), left, "ending jobs")
 
 
-def _want(site: Site, find: Callable[[Site], list[Record]]) -> list[str]:
+def _want(adapter: Adapter, find: Callable[[Adapter], list[Record]]) -> list[str]:
     """Note which jobs are to end; return their Slurm names, for UCloud may give their ids to new jobs meanwhile."""
-    names = [record.token for record in find(site)]
-    site.store.want_ended(names, site.clock())
+    names = [record.token for record in find(adapter)]
+    adapter.store.want_ended(names, adapter.clock())
     return names
 
 
-def _end(site: Site, names: list[str]) -> None:
+def _end(adapter: Adapter, names: list[str]) -> None:
     try:
-        cancel.end(site, site.store.with_tokens(names))
+        cancel.end(adapter, adapter.store.with_tokens(names))
     except (TryAgain, Unknown) as error:
         log.warning("jobs are yet to be ended, and a pass will see to it: %s", error)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
     from slurm_adapter.gateway.gateway import Gateway
 
@@ -93,8 +93,8 @@ async def _caller(
     return owner
 
 
-def _owner(site: Site, authorization: str | None, project: str | None) -> Owner:
-    return authentication.authenticate(site.store, authorization, project, site.clock())
+def _owner(adapter: Adapter, authorization: str | None, project: str | None) -> Owner:
+    return authentication.authenticate(adapter.store, authorization, project, adapter.clock())
 
 
 Caller = Annotated[Owner, Depends(_caller)]
@@ -262,30 +262,30 @@ async def retrieve_utilization(
     return await gateway.utilizations.of(category or "")
 
 
-def _category_of(site: Site, owner: Owner, id_: str) -> str:
-    return specification_of(find_owned(site, owner, [id_])[0]).product.category
+def _category_of(adapter: Adapter, owner: Owner, id_: str) -> str:
+    return specification_of(find_owned(adapter, owner, [id_])[0]).product.category
 
 
-def _retrieve(site: Site, owner: Owner, id_: str, flags: Flags, *, names_work: bool) -> JobView:
-    return view(site, find_owned(site, owner, [id_])[0], flags, names_work=names_work)
+def _retrieve(adapter: Adapter, owner: Owner, id_: str, flags: Flags, *, names_work: bool) -> JobView:
+    return view(adapter, find_owned(adapter, owner, [id_])[0], flags, names_work=names_work)
 
 
-def _browse(site: Site, owner: Owner, selection: Selection, flags: Flags, *, names_work: bool) -> Page[JobView]:
+def _browse(adapter: Adapter, owner: Owner, selection: Selection, flags: Flags, *, names_work: bool) -> Page[JobView]:
     own = replace(selection, owner=owner.created_by, project=owner.project)
-    records, following = site.store.select(own)
+    records, following = adapter.store.select(own)
     return Page(
         items_per_page=selection.limit,
-        items=tuple(view(site, r, flags, names_work=names_work) for r in records),
+        items=tuple(view(adapter, r, flags, names_work=names_work) for r in records),
         next=following,
     )
 
 
-def view(site: Site, record: Record, flags: Flags, *, names_work: bool) -> JobView:
+def view(adapter: Adapter, record: Record, flags: Flags, *, names_work: bool) -> JobView:
     """A job with what was asked for of it."""
     reference = specification_of(record).product
-    product = job_json.product(site.config, reference) if flags.product else None
-    support = job_json.support_of(site.config, reference, peers=names_work) if flags.support else None
-    updates = site.store.updates(record.id) if flags.updates else ()
+    product = job_json.product(adapter.config, reference) if flags.product else None
+    support = job_json.support_of(adapter.config, reference, peers=names_work) if flags.support else None
+    updates = adapter.store.updates(record.id) if flags.updates else ()
     return job_json.job(record, updates, product=product, support=support)
 
 
@@ -294,9 +294,9 @@ def _page_size(wanted: int) -> int:
     return 50 if wanted <= 0 else min(wanted, MOST_ON_A_PAGE)
 
 
-def find_owned(site: Site, owner: Owner, ids: Sequence[str]) -> list[Record]:
+def find_owned(adapter: Adapter, owner: Owner, ids: Sequence[str]) -> list[Record]:
     """These jobs, in order. Raises `NotFound` for the first that is not in this workspace, as if there were none."""
-    known = site.store.find(ids)
+    known = adapter.store.find(ids)
     for id_ in ids:
         record = known.get(id_)
         if record is None or not peers.same_workspace(record, owner):
@@ -304,9 +304,9 @@ def find_owned(site: Site, owner: Owner, ids: Sequence[str]) -> list[Record]:
     return [known[id_] for id_ in ids]
 
 
-def _suspend(site: Site, owner: Owner, ids: Sequence[str]) -> None:
-    control.suspend(site, [record.id for record in find_owned(site, owner, ids)])
+def _suspend(adapter: Adapter, owner: Owner, ids: Sequence[str]) -> None:
+    control.suspend(adapter, [record.id for record in find_owned(adapter, owner, ids)])
 
 
-def _resume(site: Site, owner: Owner, ids: Sequence[str]) -> None:
-    control.resume(site, [record.id for record in find_owned(site, owner, ids)])
+def _resume(adapter: Adapter, owner: Owner, ids: Sequence[str]) -> None:
+    control.resume(adapter, [record.id for record in find_owned(adapter, owner, ids)])

@@ -7,16 +7,16 @@ import time
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import NotFound, TryAgain
-from slurm_adapter.core.specification import shown
+from slurm_adapter.core.specification import for_message
 from slurm_adapter.gateway.api.schemas import Capacity, Queue, Utilization
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.schedulers.interface import Load
     from slurm_adapter.gateway.controller import Controller
-    from slurm_adapter.gateway.thread_pools import Workers
+    from slurm_adapter.gateway.thread_pools import ThreadPools
 
 SECONDS = 5.0
 """How long an answer of Slurm's is told again."""
@@ -28,7 +28,9 @@ LONGEST_SECONDS = 4.0
 class Utilizations:
     """What Slurm has said of each product category, or is being asked."""
 
-    def __init__(self, workers: Workers, controller: Controller, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, workers: ThreadPools, controller: Controller, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._workers = workers
         self._controller = controller
         self._clock = clock
@@ -44,7 +46,7 @@ class Utilizations:
         machines = self._workers.config.machines.get(category)
         if machines is None:
             there = ", ".join(sorted(self._workers.config.machines))
-            raise NotFound(f"there is no product category {shown(category)} here; there are {there}")
+            raise NotFound(f"there is no product category {for_message(category)} here; there are {there}")
         self._controller.must_answer()
         work, when = self._asked.get(category, (None, 0.0))
         if work is None or (work.done() and (work.exception() or self._clock() - when >= SECONDS)):
@@ -58,8 +60,8 @@ class Utilizations:
         return _tell(work.result())
 
 
-def _ask(site: Site, partitions: Sequence[str]) -> Load:
-    return site.scheduler.load(partitions)
+def _ask(adapter: Adapter, partitions: Sequence[str]) -> Load:
+    return adapter.scheduler.load(partitions)
 
 
 def _tell(load: Load) -> Utilization:

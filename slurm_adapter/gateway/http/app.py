@@ -27,7 +27,7 @@ from slurm_adapter.gateway.api import provider, schemas, users
 from slurm_adapter.gateway.background_sync import reconcile, tell
 from slurm_adapter.gateway.gateway import Gateway
 from slurm_adapter.gateway.http import health
-from slurm_adapter.gateway.http.body_limit import Bodies
+from slurm_adapter.gateway.http.body_limit import BodyLimitMiddleware
 from slurm_adapter.gateway.http.docs_auth import Guard
 from slurm_adapter.gateway.http.error_responses import body_of, headers_of, status_of
 from slurm_adapter.gateway.http.logging import RequestLog
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +56,14 @@ _UCLOUDS_TOKEN = HTTPBearer(scheme_name="ucloud", description="A token that UClo
 _USERS_TOKEN = HTTPBearer(scheme_name="user", description="A token of `slurm-adapter token`.", auto_error=False)
 
 
-def make_app(site: Site) -> FastAPI:
+def make_app(adapter: Adapter) -> FastAPI:
     """The application over a site, which it closes at its end. Raises `InvalidConfig` where a key cannot be read."""
-    gateway = Gateway(site)
+    gateway = Gateway(adapter)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loops = [asyncio.create_task(reconcile(gateway)), asyncio.create_task(gateway.controller.watch())]
-        if site.config.ucloud is not None:
+        if adapter.config.ucloud is not None:
             loops.append(asyncio.create_task(tell(gateway)))
         try:
             yield
@@ -80,31 +80,31 @@ def make_app(site: Site) -> FastAPI:
         redirect_slashes=False,  # what is not there is not there; behind a proxy the redirect would lead elsewhere
     )
     app.state.gateway = gateway
-    if site.config.ucloud is not None:
+    if adapter.config.ucloud is not None:
         app.include_router(
             provider.api,
-            prefix=f"/ucloud/{site.config.provider}",
+            prefix=f"/ucloud/{adapter.config.provider}",
             dependencies=[Depends(_UCLOUDS_TOKEN)],
             responses=_ERRORS_FOR_UCLOUD,
         )
         app.include_router(log_websockets.provider)
         app.include_router(
             shell.for_ucloud,
-            prefix=f"/ucloud/{site.config.provider}",
+            prefix=f"/ucloud/{adapter.config.provider}",
             dependencies=[Depends(_UCLOUDS_TOKEN)],
             responses=_ERRORS_FOR_UCLOUD,
         )
-    if site.config.gateway.stand_alone:
+    if adapter.config.gateway.stand_alone:
         app.include_router(users.api, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS_FOR_USERS)
         app.include_router(log_websockets.users)
         app.include_router(shell.for_users, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS_FOR_USERS)
     app.include_router(shell.for_browsers)
     app.include_router(health.api)
     app.add_middleware(Guard, workers=gateway.workers)
-    app.add_middleware(Bodies, limit=site.config.gateway.body_limit * MEBIBYTE)
+    app.add_middleware(BodyLimitMiddleware, limit=adapter.config.gateway.body_limit * MEBIBYTE)
     app.add_middleware(RequestLog)
     if gateway.web.domains is not None:
-        app.include_router(web.sockets, prefix=f"/ucloud/{site.config.provider}")
+        app.include_router(web.sockets, prefix=f"/ucloud/{adapter.config.provider}")
         app.add_middleware(web.Applications, web=gateway.web)  # outermost: nothing of ours is read into such requests
     app.add_api_websocket_route("/{path:path}", _find_nothing)
     _answer_errors(app)

@@ -24,7 +24,7 @@ AT_ONCE = 3
 _COMPRESSED = "bodies are not decompressed here: send it as it is, without Content-Encoding"
 
 
-class Bodies:
+class BodyLimitMiddleware:
     """Takes every body for JSON, and none that is too large; answers HEAD as GET, without the body.
 
     UCloud's newer core sends no Content-Type, and its documented examples send a malformed one (contract 1.1).

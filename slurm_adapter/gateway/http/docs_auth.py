@@ -18,8 +18,8 @@ from slurm_adapter.gateway.http.error_responses import body_of, status_of
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from slurm_adapter.adapter import Site
-    from slurm_adapter.gateway.thread_pools import Workers
+    from slurm_adapter.adapter import Adapter
+    from slurm_adapter.gateway.thread_pools import ThreadPools
 
 GUARDED = ("/docs", "/redoc", "/openapi.json", "/static-offline-docs", "/metrics")
 """What these paths begin with."""
@@ -28,7 +28,7 @@ GUARDED = ("/docs", "/redoc", "/openapi.json", "/static-offline-docs", "/metrics
 class Guard:
     """Lets nobody see them without a token."""
 
-    def __init__(self, app: ASGIApp, workers: Workers) -> None:
+    def __init__(self, app: ASGIApp, workers: ThreadPools) -> None:
         self._app = app
         self._workers = workers
 
@@ -62,5 +62,5 @@ def as_bearer(header: str | None) -> str | None:
     return f"Bearer {password}"
 
 
-def _authenticate(site: Site, header: str | None) -> None:
-    authentication.person(site.store, header, site.clock())
+def _authenticate(adapter: Adapter, header: str | None) -> None:
+    authentication.person(adapter.store, header, adapter.clock())

@@ -13,7 +13,7 @@ from slurm_adapter.gateway.authentication import person
 from slurm_adapter.gateway.gateway import Shared
 
 if TYPE_CHECKING:
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.gateway.http.metrics import Metrics
 
 api = APIRouter(tags=["operation"])
@@ -57,16 +57,16 @@ async def metrics(gateway: Shared) -> Response:
     return Response(content, media_type=CONTENT_TYPE_LATEST)
 
 
-def _authenticate(site: Site, authorization: str) -> None:
-    person(site.store, authorization, site.clock())
+def _authenticate(adapter: Adapter, authorization: str) -> None:
+    person(adapter.store, authorization, adapter.clock())
 
 
-def _collect(site: Site, numbers: Metrics) -> bytes:
-    counted = site.store.count_states()
+def _collect(adapter: Adapter, numbers: Metrics) -> bytes:
+    counted = adapter.store.count_states()
     for state in JobState:
         numbers.jobs.labels(state.value).set(counted.get(state, 0))
-    numbers.troubled.set(len({account for _, account, _ in site.store.troubled()}))
-    length, oldest = site.store.outbox()
+    numbers.troubled.set(len({account for _, account, _ in adapter.store.troubled()}))
+    length, oldest = adapter.store.outbox()
     numbers.outbox.set(length)
-    numbers.outbox_age.set(0 if oldest is None else max(0, site.clock() - oldest))
+    numbers.outbox_age.set(0 if oldest is None else max(0, adapter.clock() - oldest))
     return generate_latest(numbers.registry)

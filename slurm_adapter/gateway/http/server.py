@@ -24,7 +24,7 @@ from slurm_adapter.gateway.http.logging import log_to_stderr
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 GRACE_SECONDS = 30
 """How long requests that are under way are waited for at the end."""
@@ -38,19 +38,19 @@ Python's own 5 ms are waited for at each step of a request, of which the event l
 log = logging.getLogger(__name__)
 
 
-def serve(site: Site) -> None:
+def serve(adapter: Adapter) -> None:
     """Serve until SIGTERM or SIGINT. Raises `InvalidConfig` where that cannot begin."""
-    settings = site.config.gateway
+    settings = adapter.config.gateway
     # A cluster that is away now may be back later. A missing pyslurm is missing.
     with suppress(TryAgain, Unknown):
-        site.scheduler.binding_version()
+        adapter.scheduler.binding_version()
     with suppress(TryAgain, Unknown):
-        site.scheduler.ping()  # answers within seconds, also if Slurm is away
-        versions = site.scheduler.versions()
+        adapter.scheduler.ping()  # answers within seconds, also if Slurm is away
+        versions = adapter.scheduler.versions()
         for version in (versions.client, versions.controller):
             require_supported(version)
-    app = make_app(site)
-    _ = site.store  # where the state cannot be used nothing can be served
+    app = make_app(adapter)
+    _ = adapter.store  # where the state cannot be used nothing can be served
     sockets = _listen(settings.listen, settings.port)
     log_to_stderr()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
-class Visit:
+class AccessGrant:
     """What somebody may do with a job because UCloud has said so."""
 
     job_id: str
@@ -29,15 +29,15 @@ class Visit:
     """UCloud has taken it back."""
 
 
-class Visits:
+class AccessGrants:
     """All of them, for as long as a session holds on to each."""
 
     def __init__(self) -> None:
-        self._begun: WeakSet[Visit] = WeakSet()
+        self._begun: WeakSet[AccessGrant] = WeakSet()
 
-    def begin(self, job_id: str, username: str | None) -> Visit:
+    def begin(self, job_id: str, username: str | None) -> AccessGrant:
         """A visit of the user whom UCloud names in its header (contract 3.2); see `read_username`."""
-        visit = Visit(job_id, read_username(username))
+        visit = AccessGrant(job_id, read_username(username))
         self._begun.add(visit)
         return visit
 

@@ -10,40 +10,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import Forbidden, InvalidInput
-from slurm_adapter.core.specification import Owner, shown
+from slurm_adapter.core.specification import Owner, for_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
 
 
-def check_sessions(site: Site, records: Iterable[Record], user: str | None) -> None:
+def check_sessions(adapter: Adapter, records: Iterable[Record], user: str | None) -> None:
     """Raise `Forbidden` if this user of UCloud may not open sessions with one of these jobs.
 
-    `user` is None if UCloud did not name one. Raises what `Site.usable_account_of` raises for want of the cluster.
+    `user` is None if UCloud did not name one. Raises what `Adapter.usable_account_of` raises for want of the cluster.
     """
-    gateway = site.config.gateway
+    gateway = adapter.config.gateway
     if gateway.project_sessions or gateway.url is None:  # without it there are no sessions, which is said elsewhere
         return
     for record in records:
-        if why := _refusal(site, record, user):
+        if why := _refusal(adapter, record, user):
             raise Forbidden(f"job {record.id}: no session was opened: {why}")
 
 
-def _refusal(site: Site, record: Record, user: str | None) -> str | None:
+def _refusal(adapter: Adapter, record: Record, user: str | None) -> str | None:
     if user is None:
         return "UCloud did not name the user who asks (header Ucloud-Username)"
     if user != record.owner:
         return (
-            f"it runs as the account of {shown(record.owner)}, and a session would act as that account; ask "
-            f"{shown(record.owner)}, or the site (gateway.project_sessions)"
+            f"it runs as the account of {for_message(record.owner)}, and a session would act as that account; ask "
+            f"{for_message(record.owner)}, or the site (gateway.project_sessions)"
         )
     try:
-        account = site.usable_account_of(Owner(created_by=user))
+        account = adapter.usable_account_of(Owner(created_by=user))
     except InvalidInput as error:
         return str(error)
     if account != record.account:
-        return f"it runs as {record.account}, and {shown(user)} now has the account {account} (see [identity])"
+        return f"it runs as {record.account}, and {for_message(user)} now has the account {account} (see [identity])"
     return None

@@ -16,51 +16,51 @@ from slurm_adapter.translation.drives import as_found, by_pattern, may_be_ucloud
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.config import Config, Drive
     from slurm_adapter.translation.drives import DrivePath
 
 
-def find(site: Site, owner: Owner, folders: Sequence[str]) -> list[Folder]:
+def find(adapter: Adapter, owner: Owner, folders: Sequence[str]) -> list[Folder]:
     """These folders of UCloud's, of the workspace's drives.
 
     Raises `NotOffered` where the site has no such shells, `InvalidInput` for one that this user or workspace may not
     use, is no folder, or leaves its drive, and what `Transport.run` raises.
     """
-    _check_offered(site.config)
-    account = site.usable_account_of(owner)
-    return _look(site, account, [_resolve(site, owner, account, *each) for each in enumerate(folders)])
+    _check_offered(adapter.config)
+    account = adapter.usable_account_of(owner)
+    return _look(adapter, account, [_resolve(adapter, owner, account, *each) for each in enumerate(folders)])
 
 
-def find_for_ucloud(site: Site, folders: Sequence[str], username: str | None) -> list[Folder]:
+def find_for_ucloud(adapter: Adapter, folders: Sequence[str], username: str | None) -> list[Folder]:
     """The same for the user whom UCloud names in its header, in base64 (contract 3.2).
 
     Whether he may use the drives UCloud has asked itself, but it does not tell in which project they are. Raises
     `TryAgain`, too, where UCloud cannot be asked for a drive.
     """
-    _check_offered(site.config)
+    _check_offered(adapter.config)
     try:
         user = Owner(created_by=read_username(username) or "")
     except ValidationError as error:
         raise InvalidInput("the header ucloud-username must name the user whose shell it is, in base64") from error
-    account = site.usable_account_of(user)
+    account = adapter.usable_account_of(user)
     paths = []
     for at, folder in enumerate(folders):
-        owner, drives = _ask(site, user, account, folder[1:].partition("/")[0], at)
-        paths.append(_resolve(site, owner, account, at, folder, drives))
-    return _look(site, account, paths)
+        owner, drives = _ask(adapter, user, account, folder[1:].partition("/")[0], at)
+        paths.append(_resolve(adapter, owner, account, at, folder, drives))
+    return _look(adapter, account, paths)
 
 
-def _ask(site: Site, user: Owner, account: str, id_: str, at: int) -> tuple[Owner, list[Drive]]:
+def _ask(adapter: Adapter, user: Owner, account: str, id_: str, at: int) -> tuple[Owner, list[Drive]]:
     """The workspace in which UCloud has a drive, and the drive where only UCloud knows its folder."""
-    config = site.config
+    config = adapter.config
     known = next((drive for drive in config.drives if drive.id == id_), None)
     if known is not None:
         by_project = known.projects and user.created_by not in known.users
         return _in_project(user, known.projects[0] if by_project else None), []
-    if site.ucloud_drives is None or not may_be_ucloud_drive(id_):
+    if adapter.ucloud_drives is None or not may_be_ucloud_drive(id_):
         return user, []
-    told = site.ucloud_drives.find(id_)
+    told = adapter.ucloud_drives.find(id_)
     if told is None:
         return user, []
     owner = _in_project(user, told.owner.project)
@@ -86,19 +86,21 @@ def _check_offered(config: Config) -> None:
             )
 
 
-def _resolve(site: Site, owner: Owner, account: str, at: int, folder: str, drives: Sequence[Drive] = ()) -> DrivePath:
+def _resolve(
+    adapter: Adapter, owner: Owner, account: str, at: int, folder: str, drives: Sequence[Drive] = ()
+) -> DrivePath:
     return resolve_path(
         folder,
-        (*site.config.drives, *drives),
+        (*adapter.config.drives, *drives),
         user=owner.created_by,
         project=owner.project,
         field=_place(at),
         kind="directory",
-        pattern=site.config.drive_pattern,
+        pattern=adapter.config.drive_pattern,
         account=account,
     )
 
 
-def _look(site: Site, account: str, paths: Sequence[DrivePath]) -> list[Folder]:
-    read_path_check(paths, site.transport.run(check_paths_command(paths, account)).stdout)
+def _look(adapter: Adapter, account: str, paths: Sequence[DrivePath]) -> list[Folder]:
+    read_path_check(paths, adapter.transport.run(check_paths_command(paths, account)).stdout)
     return [Folder(account, path) for path in paths]

@@ -127,8 +127,8 @@ def from_its_own_page(scope: Scope, scheme: str) -> bool:
     origin = headers.get("origin")
     if origin is not None and not _same_origin(origin, scheme, headers.get("host", "")):
         return False
-    site = headers.get("sec-fetch-site")
-    if site is None or site in {"same-origin", "none"}:
+    adapter = headers.get("sec-fetch-site")
+    if adapter is None or adapter in {"same-origin", "none"}:
         return True
     return scope["type"] == "http" and scope["method"] in _SAFE_METHODS and opens_a_page(scope)
 

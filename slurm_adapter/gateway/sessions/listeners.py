@@ -23,11 +23,11 @@ from slurm_adapter.jobs import shells
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.transports.interface import Stream
     from slurm_adapter.core.records import Record
     from slurm_adapter.gateway.sessions.proxy import Way
-    from slurm_adapter.gateway.thread_pools import Workers
+    from slurm_adapter.gateway.thread_pools import ThreadPools
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Socket(NamedTuple):
 class Listeners:
     """The steps that look at nodes, for one gateway."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: ThreadPools) -> None:
         self._workers = workers
         self._threads = ThreadPoolExecutor(2 * MOST, thread_name_prefix="listeners")
         self._watchers: dict[tuple[str, str, int], _Watcher] = {}
@@ -101,8 +101,8 @@ class Listeners:
         self._threads.shutdown(wait=False)
 
 
-def _open(site: Site, record: Record, rank: int) -> Stream:
-    return shells.open_watcher(site, record, rank, _SCRIPT)
+def _open(adapter: Adapter, record: Record, rank: int) -> Stream:
+    return shells.open_watcher(adapter, record, rank, _SCRIPT)
 
 
 def _node(way: Way) -> str:

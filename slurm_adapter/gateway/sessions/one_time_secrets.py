@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Secrets(Generic[T]):
+class SecretStore(Generic[T]):
     """Secrets of one kind, each of which stands for something; all of them for `seconds`.
 
     Each counts for its owner as long as it stands for something. `replaces`: an owner who has as many as may be loses

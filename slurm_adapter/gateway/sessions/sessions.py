@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import NotAuthenticated
-from slurm_adapter.gateway.sessions.one_time_secrets import Secrets
+from slurm_adapter.gateway.sessions.one_time_secrets import SecretStore
 from slurm_adapter.gateway.shares import Shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slurm_adapter.core.records import Record
-    from slurm_adapter.gateway.sessions.access_grants import Visit
+    from slurm_adapter.gateway.sessions.access_grants import AccessGrant
     from slurm_adapter.translation.drives import DrivePath
 
 SECONDS = 60.0
@@ -44,7 +44,7 @@ class Target:
     run: str
     """It opens nothing in another run of the job: see `Record.run`."""
     rank: int
-    grant: str | Visit | None = None
+    grant: str | AccessGrant | None = None
     """What it lasts as long as; see `authentication.check_grant`."""
     user: str = ""
     """Whose it is."""
@@ -55,9 +55,9 @@ class Sessions:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         shares = Shares(MOST, MOST_OF_ONE, "sessions that wait to be opened")
-        self._waiting: Secrets[Target | Folder] = Secrets(SECONDS, shares, clock)
+        self._waiting: SecretStore[Target | Folder] = SecretStore(SECONDS, shares, clock)
 
-    def add(self, record: Record, rank: int, grant: str | Visit | None = None, user: str | None = None) -> str:
+    def add(self, record: Record, rank: int, grant: str | AccessGrant | None = None, user: str | None = None) -> str:
         """Return the identifier of a new session with a job; without a `user` it is its job's owner's.
 
         Raises `TooMany` if too many of this user wait.

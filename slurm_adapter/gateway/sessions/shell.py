@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from slurm_adapter.cluster.transports.interface import Terminal
 from slurm_adapter.core.errors import InvalidInput, NotAuthenticated, NotFound, NotOffered, Refused, TryAgain
-from slurm_adapter.core.specification import Text, Wire, shown
+from slurm_adapter.core.specification import Text, Wire, for_message
 from slurm_adapter.core.specification import describe as describe_problems
 from slurm_adapter.gateway import background
 from slurm_adapter.gateway.api import provider, users
@@ -45,11 +45,11 @@ from slurm_adapter.jobs import shells as terminals
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.transports.interface import Stream
     from slurm_adapter.core.records import Record
     from slurm_adapter.gateway.gateway import Gateway
-    from slurm_adapter.gateway.sessions.access_grants import Visit
+    from slurm_adapter.gateway.sessions.access_grants import AccessGrant
     from slurm_adapter.gateway.sessions.sessions import Target
     from slurm_adapter.gateway.streams.frames import Frame
 
@@ -130,7 +130,7 @@ async def talk(websocket: WebSocket, name: str) -> None:
     """A browser's socket: nobody is known before he has named a session."""
     gateway: Gateway = websocket.app.state.gateway
     if name != gateway.config.provider or gateway.config.gateway.url is None:
-        await refuse(websocket, NotFound(f"there are no shells of a provider {shown(name)} here"))
+        await refuse(websocket, NotFound(f"there are no shells of a provider {for_message(name)} here"))
         return
     shells: dict[str, _Shell] = {}
 
@@ -228,12 +228,12 @@ class _Shell:
     def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._gateway.shell_threads, work)
 
-    def _bring_up(self, site: Site) -> Stream:
+    def _bring_up(self, adapter: Adapter) -> Stream:
         """The shell; one that has come up after the browser went away is ended here, where no loop need run any more.
 
         Raises as `terminals` does, and `Refused`.
         """
-        stream = _open(site, self._target, self._terminal)
+        stream = _open(adapter, self._target, self._terminal)
         with self._taking:
             if not self._ended:
                 self._stream = stream
@@ -242,14 +242,14 @@ class _Shell:
         raise Refused("this shell has ended")
 
 
-def _open(site: Site, target: Target | Folder, terminal: Terminal) -> Stream:
-    _check_grant(site, target.grant)
+def _open(adapter: Adapter, target: Target | Folder, terminal: Terminal) -> Stream:
+    _check_grant(adapter, target.grant)
     if isinstance(target, Folder):
-        return terminals.open_in_folder(site, target.account, target.path, terminal)
-    record = site.store.get(target.job_id)
+        return terminals.open_in_folder(adapter, target.account, target.path, terminal)
+    record = adapter.store.get(target.job_id)
     if record.run != target.run:
         raise Refused(f"job {record.id} was started again since this session was given; ask for a new one")
-    return terminals.open_shell(site, record, target.rank, terminal)
+    return terminals.open_shell(adapter, record, target.rank, terminal)
 
 
 async def _check(gateway: Gateway, target: Target | Folder, until: float) -> None:
@@ -259,15 +259,15 @@ async def _check(gateway: Gateway, target: Target | Folder, until: float) -> Non
     await gateway.workers.call(_check_grant, target.grant)
 
 
-def _check_grant(site: Site, grant: str | Visit | None) -> None:
-    check_grant(site.store, grant, site.clock())
+def _check_grant(adapter: Adapter, grant: str | AccessGrant | None) -> None:
+    check_grant(adapter.store, grant, adapter.clock())
 
 
 async def _in_time(gateway: Gateway, looking: Coroutine[Any, Any, list[Folder]]) -> list[Folder]:
     """The folders, once they are found; a cluster or a UCloud that hangs is not waited for. Raises `TryAgain` then."""
     try:
         return await gateway.behind.in_time(looking, background.LONGEST_SECONDS, "looking for folders")
-    except background.GoesOn:
+    except background.StillRunning:
         raise TryAgain("UCloud or the cluster takes too long to tell of these folders; try again") from None
 
 
@@ -287,7 +287,7 @@ def _for_user(gateway: Gateway, sessions: Sequence[Session]) -> tuple[UserSessio
 
 
 def _session(
-    gateway: Gateway, record: Record, item: JobSessionRequest | SessionRequest, grant: str | Visit, user: str
+    gateway: Gateway, record: Record, item: JobSessionRequest | SessionRequest, grant: str | AccessGrant, user: str
 ) -> Session:
     if item.session_type != "SHELL":
         return gateway.web.open(record, item.rank, item.session_type, item.target, grant, user)
@@ -300,7 +300,7 @@ def _session(
 
 def _read(frame: Frame, call: str) -> _Call:
     if frame.call != call:
-        raise NotFound(f"there is no call {shown(frame.call)} here; there is {call}")
+        raise NotFound(f"there is no call {for_message(frame.call)} here; there is {call}")
     try:
         return _Call.model_validate(frame.payload)
     except ValidationError as error:

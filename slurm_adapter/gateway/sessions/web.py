@@ -23,7 +23,7 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from slurm_adapter.core.errors import AdapterError, InvalidInput, NotAuthenticated, NotOffered, Refused
-from slurm_adapter.core.specification import shown
+from slurm_adapter.core.specification import for_message
 from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway.api.schemas import Session
 from slurm_adapter.gateway.authentication import check_grant
@@ -39,7 +39,7 @@ from slurm_adapter.gateway.sessions.headers import (
     opens_a_page,
 )
 from slurm_adapter.gateway.sessions.listeners import Listeners, NotTheJobs
-from slurm_adapter.gateway.sessions.one_time_secrets import Secrets
+from slurm_adapter.gateway.sessions.one_time_secrets import SecretStore
 from slurm_adapter.gateway.sessions.proxy import Check, Way, forward, forward_bytes, page, refuse, silent
 from slurm_adapter.gateway.sessions.tunnels import MOST as MOST_TUNNELS
 from slurm_adapter.gateway.sessions.tunnels import Tunnels
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.transports.interface import Transport
     from slurm_adapter.core.config import Config
     from slurm_adapter.core.interfaces import Kind
     from slurm_adapter.core.records import Record
-    from slurm_adapter.gateway.sessions.access_grants import Visit
-    from slurm_adapter.gateway.thread_pools import Workers
+    from slurm_adapter.gateway.sessions.access_grants import AccessGrant
+    from slurm_adapter.gateway.thread_pools import ThreadPools
 
 MOST, MOST_OF_ONE = 10_000, 100
 """Links that wait for their use, and sessions of browsers, at once; and the same of one user."""
@@ -88,7 +88,7 @@ class Place:
     rank: int
     target: int = 0
     """Which of the job's further interfaces, counted from 1; 0: the one that its application always has."""
-    grant: str | Visit | None = None
+    grant: str | AccessGrant | None = None
     """What its session lasts as long as (`authentication.check_grant`); None where there is no session."""
 
     user: str = ""
@@ -122,7 +122,7 @@ class Domains:
 class Web:
     """The open web and VNC sessions of a gateway."""
 
-    def __init__(self, config: Config, workers: Workers) -> None:
+    def __init__(self, config: Config, workers: ThreadPools) -> None:
         self.config = config
         self.workers = workers
         pattern = config.gateway.web_domain
@@ -134,9 +134,9 @@ class Web:
         self.turns = Turns(REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW)
         self._lanes = Lanes()
         links = Shares(MOST, MOST_OF_ONE, "links to applications that wait for their use")
-        self.tokens: Secrets[tuple[Place, Kind]] = Secrets(TOKEN_SECONDS, links)
+        self.tokens: SecretStore[tuple[Place, Kind]] = SecretStore(TOKEN_SECONDS, links)
         sessions = Shares(MOST, MOST_OF_ONE, "sessions with applications")
-        self.cookies: Secrets[Place] = Secrets(COOKIE_SECONDS, sessions, replaces=True)
+        self.cookies: SecretStore[Place] = SecretStore(COOKIE_SECONDS, sessions, replaces=True)
 
     @property
     def scheme(self) -> str:
@@ -149,7 +149,7 @@ class Web:
         rank: int,
         kind: Kind,
         target: str = "",
-        grant: str | Visit | None = None,
+        grant: str | AccessGrant | None = None,
         user: str | None = None,
     ) -> Session:
         """A session with an interface of a rank, for a caller who was found to be allowed to use the job.
@@ -248,8 +248,10 @@ def _find_target(record: Record, rank: int, kind: Kind, name: str) -> int:
     """The number of a further interface; see `Place`."""
     there = [each.name for each in record.targets if (each.rank, each.kind) == (rank, kind)]
     if name not in there:
-        has = ", ".join(map(shown, there)) or "none"
-        raise InvalidInput(f"target: {shown(name)}: job {record.id} has no such {kind} interface on rank {rank}: {has}")
+        has = ", ".join(map(for_message, there)) or "none"
+        raise InvalidInput(
+            f"target: {for_message(name)}: job {record.id} has no such {kind} interface on rank {rank}: {has}"
+        )
     return 1 + next(n for n, each in enumerate(record.targets) if (each.rank, each.name) == (rank, name))
 
 
@@ -260,13 +262,13 @@ def _number(place: Place) -> str:
 _NAMES = {"WEB": "Web", "VNC": "Vnc"}
 
 
-def _find(site: Site, place: Place) -> Record | None:
-    check_grant(site.store, place.grant, site.clock())
-    return site.store.find([place.job]).get(place.job)
+def _find(adapter: Adapter, place: Place) -> Record | None:
+    check_grant(adapter.store, place.grant, adapter.clock())
+    return adapter.store.find([place.job]).get(place.job)
 
 
-def _transport(site: Site) -> Transport:
-    return site.transport
+def _transport(adapter: Adapter) -> Transport:
+    return adapter.transport
 
 
 def _way(record: Record, rank: int, port: int) -> Way | None:

@@ -33,9 +33,9 @@ from slurm_adapter.jobs import logs
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
-    from slurm_adapter.gateway.thread_pools import Workers
+    from slurm_adapter.gateway.thread_pools import ThreadPools
     from slurm_adapter.jobs.logs import Piece
 
 INTERVAL = 1.0
@@ -271,7 +271,12 @@ class Following:
     """All who follow jobs of one site."""
 
     def __init__(
-        self, workers: Workers, *, interval: float = INTERVAL, patience: float = INTERVAL, limit: int = FOLLOWERS_OF_ONE
+        self,
+        workers: ThreadPools,
+        *,
+        interval: float = INTERVAL,
+        patience: float = INTERVAL,
+        limit: int = FOLLOWERS_OF_ONE,
     ) -> None:
         self._workers = workers
         self._interval = interval
@@ -403,5 +408,5 @@ def _may_have_output(record: Record) -> bool:
     return record.state is not JobState.IN_QUEUE or record.restarts > 0
 
 
-def _look(site: Site, ids: list[str]) -> tuple[dict[str, Record], dict[str, int]]:
-    return site.store.find(ids), site.store.last_told(ids)
+def _look(adapter: Adapter, ids: list[str]) -> tuple[dict[str, Record], dict[str, int]]:
+    return adapter.store.find(ids), adapter.store.last_told(ids)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from slurm_adapter.cluster.transports.interface import MEBIBYTE
 from slurm_adapter.core.errors import AdapterError, InvalidInput, NotFound
-from slurm_adapter.core.specification import Wire, shown
+from slurm_adapter.core.specification import Wire, for_message
 from slurm_adapter.core.specification import describe as describe_problems
 from slurm_adapter.gateway import authentication
 from slurm_adapter.gateway.api import job_json
@@ -26,7 +26,7 @@ from slurm_adapter.gateway.streams.streams import Conversation, refuse
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record, Update
     from slurm_adapter.core.specification import Owner
     from slurm_adapter.gateway.api.schemas import JobView
@@ -52,7 +52,7 @@ async def follow_for_ucloud(websocket: WebSocket, name: str) -> None:
     try:
         key = gateway.key
         if key is None or name != gateway.config.provider:
-            raise NotFound(f"there is no provider {shown(name)} here")
+            raise NotFound(f"there is no provider {for_message(name)} here")
         authorization, began = websocket.headers.get("authorization"), time.time()
         key.verify(authorization, began)
     except AdapterError as error:
@@ -136,31 +136,31 @@ def _text(output: Output) -> dict[str, str]:
     return {"stderr" if output.is_error else "stdout": output.text}
 
 
-def _check(site: Site, authorization: str | None, project: str | None) -> Owner:
-    return authentication.authenticate(site.store, authorization, project, site.clock())
+def _check(adapter: Adapter, authorization: str | None, project: str | None) -> Owner:
+    return authentication.authenticate(adapter.store, authorization, project, adapter.clock())
 
 
 def _find(
-    site: Site, authorization: str | None, project: str | None, id_: str, *, names_work: bool
+    adapter: Adapter, authorization: str | None, project: str | None, id_: str, *, names_work: bool
 ) -> tuple[str, Record, JobView, Sequence[Update]]:
-    owner = authentication.authenticate(site.store, authorization, project, site.clock())
-    record = find_owned(site, owner, [id_])[0]
-    updates = site.store.updates(id_)
-    return owner.created_by, record, _with_updates(view(site, record, _ALL, names_work=names_work), updates), updates
+    owner = authentication.authenticate(adapter.store, authorization, project, adapter.clock())
+    record = find_owned(adapter, owner, [id_])[0]
+    updates = adapter.store.updates(id_)
+    return owner.created_by, record, _with_updates(view(adapter, record, _ALL, names_work=names_work), updates), updates
 
 
 def _with_updates(job: JobView, updates: Sequence[Update]) -> JobView:
     return job.model_copy(update={"updates": tuple(map(job_json.update, updates))})
 
 
-def _updates(site: Site, id_: str) -> list[Update]:
-    return site.store.updates(id_)
+def _updates(adapter: Adapter, id_: str) -> list[Update]:
+    return adapter.store.updates(id_)
 
 
 def _read(model: type[W], frame: Frame, call: str) -> W:
     """What is called for. Raises `NotFound` for another call than this one."""
     if frame.call != call:
-        raise NotFound(f"there is no call {shown(frame.call)} here; there is {call}")
+        raise NotFound(f"there is no call {for_message(frame.call)} here; there is {call}")
     try:
         return model.model_validate(frame.payload)
     except ValidationError as error:

@@ -13,7 +13,7 @@ from slurm_adapter.cluster.schedulers.versions import Versions, read_client, rea
 from slurm_adapter.core.errors import Unknown
 
 if TYPE_CHECKING:
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 def test_check_tells_the_version(client: str, controller: str, level: Level, words: str) -> None:
     site = SimpleNamespace(scheduler=SimpleNamespace(versions=lambda: Versions(client, controller)))
-    [finding] = check_versions(cast("Site", site))
+    [finding] = check_versions(cast("Adapter", site))
     assert finding.level is level
     assert words in finding.text
 

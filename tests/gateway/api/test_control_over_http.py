@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from slurm_adapter.adapter import Site
+    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
 
 JOBS = "/ucloud/example/jobs"
@@ -176,7 +176,7 @@ def test_requests_for_more_time_at_the_same_time_add_up(doors: Doors, monkeypatc
     monkeypatch.setattr(background, "LONGEST_SECONDS", 60.0)
     inner, begun, go_on = control.extend, threading.Semaphore(0), threading.Event()
 
-    def slow(site: Site, wanted: Sequence[tuple[str, int]]) -> list[Record]:
+    def slow(site: Adapter, wanted: Sequence[tuple[str, int]]) -> list[Record]:
         begun.release()
         assert go_on.wait(60)
         return inner(site, wanted)
@@ -204,7 +204,7 @@ def test_who_asks_once_more_while_an_answer_is_late_is_not_given_the_time_twice(
     start(doors, "2")
     inner, begun, go_on, done = control.extend, threading.Event(), threading.Event(), threading.Event()
 
-    def slow(site: Site, wanted: Sequence[tuple[str, int]]) -> None:
+    def slow(site: Adapter, wanted: Sequence[tuple[str, int]]) -> None:
         begun.set()
         assert go_on.wait(60)
         inner(site, wanted)
@@ -240,7 +240,7 @@ def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
     made: list[None] = []
     inner, begun, go_on = background_sync.one_pass, threading.Event(), threading.Event()
 
-    def counted(site: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+    def counted(site: Adapter) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
         found = inner(site)
         made.append(None)
         return found

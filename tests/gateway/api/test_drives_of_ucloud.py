@@ -117,7 +117,7 @@ def test_what_is_no_drive_of_the_workspace_is_refused(doors: Doors) -> None:
         "/78/data": "drive '78' is not known here, or not open to user 'alice'",
         "/79/data": "drive '79' is not known here, or not open to user 'alice'",
         "/81/data": "drive '81' is not known here",
-        "/80/data": "drive '80' has no folder on this cluster: UCloud has it under the name 'h-alice'",
+        "/80/data": "drive '80' has no folder on this cluster: in UCloud it has the name 'h-alice'",
         "/83/data": "drive '83' has no folder on this cluster",
         "/82/data": "its drive's folder",
         "/77/../bob/data": "no path leaves its drive",

@@ -12,7 +12,7 @@ from slurm_adapter.core.errors import TryAgain
 from slurm_adapter.gateway.api import utilization
 from slurm_adapter.gateway.api.utilization import SECONDS, Utilizations
 from slurm_adapter.gateway.controller import Controller
-from slurm_adapter.gateway.thread_pools import Workers
+from slurm_adapter.gateway.thread_pools import ThreadPools
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.offline import Offline, configuration
 
@@ -93,7 +93,7 @@ def test_slurm_is_asked_once_for_many_and_waited_for_not_long(tmp_path: Path, mo
 
     async def ask() -> None:
         nonlocal now
-        workers = Workers(offline.site)
+        workers = ThreadPools(offline.site)
         mine = Utilizations(workers, Controller(workers), lambda: now)
         monkeypatch.setattr(utilization, "LONGEST_SECONDS", 0.01)
         with pytest.raises(TryAgain, match="too long"):

@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
 from slurm_adapter.cluster.schedulers.pyslurm import PyslurmScheduler
 from slurm_adapter.cluster.schedulers.versions import Versions
@@ -97,7 +97,7 @@ def test_passes_go_on_where_it_cannot_be_seen_whether_names_work(
     """As where the account that is tried is not there, or sudo runs nothing as it."""
     tried = []
 
-    def fail(_: Site) -> list[str]:
+    def fail(_: Adapter) -> list[str]:
         tried.append(1)
         raise TryAgain("the cluster has no account alice")
 
@@ -115,7 +115,7 @@ def test_a_reason_is_logged_once(
     until_ready(doors, ready=True)
     made = []
 
-    def fail(_: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+    def fail(_: Adapter) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
         made.append(1)
         raise TryAgain("the database is held")
 
@@ -130,7 +130,7 @@ def test_new_trouble_of_accounts_is_logged_once_and_in_few_lines(
 ) -> None:
     made = []
 
-    def one(_: Site) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+    def one(_: Adapter) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
         made.append(1)
         return (), tuple(f"job {number}: renamed" for number in range(100, 120)), frozenset()
 
@@ -219,7 +219,7 @@ def test_a_pyslurm_that_is_missing_is_told_at_the_start(tmp_path: Path, monkeypa
         raise InvalidConfig("pyslurm cannot be used")
 
     monkeypatch.setattr(PyslurmScheduler, "version", fail)
-    with closing(Site(config)) as site, pytest.raises(InvalidConfig, match="pyslurm cannot be used"):
+    with closing(Adapter(config)) as site, pytest.raises(InvalidConfig, match="pyslurm cannot be used"):
         serve(site)
 
 
@@ -231,7 +231,7 @@ def test_a_slurm_that_is_too_old_is_told_at_the_start(
     monkeypatch.setattr(CommandLineScheduler, "ping", lambda _: None)
     monkeypatch.setattr(CommandLineScheduler, "versions", lambda _: Versions(**versions))
     with (
-        closing(Site(Config.model_validate(configuration(tmp_path)))) as site,
+        closing(Adapter(Config.model_validate(configuration(tmp_path)))) as site,
         pytest.raises(InvalidConfig, match=r"Slurm 21\.08\.8 is too old: slurm-adapter needs Slurm 22\.05"),
     ):
         serve(site)

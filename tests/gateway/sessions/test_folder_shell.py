@@ -11,7 +11,7 @@ import pytest
 
 from slurm_adapter.gateway import background
 from slurm_adapter.gateway.sessions import folder_shell
-from slurm_adapter.gateway.thread_pools import Workers
+from slurm_adapter.gateway.thread_pools import ThreadPools
 from slurm_adapter.jobs import shells
 from tests.gateway.doors import WIRE, Doors, opened
 from tests.gateway.sessions.test_shell import browser
@@ -187,7 +187,7 @@ def test_a_shell_that_comes_up_while_the_gateway_ends_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
-    inner = Workers.close
+    inner = ThreadPools.close
 
     class Late:
         def close(self) -> None:
@@ -198,12 +198,12 @@ def test_a_shell_that_comes_up_while_the_gateway_ends_is_closed(
         assert go_on.wait(60)
         return Late()
 
-    def close(workers: Workers) -> None:
+    def close(workers: ThreadPools) -> None:
         go_on.set()  # by now the threads of shells take nothing more
         inner(workers)
 
     monkeypatch.setattr(shells, "open_in_folder", late)
-    monkeypatch.setattr(Workers, "close", close)
+    monkeypatch.setattr(ThreadPools, "close", close)
     with opened(tmp_path, site(tmp_path)) as doors, browser(doors, f"?session={identifier(ask(doors, '/123'))}") as one:
         one.call(type="initialize")
         assert begun.wait(60)

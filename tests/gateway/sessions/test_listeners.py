@@ -12,7 +12,7 @@ import pytest
 from slurm_adapter.core.errors import TryAgain
 from slurm_adapter.gateway.sessions.listeners import Listeners, NotTheJobs, Socket, judge, read_row
 from slurm_adapter.gateway.sessions.proxy import Way
-from slurm_adapter.gateway.thread_pools import Workers
+from slurm_adapter.gateway.thread_pools import ThreadPools
 from tests.offline import Offline, Tripping
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def ask(site: Offline, act: Callable[[Listeners], object]) -> int:
     assert isinstance(opened.transport, Tripping)
 
     async def work() -> None:
-        workers = Workers(opened)
+        workers = ThreadPools(opened)
         listeners = Listeners(workers)
         try:
             await act(listeners)  # type: ignore[misc]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.gateway import background_sync
 from slurm_adapter.gateway.http.app import make_app
 from slurm_adapter.gateway.sessions import sessions
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
     from slurm_adapter.sandbox.configuration import Transport
-    from tests.adapter import AdapterMaker
+    from tests.adapter import LiveSiteMaker
 
 pytestmark = pytest.mark.sandbox
 
@@ -49,7 +49,7 @@ def until(client: ClientConnection, text: str) -> str:
 @pytest.mark.scenario(79)
 @pytest.mark.parametrize("transport", [pytest.param("local", marks=pytest.mark.long), "ssh"])
 def test_a_session_opens_one_shell_on_the_node_of_its_rank(
-    transport: Transport, make_adapter: AdapterMaker, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, make_adapter: LiveSiteMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background_sync, "SECONDS", 0.5)
     adapter = make_adapter(transport, more='[gateway]\nurl = "https://gateway.example.org"\n')
@@ -76,7 +76,7 @@ def test_a_session_opens_one_shell_on_the_node_of_its_rank(
         say(client, type="initialize", sessionIdentifier=identifier, cols=101, rows=31)
         return identifier
 
-    app = make_app(Site(load_config(adapter.config_file)))
+    app = make_app(Adapter(load_config(adapter.config_file)))
     with served(app) as host:
         url = f"ws://{host}/ucloud/example/websocket"
         with connect(url, compression=None) as client:
@@ -110,7 +110,7 @@ def test_a_session_opens_one_shell_on_the_node_of_its_rank(
 
 @pytest.mark.parametrize("transport", [pytest.param("local", marks=pytest.mark.long), "ssh"])
 def test_a_session_in_a_folder_opens_a_shell_of_the_user_on_the_login_node(
-    transport: Transport, make_adapter: AdapterMaker, empty_drive: str
+    transport: Transport, make_adapter: LiveSiteMaker, empty_drive: str
 ) -> None:
     more = '[gateway]\nurl = "https://gateway.example.org"\nfolder_shells = true\n'
     adapter = make_adapter(transport, more=more)
@@ -122,7 +122,7 @@ def test_a_session_in_a_folder_opens_a_shell_of_the_user_on_the_login_node(
         stream = "shell" if payload["type"] == "initialize" else "1"
         client.send(json.dumps({"call": "jobs.compute.example.shell.open", "streamId": stream, "payload": payload}))
 
-    with served(make_app(Site(load_config(adapter.config_file)))) as host:
+    with served(make_app(Adapter(load_config(adapter.config_file)))) as host:
         body = {"items": [{"folder": folder}]}
         answer = httpx.post(f"http://{host}/api/jobs/openTerminalInFolder", headers=token, json=body, timeout=30)
         assert answer.status_code == 200, answer.text

@@ -27,10 +27,10 @@ from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway.api import job_json
 from slurm_adapter.gateway.http.app import make_app
 from slurm_adapter.gateway.sessions import revocation, web
-from slurm_adapter.gateway.sessions.one_time_secrets import Secrets
+from slurm_adapter.gateway.sessions.one_time_secrets import SecretStore
 from slurm_adapter.gateway.sessions.web import Domains, Place, Web
 from slurm_adapter.gateway.shares import Shares, TooMany
-from slurm_adapter.gateway.thread_pools import Workers
+from slurm_adapter.gateway.thread_pools import ThreadPools
 from slurm_adapter.jobs import user_tokens
 from tests.gateway import doors
 from tests.gateway.process import free_port
@@ -509,7 +509,7 @@ def test_sessions_are_refused_with_their_reason(ground: Ground, kind: Any) -> No
 def test_a_site_without_them_says_what_is_not_set(tmp_path: Path, key: str, value: object) -> None:
     offline = Offline(tmp_path, {"gateway": {**SETTINGS, key: value}})
     record = offline.run(offline.job())
-    web = Web(offline.config, Workers(offline.site))
+    web = Web(offline.config, ThreadPools(offline.site))
     with pytest.raises(NotOffered, match=f"supported.*gateway.{key}"):
         web.open(record, 0, "WEB")
     [support] = job_json.support(offline.config, peers=False)
@@ -524,7 +524,7 @@ def test_what_works_is_told(ground: Ground) -> None:
 def test_secrets_end_by_themselves() -> None:
     now = 0.0
     shares = Shares(10, 10, "secrets")
-    known: Secrets[str] = Secrets(10, shares, lambda: now)
+    known: SecretStore[str] = SecretStore(10, shares, lambda: now)
     first = known.issue("first", "alice")
     now = 5
     second = known.issue("second", "alice")
@@ -535,13 +535,13 @@ def test_secrets_end_by_themselves() -> None:
 
 
 def test_who_has_too_many_secrets_is_refused_or_loses_the_oldest() -> None:
-    links: Secrets[str] = Secrets(10, Shares(4, 4, "links"))
+    links: SecretStore[str] = SecretStore(10, Shares(4, 4, "links"))
     assert links.find(links.issue("1", "alice")) == "1"
     links.issue("2", "alice")
     with pytest.raises(TooMany, match="alice has 2 links, and only 2 of 4 are free"):
         links.issue("3", "alice")
     links.issue("4", "bob")
-    cookies: Secrets[str] = Secrets(10, Shares(4, 2, "sessions"), replaces=True)
+    cookies: SecretStore[str] = SecretStore(10, Shares(4, 2, "sessions"), replaces=True)
     theirs = cookies.issue("bob's", "bob")
     mine = [cookies.issue(str(number), "alice") for number in range(4)]
     assert [cookies.find(each) for each in (*mine, theirs)] == [None, None, "2", "3", "bob's"]

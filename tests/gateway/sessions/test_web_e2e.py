@@ -13,7 +13,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.gateway.http.app import make_app
 from slurm_adapter.jobs import user_tokens
 from slurm_adapter.local.configuration_file import load_config
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.core.records import Record
     from slurm_adapter.sandbox.configuration import Transport
-    from tests.adapter import AdapterMaker
+    from tests.adapter import LiveSiteMaker
 
 pytestmark = pytest.mark.sandbox
 
@@ -86,7 +86,7 @@ def show(url: str, profile: Path) -> str:
 class Opener:
     """Opens sessions of jobs that run at a site which is served."""
 
-    make_adapter: AdapterMaker
+    make_adapter: LiveSiteMaker
 
     @contextmanager
     def open(
@@ -112,13 +112,13 @@ class Opener:
         token = {"Authorization": f"Bearer {user_tokens.create(adapter.site, 'laptop', 'alice')}"}
         item = {"id": record.id, "rank": 0, "sessionType": kind}
         wanted = {"items": [item, *({**item, "target": target} for target in further)]}
-        with served(make_app(Site(load_config(adapter.config_file))), port) as address:
+        with served(make_app(Adapter(load_config(adapter.config_file))), port) as address:
             answer = httpx.post(f"http://{address}/api/jobs/interactiveSession", headers=token, json=wanted, timeout=30)
             yield record, [each["session"] for each in answer.json()["responses"]]
 
 
 @pytest.fixture
-def opener(make_adapter: AdapterMaker) -> Opener:
+def opener(make_adapter: LiveSiteMaker) -> Opener:
     return Opener(make_adapter)
 
 
@@ -156,7 +156,7 @@ LOUD = QUIET.replace("echo Serving; sleep 600", f"exec python3 -u -m http.server
 
 
 @pytest.mark.parametrize(("transport", "direct"), [("local", "true"), ("ssh", "false")])
-def test_no_other_jobs_page_is_shown(make_adapter: AdapterMaker, transport: Transport, direct: str) -> None:
+def test_no_other_jobs_page_is_shown(make_adapter: LiveSiteMaker, transport: Transport, direct: str) -> None:
     port = free_port()
     adapter = make_adapter(
         transport,
@@ -174,7 +174,7 @@ def test_no_other_jobs_page_is_shown(make_adapter: AdapterMaker, transport: Tran
     quiet = [adapter.start(adapter.specification("quiet"), user=user)[0] for user in ("alice", "bob")]
     adapter.cluster.wait_for(lambda: "Serving" in adapter.output(loud))
     assert {record.nodes for record in map(adapter.now, (loud, *quiet))} == {("node001",)}
-    with served(make_app(Site(load_config(adapter.config_file))), port) as address:
+    with served(make_app(Adapter(load_config(adapter.config_file))), port) as address:
 
         def look(record: Record, user: str) -> str:
             token = {"Authorization": f"Bearer {user_tokens.create(adapter.site, f'{user}-{record.id}', user)}"}

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from websockets.sync.client import connect
 
-from slurm_adapter.adapter import Site
+from slurm_adapter.adapter import Adapter
 from slurm_adapter.gateway import background_sync
 from slurm_adapter.gateway.http.app import make_app
 from slurm_adapter.gateway.streams import log_follow
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
     from slurm_adapter.sandbox.configuration import Transport
-    from tests.adapter import Adapter, AdapterMaker
+    from tests.adapter import LiveSite, LiveSiteMaker
 
 pytestmark = pytest.mark.sandbox
 
@@ -44,7 +44,7 @@ LINES = 900_000
 class Door:
     """UCloud's door and the users', of a site that is served."""
 
-    def __init__(self, adapter: Adapter, address: str, key: rsa.RSAPrivateKey, tripping: Tripping) -> None:
+    def __init__(self, adapter: LiveSite, address: str, key: rsa.RSAPrivateKey, tripping: Tripping) -> None:
         self.adapter = adapter
         self.address = address
         now = int(time.time())
@@ -95,7 +95,7 @@ class Door:
 
 @pytest.fixture(params=["local", "ssh"])
 def door(
-    request: pytest.FixtureRequest, make_adapter: AdapterMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, make_adapter: LiveSiteMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Door]:
     """A site whose gateway is served, over each transport."""
     key = rsa.generate_private_key(65537, 2048)
@@ -106,7 +106,7 @@ def door(
     adapter = make_adapter(transport, more=ucloud, first_id=10**12)
     monkeypatch.setattr(background_sync, "SECONDS", 0.5)
     monkeypatch.setattr(background_sync, "SHARE", 1)
-    site = Site(load_config(adapter.config_file))
+    site = Adapter(load_config(adapter.config_file))
     inner = site.transport
     tripping = Tripping(inner)
     site.transport = tripping
