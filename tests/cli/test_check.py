@@ -50,8 +50,8 @@ def test_a_good_site(make_adapter: LiveSiteMaker, transport: Transport, identity
     assert levels <= {"ok", "note", "warning"}
     assert ("single tenant" in done.stdout) == (identity == "service")
     assert ("over SSH as ucloud" in done.stdout) == (transport == "ssh")
-    assert " can be given a terminal on login\n" in done.stdout
-    assert "the firewall between jobs is not enforced" in done.stdout
+    assert " can have a terminal on login\n" in done.stdout
+    assert "the adapter sets no firewall between jobs" in done.stdout
     assert not adapter.site.store.all(1)
 
 
@@ -82,11 +82,11 @@ def test_a_good_site(make_adapter: LiveSiteMaker, transport: Transport, identity
             '[gateway]\nlisten = "192.0.2.1"\n[cluster]',
             ("gateway.listen", "an address of this machine"),
         ),
-        (r"^prefix = .*", 'prefix = ["/nonexistent"]', ("the cluster cannot be asked", "/nonexistent")),
+        (r"^prefix = .*", 'prefix = ["/nonexistent"]', ("the cluster cannot be reached", "/nonexistent")),
         (r"^operator = .*", 'operator = ["sudo", "-n", "-u", "root"]', ("cluster.operator", "sudo")),
         (r"^operator = .*", 'operator = ["/nonexistent"]', ("cluster.operator", "/nonexistent")),
         (r"^\[cluster\]", '[cluster]\nslurm_conf = "/nonexistent"', ("cluster.slurm_conf", "cannot read /nonexistent")),
-        (r"^\[cluster\]", '[cluster]\npath = "/nonexistent"', ("the cluster cannot be asked", "cluster.path")),
+        (r"^\[cluster\]", '[cluster]\npath = "/nonexistent"', ("the cluster cannot be reached", "cluster.path")),
     ],
 )
 def test_what_is_wrong_is_named(adapter: LiveSite, pattern: str, replacement: str, words: tuple[str, ...]) -> None:

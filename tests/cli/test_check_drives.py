@@ -44,17 +44,17 @@ def test_where_the_pattern_has_drives(tmp_path: Path) -> None:
         }
     }
     assert found(tmp_path, more) == {
-        f"drive_pattern.user: {tmp_path}/home is there; drive DRIVE of alice would be {tmp_path}/home/alice/d-DRIVE": (
+        f"drive_pattern.user: {tmp_path}/home exists; drive DRIVE of alice is {tmp_path}/home/alice/d-DRIVE": (
             Level.GOOD
         ),
-        f"drive_pattern.project: {tmp_path}/file is no folder that any of alice, bob can reach": Level.WARNING,
+        f"drive_pattern.project: {tmp_path}/file is not a folder that any of alice, bob can reach": Level.WARNING,
     }
 
 
 def test_a_project_s_drive_by_the_pattern(tmp_path: Path) -> None:
-    would = f"DRIVE of PROJECT, for alice, would be {tmp_path}/home/PROJECT/alice/DRIVE"
+    would = f"DRIVE of PROJECT, for alice, is {tmp_path}/home/PROJECT/alice/DRIVE"
     more = {"drive_pattern": {"project": f"{tmp_path}/home/{{project}}/{{user}}/{{drive}}"}}
-    assert found(tmp_path, more) == {f"drive_pattern.project: {tmp_path}/home is there; drive {would}": Level.GOOD}
+    assert found(tmp_path, more) == {f"drive_pattern.project: {tmp_path}/home exists; drive {would}": Level.GOOD}
 
 
 @pytest.mark.parametrize("asks", [False, True])
@@ -63,8 +63,8 @@ def test_ucloud_s_drives(ucloud: Ucloud, tmp_path: Path, *, asks: bool) -> None:
     ucloud.have_drive("78", "bob", folder=f"{tmp_path}/gone")
     ucloud.have_drive("79", "bob", name="h-bob")
     said = found(tmp_path, ucloud.settings(tmp_path, ask_for_drives=asks))
-    gone = f"UCloud's drives whose folders any of alice, bob cannot reach: 78 is {tmp_path}/gone"
-    nameless = "UCloud's drives without a folder in their provider's name for them: 79; put them into [[drives]], or "
+    gone = f"UCloud's drives with folders that any of alice, bob cannot reach: 78 is {tmp_path}/gone"
+    nameless = "UCloud's drives with no folder in their provider id: 79; add them to [[drives]], or "
     wanted = {
         f"UCloud's drives have folders here (1 of 3): 77 is {tmp_path}/home/alice": Level.GOOD,
         gone: Level.WARNING,
@@ -83,11 +83,11 @@ def test_drives_that_the_site_finds_by_itself_are_no_problem(ucloud: Ucloud, tmp
     said = found(tmp_path, ucloud.settings(tmp_path, ask_for_drives=True) | more)
     assert said[f"drive 4 is {tmp_path}/four"] is Level.GOOD
     [warning] = [text for text, level in said.items() if level is Level.WARNING]
-    assert "name for them: 6, 5; put them into" in warning
+    assert "provider id: 6, 5; add them to" in warning
     more["drive_pattern"] = {"user": f"{tmp_path}/home/{{user}}/{{drive}}"}
     said = found(tmp_path, ucloud.settings(tmp_path, ask_for_drives=True) | more)
     [warning] = [text for text, level in said.items() if level is Level.WARNING]
-    assert "name for them: 6; put them into" in warning
+    assert "provider id: 6; add them to" in warning
 
 
 def test_a_ucloud_without_drives(ucloud: Ucloud, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_pattern_that_leaves_nothing_to_ask_for(ucloud: Ucloud, tmp_path: Path
     both = {name: f"{tmp_path}/home/{{{name}}}/{{drive}}" for name in ("user", "project")}
     said = found(tmp_path, ucloud.settings(tmp_path, ask_for_drives=True) | {"drive_pattern": both})
     [note] = [text for text, level in said.items() if level is Level.NOTE]
-    assert "UCloud is asked for none" in note
+    assert "ucloud.ask_for_drives has no effect" in note
     assert ucloud.calls_to("/api/files/collections/control/browse") == []
 
 
@@ -119,26 +119,26 @@ SHELLS = {"folder_shells": True, "url": "https://gateway.example.org"}
 @pytest.mark.parametrize("identity", ["sudo", "pattern", "service"])
 def test_whom_shells_in_folders_let_in_and_where(tmp_path: Path, identity: str) -> None:
     more: dict[str, Any] = {"gateway": SHELLS, "drive_pattern": {"user": f"{tmp_path}/home/{{user}}/{{drive}}"}}
-    level, says = Level.NOTE, "Accounts: alice, bob; no others"
+    level, says = Level.NOTE, "Accounts: alice, bob; no other accounts"
     if identity == "pattern":
         more["identity"] = {"users": {"alice": "alice"}, "pattern": "u-{user}"}
         says = "Accounts: alice; others by identity.pattern"
     elif identity == "service":
         more["identity"] = {"mode": "service", "service_user": "alice"}
-        level, says = Level.WARNING, "that is alice for all"
+        level, says = Level.WARNING, "All users share alice, which can"
     said = {text: level for text, level in found(tmp_path, more).items() if text.startswith("gateway.")}
     [(opens, its), (tried, good)] = said.items()
     assert (its, says in opens) == (level, True), opens
-    assert "users with tokens get login shells on the login node" in opens
+    assert "users with access tokens get login shells on the login node" in opens
     assert good is Level.GOOD
-    assert tried == f"gateway.folder_shells: alice can be given a terminal on {os.uname().nodename}"
+    assert tried == f"gateway.folder_shells: alice can have a terminal on {os.uname().nodename}"
 
 
 @pytest.mark.parametrize(
     ("gateway", "drives", "says"),
     [
         ({"folder_shells": True}, True, ["gateway.url is not set"]),
-        (SHELLS, False, ["no folder to begin in"]),
+        (SHELLS, False, ["no drive has a folder"]),
         ({**SHELLS, "folder_shells": False}, True, []),
     ],
 )
@@ -156,9 +156,9 @@ def test_a_login_node_that_gives_no_terminal(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(shells, "_TERMINAL", "echo 'sorry, not in a terminal'; exit 1")
     said = found(tmp_path, {"gateway": SHELLS, "drives": [{"id": "1", "path": f"{tmp_path}"}]})
     [problem] = [text for text, level in said.items() if level is Level.PROBLEM]
-    assert "alice cannot be given a shell on the login node: sorry, not in a terminal; it needs" in problem
+    assert "a shell for alice on the login node failed: sorry, not in a terminal; it needs" in problem
     monkeypatch.setattr(shells, "_TERMINAL", "sleep 60; echo 'a terminal on time.'")
     monkeypatch.setattr(shells, "_TERMINAL_SECONDS", 0.1)
     said = found(tmp_path, {"gateway": SHELLS, "drives": [{"id": "1", "path": f"{tmp_path}"}]})
     [problem] = [text for text, level in said.items() if level is Level.PROBLEM]
-    assert "nothing was said" in problem
+    assert "no output" in problem

@@ -33,21 +33,21 @@ WRONG: list[tuple[list[str], dict[str, Any], Level, str]] = [
         ["t/job.sbatch.j2"],
         {"templates": "{p}/t"},
         Level.PROBLEM,
-        "a job's script cannot be made: {p}/t: job.sbatch.j2, ",
+        "the script of a job cannot be rendered: {p}/t: job.sbatch.j2, ",
     ),
     (["t"], {"templates": "{p}/t"}, Level.PROBLEM, 'templates = "{p}/t": Not a directory'),
     ([], {"applications": "{p}/none"}, Level.PROBLEM, 'applications = "{p}/none": No such file or directory; '),
     (["a/b/x.yaml"], {"applications": "{p}/a"}, Level.WARNING, 'applications = "{p}/a": has no files *.yaml or *.yml'),
     (["a/x.json"], {"applications": "{p}/a"}, Level.WARNING, 'applications = "{p}/a": has no files'),
     (["a/x.yaml"], {"applications": "{p}/a"}, Level.PROBLEM, "{p}/a/x.yaml:1: "),
-    ([], {"jobs": {"lost_after": "00:01:00"}}, Level.WARNING, "jobs.lost_after: 60 seconds is less than"),
+    ([], {"jobs": {"lost_after": "00:01:00"}}, Level.WARNING, "jobs.lost_after: 60 s is less than"),
     ([], {"gateway": {"listen": "192.0.2.1"}}, Level.PROBLEM, "gateway.listen: `serve` cannot listen on"),
     ([], {"gateway": {"listen": "127.0.0.1:80"}}, Level.PROBLEM, "gateway.listen: `serve` cannot listen on"),
     (
         [],
         {"gateway": {"port": 0, "web_domain": "app-{job}-{rank}.example.org"}},
         Level.WARNING,
-        "gateway.web_domain: there are no web sessions, for gateway.url is not set",
+        "gateway.web_domain: web sessions are disabled, because gateway.url is not set",
     ),
     ([], {"command_line": {"user": "alcie"}}, Level.PROBLEM, 'command_line.user = "alcie": this user has no account'),
     (
@@ -141,9 +141,9 @@ def test_trouble_of_accounts_is_named(tmp_path: Path) -> None:
     for_her, also_for_her = site.submit(site.item(), site.item())
     for_him = site.job(user="bob")
     site.site.store.note_trouble({job.token: f"{job.id}\x1b[2J is gone\nmore" for job in (for_her, also_for_her)})
-    notes = [each.text for each in check_here(site.site) if "in trouble" in each.text]
+    notes = [each.text for each in check_here(site.site) if "is blocked" in each.text]
     [note] = notes
-    assert note.startswith(f"alice is in trouble: job {also_for_her.id} and 1 more: {also_for_her.id}")
+    assert note.startswith(f"alice: job {also_for_her.id} and 1 more is blocked: {also_for_her.id}")
     assert note.endswith(f"is gone; see `slurm-adapter show {also_for_her.id}`")
     assert "\x1b" not in note
     site.site.store.note_trouble({for_him.token: "x", for_her.token: ""})

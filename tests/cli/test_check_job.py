@@ -45,7 +45,7 @@ def probed(adapter: LiveSite, *options: str) -> list[tuple[str, str]]:
     said = [(level, text) for level, text in found if re.search(r"partition \w+.*?: |the probe jobs", text)]
     assert adapter.traces[:2] == ([], [])
     assert gone(adapter)
-    assert said[-1] == ("ok", "the probe jobs are gone again, with their folders and records")
+    assert said[-1] == ("ok", "the probe jobs were removed, with their folders and records")
     return said
 
 
@@ -70,7 +70,10 @@ def problems(found: list[tuple[str, str]]) -> list[str]:
     [
         ("node001 lacks programs that a job with names needs: tail | srun: error", "install tail on the nodes"),
         ("batch.sh: 93: awk: not found", "install awk on the nodes"),
-        ("batch.sh: line 93: /usr/bin/xargs: Permission denied", "install /usr/bin/xargs on the nodes, for all to run"),
+        (
+            "batch.sh: line 93: /usr/bin/xargs: Permission denied",
+            "make /usr/bin/xargs executable for all users on the nodes",
+        ),
         (
             "nsenter: unrecognized option '--preserve-credentials'",
             "nsenter on the nodes is too old; install a newer one",
@@ -94,9 +97,9 @@ def test_a_good_site(make_adapter: LiveSiteMaker, transport: Transport, identity
     for partition in ("main", "scavenge"):
         assert re.search(rf"partition {partition}: job \d+ runs on node\d+, node\d+", text)
         for step in ("HOME", "temporary files", "the folder of the hosts files", "drives", "programs"):
-            assert re.search(rf"partition {partition}: {step}: all is well on node\d+, node\d+", text), text
+            assert re.search(rf"partition {partition}: {step}: good on node\d+, node\d+", text), text
         for step in ("names of jobs", "the network between jobs"):
-            assert re.search(rf"partition {partition}: {step}: all is well on node\d+, node\d+", text), text
+            assert re.search(rf"partition {partition}: {step}: good on node\d+, node\d+", text), text
 
 
 def test_as_another_user(adapter: LiveSite) -> None:
@@ -173,7 +176,7 @@ def test_a_tool_that_is_missing_or_old(adapter: LiveSite, cluster: Cluster, tool
         found = problems(probed(adapter))
     cluster.ask("rm", fake, user="root", node=node)
     assert any(says in each and node in each for each in found), found
-    assert any("install" in each.lower() for each in found), found
+    assert any(re.search("install|make .* executable", each.lower()) for each in found), found
 
 
 @contextmanager
@@ -213,15 +216,15 @@ def test_an_account_whose_jobs_have_no_folder(adapter: LiveSite, cluster: Cluste
     found = [each["text"] for each in json.loads(result.stdout) if each["level"] == "problem"]
     [problem] = [text for text in found if "partition main: submit: " in text]
     assert "could not be made as alice" in problem
-    assert "To fix it: make the folder of jobs as the account" in problem
+    assert "To fix it: create the folder of jobs as the account" in problem
     assert gone(adapter)
 
 
 def test_a_partition_that_is_down(adapter: LiveSite, cluster: Cluster) -> None:
     with changed(cluster, "PartitionName=scavenge State=DOWN", "PartitionName=scavenge State=UP"):
         found = probed(adapter)
-    assert problems(found) == ["partition scavenge: the partition is DOWN; nothing was submitted to it"]
-    assert any(text.startswith("partition main: names of jobs: all is well") for _, text in found)
+    assert problems(found) == ["partition scavenge: the partition is DOWN; no job was submitted to it"]
+    assert any(text.startswith("partition main: names of jobs: good") for _, text in found)
 
 
 def test_a_partition_that_the_account_may_not_use(adapter: LiveSite, cluster: Cluster) -> None:
@@ -229,7 +232,7 @@ def test_a_partition_that_the_account_may_not_use(adapter: LiveSite, cluster: Cl
     with changed(cluster, "PartitionName=scavenge AllowGroups=root", "PartitionName=scavenge AllowGroups=ALL"):
         [problem] = problems(probed(adapter))
     assert problem.startswith("partition scavenge: ")
-    assert "To fix it: let the account use the partition" in problem
+    assert "To fix it: allow the account to use the partition" in problem
 
 
 def test_a_partition_that_is_full(adapter: LiveSite, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,5 +297,5 @@ def test_two_checks_at_once(adapter: LiveSite) -> None:
     with adapter.site.probe_lock() as ours:
         assert ours
         result = adapter.invoke("check", "--job")
-    assert "another `check --job` is at work" in result.output
+    assert "another `check --job` is running" in result.output
     assert not [record for record in adapter.site.store.all(10) if record.stage is not Stage.ENDED]

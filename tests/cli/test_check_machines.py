@@ -78,27 +78,27 @@ def found(tmp_path: Path, machine: dict[str, Any], **partition: Any) -> list[tup
 @pytest.mark.parametrize(
     ("machine", "partition", "says"),
     [
-        ({"partition": "mian"}, {}, 'partition = "mian", but the cluster has no such partition; there are main'),
+        ({"partition": "mian"}, {}, 'partition = "mian", but the cluster has no such partition; it has main'),
         ({}, {"state": "DOWN"}, 'partition = "main", which is DOWN: its jobs wait until'),
         ({}, {"state": "DRAIN"}, 'partition = "main", which is DRAIN: new jobs are refused until'),
         ({}, {"shapes": {}}, 'partition = "main", which has no nodes'),
         ({"cpus": 512}, {}, "cpus = 512, but the largest node of partition main has 64"),
         ({"cpus": 8}, {"max_cpus_per_node": 4}, "cpus = 8, but MaxCPUsPerNode of partition main is 4"),
-        ({"memory": 512}, {}, "memory = 512, but the largest node of partition main has 128 (GiB"),
-        ({"memory": 63}, {"shapes": {SMALL: 1}}, "memory = 63, but the largest node of partition main has 62 (GiB, of"),
+        ({"memory": 512}, {}, "memory = 512, but the largest node of partition main has 128.0 GiB; write at most 128"),
+        ({"memory": 63}, {"shapes": {SMALL: 1}}, "memory = 63, but the largest node of partition main has 62.5 GiB"),
         ({"gpus": 8}, {}, "gpus = 8, but no node of partition main has more than 4"),
         ({"gpus": 1}, {"shapes": {SMALL: 1}}, "gpus = 1, but no node of partition main has GPUs"),
-        ({"gpus": 1, "gpu_type": "h100"}, {}, 'gpu_type = "h100", but no node of partition main has such GPUs; there'),
-        ({"constraint": "fsat"}, {}, 'constraint = "fsat", but no node of partition main has that; the'),
+        ({"gpus": 1, "gpu_type": "h100"}, {}, 'gpu_type = "h100", but no node of partition main has such GPUs; it has'),
+        ({"constraint": "fsat"}, {}, 'constraint = "fsat", but no node of partition main meets it; the'),
         ({"constraint": "fast&big"}, {}, 'constraint = "fast&big", but no node'),
         ({"max_nodes": 6}, {}, "max_nodes = 6, but partition main has 5 nodes"),
         ({"max_nodes": 3, "constraint": "fast"}, {}, "max_nodes = 3, but partition main has 2 nodes that fit"),
         ({"max_nodes": 5}, {"max_nodes": 4}, "max_nodes = 5, but MaxNodes of partition main is 4"),
-        ({"cpus": 64, "gpus": 1}, {}, "cpus = 64, but no node of partition main has this together with"),
+        ({"cpus": 64, "gpus": 1}, {}, "cpus = 64, but no node of partition main has this many and memory"),
         ({"max_time": "3-00:00:00"}, {}, 'max_time = "3-00:00:00", but MaxTime of partition main is 2-00:00:00'),
-        ({"account": "x"}, {"allow_accounts": frozenset({"bio"})}, 'account = "x", but partition main allows bio only'),
+        ({"account": "x"}, {"allow_accounts": frozenset({"bio"})}, 'account = "x", but partition main allows only bio'),
         ({"account": "chem"}, {"deny_accounts": frozenset({"chem"})}, 'account = "chem", but partition main denies it'),
-        ({"qos": "long"}, {"allow_qos": frozenset({"normal"})}, 'qos = "long", but partition main allows normal only'),
+        ({"qos": "long"}, {"allow_qos": frozenset({"normal"})}, 'qos = "long", but partition main allows only normal'),
     ],
 )  # fmt: skip
 def test_a_machine_that_its_partition_cannot_give(
@@ -128,7 +128,7 @@ def test_a_machine_that_fits(tmp_path: Path, machine: dict[str, Any], partition:
 @pytest.mark.parametrize(
     ("machine", "partition", "says"),
     [
-        ({}, {"oversubscribe": "EXCLUSIVE"}, "exclusive = false, but partition main gives whole nodes only"),
+        ({}, {"oversubscribe": "EXCLUSIVE"}, "exclusive = false, but partition main allocates whole nodes"),
         ({"exclusive": True}, {"oversubscribe": "FORCE"}, "exclusive = true, but partition main shares every node"),
         ({"gpu_type": "a100"}, {}, 'gpu_type = "a100", but gpus is 0'),
         ({"max_time": "00:30:00"}, {}, 'max_time = "00:30:00", but jobs.default_time is 01:00:00'),
@@ -156,10 +156,10 @@ ACCOUNTING = Accounting(
     ("machine", "partition", "said"),
     [
         ({}, {}, []),
-        ({"account": "phys"}, {}, ["account: , but Slurm's accounting has no such account; there are bio, chem, root"]),
+        ({"account": "phys"}, {}, ["account: , but Slurm's accounting has no such account; it has bio, chem, root"]),
         ({"account": "bio"}, {}, ["account: , but alice may not use it: sacctmgr add user alice account=bio"]),
         ({"account": "Bio"}, {}, ["account: , but alice may not use it: sacctmgr add user alice account=bio"]),
-        ({"qos": "lnog"}, {}, ["qos: , but Slurm's accounting has no such QOS; there are normal, short"]),
+        ({"qos": "lnog"}, {}, ["qos: , but Slurm's accounting has no such QOS; it has normal, short"]),
         *(
             (
                 {"qos": qos},
@@ -174,7 +174,7 @@ ACCOUNTING = Accounting(
         (
             {},
             {"allow_accounts": frozenset({"bio"})},
-            ["partition: , which allows the accounts bio only, and alice's default is chem; set account"],
+            ["partition: , which allows only the accounts bio, but the default account of alice is chem; set account"],
         ),
     ],
 )
@@ -209,8 +209,8 @@ def test_accounting_knows_accounts_by_the_name_that_slurm_has_for_them(
     for program, text in (("scontrol", SCONTROL), ("sacctmgr", SACCTMGR)):
         put_program(tmp_path, program, text)
     texts = [finding.text for finding in check_machines(site.site, {"alice": name})]
-    said = [text.split(":")[0] for text in texts if "does not know" in text]
-    assert said == [f"Slurm's accounting does not know {user}" for user in unknown]
+    said = [text.split(":")[0] for text in texts if "has no user" in text]
+    assert said == [f"Slurm's accounting has no user {user}" for user in unknown]
 
 
 def test_accounting_that_has_names_in_lower_case_may_know_an_account_with_capitals(tmp_path: Path) -> None:
@@ -219,9 +219,9 @@ def test_accounting_that_has_names_in_lower_case_may_know_an_account_with_capita
     for program, text in (("scontrol", SCONTROL), ("sacctmgr", SACCTMGR)):
         put_program(tmp_path, program, text)
     said = {finding.text: finding.level for finding in check_machines(site.site, {"Alice": "Alice-Corp"})}
-    assert not [text for text in said if "does not know" in text]
+    assert not [text for text in said if "has no user" in text]
     [found] = [text for text in said if "PreserveCaseUser" in text]
-    assert found.startswith("Slurm's accounting knows alice-corp, not Alice-Corp: ")
+    assert found.startswith("Slurm's accounting has user alice-corp, not Alice-Corp: ")
     assert said[found] is Level.WARNING
 
 
@@ -240,8 +240,8 @@ def test_a_configuration_of_slurm_that_is_not_told_is_no_site_without_accounting
         ("^cpus = 1$", "cpus = 512", "cpus = 512, but the largest node of partition main has 64"),
         ("^memory = 1$", "memory = 512", "memory = 512, but the largest node of partition main has 62"),
         (r"^gpus = \d+$", "gpus = 3", "gpus = 3, but no node of partition main has more than 2"),
-        ('^constraint = "fast"$', 'constraint = "fsat"', "has that; the features there are fast"),
-        ('^partition = "main"$', 'partition = "mian"', "there are main, scavenge (was main meant?)"),
+        ('^constraint = "fast"$', 'constraint = "fsat"', "meets it; the nodes have the features fast"),
+        ('^partition = "main"$', 'partition = "mian"', "it has main, scavenge (did you mean main?)"),
         ("^max_nodes = 3$", "max_nodes = 4", "max_nodes = 4, but partition main has 3 nodes"),
         ('^max_time = "12:00:00"$', 'max_time = "12:00:01"', "but MaxTime of partition scavenge is 12:00:00"),
     ],

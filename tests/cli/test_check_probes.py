@@ -31,5 +31,5 @@ def test_a_connection_that_breaks_at_the_end_leaves_no_probe(tmp_path: Path, mon
     monkeypatch.setattr(probes, "remove", fail_once)
     findings = [finding.text for finding in check_jobs(offline.site, None)]
     assert any("did not start within" in text for text in findings)
-    assert findings[-1] == "the probe jobs are gone again, with their folders and records"
+    assert findings[-1] == "the probe jobs were removed, with their folders and records"
     assert offline.site.store.of_application(f"{probes.NAME} {probes.VERSION}") == []

@@ -29,7 +29,7 @@ def test_the_right_ucloud(ucloud: Ucloud, tmp_path: Path) -> None:
     *_, (level, text, _) = found(ucloud, tmp_path, {})
     assert (level, text) == (
         Level.GOOD,
-        "UCloud knows this program as provider example, and signs by the key in ucloud.key",
+        "UCloud accepts the adapter as provider example, and ucloud.key verifies its signature",
     )
 
 
@@ -39,7 +39,7 @@ def test_the_right_ucloud(ucloud: Ucloud, tmp_path: Path) -> None:
         (
             {"provider": "exmaple"},
             ("provider",),
-            'provider = "exmaple", but the refresh token is that of provider "example"',
+            'provider = "exmaple", but the refresh token belongs to provider "example"',
         ),
         (
             {"ucloud": {"issuer": "cloud.sdu.kd"}},
@@ -65,7 +65,4 @@ def test_the_key_of_another_provider(ucloud: Ucloud, tmp_path: Path) -> None:
     said = found(ucloud, tmp_path, {"ucloud": {"key": str(other)}})
     [(text, about)] = [(text, about) for level, text, about in said if level is Level.PROBLEM]
     assert about == ("ucloud", "key")
-    assert (
-        f'key = "{other}", but the access token that UCloud gives does not fit: the token\'s signature is not by'
-        in text
-    )
+    assert f"key = \"{other}\", but it does not verify UCloud's access token: the token's signature is not by" in text

@@ -284,5 +284,5 @@ def test_where_a_key_stands(tmp_path: Path) -> None:
         assert locate(path, text) == f"{path}:{line}: {text}"
     assert locate(path, "no", ("drives", 1, "path")) == f"{path}:14: no"
     assert locate(path, "no", ("peers", "wait")) == f"{path}: no"
-    for text in ("the cluster cannot be asked: no", "no", "/srv/x: no", "peers.wait: no", "drives go: no"):
+    for text in ("the cluster cannot be reached: no", "no", "/srv/x: no", "peers.wait: no", "drives go: no"):
         assert locate(path, text) == text

@@ -44,7 +44,7 @@ def by_pyslurm(cluster: Cluster, make_adapter: LiveSiteMaker) -> Iterator[LiveSi
 def test_check_says_which_pyslurm_it_is(by_pyslurm: LiveSite) -> None:
     done = by_pyslurm.run("check")
     assert done.returncode == 0, done.stdout
-    words = re.search(r"^ok +pyslurm (\d+)\.(\d+)\.\d+ speaks to Slurm (\d+)\.(\d+)\.\d+$", done.stdout, re.MULTILINE)
+    words = re.search(r"^ok +pyslurm (\d+)\.(\d+)\.\d+ fits Slurm (\d+)\.(\d+)\.\d+$", done.stdout, re.MULTILINE)
     assert words is not None, done.stdout
     assert (int(words[1]), int(words[2])) == (int(words[3]), int(words[4]))
 

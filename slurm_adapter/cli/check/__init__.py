@@ -1,7 +1,6 @@
-"""What stands between a configuration and a working site, each with its mend.
+"""Check a site's configuration and cluster, and suggest a fix for each problem.
 
-The checks go from the near to the far, and stop where nothing behind can be right: an unreachable cluster says nothing
-about its partitions.
+Local checks come first. If the cluster cannot be reached, the checks that need it are skipped.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = ["Finding", "Level", "check_jobs", "check_site", "methods_that_work"]
 
 
 def check_site(adapter: Adapter) -> Iterator[Finding]:
-    """Look at everything that a job of this site will need."""
+    """Check everything that a job of this site needs, without submitting a job."""
     yield from check_here(adapter)
     yield from noted(check_key(adapter))
     yield from noted(check_provider(adapter))
@@ -46,18 +45,18 @@ def check_site(adapter: Adapter) -> Iterator[Finding]:
         identity = adapter.transport.run(Command(("id", "-un"))).text.strip()
         conf = adapter.config.cluster.slurm_conf
         if conf is not None and adapter.transport.run(Command(("test", "-r", conf))).status != 0:
-            # Slurm's commands would look for a server that gives them one, for a minute.
+            # Without this file, Slurm's commands would search for a configuration server for a minute.
             yield Finding(Level.PROBLEM, f"cluster.slurm_conf: {identity} cannot read {conf} on the cluster")
             return
         nodes = adapter.scheduler.nodes()
     except AdapterError as error:
-        yield Finding(Level.PROBLEM, f"the cluster cannot be asked: {error}")
+        yield Finding(Level.PROBLEM, f"the cluster cannot be reached: {error}")
         return
-    where = f"over SSH as {identity}" if adapter.config.cluster.ssh else f"as {identity}"
-    yield Finding(Level.GOOD, f"Slurm answers {where}: {len(nodes)} nodes")
+    how = f"over SSH as {identity}" if adapter.config.cluster.ssh else f"as {identity}"
+    yield Finding(Level.GOOD, f"Slurm answers {how}: {len(nodes)} nodes")
     if identity == "root":
         yield Finding(
-            Level.WARNING, "the adapter is root on the cluster; give it an account of its own, with sudo rules"
+            Level.WARNING, "the adapter runs as root on the cluster; give it its own account, with sudo rules"
         )
     yield from noted(check_versions(adapter))
     yield from noted(check_pyslurm(adapter))
@@ -82,7 +81,7 @@ def check_site(adapter: Adapter) -> Iterator[Finding]:
 
 
 def check_jobs(adapter: Adapter, user: str | None) -> Generator[Finding, None, None]:
-    """Submit a probe job to each partition, as a user of UCloud or the site's first."""
-    from slurm_adapter.cli.check.probe import probe_site  # noqa: PLC0415  # what jobs take is loaded for them only
+    """Submit a probe job to each partition, as this UCloud user or the first user of the site."""
+    from slurm_adapter.cli.check.probe import probe_site  # noqa: PLC0415  # loaded only if jobs are submitted
 
     yield from noted(probe_site(adapter, user))

@@ -1,4 +1,4 @@
-"""Check what Slurm's accounting allows: accounts, QOS, and who may use them."""
+"""Check accounts and QOS against Slurm's accounting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def check_rights(
     machine: Machine, partition: Partition, accounting: Accounting | None
 ) -> Iterator[tuple[Level, str, str]]:
-    """Check the account and the QOS of a machine: that they exist, and that the partition and accounting allow them."""
+    """Check the account and the QOS of a machine: they exist, and the partition and accounting allow them."""
     for key, allowed, denied in (
         ("account", partition.allow_accounts, partition.deny_accounts),
         ("qos", partition.allow_qos, partition.deny_qos),
@@ -27,9 +27,9 @@ def check_rights(
         if value is None:
             continue
         if allowed is not None and value.lower() not in {each.lower() for each in allowed}:
-            yield Level.PROBLEM, key, f", but partition {partition.name} allows {', '.join(sorted(allowed))} only"
+            yield Level.PROBLEM, key, f", but partition {partition.name} allows only {', '.join(sorted(allowed))}"
         elif value.lower() in {each.lower() for each in denied}:
-            yield Level.PROBLEM, key, f", but partition {partition.name} denies it; name another, or another partition"
+            yield Level.PROBLEM, key, f", but partition {partition.name} denies it; use another {key} or partition"
         elif accounting is not None:
             yield from _check_known(key, value, accounting)
     if accounting is not None:
@@ -46,15 +46,15 @@ def _check_known(key: str, value: str, accounting: Accounting) -> Iterator[tuple
         yield (
             Level.PROBLEM if accounting.enforced else Level.WARNING,
             key,
-            f", but Slurm's accounting has no such {what}; there are {', '.join(sorted(known))}",
+            f", but Slurm's accounting has no such {what}; it has {', '.join(sorted(known))}",
         )
 
 
 def _check_users(machine: Machine, partition: Partition, accounting: Accounting) -> Iterator[tuple[Level, str, str]]:
-    """Check that each account of the cluster may use what the machine names, if Slurm enforces that."""
+    """Check that each account of the cluster may use the machine's account and QOS, if Slurm enforces this."""
     if not accounting.enforced:
         return
-    qos = (machine.qos or "").lower()  # Slurm has the names of both in lower case
+    qos = (machine.qos or "").lower()  # Slurm stores account and QOS names in lower case
     for user, associations in sorted(accounting.associations.items()):
         account = (machine.account or accounting.defaults.get(user, "")).lower()
         if account not in associations:
@@ -70,8 +70,8 @@ def _check_users(machine: Machine, partition: Partition, accounting: Accounting)
                 Level.PROBLEM,
                 "partition",
                 (
-                    f", which allows the accounts {', '.join(sorted(partition.allow_accounts))} only, and {user}'s "
-                    f"default is {account}; set account"
+                    f", which allows only the accounts {', '.join(sorted(partition.allow_accounts))}, but the default "
+                    f"account of {user} is {account}; set account"
                 ),
             )
         if qos in accounting.qos and qos not in associations[account]:

@@ -1,4 +1,4 @@
-"""Check the accounts that run jobs, and the folders of jobs and hosts files."""
+"""Check the accounts that run jobs, and the folders for jobs and hosts files."""
 
 from __future__ import annotations
 
@@ -37,14 +37,11 @@ echo good
 
 
 USER_SCRIPTS = {"check_folder": _FOLDER}
-"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+"""Scripts that run as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
 
 
 def find_accounts(adapter: Adapter, usable: dict[str, str]) -> Iterator[Finding]:
-    """Add the accounts that can run jobs to `usable`, sorted; say what keeps each of the others from it.
-
-    Beside each is the name that Slurm has for it.
-    """
+    """Add the accounts that can run jobs to `usable`, sorted, each with Slurm's name for it. Report all others."""
     keys = _keys(adapter)
     own, uids = ask_uids(adapter.transport, [MUNGE, *keys])
     uid_of = dict(zip((MUNGE, *keys), uids, strict=True))
@@ -54,12 +51,12 @@ def find_accounts(adapter: Adapter, usable: dict[str, str]) -> Iterator[Finding]
         if uid is None:
             yield Finding(
                 Level.PROBLEM,
-                f"{named}: the cluster has no account {account!r} (`getent passwd {account}` there); write the one "
-                "that this user has on the cluster",
+                f"{named}: the cluster has no account {account!r} (`getent passwd {account}`); write the account of "
+                "this user on the cluster",
                 key,
             )
         elif why := adapter.account_policy.judge(uid, own, uid_of[MUNGE]):
-            yield Finding(Level.PROBLEM, f"{named}: it runs no jobs: {why}; otherwise name another account", key)
+            yield Finding(Level.PROBLEM, f"{named}: this account may not run jobs: {why}; or use another account", key)
         else:
             try:
                 name = adapter.transport.run(Command(("id", "-un"), user=account)).text.strip()
@@ -70,14 +67,13 @@ def find_accounts(adapter: Adapter, usable: dict[str, str]) -> Iterator[Finding]
             if name != account:
                 yield Finding(
                     Level.NOTE,
-                    f"{named}: `id -un` as {account} says {name!r} there, and so does Slurm; accounts are compared by "
-                    f"uid ({uid})",
+                    f"{named}: `id -un` and Slurm call this account {name!r}; accounts are compared by uid ({uid})",
                     key,
                 )
 
 
 def _keys(adapter: Adapter) -> Mapping[str, tuple[str, ...]]:
-    """Return the key that names each account; of several the first."""
+    """Return the first configuration key that names each account."""
     identity = adapter.config.identity
     if identity.service_user is not None:
         return {identity.service_user: ("identity", "service_user")}
@@ -85,20 +81,20 @@ def _keys(adapter: Adapter) -> Mapping[str, tuple[str, ...]]:
 
 
 def check_accounts(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
-    """Check that jobs can have folders of their own, and say who shares an account."""
+    """Check that job folders can be created, and report users who share an account."""
     identity = adapter.config.identity
     if identity.mode == "service":
         yield Finding(
             Level.NOTE,
-            f"single tenant: every job runs as {identity.service_user}, and can read and end every other job of it",
+            f"single tenant: every job runs as {identity.service_user}, and can read and cancel all other jobs",
         )
     elif not identity.users:
-        yield Finding(Level.NOTE, "no accounts are listed in [identity.users]; the pattern cannot be tried beforehand")
+        yield Finding(Level.NOTE, "[identity.users] lists no accounts; identity.pattern cannot be checked in advance")
     for account in accounts:
         if len(owners := [user for user, own in identity.users.items() if own == account]) > 1:
             yield Finding(
                 Level.NOTE,
-                f"{' and '.join(owners)} both run jobs as {account}, and can read and end each other's",
+                f"{' and '.join(owners)} run jobs as the same account {account}, and can read and cancel each other's",
                 ("identity", "users", owners[1]),
             )
         parent = adapter.config.jobs.folder.replace("{user}", account).replace("{id}", "0").rsplit("/", 1)[0]
@@ -108,15 +104,13 @@ def check_accounts(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
             yield Finding(Level.GOOD, f"jobs can run as {account}, in {parent}")
             continue
         fixes = {
-            "does not exist": f"make it as {account}: mkdir -m 700 {parent}",
-            "cannot be entered": f"let {account} enter it and the folders above it (chmod)",
+            "does not exist": f"create it as {account}: mkdir -m 700 {parent}",
+            "cannot be entered": f"give {account} access to it and to the folders above it (chmod)",
             "cannot be written": f"chmod u+w {parent}",
             "can be written by everybody": f"chmod o-w {parent}",
         }
-        fix = fixes.get(said, f"chown {account} {parent}, or name another folder")
-        yield Finding(
-            Level.PROBLEM, f"jobs.folder: {parent}, for the jobs of {account}, {said or result.complaint}; {fix}"
-        )
+        fix = fixes.get(said, f"chown {account} {parent}, or use another folder")
+        yield Finding(Level.PROBLEM, f"jobs.folder: {parent}, for jobs of {account}, {said or result.complaint}; {fix}")
 
 
 def check_command_line(adapter: Adapter) -> Iterator[Finding]:
@@ -128,14 +122,14 @@ def check_command_line(adapter: Adapter) -> Iterator[Finding]:
             if not _has_account(adapter, user):
                 yield Finding(
                     Level.WARNING,
-                    f"drives.{key[1]}.users: {user!r} has no account here, and so no use of the drive; see [identity]",
+                    f"drives.{key[1]}.users: {user!r} has no account here and cannot use the drive; see [identity]",
                     key,
                 )
     if config.command_line.user is not None and not _has_account(adapter, config.command_line.user):
         yield Finding(
             Level.PROBLEM,
-            f'command_line.user = "{config.command_line.user}": this user has no account here; write one of '
-            f"identity.users ({', '.join(config.identity.users) or 'which is empty'}), or add it there",
+            f'command_line.user = "{config.command_line.user}": this user has no account here; use one of '
+            f"identity.users ({', '.join(config.identity.users) or 'now empty'}), or add the user there",
         )
 
 
@@ -148,31 +142,28 @@ def _has_account(adapter: Adapter, user: str) -> bool:
 
 
 def check_shared(adapter: Adapter, own_account: str, accounts: list[str]) -> Iterator[Finding]:
-    """Check the folder of the hosts files: the adapter writes it, and jobs read it."""
+    """Check the folder of the hosts files: the adapter can write it, and jobs can read it."""
     if adapter.config.peers.private:
-        yield Finding(Level.NOTE, "views are private: there is no shared hosts file")
+        yield Finding(Level.NOTE, "peers.private: there is no shared hosts file")
         return
     shared = adapter.config.shared
     said = adapter.transport.run(Command(("/bin/sh", "-c", _SHARED, "sh", shared))).text.strip()
     if said != "good":
         fixes = {
             "does not exist": f"as root on the cluster: install -d -o {own_account} -m 755 {shared}",
-            "cannot be entered": f"let {own_account} enter it and the folders above it (chmod)",
+            "cannot be entered": f"give {own_account} access to it and to the folders above it (chmod)",
         }
-        own = (
-            f"it must belong to {own_account}, the adapter's account there (chown {own_account} {shared}), "
-            "or name another folder"
-        )
-        fix = f"jobs read it: chmod 755 {shared}" if said.startswith("has the mode") else own
-        yield Finding(Level.PROBLEM, f'shared = "{shared}": {said or "cannot be looked at"}; {fixes.get(said, fix)}')
+        own = f"it must belong to the adapter's account: chown {own_account} {shared}, or use another folder"
+        fix = f"jobs must read it: chmod 755 {shared}" if said.startswith("has the mode") else own
+        yield Finding(Level.PROBLEM, f'shared = "{shared}": {said or "cannot be checked"}; {fixes.get(said, fix)}')
         return
     seen = peer_files.read(adapter.transport, adapter.peers_folder)
     peer_files.plan_change(seen, {}, "")
     if accounts and not reached(adapter, [adapter.peers_folder], accounts):
         yield Finding(
             Level.PROBLEM,
-            f'shared = "{shared}": {accounts[0]} cannot reach {adapter.peers_folder}, where its jobs read names; let '
-            "everybody enter the folders above it (chmod o+x)",
+            f'shared = "{shared}": jobs of {accounts[0]} cannot read {adapter.peers_folder}; give all accounts access '
+            "to the folders above it (chmod o+x)",
         )
         return
     yield Finding(Level.GOOD, f"{adapter.peers_folder} can be read and written")

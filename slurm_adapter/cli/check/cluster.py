@@ -1,4 +1,4 @@
-"""Check what the adapter can ask Slurm, and what its own account may do there."""
+"""Check Slurm's versions and settings, and the permissions of the adapter's account."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 _CLOCKS_APART = 15
-"""Seconds; a quarter of the time in which sbatch may be started."""
+"""Allowed difference in seconds: a quarter of the time in which sbatch may be started."""
 
 
 def check_versions(adapter: Adapter) -> Iterator[Finding]:
-    """Check that Slurm's versions are supported and were tried."""
+    """Check that Slurm's versions are supported and tested."""
     found = adapter.scheduler.versions()
     too_old = False
     for program, version in (("commands", found.client), ("controller", found.controller)):
@@ -38,7 +38,7 @@ def check_versions(adapter: Adapter) -> Iterator[Finding]:
     if untried := sorted(of_each - set(TRIED)):
         yield Finding(
             Level.WARNING,
-            f"{shown}: the program was not tried with Slurm {', '.join(map(show, untried))}, but with "
+            f"{shown}: the adapter was not tested with Slurm {', '.join(map(show, untried))}; it was tested with "
             f"{', '.join(map(show, TRIED))}",
         )
     else:
@@ -46,71 +46,74 @@ def check_versions(adapter: Adapter) -> Iterator[Finding]:
 
 
 def check_pyslurm(adapter: Adapter) -> Iterator[Finding]:
-    """Whether pyslurm answers, and was made for this Slurm. One that cannot be used raises."""
+    """Check that pyslurm was built for this version of Slurm. Raises an error if pyslurm does not work."""
     made_for = adapter.scheduler.binding_version()
     if made_for is None:
         return
     slurm = adapter.scheduler.versions().client
     if release(made_for) == release(slurm):
-        yield Finding(Level.GOOD, f"pyslurm {made_for} speaks to Slurm {slurm}")
+        yield Finding(Level.GOOD, f"pyslurm {made_for} fits Slurm {slurm}")
     else:
-        yield Finding(Level.PROBLEM, f"pyslurm {made_for} is not made for Slurm {slurm}; their versions must agree")
+        yield Finding(Level.PROBLEM, f"pyslurm {made_for} does not fit Slurm {slurm}; install the version that does")
 
 
 def check_clocks(adapter: Adapter) -> Iterator[Finding]:
-    """An sbatch is given up by the clock: see `slurm_adapter.cluster.schedulers.sbatch`."""
+    """Check that the clocks agree. `slurm_adapter.cluster.schedulers.sbatch` relies on it."""
     before = adapter.clock()
-    told = re.findall(r"^\d{9,11}$", adapter.transport.run(Command(("date", "+%s"))).text, re.MULTILINE | re.ASCII)
-    if not told:
-        raise Unknown("the cluster's clock could not be read: `date +%s` did not answer there")
-    there = float(told[-1])
+    found = re.findall(r"^\d{9,11}$", adapter.transport.run(Command(("date", "+%s"))).text, re.MULTILINE | re.ASCII)
+    if not found:
+        raise Unknown("the cluster's clock could not be read: `date +%s` on the cluster printed no time")
+    there = float(found[-1])
     apart = max(before - there - 1, there - adapter.clock(), 0)
     if apart > _CLOCKS_APART:
         yield Finding(
             Level.PROBLEM,
-            f"the clocks of this machine and the cluster are {apart:.0f} seconds apart; submissions need them to agree "
-            "within a few (NTP), and so does Slurm itself (munge)",
+            f"the clocks of this machine and the cluster differ by {apart:.0f} s; synchronise them (NTP): the adapter "
+            "and munge need clocks that agree",
         )
     else:
         yield Finding(Level.GOOD, "the clocks of this machine and the cluster agree")
 
 
 def check_evidence(adapter: Adapter) -> Iterator[Finding]:
-    """Whether this account can know what becomes of jobs."""
+    """Check that the adapter's account can find out how jobs end."""
     if adapter.scheduler.queue([]).sees_others:
-        yield Finding(Level.GOOD, "the adapter's account sees the jobs of others")
+        yield Finding(Level.GOOD, "the adapter's account sees all users' jobs")
     else:
         yield Finding(
             Level.WARNING,
-            "PrivateData hides others' jobs from the adapter's account, so that a missing job is never given up; "
+            "Slurm's PrivateData hides other users' jobs from the adapter's account, so a lost job is never ended; "
             "make the account an operator (sacctmgr modify user NAME set adminlevel=operator)",
         )
     if adapter.scheduler.history([1]) is None:
-        yield Finding(Level.NOTE, "no accounting: endings come from the queue and from the jobs' own exit records")
+        yield Finding(
+            Level.NOTE,
+            "Slurm has no accounting: the adapter learns how jobs ended from the queue and their exit records",
+        )
     else:
-        yield Finding(Level.GOOD, "accounting answers")
+        yield Finding(Level.GOOD, "Slurm's accounting answers")
 
 
 def check_message_timeout(adapter: Adapter) -> Iterator[Finding]:
-    """Check that the adapter waits as long as Slurm does."""
+    """Check that the adapter's timeout is not shorter than Slurm's."""
     ours = adapter.config.cluster.message_timeout
-    told = re.match(r"\d+", slurm_settings(adapter.transport, adapter.config.cluster).get("MessageTimeout", ""))
-    if told is not None and int(told[0]) > ours:
+    theirs = re.match(r"\d+", slurm_settings(adapter.transport, adapter.config.cluster).get("MessageTimeout", ""))
+    if theirs is not None and int(theirs[0]) > ours:
         yield Finding(
             Level.WARNING,
-            f"cluster.message_timeout = {ours}, but Slurm's MessageTimeout is {told[0]}: jobs of a busy controller may "
-            "be taken for missing; write that",
+            f"cluster.message_timeout = {ours}, but Slurm's MessageTimeout is {theirs[0]}: if slurmctld is busy, jobs "
+            f"may seem lost; write {theirs[0]}",
         )
 
 
 def check_operator(adapter: Adapter) -> Iterator[Finding]:
-    """Whether an operator's commands can be given: one is, for a list of job 0, which there never is.
+    """Check that commands of an operator can be run: suspend job 0, which never exists.
 
-    scontrol looks for the job before it looks for the right: whether Slurm takes the account for an operator shows with
-    the first job.
+    scontrol looks for the job before it checks permissions. Whether Slurm accepts the account as an operator is only
+    seen with a real job.
     """
     if not adapter.config.cluster.operator:
-        yield Finding(Level.NOTE, "jobs are not extended, suspended or resumed: there is no cluster.operator")
+        yield Finding(Level.NOTE, "cluster.operator is not set: jobs cannot be extended, suspended or resumed")
         return
     try:
         adapter.scheduler.suspend([0, 0])
@@ -118,4 +121,4 @@ def check_operator(adapter: Adapter) -> Iterator[Finding]:
         if "for job 0" not in str(error).split(": ", 1)[-1]:
             yield Finding(Level.PROBLEM, f"cluster.operator: {error}")
             return
-    yield Finding(Level.GOOD, "cluster.operator lets the adapter's account run scontrol, to extend and suspend jobs")
+    yield Finding(Level.GOOD, "cluster.operator: the adapter's account can run scontrol to extend and suspend jobs")

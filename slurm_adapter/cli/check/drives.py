@@ -1,4 +1,4 @@
-"""Check that drives have folders."""
+"""Check the folders of drives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_drives(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
-    """Check that each drive of the table is a folder that an account can reach."""
+    """Check that the folder of each drive in [[drives]] exists, and that an account can reach it."""
     for drive in adapter.config.drives:
         if not accounts:
             return
@@ -30,12 +30,12 @@ def check_drives(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
         else:
             yield Finding(
                 Level.WARNING,
-                f"drive {drive.id}: {drive.path} is no folder that any of {', '.join(accounts)} can reach",
+                f"drive {drive.id}: {drive.path} is not a folder that any of {', '.join(accounts)} can reach",
             )
 
 
 def check_pattern(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
-    """Whether there are folders where the pattern has drives, and what it comes to."""
+    """Check the folders in which [drive_pattern] has drives, and show an example."""
     pattern = adapter.config.drive_pattern
     user = adapter.config.command_line.user or next(iter(adapter.config.identity.users), None)
     for name, form, project in (("user", pattern.user, None), ("project", pattern.project, "PROJECT")):
@@ -43,36 +43,34 @@ def check_pattern(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
             continue
         fixed = form.split("{", 1)[0].rsplit("/", 1)[0] or "/"
         if not reached(adapter, [fixed], accounts):
-            whom = f"that any of {', '.join(accounts)} can reach" if accounts else "on the cluster"
-            yield Finding(Level.WARNING, f"drive_pattern.{name}: {fixed} is no folder {whom}")
+            limits = f"that any of {', '.join(accounts)} can reach" if accounts else "on the cluster"
+            yield Finding(Level.WARNING, f"drive_pattern.{name}: {fixed} is not a folder {limits}")
         elif user is None:
-            yield Finding(Level.GOOD, f"drive_pattern.{name}: {fixed} is there")
+            yield Finding(Level.GOOD, f"drive_pattern.{name}: {fixed} exists")
         else:
             drive = by_pattern("DRIVE", pattern, user, project, adapter.account_of(Owner(created_by=user)))
-            where = "not be found: it would lead out of the pattern's folders" if drive is None else f"be {drive.path}"
-            whose = user if project is None else f"{project}, for {user},"
-            yield Finding(Level.GOOD, f"drive_pattern.{name}: {fixed} is there; drive DRIVE of {whose} would {where}")
+            path = "is refused: it is outside the pattern's folders" if drive is None else f"is {drive.path}"
+            owner = user if project is None else f"{project}, for {user},"
+            yield Finding(Level.GOOD, f"drive_pattern.{name}: {fixed} exists; drive DRIVE of {owner} {path}")
 
 
 def check_ucloud_drives(adapter: Adapter, accounts: list[str]) -> Iterator[Finding]:
-    """Whether UCloud's drives have folders here."""
+    """Check that UCloud's drives have folders here."""
     if adapter.ucloud_drives is None:
         return
     pattern = adapter.config.drive_pattern
     if pattern.user is not None and pattern.project is not None:
-        yield Finding(
-            Level.NOTE, "ucloud.ask_for_drives: UCloud is asked for none: [drive_pattern] has a folder for every drive"
-        )
+        yield Finding(Level.NOTE, "ucloud.ask_for_drives has no effect: [drive_pattern] has a folder for every drive")
         return
     drives, more = adapter.ucloud_drives.some()
     if not drives:
         yield Finding(
             Level.NOTE,
-            f"ucloud.ask_for_drives: UCloud has no drives of provider {adapter.config.provider}; jobs that name one "
-            "that is neither in the table nor under the pattern are refused",
+            f"ucloud.ask_for_drives: UCloud has no drives of provider {adapter.config.provider}; jobs that name a "
+            "drive are refused, unless it is in [[drives]] or [drive_pattern] has a folder for it",
         )
         return
-    # Jobs find the others by the table or by the pattern, whatever UCloud says of them.
+    # For the other drives, jobs use [[drives]] or [drive_pattern], not UCloud's answer.
     known = {drive.id for drive in adapter.config.drives}
     drives = [each for each in drives if each.id not in known and _form(pattern, each) is None]
     folders = {drive.id: drive.folder for drive in drives if drive.folder is not None}
@@ -82,13 +80,13 @@ def check_ucloud_drives(adapter: Adapter, accounts: list[str]) -> Iterator[Findi
         count = f"{len(good)} of {len(drives)}{' and more' if more else ''}"
         yield Finding(Level.GOOD, f"UCloud's drives have folders here ({count}): {some(good)}")
     if away := [f"{id_} is {folder}" for id_, folder in folders.items() if folder not in there]:
-        whom = f"any of {', '.join(accounts)}" if accounts else "the adapter's account"
-        yield Finding(Level.WARNING, f"UCloud's drives whose folders {whom} cannot reach: {some(away)}")
+        account = f"any of {', '.join(accounts)}" if accounts else "the adapter's account"
+        yield Finding(Level.WARNING, f"UCloud's drives with folders that {account} cannot reach: {some(away)}")
     if nameless := [drive.id for drive in drives if drive.folder is None]:
         yield Finding(
             Level.WARNING,
-            f"UCloud's drives without a folder in their provider's name for them: {some(nameless)}; put them into "
-            "[[drives]], or jobs that name them are refused",
+            f"UCloud's drives with no folder in their provider id: {some(nameless)}; add them to [[drives]], or jobs "
+            "that name them are refused",
         )
 
 

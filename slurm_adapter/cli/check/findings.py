@@ -1,4 +1,4 @@
-"""The findings of `check`, and what several of its parts need."""
+"""Findings of `check`, and helpers for its parts."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 class Level(Enum):
-    """How much a finding matters."""
+    """Importance of a finding."""
 
     GOOD = "ok"
     NOTE = "note"
     WARNING = "warning"
     PROBLEM = "problem"
-    """Jobs will fail, or be told falsely."""
+    """Jobs will fail, or their states will be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     level: Level
     text: str
     key: tuple[str | int, ...] = ()
-    """The key of the configuration that it is about, if its text does not begin with that."""
+    """Configuration key that it is about, if the text does not begin with the key."""
 
 
 def noted(findings: Iterator[Finding]) -> Iterator[Finding]:
-    """A check that cannot be made is a problem, and the next one is made all the same."""
+    """Yield the findings of one check. Turn its failure into a problem, so that the next check is still made."""
     try:
         yield from findings
     except AdapterError as error:
@@ -47,7 +47,7 @@ _MOST_SHOWN = 5
 
 
 def some(texts: Sequence[str]) -> str:
-    """Join the first of these texts."""
+    """Join the first texts of a list."""
     return ", ".join(texts[:_MOST_SHOWN]) + (", ..." if len(texts) > _MOST_SHOWN else "")
 
 
@@ -57,11 +57,11 @@ for path do [ ! -d "$path" ] || printf '%s\0' "$path"; done
 
 
 USER_SCRIPTS = {"check_folders": _FOLDERS}
-"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+"""Scripts that run as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
 
 
 def reached(adapter: Adapter, paths: Sequence[str], accounts: list[str]) -> set[str]:
-    """Those of these paths that are folders to any of the accounts, or to the adapter's where none is known."""
+    """Return the paths that are folders for any of the accounts, or for the adapter's account if there are none."""
     found: set[str] = set()
     asked: list[str | None] = [*accounts]
     for account in asked or [None]:

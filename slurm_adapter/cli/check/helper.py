@@ -1,4 +1,4 @@
-"""Check the helper that the rule for sudo names."""
+"""Check the installed sudo helper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HELPER = 'stat -L -c "%u %A" -- "$1" && cat -- "$1"'
 
 
 def check_helper(adapter: Adapter) -> Iterator[Finding]:
-    """Check that the helper for sudo is what this version and configuration want, and root's."""
+    """Check that the sudo helper fits this version and configuration, and belongs to root."""
     helper, key = adapter.config.identity.sudo_helper, ("identity", "sudo_helper")
     if helper is None:
         return
@@ -26,7 +26,7 @@ def check_helper(adapter: Adapter) -> Iterator[Finding]:
     owner, _, mode = facts.partition(" ")
     anew = f"as root on the cluster: install the output of `slurm-adapter sudo-helper` as {helper}, mode 755"
     if said.status != 0:
-        yield Finding(Level.PROBLEM, f"the helper for sudo cannot be read: {said.complaint}; {anew}", key)
+        yield Finding(Level.PROBLEM, f"the sudo helper cannot be read: {said.complaint}; {anew}", key)
     elif owner != "0" or "w" in mode[4:] or mode[-1:] != "x":
         yield Finding(
             Level.PROBLEM, f"{helper} must belong to root, with mode 755 (owner {owner}, {mode}); {anew}", key
@@ -34,4 +34,4 @@ def check_helper(adapter: Adapter) -> Iterator[Finding]:
     elif content != sudo_helper.render(adapter.config):
         yield Finding(Level.PROBLEM, f"{helper} is of another version or configuration; {anew}", key)
     else:
-        yield Finding(Level.GOOD, f"commands run as users' accounts by {helper} only")
+        yield Finding(Level.GOOD, f"commands run as users' accounts only through {helper}")

@@ -1,4 +1,4 @@
-"""Check this machine: the adapter's state, its templates and applications, its keys, and where `serve` listens."""
+"""Check this machine: the adapter's database, templates, applications, keys, and the port of `serve`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHORTEST_LOST_AFTER = 600
 
 
 def check_here(adapter: Adapter) -> Iterator[Finding]:
-    """Check what can be seen without the cluster."""
+    """Check everything that needs no cluster."""
     try:
         known = adapter.store.all(1)
         yield Finding(
@@ -36,14 +36,12 @@ def check_here(adapter: Adapter) -> Iterator[Finding]:
     except AdapterError as error:
         yield Finding(Level.PROBLEM, str(error), ("state",))
     if os.geteuid() == 0:
-        yield Finding(
-            Level.WARNING, "this program runs as root, and needs no such right; run it as the adapter's account"
-        )
+        yield Finding(Level.WARNING, "this program runs as root, but does not need it; run it as the adapter's account")
     if adapter.config.jobs.lost_after < _SHORTEST_LOST_AFTER:
         yield Finding(
             Level.WARNING,
-            f"jobs.lost_after: {adapter.config.jobs.lost_after} seconds is less than slurmctld may need to restart; "
-            "running jobs would be given up; write 00:10:00 or more",
+            f"jobs.lost_after: {adapter.config.jobs.lost_after} s is less than slurmctld may need to restart: "
+            "running jobs would be ended as lost; write 00:10:00 or more",
         )
     yield from _check_templates(adapter.config.templates)
     yield from _check_applications(adapter)
@@ -60,13 +58,13 @@ def _check_mode(path: Path, key: str, forbidden: int, fix: str) -> Iterator[Find
 
 
 def _entries(folder: Path, key: str) -> list[Path] | Finding:
-    """Return what is in a folder of the configuration, or what is wrong with it."""
+    """Return the entries of a folder in the configuration, or a finding if it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:
         return Finding(
             Level.PROBLEM,
-            f'{key} = "{folder}": {error.strerror}; name a folder that the account of this program can read',
+            f'{key} = "{folder}": {error.strerror}; name a folder that the adapter\'s account can read',
         )
 
 
@@ -80,17 +78,17 @@ def _check_templates(folder: Path | None) -> Iterator[Finding]:
         if len(unused) == len(entries):
             yield Finding(
                 Level.PROBLEM,
-                f'templates = "{folder}": has no {SCRIPT_NAME}.j2, the one template that there is; put it there, or '
-                "remove the key",
+                f'templates = "{folder}": has no {SCRIPT_NAME}.j2, which is the only template; add it, or remove the '
+                "key",
             )
             return
         if unused:
-            yield Finding(Level.WARNING, f'templates = "{folder}": of no effect are {some(unused)}')
+            yield Finding(Level.WARNING, f'templates = "{folder}": these files have no effect: {some(unused)}')
     try:
         script = ScriptInputs((), "/folder", (), (), (), (), purge=False, payload="true")
         render_script(script, open_templates(folder))
     except (AdapterError, OSError, UnicodeDecodeError) as error:
-        yield Finding(Level.PROBLEM, f"a job's script cannot be made: {error}", ("templates",))
+        yield Finding(Level.PROBLEM, f"the script of a job cannot be rendered: {error}", ("templates",))
 
 
 def _check_applications(adapter: Adapter) -> Iterator[Finding]:
@@ -103,10 +101,11 @@ def _check_applications(adapter: Adapter) -> Iterator[Finding]:
         unused = [entry.name for entry in entries if entry.suffix not in {".yaml", ".yml"}]
         if len(unused) == len(entries):
             yield Finding(
-                Level.WARNING, f'applications = "{folder}": has no files *.yaml or *.yml; put UCloud\'s files there'
+                Level.WARNING,
+                f'applications = "{folder}": has no files *.yaml or *.yml; add application files of UCloud',
             )
         elif unused:
-            yield Finding(Level.WARNING, f'applications = "{folder}": of no effect are {some(unused)}')
+            yield Finding(Level.WARNING, f'applications = "{folder}": these files have no effect: {some(unused)}')
     try:
         found = adapter.catalogue.applications
         yield Finding(Level.GOOD, f"{len(found)} applications: {', '.join(map(str, found))}")
@@ -117,7 +116,7 @@ def _check_applications(adapter: Adapter) -> Iterator[Finding]:
 
 
 def _check_renderer(*, allowed: bool) -> Iterator[Finding]:
-    """Check what confines the renderer of templates that the site did not write."""
+    """Check the confinement of the process that renders templates which the site did not write."""
     try:
         with Apart() as apart:
             stand, lacking = apart.walls()
@@ -127,11 +126,11 @@ def _check_renderer(*, allowed: bool) -> Iterator[Finding]:
     lacks = "".join(f"; this machine lacks {wall} ({reason})" for wall, reason in lacking.items())
     walls = " and ".join(f"{wall} ({version})" for wall, version in stand.items()) or "limits alone"
     if SECCOMP in stand:
-        yield Finding(Level.GOOD, f"the renderer of templates is confined by {walls}{lacks}")
+        yield Finding(Level.GOOD, f"template rendering is confined by {walls}{lacks}")
     elif allowed:
         yield Finding(
             Level.WARNING,
-            f"jobs.allow_unconfined: the renderer of templates is confined by {walls}{lacks}; install libseccomp 2",
+            f"jobs.allow_unconfined: template rendering is confined by {walls}{lacks}; install libseccomp 2",
         )
     else:
         yield Finding(Level.PROBLEM, unconfined(lacking), ("jobs", "allow_unconfined"))
@@ -159,47 +158,47 @@ def _check_ssh(adapter: Adapter) -> Iterator[Finding]:
 
     try:
         for option in ignored_options(settings):
-            yield Finding(Level.WARNING, f"{option} of the SSH configuration has no effect here")
+            yield Finding(Level.WARNING, f"the SSH option {option} has no effect on the adapter")
     except AdapterError as error:
         yield Finding(Level.PROBLEM, str(error))
 
 
 def _check_listen(adapter: Adapter) -> Iterator[Finding]:
-    """Check that `serve` can listen where it is to; that somebody does already may be `serve` itself."""
+    """Check that `serve` can listen on its address. If the port is in use, `serve` may be running already."""
     gateway = adapter.config.gateway
     if gateway.web_domain is not None and gateway.url is None:
-        yield Finding(Level.WARNING, "gateway.web_domain: there are no web sessions, for gateway.url is not set")
+        yield Finding(Level.WARNING, "gateway.web_domain: web sessions are disabled, because gateway.url is not set")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             gateway.listen, gateway.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        with socket.socket(family, kind, protocol) as door:
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            door.bind(address)
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             yield Finding(
-                Level.NOTE, f"gateway.port = {gateway.port}: somebody listens on {gateway.listen} there; is it `serve`?"
+                Level.NOTE, f"gateway.port = {gateway.port}: already in use on {gateway.listen}; is `serve` running?"
             )
             return
         key = "port" if error.errno == errno.EACCES else "listen"
-        fix = "a port from 1024 on" if key == "port" else "an address of this machine, such as 127.0.0.1 or 0.0.0.0"
+        fix = "a port above 1023" if key == "port" else "an address of this machine, such as 127.0.0.1 or 0.0.0.0"
         yield Finding(
             Level.PROBLEM,
-            f'gateway.{key}: `serve` cannot listen on "{gateway.listen}", port {gateway.port}: {error.strerror}; write '
+            f'gateway.{key}: `serve` cannot listen on "{gateway.listen}", port {gateway.port}: {error.strerror}; use '
             f"{fix}",
         )
 
 
 def _find_troubles(adapter: Adapter) -> Iterator[Finding]:
-    """Name the accounts with jobs that something stands in the way of. Users can cause that, so `sync` is silent."""
+    """Report accounts with blocked jobs. `sync` does not report them, because users can cause that themselves."""
     troubled: dict[str, list[tuple[str, str]]] = defaultdict(list)
     try:
         for id_, account, trouble in adapter.store.troubled():
             troubled[account].append((id_, trouble))
-    except AdapterError:  # it was found already that the database cannot be read
+    except AdapterError:  # already reported: the database cannot be read
         return
     for account, [(id_, trouble), *others] in sorted(troubled.items()):
         more = f" and {len(others)} more" if others else ""
         why = safe(trouble.split("\n", 1)[0])[:200]
-        yield Finding(Level.NOTE, f"{account} is in trouble: job {id_}{more}: {why}; see `slurm-adapter show {id_}`")
+        yield Finding(Level.NOTE, f"{account}: job {id_}{more} is blocked: {why}; see `slurm-adapter show {id_}`")

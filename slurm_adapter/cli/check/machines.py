@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 _GIBIBYTE = 1024**3
 
 Said = tuple[Level, str, str]
-"""A level, a key of the machine, and what is said of its value."""
+"""Level, key of the machine, and text about its value."""
 
 
 def check_machines(adapter: Adapter, accounts: Mapping[str, str]) -> Iterator[Finding]:
-    """Compare each machine with its partition, and with the rights that accounting gives to these accounts.
+    """Compare each machine with its partition, and with the permissions of accounts in Slurm's accounting.
 
-    Beside each account is the name that Slurm has for it.
+    `accounts` maps each account to Slurm's name for it.
     """
     partitions = adapter.scheduler.partitions()
     accounting = read_accounting(
@@ -43,15 +43,15 @@ def check_machines(adapter: Adapter, accounts: Mapping[str, str]) -> Iterator[Fi
             if lower := {account.lower(), user.lower()} & set(accounting.associations):
                 yield Finding(
                     Level.WARNING,
-                    f"Slurm's accounting knows {min(lower)}, not {user}: its jobs are refused, unless "
-                    f"`id {min(lower)}` on the cluster finds the account that `id {user}` finds; sacctmgr "
-                    "keeps capitals only with Parameters=PreserveCaseUser in slurmdbd.conf",
+                    f"Slurm's accounting has user {min(lower)}, not {user}: the jobs of {user} are refused, unless "
+                    f"`id {min(lower)}` and `id {user}` find the same account on the cluster; sacctmgr keeps capital "
+                    "letters only with Parameters=PreserveCaseUser in slurmdbd.conf",
                 )
             else:
                 yield Finding(
                     Level.PROBLEM,
-                    f"Slurm's accounting does not know {user}: its jobs are refused; sacctmgr add user {user} "
-                    "account=X",
+                    f"Slurm's accounting has no user {user}: the jobs of {user} are refused; run sacctmgr add user "
+                    f"{user} account=X",
                 )
     for category, products in adapter.config.machines.items():
         for name, machine in products.items():
@@ -83,8 +83,8 @@ def _check_machine(machine: Machine, partitions: Mapping[str, Partition], defaul
         yield (
             Level.PROBLEM,
             "partition",
-            f", but the cluster has no such partition; there are {', '.join(sorted(partitions))}"
-            + (f" (was {close[0]} meant?)" if close else ""),
+            f", but the cluster has no such partition; it has {', '.join(sorted(partitions))}"
+            + (f" (did you mean {close[0]}?)" if close else ""),
         )
         return
     if partition.state != "UP":
@@ -92,7 +92,10 @@ def _check_machine(machine: Machine, partitions: Mapping[str, Partition], defaul
         yield (
             Level.PROBLEM,
             "partition",
-            f", which is {partition.state}: {what} until `scontrol update PartitionName={partition.name} State=UP`",
+            (
+                f", which is {partition.state}: {what} until you run "
+                f"`scontrol update PartitionName={partition.name} State=UP`"
+            ),
         )
     yield from _check_time(machine, partition, default_time)
     yield from _check_sharing(machine, partition)
@@ -122,10 +125,7 @@ def _check_sharing(machine: Machine, partition: Partition) -> Iterator[Said]:
         yield (
             Level.WARNING,
             "exclusive",
-            (
-                f", but partition {partition.name} gives whole nodes only (OverSubscribe=EXCLUSIVE): "
-                "set exclusive = true"
-            ),
+            (f", but partition {partition.name} allocates whole nodes (OverSubscribe=EXCLUSIVE): set exclusive = true"),
         )
     if partition.oversubscribe == "FORCE" and machine.exclusive:
         yield (
@@ -133,46 +133,46 @@ def _check_sharing(machine: Machine, partition: Partition) -> Iterator[Said]:
             "exclusive",
             (
                 f", but partition {partition.name} shares every node (OverSubscribe=FORCE): "
-                "set exclusive = false, or name another partition"
+                "set exclusive = false, or use another partition"
             ),
         )
 
 
 def _check_sizes(machine: Machine, partition: Partition) -> Iterator[Said]:
-    """Check each size by itself, against the node that has most of it."""
+    """Compare each size with the largest node."""
     shapes = list(partition.shapes)
-    # Nodes that are not shown, such as powered-down ones, may be larger.
+    # Hidden nodes, for example powered-down ones, may be larger.
     level = Level.WARNING if partition.hidden_nodes else Level.PROBLEM
     of = f"of partition {partition.name}"
     if not shapes:
         if not partition.hidden_nodes:
-            yield Level.PROBLEM, "partition", ", which has no nodes; give it some in slurm.conf"
+            yield Level.PROBLEM, "partition", ", which has no nodes; add nodes in slurm.conf"
         return
     if machine.cpus > (most := max(shape.cpus for shape in shapes)):
-        yield level, "cpus", f", but the largest node {of} has {most}; lower it, or name another partition"
+        yield level, "cpus", f", but the largest node {of} has {most}; lower it, or use another partition"
     if partition.max_cpus_per_node is not None and machine.cpus > partition.max_cpus_per_node:
         yield Level.PROBLEM, "cpus", f", but MaxCPUsPerNode {of} is {partition.max_cpus_per_node}; lower it"
     if machine.memory * _GIBIBYTE > (largest := max(shape.memory for shape in shapes)):
         yield (
             level,
             "memory",
-            f", but the largest node {of} has {largest // _GIBIBYTE} (GiB, of {largest / _GIBIBYTE:.1f}); lower it",
+            f", but the largest node {of} has {largest / _GIBIBYTE:.1f} GiB; write at most {largest // _GIBIBYTE}",
         )
     if machine.gpus:
         yield from _check_gpus(machine, shapes, of, level)
     elif machine.gpu_type is not None:
-        yield Level.WARNING, "gpu_type", ", but gpus is 0: jobs get none; set gpus"
+        yield Level.WARNING, "gpu_type", ", but gpus is 0: jobs get no GPU; set gpus"
     if machine.constraint is not None and not any(_meets(shape, machine.constraint) for shape in shapes):
         features = sorted({feature for shape in shapes for feature in shape.features})
-        yield level, "constraint", f", but no node {of} has that; the features there are {_list(features)}"
+        yield level, "constraint", f", but no node {of} meets it; the nodes have the features {_list(features)}"
 
 
 def _check_gpus(machine: Machine, shapes: Iterable[NodeShape], of: str, level: Level) -> Iterator[Said]:
     types = sorted({name for shape in shapes for name, _ in shape.gpus})
     if not types:
-        yield level, "gpus", f", but no node {of} has GPUs (Gres=gpu:... in slurm.conf); name another partition"
+        yield level, "gpus", f", but no node {of} has GPUs (Gres=gpu:... in slurm.conf); use another partition"
     elif machine.gpu_type is not None and machine.gpu_type not in types:
-        known = f"there are {', '.join(named)}" if (named := list(filter(None, types))) else "GPUs have no type there"
+        known = f"it has {', '.join(named)}" if (named := list(filter(None, types))) else "its GPUs have no type"
         yield level, "gpu_type", f", but no node {of} has such GPUs; {known}"
     elif machine.gpus > (most := max(_gpus(shape, machine.gpu_type) for shape in shapes)):
         kind = f" of type {machine.gpu_type}" if machine.gpu_type is not None else ""
@@ -180,14 +180,14 @@ def _check_gpus(machine: Machine, shapes: Iterable[NodeShape], of: str, level: L
 
 
 def _check_count(machine: Machine, partition: Partition) -> Iterator[Said]:
-    """Check that there are as many nodes as a job may have, each with all that is asked of it."""
+    """Check that the partition has as many suitable nodes as a job may request."""
     fit = partition.hidden_nodes + sum(count for shape, count in partition.shapes.items() if _fits(machine, shape))
     everything = partition.hidden_nodes + sum(partition.shapes.values())
     if not fit:
         yield (
             Level.PROBLEM,
             "cpus",
-            f", but no node of partition {partition.name} has this together with memory = {machine.memory}, "
+            f", but no node of partition {partition.name} has this many and memory = {machine.memory}, "
             f"gpus = {machine.gpus}" + (f" and the constraint {machine.constraint}" if machine.constraint else ""),
         )
     elif partition.max_nodes is not None and machine.max_nodes > partition.max_nodes:
@@ -219,7 +219,7 @@ def _gpus(shape: NodeShape, kind: str | None) -> int:
 
 
 def _meets(shape: NodeShape, constraint: str) -> bool:
-    """Return whether a node has one alternative of a constraint (sbatch(1)); counts and brackets are passed over."""
+    """Return whether a node meets one alternative of a constraint (sbatch(1)). Counts and brackets are ignored."""
     plain = re.sub(r"\*\d+|[\[\]()]", "", constraint)
     return any(set(filter(None, re.split(r"[&,]", part))) <= shape.features for part in plain.split("|"))
 

@@ -1,4 +1,4 @@
-"""Check that jobs can be given names, and nodes have addresses for them."""
+"""Check that names of jobs work, and that nodes have addresses for them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def check_names(adapter: Adapter, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
-    """Whether jobs can be given names, and nodes have addresses for them."""
+    """Check the addresses of nodes, and the methods that give a job its names."""
     addresses = find_addresses(adapter, nodes)
     if lost := sorted(node for node, found in addresses.items() if not found):
         yield Finding(
             Level.PROBLEM,
             f"{len(lost)} nodes have no address that other nodes can use ({', '.join(lost[:5])}, ...); "
-            "give NodeAddr in slurm.conf, or set peers.address",
+            "set NodeAddr in slurm.conf, or peers.address",
         )
     else:
         examples = ", ".join(f"{node} {found[0]}" for node, found in list(addresses.items())[:2])
@@ -32,23 +32,23 @@ def check_names(adapter: Adapter, nodes: Mapping[str, str], accounts: list[str])
         works = methods_that_work(adapter, accounts[0])
         if works:
             yield Finding(
-                Level.GOOD, f"names work on this machine of the cluster, by {works[0]} (works: {', '.join(works)})"
+                Level.GOOD, f"names of jobs work on the login node, by {works[0]} (possible: {', '.join(works)})"
             )
         else:
             yield Finding(
                 Level.WARNING,
-                f"names do not work on this machine of the cluster for {accounts[0]}, by none of "
-                f"{', '.join(adapter.config.peers.methods)}; where the nodes are the same, jobs with peers end as "
-                "FAILURE: allow unprivileged user namespaces, or install bubblewrap or libnss-wrapper on the nodes",
+                f"names of jobs do not work on the login node for {accounts[0]} by any of "
+                f"{', '.join(adapter.config.peers.methods)}; if the compute nodes are the same, jobs with peers fail: "
+                "allow unprivileged user namespaces, or install bubblewrap or libnss-wrapper on the nodes",
             )
     yield Finding(
         Level.NOTE,
-        "the firewall between jobs is not enforced: who reaches a node reaches every port of every job on it",
+        "the adapter sets no firewall between jobs: a client that reaches a node reaches all ports of its jobs",
     )
 
 
 def check_demo(adapter: Adapter, nodes: Mapping[str, str], accounts: list[str]) -> Iterator[Finding]:
-    """What `demo` needs besides, which no other job does."""
+    """Check what `demo` needs in addition to other jobs."""
     lacks = []
     if adapter.config.command_line.user is None:
         lacks.append("command_line.user")
@@ -67,4 +67,6 @@ def check_demo(adapter: Adapter, nodes: Mapping[str, str], accounts: list[str]) 
         if not compiles:
             lacks.append("a C compiler (cc) with a static C library on the cluster")
     if lacks:
-        yield Finding(Level.NOTE, f"the demo cannot run here: it needs {', '.join(lacks)}; other jobs do not")
+        yield Finding(
+            Level.NOTE, f"`slurm-adapter demo` cannot run here: it needs {', '.join(lacks)}; other jobs do not"
+        )

@@ -1,9 +1,8 @@
-"""Submit a probe job to each partition, and say which step failed: `check --job`.
+"""Submit a probe job to each partition, and report which step failed: `check --job`.
 
-A probe is a job like any other: it is claimed, submitted, watched and named by the code that every job goes through.
-It has two nodes if the machine table and the partition allow that. Once it runs, a second job names it as its peer,
-on a third node if there is a free one. What both see on their nodes is in their output (`templates/check/probe.sh`).
-All partitions are tried at the same time.
+A probe goes through the same code as every other job. It has two nodes if the machine table and the partition allow it.
+When it runs, a second job names it as its peer, on a third node if one is free. Both write to their output what they
+find on their nodes (`templates/check/probe.sh`). All partitions are tried at the same time.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ if TYPE_CHECKING:
     from slurm_adapter.core.records import Record
 
 START_SECONDS = 60.0
-"""How long a probe may wait in the queue."""
+"""Limit for the time of a probe in the queue."""
 
 RUN_SECONDS = 180
-"""How long a probe may take from its start on; its time limit, too. Slurm counts in minutes."""
+"""Limit for the run time of a probe, and its time limit in Slurm, which counts minutes."""
 
 ELSEWHERE_SECONDS = 15.0
-"""How long the second job may wait for a node that the first one does not have."""
+"""Limit for the time that the second job waits for a node of its own."""
 
 REMOVE_SECONDS = 60.0
 
@@ -51,7 +50,7 @@ _PAUSE = 0.3
 _HOLDERS = 'cat -- "$1"/node/holders-*.txt 2>/dev/null'
 
 USER_SCRIPTS = {"check_probe": _HOLDERS}
-"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+"""Scripts that run as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
 
 _APPLICATION = f"""
 application: v2
@@ -72,10 +71,10 @@ TOOLS = (
     "awk bash cat chmod cmp cp cut date getent grep head id ln mkdir mkfifo mktemp mount mv nsenter od readlink rm "
     "rmdir scontrol sed setsid sh sleep sort squeue srun stat tail timeout tr umount uname unshare xargs"
 )
-"""What the shell files of a job use on its nodes."""
+"""Programs that the shell files of a job need on its nodes."""
 
 _STEPS = {
-    "home": (Level.WARNING, "HOME", "make the account's home there, or mount it on the nodes"),
+    "home": (Level.WARNING, "HOME", "create the account's home there, or mount it on the nodes"),
     "temporary": (Level.PROBLEM, "temporary files", "free or mount that folder on the node"),
     "shared": (Level.PROBLEM, "the folder of the hosts files", "mount the file system of `shared` on the node"),
     "drives": (Level.WARNING, "drives", "mount them on the node, at the same path as on the login node"),
@@ -88,15 +87,15 @@ _STEPS = {
     "reach": (
         Level.PROBLEM,
         "the network between jobs",
-        "let the nodes reach each other at these addresses (routes, firewall), or set peers.address",
+        "allow connections between the nodes at these addresses (routes, firewall), or set peers.address",
     ),
 }
-"""What each step of the probe looks at, and the fix."""
+"""Each step of the probe: level of a failure, subject, and fix."""
 
 FAILURES = (
     (r"lacks programs [^:]*: ([\w.-]+(?:[ ,]+[\w.-]+)*)", "install {0} on the nodes"),
     (r"([\w.-]+): (?:command )?not found", "install {0} on the nodes"),
-    (r"(/\S*bin/[\w.-]+|\b[\w.-]+): Permission denied", "install {0} on the nodes, for all to run"),
+    (r"(/\S*bin/[\w.-]+|\b[\w.-]+): Permission denied", "make {0} executable for all users on the nodes"),
     (r"has no (\w+) \(package", "install {0} on the nodes"),
     (r"([\w./-]+): (?:unrecognized|invalid|illegal) option", "{0} on the nodes is too old; install a newer one"),
     (
@@ -110,23 +109,23 @@ FAILURES = (
         ),
         "mount the file system of jobs.folder on every node, at the same path",
     ),
-    (r"address of \S+ is not known", "let the nodes resolve the names of nodes, or set peers.address"),
+    (r"address of \S+ is not known", "make node names resolvable on the nodes, or set peers.address"),
     (r"never started|are not seen on", "mount the file system of `shared` on every node, at the same path"),
     (r"NODE_FAIL|BOOT_FAIL|node fail", "see slurmd's log on the node"),
 )
-"""Words of a probe that failed, and the fix."""
+"""Patterns in the messages of a failed probe, and their fixes."""
 
 _REFUSALS = (
-    (r"folder .* could not be made", "make the folder of jobs as the account, or see jobs.folder"),
-    (r"account|association|qos", "give the account the right (sacctmgr), or name another account or qos"),
-    (r"group|partition", "let the account use the partition (AllowGroups, AllowAccounts in slurm.conf)"),
+    (r"folder .* could not be made", "create the folder of jobs as the account, or change jobs.folder"),
+    (r"account|association|qos", "give the account the permission (sacctmgr), or use another account or qos"),
+    (r"group|partition", "allow the account to use the partition (AllowGroups, AllowAccounts in slurm.conf)"),
     (r"", "see the messages of slurmctld"),
 )
 
 
 @dataclass(slots=True)
 class _Probe:
-    """One partition that is tried."""
+    """The probe jobs of one partition."""
 
     name: str
     machine: Machine
@@ -137,22 +136,22 @@ class _Probe:
     began: float = field(default_factory=time.monotonic)
     done: bool = False
     runs: bool = False
-    """Its first job was seen to run."""
+    """True if its first job was seen running."""
     elsewhere: bool = False
-    """Its second job is to have another node than the first."""
+    """True if its second job must have another node than the first."""
     trouble: str = ""
-    """Why its second job could not be submitted yet."""
+    """Why its second job was not submitted yet."""
 
 
 def probe_site(adapter: Adapter, user: str | None) -> Iterator[Finding]:
-    """Try every partition of the machine table as a user. Nothing of it is left when this ends."""
+    """Try every partition of the machine table as a user. Remove all probe jobs at the end."""
     owner = _choose_owner(adapter, user)
     account = adapter.account_of(owner)
     with adapter.probe_lock() as ours:
         if not ours:
-            yield Finding(Level.PROBLEM, "another `check --job` is at work on this site; wait until it is done")
+            yield Finding(Level.PROBLEM, "another `check --job` is running on this site; wait for its end")
             return
-        _remove(adapter)  # what a check that was killed has left
+        _remove(adapter)  # left by a check that was killed
         probes.begin(adapter)
         try:
             yield from _try_all(adapter, owner, account)
@@ -161,17 +160,17 @@ def probe_site(adapter: Adapter, user: str | None) -> Iterator[Finding]:
         if remaining:
             yield Finding(
                 Level.WARNING,
-                f"probe jobs {', '.join(remaining)} have not ended yet; the next check, or sync, removes them",
+                f"probe jobs {', '.join(remaining)} have not ended yet; the next check or sync removes them",
             )
         else:
-            yield Finding(Level.GOOD, "the probe jobs are gone again, with their folders and records")
+            yield Finding(Level.GOOD, "the probe jobs were removed, with their folders and records")
 
 
 def _choose_owner(adapter: Adapter, user: str | None) -> Owner:
     config = adapter.config
     name = user or config.command_line.user or next(iter(config.identity.users), None)
     if name is None:
-        raise InvalidInput("as whom? Give --user, a user of UCloud, or set command_line.user in the configuration")
+        raise InvalidInput("the probe jobs need an owner: give --user, or set command_line.user in the configuration")
     return Owner(created_by=name, project=None if user else config.command_line.project)
 
 
@@ -182,8 +181,8 @@ def _try_all(adapter: Adapter, owner: Owner, account: str) -> Iterator[Finding]:
         yield Finding(Level.NOTE, f"{probe.name}: trying {probe.nodes} nodes as {account} (user {owner.created_by})")
         partition = partitions.get(probe.machine.partition)
         if partition is None or partition.state != "UP":
-            state = "not there" if partition is None else partition.state
-            yield Finding(Level.PROBLEM, f"{probe.name}: the partition is {state}; nothing was submitted to it")
+            state = "missing" if partition is None else partition.state
+            yield Finding(Level.PROBLEM, f"{probe.name}: the partition is {state}; no job was submitted to it")
             continue
         try:
             probe.server = _submit(adapter, owner, probe, None)
@@ -202,7 +201,7 @@ def _try_all(adapter: Adapter, owner: Owner, account: str) -> Iterator[Finding]:
 
 
 def _choose(adapter: Adapter, partitions: Mapping[str, Partition]) -> Iterator[_Probe]:
-    """The smallest machine of each partition, account and QOS."""
+    """Yield a probe for the smallest machine of each partition, account and QOS."""
     smallest: dict[tuple[str | None, ...], tuple[Machine, tuple[str, str]]] = {}
     for category, products in adapter.config.machines.items():
         for name, machine in products.items():
@@ -222,7 +221,7 @@ def _choose(adapter: Adapter, partitions: Mapping[str, Partition]) -> Iterator[_
 
 
 def _submit(adapter: Adapter, owner: Owner, probe: _Probe, peer: Record | None) -> Record:
-    """Submit the first job of a probe, or with a peer its second one."""
+    """Submit the first job of a probe, or with `peer` its second job."""
     shared = "" if adapter.config.peers.private else adapter.peers_folder
     hosts = [] if peer is None else ["probe", *(f"probe-{rank}" for rank in range(peer.replicas))]
     values = {
@@ -253,12 +252,12 @@ def _submit(adapter: Adapter, owner: Owner, probe: _Probe, peer: Record | None) 
 
 
 def _step(adapter: Adapter, owner: Owner, probe: _Probe) -> Iterator[Finding]:
-    """Look at one probe after a sync, and go on with it."""
+    """Take the next step of one probe after a sync."""
     if probe.server is None:
         return
     server = probe.server = adapter.store.get(probe.server.id)
     client = probe.client = None if probe.client is None else adapter.store.get(probe.client.id)
-    if server.state.final:  # its peer would wait for it in vain
+    if server.state.final:  # its peer would wait until its own time limit
         yield from _judge(adapter, probe, server)
     elif client is None and server.state is JobState.RUNNING and server.addresses:
         yield from _add_client(adapter, owner, probe, server)
@@ -273,7 +272,7 @@ def _step(adapter: Adapter, owner: Owner, probe: _Probe) -> Iterator[Finding]:
 
 
 def _has_looked(adapter: Adapter, server: Record) -> bool:
-    """Return whether the first job has looked at all that there is on each of its nodes."""
+    """Return whether the first job has finished its checks on each of its nodes."""
     return {node for node, step, _ in _output(adapter, server) if step == "end"} >= set(server.nodes)
 
 
@@ -292,14 +291,14 @@ def _add_client(adapter: Adapter, owner: Owner, probe: _Probe, server: Record) -
 
 
 def _await(adapter: Adapter, probe: _Probe, current: Record) -> Iterator[Finding]:
-    """Wait for the end of a probe's job, but not for ever."""
+    """Wait for a probe's job up to a limit."""
     late = time.monotonic() - probe.began
     if current.state is JobState.RUNNING:
         if late > RUN_SECONDS:
             probe.done = True
             yield Finding(
                 Level.PROBLEM,
-                f"{probe.name}: job {current.id} is not done after {RUN_SECONDS} s on {', '.join(current.nodes)}: "
+                f"{probe.name}: job {current.id} did not end within {RUN_SECONDS} s on {', '.join(current.nodes)}: "
                 f"{_last_words(adapter, current)}",
             )
     elif "does not start until" in current.status:
@@ -314,13 +313,13 @@ def _await(adapter: Adapter, probe: _Probe, current: Record) -> Iterator[Finding
         probe.done = True
         yield Finding(
             Level.WARNING,
-            f"{probe.name}: job {current.id} did not start within {START_SECONDS:.0f} s: {current.status}; nothing "
-            "more was tried there. If the partition is full, try again later",
+            f"{probe.name}: job {current.id} did not start within {START_SECONDS:.0f} s: {current.status}. If the "
+            "partition is full, try again later",
         )
 
 
 def _judge(adapter: Adapter, probe: _Probe, ended: Record) -> Iterator[Finding]:
-    """Say what a probe has found, and why its job failed if it did."""
+    """Report the findings of a probe, and why its job failed."""
     probe.done = True
     seen = [line for record in (probe.server, probe.client) if record is not None for line in _output(adapter, record)]
     for step, (level, what, fix) in _STEPS.items():
@@ -328,18 +327,18 @@ def _judge(adapter: Adapter, probe: _Probe, ended: Record) -> Iterator[Finding]:
         if bad:
             yield Finding(level, f"{probe.name}: {what}: {'; '.join(bad)}. {fix[0].upper()}{fix[1:]}")
         elif nodes := sorted({node for node, name, _ in seen if name == step}):
-            yield Finding(Level.GOOD, f"{probe.name}: {what}: all is well on {', '.join(nodes)}")
+            yield Finding(Level.GOOD, f"{probe.name}: {what}: good on {', '.join(nodes)}")
     if ended.state is JobState.SUCCESS:
         return
     said = f"{ended.status}; {_last_words(adapter, ended)}{probe.trouble}"
-    where = f" on {', '.join(ended.nodes)}" if ended.nodes else ""
+    place = f" on {', '.join(ended.nodes)}" if ended.nodes else ""
     yield Finding(
-        Level.PROBLEM, f"{probe.name}: job {ended.id} failed{where}: {said}. To fix it: {find_fix(said, FAILURES)}"
+        Level.PROBLEM, f"{probe.name}: job {ended.id} failed{place}: {said}. To fix it: {find_fix(said, FAILURES)}"
     )
 
 
 def find_fix(said: str, known: tuple[tuple[str, str], ...]) -> str:
-    """Return the fix of the first pattern that is found in these words."""
+    """Return the fix for the first pattern that matches."""
     for pattern, fix in known:
         if (found := re.search(pattern, said, re.IGNORECASE)) is not None:
             return fix.format(*found.groups())
@@ -352,13 +351,13 @@ def _refused(probe: _Probe, step: str, error: AdapterError) -> Finding:
 
 
 def _output(adapter: Adapter, record: Record) -> list[tuple[str, str, str]]:
-    """Return node, step and words of each line that a probe has written."""
+    """Return node, step and message of each line of a probe's output."""
     text = b"".join(piece.data for piece in logs.read(adapter, record) if not piece.is_error).decode(errors="replace")
     return re.findall(r"^probe\t([^\t\n]+)\t([^\t\n]+)\t(.*)$", text, re.MULTILINE)
 
 
 def _last_words(adapter: Adapter, record: Record) -> str:
-    """Return the end of a job's stderr and of the log of what gives it its names."""
+    """Return the end of a job's stderr and of the log of the processes that hold its names."""
     log = Command(("/bin/sh", "-c", _HOLDERS, "sh", record.folder), user=record.account)
     try:
         errors = b"".join(piece.data for piece in logs.read(adapter, record) if piece.is_error)
@@ -366,11 +365,11 @@ def _last_words(adapter: Adapter, record: Record) -> str:
     except AdapterError as error:
         return str(error)
     lines = [line for text in texts for line in dict.fromkeys(text.strip().splitlines()[-4:])]
-    return " | ".join(lines)[-800:] or "it said nothing"
+    return " | ".join(lines)[-800:] or "no output"
 
 
 def _remove(adapter: Adapter) -> list[str]:
-    """Remove all probes, with passes until they have ended; the ids of those that have not."""
+    """Cancel and remove all probes, and sync until they have ended. Return the ids of jobs that have not."""
     limit = time.monotonic() + REMOVE_SECONDS
     while True:
         remaining: list[str] = ["?"]

@@ -1,4 +1,4 @@
-"""Check that UCloud and the adapter know each other."""
+"""Check the connection between UCloud and the adapter."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def check_key(adapter: Adapter) -> Iterator[Finding]:
-    """Whether UCloud's tokens can be told from others'."""
+    """Check that the key which verifies UCloud's tokens can be read."""
     if (settings := adapter.config.ucloud) is None:
         return
     try:
         from slurm_adapter.ucloud.key import UcloudKey  # noqa: PLC0415  # the extra `serve`
     except ImportError:
-        return  # the receiver needs it, too, and says so
+        return  # the receiver reports it
     UcloudKey(settings)
-    yield Finding(Level.GOOD, f"ucloud.key: {settings.key} holds the key by which UCloud is known")
+    yield Finding(Level.GOOD, f"ucloud.key: {settings.key} has the key that verifies UCloud's requests")
 
 
 def check_provider(adapter: Adapter) -> Iterator[Finding]:
-    """Whether UCloud lets the adapter in."""
+    """Check that UCloud accepts the adapter as a provider."""
     if (settings := adapter.config.ucloud) is None:
         return
     if (doubt := unknown_here.doubts(adapter)) is not None:
@@ -38,16 +38,16 @@ def check_provider(adapter: Adapter) -> Iterator[Finding]:
 
     if receiver is not None:
         token = receiver.check()
-        yield Finding(Level.GOOD, f"UCloud at {settings.url} takes the refresh token")
+        yield Finding(Level.GOOD, f"UCloud at {settings.url} accepts the refresh token")
         yield from _check_token(adapter.config.provider, settings, token)
     if settings.url.startswith("http://") and not is_loopback(settings.url):
         yield Finding(
-            Level.WARNING, f"ucloud.url: {settings.url} is not encrypted: who listens may act as this provider"
+            Level.WARNING, f"ucloud.url: {settings.url} is not encrypted: an eavesdropper can act as this provider"
         )
 
 
 def _check_token(provider: str, settings: Ucloud, token: str) -> Iterator[Finding]:
-    """Check whom UCloud takes this program for, and that `ucloud.key` is the key by which it signs."""
+    """Check that the token names this provider, and that `ucloud.key` verifies UCloud's signature."""
     from slurm_adapter.core.errors import Forbidden, NotAuthenticated  # noqa: PLC0415
     from slurm_adapter.ucloud.key import UcloudKey, read_claims  # noqa: PLC0415
 
@@ -55,7 +55,7 @@ def _check_token(provider: str, settings: Ucloud, token: str) -> Iterator[Findin
     if claims is None:
         yield Finding(
             Level.WARNING,
-            f"ucloud.url: UCloud at {settings.url} gives access tokens that are no JWT; whose they are is not known",
+            f"ucloud.url: the access tokens of UCloud at {settings.url} are not JWTs, so their provider is unknown",
         )
         return
     subject, issuer = f"#P_{provider}", claims.get("iss")
@@ -63,31 +63,31 @@ def _check_token(provider: str, settings: Ucloud, token: str) -> Iterator[Findin
         other = str(claims.get("sub")).removeprefix("#P_")
         yield Finding(
             Level.PROBLEM,
-            f'provider = "{provider}", but the refresh token is that of provider "{other}": write that, or the refresh '
-            f"token that UCloud shows for {provider} into {settings.refresh_token}",
+            f'provider = "{provider}", but the refresh token belongs to provider "{other}": write "{other}", or put '
+            f"the refresh token that UCloud shows for {provider} into {settings.refresh_token}",
             ("provider",),
         )
     if issuer != settings.issuer:
         yield Finding(
             Level.PROBLEM,
-            f'issuer = "{settings.issuer}", but tokens of UCloud at {settings.url} say "{issuer}": all its calls would '
-            "be refused; write that",
+            f'issuer = "{settings.issuer}", but tokens of UCloud at {settings.url} have "{issuer}": all its requests '
+            f'would be refused; write "{issuer}"',
             ("ucloud", "issuer"),
         )
         return
     try:
         UcloudKey(settings).claims(token)
     except InvalidConfig:
-        return  # `check_key` says so
+        return  # `check_key` reports it
     except (NotAuthenticated, Forbidden) as error:
         yield Finding(
             Level.PROBLEM,
-            f'key = "{settings.key}", but the access token that UCloud gives does not fit: {error}; write the '
-            "public key that UCloud shows for this provider there",
+            f'key = "{settings.key}", but it does not verify UCloud\'s access token: {error}; put the public key that '
+            "UCloud shows for this provider there",
             ("ucloud", "key"),
         )
         return
     if claims.get("sub") == subject:
         yield Finding(
-            Level.GOOD, f"UCloud knows this program as provider {provider}, and signs by the key in ucloud.key"
+            Level.GOOD, f"UCloud accepts the adapter as provider {provider}, and ucloud.key verifies its signature"
         )
