@@ -1,8 +1,8 @@
 """The demo: a database job, and a web application that finds it by the name `database`.
 
-The two specifications are those of UCloud's documentation, as data. What they run are two small C programs that come
-with this one: they are compiled on the cluster, statically, and the name stands in the web application's source and
-nowhere in its job. Each job gets a node of its own, so that what is shown crosses the network.
+The two specifications are examples of UCloud's documentation. They run two small C programs, which are compiled
+statically on the cluster. The source of the web application has the name, its job does not. Each job gets its own node,
+so that the connection goes over the network.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DATABASE = {
     "restartOnExit": None,
     "sshEnabled": None,
 }
-"""The seed's first call; `product` is added, and a time limit, so that a forgotten demo does not run on."""
+"""The first example. `product` and a time limit are added; the limit ends a forgotten demo."""
 
 WEB_APP = {
     "application": {"name": "acme-web-app", "version": "1.0.0"},
@@ -63,10 +63,10 @@ WEB_APP = {
     "restartOnExit": None,
     "sshEnabled": None,
 }
-"""The seed's second call; `resources` names the database's id."""
+"""The second example. `resources` with the database's id is added."""
 
 PATIENCE = 300.0
-"""Seconds that each step may take; a busy cluster may need them."""
+"""Limit of each step in seconds. A busy cluster needs a long one."""
 
 _BUILD = r"""
 umask 077
@@ -86,25 +86,25 @@ class _Stage:
     began: float = field(default_factory=time.monotonic)
 
     def say(self, who: str, text: str) -> None:
-        """One line of the story, as it happens."""
+        """Print one line about an event."""
         clock = click.style(f"{time.monotonic() - self.began:5.1f}s", dim=True)
         click.echo(f"{clock}  {who:<8}  {text}")
         sys.stdout.flush()
 
 
 def run_demo(config_path: Path | None, say: Callable[[str], None]) -> None:
-    """Run it, and tell it on stdout. Without a configuration a sandbox is installed and brought up.
+    """Run the demo, and print its events to stdout. Without a configuration, install and start a sandbox.
 
-    Raises `Refused` where the web application did not reach the database by its name on another node, and
-    `InvalidConfig` where this cluster cannot show it.
+    Raises `Refused` if the web application did not reach the database by its name on another node, and `InvalidConfig`
+    if this cluster cannot run the demo.
     """
     if config_path is None:
-        from slurm_adapter import sandbox  # noqa: PLC0415  # only the demo without a cluster needs it
+        from slurm_adapter import sandbox  # noqa: PLC0415  # needed only without a cluster
 
         config_path = sandbox.up(say=say)
     config = load_config(config_path)
     if not config.command_line.user:
-        raise InvalidConfig(f"{config_path}: the demo needs command_line.user: whose jobs are these?")
+        raise InvalidConfig(f"{config_path}: the demo needs command_line.user, the owner of its jobs")
     owner = Owner(created_by=config.command_line.user, project=config.command_line.project)
     with Adapter(config) as known:
         account = known.account_of(owner)
@@ -141,7 +141,7 @@ def _build(stage: _Stage, account: str, folder: str) -> None:
     if result.status != 0:
         raise InvalidConfig(
             f"the demo's programs could not be compiled on the cluster as {account}: {result.complaint}; "
-            "it needs a C compiler (cc) with a static C library there"
+            "install a C compiler (cc) with a static C library there"
         )
     stage.say("cluster", f"compiled {' and '.join(PROGRAMS)} as {account}, statically linked")
 
@@ -165,11 +165,11 @@ def _play(stage: _Stage) -> None:
         answer = b"".join(piece.data for piece in logs.read(stage.adapter, web_app) if not piece.is_error)
         for line in answer.decode(errors="replace").splitlines():
             stage.say("web app", click.style(safe(line), fg="green", bold=True))
-        where = _check(stage.adapter.store.get(database.id), web_app, answer)
+        nodes = _check(stage.adapter.store.get(database.id), web_app, answer)
     finally:
         cancel.cancel(stage.adapter, [database.id])
     _until(stage, "database", database, JobState.SUCCESS)
-    stage.say("demo", f"done: a job on {where[0]} reached a job on {where[1]} by the name database")
+    stage.say("demo", f"done: a job on {nodes[0]} reached a job on {nodes[1]} by the name database")
 
 
 def _submit(stage: _Stage, who: str, specification: dict[str, object]) -> Record:
@@ -185,15 +185,15 @@ def _submit(stage: _Stage, who: str, specification: dict[str, object]) -> Record
 
 
 def _until(stage: _Stage, who: str, record: Record, wanted: JobState) -> Record:
-    """Pass after pass until the job has come that far; its changes are told. Raises `Refused` where it will not."""
+    """Sync until the job has a state, and print its changes. Raises `Refused` if it cannot reach the state."""
     limit = time.monotonic() + PATIENCE
     while True:
         with stage.adapter.sync_lock() as ours:
             report = sync(stage.adapter) if ours else None
         new = stage.adapter.store.get(record.id)
         if (new.state, new.status) != (record.state, record.status):
-            where = f" on {', '.join(new.nodes)} ({new.addresses[0][0]})" if new.addresses else ""
-            stage.say(who, f"{state(new.state)}{where if new.state is JobState.RUNNING else ''}  {safe(new.status)}")
+            place = f" on {', '.join(new.nodes)} ({new.addresses[0][0]})" if new.addresses else ""
+            stage.say(who, f"{state(new.state)}{place if new.state is JobState.RUNNING else ''}  {safe(new.status)}")
         record = new
         if record.state is wanted or (record.state.final and wanted is JobState.RUNNING and not _failed(record)):
             return record
@@ -201,7 +201,7 @@ def _until(stage: _Stage, who: str, record: Record, wanted: JobState) -> Record:
             errors = b"".join(piece.data for piece in logs.read(stage.adapter, record))
             problems = "; ".join(report.problems) if report else ""
             raise Refused(
-                f"job {record.id} is {record.state} and not {wanted}: {record.status} {problems}\n"
+                f"job {record.id} is {record.state} instead of {wanted}: {record.status} {problems}\n"
                 + safe(errors.decode(errors="replace")[-2000:].strip().replace("\n", " | "))
             )
         time.sleep(0.3)
@@ -212,16 +212,16 @@ def _failed(record: Record) -> bool:
 
 
 def _show_hosts(stage: _Stage) -> None:
-    stage.say("hosts", "the cluster's shared hosts file says:")
+    stage.say("hosts", "the cluster's shared hosts file:")
     for line in job_output.hosts_text(stage.adapter, None).splitlines():
         click.echo(f"                    {safe(line)}")
 
 
 def _check(database: Record, web_app: Record, answer: bytes) -> tuple[str, str]:
-    """The two nodes. Raises `Refused` unless the answer came from the database's address, on another node."""
+    """Return the two nodes. Raises `Refused` unless the answer came from the database's address on another node."""
     if not web_app.nodes or not database.nodes or set(web_app.nodes) & set(database.nodes):
         raise Refused(f"both jobs ran on {', '.join(database.nodes) or '?'}; the demo needs two nodes")
     addresses = database.addresses[0] if database.addresses else ()
     if not any(f"database is {address}, and answers: you are visitor ".encode() in answer for address in addresses):
-        raise Refused(f"the web application did not get an answer from {', '.join(addresses)}; it said: {answer!r}")
+        raise Refused(f"the web application got no answer from {', '.join(addresses)}; its output: {answer!r}")
     return web_app.nodes[0], database.nodes[0]

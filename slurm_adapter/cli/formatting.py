@@ -1,4 +1,4 @@
-"""What people see on a terminal: tables, times, colours. Piped output has no colour and is never cut."""
+"""Format output for people: tables, times, colours. Piped output has no colours and is never cut."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _COLOURS = {
 
 
 def safe(text: str) -> str:
-    """Text of a user's, without control characters that a terminal would obey."""
+    """Return text with control characters escaped, so that a terminal does not interpret them."""
     return "".join(c if c == "\t" or unicodedata.category(c)[0] != "C" else f"\\x{ord(c):02x}" for c in text)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wide: int = -1) -> str:
-    """Columns side by side. On a terminal the column `wide` is cut to what is left of the line."""
+    """Return an aligned table. On a terminal, cut the column `wide` to the width that is left."""
     cells = [[safe(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     if sys.stdout.isatty():
@@ -46,12 +46,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wide: int = -
 
 
 def state(value: JobState) -> str:
-    """A state in its colour."""
+    """Return a state in its colour."""
     return click.style(value, fg=_COLOURS[value])
 
 
 def ago(when: float | None, now: float) -> str:
-    """How long ago, in the largest unit that gives at least two of it: `90s`, `15m`, `7h`, `3d`."""
+    """Return the age in the largest unit of which there are at least two: `90s`, `15m`, `7h`, `3d`."""
     if when is None:
         return "-"
     seconds = max(0, int(now - when))
@@ -62,7 +62,7 @@ def ago(when: float | None, now: float) -> str:
 
 
 def moment(when: float | None) -> str:
-    """A time in the local zone, to the second, with the zone's offset."""
+    """Return a time in the local time zone, with seconds and the zone's offset."""
     return "-" if when is None else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(when))
 
 

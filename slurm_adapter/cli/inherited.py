@@ -1,6 +1,6 @@
-"""What this process inherits from its starter (cron, nohup, a service manager), and must not pass on.
+"""Reset signals that this process inherits from cron, nohup or a service manager, and must not pass on.
 
-Python restores SIGPIPE and SIGXFSZ in its child processes, and closes descriptors there. The rest is here.
+Python itself restores SIGPIPE and SIGXFSZ in child processes, and closes descriptors there.
 """
 
 from __future__ import annotations
@@ -8,15 +8,14 @@ from __future__ import annotations
 import signal
 
 _TO_DEFAULT = {signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
-"""An ignored SIGCHLD hides the exit codes of child processes. The others belong to a terminal's foreground."""
+"""Signals that get the default action. An ignored SIGCHLD hides exit codes; the others belong to job control."""
 
 
 def reset_signals() -> None:
     """Unblock all signals, and let child processes start with the default action for each.
 
-    A signal that this process was told to ignore is still without effect on it: it gets a handler that does nothing,
-    since execve(2) resets handlers, and keeps what is ignored. Call it in the main thread, before any other thread
-    starts.
+    An ignored signal still has no effect on this process: it gets a handler that does nothing. execve(2) resets
+    handlers, but keeps ignored signals. Call this in the main thread, before any other thread starts.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:

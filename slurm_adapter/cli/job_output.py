@@ -1,4 +1,4 @@
-"""Jobs as people and scripts read them: a table, a page, JSON."""
+"""Show jobs as a table, a page or JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def job_table(records: Sequence[Record], now: float) -> str:
-    """One line for each job; what it was last told comes last, and is cut where the terminal ends."""
+    """Return a table with one line for each job. A terminal cuts the status, which is the last column."""
     header = ("ID", "STATE", "AGE", "SLURM", "USER", "APPLICATION", "NODES", "STATUS")
     rows = [
         (
@@ -43,7 +43,7 @@ def job_table(records: Sequence[Record], now: float) -> str:
 
 
 def job_page(record: Record, updates: Iterable[Update], peers: Mapping[str, Record]) -> str:
-    """All that is known of one job."""
+    """Return the details of one job, and its history."""
     specification = json.loads(record.specification)
     named = [
         f"{peer.hostname} is job {peer.job_id}"
@@ -78,7 +78,7 @@ def job_page(record: Record, updates: Iterable[Update], peers: Mapping[str, Reco
 
 
 def as_json(record: Record) -> dict[str, Any]:
-    """A job for programs; times are seconds since the epoch."""
+    """Return a job for programs. Times are seconds since the epoch."""
     specification = JobSpecification.model_validate_json(record.specification)
     return {
         "id": record.id,
@@ -105,14 +105,14 @@ def as_json(record: Record) -> dict[str, Any]:
 
 
 def updates_as_json(updates: Iterable[Update]) -> list[dict[str, Any]]:
-    """What was to be told of a job, for programs."""
+    """Return the status updates of a job for programs."""
     return [{"time": update.time, "state": update.state, "status": update.status} for update in updates]
 
 
 def hosts_text(adapter: Adapter, id_: str | None) -> str:
-    """The shared hosts file, or the view of one job; from what is remembered where views are private.
+    """Return the shared hosts file, or the one of a job. If `peers.private`, it is computed from the database.
 
-    Raises `NotFound` for the view of a job that has none.
+    Raises `NotFound` if the job has ended.
     """
     if id_ is None and not adapter.config.peers.private:
         return peer_files.read(adapter.transport, adapter.peers_folder).shared.decode(errors="replace")
@@ -123,16 +123,16 @@ def hosts_text(adapter: Adapter, id_: str | None) -> str:
         return hosts_file.shared_block(groups)
     record = adapter.store.get(id_)
     if record.stage is Stage.ENDED:
-        raise NotFound(f"job {id_} has ended ({record.state}), and its hosts file with it")
+        raise NotFound(f"job {id_} has ended ({record.state}), so its hosts file was removed")
     return hosts_file.view(group for group in groups if group.consumer == id_)
 
 
 def _slurm(record: Record) -> str:
     if record.slurm_id is None:
-        return {Stage.CLAIMED: "not handed over yet", Stage.SUBMITTING: "handed over; no answer yet"}.get(
+        return {Stage.CLAIMED: "not dispatched yet", Stage.SUBMITTING: "dispatched; not confirmed yet"}.get(
             record.stage, "-"
         )
-    again = f", started again {record.restarts} times" if record.restarts else ""
+    again = f", restarts: {record.restarts}" if record.restarts else ""
     return f"{record.slurm_id}  {record.token}{again}"
 
 

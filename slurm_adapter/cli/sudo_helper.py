@@ -1,8 +1,7 @@
-"""The helper that a site may install for sudo: the only program that its rule for the adapter then names.
+"""The sudo helper: a script that a site can install, so that its sudo rule for the adapter allows only this program.
 
-It runs as the account that sudo has changed to, never as root, and starts what it is given only if that is one of the
-adapter's own commands: each script is compared with the helper's own copy, which belongs to root, and what else decides
-about what runs (PATH, folders, numbers) with the site's configuration.
+It runs as the target account of sudo, never as root, and executes only the adapter's own commands. It compares each
+script with its own copy, which belongs to root, and compares PATH, folders and numbers with the site's configuration.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ _MODULES = (
 )  # fmt: skip
 
 SCRIPTS = {name: script for module in _MODULES for name, script in module.USER_SCRIPTS.items()}
-"""All that runs as the account of a user, by the names that the helper has for it."""
+"""All scripts that run as the account of a user, by their names in the helper."""
 
 
 def render(config: Config) -> str:
-    """Return the helper of a site: a shell script."""
+    """Return the helper script of a site."""
     cluster = config.cluster
     values = {
         "lowest": str(config.identity.lowest_uid),

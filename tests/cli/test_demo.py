@@ -25,7 +25,7 @@ STORY = (
     r"web app +submitted: job \d+, Slurm job \d+",
     r"web app +its specification names job \d+ as its peer database",
     r"web app +RUNNING on (?P<client>node\d+)",
-    r"hosts +the cluster's shared hosts file says:",
+    r"hosts +the cluster's shared hosts file:",
     r"(?P=address) database\.\d+\.peers\n",
     r"web app +SUCCESS  Your job ended with exit code 0",
     r"acme-web-app on (?P=client): database is (?P=address), and answers: you are visitor \d+",
