@@ -38,13 +38,13 @@ def end_orphans(adapter: Adapter, receiver: Receiver, *, end_many: bool = False)
     ours = store.expected()
     asked = float(store.fact(_ASKED) or 0)
     if ours and not asked <= now < asked + ASK_SECONDS:
-        known = receiver.known(ours)
+        known = receiver.exists(ours)
         store.note_unknown([id_ for id_ in ours if id_ not in known], now)
         store.set_fact(_ASKED, str(now))
     doubtful = store.unknown_since(now - UNKNOWN_SECONDS)
     if not doubtful:
         return []
-    known = receiver.known([record.id for record in doubtful])
+    known = receiver.exists([record.id for record in doubtful])
     store.note_unknown(known, None)
     # What is due still was refused a moment ago.
     denied = sorted(known & {message.job_id for message in store.due(after=0, limit=1000)})

@@ -50,7 +50,7 @@ def deliver(store: Store, receiver: Receiver, now: float, stops: Callable[[], bo
         wanted = [message for message in wanted if message.number in due]
         numbers = [message.number for message in wanted]
         try:
-            told = receiver.tell(wanted)
+            told = receiver.deliver(wanted)
         except Unknown:
             raise  # they are looked for before they are sent again
         except AdapterError:

@@ -114,7 +114,7 @@ def _tell(adapter: Adapter, receiver: Receiver, ids: Iterable[str]) -> None:
         Message(number, id_, adapter.clock(), JobState.FAILURE, NO_LONGER_AVAILABLE, JobState.IN_QUEUE, fresh=True)
         for number, id_ in enumerate(ids)
     ]
-    told = receiver.tell(messages) if messages else None
+    told = receiver.deliver(messages) if messages else None
     if told is not None and told.problems:
         raise Unknown("\n".join(told.problems))
 

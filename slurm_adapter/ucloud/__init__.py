@@ -1,1 +1,1 @@
-"""Who is told what becomes of jobs: an interface, and one file for each way."""
+"""UCloud: its API client, the verification of its tokens, and the delivery of job updates."""

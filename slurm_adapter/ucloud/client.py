@@ -26,30 +26,30 @@ if TYPE_CHECKING:
 
 
 RENEW_SECONDS = 180
-"""An access token is renewed when it has less than this left."""
+"""An access token is renewed if it expires within so many seconds."""
 
 
 LIFETIME = 600
-"""Seconds that an access token is good for that does not say so itself."""
+"""Lifetime in seconds of an access token that does not contain its own."""
 
 
 BACK_OFF = (10, 320)
-"""Seconds for which a refresh token that was refused is not shown again: at first, and at most."""
+"""Seconds before a refused refresh token is used again: after the first refusal, and at most."""
 
 
 CALL_SECONDS = 10
-"""For a whole call; a connection has five of them. Jobs are not looked after meanwhile."""
+"""Timeout in seconds of a whole call, during which no jobs are synced. A connection has five of these seconds."""
 
 
 MOST_BYTES = 64 * 1024 * 1024
-"""Of an answer."""
+"""Maximum size of an answer."""
 
 
 _REFRESH = "/auth/providers/refresh"
 
 
 def is_loopback(url: str) -> bool:
-    """Whether this URL leads to this machine."""
+    """Return whether this URL leads to this machine."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -58,7 +58,7 @@ def is_loopback(url: str) -> bool:
 
 
 def read_refresh_token(path: Path) -> str:
-    """The token in this file. Raises `InvalidConfig` where it cannot be read, or others can."""
+    """Return the token in this file. Raises `InvalidConfig` if it cannot be read, or if others can read it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -69,7 +69,7 @@ def read_refresh_token(path: Path) -> str:
     except OSError as error:
         raise InvalidConfig(
             f"ucloud.refresh_token: {path} cannot be read: {error.strerror}; write the refresh token that UCloud "
-            "showed there, for the adapter's account only (mode 600)"
+            "showed into this file, readable by the adapter's account only (mode 600)"
         ) from error
     if not stat.S_ISREG(mode) or mode & 0o077:
         raise InvalidConfig(
@@ -78,7 +78,9 @@ def read_refresh_token(path: Path) -> str:
         )
     token = content.strip()
     if not re.fullmatch(rb"[\x21-\x7e]+", token):
-        raise InvalidConfig(f"ucloud.refresh_token: {path} holds no token: one line, as UCloud showed it")
+        raise InvalidConfig(
+            f"ucloud.refresh_token: {path} holds no token; write the token as one line, as UCloud showed it"
+        )
     return token.decode()
 
 
@@ -86,20 +88,20 @@ def read_refresh_token(path: Path) -> str:
 class _Answer:
     status: int
     body: Any
-    """What JSON it held; None where it held none."""
+    """The decoded JSON; None if the answer was not JSON."""
 
     @property
     def why(self) -> str:
-        """UCloud's own words."""
+        """Return UCloud's own explanation."""
         why = self.body.get("why") if isinstance(self.body, dict) else None
         return why[:500] if isinstance(why, str) and why else "no reason given"
 
     @property
     def missing(self) -> bool:
-        """There is nothing of this id, or it is not this provider's.
+        """Return whether the resource does not exist, or belongs to another provider.
 
-        The newer core answers a question for such a resource with 403 and words of its own; the 403 of one that does
-        not let this program in says `Forbidden`.
+        For such a resource the newer core answers 403 with a text of its own. If it refuses this program, its 403 says
+        `Forbidden`.
         """
         return self.status == 404 or (self.status == 403 and self.why.lower() == "write permission is required")
 
@@ -112,9 +114,9 @@ class _Access:
 
 
 class Client:
-    """Calls UCloud as the provider, with time limits on all it does. For one thread at a time.
+    """An HTTP client that calls UCloud as the provider, with a timeout on every call. For one thread at a time.
 
-    The refresh token is read anew whenever one is needed, so that a token that was renewed is taken up at once.
+    It reads the refresh token from its file at each use, so that a renewed token is used at once.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class Client:
         *,
         seconds: float = CALL_SECONDS,
     ) -> None:
-        """`seconds` are for a whole call."""
+        """Make a client; `seconds` is the timeout of a whole call."""
         self._seconds = seconds
         self.url = url.rstrip("/")
         self._file = refresh_token
@@ -140,11 +142,14 @@ class Client:
         )
 
     def post(self, path: str, body: Mapping[str, Any]) -> _Answer:
-        """Call it; any 2xx, 400 and 404 are answers. Raises as `Receiver.tell` does, and nothing in it is secret."""
+        """Send a request and return the answer: any 2xx, 400, 404, 413 or 422.
+
+        Raises as `Receiver.deliver` does. The error contains no secret.
+        """
         return self._ask("POST", path, body, {})
 
     def get(self, path: str, query: Mapping[str, str]) -> _Answer:
-        """See `post`; that it is `missing` is an answer, too."""
+        """Send a request as `post` does; an answer that is `missing` is returned, too."""
         return self._ask("GET", path, None, query)
 
     def close(self) -> None:
@@ -152,22 +157,22 @@ class Client:
         self._http.close()
 
     def refresh(self) -> str:
-        """A new access token. Raises `Refused` where UCloud does not take the refresh token."""
+        """Return a new access token. Raises `Refused` if UCloud does not accept the refresh token."""
         refresh = read_refresh_token(self._file)
         digest = hashlib.sha256(refresh.encode()).digest()
         now, before = self._clock(), self._rejection
         if before is not None and before.digest == digest and before.since <= now < before.since + before.wait:
             raise TryAgain(
-                f"UCloud at {self.url} refused the refresh token in {self._file}; it is shown again in "
-                f"{before.since + before.wait - now:.0f} seconds"
+                f"UCloud at {self.url} refused the refresh token in {self._file}; next attempt in "
+                f"{before.since + before.wait - now:.0f} s"
             )
         answer = self._call("POST", _REFRESH, {"items": [{"refreshToken": refresh}]}, {}, secret=refresh)
         if answer.status in {400, 401, 403, 404}:
             wait = min(before.wait * 2, BACK_OFF[1]) if before is not None and before.digest == digest else BACK_OFF[0]
             self._rejection = _Rejection(digest, now, wait)
             raise Refused(
-                f"UCloud at {self.url} refused the refresh token in {self._file} ({answer.status}): write the one that "
-                "it shows for this provider, and see that ucloud.url is right"
+                f"UCloud at {self.url} refused the refresh token in {self._file} ({answer.status}); write the token "
+                "that UCloud shows for this provider into this file, and check ucloud.url"
             )
         self._judge("POST", _REFRESH, answer)
         try:
@@ -196,25 +201,25 @@ class Client:
         return self._judge(method, path, answer)
 
     def _judge(self, method: str, path: str, answer: _Answer) -> _Answer:
-        """An answer that says something of what was asked."""
-        where, said = f"{method} {self.url}{path}", f"{answer.status}: {answer.why}"
+        """Return an answer to the request itself; raise for all others."""
+        request, said = f"{method} {self.url}{path}", f"{answer.status}: {answer.why}"
         if method == "GET" and answer.missing and isinstance(answer.body, dict):
             return answer
         if answer.status in {429, 503}:
-            raise TryAgain(f"UCloud is busy or away: {where} was answered with {said}")
+            raise TryAgain(f"UCloud is busy or out of service: {request} was answered with {said}")
         if answer.status in {401, 403}:
-            raise Refused(f"UCloud does not let this provider in: {where} was answered with {said}")
+            raise Refused(f"UCloud refuses this provider: {request} was answered with {said}")
         if 200 <= answer.status < 300 and isinstance(answer.body, dict):
             return answer
         if answer.status in {400, 404, 413, 422} and isinstance(answer.body, dict):
             return answer
-        raise Unknown(f"{where} was answered with {said}, which is no answer of UCloud's; is ucloud.url right?")
+        raise Unknown(f"{request} was answered with {said}, which is not an answer of UCloud; is ucloud.url right?")
 
     def _call(
         self, method: str, path: str, body: Any, query: Mapping[str, str], *, secret: str, authorize: bool = False
     ) -> _Answer:
-        """One request, whole within its time. The secret that goes with it is in no word that comes back."""
-        where = f"{method} {self.url}{path}"
+        """Send one request and read the whole answer within the timeout. No error contains the secret."""
+        request = f"{method} {self.url}{path}"
         headers = {"Authorization": f"Bearer {secret}"} if authorize else {}
         deadline = time.monotonic() + self._seconds
         content = bytearray()
@@ -223,11 +228,14 @@ class Client:
                 for piece in response.iter_bytes():
                     content += piece
                     if time.monotonic() > deadline or len(content) > MOST_BYTES:
-                        raise Unknown(f"the answer to {where} is too long, or took longer than {self._seconds} seconds")
+                        raise Unknown(
+                            f"the answer to {request} is larger than {MOST_BYTES // 1024**2} MiB, or took longer than "
+                            f"{self._seconds} s"
+                        )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
-            raise TryAgain(f"UCloud is out of reach: {where}: {error}") from error
+            raise TryAgain(f"UCloud is out of reach: {request}: {error}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unknown(f"UCloud's answer was lost: {where}: {type(error).__name__} {error}") from error
+            raise Unknown(f"UCloud's answer was lost: {request}: {type(error).__name__} {error}") from error
         if not response.is_success:
             content = content.replace(secret.encode(), b"***")
         try:
@@ -237,7 +245,7 @@ class Client:
 
 
 def _lifetime(token: str) -> float:
-    """Seconds between `iat` and `exp`: this machine's clock may be another than UCloud's."""
+    """Return the seconds from `iat` to `exp`, because the clocks of UCloud and of this machine may differ."""
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
@@ -249,6 +257,6 @@ def _lifetime(token: str) -> float:
 @dataclass(frozen=True, slots=True)
 class _Rejection:
     digest: bytes
-    """Of the refresh token."""
+    """SHA-256 of the refresh token."""
     since: float
     wait: float

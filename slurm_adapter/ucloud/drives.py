@@ -1,7 +1,7 @@
-"""UCloud asked for its drives (`GET /api/files/collections/control/retrieve` and `browse`), while a job waits for it.
+"""Asks UCloud for its drives (`GET /api/files/collections/control/retrieve` and `browse`) while a job is submitted.
 
-UCloud itself waits for the answer to that job, five seconds: so the time for a question is short, and what was told is
-kept for a while. A drive that was not there is asked for again: it may be made at any time.
+UCloud waits five seconds for the answer to that submission. So the timeout of a request is short, and answers are
+cached. A drive that did not exist is asked for again, because it may be created at any time.
 """
 
 from __future__ import annotations
@@ -20,43 +20,41 @@ if TYPE_CHECKING:
     from slurm_adapter.ucloud.client import Client
 
 QUESTION_SECONDS = 1.5
-"""For a call, and for waiting until another thread's question is answered."""
+"""Timeout of a request, and of the wait for another thread's request."""
 
 AWAY_SECONDS = 3.0
-"""How long after a question without an answer nobody else is kept waiting by another one."""
+"""Seconds after a failed request in which no further request is made."""
 
 KEPT_SECONDS = 60
-"""How long what was told of a drive is good for."""
+"""Seconds for which the answer about a drive is used."""
 
 MOST = 1000
-"""Drives that are kept."""
+"""Maximum number of drives in the cache."""
 
 _RETRIEVE = "/api/files/collections/control/retrieve"
 _BROWSE = "/api/files/collections/control/browse"
 
 
 class UcloudDrives:
-    """UCloud's drives of this provider. Threads may share it; its client is for nothing else."""
+    """UCloud's drives of this provider. Threads may share it; its client has no other use."""
 
     def __init__(self, client: Client, clock: Callable[[], float]) -> None:
         self._client = client
         self._clock = clock
         self._alone = threading.Lock()
         self._kept: dict[str, tuple[UcloudDrive, float]] = {}
-        """With when they were told, the oldest first."""
+        """Drives with the times of the answers, the oldest first."""
         self._away = "", -math.inf
-        """Why UCloud did not tell, and when, by `time.monotonic`."""
+        """The last failure, and its time by `time.monotonic`."""
 
     def find(self, id_: str) -> UcloudDrive | None:
-        """A drive; None where UCloud has none of this id for this provider. Raises `TryAgain` where it cannot tell."""
-        if (kept := self._still_good(id_)) is not None:
+        """Return a drive; None if UCloud has no such drive of this provider. Raise `TryAgain` if there is no answer."""
+        if (kept := self._cached(id_)) is not None:
             return kept
         if not self._alone.acquire(timeout=QUESTION_SECONDS):
-            raise TryAgain(
-                f"UCloud could not be asked for drive {id_}: it is slow to answer other questions; try again"
-            )
+            raise TryAgain(f"UCloud could not be asked for drive {id_}: it answers other requests slowly; try again")
         try:
-            if (kept := self._still_good(id_)) is not None:
+            if (kept := self._cached(id_)) is not None:
                 return kept
             why, when = self._away
             if time.monotonic() - when < AWAY_SECONDS:
@@ -71,7 +69,7 @@ class UcloudDrives:
         finally:
             self._alone.release()
 
-    def _still_good(self, id_: str) -> UcloudDrive | None:
+    def _cached(self, id_: str) -> UcloudDrive | None:
         drive, since = self._kept.get(id_, (None, 0.0))
         return drive if since <= self._clock() < since + KEPT_SECONDS else None
 
@@ -89,12 +87,12 @@ class UcloudDrives:
         return drive if drive.id == id_ else None
 
     def some(self) -> tuple[list[UcloudDrive], bool]:
-        """Drives of this provider, and whether there are more. Raises as `Receiver.tell` does."""
+        """Return drives of this provider, and whether there are more. Raises as `Receiver.deliver` does."""
         with self._alone:
             answer = self._client.get(_BROWSE, {"itemsPerPage": "250"})
         items = answer.body.get("items")
         if answer.status >= 300 or not isinstance(items, list | None):
-            raise Unknown(f"UCloud did not say which drives it has ({answer.status}: {answer.why})")
+            raise Unknown(f"UCloud did not list its drives ({answer.status}: {answer.why})")
         return [read_ucloud_drive(item) for item in items or []], answer.body.get("next") is not None
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A UCloud in memory: it keeps what it was told, and the caller decides what goes wrong."""
+"""A UCloud in memory for tests: it keeps all delivered messages, and the caller decides what fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import TryAgain, Unknown
 from slurm_adapter.core.states import JobState
-from slurm_adapter.ucloud.interface import Told
+from slurm_adapter.ucloud.interface import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 
 class FakeReceiver:
-    """Knows every job but those in `unknown`."""
+    """A receiver that knows every job except those in `unknown`."""
 
     def __init__(self) -> None:
         self.down = False
-        """Whether nothing arrives."""
+        """True if UCloud is out of reach."""
         self.unknown: set[str] = set()
         """Ids of jobs that it does not know."""
-        self.told: list[Message] = []
-        """Everything that it took, in order; what came a second time is not in it."""
+        self.delivered: list[Message] = []
+        """All messages that it took, in order, without repetitions."""
         self.asked: list[tuple[str, ...]] = []
-        """Of which jobs it was asked whether it knows them."""
+        """The arguments of the calls of `exists`."""
         self._states: dict[str, JobState] = {}
         self._last: dict[str, int] = {}
         self._answers_lost_after: int | None = None
 
-    def tell(self, messages: Sequence[Message]) -> Told:
-        """See `Receiver.tell`."""
+    def deliver(self, messages: Sequence[Message]) -> Delivery:
+        """See `Receiver.deliver`."""
         if self.down:
             raise TryAgain("UCloud is out of reach")
         lost, self._answers_lost_after = self._answers_lost_after, None
@@ -39,13 +39,13 @@ class FakeReceiver:
             self._take(message)
         if lost is not None:
             raise Unknown("UCloud's answer was lost")
-        return Told(
+        return Delivery(
             frozenset(message.number for message in messages if message.job_id not in self.unknown),
             frozenset(message.job_id for message in messages if message.job_id in self.unknown),
         )
 
-    def known(self, ids: Sequence[str]) -> frozenset[str]:
-        """See `Receiver.known`."""
+    def exists(self, ids: Sequence[str]) -> frozenset[str]:
+        """See `Receiver.exists`."""
         if self.down:
             raise TryAgain("UCloud is out of reach")
         self.asked.append(tuple(ids))
@@ -53,18 +53,18 @@ class FakeReceiver:
 
     def check(self) -> str:
         """See `Receiver.check`."""
-        self.known([])
+        self.exists([])
         return ""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """See `Receiver.close`."""
 
     def lose_next(self, after: int) -> None:
-        """The next call's first messages arrive, so many of them, and its answer is lost."""
+        """Lose the answer of the next delivery; only its first `after` messages arrive."""
         self._answers_lost_after = after
 
     def state(self, job_id: str) -> JobState:
-        """What it holds a job for."""
+        """Return the state that it has of a job."""
         return self._states.get(job_id, JobState.IN_QUEUE)
 
     def _take(self, message: Message) -> None:
@@ -74,4 +74,4 @@ class FakeReceiver:
             return
         self._last[message.job_id] = message.number
         self._states[message.job_id] = message.state or known
-        self.told.append(message)
+        self.delivered.append(message)

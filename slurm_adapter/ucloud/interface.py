@@ -1,7 +1,7 @@
-"""The port through which UCloud is told of its jobs, and asked which it has.
+"""The interface through which updates are delivered to UCloud, and UCloud is asked which jobs it has.
 
-What is to be told is in the database before it is sent (`jobs.deliver`), so that an answer that is lost costs a
-question and never a missing message: what was sent before and not answered is looked for before it is sent again.
+Each update is in the database before it is sent (`jobs.deliver`). So a lost answer never loses an update: before an
+update is sent again, the receiver looks for it among the updates that UCloud has.
 """
 
 from __future__ import annotations
@@ -16,37 +16,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What came of messages."""
+class Delivery:
+    """The result of one delivery of messages."""
 
     taken: frozenset[int]
-    """The numbers of those that are not to be told again."""
+    """The numbers of the messages that must not be delivered again."""
     unknown: frozenset[str] = frozenset()
-    """Ids of jobs that UCloud does not know, whose messages it did not take."""
+    """Ids of jobs that UCloud does not know. It took no messages of these jobs."""
     problems: tuple[str, ...] = ()
-    """What UCloud refused, and what was done about it."""
+    """Refusals of UCloud, with the adapter's reaction to each."""
 
 
 class Receiver(Protocol):
-    """Tells UCloud. Threads may share it; what one of them asks waits for what another one has asked."""
+    """Delivers updates to UCloud. Threads may share it; it makes one request at a time."""
 
-    def tell(self, messages: Sequence[Message]) -> Told:
-        """Deliver messages in their order, each once, however often it is told; at most a thousand.
+    def deliver(self, messages: Sequence[Message]) -> Delivery:
+        """Deliver at most 1000 messages in their order. A message that is passed again arrives only once.
 
-        One that is not taken holds back the later ones of its job, and no other job's. Raises `TryAgain` where UCloud
-        is out of reach or busy, `Refused` and `InvalidConfig` where it does not let this program in (nothing of the
-        messages has arrived then), and `Unknown` where its answer was lost: then any first part may have arrived.
+        A message that is not taken holds back the later messages of its job, but not those of other jobs.
+
+        Raises `TryAgain` if UCloud is out of reach or busy, and `Refused` or `InvalidConfig` if it refuses this
+        program: no message has arrived then. Raises `Unknown` if the answer was lost: the first messages may have
+        arrived.
         """
         ...
 
-    def known(self, ids: Sequence[str]) -> frozenset[str]:
-        """Those of these jobs that UCloud has. Raises as `tell` does."""
+    def exists(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return the ids of these jobs that UCloud has. Raises as `deliver` does."""
         ...
 
     def check(self) -> str:
-        """Return a new access token, by which UCloud shows whom it takes this program for. Raises as `tell` does."""
+        """Return a new access token: UCloud accepts the refresh token. Raises as `deliver` does."""
         ...
 
     def close(self) -> None:
-        """Give back what is held."""
+        """Release all resources."""
         ...

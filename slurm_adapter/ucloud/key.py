@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 CLOCK_SKEW = 30
-"""Seconds by which UCloud's clock and this one may differ (scenario 6)."""
+"""Maximum difference in seconds between UCloud's clock and this one."""
 
 
 LEAST_KEY = 2048
-"""Bits of the smallest RSA key that is taken; UCloud makes keys of this size (contract 3.5)."""
+"""Minimum size in bits of an RSA key; UCloud makes keys of this size."""
 
 
 TOKEN_LIMIT = 16 * 1024
-"""The longest token that is looked at. UCloud's have less than a thousand characters."""
+"""Maximum length of a token. UCloud's tokens have fewer than a thousand characters."""
 
 
 _KEY_LIMIT = 64 * 1024
-"""The most bytes of a file with a key."""
+"""Maximum number of bytes that are read of a key file."""
 
 
 _JWT = re.compile(r"[\w-]+\.[\w-]*\.[\w-]*", re.ASCII)
@@ -53,14 +53,14 @@ _log = logging.getLogger(__name__)
 
 
 class UcloudKey:
-    """Tells whether a request is UCloud's, by the key that its tokens are signed with.
+    """The public key by which tokens of UCloud are verified.
 
-    The file is read anew for every request, so that a key that UCloud has renewed counts as soon as it is there. Where
-    what is there then cannot be used, that is logged once, and the last good key goes on.
+    The file is read for every request, so that a renewed key is used at once. If a new content is unusable, that is
+    logged once, and the last good key remains in use.
     """
 
     def __init__(self, settings: Ucloud) -> None:
-        """Raise `InvalidConfig` where the file holds no key that may be used."""
+        """Read the key. Raise `InvalidConfig` if the file has no usable key."""
         self._path = settings.key
         self._issuer = settings.issuer
         self._lock = Lock()
@@ -70,24 +70,24 @@ class UcloudKey:
             raise InvalidConfig(f"ucloud.key: {self._path}: {error.strerror}; {_ALLOWED_KEYS}") from error
         self._key = read_key(content, self._path)
         self._seen: bytes | str = content
-        """What the file last held, or why it could not be read."""
+        """The last content of the file, or the reason why it could not be read."""
 
     def verify(self, authorization: str | None, now: float) -> None:
-        """Let UCloud pass. `authorization` is the header; `now` is in seconds since the epoch.
+        """Return if a request comes from UCloud. `authorization` is the header; `now` is in seconds since the epoch.
 
-        Raises `NotAuthenticated` for what is no valid token of this UCloud, and `Forbidden` for valid ones of others:
-        the provider's own access token is signed with the same key (contract 3.5).
+        Raises `NotAuthenticated` if there is no valid token of this UCloud, and `Forbidden` for a valid token of
+        another caller: UCloud signs the provider's own access token with the same key.
         """
         token = _bearer(authorization)
         if len(token) > TOKEN_LIMIT or not _JWT.fullmatch(token):
-            raise NotAuthenticated("the bearer token is no JWT; UCloud signs one for every request")
+            raise NotAuthenticated("the bearer token is not a JWT; UCloud signs one for every request")
         claims = self.claims(token)
         _check_times(claims, now)
         _check_caller(claims)
 
     def claims(self, token: str) -> dict[str, Any]:
-        """Return what a token says, if its signature is by this key. Raises as `verify`; its times are not checked."""
-        # The library's own clock is the machine's; see `_check_times`.
+        """Return a token's claims if its signature is by this key. Raises as `verify`; does not check times."""
+        # `_check_times` checks them by the caller's clock, not by the library's.
         options: Any = {"require": ["exp", "iat", "iss", "sub", "aud"]}
         options |= {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
         try:
@@ -95,19 +95,17 @@ class UcloudKey:
                 token, self._current(), algorithms=["RS256"], issuer=self._issuer, audience="all:write", options=options
             )
         except jwt.InvalidAudienceError as error:
-            raise Forbidden("the token is not for all:write, which UCloud's tokens for providers are") from error
+            raise Forbidden("the token is not for all:write, as UCloud's tokens for providers are") from error
         except jwt.InvalidIssuerError as error:
-            raise NotAuthenticated(
-                f"the token was not issued by {self._issuer!r}, which ucloud.issuer names"
-            ) from error
+            raise NotAuthenticated(f"the token was not issued by {self._issuer!r}; see ucloud.issuer") from error
         except jwt.InvalidAlgorithmError as error:
-            raise NotAuthenticated("the token is not signed by RS256, the only algorithm that is taken") from error
+            raise NotAuthenticated("the token is not signed with RS256, the only accepted algorithm") from error
         except jwt.InvalidSignatureError as error:
             raise NotAuthenticated(
                 "the token's signature is not by the key in ucloud.key; was the provider's key renewed in UCloud?"
             ) from error
         except jwt.MissingRequiredClaimError as error:
-            raise NotAuthenticated(f"the token does not say {error.claim}") from error
+            raise NotAuthenticated(f"the token has no claim {error.claim}") from error
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise NotAuthenticated("the bearer token cannot be read as a JWT") from error
 
@@ -124,18 +122,18 @@ class UcloudKey:
 
     def _take(self, content: bytes | str) -> None:
         if isinstance(content, str):
-            _log.error("ucloud.key: %s: %s; the last good key goes on", self._path, content)
+            _log.error("ucloud.key: %s: %s; the last good key remains in use", self._path, content)
             return
         try:
             self._key = read_key(content, self._path)
         except InvalidConfig as error:
-            _log.error("%s; the last good key goes on", error)
+            _log.error("%s; the last good key remains in use", error)
         else:
             _log.info("ucloud.key: %s: a new key was read", self._path)
 
 
 def read_claims(token: str) -> dict[str, Any] | None:
-    """Return what a token says, whoever signed it; None for one that is no JWT."""
+    """Return a token's claims without checking its signature; None if it is not a JWT."""
     try:
         return jwt.decode(token, options={"verify_signature": False})
     except (jwt.PyJWTError, ValueError, RecursionError):
@@ -143,22 +141,22 @@ def read_claims(token: str) -> dict[str, Any] | None:
 
 
 def read_key(content: bytes, path: Path) -> RSAPublicKey:
-    """The key in a file. Raises `InvalidConfig` with the file's name.
+    """Return the key in a file. Raises `InvalidConfig` with the file's name.
 
-    Of a certificate the key alone counts: neither its signature nor its dates are looked at, for the file is the
-    site's own word.
+    Only the key of a certificate is used. Its signature and dates are not checked, because the site itself vouches for
+    the file.
     """
     try:
         if b"-----BEGIN CERTIFICATE-----" in content:
             key: object = x509.load_pem_x509_certificate(content).public_key()
         elif b"PRIVATE KEY-----" in content:
-            raise InvalidConfig(f"ucloud.key: {path}: is a private key, which nobody but UCloud has; {_ALLOWED_KEYS}")
+            raise InvalidConfig(f"ucloud.key: {path}: is a private key, which only UCloud may have; {_ALLOWED_KEYS}")
         elif b"-----BEGIN " in content:
             key = load_pem_public_key(content)
         else:
             key = load_der_public_key(base64.b64decode(b"".join(content.split()), validate=True))
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidConfig(f"ucloud.key: {path}: is no key; {_ALLOWED_KEYS}") from error
+        raise InvalidConfig(f"ucloud.key: {path}: is not a key; {_ALLOWED_KEYS}") from error
     if not isinstance(key, RSAPublicKey):
         raise InvalidConfig(f"ucloud.key: {path}: is not an RSA key; {_ALLOWED_KEYS}")
     if key.key_size < LEAST_KEY:
@@ -172,9 +170,9 @@ def _read(path: Path) -> bytes:
 
 
 def _bearer(authorization: str | None) -> str:
-    """The token of a header (RFC 6750, section 2.1)."""
+    """Return the token in a header (RFC 6750, section 2.1)."""
     if authorization is None:
-        raise NotAuthenticated("the request has no Authorization header; it is `Authorization: Bearer TOKEN`")
+        raise NotAuthenticated("the request has no Authorization header; add `Authorization: Bearer TOKEN`")
     scheme, _, token = authorization.strip(" \t").partition(" ")
     if scheme.lower() != "bearer":
         raise NotAuthenticated("the Authorization header is not `Bearer TOKEN`")
@@ -185,17 +183,17 @@ def _bearer(authorization: str | None) -> str:
 
 
 def _check_times(claims: dict[str, Any], now: float) -> None:
-    """Every moment as a number (RFC 7519, section 2), and now between them."""
+    """Check that every time is a number (RFC 7519, section 2), and that the token is valid now."""
     for name in ("iat", "nbf", "exp"):
         if name not in claims:
             continue  # `exp` and `iat` were required
         value = claims[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
-            raise NotAuthenticated(f"the token's {name} is no time")
+            raise NotAuthenticated(f"the token's {name} is not a time")
         if name == "exp" and value + CLOCK_SKEW <= now:
             raise NotAuthenticated("the token has expired; do the clocks of UCloud and of this machine agree?")
         if name != "exp" and value - CLOCK_SKEW > now:
-            raise NotAuthenticated("the token is from the future; do the clocks of UCloud and of this machine agree?")
+            raise NotAuthenticated("the token is not valid yet; do the clocks of UCloud and of this machine agree?")
 
 
 def _is_finite(value: float) -> bool:
@@ -206,7 +204,7 @@ def _is_finite(value: float) -> bool:
 
 
 def _check_caller(claims: dict[str, Any]) -> None:
-    """UCloud itself (contract 3.5), and nobody else whom it signs tokens for."""
+    """Check that the token is of UCloud itself, and not of another party for which it signs tokens."""
     for name, allowed in (("sub", ("_UCloud",)), ("role", ("SERVICE", "ADMIN")), ("principalType", ("service",))):
         if claims.get(name) not in allowed:
             raise Forbidden(f"the token is not UCloud's own: its {name} is not {' or '.join(allowed)}")

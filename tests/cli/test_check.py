@@ -105,7 +105,7 @@ def test_what_is_wrong_is_named(adapter: LiveSite, pattern: str, replacement: st
 @pytest.mark.parametrize(
     ("file", "content", "key", "words"),
     [
-        ("ucloud.pem", "no key\n", "ucloud.key", "is no key"),
+        ("ucloud.pem", "no key\n", "ucloud.key", "is not a key"),
         ("ucloud.pem", None, "ucloud.key", "No such file"),
         ("refresh-token", "", "ucloud.refresh_token", "holds no token"),
         ("refresh-token", None, "ucloud.refresh_token", "cannot be read"),

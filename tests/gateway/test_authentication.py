@@ -108,29 +108,29 @@ def test_ucloud_is_let_in(key: UcloudKey, claims: dict[str, Any]) -> None:
 WRONG_CLAIMS: list[tuple[type[Exception], dict[str, Any], str]] = [
     (NotAuthenticated, {"exp": NOW - 30}, "expired"),
     (NotAuthenticated, {"exp": 0}, "expired"),
-    (NotAuthenticated, {"exp": ...}, "does not say exp"),
-    (NotAuthenticated, {"exp": None}, "does not say exp"),
-    (NotAuthenticated, {"exp": str(NOW + 100)}, "exp is no time"),
-    (NotAuthenticated, {"exp": True}, "exp is no time"),
-    (NotAuthenticated, {"exp": float("inf")}, "exp is no time"),
-    (NotAuthenticated, {"exp": float("nan")}, "exp is no time"),
-    (NotAuthenticated, {"exp": 10**400}, "exp is no time"),
-    (NotAuthenticated, {"exp": [NOW + 100]}, "exp is no time"),
-    (NotAuthenticated, {"iat": NOW + 31}, "from the future"),
-    (NotAuthenticated, {"iat": ...}, "does not say iat"),
-    (NotAuthenticated, {"iat": {}}, "iat is no time"),
-    (NotAuthenticated, {"nbf": NOW + 31}, "from the future"),
-    (NotAuthenticated, {"nbf": "soon"}, "nbf is no time"),
+    (NotAuthenticated, {"exp": ...}, "has no claim exp"),
+    (NotAuthenticated, {"exp": None}, "has no claim exp"),
+    (NotAuthenticated, {"exp": str(NOW + 100)}, "exp is not a time"),
+    (NotAuthenticated, {"exp": True}, "exp is not a time"),
+    (NotAuthenticated, {"exp": float("inf")}, "exp is not a time"),
+    (NotAuthenticated, {"exp": float("nan")}, "exp is not a time"),
+    (NotAuthenticated, {"exp": 10**400}, "exp is not a time"),
+    (NotAuthenticated, {"exp": [NOW + 100]}, "exp is not a time"),
+    (NotAuthenticated, {"iat": NOW + 31}, "not valid yet"),
+    (NotAuthenticated, {"iat": ...}, "has no claim iat"),
+    (NotAuthenticated, {"iat": {}}, "iat is not a time"),
+    (NotAuthenticated, {"nbf": NOW + 31}, "not valid yet"),
+    (NotAuthenticated, {"nbf": "soon"}, "nbf is not a time"),
     (NotAuthenticated, {"iss": "cloud.example.org"}, "not issued by 'cloud.sdu.dk'"),
     (NotAuthenticated, {"iss": ["cloud.sdu.dk"]}, "not issued by"),
     (NotAuthenticated, {"iss": "cloud.sdu"}, "not issued by"),
-    (NotAuthenticated, {"iss": ...}, "does not say iss"),
-    (NotAuthenticated, {"sub": ...}, "does not say sub"),
+    (NotAuthenticated, {"iss": ...}, "has no claim iss"),
+    (NotAuthenticated, {"sub": ...}, "has no claim sub"),
     (NotAuthenticated, {"sub": 7}, "cannot be read"),
-    (NotAuthenticated, {"aud": ...}, "does not say aud"),
+    (NotAuthenticated, {"aud": ...}, "has no claim aud"),
     (Forbidden, {"aud": ["all:read"]}, "all:write"),
     (Forbidden, {"aud": "all:writers"}, "all:write"),
-    (NotAuthenticated, {"aud": []}, "does not say aud"),
+    (NotAuthenticated, {"aud": []}, "has no claim aud"),
     (Forbidden, {"aud": {"all:write": 1}}, "all:write"),
     (Forbidden, {"sub": "user"}, "its sub is not _UCloud"),
     (Forbidden, {"sub": "_ucloud"}, "its sub is not _UCloud"),
@@ -224,12 +224,12 @@ def test_a_token_that_is_not_signed_by_ucloud_stays_outside(key: UcloudKey, name
         ("Bearer ", "empty"),
         ("Bearer \t ", "empty"),
         ("Basic dXNlcjpwYXNz", "not `Bearer TOKEN`"),
-        ("Bearer x", "no JWT"),
+        ("Bearer x", "not a JWT"),
         ("Bearer a.b.c", "cannot be read"),
-        ("Bearer ..", "no JWT"),
-        (f"Bearer {'a' * TOKEN_LIMIT}.b.c", "no JWT"),
-        ("Bearer \ud800.b.c", "no JWT"),
-        ("Bearer sla_abcdefghijklmnopqrstuvwxyz", "no JWT"),
+        ("Bearer ..", "not a JWT"),
+        (f"Bearer {'a' * TOKEN_LIMIT}.b.c", "not a JWT"),
+        ("Bearer \ud800.b.c", "not a JWT"),
+        ("Bearer sla_abcdefghijklmnopqrstuvwxyz", "not a JWT"),
     ],
 )
 def test_no_token_at_all(key: UcloudKey, header: str | None, said: str) -> None:
@@ -293,11 +293,11 @@ def test_the_key_is_read_as_ucloud_and_sites_write_it(tmp_path: Path, name: str)
 
 
 WRONG_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "is no key"),
-    "words": (lambda: b"see the wiki", "is no key"),
-    "base64 of words": (lambda: base64.b64encode(b"see the wiki"), "is no key"),
-    "half": (lambda: public(private())[:200], "is no key"),
-    "half a certificate": (lambda: certificate(private())[:200], "is no key"),
+    "empty": (lambda: b"", "is not a key"),
+    "words": (lambda: b"see the wiki", "is not a key"),
+    "base64 of words": (lambda: base64.b64encode(b"see the wiki"), "is not a key"),
+    "half": (lambda: public(private())[:200], "is not a key"),
+    "half a certificate": (lambda: certificate(private())[:200], "is not a key"),
     "short": (lambda: public(private("short", 1024)), "has 1024 bits"),
     "short in a certificate": (lambda: certificate(private("short", 1024)), "has 1024 bits"),
     "elliptic": (lambda: public(ec.generate_private_key(ec.SECP256R1())), "is not an RSA key"),
@@ -347,7 +347,7 @@ def test_a_broken_new_key_is_told_once_and_the_old_one_goes_on(
     [told] = caplog.records
     assert told.levelno == logging.ERROR
     assert str(path) in told.getMessage()
-    assert told.getMessage().endswith("; the last good key goes on")
+    assert told.getMessage().endswith("; the last good key remains in use")
     settings(path, public(private("another")))
     key.verify(f"Bearer {token(private('another'))}", NOW)
 

@@ -59,14 +59,14 @@ def test_a_job_that_ucloud_deleted_is_ended(doors: Doors) -> None:
 def test_a_ucloud_that_hangs_holds_up_no_pass(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doors.ucloud.create(doors.job("4101")).status == 200
     record = doors.offline.site.store.get("4101")
-    inner, begun, go_on = UcloudReceiver.tell, threading.Event(), threading.Event()
+    inner, begun, go_on = UcloudReceiver.deliver, threading.Event(), threading.Event()
 
     def hang(self: UcloudReceiver, messages: Sequence[Message]) -> Told:
         begun.set()
         assert go_on.wait(60)
         return inner(self, messages)
 
-    monkeypatch.setattr(UcloudReceiver, "tell", hang)
+    monkeypatch.setattr(UcloudReceiver, "deliver", hang)
     doors.slurm.start(doors.offline.slurm_id(record))
     try:
         assert begun.wait(60)
@@ -84,7 +84,7 @@ def test_a_gateway_that_ends_leaves_the_rest_to_the_next_one(
     """However much is due, it ends with the request that is under way, and takes no outage for over."""
     monkeypatch.setattr(background_sync, "SECONDS", 0.2)
     monkeypatch.setattr(deliver, "AT_ONCE", 1)
-    inner, closing, begun, go_on = UcloudReceiver.tell, Following.close, threading.Event(), threading.Event()
+    inner, closing, begun, go_on = UcloudReceiver.deliver, Following.close, threading.Event(), threading.Event()
 
     def hang(self: UcloudReceiver, messages: Sequence[Message]) -> Told:
         begun.set()
@@ -95,7 +95,7 @@ def test_a_gateway_that_ends_leaves_the_rest_to_the_next_one(
         go_on.set()
         await closing(self)
 
-    monkeypatch.setattr(UcloudReceiver, "tell", hang)
+    monkeypatch.setattr(UcloudReceiver, "deliver", hang)
     monkeypatch.setattr(Following, "close", close)
     ids = [str(number) for number in range(4101, 4106)]
     with opened(tmp_path) as doors:

@@ -314,7 +314,7 @@ def test_check_tells_whether_ucloud_lets_it_in(site: Offline, ucloud: Ucloud) ->
     ucloud.refresh_token = "another"
     assert [each.level for each in findings(site, "refused the refresh token")] == [Level.PROBLEM]
     (site.folder / "ucloud.pem").write_text("no key\n")
-    assert [each.level for each in findings(site, "is no key")] == [Level.PROBLEM]
+    assert [each.level for each in findings(site, "is not a key")] == [Level.PROBLEM]
     (site.folder / "ucloud.pem").unlink()
     assert [each.level for each in findings(site, "ucloud.key")] == [Level.PROBLEM]
     ucloud.down()

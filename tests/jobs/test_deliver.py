@@ -47,7 +47,7 @@ def change(store: Store, record: Record, *steps: dict[str, Any]) -> None:
 
 
 def told(receiver: FakeReceiver, id_: str = "1") -> list[JobState | None]:
-    return [message.state for message in receiver.told if message.job_id == id_]
+    return [message.state for message in receiver.delivered if message.job_id == id_]
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_what_was_decided_is_told_after_a_restart(tmp_path: Path, receiver: Fake
         assert told(receiver) == [JobState.RUNNING, JobState.IN_QUEUE, JobState.RUNNING, JobState.SUCCESS]
         assert [update.delivered for update in store.updates("1")] == [5.0] * 4
         deliver.deliver(store, receiver, 6.0)
-        assert len(receiver.told) == 4
+        assert len(receiver.delivered) == 4
         assert store.due(after=0, limit=9) == []
 
 
@@ -73,7 +73,7 @@ def test_nobody_waits_for_jobs_that_do_not_come_from_ucloud(tmp_path: Path, rece
         change(store, own, RUNS)
         store.note([("1", "a note")], 1.0)
         deliver.deliver(store, receiver, 5.0)
-        assert receiver.told == []
+        assert receiver.delivered == []
         assert [update.status for update in store.updates("1")] == ["runs", "a note"]
 
 
@@ -83,7 +83,7 @@ def test_nothing_follows_a_final_state(tmp_path: Path, receiver: FakeReceiver) -
         change(store, claim(store, "1")[0], ENDS, RUNS, {"status": "more"})
         store.note([("1", "a note")], 2.0)
         deliver.deliver(store, receiver, 5.0)
-        assert [message.status for message in receiver.told] == ["done"]
+        assert [message.status for message in receiver.delivered] == ["done"]
 
 
 def test_an_outage_loses_nothing_and_doubles_nothing(tmp_path: Path, receiver: FakeReceiver) -> None:
@@ -111,7 +111,7 @@ def test_whoever_stops_is_not_told_the_rest_which_stays_due(
     monkeypatch.setattr(deliver, "AT_ONCE", 2)
     with Store(tmp_path / "state") as store:
         change(store, claim(store, "1")[0], RUNS, WAITS, RUNS, ENDS)
-        deliver.deliver(store, receiver, 5.0, stops=lambda: len(receiver.told) == 2)
+        deliver.deliver(store, receiver, 5.0, stops=lambda: len(receiver.delivered) == 2)
         assert told(receiver) == [JobState.RUNNING, JobState.IN_QUEUE]
         assert len(store.due(after=0, limit=9)) == 2
         deliver.deliver(store, receiver, 6.0)
@@ -157,7 +157,7 @@ def test_whatever_happens_each_job_is_told_of_in_order_and_once(
         assert told(receiver) == [update.state for update in store.updates("1")]
         assert receiver.state("1") is JobState.SUCCESS
         assert told(receiver).count(JobState.SUCCESS) == 1
-        assert all(earlier.number < later.number for earlier, later in pairwise(receiver.told))
+        assert all(earlier.number < later.number for earlier, later in pairwise(receiver.delivered))
 
 
 @settings(max_examples=15)
@@ -205,7 +205,7 @@ def test_whatever_happens_on_the_way_to_ucloud_each_update_arrives_in_order_and_
                     if step == "killed":  # after UCloud took it, and before that was remembered
                         messages = store.due(after=0, limit=9)
                         store.note_sent([each.number for each in messages], sent=True)
-                        receiver.tell(messages)
+                        receiver.deliver(messages)
                     deliver.deliver(store, receiver, 1.0)
                 if step == "down":
                     ucloud.up()

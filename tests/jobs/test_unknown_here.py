@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.messages import Message
     from slurm_adapter.core.records import Record
-    from slurm_adapter.ucloud.interface import Told
+    from slurm_adapter.ucloud.interface import Delivery
 
 __all__ = ["site", "ucloud"]
 
@@ -153,14 +153,14 @@ def test_what_is_noted_while_others_are_settled_is_kept(
     token = f"{site.site.store.instance}-example"
     ucloud.know("4101", "4102")
     assert unknown_here.verify(site.site, [asked(site, "4101", f"{token}-4101")]) != []
-    inner = UcloudReceiver.tell
+    inner = UcloudReceiver.deliver
 
-    def tell(self: UcloudReceiver, messages: Sequence[Message]) -> Told:
+    def deliver(self: UcloudReceiver, messages: Sequence[Message]) -> Delivery:
         assert unknown_here.verify(site.site, [asked(site, "4102", f"{token}-4102")]) != []
         return inner(self, messages)
 
     with monkeypatch.context() as patch:
-        patch.setattr(UcloudReceiver, "tell", tell)
+        patch.setattr(UcloudReceiver, "deliver", deliver)
         sync(site.site, end_many=True)
     assert "(4102)" in str(unknown_here.doubts(site.site))
 

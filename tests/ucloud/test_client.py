@@ -61,14 +61,14 @@ def test_a_token_is_used_until_less_than_three_minutes_of_it_are_left(
     ucloud: Ucloud, clock: Clock, receiver: UcloudReceiver
 ) -> None:
     ucloud.know("1")
-    receiver.known(["1"])
+    receiver.exists(["1"])
     assert [call.path for call in ucloud.calls] == [REFRESH, EXISTS]
     assert "authorization" not in ucloud.calls[0].headers
     clock.now += 419
-    receiver.known(["1"])
+    receiver.exists(["1"])
     assert len(ucloud.issued) == 1
     clock.now += 2
-    receiver.known(["1"])
+    receiver.exists(["1"])
     assert len(ucloud.issued) == 2
     assert ucloud.calls[-1].headers["authorization"] == f"Bearer {ucloud.issued[1]}"
 
@@ -77,12 +77,12 @@ def test_a_token_is_used_until_less_than_three_minutes_of_it_are_left(
 def test_a_401_costs_one_refresh_and_one_more_try(ucloud: Ucloud, receiver: UcloudReceiver) -> None:
     ucloud.know("1")
     ucloud.fail(401, path=UPDATE)
-    assert receiver.tell([runs(1)]).taken == {1}
+    assert receiver.deliver([runs(1)]).taken == {1}
     assert [call.path for call in ucloud.calls] == [REFRESH, UPDATE, REFRESH, UPDATE]
     ucloud.calls.clear()
     ucloud.fail(401, times=9, path=UPDATE)
-    with pytest.raises(Refused, match="does not let this provider in"):
-        receiver.tell([runs(1)])
+    with pytest.raises(Refused, match="refuses this provider"):
+        receiver.deliver([runs(1)])
     assert [call.path for call in ucloud.calls] == [UPDATE, REFRESH, UPDATE]
 
 
@@ -93,13 +93,13 @@ def test_a_refresh_token_that_is_refused_is_shown_again_after_a_while(
     ucloud.fail(401, times=3, path=REFRESH)
     for asked, wait in ((1, 10), (2, 20), (3, 40)):
         with pytest.raises(Refused, match="refused the refresh token"):
-            receiver.known(["1"])
+            receiver.exists(["1"])
         clock.now += wait - 1
-        with pytest.raises(TryAgain, match="shown again in 1 seconds"):
-            receiver.known(["1"])
+        with pytest.raises(TryAgain, match="next attempt in 1 s"):
+            receiver.exists(["1"])
         assert len(ucloud.calls_to(REFRESH)) == asked
         clock.now += 1
-    assert receiver.known(["1"]) == frozenset()
+    assert receiver.exists(["1"]) == frozenset()
 
 
 def test_a_refresh_token_that_was_renewed_is_taken_up_at_once(
@@ -107,9 +107,9 @@ def test_a_refresh_token_that_was_renewed_is_taken_up_at_once(
 ) -> None:
     ucloud.refresh_token = "renewed"
     with pytest.raises(Refused):
-        receiver.known(["1"])
+        receiver.exists(["1"])
     ucloud.write_refresh_token(token_file)
-    assert receiver.known(["1"]) == frozenset()
+    assert receiver.exists(["1"]) == frozenset()
 
 
 @pytest.mark.scenario(8, 91)
@@ -124,12 +124,12 @@ def test_no_word_that_comes_out_holds_a_token(
             ucloud.fail(status, times=2, path=path)
             client = Client(ucloud.url, token_file)
             try:
-                said += UcloudReceiver(client).tell([says(1, "1", "text")]).problems
+                said += UcloudReceiver(client).deliver([says(1, "1", "text")]).problems
             except AdapterError as error:
                 said += traceback.format_exception(error)
             finally:
                 client.close()
-    receiver.known(["1"])
+    receiver.exists(["1"])
     said.append(repr(vars(receiver.client)) + repr(receiver))
     assert ucloud.issued
     for secret in (ucloud.refresh_token, *ucloud.issued):
@@ -142,7 +142,7 @@ def test_a_refresh_token_that_others_can_read_is_not_used(
 ) -> None:
     token_file.chmod(mode)
     with pytest.raises(InvalidConfig, match=re.escape(f"chmod 600 {token_file}")):
-        receiver.known(["1"])
+        receiver.exists(["1"])
     assert ucloud.calls == []
 
 
@@ -161,7 +161,7 @@ def test_no_file(tmp_path: Path) -> None:
 def test_what_is_sent_of_an_update(ucloud: Ucloud, receiver: UcloudReceiver) -> None:
     ucloud.know("1")
     more: dict[str, Any] = {"newTimeAllocation": 5_400_000, "outputFolder": "/4101"}
-    receiver.tell([runs(1, **more), says(2, "1", "a note")])
+    receiver.deliver([runs(1, **more), says(2, "1", "a note")])
     [call] = ucloud.calls_to(UPDATE)
     state = {"timestamp": 0, "state": "RUNNING", "expectedDifferentState": True, "status": "text 1", **more}
     assert call.body["items"] == [
@@ -176,7 +176,7 @@ def test_a_state_that_ucloud_has_lost_is_told_all_the_same(ucloud: Ucloud, recei
     """It was restored from a backup, say, and thinks that the job still waits."""
     ucloud.know("1", state="IN_QUEUE")
     done = Message(2, "1", 0.0, JobState.SUCCESS, "done", JobState.RUNNING, fresh=True)
-    assert receiver.tell([done]).taken == {2}
+    assert receiver.deliver([done]).taken == {2}
     assert ucloud.state("1") == "SUCCESS"
 
 
@@ -184,7 +184,7 @@ def test_many_unknown_jobs_cost_few_requests(ucloud: Ucloud, receiver: UcloudRec
     ucloud.know(*map(str, range(100)))
     gone = {str(number) for number in range(0, 100, 3)}
     ucloud.forget(*gone)
-    told = receiver.tell([runs(number) for number in range(100)])
+    told = receiver.deliver([runs(number) for number in range(100)])
     assert told.unknown == gone
     assert len(told.taken) == 100 - len(gone)
     assert [call.path for call in ucloud.calls] == [REFRESH, UPDATE, EXISTS, UPDATE]
@@ -195,7 +195,7 @@ def test_a_ucloud_that_cannot_tell_which_jobs_it_has(ucloud: Ucloud, receiver: U
     ucloud.know("1", "2", "3", "4")
     ucloud.forget("2", "3")
     ucloud.fail(404, times=9, path=EXISTS)
-    told = receiver.tell([runs(number) for number in (1, 2, 3, 4)])
+    told = receiver.deliver([runs(number) for number in (1, 2, 3, 4)])
     assert (told.taken, told.unknown) == (frozenset({1, 4}), frozenset({"2", "3"}))
 
 
@@ -207,7 +207,7 @@ def test_a_message_of_unknown_fate_whose_job_is_gone_holds_back_no_other(
     ucloud.know("2")
     if refusal == 404:
         ucloud.fail(404, path=RETRIEVE)
-    told = receiver.tell([replace(runs(1), fresh=False), runs(2)])
+    told = receiver.deliver([replace(runs(1), fresh=False), runs(2)])
     assert (told.taken, told.unknown) == (frozenset({2}), frozenset({"1"}))
     assert ucloud.state("2") == "RUNNING"
 
@@ -219,7 +219,7 @@ def test_an_update_that_ucloud_refuses_does_not_keep_others_from_arriving(
     ucloud.know(*ids)
     bad: dict[str, Any] = {"newTimeAllocation": 1.5}
     messages = [runs(number, **(bad if number == 7 else {})) for number in range(20)]
-    told = receiver.tell(messages)
+    told = receiver.deliver(messages)
     assert told.taken == set(range(20))
     assert all(ucloud.state(id_) == "RUNNING" for id_ in ids), "the state arrives, without what was refused"
     [problem] = told.problems
@@ -233,7 +233,7 @@ def test_a_ucloud_that_refuses_everything_is_not_asked_for_each_update(
     ucloud.know(*map(str, range(64)))
     ucloud.fail(400, times=1000, path=UPDATE)
     with pytest.raises(Unknown, match="one update after another"):
-        receiver.tell([runs(number) for number in range(64)])
+        receiver.deliver([runs(number) for number in range(64)])
     assert len(ucloud.calls_to(UPDATE)) < 24
     assert all(ucloud.state(str(number)) == "IN_QUEUE" for number in range(64))
 
@@ -243,7 +243,7 @@ def test_a_busy_ucloud(ucloud: Ucloud, receiver: UcloudReceiver, status: int) ->
     ucloud.know("1")
     ucloud.fail(status, path=UPDATE)
     with pytest.raises(TryAgain, match=str(status)):
-        receiver.tell([runs(1)])
+        receiver.deliver([runs(1)])
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
@@ -252,21 +252,21 @@ def test_an_answer_that_says_nothing_of_what_was_done(ucloud: Ucloud, receiver: 
     ucloud.know("1")
     ucloud.fail(status, path=UPDATE)
     with pytest.raises(Unknown, match=str(status)):
-        receiver.tell([runs(1)])
+        receiver.deliver([runs(1)])
 
 
 def test_a_ucloud_that_does_not_answer_is_not_waited_for(ucloud: Ucloud, clock: Clock, token_file: Path) -> None:
     ucloud.slow = 2.0
     client = Client(ucloud.url, token_file, clock, seconds=0.2)
     with pytest.raises(Unknown, match="lost"):
-        UcloudReceiver(client).known(["1"])
+        UcloudReceiver(client).exists(["1"])
     client.close()
 
 
 def test_thousands_of_jobs_are_asked_for_in_thousands(ucloud: Ucloud, receiver: UcloudReceiver) -> None:
     ids = [str(number) for number in range(2001)]
     ucloud.know(*ids[1:])
-    assert receiver.known(ids) == set(ids[1:])
+    assert receiver.exists(ids) == set(ids[1:])
     assert [len(call.body["items"]) for call in ucloud.calls_to(EXISTS)] == [1000, 1000, 1]
 
 

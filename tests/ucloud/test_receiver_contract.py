@@ -60,7 +60,7 @@ class InMemory:
         self.lose_next = self.receiver.lose_next
 
     def told(self, job_id: str) -> list[tuple[JobState | None, str]]:
-        return [(each.state, each.status) for each in self.receiver.told if each.job_id == job_id]
+        return [(each.state, each.status) for each in self.receiver.delivered if each.job_id == job_id]
 
     def down(self) -> None:
         self.receiver.down = True
@@ -102,34 +102,34 @@ def life(job_id: str, first: int = len(LIFE)) -> list[tuple[JobState | None, str
 
 
 def test_messages_arrive_in_their_order(world: World) -> None:
-    told = world.receiver.tell(LIFE)
+    told = world.receiver.deliver(LIFE)
     assert (told.taken, told.unknown, told.problems) == (ALL, frozenset(), ())
     assert (world.told("1"), world.told("2")) == (life("1"), life("2"))
 
 
 def test_what_comes_again_arrives_once(world: World) -> None:
-    world.receiver.tell(LIFE[:2])
-    assert world.receiver.tell((*AGAIN[:2], *LIFE[2:])).taken == ALL
-    assert world.receiver.tell(AGAIN).taken == ALL
+    world.receiver.deliver(LIFE[:2])
+    assert world.receiver.deliver((*AGAIN[:2], *LIFE[2:])).taken == ALL
+    assert world.receiver.deliver(AGAIN).taken == ALL
     assert (world.told("1"), world.told("2")) == (life("1"), life("2"))
 
 
 def test_an_unknown_job_does_not_hold_back_the_others(world: World) -> None:
     world.forget("1")
-    told = world.receiver.tell(LIFE)
+    told = world.receiver.deliver(LIFE)
     assert (told.taken, told.unknown) == (frozenset({3}), frozenset({"1"}))
     assert (world.told("1"), world.told("2")) == ([], life("2"))
     world.know("1")
-    assert world.receiver.tell(AGAIN).taken == ALL
+    assert world.receiver.deliver(AGAIN).taken == ALL
     assert (world.told("1"), world.told("2")) == (life("1"), life("2"))
 
 
 def test_out_of_reach(world: World) -> None:
     world.down()
     with pytest.raises(TryAgain):
-        world.receiver.tell(LIFE)
+        world.receiver.deliver(LIFE)
     with pytest.raises(TryAgain):
-        world.receiver.known(["1"])
+        world.receiver.exists(["1"])
     assert (world.told("1"), world.told("2")) == ([], [])
 
 
@@ -138,16 +138,16 @@ def test_out_of_reach(world: World) -> None:
 def test_an_answer_that_is_lost(world: World, arrived: int) -> None:
     world.lose_next(arrived)
     with pytest.raises(Unknown):
-        world.receiver.tell(LIFE)
+        world.receiver.deliver(LIFE)
     assert (world.told("1"), world.told("2")) == (life("1", arrived), life("2", arrived))
-    assert world.receiver.tell(AGAIN).taken == ALL
+    assert world.receiver.deliver(AGAIN).taken == ALL
     assert (world.told("1"), world.told("2")) == (life("1"), life("2"))
 
 
 def test_which_jobs_it_has(world: World) -> None:
     world.forget("2")
-    assert world.receiver.known(["2", "1"]) == {"1"}
-    assert world.receiver.known([]) == frozenset()
+    assert world.receiver.exists(["2", "1"]) == {"1"}
+    assert world.receiver.exists([]) == frozenset()
 
 
 def test_a_job_that_runs_twice(world: World) -> None:
@@ -157,8 +157,8 @@ def test_a_job_that_runs_twice(world: World) -> None:
     runs_again = replace(runs, number=3, copies=1)
     world.lose_next(2)
     with pytest.raises(Unknown):
-        world.receiver.tell((runs, waits, runs_again))
-    world.receiver.tell(tuple(replace(each, fresh=False) for each in (runs, waits, runs_again)))
+        world.receiver.deliver((runs, waits, runs_again))
+    world.receiver.deliver(tuple(replace(each, fresh=False) for each in (runs, waits, runs_again)))
     assert world.told("1") == [
         (JobState.RUNNING, "text 1"),
         (JobState.IN_QUEUE, "text 2"),
