@@ -420,7 +420,7 @@ def _end_jobs(site: Adapter) -> None:
     limit = time.monotonic() + 60
     while (active := site.store.active()) and time.monotonic() < limit:
         try:
-            cancel_jobs(site, [record.id for record in active if record.cancelled is None])
+            cancel_jobs(site, [record.id for record in active if record.cancel_sent is None])
             sync(site)
         except AdapterError:
             pass

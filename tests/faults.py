@@ -130,7 +130,7 @@ class Faulty(LiveSite):
 
     def slurm_jobs(self, record: Record) -> dict[int, str]:
         """Slurm's jobs for a job, and their states; those of an array under its id."""
-        form = ("-h", "-a", "-t", "all", "-o", "%F %T", "-n", record.token)
+        form = ("-h", "-a", "-t", "all", "-o", "%F %T", "-n", record.slurm_name)
         lines = self.cluster.ask("squeue", *form, user="ucloud").splitlines()
         return {int(line.split()[0]): line.split()[1] for line in lines}
 

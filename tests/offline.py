@@ -248,7 +248,9 @@ class Offline:
 
     def slurm_jobs(self, record: Record) -> list[int]:
         """The Slurm jobs that were made for a job."""
-        return [row.slurm_id for row in self.slurm.queue([record.account]).observations if row.name == record.token]
+        return [
+            row.slurm_id for row in self.slurm.queue([record.account]).observations if row.name == record.slurm_name
+        ]
 
 
 def peer(hostname: str, record: Record | str) -> dict[str, str]:

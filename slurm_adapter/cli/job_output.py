@@ -94,7 +94,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "application": record.application,
         "specification": specification.model_dump(mode="json", by_alias=True),
         "folder": record.folder,
-        "token": record.token,
+        "slurm_name": record.slurm_name,
         "timeLimit": record.time_limit,
         "created": record.created,
         "started": record.started,
@@ -133,7 +133,7 @@ def _slurm(record: Record) -> str:
             record.stage, "-"
         )
     again = f", restarts: {record.restarts}" if record.restarts else ""
-    return f"{record.slurm_id}  {record.token}{again}"
+    return f"{record.slurm_id}  {record.slurm_name}{again}"
 
 
 def _gone(record: Record) -> str:

@@ -147,7 +147,12 @@ def lives_on(job: ActiveJob, rows: tuple[Observation, ...]) -> bool:
     if not is_plainly_alive(job, rows):
         return False
     [row] = rows
-    if job.cancelled is not None or job.missing_since is not None or job.unwanted is not None or row.task is not None:
+    if (
+        job.cancel_sent is not None
+        or job.missing_since is not None
+        or job.cancel_requested is not None
+        or row.task is not None
+    ):
         return False
     if cannot_log_in(row):
         return False
@@ -203,6 +208,6 @@ def needs_history(record: Record, rows: tuple[Observation, ...] | None, kept: in
     if rows is None or kept is None:
         return False
     own = [row for row in rows if row.slurm_id == kept]
-    cancelled = any(row.state == "CANCELLED" for row in own) and record.cancelled is None
+    cancelled = any(row.state == "CANCELLED" for row in own) and record.cancel_sent is None
     # Of an array the queue may have forgotten some tasks already.
     return not own or ((cancelled or record.array) and not any(live_row(row) for row in own))

@@ -98,7 +98,7 @@ def make_plan(evidence: Evidence) -> Plan:
     problems: list[str] = []
     job_problems: dict[str, str] = {}
     for job in evidence.alive:
-        values = _alive(job, (evidence.rows or {})[job.token], evidence, job_problems)
+        values = _alive(job, (evidence.rows or {})[job.slurm_name], evidence, job_problems)
         if _is_news(job, values):
             changes.append((job, values))
     awaited = {peer.job_id for record in evidence.records if record.stage is Stage.CLAIMED for peer in record.peers}
@@ -106,7 +106,7 @@ def make_plan(evidence: Evidence) -> Plan:
     for record, values in _judge_all(evidence, after, problems, job_problems):
         if values.pop("submit", False):
             submit.append(record._replace(**values))
-        rows = (evidence.rows or {}).get(record.token, ())
+        rows = (evidence.rows or {}).get(record.slurm_name, ())
         kept = values.get("slurm_id", record.slurm_id)
         strangers = {row.slurm_id for row in rows if row.slurm_id != kept and live_row(row)}
         if strangers and kept is not None:
@@ -114,7 +114,7 @@ def make_plan(evidence: Evidence) -> Plan:
             cancel += [(record, slurm_id) for slurm_id in sorted(strangers)]
         own = [row for row in rows if row.slurm_id == kept and live_row(row)]
         ended = values.get("stage") is Stage.ENDED
-        if ended or (record.cancelled is not None and evidence.now >= record.cancelled + CANCEL_SECONDS):
+        if ended or (record.cancel_sent is not None and evidence.now >= record.cancel_sent + CANCEL_SECONDS):
             again += [(record, row.slurm_id) for row in own][:1]
         if (limit := _other_limit(record, own)) is not None:
             limits.append((record, limit))
@@ -137,7 +137,7 @@ def make_plan(evidence: Evidence) -> Plan:
 def _spare(claims: Sequence[Record]) -> Iterator[Record]:
     """Return these claims, without most of those that Slurm refused only for now; see `RETRIES`."""
     retried: dict[str, set[str]] = {}
-    for record in sorted(claims, key=lambda each: each.handed_over or 0.0):
+    for record in sorted(claims, key=lambda each: each.sbatch_started or 0.0):
         some = retried.setdefault(record.account, set())
         if record.postponed is not None and len(some) < RETRIES:
             some.add(record.id)
@@ -169,8 +169,8 @@ def _judge_all(
 
     Claims last, oldest first: what becomes of a peer in this pass decides about them.
     """
-    handed_over = [record for record in evidence.records if record.stage is not Stage.CLAIMED]
-    judged = [(record, _JUDGES[record.stage](record, evidence, job_problems)) for record in handed_over]
+    sbatch_started = [record for record in evidence.records if record.stage is not Stage.CLAIMED]
+    judged = [(record, _JUDGES[record.stage](record, evidence, job_problems)) for record in sbatch_started]
     held = _held_back(judged, evidence, problems, job_problems)
     for record, values in judged:
         values.pop("unproven", None)
@@ -263,9 +263,9 @@ def _judge_claimed(record: Record, evidence: Evidence, problems: dict[str, str])
 
     One that Slurm has all the same came back here after a lost answer, and its job came up late.
     """
-    if (evidence.rows or {}).get(record.token):
+    if (evidence.rows or {}).get(record.slurm_name):
         return _judge_submitting(record, evidence, problems)
-    if record.unwanted is not None:
+    if record.cancel_requested is not None:
         return {}
     for peer in record.peers:
         known = evidence.peers.get(peer.job_id)
@@ -284,9 +284,9 @@ def _judge_claimed(record: Record, evidence: Evidence, problems: dict[str, str])
 
 def _next_try(record: Record) -> float:
     """Return when a claim may be given to Slurm (again): the longer Slurm has refused it, the later."""
-    if record.postponed is None or record.handed_over is None:
+    if record.postponed is None or record.sbatch_started is None:
         return 0.0
-    return record.handed_over + min(max(record.handed_over - record.postponed, RETRY_SECONDS), MAX_RETRY_SECONDS)
+    return record.sbatch_started + min(max(record.sbatch_started - record.postponed, RETRY_SECONDS), MAX_RETRY_SECONDS)
 
 
 NO_LOGIN_TEXT = (
@@ -304,7 +304,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: dict[str, st
     """An answer was lost: adopt the job that is found, and hand it in again only once there can be none."""
     if evidence.rows is None:
         return {"missing_since": None}
-    rows = evidence.rows.get(record.token, ())
+    rows = evidence.rows.get(record.slurm_name, ())
     inside = evidence.inside.get(record.id)
     found = own_slurm_id(record, rows, inside)
     if inside is not None and (inside.owner == CANCELLED or (inside.owner == CLOSED and not inside.exits)):
@@ -319,7 +319,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: dict[str, st
             # Accounting is asked about it in the next pass: what its script says alone may be less than Slurm knows.
             **(_judge_submitted(adopted, evidence, problems) if rows else {}),
         }
-    if record.handed_over is None or evidence.now < record.handed_over + DISPATCH_SECONDS:
+    if record.sbatch_started is None or evidence.now < record.sbatch_started + DISPATCH_SECONDS:
         return {}
     if not evidence.silence_counts or record.account in evidence.unnamed or inside is None:
         return {"missing_since": None}
@@ -331,7 +331,7 @@ def _judge_submitting(record: Record, evidence: Evidence, problems: dict[str, st
             return {"missing_since": since}
         text = "Your job was lost: Slurm knows nothing of it, and its folder is gone"
         return _end(evidence.now, JobState.FAILURE, text) | {"unproven": True}
-    if record.unwanted is None and evidence.now - since >= 2 * evidence.message_timeout + 120:
+    if record.cancel_requested is None and evidence.now - since >= 2 * evidence.message_timeout + 120:
         if record.attempts >= evidence.attempts:
             text = f"Slurm did not confirm the job in {record.attempts} attempts, and does not have it: {record.answer}"
             return _end(evidence.now, JobState.FAILURE, text)
@@ -345,8 +345,8 @@ def _end_by_fence(record: Record, owner: str, now: float) -> dict[str, Any]:
     Whoever closed it notes why within moments, unless he was killed.
     """
     if owner == CANCELLED:
-        return _end(now, JobState.SUCCESS, "Your job was cancelled") | {"cancelled": now}
-    if record.handed_over is None or now < record.handed_over + DISPATCH_SECONDS:
+        return _end(now, JobState.SUCCESS, "Your job was cancelled") | {"cancel_sent": now}
+    if record.sbatch_started is None or now < record.sbatch_started + DISPATCH_SECONDS:
         return {}
     why = record.answer or "the adapter was stopped before it could note why"
     return _end(now, JobState.FAILURE, f"Your job was given up before Slurm confirmed it: {why}")
@@ -356,7 +356,7 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: dict[str, str
     """What became of a job that Slurm has."""
     if evidence.rows is None:
         return {"missing_since": None}
-    rows = evidence.rows.get(record.token, ())
+    rows = evidence.rows.get(record.slurm_name, ())
     inside = evidence.inside.get(record.id)
     ids = {row.slurm_id for row in rows}
     if (others := ids - {record.slurm_id}) and _cannot_see(record, inside, min(others), problems):
@@ -495,7 +495,7 @@ def _own_history(record: Record, inside: FolderContents, evidence: Evidence) -> 
     def is_own(row: Observation) -> bool:
         if row.sluids and (sluid := sluids.get(row.task)):
             return row.user == record.account and sluid in row.sluids
-        return (row.name, row.user) == (record.token, record.account)
+        return (row.name, row.user) == (record.slurm_name, record.account)
 
     own = {row.task: row for row in told if is_own(row)}
     if record.id in evidence.renamed:
@@ -525,7 +525,7 @@ def _ended(
     verdicts: list[Verdict] = []
     for row in rows:
         seen = row
-        if row.state == "CANCELLED" and row.cancelled_by is None and record.cancelled is None and evidence.accounting:
+        if row.state == "CANCELLED" and row.cancelled_by is None and record.cancel_sent is None and evidence.accounting:
             told = [
                 other.cancelled_by
                 for other in _own_history(record, inside, evidence)
@@ -536,7 +536,7 @@ def _ended(
                     problems[record.id] = "accounting could not be asked who cancelled it"
                 return {}
             seen = row._replace(cancelled_by=told[0] if told else None)
-        verdicts.append(translate(seen, evidence.states, we_cancelled=record.cancelled is not None))
+        verdicts.append(translate(seen, evidence.states, we_cancelled=record.cancel_sent is not None))
     worst = min(verdicts, key=lambda verdict: _WORST.index(verdict.state) if verdict.state in _WORST else 0)
     text = worst.text
     if worst.state is not None and not worst.state.final:  # the site's table says that it goes on
@@ -550,7 +550,7 @@ def _ended(
         text = f"Your job could not start: {reason}"
     elif state is JobState.FAILURE and _has_no_folder(rows, inside):
         text = NOT_OPENED_TEXT
-    elif record.array and state is not JobState.FAILURE and record.cancelled is None and _failed_alone(rows, exits):
+    elif record.array and state is not JobState.FAILURE and record.cancel_sent is None and _failed_alone(rows, exits):
         state, text = JobState.FAILURE, "Your job failed: a task of it ended with an exit code that is not 0"
     codes = [row.exit_code for row in rows if row.exit_code is not None]
     nodes = next((found for row in rows if (found := _nodes(row, rows))), record.nodes)
@@ -584,7 +584,7 @@ def _began(
         return None
     starts = [float(row.started) for row in rows if row.started is not None and row.nodes]
     passed = inside.since if slurm_id(inside.owner) == record.slurm_id else None
-    return min(starts, default=None if passed is None else min(max(passed, record.handed_over or 0.0), ended))
+    return min(starts, default=None if passed is None else min(max(passed, record.sbatch_started or 0.0), ended))
 
 
 def _with_whole_code(row: Observation, exits: Iterable[ExitRecord]) -> Observation:
@@ -623,14 +623,16 @@ def _end_by_record(
     if evidence.accounting and evidence.history is None:
         return {}
     # The node's clock may be wrong, and its user can write there what he likes.
-    ended = min(max(*(exit_.ended for exit_ in exits), record.handed_over or 0.0), evidence.now)
+    ended = min(max(*(exit_.ended for exit_ in exits), record.sbatch_started or 0.0), evidence.now)
     worst = max(exits, key=lambda exit_: (exit_.exit_code != 0, exit_.ended))
     began = _began(record, (), inside, exits, ended)
     if worst.reason is not None:
         state, text = JobState.FAILURE, f"Your job could not start: {worst.reason}"
     elif worst.exit_code == 0:
         state, text = JobState.SUCCESS, "Your job ended with exit code 0"
-    elif record.cancelled is not None and ended + 2 > record.cancelled:  # the script's clock knows whole seconds only
+    elif (
+        record.cancel_sent is not None and ended + 2 > record.cancel_sent
+    ):  # the script's clock knows whole seconds only
         state, text = JobState.SUCCESS, "Your job was cancelled"
     elif began is not None and ended >= began + record.time_limit:
         state, text = JobState.EXPIRED, "Your job reached its time limit"
@@ -645,9 +647,9 @@ def _missing(
     """Nobody knows anything of a job, or of `left` tasks of it. Only long and healthy silence makes it lost."""
     if record.id in evidence.renamed:
         problems[record.id] = (
-            f"Slurm job {record.slurm_id} of {record.account} has another name than {record.token}; "
+            f"Slurm job {record.slurm_id} of {record.account} has another name than {record.slurm_name}; "
             "nothing was changed. If its user renamed it: scontrol update "
-            f"JobId={record.slurm_id} JobName={record.token}"
+            f"JobId={record.slurm_id} JobName={record.slurm_name}"
         )
         return {"missing_since": None}
     silence_counts = evidence.silence_counts and record.account not in evidence.unnamed
@@ -662,7 +664,7 @@ def _missing(
     if evidence.now - since < evidence.lost_after or not inside.tried:
         return {"missing_since": since}
     unproven = {"started": _began(record, (), inside, (), evidence.now), "unproven": True}
-    if record.cancelled is not None:
+    if record.cancel_sent is not None:
         return _end(evidence.now, JobState.SUCCESS, "Your job was cancelled") | unproven
     if left:
         text = f"Your job failed: {left} of its {record.tasks} tasks were lost; nothing tells how they ended"

@@ -54,7 +54,7 @@ class Record(NamedTuple):
     """The provider's id for UCloud's jobs, `local` for others."""
     key: str | None
     """By which the same submission is recognised when it comes again."""
-    token: str
+    slurm_name: str
     """The job's name and comment in Slurm; unique over all sites and stores, and never used again.
 
     It stays, while the id of a UCloud job can pass to another job: see `Store.claim`.
@@ -88,11 +88,11 @@ class Record(NamedTuple):
     """Of the present run, or of the last, in the order of ranks."""
     addresses: tuple[tuple[str, ...], ...] = ()
     """Of each rank."""
-    handed_over: float | None = None
+    sbatch_started: float | None = None
     """When sbatch was last started."""
     missing_since: float | None = None
     """Since when every pass has had a healthy controller say that it knows nothing of the job."""
-    cancelled: float | None = None
+    cancel_sent: float | None = None
     """When its end was asked for through the adapter."""
     started: float | None = None
     ended: float | None = None
@@ -103,27 +103,27 @@ class Record(NamedTuple):
     """When its logs were removed; see `slurm_adapter.jobs.retention`."""
     folder_gone: float | None = None
     """When its folder was removed."""
-    tidy_after: float | None = None
+    cleanup_retry: float | None = None
     """Removing failed, and is tried again then."""
-    view: str | None = None
+    hosts_digest: str | None = None
     """The SHA-256 of the view last written into the job's folder, where views are private."""
-    names: bool = False
+    has_hosts_file: bool = False
     """It has a hosts file of its own on its nodes; see `slurm_adapter.translation.script.NodeSettings`."""
     web_port: int | None = None
     """Where its application's web interface listens on the node of a rank, if it has one."""
     vnc_port: int | None = None
     vnc_password: str | None = None
-    targets: tuple[Target, ...] = ()
+    interfaces: tuple[Target, ...] = ()
     """Further interfaces, which its application's template declares."""
     output_folder: str | None = None
     """Its folder as UCloud names it, where that lies in a drive."""
     unknown_since: float | None = None
     """Since when UCloud says that it knows no such job."""
-    gone: float | None = None
+    deleted_in_ucloud: float | None = None
     """When it was sure that UCloud has no such job: it is told nothing more of it."""
     original: str | None = None
     """The JobSpecification that it was handed in with, where its peers were changed since."""
-    unwanted: float | None = None
+    cancel_requested: float | None = None
     """Since when its end is wanted; nobody has carried that out yet."""
     peers_file: str = ""
     """The name of its hosts view in the shared folder `peers`."""
@@ -139,6 +139,8 @@ class Record(NamedTuple):
     """What stands in the way of seeing to its folder, for its user to mend."""
     close_after: float | None = None
     """Closing its folder failed, and is tried again then."""
+    cluster: str = ""
+    """Name of its cluster in the configuration. Empty: it was submitted before clusters had names."""
     peers: tuple[Peer, ...] = ()
 
     @property
@@ -151,12 +153,12 @@ class ActiveJob(NamedTuple):
     """The little of a job that has not ended by which a pass judges one that lives on; see `Record`."""
 
     id: str
-    token: str
+    slurm_name: str
     account: str
     slurm_id: int | None
-    cancelled: float | None
+    cancel_sent: float | None
     missing_since: float | None
-    unwanted: float | None
+    cancel_requested: float | None
     time_limit: int
     status: str
     restarts: int

@@ -92,7 +92,7 @@ def detach(adapter: Adapter, id_: str, value: AppParameterValue) -> Record:
         waiting = [each for each in left if each.hostname in first]
         known = adapter.store.find(each.job_id for each in waiting)
         waited = "".join(
-            peer_line(each.job_id, each.hostname, known[each.job_id].token if each.job_id in known else "")
+            peer_line(each.job_id, each.hostname, known[each.job_id].slurm_name if each.job_id in known else "")
             for each in waiting
         )
         if not job_folders.write_views(adapter.transport, record.account, {record.folder: waited}, "node/peers"):
@@ -113,7 +113,7 @@ def _check(adapter: Adapter, id_: str, value: AppParameterValue, what: str) -> t
         raise NotOffered(f"resource.type: {value.type!r}: only peers can be {what} here once a job is handed in")
     if record.stage is Stage.ENDED:
         raise Refused(f"no peer can be {what}: job {id_} has ended ({record.state})")
-    if not record.names:
+    if not record.has_hosts_file:
         raise NotOffered(
             f"no peer can be {what}: job {id_} was started without peers, so its processes see no names of its own; "
             "name a peer when it is handed in"
@@ -124,7 +124,7 @@ def _check(adapter: Adapter, id_: str, value: AppParameterValue, what: str) -> t
 
 
 def _check_unchanged(before: Record, now: Record) -> None:
-    if (now.token, now.peers, now.stage) != (before.token, before.peers, before.stage):
+    if (now.slurm_name, now.peers, now.stage) != (before.slurm_name, before.peers, before.stage):
         raise TryAgain(f"job {now.id} was changed at the same time; its peers are what they were")
 
 

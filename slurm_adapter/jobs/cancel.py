@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from slurm_adapter.adapter import Adapter
 
 
-UNWANTED_SECONDS = 30
+CANCEL_AGAIN_SECONDS = 30
 """So long whoever was asked to end a job is left alone with that."""
 
 
@@ -42,10 +42,10 @@ def end(adapter: Adapter, records: Sequence[Record], accounts: Accounts | None =
     """
     now = adapter.clock()
     text = "Your job was cancelled"
-    ending = {"stage": Stage.ENDED, "state": JobState.SUCCESS, "status": text, "ended": now, "cancelled": now}
+    ending = {"stage": Stage.ENDED, "state": JobState.SUCCESS, "status": text, "ended": now, "cancel_sent": now}
     claimed = [record for record in records if record.stage is Stage.CLAIMED]
     # One that was handed over before is in doubt still: its job may come up late.
-    adapter.store.take([record.token for record in claimed if record.handed_over is not None], now)
+    adapter.store.take([record.slurm_name for record in claimed if record.sbatch_started is not None], now)
     adapter.store.change([(record, ending) for record in claimed], now)
     # Read again: a claim that somebody handed over meanwhile was left alone.
     doubtful = [record for record in adapter.store.again(records) if record.stage is Stage.SUBMITTING]
@@ -56,11 +56,11 @@ def end(adapter: Adapter, records: Sequence[Record], accounts: Accounts | None =
     failed: dict[str, AdapterError | Trouble] = {}
     if submitted:
         alive, renamed = own_slurm_jobs(adapter, submitted)
-        adapter.store.change([(record, {"cancelled": now}) for record in submitted if record not in renamed], now)
+        adapter.store.change([(record, {"cancel_sent": now}) for record in submitted if record not in renamed], now)
         failed = accounts.cancel(alive)
-    if any(record.unwanted is not None for record in records):
-        undone = {record.token for record in (*unfenced, *(r for r in submitted if r.account in failed))}
-        adapter.store.want_ended({record.token for record in records} - undone, None)
+    if any(record.cancel_requested is not None for record in records):
+        undone = {record.slurm_name for record in (*unfenced, *(r for r in submitted if r.account in failed))}
+        adapter.store.want_ended({record.slurm_name for record in records} - undone, None)
     for why in failed.values():
         raise why if isinstance(why, AdapterError) else Unknown(f"jobs may not be cancelled yet: {why.why}")
     if unfenced:
@@ -70,8 +70,9 @@ def end(adapter: Adapter, records: Sequence[Record], accounts: Accounts | None =
     if renamed:
         raise Refused(
             "\n".join(
-                f"not cancelled: Slurm job {record.slurm_id} of {record.account} has another name than {record.token}. "
-                f"If it is job {record.id}, renamed: scontrol update JobId={record.slurm_id} JobName={record.token}"
+                f"not cancelled: Slurm job {record.slurm_id} of {record.account} has another name "
+                f"than {record.slurm_name}. If it is job {record.id}, renamed: "
+                f"scontrol update JobId={record.slurm_id} JobName={record.slurm_name}"
                 for record in renamed
             )
         )
@@ -107,7 +108,7 @@ def _fence(
     return unfenced, reasons
 
 
-def end_unwanted(adapter: Adapter, accounts: Accounts) -> None:
+def cancel_requested_jobs(adapter: Adapter, accounts: Accounts) -> None:
     """End the jobs whose end was wanted a while ago, and which whoever was asked has not ended. Raises as `end`."""
-    if late := adapter.store.unwanted(adapter.clock() - UNWANTED_SECONDS):
+    if late := adapter.store.cancel_requested(adapter.clock() - CANCEL_AGAIN_SECONDS):
         end(adapter, late, accounts)

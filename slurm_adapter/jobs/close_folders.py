@@ -34,14 +34,14 @@ def close(adapter: Adapter, accounts: Accounts, ended: Iterable[Record], problem
     for user, owned, answer in accounts.each(dict(by_account(ended)), "close its job folders", act):
         if isinstance(answer, AdapterError):
             problems.site.append(f"could not close the folders of jobs that ended, as {user}: {answer}")
-            adapter.store.note_closing({record.token: now + SHORTEST for record in owned})
+            adapter.store.note_closing({record.slurm_name: now + SHORTEST for record in owned})
             continue
         left = dict.fromkeys((record.folder for record in owned), answer.why) if isinstance(answer, Trouble) else answer
-        troubles = {r.token: f"could not close it: {left[r.folder]}" if r.folder in left else "" for r in owned}
-        if any(troubles[record.token] != record.trouble for record in owned):
+        troubles = {r.slurm_name: f"could not close it: {left[r.folder]}" if r.folder in left else "" for r in owned}
+        if any(troubles[record.slurm_name] != record.trouble for record in owned):
             adapter.store.note_trouble(troubles)
-        tries = {r.token: _next_try(r, now) if r.folder in left else None for r in owned}
-        if any(tries[record.token] != record.close_after for record in owned):
+        tries = {r.slurm_name: _next_try(r, now) if r.folder in left else None for r in owned}
+        if any(tries[record.slurm_name] != record.close_after for record in owned):
             adapter.store.note_closing(tries)
 
 

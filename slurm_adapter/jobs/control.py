@@ -102,7 +102,7 @@ def take_limits(adapter: Adapter, limits: Sequence[tuple[Record, int]]) -> None:
 
 
 def _found_limit(seen: Record, total: int, record: Record) -> Amendment | None:
-    unchanged = (record.token, record.time_limit) == (seen.token, seen.time_limit)
+    unchanged = (record.slurm_name, record.time_limit) == (seen.slurm_name, seen.time_limit)
     return _told_limit(total, record) if unchanged else None
 
 
@@ -184,7 +184,7 @@ def _find(adapter: Adapter, ids: Sequence[str], what: str) -> list[Record]:
 
 def _live_rows(adapter: Adapter, records: Sequence[Record]) -> dict[str, list[Observation]]:
     """What Slurm says of these jobs and their tasks that have not ended, known by token and account."""
-    by_token = {record.token: record for record in records}
+    by_token = {record.slurm_name: record for record in records}
     found: dict[str, list[Observation]] = {record.id: [] for record in records}
     try:
         listing = adapter.scheduler.queue([account for account, _ in by_account(records)])
@@ -202,6 +202,6 @@ def _rows_of(record: Record, rows: Mapping[str, Sequence[Observation]], what: st
     if not rows[record.id]:
         raise Refused(
             f"job {record.id} cannot be {what}: Slurm's queue has no job {record.slurm_id} of {record.account} with "
-            f"the name {record.token} that has not ended"
+            f"the name {record.slurm_name} that has not ended"
         )
     return rows[record.id]

@@ -80,7 +80,7 @@ def _give_up(adapter: Adapter, orphans: list[Record]) -> list[str]:
     except AdapterError as error:
         problems.append(f"could not cancel jobs that UCloud knows no more: {error}")
     # One that could not be cancelled stays as it is, and the next pass finds it again.
-    done = [record.id for record in adapter.store.again(orphans) if record.stage is Stage.ENDED or record.cancelled]
+    done = [record.id for record in adapter.store.again(orphans) if record.stage is Stage.ENDED or record.cancel_sent]
     text = "UCloud has no such job any more: its end was asked for, and nobody is told of it"
-    adapter.store.note_gone(done, text, adapter.clock())
+    adapter.store.note_deleted_in_ucloud(done, text, adapter.clock())
     return problems

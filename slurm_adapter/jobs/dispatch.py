@@ -57,9 +57,9 @@ def hand_over(
     ready = _with_peers_there(adapter, records)
     if not ready:
         return {}
-    packed, contents = adapter.store.bundles([record.token for record in ready])
+    packed, contents = adapter.store.bundles([record.slurm_name for record in ready])
     bundles = {token: pending_files.unpack(content, contents) for token, content in packed.items()}
-    parts = _parts([record for record in ready if record.token in bundles])
+    parts = _parts([record for record in ready if record.slurm_name in bundles])
     current = {record.id: record for record in records}
     failures: dict[str, AdapterError] = {}
     waiting: dict[str, NotStarted] = {}
@@ -121,11 +121,18 @@ def _hand_in(
         }
         records = [record for record in records if record not in lost]
     # One whose end is wanted stays in doubt, and is fenced and ended by a pass.
-    ours = [r for r in adapter.store.take([record.token for record in records], adapter.clock()) if r.unwanted is None]
+    ours = [
+        r
+        for r in adapter.store.take([record.slurm_name for record in records], adapter.clock())
+        if r.cancel_requested is None
+    ]
     taken()
     current |= {record.id: record for record in ours}
     outcomes = adapter.scheduler.submit(
-        [Submission(record.token, record.account, record.folder, bundles[record.token].directives) for record in ours]
+        [
+            Submission(record.slurm_name, record.account, record.folder, bundles[record.slurm_name].directives)
+            for record in ours
+        ]
     )
     outcomes = _fence_refused(adapter, ours, outcomes)
     changes: list[tuple[Record, dict[str, Any]]] = []
@@ -141,7 +148,7 @@ def _hand_in(
             changes.append((record, _failed(failures[record.id], adapter.clock()) | free))
     changed = {record.id: record for record in adapter.store.change(changes, adapter.clock())}
     current |= changed
-    _cancel_unwanted(
+    _cancel_requested(
         adapter, [record for record, values in changes if "slurm_id" in values and record.id not in changed]
     )
     last = {record.account: outcome for record, outcome in zip(ours, outcomes, strict=True)}
@@ -192,7 +199,7 @@ def _fence_refused(adapter: Adapter, records: Sequence[Record], outcomes: Sequen
     return list(judged.values())
 
 
-def _cancel_unwanted(adapter: Adapter, records: Sequence[Record]) -> None:
+def _cancel_requested(adapter: Adapter, records: Sequence[Record]) -> None:
     """Cancel the Slurm jobs of records that somebody cancelled while they were being handed over; the fence holds."""
     ended = [record for record in adapter.store.again(records) if record.stage is Stage.ENDED]
     if ended:
@@ -205,7 +212,7 @@ def own_slurm_jobs(adapter: Adapter, records: Sequence[Record]) -> tuple[dict[in
 
     And the records that Slurm has no job for, but a live one of the same id and account under a strange name.
     """
-    accounts = {record.token: record.account for record in records}
+    accounts = {record.slurm_name: record.account for record in records}
     rows = adapter.scheduler.queue(sorted(set(accounts.values()))).observations
     own = {row.slurm_id: row.user for row in rows if accounts.get(row.name) == row.user}
     strange = {
@@ -214,14 +221,14 @@ def own_slurm_jobs(adapter: Adapter, records: Sequence[Record]) -> tuple[dict[in
         if live_row(row) and not row.name.startswith(f"{adapter.store.instance}-")
     }
     named = {(row.name, row.user) for row in rows}
-    return own, [r for r in records if (r.token, r.account) not in named and (r.slurm_id, r.account) in strange]
+    return own, [r for r in records if (r.slurm_name, r.account) not in named and (r.slurm_id, r.account) in strange]
 
 
 def confirmed(adapter: Adapter, jobs: Sequence[tuple[Record, int]]) -> list[tuple[Record, int]]:
     """Return those Slurm jobs that Slurm says now are the records', by id, account and name."""
     rows = adapter.scheduler.queue([account for account, _ in by_account(record for record, _ in jobs)]).observations
     seen = {(row.slurm_id, row.user, row.name) for row in rows}
-    return [(record, id_) for record, id_ in jobs if (id_, record.account, record.token) in seen]
+    return [(record, id_) for record, id_ in jobs if (id_, record.account, record.slurm_name) in seen]
 
 
 def _with_peers_there(adapter: Adapter, records: Sequence[Record]) -> list[Record]:
@@ -259,7 +266,7 @@ def _make_folders(
     """Make these jobs' folders; why not, for those whose folder does not stand."""
     failures: dict[str, AdapterError] = {}
     for user, owned in by_account(records):
-        wanted = [job_folders.NewFolder(r.folder, r.token, bundles[r.token].files) for r in owned]
+        wanted = [job_folders.NewFolder(r.folder, r.slurm_name, bundles[r.slurm_name].files) for r in owned]
         try:
             answers = job_folders.make(adapter.transport, user, wanted)
         except AdapterError as error:  # one account's trouble is not the others'
@@ -309,7 +316,9 @@ def _settle_failures(
         changes.append((record, values))
     # An earlier sbatch whose answer was lost may still come up: it must run nothing. Without one there is no folder of
     # the job's own for certain.
-    ended = [record for record, values in changes if values["stage"] is Stage.ENDED and record.handed_over is not None]
+    ended = [
+        record for record, values in changes if values["stage"] is Stage.ENDED and record.sbatch_started is not None
+    ]
     close(adapter, Accounts(adapter), ended, Problems())  # what stays open is noted, and seen to by a pass
     adapter.store.change(changes, adapter.clock())
 
@@ -321,13 +330,15 @@ def _forget(adapter: Adapter, records: Sequence[Record], failures: Mapping[str, 
     the folders go before they are forgotten: nobody would look for those that a crash between the two leaves.
     """
     ours = [record for record in records if record.stage is Stage.SUBMITTING]
-    ours += adapter.store.take([record.token for record in records if record.stage is Stage.CLAIMED], adapter.clock())
+    ours += adapter.store.take(
+        [record.slurm_name for record in records if record.stage is Stage.CLAIMED], adapter.clock()
+    )
     now = adapter.clock()
     ours = adapter.store.change([(record, _failed(failures[record.id], now)) for record in ours], now)
     with suppress(AdapterError):  # the cluster may be what is out of reach
         for user, owned in by_account(ours):
-            job_folders.remove(adapter.transport, user, {record.folder: record.token for record in owned})
-    adapter.store.forget(record.token for record in ours)
+            job_folders.remove(adapter.transport, user, {record.folder: record.slurm_name for record in owned})
+    adapter.store.forget(record.slurm_name for record in ours)
     if any(record.peers for record in ours):
         with suppress(AdapterError):
             publish_hosts(adapter)

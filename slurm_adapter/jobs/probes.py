@@ -46,14 +46,14 @@ def remove(adapter: Adapter) -> list[str]:
     from slurm_adapter.jobs import cancel  # noqa: PLC0415  # as above
 
     records = adapter.store.of_application(f"{NAME} {VERSION}")
-    if live := [record.id for record in records if record.stage is not Stage.ENDED and record.cancelled is None]:
+    if live := [record.id for record in records if record.stage is not Stage.ENDED and record.cancel_sent is None]:
         cancel.cancel(adapter, live)
         records = adapter.store.of_application(f"{NAME} {VERSION}")
     gone = []
     for user, owned in by_account(record for record in records if record.stage is Stage.ENDED):
-        left = job_folders.remove(adapter.transport, user, {record.folder: record.token for record in owned})
+        left = job_folders.remove(adapter.transport, user, {record.folder: record.slurm_name for record in owned})
         gone += [record.id for record in owned if record.folder not in left]
-    adapter.store.forget_ended(record.token for record in records if record.id in gone)
+    adapter.store.forget_ended(record.slurm_name for record in records if record.id in gone)
     if not (remaining := [record.id for record in records if record.id not in gone]):
         adapter.store.set_fact(_FACT, None)
     return remaining

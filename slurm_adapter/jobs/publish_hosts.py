@@ -82,7 +82,7 @@ def _write_private(adapter: Adapter, views: Mapping[str, tuple[Record, str]]) ->
     """Write changed views into their jobs' folders, as each job's account. Return the accounts that this failed for."""
     failed: set[str] = set()
     digests = {id_: hashlib.sha256(text.encode()).hexdigest() for id_, (_, text) in views.items()}
-    changed = [record for id_, (record, _) in views.items() if record.view != digests[id_]]
+    changed = [record for id_, (record, _) in views.items() if record.hosts_digest != digests[id_]]
 
     def act(user: str, owned: Sequence[Record], seconds: float) -> set[str]:
         texts = {record.folder: views[record.id][1] for record in owned}
@@ -93,8 +93,8 @@ def _write_private(adapter: Adapter, views: Mapping[str, tuple[Record, str]]) ->
             raise written
         if isinstance(written, Trouble):
             failed.add(user)
-            adapter.store.note_trouble({record.token: written.why for record in owned})
+            adapter.store.note_trouble({record.slurm_name: written.why for record in owned})
             continue
-        done = [(record, {"view": digests[record.id]}) for record in owned if record.folder in written]
+        done = [(record, {"hosts_digest": digests[record.id]}) for record in owned if record.folder in written]
         adapter.store.change(done, adapter.clock())
     return frozenset(failed)

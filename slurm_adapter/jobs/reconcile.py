@@ -98,7 +98,7 @@ def _gather(adapter: Adapter, jobs: list[ActiveJob], *, end_many: bool, remember
     alive, others = _sort_out(jobs, rows, adapter.config.states)
     records = _read(adapter, others)
     judged: list[ActiveJob | Record] = [*alive, *records]
-    rows_of = {job.id: rows.get((job.token, job.account), ()) for job in judged}
+    rows_of = {job.id: rows.get((job.slurm_name, job.account), ()) for job in judged}
     looked_at: list[Record] = []
     inside: dict[str, FolderContents] = {}
     history: dict[int, tuple[Observation, ...]] | None = {}
@@ -133,7 +133,7 @@ def _gather(adapter: Adapter, jobs: list[ActiveJob], *, end_many: bool, remember
         alive=alive,
         renamed=_renamed(adapter, records, listing),
         peers=adapter.store.find({peer.job_id for record in records for peer in record.peers}),
-        rows={job.token: rows_of[job.id] for job in judged} if listing is not None else None,
+        rows={job.slurm_name: rows_of[job.id] for job in judged} if listing is not None else None,
         silence_counts=listing is not None and listing.sees_others,
         unnamed=listing.unnamed if listing is not None else frozenset(),
         history=history,
@@ -148,7 +148,7 @@ def _gather(adapter: Adapter, jobs: list[ActiveJob], *, end_many: bool, remember
         submitted=Counter(job.account for job in jobs if job.stage is not Stage.CLAIMED),
         end_many=end_many,
     )
-    strays = _strays(adapter, rows, {job.token for job in jobs})
+    strays = _strays(adapter, rows, {job.slurm_name for job in jobs})
     return _Gathered(evidence, strays, problems, frozenset(record.id for record in looked_at))
 
 
@@ -192,7 +192,7 @@ def _sort_out(
     """Those of the jobs that live on, without those that are just as remembered; and the others."""
     alive, others = [], []
     for job in jobs:
-        own = rows.get((job.token, job.account), ())
+        own = rows.get((job.slurm_name, job.account), ())
         if not lives_on(job, own):
             others.append(job)
         elif not is_as_remembered(job, own[0], states):
@@ -206,9 +206,9 @@ def _read(adapter: Adapter, jobs: list[ActiveJob]) -> tuple[Record, ...]:
     Not those that somebody moved on, or gave more time, after Slurm was asked, on which its answer throws no light:
     they are left to the next pass.
     """
-    asked = {job.token: (job.stage, job.slurm_id, job.time_limit) for job in jobs}
-    known = adapter.store.with_tokens(asked)
-    return tuple(r for r in known if (r.stage, r.slurm_id, r.time_limit) == asked[r.token])
+    asked = {job.slurm_name: (job.stage, job.slurm_id, job.time_limit) for job in jobs}
+    known = adapter.store.with_slurm_names(asked)
+    return tuple(r for r in known if (r.stage, r.slurm_id, r.time_limit) == asked[r.slurm_name])
 
 
 def find_addresses(adapter: Adapter, nodes: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -247,11 +247,11 @@ def _apply(adapter: Adapter, plan: Plan, gathered: _Gathered) -> Report:
             publish_hosts(adapter)
     claimed = _left_behind(adapter, plan.submit) if plan.submit else []
     submitted = _submit(adapter, claimed, accounts, problems) if claimed else ()
-    if gathered.evidence.rows is not None and any(r.unwanted is not None for r in gathered.evidence.records):
-        from slurm_adapter.jobs.cancel import end_unwanted
+    if gathered.evidence.rows is not None and any(r.cancel_requested is not None for r in gathered.evidence.records):
+        from slurm_adapter.jobs.cancel import cancel_requested_jobs
 
         try:
-            end_unwanted(adapter, accounts)
+            cancel_requested_jobs(adapter, accounts)
         except AdapterError as error:
             problems.accounts.append(f"could not end jobs whose end is wanted: {error}")
     return Report(
@@ -275,7 +275,7 @@ def _note_troubles(adapter: Adapter, plan: Plan, gathered: _Gathered, ending: Co
         trouble = trouble or plan.job_problems.get(record.id, "")
         known = record.id in gathered.looked or record.id in plan.job_problems
         if known and trouble != record.trouble and (trouble or record.id not in ending):
-            troubles[record.token] = trouble
+            troubles[record.slurm_name] = trouble
     if troubles:
         adapter.store.note_trouble(troubles)
 
@@ -306,7 +306,7 @@ def _submit(adapter: Adapter, claimed: Sequence[Record], accounts: Accounts, pro
         elif not isinstance(answer, Trouble):
             submitted += [record.id for record in owned if record.id not in answer]
             troubled = [(r, answer[r.id]) for r in owned if r.id in answer and not isinstance(answer[r.id], Later)]
-            adapter.store.note_trouble({record.token: str(error) for record, error in troubled})
+            adapter.store.note_trouble({record.slurm_name: str(error) for record, error in troubled})
             failures += [(user, error) for error in answer.values() if not isinstance(error, Refused | Later)]
     full = len({user for user, error in failures if means_all(error)}) > 1  # of one account it may be the quota
     for _, error in failures:
@@ -345,7 +345,7 @@ def _cancel_surplus(
 
     for user, owned, fenced in accounts.each(dict(by_account(targets.values())), "fence its jobs", fence):
         if isinstance(fenced, Trouble):
-            adapter.store.note_trouble({record.token: fenced.why for record in owned})
+            adapter.store.note_trouble({record.slurm_name: fenced.why for record in owned})
         elif isinstance(fenced, AdapterError):
             problems.site.append(f"could not fence jobs as {user}: {fenced}")
         else:
@@ -418,12 +418,12 @@ def _strays(
     if not alive:
         return ()
     # Read after Slurm was asked: a job that was handed in meanwhile is not among `active`, and has not ended.
-    named = adapter.store.with_tokens({token for token, _ in alive})
+    named = adapter.store.with_slurm_names({token for token, _ in alive})
     return tuple(
         (record, id_)
         for record in named
         if record.stage is Stage.ENDED
-        for id_ in sorted(alive.get((record.token, record.account), ()))
+        for id_ in sorted(alive.get((record.slurm_name, record.account), ()))
     )
 
 

@@ -77,7 +77,7 @@ def _remove(
     what = "logs" if column == "logs_gone" else "folders"
 
     def act(user: str, owned: Sequence[Record]) -> frozenset[str]:
-        return remove(adapter.transport, user, {record.folder: record.token for record in owned})
+        return remove(adapter.transport, user, {record.folder: record.slurm_name for record in owned})
 
     for user, owned, answer in accounts.behind(dict(by_account(records)), f"remove the {what} of its jobs", act):
         if isinstance(answer, AdapterError):
@@ -86,9 +86,9 @@ def _remove(
             )
         if isinstance(answer, Trouble | AdapterError):
             # Some of them may be gone: large ones take their time, and the next answer tells.
-            adapter.store.put_off([record.token for record in owned], now + _UNANSWERED_FOR)
+            adapter.store.put_off([record.slurm_name for record in owned], now + _UNANSWERED_FOR)
             why = answer.why if isinstance(answer, Trouble) else str(answer)
-            adapter.store.note_trouble({record.token: why for record in owned})
+            adapter.store.note_trouble({record.slurm_name: why for record in owned})
             continue
         stay = [record for record in owned if record.folder in answer]
         if not accounts.site_is_well:
@@ -99,6 +99,6 @@ def _remove(
                 "this is tried again in a day"
                 for record in stay
             )
-        adapter.store.note_trouble({record.token: f"its {what} could not be removed as {user}" for record in stay})
-        adapter.store.note_removed([record.token for record in owned if record.folder not in answer], column, now)
-        adapter.store.put_off([record.token for record in stay], now + _AGAIN_AFTER)
+        adapter.store.note_trouble({record.slurm_name: f"its {what} could not be removed as {user}" for record in stay})
+        adapter.store.note_removed([record.slurm_name for record in owned if record.folder not in answer], column, now)
+        adapter.store.put_off([record.slurm_name for record in stay], now + _AGAIN_AFTER)

@@ -65,7 +65,7 @@ def open_shell(adapter: Adapter, record: Record, rank: int, terminal: Terminal) 
     """
     check(record, rank)
     shell: tuple[str, ...] = ("/bin/bash", "--login", "-i")
-    if record.names:
+    if record.has_hosts_file:
         run = f"{record.slurm_id}-{record.restarts}"
         shell = ("/bin/bash", "-p", f"{record.folder}/node/join.sh", "--run", run, *shell)
     cluster = adapter.config.cluster

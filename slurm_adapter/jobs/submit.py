@@ -190,7 +190,9 @@ def _claim(
 
     records = adapter.store.claim(claims, shared, still_wanted)
     caller.release(records)
-    fresh = [record for record, (claim, _) in zip(records, claims, strict=True) if record.token == claim.token]
+    fresh = [
+        record for record, (claim, _) in zip(records, claims, strict=True) if record.slurm_name == claim.slurm_name
+    ]
     return _Claimed(records, fresh, notes)
 
 
@@ -217,7 +219,7 @@ def _prepare(
             _go_on(caller)
             after = [record.slurm_id for _, record in found if record.slurm_id is not None]
             with naming(number, items):
-                slurm_names = {record.id: record.token for _, record in found}
+                slurm_names = {record.id: record.slurm_name for _, record in found}
                 translation = _translate(
                     adapter, owner, item, apart.render, names, after=after, slurm_names=slurm_names, drives=drives
                 )
@@ -309,7 +311,7 @@ def _find_known(adapter: Adapter, owner: Owner, items: Sequence[Item]) -> tuple[
         by_id.get(item.id) if item.id is not None else None if item.key is None else by_key.get(item.key)
         for item in items
     ]
-    return known, frozenset(record.token for record in replaced.values())
+    return known, frozenset(record.slurm_name for record in replaced.values())
 
 
 def _refuse_duplicates(adapter: Adapter, owner: Owner, items: Sequence[Item], replaced: Collection[str]) -> None:
@@ -321,7 +323,7 @@ def _refuse_duplicates(adapter: Adapter, owner: Owner, items: Sequence[Item], re
     if not wanted:
         return
     for record in adapter.store.active():
-        if (record.owner, record.project) != (owner.created_by, owner.project) or record.token in replaced:
+        if (record.owner, record.project) != (owner.created_by, owner.project) or record.slurm_name in replaced:
             continue
         if _alike(original_of(record)) in wanted:
             raise Duplicate(
@@ -414,7 +416,7 @@ def _new_record(
         id=names.id,
         origin=_origin(adapter, item),
         key=item.key if item.id is None else item.id,
-        token=names.token,
+        slurm_name=names.token,
         owner=owner.created_by,
         project=owner.project,
         account=account,
@@ -429,12 +431,12 @@ def _new_record(
         tasks=count_tasks(translation.directives),
         array=any(directive.name == "array" for directive in translation.directives),
         created=adapter.clock(),
-        names=translation.names,
+        has_hosts_file=translation.names,
         output_folder=_output_folder(adapter, owner, names.folder, translation),
         web_port=translation.web_port,
         vnc_port=translation.vnc_port,
         vnc_password=translation.vnc_password,
-        targets=translation.targets,
+        interfaces=translation.targets,
         peers=peers,
     )
 

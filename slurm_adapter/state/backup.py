@@ -186,7 +186,7 @@ def _tokens(connection: sqlite3.Connection) -> set[str]:
 
 def _put_in_doubt(copy: sqlite3.Connection, now: float) -> None:
     copy.execute(
-        "UPDATE jobs SET stage = 'submitting', handed_over = ?, status = ? WHERE stage IN ('claimed', 'submitting')",
+        "UPDATE jobs SET stage = 'submitting', sbatch_started = ?, status = ? WHERE stage IN ('claimed', 'submitting')",
         (now, IN_DOUBT),
     )
     known = {row[1] for row in copy.execute("PRAGMA table_info(jobs)")}

@@ -117,6 +117,21 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         CREATE INDEX jobs_to_close ON jobs (close_after) WHERE close_after IS NOT NULL;
         """,
     ),
+    (
+        "columns named by the field's terms, and several clusters",
+        """
+        ALTER TABLE jobs RENAME COLUMN token TO slurm_name;
+        ALTER TABLE jobs RENAME COLUMN handed_over TO sbatch_started;
+        ALTER TABLE jobs RENAME COLUMN cancelled TO cancel_sent;
+        ALTER TABLE jobs RENAME COLUMN unwanted TO cancel_requested;
+        ALTER TABLE jobs RENAME COLUMN gone TO deleted_in_ucloud;
+        ALTER TABLE jobs RENAME COLUMN names TO has_hosts_file;
+        ALTER TABLE jobs RENAME COLUMN view TO hosts_digest;
+        ALTER TABLE jobs RENAME COLUMN targets TO interfaces;
+        ALTER TABLE jobs RENAME COLUMN tidy_after TO cleanup_retry;
+        ALTER TABLE jobs ADD COLUMN cluster TEXT NOT NULL DEFAULT '';
+        """,
+    ),
 )
 """What made the tables what they are, in order; the file's `user_version` counts those that ran."""
 

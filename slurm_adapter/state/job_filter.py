@@ -45,7 +45,7 @@ class Selection:
     without_provider: str | None = None
     without_product: str | None = None
     without_category: str | None = None
-    tokens: tuple[str, ...] | None = None
+    slurm_names: tuple[str, ...] | None = None
     """What UCloud calls the provider's own ids."""
     labels: tuple[tuple[str, str], ...] = ()
     sort_by: SortBy = "createdAt"
@@ -78,7 +78,7 @@ class Selection:
             if value is not None:
                 conditions.append(condition)
                 values.append(value)
-        for name, wanted in (("id", self.ids), ("token", self.tokens)):
+        for name, wanted in (("id", self.ids), ("slurm_name", self.slurm_names)):
             if wanted is not None:
                 conditions.append(f"{name} IN (SELECT value FROM json_each(?))")  # noqa: S608  # nosec B608 # our own names
                 values.append(json.dumps(wanted))

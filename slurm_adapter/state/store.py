@@ -37,7 +37,7 @@ _IN_HOSTS = frozenset({"state", "slurm_id", "restarts", "nodes", "addresses"})
 
 _TELL = """
     INSERT INTO updates (job_id, time, state, status, more, due)
-    SELECT id, ?, ?, ?, ?, origin <> 'local' AND gone IS NULL FROM jobs WHERE
+    SELECT id, ?, ?, ?, ?, origin <> 'local' AND deleted_in_ucloud IS NULL FROM jobs WHERE
 """
 """Notes what users are told. Nobody waits for what becomes of jobs that do not come from UCloud, or that it deleted."""
 
@@ -46,7 +46,7 @@ _CHANGED, _WRITTEN = "hosts changed", "hosts written"
 
 
 class Store(Database):
-    """The jobs of one adapter, what users are told of them, and users' tokens; see `Database`."""
+    """The jobs of one adapter, what users are told of them, and users' slurm_names; see `Database`."""
 
     def reserve_ids(self, count: int, first: int) -> list[str]:
         """`count` new ids, from `first` upwards, never used before or again."""
@@ -121,32 +121,32 @@ class Store(Database):
         connection.execute("DELETE FROM shared WHERE NOT EXISTS (SELECT 1 FROM bundles)")
         connection.executemany("INSERT OR IGNORE INTO shared VALUES (?, ?)", shared.items())
 
-    def bundles(self, tokens: Iterable[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """Return what is to be given to Slurm for these jobs, by their tokens, and what bundles name by its digest.
+    def bundles(self, slurm_names: Iterable[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Return what is to be given to Slurm for these jobs, by Slurm name, and what bundles name by its digest.
 
         A bundle is kept until Slurm has the job.
         """
         found = """
-            SELECT token, content FROM bundles JOIN jobs ON id = job_id
-            WHERE token IN (SELECT value FROM json_each(?))
+            SELECT slurm_name, content FROM bundles JOIN jobs ON id = job_id
+            WHERE slurm_name IN (SELECT value FROM json_each(?))
         """
         with self._transaction() as connection:  # else another process's upgrade might come in between
-            packed = connection.execute(found, (json.dumps(list(tokens)),)).fetchall()
+            packed = connection.execute(found, (json.dumps(list(slurm_names)),)).fetchall()
             shared = connection.execute("SELECT digest, content FROM shared").fetchall()
-        return {row["token"]: row["content"] for row in packed}, {row["digest"]: row["content"] for row in shared}
+        return {row["slurm_name"]: row["content"] for row in packed}, {row["digest"]: row["content"] for row in shared}
 
-    def take(self, tokens: Iterable[str], now: float) -> list[Record]:
+    def take(self, slurm_names: Iterable[str], now: float) -> list[Record]:
         """Move those of these jobs that are still only claimed to stage `submitting`, before sbatch is started.
 
         What another process has taken meanwhile is not in the result: exactly one of them hands a job over.
         """
         with self._transaction() as connection:
-            taken = [record for record in self._select_in("token", tokens) if record.stage is Stage.CLAIMED]
+            taken = [record for record in self._select_in("slurm_name", slurm_names) if record.stage is Stage.CLAIMED]
             connection.executemany(
-                "UPDATE jobs SET stage = 'submitting', handed_over = ?, missing_since = NULL WHERE id = ?",
+                "UPDATE jobs SET stage = 'submitting', sbatch_started = ?, missing_since = NULL WHERE id = ?",
                 [(now, record.id) for record in taken],
             )
-        return [record._replace(stage=Stage.SUBMITTING, handed_over=now, missing_since=None) for record in taken]
+        return [record._replace(stage=Stage.SUBMITTING, sbatch_started=now, missing_since=None) for record in taken]
 
     def find_keys(self, origin: str, owner: str, project: str | None, keys: Iterable[str]) -> dict[str, Record]:
         """The jobs that were handed in with these keys, by key."""
@@ -160,10 +160,12 @@ class Store(Database):
         )
         return {record.key: record for record in found if record.key is not None}
 
-    def forget(self, tokens: Iterable[str]) -> None:
+    def forget(self, slurm_names: Iterable[str]) -> None:
         """Remove claims that came to nothing."""
         with self._transaction() as connection:
-            connection.executemany("DELETE FROM jobs WHERE token = ?", [(token,) for token in tokens])
+            connection.executemany(
+                "DELETE FROM jobs WHERE slurm_name = ?", [(slurm_name,) for slurm_name in slurm_names]
+            )
             _note_for_hosts(connection)
 
     def change(self, changes: Iterable[tuple[Record, dict[str, Any]]], now: float) -> list[Record]:
@@ -202,7 +204,7 @@ class Store(Database):
             id_, old = record.id, known.get(record.id)
             if old is None or old["stage"] == Stage.ENDED:
                 continue
-            if (old["token"], old["stage"], old["slurm_id"]) != (record.token, record.stage, record.slurm_id):
+            if (old["slurm_name"], old["stage"], old["slurm_id"]) != (record.slurm_name, record.stage, record.slurm_id):
                 continue
             new = {name: plain for name, value in values.items() if (plain := _plain(value)) != old[name]}
             more = _of_submission(record, old, new)
@@ -234,7 +236,7 @@ class Store(Database):
         self, names: Iterable[str], changes: Iterable[tuple[ActiveJob | Record, object]]
     ) -> dict[str, dict[str, object]]:
         """These columns of the jobs that are to be changed, and what decides whether they are, by id."""
-        columns = ("id", "rowid", *{*names, "token", "stage", "slurm_id", "state", "status", "output_folder"})
+        columns = ("id", "rowid", *{*names, "slurm_name", "stage", "slurm_id", "state", "status", "output_folder"})
         query = f"SELECT {', '.join(columns)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # nosec B608 # our own names
         ids = json.dumps([job.id for job, _ in changes])
         return {row[0]: dict(zip(columns, row, strict=True)) for row in self._plain(query, ids)}
@@ -280,13 +282,13 @@ class Store(Database):
 
     def again(self, records: Iterable[Record]) -> list[Record]:
         """Return these very jobs as they are now, in the same order, those that are still known."""
-        wanted = [record.token for record in records]
-        known = {record.token: record for record in self.with_tokens(wanted)}
-        return [known[token] for token in wanted if token in known]
+        wanted = [record.slurm_name for record in records]
+        known = {record.slurm_name: record for record in self.with_slurm_names(wanted)}
+        return [known[slurm_name] for slurm_name in wanted if slurm_name in known]
 
-    def with_tokens(self, tokens: Iterable[str]) -> list[Record]:
-        """Those of these tokens' jobs that are known."""
-        return self._select_in("token", tokens)
+    def with_slurm_names(self, slurm_names: Iterable[str]) -> list[Record]:
+        """Those of these slurm_names' jobs that are known."""
+        return self._select_in("slurm_name", slurm_names)
 
     def active(self) -> list[Record]:
         """Every job that has not ended, oldest first."""
@@ -304,7 +306,10 @@ class Store(Database):
 
     def expected(self) -> list[str]:
         """Ids of the jobs that have not ended and that UCloud is taken to know."""
-        query = "SELECT id FROM jobs WHERE stage <> 'ended' AND origin <> ? AND gone IS NULL ORDER BY created, rowid"
+        query = (
+            "SELECT id FROM jobs WHERE stage <> 'ended' AND origin <> ? AND deleted_in_ucloud IS NULL "
+            "ORDER BY created, rowid"
+        )
         with told(self._path):
             return [row["id"] for row in self._connection.execute(query, (STANDALONE,))]
 
@@ -473,18 +478,18 @@ class Store(Database):
                 [(since, since, id_) for id_ in ids],
             )
 
-    def want_ended(self, tokens: Iterable[str], since: float | None) -> None:
+    def want_ended(self, slurm_names: Iterable[str], since: float | None) -> None:
         """Note that these jobs, by Slurm name, are to end, since this time or an earlier one; None: that was done."""
         with self._transaction() as connection:
             connection.executemany(
-                "UPDATE jobs SET unwanted = CASE WHEN ? IS NULL THEN NULL ELSE coalesce(unwanted, ?) END "
-                "WHERE token = ? AND stage <> 'ended'",
-                [(since, since, token) for token in tokens],
+                "UPDATE jobs SET cancel_requested = CASE WHEN ? IS NULL THEN NULL "
+                "ELSE coalesce(cancel_requested, ?) END WHERE slurm_name = ? AND stage <> 'ended'",
+                [(since, since, slurm_name) for slurm_name in slurm_names],
             )
 
-    def unwanted(self, time: float) -> list[Record]:
+    def cancel_requested(self, time: float) -> list[Record]:
         """Jobs whose end is wanted since this time or an earlier one, and that have not ended."""
-        return self._select("stage <> 'ended' AND unwanted <= ?", (time,))
+        return self._select("stage <> 'ended' AND cancel_requested <= ?", (time,))
 
     def unknown_since(self, time: float) -> list[Record]:
         """Jobs that UCloud has not known since this time or an earlier one, and of which it is to be told all the same.
@@ -492,22 +497,22 @@ class Store(Database):
         Such as have ended, and of which nothing is due, matter to nobody.
         """
         return self._select(
-            "unknown_since <= ? AND gone IS NULL AND (stage <> 'ended' OR EXISTS "
+            "unknown_since <= ? AND deleted_in_ucloud IS NULL AND (stage <> 'ended' OR EXISTS "
             "(SELECT 1 FROM updates WHERE job_id = jobs.id AND due = 1))",
             (time,),
         )
 
-    def note_gone(self, ids: Iterable[str], text: str, now: float) -> None:
+    def note_deleted_in_ucloud(self, ids: Iterable[str], text: str, now: float) -> None:
         """UCloud has no such jobs: it is told nothing more of them, not even what was due."""
         with self._transaction() as connection:
             for id_ in ids:
-                connection.execute("UPDATE jobs SET gone = ? WHERE id = ?", (now, id_))
+                connection.execute("UPDATE jobs SET deleted_in_ucloud = ? WHERE id = ?", (now, id_))
                 _tell_no_more(connection, id_, text, now)
 
     def ended_before(self, time: float, column: Removable, now: float, limit: int) -> list[Record]:
         """Jobs that ended before this time and still have this part of them, oldest first, at most `limit`."""
         has_it = f"stage = 'ended' AND ended < ? AND folder_gone IS NULL AND {column} IS NULL"
-        oldest = f"SELECT rowid FROM jobs WHERE {has_it} AND coalesce(tidy_after, 0) <= ? ORDER BY ended LIMIT ?"  # noqa: S608  # nosec B608 # our own names
+        oldest = f"SELECT rowid FROM jobs WHERE {has_it} AND coalesce(cleanup_retry, 0) <= ? ORDER BY ended LIMIT ?"  # noqa: S608  # nosec B608 # our own names
         return self._select(f"rowid IN ({oldest})", (time, now, limit))
 
     def forgettable(self, time: float, limit: int, *, with_folder: bool) -> dict[str, str]:
@@ -520,7 +525,7 @@ class Store(Database):
         with told(self._path):
             rows = self._connection.execute(
                 """
-                SELECT token, id FROM jobs WHERE stage = 'ended' AND ended < ?
+                SELECT slurm_name, id FROM jobs WHERE stage = 'ended' AND ended < ?
                 AND (? OR folder_gone IS NOT NULL OR ended < ?)
                 AND NOT EXISTS (SELECT 1 FROM updates WHERE job_id = jobs.id AND due = 1)
                 AND NOT EXISTS (
@@ -531,20 +536,20 @@ class Store(Database):
                 """,
                 (time, with_folder, time - 30 * 86400, limit),
             ).fetchall()
-        return {row["token"]: row["id"] for row in rows}
+        return {row["slurm_name"]: row["id"] for row in rows}
 
-    def forget_ended(self, tokens: Iterable[str]) -> None:
+    def forget_ended(self, slurm_names: Iterable[str]) -> None:
         """Remember these jobs, given by Slurm name, no longer. One that has not ended stays."""
         with self._transaction() as connection:
-            ended = "DELETE FROM jobs WHERE token = ? AND stage = 'ended'"
-            connection.executemany(ended, [(token,) for token in tokens])
+            ended = "DELETE FROM jobs WHERE slurm_name = ? AND stage = 'ended'"
+            connection.executemany(ended, [(slurm_name,) for slurm_name in slurm_names])
 
-    def note_removed(self, tokens: Iterable[str], column: Removable, now: float) -> None:
+    def note_removed(self, slurm_names: Iterable[str], column: Removable, now: float) -> None:
         """Note that this part of these jobs is gone. They are given by Slurm name: an id may pass to another job."""
         with self._transaction() as connection:
             connection.executemany(
-                f"UPDATE jobs SET {column} = ? WHERE token = ? AND stage = 'ended'",  # noqa: S608  # nosec B608 # our own names
-                [(now, token) for token in tokens],
+                f"UPDATE jobs SET {column} = ? WHERE slurm_name = ? AND stage = 'ended'",  # noqa: S608  # nosec B608 # our own names
+                [(now, slurm_name) for slurm_name in slurm_names],
             )
 
     def unclosed(self, now: float, limit: int) -> list[Record]:
@@ -556,8 +561,8 @@ class Store(Database):
         """Note what stands in the way of seeing to jobs, by Slurm name; empty if nothing does."""
         with self._transaction() as connection:
             connection.executemany(
-                "UPDATE jobs SET trouble = ? WHERE token = ? AND trouble <> ?",
-                [(why[:LONGEST_TROUBLE], token, why[:LONGEST_TROUBLE]) for token, why in troubles.items()],
+                "UPDATE jobs SET trouble = ? WHERE slurm_name = ? AND trouble <> ?",
+                [(why[:LONGEST_TROUBLE], slurm_name, why[:LONGEST_TROUBLE]) for slurm_name, why in troubles.items()],
             )
 
     def troubled(self) -> list[tuple[str, str, str]]:
@@ -570,15 +575,16 @@ class Store(Database):
         """Note when closing jobs' folders is to be tried again, by Slurm name; None if they are closed."""
         with self._transaction() as connection:
             connection.executemany(
-                "UPDATE jobs SET close_after = ? WHERE token = ?", [(after, token) for token, after in tries.items()]
+                "UPDATE jobs SET close_after = ? WHERE slurm_name = ?",
+                [(after, slurm_name) for slurm_name, after in tries.items()],
             )
 
-    def put_off(self, tokens: Iterable[str], until: float) -> None:
+    def put_off(self, slurm_names: Iterable[str], until: float) -> None:
         """Do not try to remove anything of these jobs, given by Slurm name, before this time."""
         with self._transaction() as connection:
             connection.executemany(
-                "UPDATE jobs SET tidy_after = ? WHERE token = ? AND stage = 'ended'",
-                [(until, token) for token in tokens],
+                "UPDATE jobs SET cleanup_retry = ? WHERE slurm_name = ? AND stage = 'ended'",
+                [(until, slurm_name) for slurm_name in slurm_names],
             )
 
     def add_token(self, token: Token, digest: str) -> None:
@@ -679,8 +685,8 @@ def _make_room(connection: sqlite3.Connection, record: Record, now: float) -> No
     id_ = record.peers_file if record.peers_file != record.id else f"{record.id}-{unique_part()}"
     connection.execute("PRAGMA defer_foreign_keys = ON")
     connection.execute(
-        "UPDATE jobs SET id = ?, key = NULL, gone = coalesce(gone, ?), "
-        "unwanted = CASE WHEN stage <> 'ended' THEN 0 END WHERE id = ?",
+        "UPDATE jobs SET id = ?, key = NULL, deleted_in_ucloud = coalesce(deleted_in_ucloud, ?), "
+        "cancel_requested = CASE WHEN stage <> 'ended' THEN 0 END WHERE id = ?",
         (id_, now, record.id),
     )
     for table, column in (("bundles", "job_id"), ("peers", "consumer"), ("peers", "job_id"), ("updates", "job_id")):
@@ -731,7 +737,7 @@ def _read_addresses(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(map(tuple, _read_list(text)))
 
 
-def _read_targets(text: str) -> tuple[Target, ...]:
+def _read_interfaces(text: str) -> tuple[Target, ...]:
     return tuple(Target(*each) for each in _read_list(text)) if text != "[]" else ()
 
 
@@ -740,12 +746,12 @@ _STATES = {state.value: state for state in JobState}
 
 _READERS: tuple[tuple[int, Callable[[Any], Any]], ...] = (
     (_COLUMNS.index("array"), bool),
-    (_COLUMNS.index("names"), bool),
+    (_COLUMNS.index("has_hosts_file"), bool),
     (_COLUMNS.index("stage"), _STAGES.__getitem__),
     (_COLUMNS.index("state"), _STATES.__getitem__),
     (_COLUMNS.index("nodes"), _read_list),
     (_COLUMNS.index("addresses"), _read_addresses),
-    (_COLUMNS.index("targets"), _read_targets),
+    (_COLUMNS.index("interfaces"), _read_interfaces),
 )
 """What makes more of the columns than SQLite gives, by their places."""
 

@@ -501,7 +501,7 @@ def _fill_fake(site: Adapter, size: int) -> FakeScheduler:
             id=str(number),
             origin="local",
             key=None,
-            token=token,
+            slurm_name=token,
             owner="alice",
             project=None,
             account="alice",

@@ -140,13 +140,13 @@ def test_trouble_of_accounts_is_named(tmp_path: Path) -> None:
     site = Offline(tmp_path, {"gateway": {"port": 0}})
     for_her, also_for_her = site.submit(site.item(), site.item())
     for_him = site.job(user="bob")
-    site.site.store.note_trouble({job.token: f"{job.id}\x1b[2J is gone\nmore" for job in (for_her, also_for_her)})
+    site.site.store.note_trouble({job.slurm_name: f"{job.id}\x1b[2J is gone\nmore" for job in (for_her, also_for_her)})
     notes = [each.text for each in check_here(site.site) if "is blocked" in each.text]
     [note] = notes
     assert note.startswith(f"alice: job {also_for_her.id} and 1 more is blocked: {also_for_her.id}")
     assert note.endswith(f"is gone; see `slurm-adapter show {also_for_her.id}`")
     assert "\x1b" not in note
-    site.site.store.note_trouble({for_him.token: "x", for_her.token: ""})
+    site.site.store.note_trouble({for_him.slurm_name: "x", for_her.slurm_name: ""})
     assert len(site.site.store.troubled()) == 2
 
 

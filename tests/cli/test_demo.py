@@ -61,7 +61,7 @@ def test_it_fails_where_the_name_does_not_resolve(make_adapter: LiveSiteMaker) -
     assert done.returncode == 1, done.stdout
     assert "cannot find database" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not adapter.site.store.active() or all(record.cancelled for record in adapter.site.store.active())
+    assert not adapter.site.store.active() or all(record.cancel_sent for record in adapter.site.store.active())
 
 
 def test_it_says_what_it_needs(adapter: LiveSite, tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ ADDRESSES = {"n1": ("10.0.0.1",), "n2": ("10.0.0.2",), "n3": ()}
 def job(id_: str = "1", **values: Any) -> Record:
     """A job that Slurm has as 17."""
     plain = Record(
-        id=id_, origin="local", key=None, token=f"i-local-{id_}", owner="alice", project=None, account="alice",
+        id=id_, origin="local", key=None, slurm_name=f"i-local-{id_}", owner="alice", project=None, account="alice",
         folder=f"/home/alice/{id_}", application="a 1", specification="{}", labels="{}", replicas=1, time_limit=600,
-        array=False, created=1.0, stage=Stage.SUBMITTED, slurm_id=17, handed_over=9000.0,
+        array=False, created=1.0, stage=Stage.SUBMITTED, slurm_id=17, sbatch_started=9000.0,
     )  # fmt: skip
     return plain._replace(**values)
 
@@ -44,7 +44,7 @@ RUNNING: dict[str, Any] = {
     "state": JobState.RUNNING, "nodes": ("n1",), "addresses": (("10.0.0.1",),), "started": 9500.0
 }  # fmt: skip
 LOST_ANSWER: dict[str, Any] = {"stage": Stage.SUBMITTING, "slurm_id": None}
-CLAIM: dict[str, Any] = {"stage": Stage.CLAIMED, "slurm_id": None, "handed_over": None}
+CLAIM: dict[str, Any] = {"stage": Stage.CLAIMED, "slurm_id": None, "sbatch_started": None}
 
 
 def row(state: str, slurm_id: int = 17, **values: Any) -> Observation:
@@ -151,7 +151,7 @@ BY_QUEUE = [
 # A cancel: by us, by the job's account, by the site; as accounting tells it.
 CANCELLED = (row("CANCELLED"),)
 BY_WHOM = [
-    (job(cancelled=9980.0), CANCELLED, {}, SUCCESS, "was cancelled"),
+    (job(cancel_sent=9980.0), CANCELLED, {}, SUCCESS, "was cancelled"),
     (job(), CANCELLED, {}, SUCCESS, "by whom is unknown"),
     (job(), CANCELLED, {"accounting": True, "history": {17: (row("CANCELLED", cancelled_by="alice"),)}}, SUCCESS,
      "was cancelled"),
@@ -181,13 +181,13 @@ SILENT = [
     (job(**RUNNING), (), {"exits": (exited(0),)}, SUCCESS, "exit code 0"),
     (job(**RUNNING), (), {"exits": (exited(3),)}, FAILURE, "exit code 3"),
     (job(**RUNNING), (), {"exits": (exited(1, reason="peer 4 never started"),)}, FAILURE, "peer 4 never started"),
-    (job(cancelled=9980.0, **RUNNING), (), {"exits": (exited(143),)}, SUCCESS, "was cancelled"),
+    (job(cancel_sent=9980.0, **RUNNING), (), {"exits": (exited(143),)}, SUCCESS, "was cancelled"),
     (job(**RUNNING), (), {"exits": (exited(143, ended=10100.0),), "now": NOW + 200}, EXPIRED, "time limit"),
     (job(**RUNNING), (), {"exits": (exited(143, ended=10099.0),), "now": NOW + 200}, FAILURE, "exit code 143"),
     # A clock that goes wrong, or a user who writes there, moves no end into the future.
     (job(**RUNNING), (), {"exits": (exited(143, ended=99_999.0),)}, FAILURE, "exit code 143"),
     # It had failed before its end was asked for.
-    (job(cancelled=9995.0, **RUNNING), (), {"exits": (exited(3),)}, FAILURE, "exit code 3"),
+    (job(cancel_sent=9995.0, **RUNNING), (), {"exits": (exited(3),)}, FAILURE, "exit code 3"),
     # Records that say nothing: of an earlier run, of another Slurm job, of a task.
     (job(restarts=1, **RUNNING), (), {"exits": (exited(0),)}, RUNS, ""),
     (job(**RUNNING), (), {"exits": (exited(0, slurm_id=16),)}, RUNS, ""),
@@ -198,7 +198,7 @@ SILENT = [
     (job(**RUNNING), (), {}, RUNS, ""),
     (job(missing_since=NOW - 3599, **RUNNING), (), {}, RUNS, ""),
     (job(missing_since=NOW - 3600, **RUNNING), (), {}, FAILURE, "was lost"),
-    (job(missing_since=NOW - 3600, cancelled=1.0, **RUNNING), (), {}, SUCCESS, "was cancelled"),
+    (job(missing_since=NOW - 3600, cancel_sent=1.0, **RUNNING), (), {}, SUCCESS, "was cancelled"),
     (job(missing_since=NOW - 3600, **RUNNING), (), {"silence_counts": False}, RUNS, ""),
     (job(missing_since=NOW - 3600, **RUNNING), (), {"accounting": True, "history": None}, RUNS, ""),
     (job(missing_since=NOW - 3600, **RUNNING), (), {"inside": {}}, RUNS, ""),
@@ -262,12 +262,12 @@ TASKS = [
     (job(missing_since=NOW - 3599, **TEN), (GOOD,), {}, RUNS, ""),
     (job(missing_since=NOW - 3600, **TEN), (GOOD,), {}, FAILURE, "1 of its 10 tasks were lost"),
     (job(missing_since=NOW - 3600, **TEN), (GOOD,), {"silence_counts": False}, RUNS, ""),
-    (job(missing_since=NOW - 3600, cancelled=1.0, **TEN), (GOOD,), {}, SUCCESS, "was cancelled"),
+    (job(missing_since=NOW - 3600, cancel_sent=1.0, **TEN), (GOOD,), {}, SUCCESS, "was cancelled"),
     (job(**TEN), (row("CANCELLED", task="0-9"),), {}, SUCCESS, "by whom is unknown"),
     # A task that was cancelled has left a record of it; that makes no failure of the cancel.
-    (job(cancelled=9980.0, **TEN), (row("CANCELLED", task="0-9"),), {"exits": (exited(143, task="3"),)}, SUCCESS,
+    (job(cancel_sent=9980.0, **TEN), (row("CANCELLED", task="0-9"),), {"exits": (exited(143, task="3"),)}, SUCCESS,
      "was cancelled"),
-    (job(cancelled=9980.0, **TEN), (row("CANCELLED", task="0-8"),), {"exits": (exited(143, task="9"),)}, SUCCESS,
+    (job(cancel_sent=9980.0, **TEN), (row("CANCELLED", task="0-8"),), {"exits": (exited(143, task="9"),)}, SUCCESS,
      "was cancelled"),
     (job(**TEN), (row("CANCELLED", task="0-9"),), {"exits": (exited(143, task="3"),)}, SUCCESS, "by whom is unknown"),
 ]  # fmt: skip
@@ -299,20 +299,20 @@ ANSWERS = [
     ({}, (), {"owner": "cancelled"}, Stage.ENDED, None),
     ({}, None, {}, Stage.SUBMITTING, None),
     ({}, (), {"owner": None}, Stage.SUBMITTING, None),
-    ({"handed_over": HANDED + 1, "missing_since": 0.0}, (), {"owner": None}, Stage.SUBMITTING, None),
-    ({"handed_over": HANDED, "missing_since": NOW - 139}, (), {"owner": None}, Stage.SUBMITTING, None),
-    ({"handed_over": HANDED, "missing_since": NOW - 140}, (), {"owner": None}, Stage.CLAIMED, None),
-    ({"handed_over": HANDED, "missing_since": NOW - 140, "unwanted": 9000.0}, (), {"owner": None},
+    ({"sbatch_started": HANDED + 1, "missing_since": 0.0}, (), {"owner": None}, Stage.SUBMITTING, None),
+    ({"sbatch_started": HANDED, "missing_since": NOW - 139}, (), {"owner": None}, Stage.SUBMITTING, None),
+    ({"sbatch_started": HANDED, "missing_since": NOW - 140}, (), {"owner": None}, Stage.CLAIMED, None),
+    ({"sbatch_started": HANDED, "missing_since": NOW - 140, "cancel_requested": 9000.0}, (), {"owner": None},
      Stage.SUBMITTING, None),
     # A folder that cannot be looked into is not gone, however long Slurm has known nothing of the job.
-    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {"1": FolderContents(False, trouble="no route")}},
+    ({"sbatch_started": HANDED, "missing_since": 0.0}, (), {"inside": {"1": FolderContents(False, trouble="no route")}},
      Stage.SUBMITTING, None),
-    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {"1": FolderContents(False)}}, Stage.ENDED, None),
-    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"owner": None, "silence_counts": False},
+    ({"sbatch_started": HANDED, "missing_since": 0.0}, (), {"inside": {"1": FolderContents(False)}}, Stage.ENDED, None),
+    ({"sbatch_started": HANDED, "missing_since": 0.0}, (), {"owner": None, "silence_counts": False},
      Stage.SUBMITTING, None),
-    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"inside": {}}, Stage.SUBMITTING, None),
-    ({"handed_over": HANDED, "missing_since": 0.0}, None, {"owner": None}, Stage.SUBMITTING, None),
-    ({"handed_over": HANDED, "missing_since": 0.0}, (), {"owner": None, "message_timeout": 11}, Stage.CLAIMED, None),
+    ({"sbatch_started": HANDED, "missing_since": 0.0}, (), {"inside": {}}, Stage.SUBMITTING, None),
+    ({"sbatch_started": HANDED, "missing_since": 0.0}, None, {"owner": None}, Stage.SUBMITTING, None),
+    ({"sbatch_started": HANDED, "missing_since": 0.0}, (), {"owner": None, "message_timeout": 11}, Stage.CLAIMED, None),
 ]  # fmt: skip
 
 
@@ -471,7 +471,7 @@ def test_a_claim_sees_what_becomes_of_its_peer_in_the_same_pass() -> None:
 
 
 def test_a_claim_that_slurm_has_all_the_same_is_not_handed_over_again() -> None:
-    back = job(**CLAIM | {"handed_over": 1.0})
+    back = job(**CLAIM | {"sbatch_started": 1.0})
     new, plan = decide(back, (row("PENDING"),), inside={})
     assert (new.stage, new.slurm_id, plan.submit) == (Stage.SUBMITTED, 17, ())
 
@@ -492,7 +492,7 @@ def test_a_job_that_slurm_holds_because_its_account_cannot_log_in_fails(state: s
 
 @pytest.mark.parametrize(("since", "again"), [(119, ()), (120, (17,))])
 def test_a_cancel_that_came_to_nothing_is_repeated(since: int, again: tuple[int, ...]) -> None:
-    record = job(cancelled=NOW - since, **RUNNING)
+    record = job(cancel_sent=NOW - since, **RUNNING)
     _, plan = decide(record, (row("RUNNING", nodes=("n1",)),))
     assert tuple(slurm_id for _, slurm_id in plan.cancel_again) == again
     _, plan = decide(record, (row("CANCELLED"),))
@@ -595,7 +595,7 @@ def test_groups_are_of_live_jobs_only() -> None:
         (job(), (row("RUNNING"), row("PENDING", 18)), True, False),
         (job(), (row("RUNNING", 18),), True, True),
         (job(), CANCELLED, True, True),
-        (job(cancelled=1.0), CANCELLED, True, False),
+        (job(cancel_sent=1.0), CANCELLED, True, False),
         (job(array=True), (row("COMPLETED", task="0", exit_code=0),), True, True),
         (job(array=True), (row("CANCELLED", task="0"), row("RUNNING", task="1")), False, False),
         (job(**LOST_ANSWER), (), True, False),
@@ -626,7 +626,9 @@ def silent_jobs(count: int, **values: Any) -> tuple[Record, ...]:
 def alive(count: int) -> tuple[tuple[Record, ...], dict[str, tuple[Observation, ...]]]:
     """Jobs that run, and what Slurm says of them."""
     records = tuple(job(str(number), slurm_id=100 + number, **RUNNING) for number in range(500, 500 + count))
-    return records, {r.token: (row("RUNNING", r.slurm_id or 0, name=r.token, nodes=("n1",)),) for r in records}
+    return records, {
+        r.slurm_name: (row("RUNNING", r.slurm_id or 0, name=r.slurm_name, nodes=("n1",)),) for r in records
+    }
 
 
 @pytest.mark.parametrize(
@@ -697,7 +699,7 @@ def test_many_unproven_endings_of_one_account_hold_back_no_other(
 
 def test_what_slurm_says_itself_is_never_held_back_nor_what_was_never_handed_over() -> None:
     told = silent_jobs(50, missing_since=None)
-    rows = {r.token: (row("COMPLETED", r.slurm_id or 0, name=r.token, exit_code=0),) for r in told}
+    rows = {r.slurm_name: (row("COMPLETED", r.slurm_id or 0, name=r.slurm_name, exit_code=0),) for r in told}
     inside = {record.id: FolderContents(True, str(record.slurm_id)) for record in told}
     claims = tuple(job(f"9{n}", peers=(Peer("db", "gone"),), **CLAIM) for n in range(50))
     plan = make_plan(replace(evidence(*told, *claims, inside=inside), rows=rows))
@@ -758,9 +760,9 @@ WAITS: dict[str, Any] = {"status": "Your job waits in the queue"}
         (WAITS, (row("RUNNING", nodes=("n1",), started=9500),)),
         (WAITS, (row("COMPLETED", exit_code=0),)),
         (WAITS, (row("BAKING"),)),
-        (WAITS | {"cancelled": 9000.0}, (PENDING,)),
+        (WAITS | {"cancel_sent": 9000.0}, (PENDING,)),
         (WAITS | {"missing_since": 9000.0}, (PENDING,)),
-        (WAITS | {"unwanted": 9000.0}, (PENDING,)),
+        (WAITS | {"cancel_requested": 9000.0}, (PENDING,)),
         (WAITS, (PENDING._replace(time_limit=7260),)),
         (WAITS | LOST_ANSWER, (PENDING,)),
         (RUNNING, (PENDING,)),

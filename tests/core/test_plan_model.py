@@ -56,13 +56,13 @@ def _records(draw: st.DrawFn) -> Record:
     stage = draw(st.sampled_from([Stage.CLAIMED, Stage.SUBMITTING, Stage.SUBMITTED]))
     running = stage is Stage.SUBMITTED and draw(st.booleans())
     return Record(
-        id="1", origin="local", key=None, token="i-local-1", owner="alice", project=None, account="alice",
+        id="1", origin="local", key=None, slurm_name="i-local-1", owner="alice", project=None, account="alice",
         folder="/h/1", application="a 1", specification="{}", labels="{}", replicas=1, time_limit=600,
         array=draw(st.booleans()), created=1.0, stage=stage,
         state=JobState.RUNNING if running else JobState.IN_QUEUE,
         slurm_id=17 if stage is Stage.SUBMITTED else None,
         nodes=("n1",) if running else (), addresses=(("10.0.0.1",),) if running else (),
-        handed_over=None if stage is Stage.CLAIMED else 9000.0, missing_since=draw(_times), cancelled=draw(_times),
+        sbatch_started=None if stage is Stage.CLAIMED else 9000.0, missing_since=draw(_times), cancel_sent=draw(_times),
         restarts=draw(st.integers(0, 1)), peers=draw(st.sampled_from([(), (Peer("db", "2"),)])),
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ def _records(draw: st.DrawFn) -> Record:
 def _evidence(draw: st.DrawFn) -> Evidence:
     record = draw(_records())
     other = Record(
-        id="2", origin="local", key=None, token="i-local-2", owner="alice", project=None, account="alice",
+        id="2", origin="local", key=None, slurm_name="i-local-2", owner="alice", project=None, account="alice",
         folder="/h/2", application="a 1", specification="{}", labels="{}", replicas=1, time_limit=600, array=False,
         created=1.0, stage=draw(st.sampled_from(list(Stage))), slurm_id=draw(st.sampled_from([None, 30])),
     )  # fmt: skip

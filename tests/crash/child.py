@@ -57,7 +57,7 @@ _ONLY_READ = {
     "hosts_version",
     "shared",
 }
-_ONLY_READ |= {"updates", "with_tokens", "close"}
+_ONLY_READ |= {"updates", "with_slurm_names", "close"}
 _SCRIPTS = {
     value: name.strip("_").lower()
     for module in (job_folders, peer_files)
@@ -132,7 +132,7 @@ def act(site: Adapter, action: str, arguments: Sequence[str]) -> None:
         [specification] = parse_submission(Path(file).read_bytes())
         item = Item(specification, id=id_, created_at=int(created_at))
         [record] = submit.submit(site, Owner(created_by="alice"), [item])
-        tell(f"answer {record.token}")
+        tell(f"answer {record.slurm_name}")
     elif action == "cancel":
         cancel.cancel(site, arguments)
         tell("answer")

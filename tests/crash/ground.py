@@ -144,14 +144,14 @@ class Ground(LiveSite):
 
     def check(self, *living: Record) -> None:
         """Count everything: rows, Slurm's jobs, updates, folders, hosts files. Only these jobs live."""
-        rows = {record.token: record for record in self.site.store.all(10_000)}
+        rows = {record.slurm_name: record for record in self.site.store.all(10_000)}
         listed = self.site.scheduler.queue(["alice"]).observations
         ours = [row for row in listed if row.name.startswith(f"{self.site.store.instance}-")]
         assert {row.name for row in ours} <= set(rows), "a Slurm job without a row"
         ran = Counter(row.name for row in ours if row.state != "CANCELLED")
         assert max(ran.values(), default=1) == 1, f"two Slurm jobs of one job: {ran}"
         alive = {row.name for row in ours if row.state in {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"}}
-        assert alive == {record.token for record in living}
+        assert alive == {record.slurm_name for record in living}
         for record in rows.values():
             if record.id not in {each.id for each in living}:
                 self._check_ended(record)
@@ -193,7 +193,7 @@ class Ground(LiveSite):
                 if any(record.stage is Stage.SUBMITTING for record in active):
                     self.clock.ahead += DISPATCH_SECONDS + 5
                 try:
-                    cancel.cancel(self.site, [record.id for record in active if record.cancelled is None])
+                    cancel.cancel(self.site, [record.id for record in active if record.cancel_sent is None])
                     sync(self.site)
                 except AdapterError:
                     pass

@@ -67,8 +67,8 @@ def test_an_sbatch_that_outlives_its_clock_makes_a_job_that_runs_nothing(make_gr
     ground.settle()
     assert (ground.now(record).state, ground.starts("job")) == (JobState.SUCCESS, 1)
     listed = ground.site.scheduler.queue(["alice"]).observations
-    assert len([row for row in listed if row.name == record.token]) == 2
-    assert [row for row in listed if row.name == record.token and row.state in {"PENDING", "RUNNING"}] == []
+    assert len([row for row in listed if row.name == record.slurm_name]) == 2
+    assert [row for row in listed if row.name == record.slurm_name and row.state in {"PENDING", "RUNNING"}] == []
 
 
 @pytest.mark.parametrize("place", ["asked", "answered"])

@@ -117,14 +117,14 @@ def replace(ground: Ground, point: str) -> Death:
     death = ground.die(point, "create", "4101", "2000", ground.write("new", [job]))
     new = ground.create("4101", 2000, job)
     if death.answered is not None:
-        assert death.answered == (new.token,)
+        assert death.answered == (new.slurm_name,)
     ground.settle(database)
     [ended] = ground.site.store.again([old])
     assert (ended.state, ended.key, ended.id.partition("-")[0]) == (JobState.SUCCESS, None, "4101")
     assert ground.now(new).status == "Your job ended with exit code 0"
     assert [ground.starts(name) for name in ("database", "old", "new")] == [1, 1, 1]
     assert len(ground.site.store.all(9)) == 3
-    assert ground.create("4101", 2000, job).token == new.token
+    assert ground.create("4101", 2000, job).slurm_name == new.slurm_name
     ground.check(database)
     return death
 

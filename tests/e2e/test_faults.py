@@ -336,7 +336,7 @@ def test_only_a_jobs_own_slurm_job_is_cancelled(faulty: Faulty) -> None:
     private = faulty.cluster.submit("sleep 60", "--job-name=private")
     records = faulty.submit(*[faulty.shell("sleep 60")] * 2)
     own = [record.slurm_id for record in records]
-    same_name = faulty.cluster.submit("sleep 60", f"--job-name={records[0].token}", user="bob")
+    same_name = faulty.cluster.submit("sleep 60", f"--job-name={records[0].slurm_name}", user="bob")
     for record, wrong in zip(records, (theirs, private), strict=True):
         faulty.site.store.change([(record, {"slurm_id": int(wrong)})], time.time())
     faulty.cancel(*records)
@@ -356,11 +356,11 @@ def test_a_job_that_its_user_renamed_is_not_cancelled_and_that_is_said(faulty: F
     faulty.cluster.ask("scontrol", "update", f"JobId={renamed.slurm_id}", "JobName=mine")
     result = faulty.invoke("cancel", renamed.id, other.id)
     assert result.exit_code == 1
-    assert f"JobName={renamed.token}" in result.stderr
+    assert f"JobName={renamed.slurm_name}" in result.stderr
     assert faulty.cluster.wait_end(str(other.slurm_id)) == "CANCELLED"
     assert faulty.cluster.show(str(renamed.slurm_id))["JobState"] == "RUNNING"
-    assert faulty.now(renamed).cancelled is None
-    faulty.cluster.ask("scontrol", "update", f"JobId={renamed.slurm_id}", f"JobName={renamed.token}")
+    assert faulty.now(renamed).cancel_sent is None
+    faulty.cluster.ask("scontrol", "update", f"JobId={renamed.slurm_id}", f"JobName={renamed.slurm_name}")
     assert faulty.invoke("cancel", renamed.id).exit_code == 0
     [ended, _] = faulty.until_ended(renamed, other)
     assert (ended.state, ended.status) == (JobState.SUCCESS, "Your job was cancelled")

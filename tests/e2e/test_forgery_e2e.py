@@ -87,9 +87,9 @@ def test_a_name_of_a_job_says_nothing_of_others(adapter: LiveSite, cluster: Clus
     limit = cluster.show(private)["TimeLimit"]
     mine = cluster.submit("sleep 600", "--mem=1", "--hold", "--job-name=mine")
     forged = [
-        row(f"{his.slurm_id}+0", "bob", his.token),
-        row(f"{private}+0", "bob", over.token),
-        row(f"{private}+1", "alice", hers.token),
+        row(f"{his.slurm_id}+0", "bob", his.slurm_name),
+        row(f"{private}+0", "bob", over.slurm_name),
+        row(f"{private}+1", "alice", hers.slurm_name),
     ]
     with attacked(cluster, mine, *forged):
         for _ in range(100):

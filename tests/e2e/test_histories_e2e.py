@@ -44,7 +44,7 @@ def test_a_job_that_is_newer_than_a_backup_is_never_taken_for_another(adapter: L
     lose_database(adapter, backup)
     [new] = adapter.submit(adapter.shell("echo new; exit 3"))
     assert new.id != old.id
-    assert new.token.rpartition("-")[0] != old.token.rpartition("-")[0]
+    assert new.slurm_name.rpartition("-")[0] != old.slurm_name.rpartition("-")[0]
     [ended] = adapter.until_ended(new)
     assert (ended.state, ended.exit_code) == (JobState.FAILURE, 3)
     assert adapter.output(new) == "new\n"

@@ -357,7 +357,7 @@ def test_cancel(make_adapter: LiveSiteMaker, transport: Transport) -> None:
     assert adapter.invoke("cancel", waits.id).exit_code == 0  # it has ended: that is no error
     unknown = adapter.invoke("cancel", "999999", server.id)
     assert (unknown.exit_code, "999999" in unknown.output) == (1, True)
-    assert adapter.now(server).cancelled is None  # one is unknown: nothing was done
+    assert adapter.now(server).cancel_sent is None  # one is unknown: nothing was done
 
 
 @pytest.mark.parametrize("transport", ["local", "ssh"])
@@ -402,7 +402,7 @@ def test_what_the_command_line_shows(adapter: LiveSite) -> None:
     [line] = adapter.invoke("jobs").stdout.splitlines()[1:]
     assert re.match(rf"{record.id}\s+RUNNING\s+\d+s\s+{record.slurm_id}\s+alice\s+shell 1\s+{record.nodes[0]}\s", line)
     page = adapter.invoke("show", record.id).stdout
-    for words in ("my job", "RUNNING", record.folder, record.token, record.addresses[0][0], "Your job is running"):
+    for words in ("my job", "RUNNING", record.folder, record.slurm_name, record.addresses[0][0], "Your job is running"):
         assert words in page
     shown = json.loads(adapter.invoke("show", record.id, "--json").stdout)
     assert (shown["slurmId"], shown["state"], shown["updates"][-1]["state"]) == (record.slurm_id, "RUNNING", "RUNNING")

@@ -56,7 +56,7 @@ def own_sbatch(make_adapter: LiveSiteMaker, cluster: Cluster) -> Iterator[LiveSi
 
 def test_lines_for_other_schedulers_mean_nothing_to_slurm(adapter: LiveSite) -> None:
     [record] = adapter.submit(adapter.specification("pbs"))
-    assert adapter.until_successful(record) == [f"{record.token} 1\n"]
+    assert adapter.until_successful(record) == [f"{record.slurm_name} 1\n"]
 
 
 def test_a_sites_own_sbatch_refuses_in_its_own_words_and_sees_its_users_environment(own_sbatch: LiveSite) -> None:

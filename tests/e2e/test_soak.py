@@ -216,7 +216,7 @@ def check_soak(soak: Soak, records: list[Record]) -> None:
         of_token.setdefault(job["JobName"], []).append(job)
     for record in records:
         assert record.stage is Stage.ENDED
-        theirs = of_token[record.token]
+        theirs = of_token[record.slurm_name]
         ids = {job.get("ArrayJobId", job["JobId"]) for job in theirs}
         assert ids == {str(record.slurm_id)}, "a job is double"
         meant = min((MEANING.get(job["JobState"], "FAILURE") for job in theirs), key=WORST_FIRST.index)
@@ -225,7 +225,7 @@ def check_soak(soak: Soak, records: list[Record]) -> None:
         ran = soak.adapter.output(record).count("ran\n")
         whole = sum(job["JobState"] != "CANCELLED" for job in theirs)
         assert whole <= ran <= len(theirs), (record, soak.adapter.errors(record))
-    assert set(of_token) == {record.token for record in records}
+    assert set(of_token) == {record.slurm_name for record in records}
     assert soak.adapter.shared_block == ""
     assert not [path for path in soak.adapter.peers.iterdir() if path.name != "hosts"]
     assert soak.problems == []

@@ -230,9 +230,9 @@ def test_other_jobs_of_the_same_accounts_change_nothing(adapter: LiveSite, clust
         cluster.submit("sleep 600", "--array=1-1000:7%5"),
         cluster.submit("sleep 600", "--array=3-20%2", "--hold"),
         cluster.submit("false", "--array=1,3,5"),
-        cluster.submit("sleep 600", f"--job-name={record.token}\n{record.slurm_id}|COMPLETED"),
-        cluster.submit("sleep 600", f"--job-name={record.token}x"),
-        cluster.submit("sleep 600", f"--comment={record.token}", user="bob"),
+        cluster.submit("sleep 600", f"--job-name={record.slurm_name}\n{record.slurm_id}|COMPLETED"),
+        cluster.submit("sleep 600", f"--job-name={record.slurm_name}x"),
+        cluster.submit("sleep 600", f"--comment={record.slurm_name}", user="bob"),
     ]
     cluster.wait_state(others[1], "RUNNING")
     reports = [sync(adapter.site) for _ in range(3)]

@@ -81,5 +81,5 @@ def test_a_controller_that_is_away_is_told_at_once_and_jobs_go_on_once_it_is_bac
     if claimed.status == 200:
         site.until_state("2", "RUNNING")
     site.until_state("1", "SUCCESS")
-    assert site.adapter.now(running).cancelled is not None
+    assert site.adapter.now(running).cancel_sent is not None
     assert site.adapter.site.store.find(["3"]) == {}

@@ -51,7 +51,7 @@ def test_a_job_that_ucloud_deleted_is_ended(doors: Doors) -> None:
     wait_until(lambda: doors.offline.now(record).unknown_since is not None, "it was not asked for")
     doors.slurm.now += UNKNOWN_SECONDS
     wait_until(lambda: doors.offline.now(record).stage == "ended", "it goes on")
-    assert doors.offline.now(record).cancelled is not None
+    assert doors.offline.now(record).cancel_sent is not None
     assert doors.offline.site.store.due(after=0, limit=9) == []
 
 

@@ -55,7 +55,7 @@ class Served:
         answer = self.ucloud.create(job)
         assert answer.status == 200, answer.text
         record = self.adapter.site.store.get(job["id"])
-        assert answer.json == {"responses": [{"id": record.token}]}
+        assert answer.json == {"responses": [{"id": record.slurm_name}]}
         until(lambda: self.adapter.now(record).slurm_id is not None, f"job {record.id} is not in Slurm")
         return self.adapter.now(record)
 

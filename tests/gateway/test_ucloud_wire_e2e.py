@@ -142,7 +142,7 @@ def test_whatever_content_type_and_with_and_without_gzip(site: Served) -> None:
             site.ucloud.know(job["id"])
             of_both: dict[str, str | None] = {"Content_Type": kind, "Accept_Encoding": accepted}
             made = ask(site, "POST", JOBS, {"items": [job]}, **of_both)
-            token = site.adapter.site.store.get(job["id"]).token
+            token = site.adapter.site.store.get(job["id"]).slurm_name
             assert made[:2] == (200, {"responses": [{"id": token}]}), kind
             until(lambda: all(job.slurm_id is not None for job in site.adapter.site.store.standing()), "not in Slurm")
             named = {"items": [{"job": job, "requestedTime": MINUTE}]}

@@ -67,7 +67,7 @@ def test_the_last_peer_goes_and_its_names_with_it(offline: Offline) -> None:
     """The view stays, empty: the nodes keep what they have read of one that is gone."""
     consumer, first, _ = pair(offline)
     waits = Path(consumer.folder, "node", "peers")
-    assert waits.read_text() == f"{first.id} database {first.token}\n"
+    assert waits.read_text() == f"{first.id} database {first.slurm_name}\n"
     attach.detach(offline.site, consumer.id, value("database", first))
     assert offline.view(consumer.id).read_text() == ""
     assert waits.read_text() == ""  # nor does it wait for it when Slurm starts it again
@@ -81,7 +81,7 @@ def test_an_attached_peer_is_not_waited_for(offline: Offline) -> None:
     first, second = offline.job(), offline.job()
     consumer = offline.job(resources=[peer("database", first)])
     attach.attach(offline.site, consumer.id, value("cache", second))
-    assert Path(consumer.folder, "node", "peers").read_text() == f"{first.id} database {first.token}\n"
+    assert Path(consumer.folder, "node", "peers").read_text() == f"{first.id} database {first.slurm_name}\n"
     attach.detach(offline.site, consumer.id, value("database", first))
     assert Path(consumer.folder, "node", "peers").read_text() == ""
 

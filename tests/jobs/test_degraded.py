@@ -446,4 +446,4 @@ def test_jobs_of_a_real_cluster_are_taken_up_again(adapter: LiveSite) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     states = [adapter.now(record).state for record in (*runs, *waits)]
     assert states == [JobState.FAILURE] * 10 + [JobState.RUNNING] * 5 + [JobState.IN_QUEUE] * 15
-    assert adapter.traces[2] == sorted(record.token for record in (*runs, *waits))
+    assert adapter.traces[2] == sorted(record.slurm_name for record in (*runs, *waits))

@@ -40,7 +40,7 @@ def states(ucloud: Ucloud, id_: str) -> list[str]:
 def alive(site: Offline, record: Record) -> bool:
     """Whether Slurm has the job still."""
     rows = site.slurm.queue([record.account]).observations
-    return any(row.name == record.token and row.state in {"PENDING", "RUNNING"} for row in rows)
+    return any(row.name == record.slurm_name and row.state in {"PENDING", "RUNNING"} for row in rows)
 
 
 @pytest.mark.scenario(65)
@@ -97,7 +97,7 @@ def test_a_job_that_ucloud_denies_twice_is_ended_and_told_of_no_more(site: Offli
     assert (alive(site, orphan), alive(site, other)) == (False, True)
     for _ in range(3):
         assert site.sync(60).problems == ()
-    assert (site.now(orphan).stage, site.now(orphan).cancelled is not None) == (Stage.ENDED, True)
+    assert (site.now(orphan).stage, site.now(orphan).cancel_sent is not None) == (Stage.ENDED, True)
     assert site.site.store.due(after=0, limit=9) == []
     ucloud.calls.clear()
     site.slurm.start(site.slurm_id(other))
@@ -279,7 +279,7 @@ def test_one_that_could_not_be_cancelled_is_tried_again(site: Offline, ucloud: U
     site.slurm.now += deleted_in_ucloud.UNKNOWN_SECONDS
     site.slurm.down = True
     assert "could not cancel" in deleted_in_ucloud.end_orphans(site.site, _receiver(site))[0]
-    assert site.now(job).gone is None
+    assert site.now(job).deleted_in_ucloud is None
     site.slurm.down = False
     site.sync()
     assert not alive(site, job)

@@ -37,7 +37,7 @@ ENDS: dict[str, Any] = {"state": JobState.SUCCESS, "status": "done", "stage": St
 
 def claim(store: Store, *ids: str) -> list[Record]:
     """Jobs that came from UCloud."""
-    return store.claim([(record(id_, origin="example", token=f"i-example-{id_}"), b"{}") for id_ in ids])
+    return store.claim([(record(id_, origin="example", slurm_name=f"i-example-{id_}"), b"{}") for id_ in ids])
 
 
 def change(store: Store, record: Record, *steps: dict[str, Any]) -> None:

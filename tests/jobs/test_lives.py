@@ -187,7 +187,7 @@ class Lives(RuleBasedStateMachine):
     # What is true
 
     def _truth(self, token: str) -> Truth | None:
-        for record in self.site.site.store.with_tokens([token]):
+        for record in self.site.site.store.with_slurm_names([token]):
             if token not in self.truths:
                 self.truths[token] = Truth(record, ("0", "1", "2") if record.array else (None,))
             return self.truths[token]
@@ -225,7 +225,7 @@ class Lives(RuleBasedStateMachine):
     def _shown(self, truth: Truth) -> dict[Key, Observation]:
         if {"controller", "sight"} & self.broken:
             return {}
-        return {key: row for key, row in self._rows().items() if row.name == truth.record.token}
+        return {key: row for key, row in self._rows().items() if row.name == truth.record.slurm_name}
 
     def _own_ids(self, truth: Truth) -> set[int]:
         """The Slurm jobs that may be the job's own: the one that its fence names, else any."""
@@ -252,7 +252,7 @@ class Lives(RuleBasedStateMachine):
         told = _by_task(
             row
             for row in (*hidden.values(), *(self.purged.values() if asked else ()))
-            if row.slurm_id == slurm_id and row.name == record.token
+            if row.slurm_id == slurm_id and row.name == record.slurm_name
         )
         exits = {} if "folders" in self.broken else self._exits(truth, slurm_id)
         verdicts = []
@@ -272,7 +272,7 @@ class Lives(RuleBasedStateMachine):
     def _verdict(self, row: Observation, record: Record, now: float, *, blind: bool) -> set[JobState]:
         if row.state != "CANCELLED":
             return {{"COMPLETED": GOOD, "TIMEOUT": LATE}.get(row.state, BAD)}
-        if record.cancelled is not None or not self.accounting:
+        if record.cancel_sent is not None or not self.accounting:
             return {GOOD}
         if blind:
             return set()
@@ -287,7 +287,7 @@ class Lives(RuleBasedStateMachine):
     def _recorded(self, exit_: dict[str, Any], record: Record) -> set[JobState]:
         if exit_["exit_code"] == 0:
             return {GOOD}
-        if record.cancelled is not None:
+        if record.cancel_sent is not None:
             return {GOOD}
         late = record.started is not None and exit_["ended_at"] >= record.started + record.time_limit
         return {LATE, BAD} if late else {BAD}
@@ -315,7 +315,7 @@ class Lives(RuleBasedStateMachine):
                 truth.quiet = None
             lost: set[JobState] = set()
             if truth.quiet is not None and self.slurm.now - truth.quiet >= self.site.config.jobs.lost_after:
-                lost = {BAD if record.cancelled is None else GOOD}
+                lost = {BAD if record.cancel_sent is None else GOOD}
             ends = set().union(*(states for states, _ in learned))
             found[record.id] = (ends, lost, self._live_states(truth))
         return found
@@ -327,7 +327,7 @@ class Lives(RuleBasedStateMachine):
     ) -> None:
         """Nothing changed without evidence."""
         for id_, record in self._records().items():
-            truth = self._truth(record.token)
+            truth = self._truth(record.slurm_name)
             assert truth is not None
             old = before.get(id_, truth.record)
             ends, lost, live = learnable.get(id_, (set(), set(), set()))
@@ -338,7 +338,7 @@ class Lives(RuleBasedStateMachine):
             elif record.state not in ends | lost:
                 # It never ran, and it never will.
                 assert truth.robbed or not truth.passed, (old, record, ends)
-                by_us = record.cancelled is not None and record.state is GOOD
+                by_us = record.cancel_sent is not None and record.state is GOOD
                 refused = record.status.startswith("Slurm refused") and record.state is BAD
                 records = self._records()
                 alone = any(records[each.job_id].stage is Stage.ENDED for each in record.peers)
@@ -379,7 +379,7 @@ class Lives(RuleBasedStateMachine):
         if self.broken or any("would end in this pass" in problem for problem in done.problems):
             return
         for id_, record in self._records().items():
-            truth = self._truth(record.token)
+            truth = self._truth(record.slurm_name)
             if id_ in before and truth is not None and before[id_].stage is Stage.SUBMITTED and not truth.robbed:
                 ends, _, live = must[id_]
                 assert record.stage is Stage.ENDED or not ends or live, (record, ends)
@@ -425,14 +425,16 @@ class Lives(RuleBasedStateMachine):
         wanted: dict[str, tuple[str, set[str]]] = {}
         for truth in self.truths.values():
             for (slurm_id, _), row in rows.items():
-                own = row.name == truth.record.token and slurm_id in truth.passed
+                own = row.name == truth.record.slurm_name and slurm_id in truth.passed
                 runs = LIVE.get(row.state, QUEUED) is not QUEUED
                 if own and runs and not truth.record.array and not truth.robbed:
                     at = {f"192.0.2.{int(node[4:])}" for node in row.nodes}
                     wanted[truth.record.id] = (f"{slurm_id}.{row.restarts}", at)
         # Of a job that Slurm has forgotten nobody knows whether it has ended.
         listed = {row.name for row in rows.values()}
-        known = {each.record.id for each in self.truths.values() if not each.robbed and each.record.token in listed}
+        known = {
+            each.record.id for each in self.truths.values() if not each.robbed and each.record.slurm_name in listed
+        }
         assert {id_: each for id_, each in found.items() if id_ in known} == wanted, (found, wanted)
         living = [record for record in records.values() if record.stage is not Stage.ENDED]
         wished = {(each.id, one.job_id) for each in living for one in each.peers if one.job_id in wanted}

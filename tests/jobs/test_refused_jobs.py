@@ -278,7 +278,7 @@ def test_a_sync_retries_some_jobs_of_an_account_those_first_that_wait_longest(of
     for taken in (records[: plan.RETRIES], records[plan.RETRIES :]):
         before = len(offline.slurm.submissions)
         offline.sync(plan.RETRY_SECONDS if before == count else 1)
-        assert [each.token for each in offline.slurm.submissions[before:]] == [each.token for each in taken]
+        assert [each.token for each in offline.slurm.submissions[before:]] == [each.slurm_name for each in taken]
 
 
 def test_a_job_that_is_refused_for_now_can_be_cancelled(offline: Offline) -> None:
@@ -297,7 +297,7 @@ def test_a_job_that_ended_before_an_older_database_is_restored_keeps_its_end(off
     consumer = offline.job(resources=[peer("db", database)])
     folder = Path(consumer.folder)
     folder.mkdir(mode=0o700)
-    (folder / ".token").symlink_to(consumer.token)
+    (folder / ".token").symlink_to(consumer.slurm_name)
     (folder / "owner").symlink_to("closed")
     offline.record_exit(consumer, 3, slurm_id=55)
     while (slurm_id := offline.now(consumer).slurm_id) is None:

@@ -90,7 +90,7 @@ def test_a_shell_is_on_the_node_of_its_rank_inside_the_job(adapter: LiveSite) ->
 
 def test_a_job_without_names_has_a_plain_shell_even_if_it_uses_all_its_node(adapter: LiveSite) -> None:
     [record] = adapter.start(adapter.shell(f"while :; do :; done & {UNTIL_TOLD}; kill $!"))
-    assert not record.names
+    assert not record.has_hosts_file
     with shell(adapter, record) as one, shell(adapter, record) as other:
         assert ask(one, "hostname") == ask(other, "hostname") == adapter.now(record).nodes[0]
 

@@ -49,14 +49,14 @@ def nothing_is_left(site: Offline) -> bool:
 def test_a_job_is_claimed_its_folder_made_and_slurm_has_it(offline: Offline) -> None:
     record = offline.job()
     assert (record.id, record.stage, record.state, record.slurm_id) == ("1", Stage.SUBMITTED, JobState.IN_QUEUE, 1)
-    assert re.fullmatch(rf"{offline.site.store.instance}-local-1-[a-z][a-z2-7]{{7}}", record.token)
+    assert re.fullmatch(rf"{offline.site.store.instance}-local-1-[a-z][a-z2-7]{{7}}", record.slurm_name)
     folder = Path(record.folder)
     assert folder == offline.folder / "home" / "alice" / "1"
     assert {path.name for path in folder.iterdir()} == {".token", "job.sbatch", "node"}
     [submission] = offline.slurm.submissions
-    assert (submission.token, submission.user, submission.folder) == (record.token, "alice", record.folder)
+    assert (submission.token, submission.user, submission.folder) == (record.slurm_name, "alice", record.folder)
     directives = {directive.name: directive.value for directive in submission.directives}
-    assert directives["job-name"] == directives["comment"] == record.token
+    assert directives["job-name"] == directives["comment"] == record.slurm_name
     assert [update.status for update in offline.site.store.updates("1")] == [
         "Your job has been submitted to the queue (Slurm ID: 1)"
     ]
@@ -66,7 +66,9 @@ def test_the_script_in_the_folder_is_what_render_shows(offline: Offline) -> None
     record = offline.job(parameters={})
     shown = jobs.render(offline.site, Owner(created_by="alice"), offline.item(parameters={}).specification)
     script = Path(record.folder, "job.sbatch").read_text()
-    assert script == shown.replace("render-0", record.token).replace("/alice/0", "/alice/1").replace("=0\n", "=1\n", 1)
+    assert script == shown.replace("render-0", record.slurm_name).replace("/alice/0", "/alice/1").replace(
+        "=0\n", "=1\n", 1
+    )
 
 
 @pytest.mark.scenario(89)
@@ -84,7 +86,7 @@ def test_a_peer_is_written_in_lower_case_everywhere(offline: Offline) -> None:
     database = offline.run(offline.job(), "node002")
     consumer = offline.job(resources=[peer("DataBase", database)])
     assert [each.hostname for each in consumer.peers] == ["database"]
-    assert Path(consumer.folder, "node", "peers").read_text() == f"1 database {database.token}\n"
+    assert Path(consumer.folder, "node", "peers").read_text() == f"1 database {database.slurm_name}\n"
     assert offline.view(consumer.id).read_text() == (
         f"# consumer 2 peer 1 run 1.0 exit {database.folder}/exit.json\n192.0.2.2 database\n192.0.2.2 database-0\n"
     )
@@ -507,7 +509,7 @@ def test_trouble_with_one_account_is_not_the_others(offline: Offline) -> None:
 def test_a_job_is_cancelled(offline: Offline) -> None:
     record = offline.run(offline.job())
     [cancelled] = cancel.cancel(offline.site, [record.id])
-    assert (cancelled.stage, cancelled.cancelled is not None) == (Stage.SUBMITTED, True)
+    assert (cancelled.stage, cancelled.cancel_sent is not None) == (Stage.SUBMITTED, True)
     assert offline.slurm.see(1).state == "CANCELLED"
     offline.sync()
     assert (offline.now(record).state, offline.now(record).status) == (JobState.SUCCESS, "Your job was cancelled")
@@ -518,7 +520,7 @@ def test_an_unknown_job_cancels_nothing(offline: Offline) -> None:
     record = offline.job()
     with pytest.raises(NotFound):
         cancel.cancel(offline.site, [record.id, "99"])
-    assert offline.now(record).cancelled is None
+    assert offline.now(record).cancel_sent is None
 
 
 @pytest.mark.scenario(72)
@@ -536,7 +538,7 @@ def test_what_is_no_id_is_unknown_and_runs_nothing(offline: Offline, id_: str) -
         with pytest.raises(NotFound):
             ask()
     assert offline.transport.commands == before
-    assert (offline.now(record).cancelled, offline.slurm.see(1).state) == (None, "PENDING")
+    assert (offline.now(record).cancel_sent, offline.slurm.see(1).state) == (None, "PENDING")
 
 
 def test_slurm_is_down_when_a_cancel_is_asked_for(offline: Offline) -> None:
@@ -545,7 +547,7 @@ def test_slurm_is_down_when_a_cancel_is_asked_for(offline: Offline) -> None:
     with pytest.raises(TryAgain):
         cancel.cancel(offline.site, [record.id])
     offline.slurm.down = False
-    assert offline.now(record).cancelled is None, "it was not cancelled, and its failure is a failure"
+    assert offline.now(record).cancel_sent is None, "it was not cancelled, and its failure is a failure"
 
 
 @pytest.mark.edge_case(10)
@@ -563,10 +565,10 @@ def test_a_job_under_a_strange_name_is_left_alone_and_said_to_be(offline: Offlin
     record = offline.job()
     other = offline.job()
     offline.slurm.change(1, name="a stranger's")
-    with pytest.raises(Refused, match=f"JobId=1 JobName={record.token}"):
+    with pytest.raises(Refused, match=f"JobId=1 JobName={record.slurm_name}"):
         cancel.cancel(offline.site, [record.id, other.id])
     assert (offline.slurm.see(1).state, offline.slurm.see(2).state) == ("PENDING", "CANCELLED")
-    assert offline.now(record).cancelled is None
+    assert offline.now(record).cancel_sent is None
 
 
 def test_a_claim_that_waits_for_its_peer_ends_at_once(offline: Offline) -> None:
@@ -758,7 +760,7 @@ def test_a_crash_at_any_step_of_a_submission_leads_to_one_job_or_none(
         with suppress(Refused):  # the refusal, where the crash was before it
             site.job("key", resources=[peer("db", database)])
         again = site.job("key", resources=[peer("db", database)])
-        made = [row for row in site.slurm.queue(["alice"]).observations if row.name == again.token]
+        made = [row for row in site.slurm.queue(["alice"]).observations if row.name == again.slurm_name]
         if again.stage is Stage.ENDED:
             assert (refused, made, again.status) == (True, [], "Slurm refused job 2: no"), where
         else:

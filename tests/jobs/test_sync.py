@@ -134,20 +134,20 @@ def test_a_pass_reads_whole_only_jobs_that_do_not_simply_live_on(
     records = offline.submit(*(offline.item() for _ in range(20)))
     offline.sync()
     read: list[str] = []
-    inner = offline.site.store.with_tokens
+    inner = offline.site.store.with_slurm_names
 
-    def with_tokens(tokens: Iterable[str]) -> list[Record]:
+    def with_slurm_names(tokens: Iterable[str]) -> list[Record]:
         read.extend(found := list(tokens))
         return inner(found)
 
-    monkeypatch.setattr(offline.site.store, "with_tokens", with_tokens)
+    monkeypatch.setattr(offline.site.store, "with_slurm_names", with_slurm_names)
     assert offline.sync().changed == ()
     assert read == []
     running = offline.run(records[7])
     assert read == []
     offline.slurm.finish(running.slurm_id or 0)
     assert len(offline.sync().changed) == 1
-    assert set(read) == {running.token}
+    assert set(read) == {running.slurm_name}
 
 
 def test_what_is_recorded_while_slurm_is_asked_is_left_to_the_next_pass(
@@ -668,7 +668,7 @@ def test_an_id_that_came_round_again_is_another_job(tmp_path: Path) -> None:
     # The cluster was installed anew: the id is a job of the same account again, and soon one of somebody else's.
     for values in ({"name": "another"}, {"name": "another", "user": "bob"}, {"user": "bob"}):
         for state in ("RUNNING", "COMPLETED", "FAILED"):
-            site.slurm.change(1, **{"name": record.token, "user": "alice"} | values, state=state, submitted=1)
+            site.slurm.change(1, **{"name": record.slurm_name, "user": "alice"} | values, state=state, submitted=1)
             site.slurm.change(1, nodes=("node004",), exit_code=0, restarts=3)
             site.sync()
             assert (site.now(record).state, site.now(record).nodes) == (JobState.RUNNING, ("node001",)), values
@@ -688,10 +688,10 @@ def test_a_job_of_somebody_else_under_the_name_of_ours(offline: Offline) -> None
 
     offline.job(user="bob")  # so that bob's jobs are asked for
     record = offline.run(offline.job())
-    first = forge(record.token)
+    first = forge(record.slurm_name)
     offline.slurm.lose_next("never")
     lost = offline.job()
-    second = forge(lost.token)
+    second = forge(lost.slurm_name)
     assert offline.sync().problems == ()
     assert (offline.now(record).nodes, offline.now(lost).slurm_id) == (("node001",), None)
     for slurm_id in (first, second):
@@ -700,7 +700,7 @@ def test_a_job_of_somebody_else_under_the_name_of_ours(offline: Offline) -> None
     assert (offline.now(record).state, offline.now_stage(lost.id)) == (JobState.RUNNING, Stage.SUBMITTING)
     cancel.cancel(offline.site, [record.id])
     offline.sync()
-    forged = forge(record.token)
+    forged = forge(record.slurm_name)
     report = offline.sync()
     assert (report.cancelled, report.problems) == ((), ()), "it is not ours to cancel"
     assert offline.slurm.see(forged).state == "RUNNING"
@@ -761,10 +761,10 @@ def test_a_job_that_its_user_renamed_is_not_lost(offline: Offline) -> None:
         offline.slurm.now += 4000
         report = offline.sync()
         assert report.problems == ()
-        assert f"JobName={record.token}" in report.account_problems[0]
+        assert f"JobName={record.slurm_name}" in report.account_problems[0]
         assert offline.now(record).trouble in report.account_problems[0]
         assert offline.now(record).state is JobState.RUNNING
-    offline.slurm.change(1, name=record.token)
+    offline.slurm.change(1, name=record.slurm_name)
     offline.slurm.finish(1)
     assert offline.sync().problems == ()
     assert offline.now(record).state is JobState.SUCCESS

@@ -68,7 +68,7 @@ def copied(site: Offline) -> bytes:
 def test_running_jobs_of_a_database_that_was_lost_are_not_given_up(site: Offline, ucloud: Ucloud) -> None:
     jobs = running(site, ucloud, "4101", "4102")
     lose_database(site)
-    wanted = [asked(site, job.id, job.token) for job in jobs]
+    wanted = [asked(site, job.id, job.slurm_name) for job in jobs]
     [said] = unknown_here.verify(site.site, wanted)
     assert "4101, 4102" in said
     assert [ucloud.state(job.id) for job in jobs] == ["RUNNING", "RUNNING"]
@@ -82,7 +82,7 @@ def test_jobs_that_are_newer_than_a_restored_database_are_not_given_up(site: Off
     [new] = running(site, ucloud, "4102")
     lose_database(site, backup)
     site.slurm.finish(site.slurm_id(old) + 1)
-    assert "(4102)" in unknown_here.verify(site.site, [asked(site, job.id, job.token) for job in (old, new)])[0]
+    assert "(4102)" in unknown_here.verify(site.site, [asked(site, job.id, job.slurm_name) for job in (old, new)])[0]
     assert ucloud.state(new.id) == "RUNNING"
 
 
@@ -90,7 +90,7 @@ def test_somebody_who_has_looked_ends_those_that_slurm_does_not_have(site: Offli
     runs, ended = running(site, ucloud, "4101", "4102")
     slurm_id = site.slurm_id(ended)
     lose_database(site)
-    unknown_here.verify(site.site, [asked(site, job.id, job.token) for job in (runs, ended)])
+    unknown_here.verify(site.site, [asked(site, job.id, job.slurm_name) for job in (runs, ended)])
     site.slurm.finish(slurm_id)
     [problem] = sync(site.site, end_many=True).problems
     assert "(4101)" in problem

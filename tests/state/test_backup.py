@@ -102,7 +102,7 @@ def test_a_backup_is_made_while_others_write(state: Path, tmp_path: Path) -> Non
         nonlocal written
         with Store(state) as store:
             while not stop.is_set():
-                pair = [(record(f"{written}-{half}", token=f"t-{written}-{half}"), b"x" * 9000) for half in "ab"]
+                pair = [(record(f"{written}-{half}", slurm_name=f"t-{written}-{half}"), b"x" * 9000) for half in "ab"]
                 store.claim(pair)
                 written += 1
 
@@ -186,7 +186,7 @@ def test_a_restored_database_is_the_backup_and_the_old_one_is_kept(state: Path, 
     with Store(state) as store:
         assert store.instance == instance
         [restored] = store.active()
-    assert (restored.stage, restored.handed_over, restored.status) == (Stage.SUBMITTING, NOW, backup.IN_DOUBT)
+    assert (restored.stage, restored.sbatch_started, restored.status) == (Stage.SUBMITTING, NOW, backup.IN_DOUBT)
     assert done.aside == state / f"{NAME}.before-restore-20010909T014640"
     with closing(sqlite3.connect(done.aside)) as old:
         assert old.execute("SELECT count(*) FROM jobs").fetchone() == (2,)
@@ -295,11 +295,11 @@ def test_a_job_that_ran_after_the_backup_does_not_run_again(offline: Offline, tm
     offline.slurm.forget(record.slurm_id)
     if folder == "removed":
         shutil.rmtree(record.folder)
-    given = [each.token for each in offline.slurm.submissions].count(job.token)
+    given = [each.token for each in offline.slurm.submissions].count(job.slurm_name)
     restored(offline, tmp_path / "backup")
     for _ in range(40):
         offline.sync(300)
-    assert [each.token for each in offline.slurm.submissions].count(job.token) == given == 1
+    assert [each.token for each in offline.slurm.submissions].count(job.slurm_name) == given == 1
     now = offline.now(job)
     assert now.state is (JobState.SUCCESS if folder == "kept" else JobState.FAILURE), now.status
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def record(id_: str = "1", **values: object) -> Record:
     """A claim."""
     plain = Record(
-        id=id_, origin="local", key=None, token=f"i-local-{id_}", owner="alice", project=None, account="alice",
+        id=id_, origin="local", key=None, slurm_name=f"i-local-{id_}", owner="alice", project=None, account="alice",
         folder=f"/home/alice/{id_}", application="a 1", specification="{}", labels="{}", replicas=1, time_limit=60,
         array=False, created=1.0,
     )  # fmt: skip
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def test_what_was_remembered_is_there_after_a_restart(tmp_path: Path) -> None:
     whole = record(
         key="k", project="p", nodes=("n1", "n2"), addresses=(("10.0.0.1", "fd00::1"), ("10.0.0.2",)), array=True,
-        peers=(Peer("b", "7"), Peer("a", "8")), slurm_id=17, restarts=2, started=2.5, exit_code=0, view="x",
+        peers=(Peer("b", "7"), Peer("a", "8")), slurm_id=17, restarts=2, started=2.5, exit_code=0, hosts_digest="x",
     )  # fmt: skip
     with Store(tmp_path / "state") as store:
         store.claim([(whole, b"\0bundle")])
@@ -113,9 +113,9 @@ def test_a_claim_is_taken_once(store: Store) -> None:
     store.claim([(record(), b""), (record("2"), b"")])
     assert [each.id for each in store.take(["i-local-1"], 5.0)] == ["1"]
     assert [
-        (each.id, each.stage, each.handed_over) for each in store.take(["i-local-1", "i-local-2", "i-local-3"], 6.0)
+        (each.id, each.stage, each.sbatch_started) for each in store.take(["i-local-1", "i-local-2", "i-local-3"], 6.0)
     ] == [("2", Stage.SUBMITTING, 6.0)]
-    assert store.get("1").handed_over == 5.0
+    assert store.get("1").sbatch_started == 5.0
 
 
 def test_what_is_to_be_handed_over_is_kept_until_slurm_has_it(store: Store) -> None:
@@ -160,9 +160,9 @@ def test_what_was_decided_on_another_stage_or_slurm_job_is_not_done(
 def test_what_another_process_changed_meanwhile_stays(store: Store) -> None:
     old = record(stage=Stage.SUBMITTED, slurm_id=17)
     store.claim([(old, b"")])
-    store.change([(old, {"cancelled": 5.0})], 5.0)
+    store.change([(old, {"cancel_sent": 5.0})], 5.0)
     [new] = store.change([(old, {"state": JobState.RUNNING})], 6.0)
-    assert (new.cancelled, new.state) == (5.0, JobState.RUNNING)
+    assert (new.cancel_sent, new.state) == (5.0, JobState.RUNNING)
     assert store.get("1") == new
 
 
@@ -170,7 +170,7 @@ def test_all_or_none(store: Store) -> None:
     one, two = record("1"), record("2")
     store.claim([(one, b""), (two, b"")])
     with pytest.raises(StoreError):
-        store.change([(one, {"status": "x"}), (two, {"token": "i-local-1"})], 5.0)  # tokens are unique
+        store.change([(one, {"status": "x"}), (two, {"slurm_name": "i-local-1"})], 5.0)  # tokens are unique
     assert store.get("1").status == ""
     assert store.change([(one, {"status": "y"})], 6.0)[0].status == "y"
 
@@ -224,14 +224,14 @@ def test_the_newest_jobs_oldest_first(store: Store) -> None:
     store.claim([(record(str(number), created=float(number)), b"") for number in (3, 1, 2)])
     assert [each.id for each in store.all(2)] == ["2", "3"]
     assert [each.id for each in store.active()] == ["1", "2", "3"]
-    assert [each.id for each in store.with_tokens(["i-local-2", "none"])] == ["2"]
+    assert [each.id for each in store.with_slurm_names(["i-local-2", "none"])] == ["2"]
     assert set(store.find(["1", "9"])) == {"1"}
 
 
 def test_the_little_of_jobs_that_a_pass_looks_at(store: Store) -> None:
     waits = record("1", stage=Stage.SUBMITTED, slurm_id=17, status="Your job waits", missing_since=3.0)
     runs = record("2", stage=Stage.SUBMITTED, slurm_id=18, state=JobState.RUNNING, restarts=1, started=2.0,
-                  nodes=("n1", "n2"), addresses=(("10.0.0.1", "fd00::1"), ("10.0.0.2",)), cancelled=4.0)  # fmt: skip
+                  nodes=("n1", "n2"), addresses=(("10.0.0.1", "fd00::1"), ("10.0.0.2",)), cancel_sent=4.0)  # fmt: skip
     ended = record("3", stage=Stage.ENDED)
     store.claim([(each, b"") for each in (waits, runs, ended)])
     found = {standing.id: standing for standing in store.standing()}
@@ -257,7 +257,7 @@ def test_jobs_that_ucloud_is_taken_to_know(store: Store) -> None:
         record("4", origin="p"),
     ]
     store.claim([(each, b"") for each in records])
-    store.note_gone(["4"], "gone", 5.0)
+    store.note_deleted_in_ucloud(["4"], "gone", 5.0)
     assert store.expected() == ["1"]
 
 
@@ -283,13 +283,13 @@ RACE = """
 import sys
 from pathlib import Path
 from slurm_adapter.state.store import Store
-from tests.test_store import record
+from tests.state.test_store import record
 sys.stdin.readline()
 with Store(Path(sys.argv[1])) as store:
     for number in range(25):
         [id_] = store.reserve_ids(1, 1)
         [claimed] = store.claim([(record(id_, key=f"k{number}"), b"")])
-        taken = store.take([claimed.token], float(number))
+        taken = store.take([claimed.slurm_name], float(number))
         print(id_, claimed.id, len(taken))
 """
 
@@ -321,7 +321,7 @@ import os, sys
 from pathlib import Path
 from slurm_adapter.core.records import Stage
 from slurm_adapter.state.store import Store
-from tests.test_store import record
+from tests.state.test_store import record
 store = Store(Path(sys.argv[1]))
 store.claim([(record("1"), b"kept")])
 store.take(["i-local-1"], 5.0)

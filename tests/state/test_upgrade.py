@@ -55,7 +55,7 @@ def take_over(recorded: Path, tmp_path: Path, ucloud: Ucloud) -> Iterator[Offlin
         for record in store.all(99):
             if record.stage is not Stage.CLAIMED:
                 Path(record.folder).mkdir(mode=0o700)
-                (Path(record.folder) / ".token").symlink_to(record.token)
+                (Path(record.folder) / ".token").symlink_to(record.slurm_name)
         _revive(site, store.all(99))
         ucloud.know(*(record.id for record in store.all(99) if record.origin == "example"))
         site.slurm.now = int(max(record.created for record in store.all(99))) + 100
@@ -71,7 +71,7 @@ def _revive(site: Offline, records: list[Record]) -> None:
         if record is None:  # a stranger's
             site.slurm.submit([Submission("other", "bob", "/none", ())])
             continue
-        [outcome] = site.slurm.submit([Submission(record.token, record.account, record.folder, ())])
+        [outcome] = site.slurm.submit([Submission(record.slurm_name, record.account, record.folder, ())])
         assert outcome == Accepted(slurm_id)
         if record.state is JobState.RUNNING:
             site.fence(record, slurm_id)
@@ -155,7 +155,9 @@ def _check_jobs_of_ucloud(site: Offline, ucloud: Ucloud) -> None:
         "4103": {"resources": [peer("db", "4102")]},
         "4107": {"resources": [peer("db", "4106")]},
     }
-    assert {create(site, id_, **fields.get(id_, {})).token for id_ in before} == {r.token for r in before.values()}
+    assert {create(site, id_, **fields.get(id_, {})).slurm_name for id_ in before} == {
+        r.slurm_name for r in before.values()
+    }
     submitted = len(site.slurm.submissions)
     assert site.sync().problems == ()
     # All that the older program had to tell is told, in order and once.

@@ -151,7 +151,9 @@ class SshTransport:
                 session = connection.open_session(seconds, STREAM_WINDOW)
             with _watched(connection, deadline.left):
                 session.settimeout(deadline.left)
-                with translated(f"the connection to {self._target} broke when {command} was started", handed_over=True):
+                with translated(
+                    f"the connection to {self._target} broke when {command} was started", sbatch_started=True
+                ):
                     if terminal is not None:
                         session.get_pty(terminal.kind, terminal.columns, terminal.rows)
                     session.set_combine_stderr(combine=True)
@@ -411,7 +413,7 @@ class _Conversation:
         feeder = threading.Thread(target=self._feed, daemon=True)
         errors = threading.Thread(target=self._drain, args=(self._stderr, self._session.recv_stderr), daemon=True)
         try:
-            with translated(f"the connection broke when {self._command} was handed over", handed_over=True):
+            with translated(f"the connection broke when {self._command} was handed over", sbatch_started=True):
                 self._session.exec_command(line)  # nosec B601 # each word is quoted by `shell_line`
             self._session.settimeout(self._deadline.left)
             feeder.start()

@@ -30,7 +30,7 @@ def job(
         id=record.id,
         created_at=_milliseconds(record.created) or 0,
         owner=Owner(created_by=record.owner, project=record.project),
-        provider_generated_id=record.token,
+        provider_generated_id=record.slurm_name,
         updates=tuple(map(update, updates)),
         specification=specification_of(record),
         status=schemas.StatusView(

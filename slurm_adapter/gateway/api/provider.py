@@ -94,7 +94,7 @@ async def create(gateway: Shared, came: Came, request: BulkRequest[Job]) -> Bulk
     """Take jobs; none where one of them cannot be taken."""
     owner, items = _read_items(request.items)
     records = await gateway.submitter.claim(owner, items, came)
-    return Bulk(responses=tuple(Id(id=record.token) for record in records))
+    return Bulk(responses=tuple(Id(id=record.slurm_name) for record in records))
 
 
 @api.post("/jobs/terminate")
@@ -280,7 +280,7 @@ def find_own(adapter: Adapter, wanted: Iterable[Job]) -> list[Record]:
         record = known.get(job.id)
         if record is None or record.origin != adapter.config.provider:
             continue
-        if job.provider_generated_id in {"", record.token}:
+        if job.provider_generated_id in {"", record.slurm_name}:
             found.append(record)
     return found
 

@@ -63,13 +63,13 @@ class Ender:
 
 def _want(adapter: Adapter, find: Callable[[Adapter], list[Record]]) -> list[str]:
     """Note which jobs are to end; return their Slurm names, for UCloud may give their ids to new jobs meanwhile."""
-    names = [record.token for record in find(adapter)]
+    names = [record.slurm_name for record in find(adapter)]
     adapter.store.want_ended(names, adapter.clock())
     return names
 
 
 def _end(adapter: Adapter, names: list[str]) -> None:
     try:
-        cancel.end(adapter, adapter.store.with_tokens(names))
+        cancel.end(adapter, adapter.store.with_slurm_names(names))
     except (TryAgain, Unknown) as error:
         log.warning("jobs are yet to be ended, and a pass will see to it: %s", error)

@@ -141,7 +141,7 @@ def _selection(
         owner="",
         project=None,
         ids=None if ids is None else tuple(ids.split(",")),
-        tokens=None if provider_ids is None else tuple(provider_ids.split(",")),
+        slurm_names=None if provider_ids is None else tuple(provider_ids.split(",")),
         state=state,
         application=application,
         created_by=created_by,

@@ -238,21 +238,21 @@ def port_of(record: Record, place: Place, kind: Kind) -> int | None:
     """The port of this interface; None where the job has none of this kind there."""
     if not place.target:
         return record.web_port if kind == "WEB" else record.vnc_port
-    if place.target > len(record.targets):
+    if place.target > len(record.interfaces):
         return None
-    found = record.targets[place.target - 1]
+    found = record.interfaces[place.target - 1]
     return found.port if (found.rank, found.kind) == (place.rank, kind) else None
 
 
 def _find_target(record: Record, rank: int, kind: Kind, name: str) -> int:
     """The number of a further interface; see `Place`."""
-    there = [each.name for each in record.targets if (each.rank, each.kind) == (rank, kind)]
+    there = [each.name for each in record.interfaces if (each.rank, each.kind) == (rank, kind)]
     if name not in there:
         has = ", ".join(map(for_message, there)) or "none"
         raise InvalidInput(
             f"target: {for_message(name)}: job {record.id} has no such {kind} interface on rank {rank}: {has}"
         )
-    return 1 + next(n for n, each in enumerate(record.targets) if (each.rank, each.name) == (rank, name))
+    return 1 + next(n for n, each in enumerate(record.interfaces) if (each.rank, each.name) == (rank, name))
 
 
 def _number(place: Place) -> str:

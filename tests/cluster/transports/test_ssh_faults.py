@@ -385,9 +385,9 @@ def test_every_exception_of_paramiko_is_in_the_list() -> None:
 )
 @pytest.mark.parametrize(("handed_over", "expected"), [(False, NotConnected), (True, ConnectionLost)])
 def test_every_foreign_exception_is_translated(
-    error: Exception, *, handed_over: bool, expected: type[TransportError]
+    error: Exception, *, sbatch_started: bool, expected: type[TransportError]
 ) -> None:
-    with pytest.raises(expected, match=r"doing: .") as caught, translated("doing", handed_over=handed_over):
+    with pytest.raises(expected, match=r"doing: .") as caught, translated("doing", sbatch_started=sbatch_started):
         raise error
     assert caught.value.__cause__ is error
 

@@ -98,7 +98,7 @@ def test_another_job_with_the_same_id_runs(
     old = past(site)
     new = create(site, SECOND, **change)
     assert (new.id, new.stage, new.state) == ("4101", Stage.SUBMITTED, JobState.IN_QUEUE)
-    assert not {new.token, new.folder, new.peers_file} & {old.token, old.folder, old.peers_file}
+    assert not {new.slurm_name, new.folder, new.peers_file} & {old.slurm_name, old.folder, old.peers_file}
     site.slurm.arrive()
     ucloud.know("4101")
     new = site.run(new)
@@ -110,7 +110,7 @@ def test_another_job_with_the_same_id_runs(
         assert site.sync(seconds).problems == ()
     assert (site.now(new).state, again(site, old).stage) == (JobState.RUNNING, Stage.ENDED)
     assert [row.name for row in site.slurm.queue(["alice", "bob"]).observations if row.state == "RUNNING"] == [
-        new.token
+        new.slurm_name
     ]
     if before.slurm_id is not None or past is is_in_doubt:
         assert os.readlink(f"{old.folder}/owner") in {"cancelled", "closed"}  # noqa: PTH115  # it leads nowhere
@@ -119,15 +119,15 @@ def test_another_job_with_the_same_id_runs(
     told = [(update["state"], update["status"]) for update in ucloud.updates("4101")]
     assert [state for state, _ in told if state] == ["RUNNING", "FAILURE"], "nothing of the old job is told"
     # The same `create` once more is the newest job, and doubles nothing.
-    assert create(site, SECOND, **change).token == new.token
+    assert create(site, SECOND, **change).slurm_name == new.slurm_name
 
 
 @pytest.mark.parametrize("past", PAST, ids=lambda each: each.__name__)
 def test_a_repeated_create_is_the_same_job(site: Offline, past: Callable[[Offline], Record]) -> None:
     old = past(site)
     fields: dict[str, Any] = {"resources": [peer("db", old.peers[0].job_id)]} if old.peers else {}
-    assert [create(site, FIRST, **fields).token for _ in range(2)] == [old.token] * 2
-    assert create(site, None, **fields).token == old.token, "a core that sends no createdAt"
+    assert [create(site, FIRST, **fields).slurm_name for _ in range(2)] == [old.slurm_name] * 2
+    assert create(site, None, **fields).slurm_name == old.slurm_name, "a core that sends no createdAt"
     assert len(site.site.store.find(["4101"])) == 1
 
 
@@ -137,7 +137,7 @@ def test_a_third_job_replaces_the_second(site: Offline, ucloud: Ucloud) -> None:
     site.run(records[-1])
     site.sync()
     assert [again(site, record).stage for record in records] == [*[Stage.ENDED] * 3, Stage.SUBMITTED]
-    assert len({record.token for record in records}) == len({record.folder for record in records}) == 4
+    assert len({record.slurm_name for record in records}) == len({record.folder for record in records}) == 4
 
 
 def test_what_is_noted_of_the_old_job_is_not_noted_on_the_new_one(site: Offline) -> None:
@@ -145,12 +145,16 @@ def test_what_is_noted_of_the_old_job_is_not_noted_on_the_new_one(site: Offline)
     old = create(site, FIRST)
     new = create(site, SECOND)
     store = site.site.store
-    store.note_trouble({old.token: "of the old one"})
-    store.note_closing({old.token: 17.0})
-    store.want_ended([old.token], 5.0)
-    assert store.get(new.id).token == new.token
-    assert (store.get(new.id).trouble, store.get(new.id).close_after, store.get(new.id).unwanted) == ("", None, None)
-    [now] = store.with_tokens([old.token])
+    store.note_trouble({old.slurm_name: "of the old one"})
+    store.note_closing({old.slurm_name: 17.0})
+    store.want_ended([old.slurm_name], 5.0)
+    assert store.get(new.id).slurm_name == new.slurm_name
+    assert (store.get(new.id).trouble, store.get(new.id).close_after, store.get(new.id).cancel_requested) == (
+        "",
+        None,
+        None,
+    )
+    [now] = store.with_slurm_names([old.slurm_name])
     assert (now.trouble, now.close_after) == ("of the old one", 17.0)
 
 
@@ -170,18 +174,18 @@ def test_the_new_job_is_not_forgotten_in_place_of_the_old_one(site: Offline, ucl
     site.sync()
     assert site.now(new).stage is Stage.ENDED
     store.forget_ended(due)
-    assert [record.token for record in store.all(9)] == [new.token]
+    assert [record.slurm_name for record in store.all(9)] == [new.slurm_name]
 
 
 def test_a_job_of_an_older_program_has_no_created_at(site: Offline) -> None:
     """Its `create` that is repeated is the same job; one for a job that UCloud made later is another."""
     old = create(site, None)
     made = int(old.created * 1000)
-    assert create(site, made - 1000).token == create(site, made + 1000).token == old.token
+    assert create(site, made - 1000).slurm_name == create(site, made + 1000).slurm_name == old.slurm_name
     new = create(site, made + (OLDER_SECONDS + 1) * 1000)
-    assert new.token != old.token
+    assert new.slurm_name != old.slurm_name
     site.sync()
-    assert again(site, old).cancelled is not None
+    assert again(site, old).cancel_sent is not None
 
 
 def test_peers_that_name_the_id_mean_the_newest(site: Offline) -> None:
@@ -225,7 +229,7 @@ def test_what_was_due_of_the_old_job_is_told_nobody(
 def test_a_duplicate_is_refused_but_not_because_of_the_job_that_makes_room(tmp_path: Path) -> None:
     site = Offline(tmp_path, {"gateway": {"refuse_duplicates": True}})
     old = create(site, FIRST)
-    assert create(site, SECOND).token != old.token
+    assert create(site, SECOND).slurm_name != old.slurm_name
     with pytest.raises(Duplicate):
         create(site, FIRST, "4102")
 
@@ -241,10 +245,10 @@ def test_slurm_is_away_after_the_new_job_came(site: Offline, monkeypatch: pytest
 
         patch.setattr(site.slurm, "queue", away)
         assert site.sync().problems != ()
-    assert (again(site, old).state, again(site, old).unwanted) == (JobState.RUNNING, 0)
+    assert (again(site, old).state, again(site, old).cancel_requested) == (JobState.RUNNING, 0)
     for _ in range(2):
         assert site.sync().problems == ()
-    assert (again(site, old).state, again(site, old).unwanted) == (JobState.SUCCESS, None)
+    assert (again(site, old).state, again(site, old).cancel_requested) == (JobState.SUCCESS, None)
     assert site.now(new).stage is Stage.SUBMITTED
 
 
@@ -265,8 +269,8 @@ def test_the_old_job_is_about_to_be_given_to_slurm_when_the_new_one_comes(
 
     monkeypatch.setattr(site.site.store, "take", create_once)
     old = create(site, FIRST)
-    assert old.token == new[0].token, "whoever asks for the id is told of the newest"
-    assert [row.name for row in site.slurm.queue(["alice"]).observations] == [new[0].token]
+    assert old.slurm_name == new[0].slurm_name, "whoever asks for the id is told of the newest"
+    assert [row.name for row in site.slurm.queue(["alice"]).observations] == [new[0].slurm_name]
     site.sync()
     [ended] = [record for record in site.site.store.all(9) if record.id != "4101"]
     assert (ended.state, ended.stage) == (JobState.SUCCESS, Stage.ENDED)
@@ -281,11 +285,11 @@ def test_calls_for_the_id_mean_the_newest(doors: Doors) -> None:
     assert ids[0] != ids[1] == ids[2]
     offline = doors.offline
     new = offline.site.store.get("4101")
-    assert new.token == ids[1]
+    assert new.slurm_name == ids[1]
     # After a restart of UCloud's server every job has another createdAt.
-    asked = new_job | {"createdAt": THIRD, "providerGeneratedId": new.token}
+    asked = new_job | {"createdAt": THIRD, "providerGeneratedId": new.slurm_name}
     [found] = find_own(offline.site, [Job.model_validate(asked)])
-    assert found.token == new.token
+    assert found.slurm_name == new.slurm_name
     answer = doors.ask("POST", f"{JOBS}/terminate", {"items": [asked]}, **doors.as_ucloud())
     assert answer.status_code == 200
 
@@ -294,7 +298,7 @@ def test_calls_for_the_id_mean_the_newest(doors: Doors) -> None:
         return {(each.stage, each.state) for each in offline.site.store.all(9)} == {(Stage.ENDED, JobState.SUCCESS)}
 
     wait_until(all_cancelled, "jobs live on")
-    assert offline.site.store.get("4101").token == new.token
+    assert offline.site.store.get("4101").slurm_name == new.slurm_name
 
 
 def test_a_bulk_of_which_one_id_is_known(doors: Doors) -> None:
@@ -303,7 +307,7 @@ def test_a_bulk_of_which_one_id_is_known(doors: Doors) -> None:
     for items in ([first], second, second):
         assert doors.ask("POST", JOBS, {"items": items}, **doors.as_ucloud()).status_code == 200
     store, slurm = doors.offline.site.store, doors.offline.slurm
-    new = {record.token for record in store.find(["4101", "4102"]).values()}
+    new = {record.slurm_name for record in store.find(["4101", "4102"]).values()}
     wait_until(lambda: new <= {each.token for each in slurm.submissions}, "Slurm never gets the new jobs")
     assert len(store.all(9)) == 3
     assert len({each.token for each in slurm.submissions}) == len(slurm.submissions) <= 3
@@ -331,7 +335,7 @@ def test_the_old_job_is_not_taken_for_the_new_one_by_those_who_look_after_jobs(
     deleted_in_ucloud.end_orphans(site.site, site.site.receiver)
     assert new
     now = site.site.store.get("4101")
-    assert (now.token, now.cancelled, now.gone) == (new[0].token, None, None)
+    assert (now.slurm_name, now.cancel_sent, now.deleted_in_ucloud) == (new[0].slurm_name, None, None)
     site.run(new[0])
     deliver.deliver(site.site.store, site.site.receiver, site.site.clock())
     assert ucloud.state("4101") == "RUNNING"

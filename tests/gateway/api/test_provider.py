@@ -209,7 +209,7 @@ def test_all_that_ucloud_may_ask_is_served_or_not_offered(tmp_path: Path) -> Non
             path = f"/ucloud/example/{name.partition(' ')[0]}"
             asked[name] = doors.ask("GET" if body is None else "POST", path, body, **doors.as_ucloud())
             if name == "jobs":
-                job["providerGeneratedId"] = doors.offline.run(doors.offline.site.store.get("4101")).token
+                job["providerGeneratedId"] = doors.offline.run(doors.offline.site.store.get("4101")).slurm_name
     for name in NOT_OFFERED:
         answer = asked.pop(name)
         assert (answer.status_code, bool(why(answer))) == (400, True), name
@@ -232,7 +232,7 @@ def test_what_cores_own_code_sends_is_taken_as_it_is(tmp_path: Path) -> None:
             answer = doors.ask("POST", JOBS, (WIRE / f"{name}.json").read_bytes(), **doors.as_ucloud())
             assert answer.status_code == 200, answer.text
         records = doors.offline.site.store.find(["4101", "4150"])
-        assert names_in_slurm(doors) == [records["4101"].token, records["4150"].token]
+        assert names_in_slurm(doors) == [records["4101"].slurm_name, records["4150"].slurm_name]
         assert f"acme-database {tmp_path}/drive/acme-database" in script(records["4101"])
         assert [(peer.hostname, peer.job_id) for peer in records["4150"].peers] == [("database", "4101")]
 
@@ -252,7 +252,7 @@ def test_what_the_kotlin_core_sent_is_taken(doors: Doors) -> None:
     answer = doors.ask("POST", JOBS, {"items": [documents_job(backend="NATIVE")]}, **doors.as_ucloud())
     assert answer.status_code == 200, answer.text
     record = doors.offline.site.store.get("54112")
-    assert names_in_slurm(doors) == [record.token]
+    assert names_in_slurm(doors) == [record.slurm_name]
     assert "acme-batch --debug true 'Hello, World!'" in script(record)
 
 
@@ -348,7 +348,7 @@ def test_a_bulk_has_one_to_a_thousand_jobs(doors: Doors) -> None:
     assert taken.status_code == 200, taken.text
     tokens = [each["id"] for each in taken.json()["responses"]]
     records = doors.offline.site.store.find(str(number) for number in range(BULK_LIMIT))
-    assert tokens == [records[str(number)].token for number in range(BULK_LIMIT)]
+    assert tokens == [records[str(number)].slurm_name for number in range(BULK_LIMIT)]
 
 
 @pytest.mark.scenario(24)
@@ -423,9 +423,9 @@ def test_while_slurm_is_away_no_request_of_ucloud_is_answered_with_503(doors: Do
     assert {name for name, answer in asked.items() if answer.status_code == 502} == needs
     assert {answer.status_code for answer in asked.values()} == {200, 400, 502}
     assert all("Slurm" in why(asked[name]) for name in needs)
-    assert doors.offline.site.store.get("1").unwanted is not None
+    assert doors.offline.site.store.get("1").cancel_requested is not None
     doors.slurm.down = False
-    doors.slurm.now += cancel.UNWANTED_SECONDS
+    doors.slurm.now += cancel.CANCEL_AGAIN_SECONDS
     wait_until(lambda: doors.offline.now_stage("1") is Stage.ENDED, "it goes on")
 
 
@@ -498,7 +498,7 @@ def test_an_sbatch_that_hangs_is_answered_in_time_and_its_job_is_kept(doors: Doo
     assert answer.status == 200, answer
     assert doors.ucloud.knows("9")
     record = doors.offline.site.store.get("9")
-    assert record.token == answer.json["responses"][0]["id"]
+    assert record.slurm_name == answer.json["responses"][0]["id"]
     assert len(names_in_slurm(doors)) <= 1
 
 

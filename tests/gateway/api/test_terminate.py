@@ -68,10 +68,10 @@ def test_what_cannot_be_ended_during_an_outage_is_ended_after_it(doors: Doors) -
     doors.slurm.down = True
     answer = doors.ask("POST", f"{JOBS}/terminate", {"items": [doors.job("1")]}, **doors.as_ucloud())
     assert answer.json() == {"responses": [{}]}
-    doors.slurm.now += cancel.UNWANTED_SECONDS
+    doors.slurm.now += cancel.CANCEL_AGAIN_SECONDS
     doors.slurm.down = False
     wait_until(lambda: doors.offline.now_stage("1") is Stage.ENDED, "it goes on")
-    assert doors.offline.site.store.get("1").cancelled is not None
+    assert doors.offline.site.store.get("1").cancel_sent is not None
 
 
 @pytest.mark.scenario(70)
@@ -79,23 +79,23 @@ def test_a_pass_ends_what_a_crash_has_left(offline: Offline) -> None:
     runs, lives = offline.job(), offline.job()
     for record in (runs, lives):
         offline.run(record)
-    offline.site.store.want_ended([runs.token], offline.site.clock())
+    offline.site.store.want_ended([runs.slurm_name], offline.site.clock())
     offline.sync()
-    assert offline.now(runs).cancelled is None, "whoever was asked has not had his time"
-    offline.sync(cancel.UNWANTED_SECONDS)
+    assert offline.now(runs).cancel_sent is None, "whoever was asked has not had his time"
+    offline.sync(cancel.CANCEL_AGAIN_SECONDS)
     offline.sync()
     assert (offline.now(runs).stage, offline.now(lives).stage) == (Stage.ENDED, Stage.SUBMITTED)
-    assert offline.site.store.unwanted(offline.site.clock()) == []
+    assert offline.site.store.cancel_requested(offline.site.clock()) == []
 
 
 def test_a_claim_whose_end_is_wanted_is_not_handed_over(offline: Offline) -> None:
     offline.slurm.lose_next("now")
     database = offline.job()
     claim = offline.job(resources=[peer("database", database)])
-    offline.site.store.want_ended([claim.token], offline.site.clock())
+    offline.site.store.want_ended([claim.slurm_name], offline.site.clock())
     offline.sync()
     assert (offline.now(database).stage, offline.now(claim).stage) == (Stage.SUBMITTED, Stage.CLAIMED)
-    offline.sync(cancel.UNWANTED_SECONDS)
+    offline.sync(cancel.CANCEL_AGAIN_SECONDS)
     assert offline.now(claim).state is JobState.SUCCESS
     assert len(offline.slurm.submissions) == 1
 
@@ -104,9 +104,9 @@ def test_one_that_its_user_renamed_is_refused_once(offline: Offline) -> None:
     record = offline.job()
     offline.run(record)
     offline.slurm.change(offline.slurm_id(record), name="mine")
-    offline.site.store.want_ended([record.token], offline.site.clock())
-    assert any("not cancelled" in each for each in offline.sync(cancel.UNWANTED_SECONDS).account_problems)
-    assert not any("not cancelled" in each for each in offline.sync(cancel.UNWANTED_SECONDS).account_problems)
+    offline.site.store.want_ended([record.slurm_name], offline.site.clock())
+    assert any("not cancelled" in each for each in offline.sync(cancel.CANCEL_AGAIN_SECONDS).account_problems)
+    assert not any("not cancelled" in each for each in offline.sync(cancel.CANCEL_AGAIN_SECONDS).account_problems)
 
 
 @pytest.mark.parametrize("path", ["terminate", "onUpdatedLabels"])

@@ -51,7 +51,7 @@ def running(doors: Doors, id_: str) -> Record:
 def test_ucloud_is_told_of_them_and_opens_one(doors: Doors) -> None:
     assert doors.ucloud.create(doors.job("4101", **NAMED)).status == 200
     record = doors.offline.site.store.get("4101")
-    assert record.targets == (Target(0, "WEB", "Tool 0", 7681), Target(0, "WEB", "Tool 1", 7682))
+    assert record.interfaces == (Target(0, "WEB", "Tool 0", 7681), Target(0, "WEB", "Tool 1", 7682))
 
     def told() -> list[Any]:
         words = [update["status"] or "" for update in doors.ucloud.updates("4101")]
@@ -60,7 +60,7 @@ def test_ucloud_is_told_of_them_and_opens_one(doors: Doors) -> None:
     wait_until(lambda: len(told()) == 2, "UCloud was not told of both")
     assert told()[1] == {"rank": 0, "type": "WEB", "target": "Tool 1", "port": 7682, "defaultName": None}
     record = running(doors, "4101")
-    whole = doors.job("4101", **NAMED) | {"providerGeneratedId": record.token}
+    whole = doors.job("4101", **NAMED) | {"providerGeneratedId": record.slurm_name}
     items = [{"job": whole, "rank": 0, "sessionType": "WEB", "target": each["target"]} for each in told()]
     answer = doors.ask("POST", "/ucloud/example/jobs/interactiveSession", {"items": items}, **doors.as_ucloud("alice"))
     assert answer.status_code == 200, answer.text

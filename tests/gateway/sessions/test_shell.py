@@ -140,7 +140,7 @@ def test_both_doors_give_sessions(doors: Doors) -> None:
     doors.ask("POST", "/ucloud/example/jobs", {"items": [job]}, **doors.as_ucloud())
     doors.offline.sync()
     theirs = doors.offline.run(doors.offline.site.store.get("4150"))
-    items = [{"job": job | {"providerGeneratedId": theirs.token}, "rank": 0, "sessionType": "SHELL"}]
+    items = [{"job": job | {"providerGeneratedId": theirs.slurm_name}, "rank": 0, "sessionType": "SHELL"}]
     path = "/ucloud/example/jobs/interactiveSession"
     answer = doors.ask("POST", path, {"items": items}, **doors.as_ucloud("alice"))
     assert answer.status_code == 200, answer.text

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
 JOB = Record(
-    id="1", origin="local", key=None, token="t-1", owner="alice", project=None, account="alice", folder="/1",
+    id="1", origin="local", key=None, slurm_name="t-1", owner="alice", project=None, account="alice", folder="/1",
     application="shell 1", specification="{}", labels="{}", replicas=1, time_limit=60, array=False, created=0.0,
     state=JobState.RUNNING,
 )  # fmt: skip

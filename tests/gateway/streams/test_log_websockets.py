@@ -117,7 +117,7 @@ def init(record: Record, stream: str = "ignored") -> str:
         "updates": None,
         "specification": json.loads(record.specification),
         "status": {"state": "RUNNING", "jobParametersJson": None},
-        "providerGeneratedId": record.token,
+        "providerGeneratedId": record.slurm_name,
         "output": {"outputFolder": None},
     }
     return call({"type": "init", "job": job}, stream, FOLLOW, bearer="", project=None)
