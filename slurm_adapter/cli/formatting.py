@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from typing import TYPE_CHECKING
@@ -43,6 +44,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wide: int = -
         words[-1] = words[-1].rstrip()
         lines.append("  ".join(click.style(word, bold=True) if number == 0 else _coloured(word) for word in words))
     return "\n".join(lines)
+
+
+def labelled(label: str, colour: str, text: str) -> str:
+    """Return a text after a coloured label. On a terminal, wrap the text beside the label."""
+    head, text = f"{label:7}  ", safe(text)
+    if sys.stdout.isatty():
+        width = max(shutil.get_terminal_size().columns - len(head), 40)
+        lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+        text = f"\n{' ' * len(head)}".join(lines)
+    return click.style(head, fg=colour) + text
 
 
 def state(value: JobState) -> str:

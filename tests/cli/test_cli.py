@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from slurm_adapter.cli import job_output
 from slurm_adapter.cli import main as module
 from slurm_adapter.cli.check import Finding, Level
+from slurm_adapter.cli.formatting import labelled
 from slurm_adapter.cluster.transports.local import clean_environment
 from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway import background_sync
@@ -370,6 +371,18 @@ def test_a_table_fits_the_terminal_and_piped_output_is_never_cut(
         assert "…" in plain
     monkeypatch.setenv("COLUMNS", "20")
     assert len(job_output.job_table(records, now).splitlines()) == 3
+
+
+def test_a_finding_is_wrapped_beside_its_label_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "the cluster cannot be reached: /" + "x" * 90 + " and more words " * 9
+    assert labelled("problem", "red", text).count("\n") == 0
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", labelled("problem", "red", text)).splitlines()
+    assert plain[0] == "problem  the cluster cannot be reached:"
+    assert plain[1] == " " * 9 + "/" + "x" * 90, "a path is not cut, so that it can be copied"
+    assert all(line.startswith(" " * 9) and len(line) <= 80 for line in plain[2:])
+    assert " ".join(" ".join(plain).split()).removeprefix("problem ") == " ".join(text.split())
 
 
 def test_colours_are_for_terminals(offline: Offline) -> None:

@@ -42,7 +42,7 @@ def lint(ctx: click.Context, as_json: bool) -> None:
     Exits with 65 if a file has an error: it cannot be used. Warnings name lines that are ignored, or that UCloud may
     understand differently.
     """
-    from slurm_adapter.cli.formatting import safe
+    from slurm_adapter.cli.formatting import labelled
 
     catalogue = open_site(ctx).catalogue
     errors = [line for problem in catalogue.problems.values() for line in problem.splitlines()]
@@ -51,7 +51,7 @@ def lint(ctx: click.Context, as_json: bool) -> None:
         print_json([{"level": level, "text": text} for level, text in found])
     else:
         for level, text in found:
-            click.echo(f"{click.style(level.ljust(7), fg='red' if level == 'error' else 'yellow')}  {safe(text)}")
+            click.echo(labelled(level, "red" if level == "error" else "yellow", text))
         talk(f"errors: {len(errors)}, warnings: {len(catalogue.warnings)}")
     if errors:
         sys.exit(BAD_INPUT)

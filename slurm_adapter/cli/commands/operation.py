@@ -68,7 +68,7 @@ def check(ctx: click.Context, with_jobs: bool, user: str | None, as_json: bool) 
     With --job it takes a few minutes. Probe jobs and their folders are removed afterwards.
     """
     from slurm_adapter.cli.check import Level, check_jobs, check_site
-    from slurm_adapter.cli.formatting import safe
+    from slurm_adapter.cli.formatting import labelled
     from slurm_adapter.local.configuration_file import find_config, locate
 
     if user is not None and not with_jobs:
@@ -82,8 +82,7 @@ def check(ctx: click.Context, with_jobs: bool, user: str | None, as_json: bool) 
             text = locate(path, finding.text, finding.key) if bad else finding.text
             findings.append((finding.level, text))
             if not as_json:
-                line = safe("; ".join(text.splitlines()))
-                click.echo(f"{click.style(finding.level.value.ljust(7), fg=colours[finding.level])}  {line}")
+                click.echo(labelled(finding.level.value, colours[finding.level], "; ".join(text.splitlines())))
     if as_json:
         print_json([{"level": level.value, "text": text} for level, text in findings])
     if any(level is Level.PROBLEM for level, _ in findings):
