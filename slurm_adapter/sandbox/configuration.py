@@ -25,26 +25,6 @@ def config_text(layout: Layout, state: Path, nodes: int, *, transport: Transport
     `local` enters the login node's namespaces. `ssh` connects to its sshd over the network. Both use the adapter's
     unprivileged account.
     """
-    operator = f'operator = ["sudo", "-n", "-u", "{SLURM_ACCOUNT.name}"]'
-    if transport == "local":
-        cluster = f"""\
-[cluster]
-transport = "local"
-prefix = {json.dumps(entry(layout.login, ADAPTER.name))}
-{operator}
-"""
-    else:
-        cluster = f"""\
-[cluster]
-transport = "ssh"
-{operator}
-
-[cluster.ssh]
-host = "{layout.login.address}"
-user = "{ADAPTER.name}"
-key = {json.dumps(str(layout.keys / "id_ed25519"))}
-known_hosts = {json.dumps(str(layout.keys / "known_hosts"))}
-"""
     if identity == "sudo":
         who = '[identity]\nmode = "sudo"\nusers = { alice = "alice", bob = "bob" }\n'
     else:
@@ -56,7 +36,7 @@ first_id = 4101
 state = {json.dumps(str(state))}
 shared = "{SHARED_ON_NODES}/ucloud"
 
-{cluster}
+{_cluster(layout, transport)}
 {who}
 [command_line]
 user = "alice"
@@ -67,6 +47,37 @@ default_time = "00:30:00"
 # The folder of the programs of UCloud's example.
 system_load = "export PATH={FOLDER}:$PATH"
 
+{_machines(nodes)}
+[[drives]]
+id = "123"
+path = "{SHARED_ON_NODES}/drives/123"
+"""
+
+
+def _cluster(layout: Layout, transport: Transport) -> str:
+    operator = f'operator = ["sudo", "-n", "-u", "{SLURM_ACCOUNT.name}"]'
+    if transport == "local":
+        return f"""\
+[cluster]
+transport = "local"
+prefix = {json.dumps(entry(layout.login, ADAPTER.name))}
+{operator}
+"""
+    return f"""\
+[cluster]
+transport = "ssh"
+{operator}
+
+[cluster.ssh]
+host = "{layout.login.address}"
+user = "{ADAPTER.name}"
+key = {json.dumps(str(layout.keys / "id_ed25519"))}
+known_hosts = {json.dumps(str(layout.keys / "known_hosts"))}
+"""
+
+
+def _machines(nodes: int) -> str:
+    return f"""\
 [machines.example-compute.example-compute]
 partition = "main"
 cpus = 1
@@ -103,8 +114,4 @@ cpus = 1
 memory = 1
 max_nodes = {nodes}
 max_time = "12:00:00"
-
-[[drives]]
-id = "123"
-path = "{SHARED_ON_NODES}/drives/123"
 """

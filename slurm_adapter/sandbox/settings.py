@@ -43,16 +43,6 @@ def slurm_conf(layout: Layout, wishes: Wishes, *, memory_limits: bool) -> str:
     first, last = compute[0].name, compute[-1].name
     names = first if first == last else f"node[{first.removeprefix('node')}-{last.removeprefix('node')}]"
     plugins = ("proctrack/cgroup", "task/cgroup") if memory_limits else ("proctrack/linuxproc", "task/none")
-    accounting = (
-        f"""\
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost={login.name}
-AccountingStorageTRES=gres/gpu
-AccountingStoreFlags=job_comment
-"""
-        if wishes.accounting
-        else "AccountingStorageType=accounting_storage/none\n"
-    )
     nodes = "".join(
         f"NodeName={node.name} NodeAddr={node.address} NodeHostname={node.name} CPUs={CPUS} RealMemory={MEMORY}"
         f" Gres=gpu:{GPUS}{' Feature=fast' if index == 0 else ''} State=UNKNOWN\n"
@@ -97,11 +87,19 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdParameters=config_overrides
 GresTypes=gpu
-{accounting}\
+{_accounting(login) if wishes.accounting else "AccountingStorageType=accounting_storage/none"}
 {nodes}\
 PartitionName=main Nodes={names} Default=YES DefaultTime=01:00:00 MaxTime=2-00:00:00 PriorityTier=10 State=UP
 PartitionName=scavenge Nodes={names} DefaultTime=01:00:00 MaxTime=12:00:00 PriorityTier=1 State=UP
 """
+
+
+def _accounting(login: Node) -> str:
+    return f"""\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost={login.name}
+AccountingStorageTRES=gres/gpu
+AccountingStoreFlags=job_comment"""
 
 
 def cgroup_conf() -> str:
