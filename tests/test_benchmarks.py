@@ -55,7 +55,7 @@ def test_a_missed_target_is_a_result() -> None:
 
     assert result.verdict == "missed: 2.5x"
     assert "    => missed: 2.5x" in report.lines([result])
-    assert "missed: 2.5x" in report.markdown([result])
+    assert "**missed**: 2.5x" in report.markdown([result])
 
 
 def test_a_side_that_cannot_be_run_is_named_with_its_reason_and_nothing_is_made_up() -> None:

@@ -44,7 +44,7 @@ def scaled(sizes: Sequence[int], count: int) -> tuple[int, ...]:
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="How often each side is run.")
 @click.option("--jobs", default=1000, show_default=True, type=click.IntRange(1), help="Jobs of a bulk; sizes follow.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write everything there.")
-@click.option("--markdown", is_flag=True, help="Print README's table.")
+@click.option("--markdown", is_flag=True, help="Print a table in Markdown.")
 def main(rows: tuple[str, ...], rounds: int, jobs: int, json_file: Path | None, markdown: bool) -> None:
     """Measure ROWS, or everything, on the sandbox, which is brought up where it is not."""
     if problem := sandbox.obstacle():

@@ -46,7 +46,7 @@ PARALLEL = (2, 4, 8, 16)
 CREATES = 100
 CREATE = Path(__file__).parent.parent / "translation" / "wire" / "create-4101.json"
 FEW = 50
-"""So many jobs stand for all where one takes long; what they took is told for all."""
+"""Number of jobs that are measured if one takes long; their time is scaled to all."""
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -127,7 +127,7 @@ def bulk(ground: Ground, count: int) -> Iterator[Figure]:
             **{f"xargs -P{n} sbatch": partial(_xargs, ground, count, n) for n in PARALLEL},
             "shell loop": partial(_loop, ground, count),
             **{
-                f"{name} ({min(FEW, count)} jobs, told for all)": partial(_other, run, ground, count)
+                f"{name} ({min(FEW, count)} jobs, scaled to all)": partial(_other, run, ground, count)
                 for name, run in others.ALL.items()
                 if name not in left_out
             },
@@ -176,7 +176,7 @@ def pyslurm(ground: Ground, count: int) -> Iterator[Figure]:
 
 def ssh(ground: Ground, count: int, proxy: DelayingProxy) -> Iterator[Figure]:
     """The same over SSH with a round trip of 20 ms, against the local bulk and one `ssh` a job."""
-    one = "one ssh sbatch a job (20, told for all)"
+    one = "one ssh sbatch a job (20, scaled to all)"
 
     def each() -> float:
         known = ground.site("ssh", port=proxy.port).config.cluster.ssh
@@ -442,7 +442,7 @@ def create(ground: Ground) -> Iterator[Figure]:
             until(lambda: httpx.get(f"{url}/healthz/ready", timeout=30).is_success, "the gateway is ready")
             each = partial(_create, site, client, f"{url}/ucloud/example/jobs", job, numbers)
             yield Figure(
-                f"{CREATES} creates of UCloud, one after the other, each",
+                f"{CREATES} creates of UCloud in a row, each",
                 {"median of a round": lambda: median(each()), "worst of a round": lambda: max(each())},
                 unit="ms",
                 target="below 30 ms",

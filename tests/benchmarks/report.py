@@ -1,4 +1,4 @@
-"""What was measured, as a table, as README's table and as JSON."""
+"""What was measured, as a table for a terminal, as a table in Markdown, and as JSON."""
 
 from __future__ import annotations
 
@@ -95,15 +95,18 @@ def lines(results: list[Result]) -> list[str]:
 
 
 def markdown(results: list[Result]) -> str:
-    """README's table."""
-    rows = ["| figure | median (spread) | target |", "|---|---|---|"]
+    """Return the table of the documentation (docs/benchmark.md)."""
+    rows = ["| figure | what | median (spread) |", "|---|---|---|"]
     for result in results:
-        sides = "<br>".join(
-            f"{side} {median(values):.3g} {result.figure.unit} ({min(values):.3g} to {max(values):.3g})"
-            for side, values in result.rounds.items()
-            if values
-        )
-        rows.append(f"| {result.figure.name} | {sides} | {result.figure.target}: {result.verdict} |")
+        name, unit = result.figure.name, result.figure.unit
+        for side, values in result.rounds.items():
+            if values:
+                spread = f"{median(values):.3g} {unit} ({min(values):.3g} to {max(values):.3g})"
+                rows.append(f"| {name} | {side} | {spread} |")
+                name = ""
+        if result.verdict:
+            verdict, _, reached = result.verdict.partition(": ")
+            rows.append(f"| {name} | target: {result.figure.target} | **{verdict}**: {reached} |")
     return "\n".join(rows)
 
 
