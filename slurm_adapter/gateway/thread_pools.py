@@ -101,7 +101,7 @@ class ThreadPools:
 
     def _own_site(self) -> Adapter:
         """This thread's."""
-        adapter: Adapter | None = getattr(self._own, "site", None)
+        adapter: Adapter | None = getattr(self._own, "adapter", None)
         if adapter is None:
             adapter = self._own.adapter = self._adapter.for_thread()
             self._opened.append(adapter)
