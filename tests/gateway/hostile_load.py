@@ -1,6 +1,10 @@
 """Honest clients before and during an attack, and what the gateway takes meanwhile.
 
 python -m tests.gateway.hostile_load --hostile 200 --honest 20 --seconds 30 [KIND...]
+
+What is measured is the gateway, not what else the machine has to do meanwhile. So the attackers and their application
+have one core for themselves, and the gateway, the honest clients and their application have the other ones, with and
+without an attack. On a machine with one core the attackers' own work counts as harm.
 """
 
 from __future__ import annotations
@@ -8,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -75,8 +80,9 @@ def measure(folder: Path, kinds: Sequence[str] = (), *, hostile: int, honest: in
     """Serve a site of its own, and attack it with so many clients of these kinds."""
     port, good, bad = free_port(), free_port(), free_port()
     with ExitStack() as stack:
-        for application in (good, bad):
-            stack.enter_context(_running([_module("hostile_application"), str(application)]))
+        theirs = stack.enter_context(_cores_apart())
+        for application, cores in ((good, None), (bad, theirs)):
+            stack.enter_context(_running([_module("hostile_application"), str(application)], cores))
         site = stack.enter_context(
             _running(
                 [_module("hostile_site"), str(folder), *map(str, (port, honest, good, bad))],
@@ -91,7 +97,7 @@ def measure(folder: Path, kinds: Sequence[str] = (), *, hostile: int, honest: in
         _await(site, port)
         before = asyncio.run(_all(port, users["honest"], seconds, site.pid))
         words = [_module("hostile_clients"), str(port), str(hostile), *kinds]
-        with _running(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attack:
+        with _running(words, theirs, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attack:
             assert attack.stdin is not None
             assert attack.stdout is not None
             attack.stdin.write(json.dumps(users["hostile"]).encode())
@@ -112,9 +118,24 @@ def _module(name: str) -> str:
 
 
 @contextmanager
-def _running(words: Sequence[str], **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+def _cores_apart() -> Iterator[set[int]]:
+    """Give the cores of the attackers. Within the block this process, and what it starts, has the other ones."""
+    every = os.sched_getaffinity(0)
+    theirs = {max(every)}
+    os.sched_setaffinity(0, every - theirs or every)
+    try:
+        yield theirs
+    finally:
+        os.sched_setaffinity(0, every)
+
+
+@contextmanager
+def _running(words: Sequence[str], cores: set[int] | None = None, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a module, on these cores or on those of this process."""
     with subprocess.Popen([sys.executable, "-m", *words], **more) as process:
         try:
+            if cores is not None:
+                os.sched_setaffinity(process.pid, cores)
             yield process
         finally:
             process.kill()
