@@ -57,6 +57,8 @@ class Gateway:
         """UCloud's own; None where there is no door for it."""
         self.requests = Shares(REQUESTS, REQUESTS_OF_ONE, "requests under way")
         self.turns = Turns(REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW)
+        self.token_users: dict[str, str] = {}
+        """Users by digests of tokens that were good once."""
         self.workers = ThreadPools(adapter)
         self.controller = Controller(self.workers)
         self.dispatcher = Dispatcher(self.workers)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
+from slurm_adapter.gateway.http.turns import Lanes
 from slurm_adapter.gateway.shares import Shares
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from slurm_adapter.adapter import Adapter
 
@@ -32,8 +36,45 @@ OF_ONE = 4
 ASKING = 32
 """Threads for what asks the cluster or UCloud, which may hang."""
 
+READING = 2
+"""Threads that read bodies. More would only keep each other, and the event loop, from the interpreter."""
+
 REPEATING = 3
 """A thread for the passes, one for the teller, and one for pings."""
+
+
+class Spent:
+    """Time of the processor that the threads of one request took."""
+
+    seconds = 0.0
+
+
+_spent: ContextVar[Spent | None] = ContextVar("spent", default=None)
+
+
+@contextmanager
+def counting() -> Iterator[Spent]:
+    """Count what the threads take that are asked for within the block."""
+    token = _spent.set(spent := Spent())
+    try:
+        yield spent
+    finally:
+        _spent.reset(token)
+
+
+def _counted(work: Callable[[], T]) -> Callable[[], T]:
+    spent = _spent.get()
+    if spent is None:
+        return work
+
+    def counted() -> T:
+        began = time.thread_time()
+        try:
+            return work()
+        finally:
+            spent.seconds += time.thread_time() - began
+
+    return counted
 
 
 class ThreadPools:
@@ -45,7 +86,9 @@ class ThreadPools:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="worker")
         self._changing = ThreadPoolExecutor(CHANGING, thread_name_prefix="changing")
         self._asking = ThreadPoolExecutor(ASKING, thread_name_prefix="asking")
+        self._reading = ThreadPoolExecutor(READING, thread_name_prefix="reading")
         self._repeating = ThreadPoolExecutor(REPEATING, thread_name_prefix="repeating")
+        self._lanes = Lanes(1)
         self._changing_shares = Shares(CHANGING, OF_ONE, "changes in Slurm under way")
         self._asking_shares = Shares(ASKING, OF_ONE, "questions to the cluster under way")
         self._own = threading.local()
@@ -53,23 +96,28 @@ class ThreadPools:
         self.changed = asyncio.Event()
         """Set once something was changed in Slurm, or may have been: whether or not somebody waits for it still."""
 
+    async def read(self, owner: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for what computes only: one thing at a time for one caller, and `READING` in all."""
+        async with self._lanes.of(owner):
+            return await asyncio.wrap_future(self._reading.submit(_counted(lambda: work(*args, **kwargs))))
+
     async def call(self, work: Callable[Concatenate[Adapter, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work` returns or raises, called with a site in a thread: what needs the database alone.
 
         A caller that is cancelled stops waiting; the work itself goes on to its end.
         """
-        return await asyncio.wrap_future(self._threads.submit(lambda: work(self._own_site(), *args, **kwargs)))
+        return await self._run(self._threads, lambda adapter: work(adapter, *args, **kwargs))
 
     async def change(self, work: Callable[Concatenate[Adapter, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what changes something in Slurm; at most `CHANGING` at once."""
         try:
-            return await asyncio.wrap_future(self._changing.submit(lambda: work(self._own_site(), *args, **kwargs)))
+            return await self._run(self._changing, lambda adapter: work(adapter, *args, **kwargs))
         finally:
             self.changed.set()
 
     async def ask(self, work: Callable[Concatenate[Adapter, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what asks the cluster or UCloud; at most `ASKING` at once."""
-        return await asyncio.wrap_future(self._asking.submit(lambda: work(self._own_site(), *args, **kwargs)))
+        return await self._run(self._asking, lambda adapter: work(adapter, *args, **kwargs))
 
     async def change_for(
         self, owner: str, work: Callable[Concatenate[Adapter, P], T], *args: P.args, **kwargs: P.kwargs
@@ -97,9 +145,12 @@ class ThreadPools:
 
     async def repeat(self, work: Callable[Concatenate[Adapter, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for the passes, the teller and pings, each of which is there once and waits for nothing else."""
-        return await asyncio.wrap_future(self._repeating.submit(lambda: work(self._own_site(), *args, **kwargs)))
+        return await self._run(self._repeating, lambda adapter: work(adapter, *args, **kwargs))
 
-    def _own_site(self) -> Adapter:
+    async def _run(self, threads: ThreadPoolExecutor, work: Callable[[Adapter], T]) -> T:
+        return await asyncio.wrap_future(threads.submit(_counted(lambda: work(self._own_adapter()))))
+
+    def _own_adapter(self) -> Adapter:
         """This thread's."""
         adapter: Adapter | None = getattr(self._own, "adapter", None)
         if adapter is None:
@@ -109,7 +160,7 @@ class ThreadPools:
 
     def close(self) -> None:
         """Wait for all that was begun, and give everything back."""
-        for threads in (self._repeating, self._changing, self._asking, self._threads):
+        for threads in (self._repeating, self._reading, self._changing, self._asking, self._threads):
             threads.shutdown(wait=True)
         for adapter in self._opened:
             adapter.store.close()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import uvicorn
-
-from slurm_adapter.gateway.http.server import settings_of
+from slurm_adapter.gateway.http.server import Server, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,15 +23,16 @@ def served(app: ASGIApp, port: int = 0) -> Iterator[str]:
     What is under way at its end has five seconds.
     """
     config = settings_of(app)
-    config.port, config.timeout_graceful_shutdown, config.lifespan = port, 5, "on"
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="gateway")
+    config.timeout_graceful_shutdown, config.lifespan = 5, "on"
+    server = Server(config)
+    listening = socket.create_server(("127.0.0.1", port))
+    thread = threading.Thread(target=server.run, args=([listening],), name="gateway")
     thread.start()
     try:
         while not server.started:
             assert thread.is_alive(), "the server did not start"
             time.sleep(0.01)
-        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        host, port = listening.getsockname()
         yield f"{host}:{port}"
     finally:
         server.should_exit = True

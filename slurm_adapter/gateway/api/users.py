@@ -32,6 +32,7 @@ from slurm_adapter.gateway.api.schemas import (
 )
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.http.strict_route import Came, StrictRoute
+from slurm_adapter.gateway.thread_pools import counting
 from slurm_adapter.jobs import control, peers
 from slurm_adapter.jobs.item import Item, specification_of
 from slurm_adapter.state.job_filter import Selection, SortBy
@@ -74,15 +75,25 @@ class UserRoute(StrictRoute):
         """See `StrictRoute.admit`; whom the request is for stays with it. Raise `TooMany`, too."""
         gateway: Gateway = request.app.state.gateway
         authorization, project = request.headers.get("authorization"), request.headers.get("project")
+        # Who sends too many waits before anything is done. The token counts only once it is looked up.
+        digest = authentication.grant(authorization)
+        user = gateway.token_users.get(digest)
+        if user is not None:
+            await gateway.turns.wait(user, request.scope["state"])
         owner = request.state.owner = await gateway.workers.call(_owner, authorization, project)
-        await gateway.turns.wait(owner.created_by, request.scope["state"])
+        if user is None:
+            gateway.token_users[digest] = owner.created_by
+            await gateway.turns.wait(owner.created_by, request.scope["state"])
         return _held(gateway, owner.created_by)
 
 
 @contextmanager
 def _held(gateway: Gateway, user: str) -> Iterator[str]:
-    with gateway.turns.counted(user), gateway.requests.hold(user):
-        yield user
+    with gateway.turns.counted(user), gateway.requests.hold(user), counting() as spent:
+        try:
+            yield user
+        finally:
+            gateway.turns.spend(user, spent.seconds)
 
 
 async def _caller(

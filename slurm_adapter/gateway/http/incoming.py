@@ -13,16 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import resource
 import sys
-from collections import Counter
+from collections import Counter, deque
 from http import HTTPStatus
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from slurm_adapter.gateway.http.browser_sockets import BrowserSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import uvicorn
 
 LOOK_SECONDS = 5.0
 """Between two looks at a connection."""
@@ -45,6 +52,12 @@ WAITING = 128
 MOMENT_SECONDS = 3.0
 """How long a connection may be without its request before it counts as waiting. WebSockets count at once."""
 
+NEW = 16
+"""Connections that are made between two looks at all of them, if less than `ROOM_SECONDS` passes meanwhile."""
+
+ROOM_SECONDS = 0.1
+"""The longest time between these looks, if connections are made."""
+
 CONNECTIONS = 1000
 """Connections in all, if this process may have twice as many files open."""
 
@@ -61,7 +74,16 @@ CALLER = "caller"
 """The key of a scope's state that says who is asking, once that is known."""
 
 DELAYED = "delayed"
-"""The key of a scope's state while the request waits because its caller sends too many; see `turns`."""
+"""The key of a scope's state while the request waits because its caller sends too many: a `Delay`; see `turns`."""
+
+
+class Delay(NamedTuple):
+    """A request that waits because its caller sends too many."""
+
+    owner: str
+    """The caller."""
+    end: Callable[[], object]
+    """Ends it, as nobody waits for its answer any more."""
 
 
 def most_connections() -> int:
@@ -75,6 +97,7 @@ class _Watched:
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     client: tuple[str, int] | None
+    config: uvicorn.Config
     connections: set[Any]
     scope: Any = None
 
@@ -92,11 +115,13 @@ class _Watched:
         self.transport.max_size = READ_SIZE  # type: ignore[attr-defined]
         self._since = self.loop.time()
         self._look = self.loop.call_later(LOOK_SECONDS, self._look_at)
-        _make_room(self)
+        _rooms.setdefault(self.config, _Room()).make(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Watch it no longer."""
         self.unwatch()
+        if self.delayed is not None:
+            self.delayed.end()
         super().connection_lost(exc)  # type: ignore[misc]
 
     def unwatch(self) -> None:
@@ -120,9 +145,9 @@ class _Watched:
         return self.scope is not None and CALLER in self.scope.get("state", {})
 
     @property
-    def delayed(self) -> bool:
-        """Whether the request waits because its caller sends too many."""
-        return self.scope is not None and DELAYED in self.scope.get("state", {})
+    def delayed(self) -> Delay | None:
+        """Why the request waits, if it does because its caller sends too many."""
+        return None if self.scope is None else self.scope.get("state", {}).get(DELAYED)
 
     @property
     def waits(self) -> bool:
@@ -161,7 +186,7 @@ class IncomingRequests(_Watched, H11Protocol):
     _slow = 0
     """Looks at which a body was too slow, one after the other."""
     _refused = False
-    """It was no HTTP. What still comes is thrown away: the kernel drops an answer if it is not read."""
+    """It was no HTTP, or is answered. What still comes is thrown away: the kernel drops an answer if it is not read."""
 
     def data_received(self, data: bytes) -> None:
         """Count what comes."""
@@ -174,6 +199,13 @@ class IncomingRequests(_Watched, H11Protocol):
         self.unwatch()
         super().handle_websocket_upgrade(event)
 
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        self._since = self.loop.time()
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
+            self._end()  # to read the rest would take longer than to answer the next request on another connection
+
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, as every error is answered."""
         del msg
@@ -184,10 +216,14 @@ class IncomingRequests(_Watched, H11Protocol):
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             status = HTTPStatus(getattr(error, "error_status_hint", HTTPStatus.BAD_REQUEST))
             self.transport.write(_answer(status, f"the request is not valid HTTP: {error}"))
-            self.transport.write_eof()
-            self._refused = True
+            self._end()
         else:
             self.transport.close()
+
+    def _end(self) -> None:
+        """Take no more from a client that may still be sending."""
+        self.transport.write_eof()
+        self._refused = True
 
     @property
     def waits(self) -> bool:
@@ -236,31 +272,70 @@ class IncomingSocket(_Watched, BrowserSocket):
         return not self.handshake_initiated and self.stays("asked", now) > HEAD_SECONDS
 
 
-def _make_room(new: _Watched) -> None:
-    """End the oldest of the connections that wait if there are too many, and the new one if none waits.
+class _Room:
+    """Ends connections for new ones, at one server.
 
-    A delayed request is ended only if there is no other room: its client would come back at once.
+    To look at all connections takes as long as to answer a request. So it is done once for a few new ones.
     """
-    everything = cast("set[_Watched]", new.connections)
-    most = most_connections()
-    if len(everything) <= min(WAITING, most):
-        return
-    others = [each for each in everything if each is not new and not each.transport.is_closing()]
-    waiting = [each for each in others if each.waits]
-    if len(everything) > most:
-        waiting = [each for each in others if each.delayed] or waiting
-    else:
-        now = new.loop.time()
-        waiting = [each for each in waiting if isinstance(each, IncomingSocket) or now - each.since >= MOMENT_SECONDS]
-        if len(waiting) < WAITING:
+
+    def __init__(self) -> None:
+        self._looked = -math.inf
+        self._new = 0
+        """Connections since the last look at all of them."""
+        self._next: deque[_Watched] = deque()
+        """Those that are ended next if there are too many in all."""
+
+    def make(self, new: _Watched) -> None:
+        """End the oldest of the connections that wait if there are too many, and the new one if none waits."""
+        everything = cast("set[_Watched]", new.connections)
+        most = most_connections()
+        if len(everything) <= min(WAITING - NEW, most):
             return
-    if not waiting:
+        now = new.loop.time()
+        self._new += 1
+        if self._new >= NEW or now - self._looked >= ROOM_SECONDS:
+            self._looked, self._new = now, 0
+            self._look(new, now)
+        if len(everything) <= most:
+            return
+        while self._next:
+            oldest = self._next.popleft()
+            if _may_end(oldest):
+                oldest.transport.abort()
+                return
         new.transport.write(_answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{most} connections are open: try again soon"))
         new.transport.close()
-        return
-    count = Counter(_address(each) for each in waiting)
-    oldest = min(waiting, key=lambda each: (-count[_address(each)], each.since))
-    oldest.transport.abort()
+
+    def _look(self, new: _Watched, now: float) -> None:
+        """End those that wait for too long already, and note who is next.
+
+        A delayed request is ended only if there is no other room: its client would come back at once.
+        """
+        others = [each for each in cast("set[_Watched]", new.connections) if each is not new and _may_end(each)]
+        waiting = [each for each in others if each.waits]
+        old = [each for each in waiting if isinstance(each, IncomingSocket) or now - each.since >= MOMENT_SECONDS]
+        for each in _in_order(old)[: max(0, len(old) - (WAITING - NEW))]:
+            each.transport.abort()
+        self._next = deque(_in_order([each for each in others if each.delayed is not None] or waiting))
+
+
+_rooms: WeakKeyDictionary[uvicorn.Config, _Room] = WeakKeyDictionary()
+"""By the settings of a server, which all its connections have."""
+
+
+def _may_end(connection: _Watched) -> bool:
+    return not connection.transport.is_closing() and (connection.waits or connection.delayed is not None)
+
+
+def _in_order(some: Iterable[_Watched]) -> list[_Watched]:
+    """Return them as they are ended: the oldest of the address, or of the delayed user, that has most of the rest."""
+    newer: Counter[str] = Counter()
+    ranks: list[tuple[int, float, _Watched]] = []
+    for each in sorted(some, key=lambda each: -each.since):
+        owner = each.delayed.owner if each.delayed else _address(each)
+        newer[owner] += 1
+        ranks.append((-newer[owner], each.since, each))
+    return [each for *_, each in sorted(ranks, key=lambda rank: rank[:2])]
 
 
 def _address(connection: _Watched) -> str:

@@ -5,7 +5,6 @@ A body is decoded and checked in a thread: a large one takes seconds, in which o
 
 from __future__ import annotations
 
-import asyncio
 from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
     from fastapi import Response
     from fastapi._compat import ModelField
+
+    from slurm_adapter.gateway.gateway import Gateway
 
 
 class StrictRoute(APIRoute):
@@ -55,7 +56,8 @@ class _StrictRequest(Request):
         self._field = field
 
     async def json(self) -> Any:
-        return await asyncio.to_thread(self._read, await self.body())
+        gateway: Gateway = self.app.state.gateway
+        return await gateway.workers.read(getattr(self.state, CALLER), self._read, await self.body())
 
     def _read(self, body: bytes) -> Any:
         """The body as the route takes it; the framework checks it once more, which costs nothing then."""
