@@ -167,9 +167,10 @@ async def _honest(user: Attacker, until: float, outcome: Outcome) -> None:
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{user.port}", timeout=TIMEOUT_SECONDS, limits=limits
     ) as client:
-        browser, number = {"Host": user.domain}, 0
+        browser, number, began = {"Host": user.domain}, 0, time.monotonic()
         try:
             browser = await user.cookie()
+            outcome.seconds.append(time.monotonic() - began)
         except (OSError, TimeoutError) as error:
             outcome.failed.append(f"no session: {type(error).__name__}: {error}")
         while number == 0 or time.monotonic() < until:

@@ -115,7 +115,7 @@ class _Watched:
         self.transport.max_size = READ_SIZE  # type: ignore[attr-defined]
         self._since = self.loop.time()
         self._look = self.loop.call_later(LOOK_SECONDS, self._look_at)
-        _rooms.setdefault(self.config, _Room()).make(self)
+        _rooms.setdefault(self.config, Room()).make(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Watch it no longer."""
@@ -272,7 +272,7 @@ class IncomingSocket(_Watched, BrowserSocket):
         return not self.handshake_initiated and self.stays("asked", now) > HEAD_SECONDS
 
 
-class _Room:
+class Room:
     """Ends connections for new ones, at one server.
 
     To look at all connections takes as long as to answer a request. So it is done once for a few new ones.
@@ -295,7 +295,7 @@ class _Room:
         self._new += 1
         if self._new >= NEW or now - self._looked >= ROOM_SECONDS:
             self._looked, self._new = now, 0
-            self._look(new, now)
+            self.look(new, now)
         if len(everything) <= most:
             return
         while self._next:
@@ -306,7 +306,7 @@ class _Room:
         new.transport.write(_answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{most} connections are open: try again soon"))
         new.transport.close()
 
-    def _look(self, new: _Watched, now: float) -> None:
+    def look(self, new: _Watched, now: float) -> None:
         """End those that wait for too long already, and note who is next.
 
         A delayed request is ended only if there is no other room: its client would come back at once.
@@ -319,7 +319,7 @@ class _Room:
         self._next = deque(_in_order([each for each in others if each.delayed is not None] or waiting))
 
 
-_rooms: WeakKeyDictionary[uvicorn.Config, _Room] = WeakKeyDictionary()
+_rooms: WeakKeyDictionary[uvicorn.Config, Room] = WeakKeyDictionary()
 """By the settings of a server, which all its connections have."""
 
 

@@ -38,7 +38,7 @@ Python's own 5 ms are waited for at each step of a request, of which the event l
 ACCEPTED_AT_ONCE = 8
 """Connections that are taken before others are served again. Thousands may wait, and each takes 0.2 ms."""
 
-BACKLOG = 2048
+BACKLOG = 4096
 """Connections that may wait until they are taken; later ones are tried again by the client's kernel after a second."""
 
 log = logging.getLogger(__name__)

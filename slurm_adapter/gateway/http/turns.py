@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from slurm_adapter.core.specification import shown
+from slurm_adapter.core.specification import for_message
 from slurm_adapter.gateway.http.incoming import DELAYED, Delay
 from slurm_adapter.gateway.shares import TooMany
 
@@ -58,16 +58,20 @@ class Turns:
         self._full: dict[str, float] = {}
         self._waiting: Counter[str] = Counter()
 
+    def waiting(self, owner: str) -> int:
+        """Return how many requests of a user wait."""
+        return self._waiting[owner]
+
     async def wait(self, owner: str, state: MutableMapping[str, Any]) -> None:
         """Wait for a user's turn. `state` is the scope's: meanwhile the connection may be ended for others.
 
         Raise `TooMany`, as late as the longest wait ends, if too many of this user's requests wait already, and if the
         connection is ended.
         """
-        waiting = self._waiting[owner]
+        waiting = self.waiting(owner)
         if waiting >= self._most:
             await self._delay(MOST_SECONDS, owner, state)
-            raise TooMany(f"{waiting} requests of {shown(owner)[1:-1]} wait for their turn: send fewer at once")
+            raise TooMany(f"{waiting} requests of {for_message(owner)[1:-1]} wait for their turn: send fewer at once")
         wait = self._full.get(owner, 0.0) + self._each - self._clock() - self._burst
         self._charge(owner, self._each)
         if wait > 0:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.gateway.http import incoming
+from slurm_adapter.gateway.http.turns import Turns
 from slurm_adapter.jobs import user_tokens
-from tests.gateway.doors import Doors, opened
+from tests.gateway.doors import Doors, opened, wait_until
 from tests.gateway.http.test_health import toml
 from tests.gateway.process import free_port, serving
 from tests.offline import Offline
@@ -148,6 +149,44 @@ def test_sockets_without_a_session_are_bounded(doors: Doors) -> None:
         sockets = [held.enter_context(connect(doors, upgrade())) for _ in range(incoming.WAITING + 70)]
         assert doors.ask("GET", "/healthz").status_code == 200
         assert sum(is_open(each) and is_open(each) for each in sockets) <= incoming.WAITING  # the first finds the 101
+
+
+def test_a_request_that_waits_for_its_turn_makes_room(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the user who has most of them, and nothing of it goes on."""
+    monkeypatch.setattr(incoming, "CONNECTIONS", 8)
+    doors.gateway.turns = Turns(0.1, 1)
+    known = doors.token()["Authorization"]
+    ask = f"GET /api/jobs/browse HTTP/1.1\r\nHost: x\r\nAuthorization: {known}\r\n\r\n".encode()
+    with ExitStack() as held:
+        delayed = [held.enter_context(connect(doors, ask)) for _ in range(8)]
+        wait_until(lambda: doors.gateway.turns.waiting("alice") > 0, "nothing waits")
+        for _ in range(10):
+            assert doors.ask("GET", "/healthz").status_code == 200
+        assert sum(map(is_open, delayed)) < 8
+        wait_until(lambda: doors.gateway.turns.waiting("alice") <= 1, "the ended ones wait on")
+
+
+def test_what_is_answered_before_its_end_is_not_read_to_its_end(doors: Doors) -> None:
+    with connect(doors, post(length=MEBIBYTE)) as connection:
+        assert until_ended(connection).startswith(b"HTTP/1.1 401 ")
+
+
+def test_all_connections_are_looked_at_only_now_and_then(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look takes as long as to answer a request."""
+    looks: list[float] = []
+    look = incoming.Room.look
+
+    def noted(self: incoming.Room, new: Any, now: float) -> None:
+        looks.append(now)
+        look(self, new, now)
+
+    monkeypatch.setattr(incoming.Room, "look", noted)
+    monkeypatch.setattr(incoming, "ROOM_SECONDS", 60.0)
+    with ExitStack() as held:
+        for _ in range(incoming.WAITING + 70):
+            held.enter_context(connect(doors))
+        assert doors.ask("GET", "/healthz").status_code == 200
+    assert 0 < len(looks) <= (70 + incoming.NEW) // incoming.NEW + 1
 
 
 def test_if_nobody_waits_a_new_connection_is_refused(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:

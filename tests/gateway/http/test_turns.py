@@ -110,6 +110,63 @@ def test_a_connection_may_be_ended_for_others_only_while_it_waits(clock: Clock) 
     assert (seen, state) == ([True], {})
 
 
+def test_a_request_whose_client_left_waits_no_longer() -> None:
+    state: dict[str, Any] = {}
+    turns = Turns(1e-3, 1, sleep=asyncio.sleep)
+
+    async def leave() -> None:
+        await turns.wait("alice", state)
+        waiting = asyncio.create_task(turns.wait("alice", state))
+        await asyncio.sleep(0)
+        assert state[DELAYED].owner == "alice"
+        state[DELAYED].end()
+        with pytest.raises(TooMany, match="closed the connection"):
+            await waiting
+
+    asyncio.run(leave())
+    assert state == {}
+
+
+def test_no_more_wait_than_are_served_in_the_longest_wait() -> None:
+    """Others would all be served at once after it."""
+    sleeps: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        await asyncio.sleep(0)
+
+    turns = Turns(1, 1, lambda: 0.0, sleep)
+
+    async def many() -> list[BaseException | None]:
+        return await asyncio.gather(*(turns.wait("alice", {}) for _ in range(20)), return_exceptions=True)
+
+    refused = [each for each in asyncio.run(many()) if each is not None]
+    assert len(refused) == 20 - 1 - MOST_SECONDS
+    assert all(isinstance(each, TooMany) for each in refused)
+    assert sleeps == [*range(1, 11), *[MOST_SECONDS] * len(refused)]
+
+
+def test_what_a_request_takes_of_the_processor_is_its_users(turns: Turns, clock: Clock) -> None:
+    wait(turns, "alice")
+    turns.spend("alice", 1.0)
+    wait(turns, "alice")
+    assert clock.slept == []  # nobody else needs it
+    wait(turns, "bob")
+    turns.spend("alice", 1.0)
+    wait(turns, "bob")
+    assert clock.slept == []
+    wait(turns, "alice")
+    assert clock.slept == [1.0 + 2 * 0.125 + 0.125 - 0.5]
+
+
+def test_those_who_asked_for_nothing_lately_do_not_count(turns: Turns, clock: Clock) -> None:
+    wait(turns, "bob")
+    clock.now += 60
+    turns.spend("alice", 1.0)
+    wait(turns, "alice")
+    assert clock.slept == []
+
+
 def test_the_lanes_of_one_user_are_not_another_ones() -> None:
     began: list[str] = []
 
