@@ -1,4 +1,4 @@
-"""`check` finds what stands between a configuration and a working site: exit code, key or file, and the mend."""
+"""`check` finds the problems of a site: exit code, key or file, and the fix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def change(adapter: LiveSite, pattern: str, replacement: str) -> None:
 
 
 def problems(adapter: LiveSite) -> list[str]:
-    """The problems that are found; exit code 1 and no traceback."""
+    """Return the problems that `check` finds. It exits with 1, without a traceback."""
     result = adapter.invoke("check", "--json")
     assert result.exit_code == 1, result.output
     found = [each["text"] for each in json.loads(result.stdout) if each["level"] == "problem"]
@@ -111,10 +111,10 @@ def test_what_is_wrong_is_named(adapter: LiveSite, pattern: str, replacement: st
         ("refresh-token", None, "ucloud.refresh_token", "cannot be read"),
     ],
 )
-def test_what_ucloud_has_given_and_cannot_be_used(
+def test_unusable_keys_and_tokens_of_ucloud(
     make_adapter: LiveSiteMaker, tmp_path: Path, file: str, content: str | None, key: str, words: str
 ) -> None:
-    """As a command of its own, which names the file and the line of the key."""
+    """The output of a real process names the file and the line of the key."""
     with Ucloud() as ucloud:
         own = (
             f'[ucloud]\nurl = "{ucloud.url}"\nkey = "{ucloud.write_key(tmp_path / "ucloud.pem")}"\n'
@@ -135,7 +135,7 @@ def test_what_ucloud_has_given_and_cannot_be_used(
 
 
 def test_the_wrong_sudo_rule(adapter: LiveSite, cluster: Cluster) -> None:
-    """An account that the adapter may not become: the message names the account and the rule that is needed."""
+    """If the adapter may not become an account, the message names the account and the missing rule."""
     change(adapter, r'bob = "bob"', 'bob = "slurm"')
     [found] = problems(adapter)
     assert "slurm" in found

@@ -1,4 +1,4 @@
-"""`check` says where drives are, which have no folder, and whom shells in their folders let in."""
+"""`check` reports the folders of drives, and who gets shells in them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["ucloud"]
 
 
 def found(folder: Path, more: dict[str, Any]) -> dict[str, Level]:
-    """What `check` finds of drives and of shells in them, on a site without a Slurm to ask for its partitions."""
+    """Return what `check` finds about drives and shells in them, on a site without Slurm's commands."""
     site = Offline(folder, more)
 
     def before(command: Command) -> None:
@@ -35,7 +35,7 @@ def found(folder: Path, more: dict[str, Any]) -> dict[str, Level]:
     return {each.text: each.level for each in findings if each.text.startswith(beginnings)}
 
 
-def test_where_the_pattern_has_drives(tmp_path: Path) -> None:
+def test_folders_of_a_drive_pattern(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     more = {
         "drive_pattern": {
@@ -74,7 +74,7 @@ def test_ucloud_s_drives(ucloud: Ucloud, tmp_path: Path, *, asks: bool) -> None:
 
 
 def test_drives_that_the_site_finds_by_itself_are_no_problem(ucloud: Ucloud, tmp_path: Path) -> None:
-    """UCloud names no folder of a drive that is in the table, or under the pattern."""
+    """UCloud names no folder for a drive that is in [[drives]] or under [drive_pattern]."""
     (tmp_path / "four").mkdir()
     ucloud.have_drive("4", "alice", name="h-alice")
     ucloud.have_drive("5", "bob", name="h-bob")
@@ -103,7 +103,7 @@ def test_a_pattern_that_leaves_nothing_to_ask_for(ucloud: Ucloud, tmp_path: Path
     assert ucloud.calls_to("/api/files/collections/control/browse") == []
 
 
-def test_a_ucloud_that_does_not_tell(ucloud: Ucloud, tmp_path: Path) -> None:
+def test_a_ucloud_that_does_not_answer(ucloud: Ucloud, tmp_path: Path) -> None:
     ucloud.fail(500, path="/api/files/collections/control/browse")
     said = found(
         tmp_path, ucloud.settings(tmp_path, ask_for_drives=True) | {"drives": [{"id": "1", "path": str(tmp_path)}]}
@@ -117,7 +117,7 @@ SHELLS = {"folder_shells": True, "url": "https://gateway.example.org"}
 
 
 @pytest.mark.parametrize("identity", ["sudo", "pattern", "service"])
-def test_whom_shells_in_folders_let_in_and_where(tmp_path: Path, identity: str) -> None:
+def test_users_of_shells_in_folders(tmp_path: Path, identity: str) -> None:
     more: dict[str, Any] = {"gateway": SHELLS, "drive_pattern": {"user": f"{tmp_path}/home/{{user}}/{{drive}}"}}
     level, says = Level.NOTE, "Accounts: alice, bob; no other accounts"
     if identity == "pattern":
@@ -142,7 +142,7 @@ def test_whom_shells_in_folders_let_in_and_where(tmp_path: Path, identity: str) 
         ({**SHELLS, "folder_shells": False}, True, []),
     ],
 )
-def test_shells_in_folders_that_cannot_be(
+def test_shells_in_folders_that_are_not_possible(
     tmp_path: Path, gateway: dict[str, Any], says: list[str], *, drives: bool
 ) -> None:
     table = [{"id": "1", "path": str(tmp_path)}] if drives else []

@@ -135,7 +135,7 @@ def test_what_confines_the_renderer_is_named(
     assert [how for text, how in findings.items() if said in text] == [level]
 
 
-def test_trouble_of_accounts_is_named(tmp_path: Path) -> None:
+def test_blocked_jobs_of_accounts_are_reported(tmp_path: Path) -> None:
     """`sync` sends no mail about it."""
     site = Offline(tmp_path, {"gateway": {"port": 0}})
     for_her, also_for_her = site.submit(site.item(), site.item())

@@ -39,7 +39,7 @@ def keep_only(adapter: LiveSite, partition: str) -> None:
 
 
 def probed(adapter: LiveSite, *options: str) -> list[tuple[str, str]]:
-    """Level and text of what the probes have found; nothing of them is left."""
+    """Return level and text of each finding about probes. Assert that the probes are removed."""
     result = adapter.invoke("check", "--job", "--json", *options)
     found = [(each["level"], each["text"]) for each in json.loads(result.stdout)]
     said = [(level, text) for level, text in found if re.search(r"partition \w+.*?: |the probe jobs", text)]
@@ -50,7 +50,7 @@ def probed(adapter: LiveSite, *options: str) -> list[tuple[str, str]]:
 
 
 def gone(adapter: LiveSite) -> bool:
-    """Whether no probe has left a record, a hosts file or a job that waits or runs."""
+    """Return whether no probe has left a record, a hosts file or a Slurm job."""
     token = adapter.site.store.instance
     live = adapter.cluster.ask("squeue", "-h", "-o", "%j", user="ucloud").split()
     return (
@@ -112,7 +112,7 @@ def test_as_another_user(adapter: LiveSite) -> None:
 
 @contextmanager
 def mounted(cluster: Cluster, node: str, *words: str) -> Iterator[None]:
-    """Mount something on a node, for a while."""
+    """Mount something on a node inside the block."""
     cluster.ask("mount", *words, user="root", node=node)
     try:
         yield
@@ -122,7 +122,7 @@ def mounted(cluster: Cluster, node: str, *words: str) -> Iterator[None]:
 
 @contextmanager
 def changed(cluster: Cluster, words: str, back: str) -> Iterator[None]:
-    """Change something in Slurm, for a while."""
+    """Change something in Slurm inside the block."""
     cluster.ask("scontrol", "update", *words.split(), user="slurm")
     try:
         yield
@@ -181,7 +181,7 @@ def test_a_tool_that_is_missing_or_old(adapter: LiveSite, cluster: Cluster, tool
 
 @contextmanager
 def in_hosts(cluster: Cluster, lines: str, *nodes: str) -> Iterator[None]:
-    """Add lines to the /etc/hosts of nodes, for a while."""
+    """Add lines to the /etc/hosts of nodes inside the block."""
     before = {node: cluster.ask("cat", "/etc/hosts", node=node) + "\n" for node in nodes}
     for node, text in before.items():
         cluster.ask("tee", "/etc/hosts", user="root", node=node, stdin=(text + lines).encode())
@@ -194,7 +194,7 @@ def in_hosts(cluster: Cluster, lines: str, *nodes: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("resolves", [False, True])
 def test_nodes_that_do_not_reach_each_other(adapter: LiveSite, cluster: Cluster, *, resolves: bool) -> None:
-    """Their names resolve on the login node alone, or to addresses to which there is no way."""
+    """Their names resolve only on the login node, or to unreachable addresses."""
     keep_only(adapter, "main")
     adapter.config_file.write_text(adapter.config_file.read_text() + '[peers]\naddress = "{node}-ib0"\n')
     names = [node.name for node in cluster.nodes]
@@ -207,7 +207,7 @@ def test_nodes_that_do_not_reach_each_other(adapter: LiveSite, cluster: Cluster,
     assert any(re.search(r"node\d+: job-\d+-\d does not resolve", each) for each in found) != resolves
 
 
-def test_an_account_whose_jobs_have_no_folder(adapter: LiveSite, cluster: Cluster) -> None:
+def test_an_account_without_a_folder_for_jobs(adapter: LiveSite, cluster: Cluster) -> None:
     keep_only(adapter, "main")
     folder = adapter.site.config.jobs.folder.replace("{user}", "alice").rsplit("/", 1)[0]
     cluster.ask("rmdir", folder)
@@ -236,7 +236,7 @@ def test_a_partition_that_the_account_may_not_use(adapter: LiveSite, cluster: Cl
 
 
 def test_a_partition_that_is_full(adapter: LiveSite, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no problem of the site, and nobody waits for long."""
+    """It is a warning only, and `check` does not wait long."""
     keep_only(adapter, "main")
     monkeypatch.setattr(probe, "START_SECONDS", 3.0)
     hog = cluster.submit("sleep 300", "--nodes=3", "--exclusive", "--partition=main", user="bob")
@@ -253,7 +253,7 @@ def test_a_partition_that_is_full(adapter: LiveSite, cluster: Cluster, monkeypat
 
 
 def start(adapter: LiveSite) -> subprocess.Popen[str]:
-    """Start a check as a process of its own, which comes back once its first probe runs."""
+    """Start `check` as a process, and return when its first probe runs."""
     command = [sys.executable, "-m", "slurm_adapter", "--config", str(adapter.config_file), "check", "--job"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
@@ -273,7 +273,7 @@ def test_ctrl_c_leaves_nothing_behind(adapter: LiveSite) -> None:
 
 
 @pytest.mark.parametrize("who", ["check", "sync"])
-def test_the_next_one_removes_what_a_killed_check_has_left(adapter: LiveSite, who: str) -> None:
+def test_the_next_check_or_sync_removes_probes_of_a_killed_check(adapter: LiveSite, who: str) -> None:
     keep_only(adapter, "main")
     process = start(adapter)
     process.kill()

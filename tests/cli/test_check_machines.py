@@ -50,7 +50,7 @@ NO_ACCOUNTING = "#!/bin/sh\necho 'AccountingStorageType   = (null)'\n"
 
 
 def with_programs(folder: Path) -> dict[str, Any]:
-    """Return a configuration whose site has a scontrol of its own that tells of no accounting."""
+    """Return settings for a site with its own scontrol, which reports no accounting."""
     put_program(folder, "scontrol", NO_ACCOUNTING)
     return {"cluster": {"path": f"{folder}/bin:/usr/bin:/bin"}}
 
@@ -63,7 +63,7 @@ def put_program(folder: Path, name: str, text: str) -> None:
 
 
 def found(tmp_path: Path, machine: dict[str, Any], **partition: Any) -> list[tuple[Level, str]]:
-    """What is found of one machine beside one partition; its key stands in its text."""
+    """Return the findings about one machine and its partition. Assert that each text has its key."""
     site = Offline(tmp_path, {"machines": {"c": {"m": MACHINE | machine}}, **with_programs(tmp_path)})
     site.slurm.other_partitions = {"main": dataclasses.replace(MAIN, **partition)}
     with site.site:
@@ -135,10 +135,10 @@ def test_a_machine_that_fits(tmp_path: Path, machine: dict[str, Any], partition:
         ({"cpus": 512}, {"hidden_nodes": 2}, "cpus = 512, but the largest node of partition main has 64"),
     ],
 )
-def test_what_is_odd_and_may_be_meant(
+def test_a_machine_that_may_be_intended(
     tmp_path: Path, machine: dict[str, Any], partition: dict[str, Any], says: str
 ) -> None:
-    """Nodes that Slurm does not show may be larger than those that it shows: a warning only."""
+    """These are warnings only: for example, nodes that Slurm hides may be larger."""
     [(level, text)] = found(tmp_path, machine, **partition)
     assert (level, text[: len(says)]) == (Level.WARNING, says)
 
@@ -204,7 +204,7 @@ esac
 def test_accounting_knows_accounts_by_the_name_that_slurm_has_for_them(
     tmp_path: Path, name: str, unknown: list[str]
 ) -> None:
-    """Two passwd lines with one uid, and a sacctmgr of a site's own, which says more than it is asked for."""
+    """Two passwd lines have the same uid, and the site's own sacctmgr prints additional lines."""
     site = Offline(tmp_path, with_programs(tmp_path))
     for program, text in (("scontrol", SCONTROL), ("sacctmgr", SACCTMGR)):
         put_program(tmp_path, program, text)
@@ -214,7 +214,7 @@ def test_accounting_knows_accounts_by_the_name_that_slurm_has_for_them(
 
 
 def test_accounting_that_has_names_in_lower_case_may_know_an_account_with_capitals(tmp_path: Path) -> None:
-    """Where the directory service takes both for one, as Active Directory does."""
+    """Directory services such as Active Directory treat both names as the same account."""
     site = Offline(tmp_path, with_programs(tmp_path))
     for program, text in (("scontrol", SCONTROL), ("sacctmgr", SACCTMGR)):
         put_program(tmp_path, program, text)
@@ -226,7 +226,7 @@ def test_accounting_that_has_names_in_lower_case_may_know_an_account_with_capita
 
 
 @pytest.mark.parametrize("text", ["#!/bin/sh\necho 'no route' >&2\nexit 1\n", "#!/bin/sh\n"])
-def test_a_configuration_of_slurm_that_is_not_told_is_no_site_without_accounting(tmp_path: Path, text: str) -> None:
+def test_unknown_settings_do_not_mean_that_slurm_has_no_accounting(tmp_path: Path, text: str) -> None:
     site = Offline(tmp_path, with_programs(tmp_path))
     put_program(tmp_path, "scontrol", text)
     with pytest.raises(Unknown, match=r"scontrol show config failed: (no route|exit code 0, and no Accounting)"):

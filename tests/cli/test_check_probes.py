@@ -1,4 +1,4 @@
-"""What `check --job` does about its probes without a cluster: see `test_check_job.py` for the rest."""
+"""`check --job` without a cluster; `test_check_job.py` has the tests with one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`check` tells whose refresh token it has, and whether `ucloud.key` and `ucloud.issuer` are those of its UCloud."""
+"""`check` compares the refresh token, `ucloud.key` and `ucloud.issuer` with UCloud."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a person and cron meet it: data, talk and exit codes, and never a traceback."""
+"""The command line for people and cron: data, messages and exit codes, and never a traceback."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ max_time = "01:00:00"
 
 @pytest.fixture
 def run(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """The command line on the site without a cluster."""
+    """Return a function that runs a command on the site without a cluster."""
     path = offline.folder / "config.toml"
     path.write_text(CONFIG.format(folder=offline.folder))
     monkeypatch.setenv("SLURM_ADAPTER_CONFIG", str(path))
@@ -70,7 +70,7 @@ def run(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
     return invoke
 
 
-def test_a_cancel_that_fails_says_what_is_to_be_done(run: Callable[..., Result], offline: Offline) -> None:
+def test_a_cancel_that_fails_says_what_to_do(run: Callable[..., Result], offline: Offline) -> None:
     run("submit", "-", stdin=SPECIFICATION)
     offline.slurm.down = True
     result = run("cancel", "1")
@@ -80,7 +80,7 @@ def test_a_cancel_that_fails_says_what_is_to_be_done(run: Callable[..., Result],
     assert run("cancel", "1").stderr == "job 1: is being cancelled\n"
 
 
-def test_a_job_is_shown_to_programs_as_ucloud_has_it(run: Callable[..., Result]) -> None:
+def test_a_job_in_json_has_the_specification_of_ucloud(run: Callable[..., Result]) -> None:
     run("submit", "-", stdin={**SPECIFICATION, "timeAllocation": {"hours": 1}, "allowDuplicateJob": True})
     shown = json.loads(run("show", "1", "--json").stdout)["specification"]
     assert shown["timeAllocation"] == {"hours": 1, "minutes": 0, "seconds": 0}
@@ -89,7 +89,9 @@ def test_a_job_is_shown_to_programs_as_ucloud_has_it(run: Callable[..., Result])
 
 
 @pytest.mark.parametrize(("name", "value", "colours"), [("NO_COLOR", "1", 0), ("TERM", "dumb", 0), ("NO_COLOR", "", 1)])
-def test_colours_are_for_those_who_want_them(run: Callable[..., Result], name: str, value: str, colours: int) -> None:
+def test_no_color_and_a_dumb_terminal_disable_colours(
+    run: Callable[..., Result], name: str, value: str, colours: int
+) -> None:
     run("submit", "-", stdin=SPECIFICATION)
     environment = {"NO_COLOR": None, "TERM": None, name: value}
     shown = CliRunner().invoke(module.cli, ["jobs"], env=environment, color=True)
@@ -129,7 +131,7 @@ def test_bad_input_is_65_and_leaves_nothing(run: Callable[..., Result], offline:
 def test_secrets_reach_no_output_no_file_and_no_command(
     run: Callable[..., Result], offline: Offline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Those of the adapter's own environment, and those that come with a job."""
+    """Secrets of the adapter's environment, and secrets in a job."""
     secret = "hunter2-8c1f"
     monkeypatch.setenv("UCLOUD_REFRESH_TOKEN", secret)
     commands: list[Command] = []
@@ -276,9 +278,7 @@ def test_lists_and_pages(run: Callable[..., Result], offline: Offline) -> None:
     assert "has ended" in run("hosts", consumer.id).stderr
 
 
-def test_an_outage_is_told_once_when_it_begins_and_once_when_it_ends(
-    run: Callable[..., Result], offline: Offline
-) -> None:
+def test_an_outage_is_reported_when_it_begins_and_when_it_ends(run: Callable[..., Result], offline: Offline) -> None:
     offline.job()
     assert run("sync").output == ""
     offline.slurm.down = True
@@ -293,7 +293,7 @@ def test_an_outage_is_told_once_when_it_begins_and_once_when_it_ends(
     assert (run("sync").exit_code, run("sync").output) == (0, "")
 
 
-def test_a_second_outage_during_the_first_is_told_too(run: Callable[..., Result], offline: Offline) -> None:
+def test_a_second_outage_during_the_first_is_reported_too(run: Callable[..., Result], offline: Offline) -> None:
     record = offline.run(offline.job())
     broken = offline.peers / "hosts"
     broken.write_text("# BEGIN slurm-adapter\n")  # somebody has edited it: the mark of its end is gone
@@ -321,7 +321,7 @@ def test_a_thousand_problems_make_no_mail_of_a_thousand_lines(offline: Offline) 
     assert outage_lines(offline.site.store, Report(problems=problems)) == []
 
 
-def test_many_endings_wait_for_somebody_to_look(run: Callable[..., Result], offline: Offline) -> None:
+def test_a_mass_end_needs_permission(run: Callable[..., Result], offline: Offline) -> None:
     records = offline.submit(*(offline.item() for _ in range(11)))
     offline.sync()
     for record in records:
@@ -339,7 +339,9 @@ def test_many_endings_wait_for_somebody_to_look(run: Callable[..., Result], offl
     assert all(offline.now(record).state.final for record in records)
 
 
-def test_a_dry_run_says_what_would_be_done_and_tells_no_outage(run: Callable[..., Result], offline: Offline) -> None:
+def test_a_dry_run_prints_what_would_be_done_and_reports_no_outage(
+    run: Callable[..., Result], offline: Offline
+) -> None:
     assert run("sync", "--dry-run").stdout == "nothing to do\n"
     record = offline.job()
     offline.fence(record, 1)
@@ -395,7 +397,7 @@ def test_colours_are_for_terminals(offline: Offline) -> None:
     assert "\x1b" not in piped.stdout
 
 
-def test_a_full_disk_behind_a_pipe_is_no_mistake_of_the_program(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_such(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(CONFIG.format(folder=tmp_path))
     command = [sys.executable, "-m", "slurm_adapter", "--config", str(config), "applications"]
@@ -457,7 +459,7 @@ print(*(name for name in sys.modules if name.split(".")[0] in {"slurm_adapter", 
         ),
     ],
 )
-def test_a_start_that_nobody_notices_loads_what_it_uses(tmp_path: Path, arguments: list[str], unused: set[str]) -> None:
+def test_a_quick_command_loads_only_what_it_uses(tmp_path: Path, arguments: list[str], unused: set[str]) -> None:
     config = tmp_path / "config.toml"
     config.write_text(CONFIG.format(folder=tmp_path))
     command = [sys.executable, "-c", LOADED, "--config", str(config), *arguments]

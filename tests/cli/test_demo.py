@@ -1,4 +1,4 @@
-"""The demo, as a person runs it: what it shows, what it says where it cannot work, and that it needs no checkout."""
+"""The demo: its output, its errors if it cannot work, and that it needs no checkout."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ STORY = (
     r"database +SUCCESS  Your job was cancelled",
     r"demo +done: a job on (?P=client) reached a job on (?P=server) by the name database\n$",
 )
-"""What is shown, in this order."""
+"""Expected lines, in this order."""
 
 
-def told(output: str) -> re.Match[str]:
+def follow_story(output: str) -> re.Match[str]:
     match = re.search("(?s)" + ".*?".join(STORY), output)
     assert match, output
     return match
@@ -47,15 +47,15 @@ def test_the_demo(make_adapter: LiveSiteMaker, transport: Transport, identity: I
     adapter = make_adapter(transport, identity)
     done = adapter.run("demo", timeout=120)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    story = told(done.stdout)
+    story = follow_story(done.stdout)
     assert story["client"] != story["server"]
     assert "\x1b" not in done.stdout  # it is piped: no colours
     assert [record.state.final for record in adapter.site.store.all(10)] == [True, True]
     assert adapter.shared_block == ""
 
 
-def test_it_fails_where_the_name_does_not_resolve(make_adapter: LiveSiteMaker) -> None:
-    """A library that gives names to dynamically linked programs only is not enough: the demo's are static."""
+def test_it_fails_if_the_name_does_not_resolve(make_adapter: LiveSiteMaker) -> None:
+    """A library that gives names only to dynamically linked programs is not enough: the demo's programs are static."""
     adapter = make_adapter(more='[peers]\nmethods = ["nss_wrapper"]\n')
     done = adapter.run("demo", timeout=120)
     assert done.returncode == 1, done.stdout
@@ -83,4 +83,4 @@ def test_a_wheel_installed_elsewhere_runs_the_demo(adapter: LiveSite, tmp_path: 
 
     found = run(place / "bin" / "python", "-c", "import slurm_adapter; print(slurm_adapter.__file__)")
     assert Path(found.strip()).is_relative_to(place)
-    told(run(place / "bin" / "slurm-adapter", "--config", adapter.config_file, "demo"))
+    follow_story(run(place / "bin" / "slurm-adapter", "--config", adapter.config_file, "demo"))

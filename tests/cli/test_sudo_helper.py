@@ -1,4 +1,4 @@
-"""The helper for sudo starts the adapter's own commands, and nothing else."""
+"""The sudo helper starts the adapter's own commands, and nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 class Helper:
-    """The helper of a site, which says what it would start."""
+    """The helper of a site, which prints the command instead of starting it."""
 
     def __init__(self, folder: Path) -> None:
         self.site = Offline(folder, {"cluster": {"path": PATH}})
@@ -70,7 +70,7 @@ def helper(tmp_path: Path) -> Helper:
     return Helper(tmp_path)
 
 
-def test_all_that_a_jobs_life_takes_is_started(helper: Helper) -> None:
+def test_every_command_for_a_job_is_started(helper: Helper) -> None:
     site = helper.site
     server = site.run(site.job())
     consumer = site.run(site.job(resources=[peer("db", server)]))
@@ -97,7 +97,7 @@ def test_all_that_a_jobs_life_takes_is_started(helper: Helper) -> None:
         assert {helper.ask(Frame(command).words[5:], shell) for command in commands} == {"allowed\n"}
 
 
-def test_shells_and_looks_at_nodes_are_started(helper: Helper) -> None:
+def test_shells_and_commands_on_nodes_are_started(helper: Helper) -> None:
     site = helper.site
     record = site.run(site.job())
     opened: list[Command] = []
@@ -160,7 +160,7 @@ def test_what_is_not_the_adapters_is_refused(helper: Helper, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
 def test_no_argument_of_a_script_is_run_by_arithmetic(helper: Helper, name: str) -> None:
-    """Bash runs what stands in brackets in an arithmetic expression, and is /bin/sh on many systems."""
+    """Bash, which is /bin/sh on many systems, executes text in brackets in an arithmetic expression."""
     ran = helper.path.with_name("ran")
     folder = helper.path.with_name("job")
     folder.mkdir()
@@ -178,7 +178,7 @@ def test_no_argument_of_a_script_is_run_by_arithmetic(helper: Helper, name: str)
 
 
 def test_no_archive_makes_a_folder_elsewhere_and_no_token_removes_one(tmp_path: Path) -> None:
-    """The helper sees arguments only: what comes by standard input must not leave the folder of the jobs."""
+    """The helper checks arguments only. Standard input must not write outside the folder of jobs."""
     jobs_folder, other = tmp_path / "jobs", tmp_path / "other"
     for folder in (jobs_folder, other):
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""The sandbox is a real cluster: what it gives to jobs and to the adapter, and that it can be repaired."""
+"""The sandbox is a real cluster for jobs and the adapter, and can be repaired."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def up(cluster: Cluster) -> list[str]:
-    """The command that brings the tests' sandbox up."""
+    """Return the command that starts the tests' sandbox."""
     release = ["--release", cluster.release] if cluster.release else []
     return [sys.executable, "-m", "slurm_adapter", "sandbox", "up", "--name", cluster.layout.name, *release]
 
@@ -42,7 +42,7 @@ def quiet(_line: object) -> None:
 
 
 def program(folder: Path, name: str) -> Path:
-    """Something that sleeps, under the name of a daemon."""
+    """Return a program that sleeps, with the name of a daemon."""
     return Path(shutil.copy("/bin/sleep", folder / name))
 
 
@@ -55,7 +55,7 @@ def status(cluster: Cluster) -> sandbox.SandboxStatus:
 
 
 def everything_is_killed(cluster: Cluster) -> bool:
-    """Kill what there is; whether there was nothing. What started while one looked is killed the next time."""
+    """Kill all processes. Return whether there were none; a process that started meanwhile needs another call."""
     pids = own_pids(cluster)
     for pid in pids:
         with suppress(ProcessLookupError):
@@ -74,7 +74,7 @@ def crash(cluster: Cluster) -> Iterator[None]:
     cluster.ask("scancel", "--me")
 
 
-def test_an_ordinary_account_is_told_to_be_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(Refused, match="run it as root"):
         sandbox.up(say=quiet)
@@ -82,7 +82,7 @@ def test_an_ordinary_account_is_told_to_be_root(monkeypatch: pytest.MonkeyPatch)
         sandbox.install(quiet)
 
 
-def test_another_distribution_is_told_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_needs_debian_or_ubuntu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(Refused, match="Debian 12"):
@@ -113,14 +113,14 @@ def test_a_package_that_is_not_there_is_found_missing() -> None:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own for roots, on a machine without sandboxes."""
+    """Return an empty folder for roots, on a machine without sandboxes."""
     monkeypatch.setattr(releases, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(releases, "BASE", tmp_path / "sandbox")
     return tmp_path / "cache"
 
 
 def build(monkeypatch: pytest.MonkeyPatch, text: str = "", problem: str = "") -> None:
-    """Let a root be made at once, with a text in it, or fail half-way."""
+    """Replace the build of a root by one that only writes a text, or fails."""
 
     def build(_release: str, root: Path, *_: object) -> None:
         (root / "etc/apt/apt.conf.d").mkdir(parents=True)
@@ -164,10 +164,10 @@ def test_a_root_in_use_is_never_made_anew_or_removed(cache: Path, monkeypatch: p
     assert not cache.exists()
 
 
-def test_a_root_that_is_taken_into_use_at_this_moment_is_not_removed(
+def test_a_root_that_comes_into_use_at_the_same_time_is_not_removed(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`up` writes down what it uses, and then looks whether it is there; `purge` does the same the other way round."""
+    """`up` records the root that it uses, then checks that it exists. `purge` renames roots, then reads the records."""
     build(monkeypatch, "first")
     releases.make("sid", quiet)
     user = cache.parent / "sandbox-x"
@@ -207,7 +207,7 @@ def test_a_root_needs_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tests_of_a_broken_sid_run_on_forky_and_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The release that CI needs must be there; the one that changes every day may be broken, which is said loudly."""
+    """The release that CI needs must work. sid changes every day and may be broken, which is reported."""
 
     def install(_say: object, *, release: str) -> None:
         if release != "forky":
@@ -221,7 +221,7 @@ def test_tests_of_a_broken_sid_run_on_forky_and_of_no_other(monkeypatch: pytest.
         installed(config, "trixie")
 
 
-def test_a_name_that_is_none_is_refused() -> None:
+def test_an_invalid_name_is_refused() -> None:
     with pytest.raises(Refused, match=r"'\.\./x' is not a sandbox's name: use 1 to 20 characters of a-z, 0-9 and '-'"):
         sandbox.status("../x")
     with pytest.raises(Refused, match=r"'\.\.' is not a release: give a code name like trixie or sid"):
@@ -279,7 +279,7 @@ def test_it_refuses_beside_a_daemon_that_is_not_its_own(name: str, tmp_path: Pat
 @pytest.mark.sandbox
 @pytest.mark.parametrize("name", ["slurmctld", "slurmd", "munged"])
 def test_a_daemon_of_another_container_is_left_alone(name: str, tmp_path: Path, cluster: Cluster) -> None:
-    """In another pid namespace, even with this sandbox's mark: as in a container that has a sandbox itself."""
+    """It is in another pid namespace, with this sandbox's mark, like a container that has a sandbox."""
     contained = ["unshare", "--pid", "--net", "--fork", "--kill-child", "env", cluster.layout.mark]
     with subprocess.Popen([*contained, program(tmp_path, name), "600"]) as container:
         children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
@@ -297,7 +297,7 @@ def test_a_daemon_of_another_container_is_left_alone(name: str, tmp_path: Path, 
 
 @pytest.mark.sandbox
 def test_down_ends_marked_processes_of_this_machine_and_no_others(tmp_path: Path, cluster: Cluster) -> None:
-    """Others are in another pid namespace, or see another file system at the sandbox's folder, as containers do."""
+    """The others are in another pid namespace, or see another file system at the sandbox's path, like containers."""
     gone = replace(cluster.layout, name=f"test-{os.getpid()}")
     sleep = ["env", gone.mark, str(program(tmp_path, "slurmd")), "600"]
     elsewhere = 'mount -t tmpfs tmpfs /var/lib; mkdir -p "$1"; shift; exec "$@"'
@@ -320,7 +320,7 @@ def test_down_ends_marked_processes_of_this_machine_and_no_others(tmp_path: Path
 
 
 @pytest.mark.sandbox
-def test_a_dead_daemon_that_nobody_has_waited_for_is_none(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_zombie_is_not_a_running_daemon(tmp_path: Path, cluster: Cluster) -> None:
     with subprocess.Popen(["env", cluster.layout.mark, program(tmp_path, "slurmctld"), "0"]) as zombie:
         stat = Path(f"/proc/{zombie.pid}/stat")
         cluster.wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
@@ -333,7 +333,7 @@ def test_a_dead_daemon_that_nobody_has_waited_for_is_none(tmp_path: Path, cluste
 @pytest.mark.sandbox
 @pytest.mark.parametrize("cgroups", ["as here", "v2 only"])
 def test_it_comes_up_in_a_container(cgroups: str, cluster: Cluster) -> None:
-    """In a mount namespace that was made on another processor, and with control groups of version 2 alone."""
+    """The mount namespace was made on another processor, or there are only control groups of version 2."""
     first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
     here, there = (first, last) if cgroups == "as here" else (last, first)
     layout = layout_of(f"test-{os.getpid()}")
@@ -577,7 +577,7 @@ def up_again(cluster: Cluster) -> Iterator[None]:
 
 @pytest.mark.sandbox
 @pytest.mark.usefixtures("up_again")
-def test_accounting_can_be_had_and_given_up(cluster: Cluster) -> None:
+def test_accounting_can_be_added_and_removed(cluster: Cluster) -> None:
     if problem := sandbox.obstacle(accounting=True, release=cluster.release):
         pytest.skip(problem)
     waiting = cluster.submit("sleep 600")
@@ -596,7 +596,7 @@ def test_accounting_can_be_had_and_given_up(cluster: Cluster) -> None:
     assert {"mariadbd", "slurmdbd"}.isdisjoint(process.name for process in processes.own(cluster.layout))
 
 
-def test_down_goes_on_if_somebody_else_removes_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_down_continues_if_files_disappear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remove, seen = shutil.rmtree, []
 
     def race(path: Path) -> None:
