@@ -51,7 +51,7 @@ class Adapter:
         """The database, opened."""
         from slurm_adapter.state.store import Store
 
-        return Store(self.config.state)
+        return Store(self.config.state_dir)
 
     @cached_property
     def transport(self) -> Transport:
@@ -177,7 +177,7 @@ class Adapter:
     @property
     def peers_folder(self) -> str:
         """Where the hosts files are on the shared file system."""
-        return f"{self.config.shared}/peers"
+        return f"{self.config.shared_dir}/peers"
 
     def usable_account_of(self, owner: Owner) -> str:
         """Return the account that runs this owner's jobs, which the cluster says may be used.
@@ -227,7 +227,7 @@ class Adapter:
 
     @contextmanager
     def _holding(self, name: str, undone: str, how: int) -> Iterator[bool]:
-        path = self.config.state / name
+        path = self.config.state_dir / name
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -389,9 +389,9 @@ def make_adapter(cluster: Cluster, tmp_path: Path) -> Iterator[LiveSiteMaker]:
         for user in ACCOUNTS:
             cluster.ask("mkdir", "-p", "-m", "700", f"{cluster.shared}/home/{user}/{own}", user=user)
         path = cluster.config(folder, transport, identity)
-        ours = f'shared = "{shared}"\nfirst_id = {first_id}\napplications = "{folder}/applications"'
+        ours = f'shared_dir = "{shared}"\nfirst_id = {first_id}\napplications = "{folder}/applications"'
         theirs = re.sub(r"^(first_id|applications) = .*\n", "", path.read_text(), flags=re.MULTILINE)
-        content = re.sub(r"^shared = .*$", ours, theirs, flags=re.MULTILINE)
+        content = re.sub(r"^shared_dir = .*$", ours, theirs, flags=re.MULTILINE)
         content = content.replace("/ucloud-jobs/", f"/{own}/").replace("[jobs]\n", f"[jobs]\n{in_jobs}\n")
         path.write_text(f"{content}\n{more}", encoding="utf-8")
         site = Adapter(load_config(path))

@@ -80,14 +80,14 @@ class Faulty(LiveSite):
         """Put the stand-ins' folder before the PATH, and the wires into the transport."""
         content = self.config_file.read_text()
         path = f'path = "{self.stand_ins}:/usr/local/bin:/usr/bin:/bin"'
-        self.config_file.write_text(content.replace("[cluster]\n", f"[cluster]\n{path}\n"))
+        self.config_file.write_text(content.replace("[clusters.main]\n", f"[clusters.main]\n{path}\n"))
         self.cluster.ask("mkdir", "-m", "755", self.stand_ins, user="ucloud")
         self.open()
 
     @property
     def stand_ins(self) -> str:
         """The folder of the stand-ins, as the cluster sees it."""
-        return f"{self.site.config.shared}/bin"
+        return f"{self.site.config.shared_dir}/bin"
 
     def open(self) -> None:
         """Open the site anew, as another process would, from its configuration file."""

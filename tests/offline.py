@@ -113,12 +113,12 @@ def configuration(folder: Path, more: Mapping[str, Any] | None = None) -> dict[s
         path.write_text(APPLICATION.format(name=name, more=text))
     return {
         "provider": "example",
-        "state": str(folder / "state"),
-        "shared": str(folder / "shared"),
+        "state_dir": str(folder / "state"),
+        "shared_dir": str(folder / "shared"),
         "applications": str(folder / "applications"),
         "identity": {"users": {"alice": "alice", "bob": "bob"}},
         "command_line": {"user": "alice"},
-        "cluster": {"path": f"{folder}/bin:/usr/local/bin:/usr/bin:/bin"},
+        "clusters": {"main": {"path": f"{folder}/bin:/usr/local/bin:/usr/bin:/bin"}},
         "jobs": {"folder": f"{folder}/home/{{user}}/{{id}}"},
         "machines": {
             "example-compute": {

@@ -45,7 +45,7 @@ def complete_job(ctx: click.Context, _param: click.Parameter, incomplete: str) -
     given = ctx.params.get("ids") or ()
     try:
         path = find_config(ctx.find_root().params.get("config_path"))
-        jobs = active_jobs(load_config(path).state) if path is not None else {}
+        jobs = active_jobs(load_config(path).state_dir) if path is not None else {}
     except (AdapterError, OSError):
         return []
     return [

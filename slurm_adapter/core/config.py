@@ -33,6 +33,8 @@ FIRST_ID_BESIDE_UCLOUD = 10**12
 _VALUE = r"^\S(.*\S)?$"
 """What becomes the value of an option of sbatch."""
 
+_CLUSTER_NAME = r"[A-Za-z0-9_-]{1,64}"
+
 _URL = r"^https?://[^/\s]+$"
 _URL_WORDS = "http:// or https:// and a host, with a port if it has one, and without a path"
 
@@ -119,7 +121,7 @@ class Cluster(_Table):
     def _complete(self) -> Cluster:
         if (self.transport == "ssh") != (self.ssh is not None):
             raise wrong(
-                'transport = "ssh" and a table [cluster.ssh] go together: '
+                'transport = "ssh" and a table [clusters.NAME.ssh] go together: '
                 + ("add the table, with host" if self.ssh is None else 'set transport = "ssh", or remove the table'),
                 *(("transport",) if self.ssh is None else ("ssh",)),
             )
@@ -251,6 +253,8 @@ class Retention(_Table):
 class Machine(_Table):
     """A product of UCloud on this cluster."""
 
+    cluster: str | None = None
+    """Name of the machine's cluster: the NAME of its table `[clusters.NAME]`. Default: the only cluster."""
     partition: str = Field(pattern=_VALUE, description="the name of a partition of Slurm")
     """Partition of Slurm."""
     qos: str | None = Field(
@@ -425,9 +429,9 @@ class Config(_Table):
         pattern=r"^[A-Za-z0-9_-]{1,64}$", description="1 to 64 letters, digits, - and _: the provider's id in UCloud"
     )
     """The provider's id in UCloud: 1 to 64 letters, digits, `-` and `_`."""
-    state: AbsolutePath
+    state_dir: AbsolutePath
     """The adapter's own folder, mode 700, on a local disk: database and locks."""
-    shared: str = Field(
+    shared_dir: str = Field(
         pattern=r"^/[^\x00\n]*[^/\x00\n]$", description="an absolute path on the cluster, without a slash at its end"
     )
     """The adapter's folder on the cluster's shared file system, mode 755. It holds `peers/`, with the hosts files."""
@@ -437,7 +441,9 @@ class Config(_Table):
     """Folder with the site's own `job.sbatch.j2`, which replaces the packaged one."""
     applications: AbsolutePath | None = None
     """Folder with the site's own UCloud application files, which come before the packaged ones."""
-    cluster: Cluster = Cluster()
+    clusters: dict[str, Cluster] = Field(
+        default={"main": Cluster()}, min_length=1, description="a table [clusters.NAME], or no table at all"
+    )
     identity: Identity = Identity()
     command_line: CommandLine = CommandLine()
     jobs: Jobs = Jobs()
@@ -454,13 +460,47 @@ class Config(_Table):
     states: dict[str, JobState] = Field(default_factory=dict)
     """States of UCloud for words of Slurm, if the site wants others than the adapter's own table has."""
 
+    @property
+    def cluster_name(self) -> str:
+        """Return the name of the only cluster."""
+        return next(iter(self.clusters))
+
+    @property
+    def cluster(self) -> Cluster:
+        """Return the only cluster."""
+        return self.clusters[self.cluster_name]
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> Config:
+        name, *others = self.clusters
+        if others:
+            raise wrong(
+                f"one cluster is supported for now; keep this table or [clusters.{name}]", "clusters", others[0]
+            )
+        if not re.fullmatch(_CLUSTER_NAME, name):
+            raise wrong(
+                f"{name!r} is not allowed as a cluster's name; use 1 to 64 letters, digits, - and _", "clusters", name
+            )
+        for category, machines in self.machines.items():
+            for id_, machine in machines.items():
+                if machine.cluster is not None and machine.cluster != name:
+                    raise wrong(
+                        f"there is no table [clusters.{machine.cluster}]; the cluster is {name!r}",
+                        "machines",
+                        category,
+                        id_,
+                        "cluster",
+                    )
+        return self
+
     @model_validator(mode="after")
     def _one_account(self) -> Config:
         if self.cluster.scheduler == "pyslurm" and self.identity.mode != "service":
             raise wrong(
                 '"pyslurm" goes with identity.mode = "service": libslurm speaks as the account of its process, and '
                 'there is one for all jobs; use "commands"',
-                "cluster",
+                "clusters",
+                self.cluster_name,
                 "scheduler",
             )
         if self.cluster.scheduler == "pyslurm" and self.identity.sudo_helper is not None:

@@ -40,6 +40,12 @@ _LIMITS = {
     "literal_error": "must be {expected}",
     "enum": "must be {expected}",
 }
+_RENAMED = {
+    "state": ("state_dir", "this key is now state_dir"),
+    "shared": ("shared_dir", "this key is now shared_dir"),
+    "cluster": ("clusters", "this table is now [clusters.NAME]; choose a name, such as [clusters.main]"),
+}
+"""Keys of the file that have new names: the new key, and the message."""
 
 
 def wrong(text: str, *key: str | int) -> PydanticCustomError:
@@ -80,14 +86,19 @@ def explain(path: Path, text: str, model: type[BaseModel], error: ValidationErro
 def _problems(
     model: type[BaseModel], data: Mapping[str, Any], errors: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[Key, str]]:
+    renamed = {_RENAMED[name][0] for name in data if name in _RENAMED}
     for each in errors:
         key: Key = (*each["loc"], *each.get("ctx", {}).get("key", ()))
         kind, value = each["type"], _value(data, key)
         name = dotted(key) or "the file"
         if kind == "config":
             yield key, f"{name}: {each['ctx']['text']}"
+        elif kind == "missing" and name in renamed:
+            continue
         elif kind == "missing":
             yield key, f"{name}: is missing; it is required: {_allowed(model, key) or 'config.example.toml shows it'}"
+        elif kind == "extra_forbidden" and name in _RENAMED:
+            yield key, f"{name}: {_RENAMED[name][1]}"
         elif kind == "extra_forbidden":
             yield key, f"{name}: is no key of the configuration; {_near(model, key)}"
         elif kind in _TYPES:
@@ -157,13 +168,17 @@ def _allowed(model: type[BaseModel], key: Key) -> str:
     return (field.description or "") if field is not None else ""
 
 
+_NAMES = {"clusters": ".NAME", "machines": ".CATEGORY.ID"}
+"""Names that a site chooses, after the first part of a table's header."""
+
+
 def _tables(kind: Any, header: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
     """Yield every table of the configuration with its header."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         yield header, kind
         for name, field in kind.model_fields.items():
             inner = f"{header}.{name}" if header else name
-            yield from _tables(_plain(field.annotation), f"{inner}.CATEGORY.ID" if inner == "machines" else inner)
+            yield from _tables(_plain(field.annotation), inner + _NAMES.get(inner, ""))
     elif (element := _element(kind)) is not None:
         yield from _tables(element, header)
 

@@ -1,8 +1,8 @@
 """What only an operator of Slurm may do to jobs: give them more time, suspend them, let them run on.
 
-It takes `cluster.operator` (design: a command prefix that is used for this alone). Slurm holds an operator to no limit
-of partition or machine, so the limits are held here. Each function takes a bulk: all of it is validated before
-anything is done.
+It takes `clusters.NAME.operator`, a command prefix that is used for this alone. Slurm holds an operator to no limit of
+partition or machine, so the limits are held here. Each function takes a bulk: all of it is validated before anything is
+done.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def extend(adapter: Adapter, wanted: Sequence[tuple[str, int]]) -> list[Record]:
     Slurm counts in minutes: a total is rounded up. Two calls at the same time add up, for they take turns. Of an array
     every task that has not ended gets the limit.
 
-    Raises `NotOffered` without `cluster.operator`, `NotFound`, `InvalidInput` for what is no more time or goes beyond
-    the machine's or the partition's limit, and `Refused` for a job that has ended, that Slurm does not have (yet), or
-    that Slurm does not change; a limit is then what it was.
+    Raises `NotOffered` without `clusters.NAME.operator`, `NotFound`, `InvalidInput` for what is no more time or goes
+    beyond the machine's or the partition's limit, and `Refused` for a job that has ended, that Slurm does not have
+    (yet), or that Slurm does not change; a limit is then what it was.
     """
     _check_offered(adapter, "extended")
     with alone(adapter, "limits"):
@@ -129,7 +129,7 @@ def suspend(adapter: Adapter, ids: Sequence[str]) -> list[Record]:
     Of an array the tasks that run are suspended; those that wait are not held. Suspended jobs keep their memory on
     their nodes, and Slurm gives their processors to others.
 
-    Raises `NotOffered` without `cluster.operator`, `NotFound`, and `Refused` for a job that waits or has ended.
+    Raises `NotOffered` without `clusters.NAME.operator`, `NotFound`, and `Refused` for a job that waits or has ended.
     """
     return _move(adapter, ids, "suspended", "RUNNING", "SUSPENDED")
 
@@ -163,8 +163,8 @@ def _move(adapter: Adapter, ids: Sequence[str], what: str, before: str, after: s
 def _check_offered(adapter: Adapter, what: str) -> None:
     if not adapter.config.cluster.operator:
         raise NotOffered(
-            f"jobs cannot be {what} at this site: its configuration has no cluster.operator, "
-            "the command by which an operator of Slurm acts"
+            f"jobs cannot be {what} at this site: its configuration has no "
+            f"clusters.{adapter.config.cluster_name}.operator, the command by which an operator of Slurm acts"
         )
 
 

@@ -48,7 +48,7 @@ def publish_hosts(adapter: Adapter) -> frozenset[str]:
 @contextmanager
 def alone(adapter: Adapter, name: str) -> Iterator[None]:
     """Wait until no other process holds the lock of this name. It goes with the process, however that ends."""
-    path = adapter.config.state / f"{name}.lock"
+    path = adapter.config.state_dir / f"{name}.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -33,8 +33,8 @@ def config_text(layout: Layout, state: Path, nodes: int, *, transport: Transport
 # Written by `slurm-adapter sandbox up`. The next `sandbox up` overwrites it.
 provider = "example"
 first_id = 4101
-state = {json.dumps(str(state))}
-shared = "{SHARED_ON_NODES}/ucloud"
+state_dir = {json.dumps(str(state))}
+shared_dir = "{SHARED_ON_NODES}/ucloud"
 
 {_cluster(layout, transport)}
 {who}
@@ -58,17 +58,17 @@ def _cluster(layout: Layout, transport: Transport) -> str:
     operator = f'operator = ["sudo", "-n", "-u", "{SLURM_ACCOUNT.name}"]'
     if transport == "local":
         return f"""\
-[cluster]
+[clusters.main]
 transport = "local"
 prefix = {json.dumps(entry(layout.login, ADAPTER.name))}
 {operator}
 """
     return f"""\
-[cluster]
+[clusters.main]
 transport = "ssh"
 {operator}
 
-[cluster.ssh]
+[clusters.main.ssh]
 host = "{layout.login.address}"
 user = "{ADAPTER.name}"
 key = {json.dumps(str(layout.keys / "id_ed25519"))}

@@ -59,7 +59,7 @@ def make(state: Path, file: Path, *, overwrite: bool = False) -> Contents:
     """
     source = state / NAME
     if not source.exists():
-        raise InvalidConfig(f"{source}: there is no database yet; is `state` the folder of this site?")
+        raise InvalidConfig(f"{source}: there is no database yet; is `state_dir` the folder of this site?")
     if file.parent.resolve() == state.resolve() and file.name.startswith(NAME):
         raise InvalidInput(f"{file} is a file of the database itself; name another file, best on another disk")
     if os.path.lexists(file) and not overwrite:

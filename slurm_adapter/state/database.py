@@ -295,17 +295,17 @@ def check_folder(folder: Path) -> None:
         found = folder.stat()
     except OSError as error:
         raise InvalidConfig(
-            f"state = {folder}: {error.strerror}; make it for the adapter's account, mode 700"
+            f"state_dir = {folder}: {error.strerror}; make it for the adapter's account, mode 700"
         ) from error
     if found.st_uid != os.geteuid():
         raise InvalidConfig(
-            f"state = {folder} belongs to uid {found.st_uid}, and this is uid {os.geteuid()}; "
+            f"state_dir = {folder} belongs to uid {found.st_uid}, and this is uid {os.geteuid()}; "
             "run the adapter as the account that owns it"
         )
     if found.st_mode & 0o077:
         folder.chmod(0o700)  # whoever made it, and with whatever umask: it is the adapter's own
     if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
-        raise InvalidConfig(f"state = {folder} is on {kind}, a network file system; use a local disk")
+        raise InvalidConfig(f"state_dir = {folder} is on {kind}, a network file system; use a local disk")
 
 
 def _file_system(folder: Path) -> str:

@@ -207,7 +207,7 @@ def translate(
     settings = NodeSettings(
         job_id=job_id,
         names=names,
-        view=f"{folder}/hosts" if config.peers.private else f"{config.shared}/peers/{peers_file}",
+        view=f"{folder}/hosts" if config.peers.private else f"{config.shared_dir}/peers/{peers_file}",
         replicate=specification.replicas > 1 and not application.template,
         cpus=_cpus(directives, machine),
         seconds=seconds,

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Starts commands of slurm-adapter as the account that sudo has changed to, and nothing else.
 # Made by `slurm-adapter sudo-helper` from the site's configuration. Install it anew after an upgrade of slurm-adapter,
-# and after a change of identity.lowest_uid, cluster.path, cluster.slurm_conf, jobs.folder or gateway.folder_shells. It
-# must belong to root, and nobody else may write it or the folders above it.
+# and after a change of identity.lowest_uid, clusters.NAME.path, clusters.NAME.slurm_conf, jobs.folder or
+# gateway.folder_shells. It must belong to root, and nobody else may write it or the folders above it.
 PATH=/usr/local/bin:/usr/bin:/bin
 unset IFS
 

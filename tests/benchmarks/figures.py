@@ -248,7 +248,7 @@ def single(ground: Ground) -> Iterator[Figure]:
 
 def _rewind(site: Adapter) -> None:
     """Make the store believe that every job runs, so that a pass finds all of them changed."""
-    with closing(sqlite3.connect(site.config.state / "jobs.sqlite", isolation_level=None)) as connection:
+    with closing(sqlite3.connect(site.config.state_dir / "jobs.sqlite", isolation_level=None)) as connection:
         connection.execute("UPDATE jobs SET state = 'RUNNING', status = 'rewound' WHERE stage = 'submitted'")
 
 
@@ -315,9 +315,9 @@ def _over_ssh(ground: Ground, site: Adapter, proxy: DelayingProxy) -> Adapter:
     """The same site, store included, over SSH."""
     far = ground.site("ssh", port=proxy.port)
     path = ground.config_of(far)
-    text = re.sub(r'^state = ".*"$', f'state = "{site.config.state}"', path.read_text(), flags=re.MULTILINE)
+    text = re.sub(r'^state_dir = ".*"$', f'state_dir = "{site.config.state_dir}"', path.read_text(), flags=re.MULTILINE)
     path.write_text(text)
-    other = Adapter(far.config.model_copy(update={"state": site.config.state}))
+    other = Adapter(far.config.model_copy(update={"state_dir": site.config.state_dir}))
     other.__dict__["config_file"] = path
     return other
 

@@ -112,9 +112,9 @@ class Ground:
         (own / "applications" / "waits.yaml").write_text(WAITS)
         (own / "applications" / "shell.yaml").write_text(SHELL)
         path = sandbox.write_config(own, transport=transport, identity=identity)
-        text = path.read_text().replace('state = "', f'applications = "{own}/applications"\nstate = "', 1)
+        text = path.read_text().replace('state_dir = "', f'applications = "{own}/applications"\nstate_dir = "', 1)
         text = text.replace("/ucloud-jobs/", f"/{Path(self.shared).name}/{own.name}-")
-        text = re.sub(r"^shared = .*$", f'shared = "{self.shared}"', text, flags=re.MULTILINE)
+        text = re.sub(r"^shared_dir = .*$", f'shared_dir = "{self.shared}"', text, flags=re.MULTILINE)
         if port is not None:
             known = own / "known_hosts"
             keys = (
@@ -124,14 +124,14 @@ class Ground:
             text = text.replace(f'host = "{BOX.login.address}"', f'host = "127.0.0.1"\nport = {port}')
             text = text.replace(str(BOX.keys / "known_hosts"), str(known))
         if pyslurm:
-            text = text.replace("[cluster]\n", '[cluster]\nscheduler = "pyslurm"\n')
+            text = text.replace("[clusters.main]\n", '[clusters.main]\nscheduler = "pyslurm"\n')
         path.write_text(text)
         return Adapter(load_config(path))
 
     @staticmethod
     def config_of(site: Adapter) -> Path:
         """The file that a site was made from."""
-        return site.config.state.parent / "config.toml"
+        return site.config.state_dir.parent / "config.toml"
 
 
 def _must(*argv: str) -> str:

@@ -73,20 +73,36 @@ def test_a_good_site(make_adapter: LiveSiteMaker, transport: Transport, identity
             'users = { alice = "games", bob = "bob" }\nlowest_uid = 1',
             ("identity.users.alice", "commands cannot be run as games", "sudo"),
         ),
-        (r'^shared = ".*"', 'shared = "/srv/never-made"', ("shared", "does not exist", "install -d -o ucloud -m 755")),
-        (r'^shared = ".*"', 'shared = "/srv/home/bob"', ("shared", "cannot be entered")),
-        (r'^shared = ".*"', 'shared = "/srv/drives"', ("shared", "belongs to root", "chown ucloud /srv/drives")),
+        (
+            r'^shared_dir = ".*"',
+            'shared_dir = "/srv/never-made"',
+            ("shared_dir", "does not exist", "install -d -o ucloud -m 755"),
+        ),
+        (r'^shared_dir = ".*"', 'shared_dir = "/srv/home/bob"', ("shared_dir", "cannot be entered")),
+        (
+            r'^shared_dir = ".*"',
+            'shared_dir = "/srv/drives"',
+            ("shared_dir", "belongs to root", "chown ucloud /srv/drives"),
+        ),
         (r'^user = "alice"', 'user = "alcie"', ("command_line.user", "has no account here", "alice, bob")),
         (
-            r"^\[cluster\]",
-            '[gateway]\nlisten = "192.0.2.1"\n[cluster]',
+            r"^\[clusters\.main\]",
+            '[gateway]\nlisten = "192.0.2.1"\n[clusters.main]',
             ("gateway.listen", "an address of this machine"),
         ),
         (r"^prefix = .*", 'prefix = ["/nonexistent"]', ("the cluster cannot be reached", "/nonexistent")),
-        (r"^operator = .*", 'operator = ["sudo", "-n", "-u", "root"]', ("cluster.operator", "sudo")),
-        (r"^operator = .*", 'operator = ["/nonexistent"]', ("cluster.operator", "/nonexistent")),
-        (r"^\[cluster\]", '[cluster]\nslurm_conf = "/nonexistent"', ("cluster.slurm_conf", "cannot read /nonexistent")),
-        (r"^\[cluster\]", '[cluster]\npath = "/nonexistent"', ("the cluster cannot be reached", "cluster.path")),
+        (r"^operator = .*", 'operator = ["sudo", "-n", "-u", "root"]', ("clusters.main.operator", "sudo")),
+        (r"^operator = .*", 'operator = ["/nonexistent"]', ("clusters.main.operator", "/nonexistent")),
+        (
+            r"^\[clusters\.main\]",
+            '[clusters.main]\nslurm_conf = "/nonexistent"',
+            ("clusters.main.slurm_conf", "cannot read /nonexistent"),
+        ),
+        (
+            r"^\[clusters\.main\]",
+            '[clusters.main]\npath = "/nonexistent"',
+            ("the cluster cannot be reached", "clusters.NAME.path"),
+        ),
     ],
 )
 def test_what_is_wrong_is_named(adapter: LiveSite, pattern: str, replacement: str, words: tuple[str, ...]) -> None:
@@ -177,7 +193,7 @@ def test_a_login_node_that_does_not_answer(ssh_adapter: LiveSite) -> None:
 def test_options_that_have_no_effect(ssh_adapter: LiveSite, tmp_path: Path) -> None:
     config = tmp_path / "ssh_config"
     config.write_text("Host *\n  ForwardAgent yes\n  Compression yes\n")
-    change(ssh_adapter, r"^\[cluster\.ssh\]", f'[cluster.ssh]\nconfig = "{config}"')
+    change(ssh_adapter, r"^\[clusters\.main\.ssh\]", f'[clusters.main.ssh]\nconfig = "{config}"')
     result = ssh_adapter.invoke("check")
     assert result.exit_code == 0, result.output
     assert re.search(r"warning +.*forwardagent.* has no effect", result.output, re.IGNORECASE)

@@ -90,8 +90,8 @@ def test_files_of_ssh(tmp_path: Path, key: str, content: str | None, mode: int, 
     if content is not None:
         path.write_text(content)
         path.chmod(mode)
-    said = found(tmp_path, {"cluster": {"transport": "ssh", "ssh": {"host": "h", key: str(path)}}})
-    assert any(text.startswith(f'cluster.ssh.{key} = "{path}": {says}') for text in said), said
+    said = found(tmp_path, {"clusters": {"main": {"transport": "ssh", "ssh": {"host": "h", key: str(path)}}}})
+    assert any(text.startswith(f'clusters.main.ssh.{key} = "{path}": {says}') for text in said), said
 
 
 def test_a_finding_knows_its_key() -> None:

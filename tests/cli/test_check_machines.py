@@ -52,7 +52,7 @@ NO_ACCOUNTING = "#!/bin/sh\necho 'AccountingStorageType   = (null)'\n"
 def with_programs(folder: Path) -> dict[str, Any]:
     """Return settings for a site with its own scontrol, which reports no accounting."""
     put_program(folder, "scontrol", NO_ACCOUNTING)
-    return {"cluster": {"path": f"{folder}/bin:/usr/bin:/bin"}}
+    return {"clusters": {"main": {"path": f"{folder}/bin:/usr/bin:/bin"}}}
 
 
 def put_program(folder: Path, name: str, text: str) -> None:

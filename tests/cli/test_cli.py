@@ -38,8 +38,8 @@ SPECIFICATION = {"application": {"name": "sleeper", "version": "1"}, "product": 
 
 CONFIG = """
 provider = "example"
-state = "{folder}/state"
-shared = "{folder}/shared"
+state_dir = "{folder}/state"
+shared_dir = "{folder}/shared"
 [identity]
 users = {{ alice = "alice" }}
 [machines.example-compute.example-compute]
@@ -500,7 +500,7 @@ def test_output_that_cannot_be_written_is_one_message(
 def _plain_config(folder: Path) -> Path:
     path = folder / "plain.toml"
     path.write_text(
-        f'provider = "example"\nstate = "{folder}/state"\nshared = "{folder}"\n'
+        f'provider = "example"\nstate_dir = "{folder}/state"\nshared_dir = "{folder}"\n'
         "[machines.example-compute.example-compute]\n"
         'partition = "main"\ncpus = 1\nmemory = 1\nmax_nodes = 1\nmax_time = "01:00:00"\n'
     )

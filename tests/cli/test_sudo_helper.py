@@ -37,7 +37,7 @@ class Helper:
     """The helper of a site, which prints the command instead of starting it."""
 
     def __init__(self, folder: Path) -> None:
-        self.site = Offline(folder, {"cluster": {"path": PATH}})
+        self.site = Offline(folder, {"clusters": {"main": {"path": PATH}}})
         (folder / "stub").mkdir()
         (folder / "stub" / "id").write_text(ID)
         (folder / "stub" / "id").chmod(0o755)

@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 
-SMALL = """provider = "example"
-state = "/var/lib/x"
-shared = "/shared/x"
-[machines.c.m]
-partition = "main"
+MACHINE = """partition = "main"
 cpus = 1
 memory = 1
 max_nodes = 1
 max_time = "01:00:00"
 """
+SMALL = f"""provider = "example"
+state_dir = "/var/lib/x"
+shared_dir = "/shared/x"
+[machines.c.m]
+{MACHINE}"""
 
 
 def load(tmp_path: Path, text: str) -> Config:
@@ -66,14 +67,15 @@ def test_the_example_is_a_configuration_and_shows_every_key() -> None:
 def test_what_the_example_shows_as_a_default_is_the_default() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     # Every line that is commented out and is a whole `key = value`, back in its place.
-    whole = re.sub(r"^# (\[cluster\.ssh\]\n|(\w+) = )", r"\1", text, flags=re.MULTILINE)
+    whole = re.sub(r"^# (\[clusters\.main\.ssh\]\n|(\w+) = )", r"\1", text, flags=re.MULTILINE)
     shown, config = tomllib.loads(whole), load_config(EXAMPLE)
     without = {
         "first_id", "scheduler", "transport", "prefix", "path", "message_timeout", "mode", "default_time", "lost_after",
         "srun", "system_load", "system_unload", "wait", "reserved", "private", "always", "allow_env", "methods",
     }  # fmt: skip
-    tables = {"": config, "cluster": config.cluster, "identity": config.identity, "jobs": config.jobs}
+    tables = {"": config, "identity": config.identity, "jobs": config.jobs}
     tables["peers"] = config.peers
+    shown["clusters"], tables["clusters"] = shown["clusters"]["main"], config.cluster
     compared = set()
     for name, table in tables.items():
         for key, value in (shown[name] if name else shown).items():
@@ -98,29 +100,30 @@ def test_none_of_its_lines_may_be_missing(tmp_path: Path, line: str) -> None:
         load(tmp_path, SMALL.replace(f"{line}\n", "", 1))
 
 
+SSH = '[clusters.a]\ntransport = "ssh"\n'
 # What is added, the line and key that are named, words of the message.
 WRONG = [
-    ("nonsense = 1", "1: nonsense", "no key of the configuration; allowed here are provider, state,"),
+    ("nonsense = 1", "1: nonsense", "no key of the configuration; allowed here are provider, state_dir,"),
     ('provider = "a b"', "1: provider", "allowed is 1 to 64 letters, digits, - and _"),
     ("provider = 5", "1: provider = 5", "must be text in quotes"),
     ("first_id = 0", "1: first_id = 0", "at least 1"),
     ('first_id = "1"', '1: first_id = "1"', "must be a whole number, without quotes"),
-    ('shared = "relative"', "1: shared", "an absolute path on the cluster"),
-    ('shared = "/ends/"', "1: shared", "without a slash at its end"),
-    ('state = "~/state"', "1: state", "must be an absolute path: ~"),
+    ('shared_dir = "relative"', "1: shared_dir", "an absolute path on the cluster"),
+    ('shared_dir = "/ends/"', "1: shared_dir", "without a slash at its end"),
+    ('state_dir = "~/state"', "1: state_dir", "must be an absolute path: ~"),
     ('applications = "applications"', "1: applications", "must be an absolute path"),
-    ('[cluster]\ntransport = "pigeon"', "11: cluster.transport", "'local' or 'ssh'"),
-    ('[cluster]\ntransport = "ssh"', "11: cluster.transport", "add the table, with host"),
-    ('[cluster.ssh]\nhost = "h"', "10: cluster.ssh", "or remove the table"),
-    ('[cluster]\ntransport = "ssh"\nprefix = ["x"]\n[cluster.ssh]\nhost = "h"', "12: cluster.prefix", "remove it"),
-    ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = ""', "13: cluster.ssh.host", "a host name or an address"),
-    ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = "h"\nport = 70000', "14: cluster.ssh.port", "at most 65535"),
-    ('[cluster]\ntransport = "ssh"\n[cluster.ssh]\nhost = "h"\nport = "22"', "14: cluster.ssh.port", "without quotes"),
-    ('[cluster]\nprefix = "sudo"', "11: cluster.prefix", "must be a list"),
-    ("[cluster]\nprefix = [\n  'a',\n  1,\n]", "13: cluster.prefix.1 = 1", "must be text in quotes"),
-    ("[cluster]\nmessage_timeout = 0", "11: cluster.message_timeout = 0", "at least 1"),
-    ("[cluster]\nmessage_timeout = 1.5", "11: cluster.message_timeout = 1.5", "must be a whole number"),
-    ('[cluster]\nscheduler = "pyslurm"', "11: cluster.scheduler", 'use "commands"'),
+    ('[clusters.a]\ntransport = "pigeon"', "11: clusters.a.transport", "'local' or 'ssh'"),
+    ('[clusters.a]\ntransport = "ssh"', "11: clusters.a.transport", "add the table, with host"),
+    ('[clusters.a.ssh]\nhost = "h"', "10: clusters.a.ssh", "or remove the table"),
+    (SSH + 'prefix = ["x"]\n[clusters.a.ssh]\nhost = "h"', "12: clusters.a.prefix", "remove it"),
+    (SSH + '[clusters.a.ssh]\nhost = ""', "13: clusters.a.ssh.host", "a host name or an address"),
+    (SSH + '[clusters.a.ssh]\nhost = "h"\nport = 70000', "14: clusters.a.ssh.port", "at most 65535"),
+    (SSH + '[clusters.a.ssh]\nhost = "h"\nport = "22"', "14: clusters.a.ssh.port", "without quotes"),
+    ('[clusters.a]\nprefix = "sudo"', "11: clusters.a.prefix", "must be a list"),
+    ("[clusters.a]\nprefix = [\n  'a',\n  1,\n]", "13: clusters.a.prefix.1 = 1", "must be text in quotes"),
+    ("[clusters.a]\nmessage_timeout = 0", "11: clusters.a.message_timeout = 0", "at least 1"),
+    ("[clusters.a]\nmessage_timeout = 1.5", "11: clusters.a.message_timeout = 1.5", "must be a whole number"),
+    ('[clusters.a]\nscheduler = "pyslurm"', "11: clusters.a.scheduler", 'use "commands"'),
     ('[identity]\nmode = "service"', "11: identity.mode", "service_user go together; add it"),
     ('[identity]\nservice_user = "jobs"', "11: identity.service_user", "go together; set mode"),
     ('[identity]\nmode = "service"\nservice_user = "root"', "12: identity.service_user", "'root' is not an account"),
@@ -166,9 +169,14 @@ WRONG = [
     ('[retention]\nlogs = "500-00:00:00"', "11: retention.logs", "raise records"),
     ('[retention]\nrecords = "00:30:00"', "11: retention.records", "at least 3600"),
     ('[machines.c.other]\npartition = "x"', "10: machines.c.other.cpus", "is missing"),
+    (f'[machines.c.p]\ncluster = "other"\n{MACHINE}', "11: machines.c.p.cluster", "no table [clusters.other]"),
     ('[machines.c.other]\npartion = "x"', "11: machines.c.other.partion", "was partition meant?"),
-    ('[cluster]\npartition = "x"', "11: cluster.partition", "belongs into [machines.CATEGORY.ID]"),
-    ("[cluster]\nfirst_id = 7", "11: cluster.first_id", "belongs above the first table"),
+    ('[clusters.a]\npartition = "x"', "11: clusters.a.partition", "belongs into [machines.CATEGORY.ID]"),
+    ('[clusters]\ntransport = "ssh"', '11: clusters.transport = "ssh"', "must be a table"),
+    ("[clusters]", "10: clusters = {}", "a table [clusters.NAME], or no table"),
+    ("[clusters.a]\n[clusters.b]", "11: clusters.b", "one cluster is supported for now; keep this table or"),
+    ('[clusters."a b"]', "10: clusters.a b", "'a b' is not allowed as a cluster's name; use 1 to 64 letters"),
+    ("[clusters.a]\nfirst_id = 7", "11: clusters.a.first_id", "belongs above the first table"),
     ('[gateway]\nurl = "https://x/y"', "11: gateway.url", "without a path"),
     ("[gateway]\nport = 99999", "11: gateway.port = 99999", "at most 65535"),
     ('[gateway]\nweb_domain = "app.example.org"', "11: gateway.web_domain", "that holds {job}-{rank}"),
@@ -192,7 +200,29 @@ def test_an_error_names_the_file_the_line_and_the_key(tmp_path: Path, text: str,
     assert words in message
 
 
-def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+NEW_TABLE = "4: cluster: this table is now [clusters.NAME]; choose a name, such as [clusters.main]"
+OLD = [
+    ("state_dir", "state", "2: state: this key is now state_dir"),
+    ("shared_dir", "shared", "3: shared: this key is now shared_dir"),
+    ("[machines", "[cluster]\ntransport = 'ssh'\n[machines", NEW_TABLE),
+    ("[machines", "[cluster.ssh]\nhost = 'h'\n[machines", NEW_TABLE),
+]
+
+
+@pytest.mark.parametrize(("new", "old", "said"), OLD)
+def test_an_old_key_gives_one_error_that_names_the_new_key(tmp_path: Path, new: str, old: str, said: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(tmp_path, SMALL.replace(new, old, 1))
+    assert str(caught.value) == f"{tmp_path}/config.toml:{said}"
+
+
+def test_the_name_of_the_cluster(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL).cluster_name == "main"
+    named = load(tmp_path, SMALL + "cluster = 'alpha'\n[clusters.alpha]\nmessage_timeout = 30\n")
+    assert (named.cluster_name, named.cluster.message_timeout) == ("alpha", 30)
+
+
+def test_all_errors_are_shown_at_once(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig) as caught:
         load(tmp_path, SMALL.replace("cpus = 1", "cpus = 0").replace("memory = 1", 'memory = "much"'))
     assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["6", "7"]
@@ -268,11 +298,11 @@ def test_where_a_key_stands(tmp_path: Path) -> None:
     """In its own table, whatever others are called; a text that begins with no key stays as it is."""
     path = tmp_path / "config.toml"
     path.write_text(
-        '[cluster.ssh]\nkey = "a"\n\n[ucloud]\nurl = "u"\nkey = "b"\n\n[machines.a-b."c"]\ncpus = 1\n'
+        '[clusters.main.ssh]\nkey = "a"\n\n[ucloud]\nurl = "u"\nkey = "b"\n\n[machines.a-b."c"]\ncpus = 1\n'
         '[identity]\nusers = { a = "x", "D#1" = "y" }\n[[drives]]\nid = "1"\n[[drives]]\nid = "2"\n'
     )
     for text, line in (
-        ("cluster.ssh.key: no", 2),
+        ("clusters.main.ssh.key: no", 2),
         ("ucloud.key: no", 6),
         ("machines.a-b.c: no", 8),
         ("machines.a-b.c.cpus: no", 9),

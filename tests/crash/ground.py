@@ -310,7 +310,7 @@ class Slow:
 @pytest.fixture
 def slow(adapter: LiveSite, cluster: Cluster) -> Iterator[Slow]:
     """Slow commands; at the end none waits any more."""
-    path = f"{adapter.site.config.shared}/slow"
+    path = f"{adapter.site.config.shared_dir}/slow"
     cluster.ask("sh", "-c", 'mkdir -m 755 "$1" && mkdir -m 777 "$1/control"', "sh", path, user="ucloud")
     made = Slow(cluster, path)
     yield made
@@ -322,7 +322,7 @@ def make_ground(adapter: LiveSite) -> Iterator[Callable[..., Ground]]:
     """Makes sites that share nothing but the cluster and the accounts on it."""
     made: list[Ground] = []
     config = adapter.config_file.read_text()
-    shared, pattern = adapter.site.config.shared, adapter.site.config.jobs.folder
+    shared, pattern = adapter.site.config.shared_dir, adapter.site.config.jobs.folder
 
     def make(*, path: str = "") -> Ground:
         name = f"ground-{len(made)}"
@@ -330,10 +330,10 @@ def make_ground(adapter: LiveSite) -> Iterator[Callable[..., Ground]]:
         folder.mkdir()
         adapter.cluster.ask("mkdir", "-m", "755", f"{shared}/{name}", user="ucloud")
         text = config.replace(f'"{shared}"', f'"{shared}/{name}"')
-        text = text.replace(f'"{adapter.site.config.state}"', f'"{folder}/state"')
+        text = text.replace(f'"{adapter.site.config.state_dir}"', f'"{folder}/state"')
         text = text.replace(f'"{pattern}"', f'"{pattern.replace("{id}", name + "-{id}")}"')
         if path:
-            text = text.replace("[cluster]\n", f'[cluster]\npath = "{path}:/usr/bin:/bin"\n')
+            text = text.replace("[clusters.main]\n", f'[clusters.main]\npath = "{path}:/usr/bin:/bin"\n')
             text = text.replace('"PATH=', f'"PATH={path}:')
         file = folder / "config.toml"
         file.write_text(text)

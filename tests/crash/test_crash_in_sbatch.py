@@ -1,6 +1,6 @@
 """The adapter is killed while sbatch runs on the cluster, which goes on without it, or is killed with it.
 
-A slow sbatch stands first in `cluster.path`: it waits before it calls the real one, and again before it answers.
+A slow sbatch stands first in `clusters.NAME.path`: it waits before it calls the real one, and again before it answers.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def test_the_commands_are_those_of_help() -> None:
 
 MODELS: dict[str, type[BaseModel]] = {
     "": config.Config,
-    "cluster": config.Cluster,
-    "cluster.ssh": config.Ssh,
+    "clusters.main": config.Cluster,
+    "clusters.main.ssh": config.Ssh,
     "identity": config.Identity,
     "command_line": config.CommandLine,
     "jobs": config.Jobs,
@@ -74,7 +74,7 @@ def _example_keys() -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("table", MODELS)
 def test_the_example_shows_every_key(table: str) -> None:
     nested = {table.strip("[]").split(".")[0] for table in MODELS} | {"states"}
-    keys = set(MODELS[table].model_fields) - (nested if not table else {"ssh"} if table == "cluster" else set())
+    keys = set(MODELS[table].model_fields) - (nested if not table else {"ssh"} if table == "clusters.main" else set())
     assert set(_example_keys()[table]) == keys
 
 

@@ -199,7 +199,7 @@ SQUEUE = {
     "complains under a header": (f"echo 'CLUSTER: sandbox'; echo 'slurm_load_jobs error: {TIMED_OUT}' >&2", TIMED_OUT),
     "answers and complains": (f"/usr/bin/squeue \"$@\"; echo 'slurm_load_jobs error: {TIMED_OUT}' >&2", TIMED_OUT),
     "fails": ("exit 1", "squeue failed"),
-    "is not there": ("exit 127", "cluster.path"),
+    "is not there": ("exit 127", "clusters.NAME.path"),
     "finds no controller": (f"echo 'slurm_load_jobs error: {DOWN}' >&2; exit 1", DOWN),
     "does not know an id": ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", "Invalid job id"),
     "is killed": ('/usr/bin/squeue "$@"; kill -9 $$', "squeue failed"),

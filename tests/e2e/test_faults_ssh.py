@@ -259,7 +259,7 @@ def test_a_server_with_another_key_is_told_and_gets_nothing(faulty: Faulty, prox
 @pytest.mark.scenario(86)
 def test_no_field_of_a_job_reaches_a_shell(faulty: Faulty) -> None:
     """Those that travel in commands, folders, directives and scripts; of a user who wants to run one of his own."""
-    mark = f"{faulty.site.config.shared}-was-here"
+    mark = f"{faulty.site.config.shared_dir}-was-here"
     hostile = f"x'; touch {mark}; '$(touch {mark})`touch {mark}`\"; touch {mark} #"
     job = faulty.shell(COUNT, name=hostile, labels={hostile: hostile})
     record = faulty.hand_in(job, hostile)

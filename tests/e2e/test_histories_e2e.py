@@ -22,15 +22,15 @@ def lose_database(adapter: LiveSite, backup: bytes | None = None) -> None:
     """Put a backup in the place of the database, or nothing."""
     adapter.site.store.close()
     del adapter.site.store  # it is opened anew
-    for path in adapter.site.config.state.iterdir():
+    for path in adapter.site.config.state_dir.iterdir():
         path.unlink()
     if backup is not None:
-        (adapter.site.config.state / "jobs.sqlite").write_bytes(backup)
+        (adapter.site.config.state_dir / "jobs.sqlite").write_bytes(backup)
 
 
 def copied(adapter: LiveSite) -> bytes:
     """A backup of the database."""
-    with closing(sqlite3.connect(adapter.site.config.state / "jobs.sqlite")) as connection:
+    with closing(sqlite3.connect(adapter.site.config.state_dir / "jobs.sqlite")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return connection.serialize()
 

@@ -103,7 +103,7 @@ def test_a_job_that_cannot_have_its_names_does_not_run(adapter: LiveSite, withou
 def test_a_user_is_told_which_node_does_not_see_the_shared_folder(make_adapter: LiveSiteMaker) -> None:
     adapter = make_adapter(more='[peers]\nwait = "00:00:05"')
     [peer] = adapter.start(adapter.shell("sleep 60", node="node003"))
-    shared = str(adapter.site.config.shared)
+    shared = str(adapter.site.config.shared_dir)
     adapter.cluster.ask("mount", "-t", "tmpfs", "tmpfs", shared, user="root", node="node001")
     try:
         [record] = adapter.submit(adapter.shell("echo ran", peers={"database": peer}, node="node001"))

@@ -29,8 +29,8 @@ def by_pyslurm(cluster: Cluster, make_adapter: LiveSiteMaker) -> Iterator[LiveSi
     cluster.need_pyslurm()
     adapter = make_adapter("local", "service")
     text = re.sub(
-        r"^\[cluster\]$",
-        f'[cluster]\nscheduler = "pyslurm"\npyslurm_python = "{PYSLURM}"',
+        r"^\[clusters\.main\]$",
+        f'[clusters.main]\nscheduler = "pyslurm"\npyslurm_python = "{PYSLURM}"',
         adapter.config_file.read_text(),
         flags=re.MULTILINE,
     )

@@ -256,7 +256,7 @@ def test_a_job_renders_the_same_every_time_and_without_a_cluster(tmp_path: Path,
     """No Slurm, no way to the cluster, no state: `render` needs the configuration alone."""
     config = tmp_path / "config.toml"
     content = re.sub(r"^prefix = .*$", 'prefix = ["/nonexistent"]', adapter.config_file.read_text(), flags=re.MULTILINE)
-    config.write_text(re.sub(r"^state = .*$", f'state = "{tmp_path}/state"', content, flags=re.MULTILINE))
+    config.write_text(re.sub(r"^state_dir = .*$", f'state_dir = "{tmp_path}/state"', content, flags=re.MULTILINE))
     specification = adapter.shell("echo $HOME 'and more'", replicas=2) | {
         "resources": [{"type": "peer", "hostname": "database", "jobId": "4101"}]
     }

@@ -49,7 +49,9 @@ def own_sbatch(make_adapter: LiveSiteMaker, cluster: Cluster) -> Iterator[LiveSi
     (folder / "sbatch").chmod(0o755)
     there = f"{cluster.shared}/{folder.relative_to(cluster.shared_here)}"
     text = adapter.config_file.read_text()
-    adapter.config_file.write_text(text.replace("[cluster]\n", f'[cluster]\npath = "{there}:/usr/bin:/bin"\n'))
+    adapter.config_file.write_text(
+        text.replace("[clusters.main]\n", f'[clusters.main]\npath = "{there}:/usr/bin:/bin"\n')
+    )
     with Adapter(load_config(adapter.config_file)) as site:
         yield replace(adapter, site=site)
 

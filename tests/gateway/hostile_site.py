@@ -45,7 +45,7 @@ def main(folder: Path, port: int, honest: int, good: int, bad: int) -> None:
     names = {kind: [f"{kind}-{number}" for number in range(count)] for kind, count in kinds.items()}
     accounts, ports = {"honest": "alice", "hostile": "bob"}, {"honest": good, "hostile": bad}
     settings = {
-        "cluster": {"path": f"{folder}/bin:/usr/bin:/bin"},
+        "clusters": {"main": {"path": f"{folder}/bin:/usr/bin:/bin"}},
         "identity": {"users": {name: accounts[kind] for kind, some in names.items() for name in some}},
         "gateway": {
             "port": port,

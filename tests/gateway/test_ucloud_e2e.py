@@ -121,7 +121,7 @@ def test_the_documents_job_is_told_from_its_queue_to_its_end_once(site: Served, 
     job["specification"]["product"]["id"] = "example-compute-4"
     invocation = job["status"]["resolvedApplication"]["invocation"]
     invocation["tool"]["tool"]["description"]["backend"] = "NATIVE"
-    programs = f"{site.adapter.site.config.shared}/programs"
+    programs = f"{site.adapter.site.config.shared_dir}/programs"
     invocation["environment"] = {"PATH": {"type": "word", "word": f"{programs}:/usr/bin:/bin"}}
     program = f"#!/bin/sh\nprintf '<%s>\\n' \"$@\"; {UNTIL_TOLD}; echo two\n"
     write = f"mkdir -m 755 {programs}; cat >{programs}/acme-batch; chmod 755 {programs}/acme-batch"

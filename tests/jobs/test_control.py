@@ -34,7 +34,7 @@ FIVE_HOURS = {"hours": 5, "minutes": 0, "seconds": 0}
 @pytest.fixture
 def offline(tmp_path: Path) -> Offline:
     """A site without a cluster, with an operator."""
-    return Offline(tmp_path, {"cluster": {"operator": ["sudo"]}})
+    return Offline(tmp_path, {"clusters": {"main": {"operator": ["sudo"]}}})
 
 
 def long_job(offline: Offline) -> Record:
@@ -267,7 +267,7 @@ def test_where_there_is_nothing_to_change(offline: Offline, what: str) -> None:
 @pytest.mark.parametrize("what", ["extend", "suspend", "resume"])
 def test_without_an_operator_it_is_not_offered(tmp_path: Path, what: str) -> None:
     offline = Offline(tmp_path)
-    with pytest.raises(NotOffered, match=r"cluster\.operator"):
+    with pytest.raises(NotOffered, match=r"clusters\.main\.operator"):
         operate(offline.site, what, long_job(offline).id)
 
 
@@ -325,7 +325,7 @@ def test_the_limit_of_a_partition_and_an_operator_without_rights(adapter: LiveSi
     result = adapter.invoke("extend", record.id, "01:00:00")
     assert result.exit_code == 1
     assert "Access/permission denied" in result.output
-    assert "cluster.operator" in result.output
+    assert "clusters.NAME.operator" in result.output
     assert cluster.show(str(record.slurm_id))["TimeLimit"] == "05:00:00"
     adapter.config_file.write_text(text)
     result = adapter.invoke("extend", record.id, "07:00:00")

@@ -199,7 +199,7 @@ def mounts(cluster: Cluster) -> Iterator[Callable[..., None]]:
 def test_the_shared_file_system_is_read_only(adapter: LiveSite, cluster: Cluster, mounts: Callable[..., None]) -> None:
     """Jobs' states are Slurm's affair and go on; the hosts files stay as they were until they can be written."""
     well, badly, runs = start_three(adapter)
-    shared = str(adapter.site.config.shared)
+    shared = str(adapter.site.config.shared_dir)
     mounts("--bind", "--options=ro", shared, at=shared)
     before = hosts_files(adapter)
     end_two(adapter, well, badly)
@@ -326,7 +326,7 @@ def test_the_adapters_disk_is_read_only(adapter: LiveSite) -> None:
     end_two(adapter, well, badly)
     for record in (well, badly):
         adapter.cluster.wait_end(str(record.slurm_id))
-    state = adapter.site.config.state
+    state = adapter.site.config.state_dir
     before = hosts_files(adapter)
     adapter.site.close()
     vars(adapter.site).pop("store").close()
@@ -354,7 +354,7 @@ def test_the_database_is_damaged(adapter: LiveSite) -> None:
     [runs] = adapter.start(adapter.shell("sleep 600"))
     adapter.site.close()
     vars(adapter.site).pop("store").close()
-    path = adapter.site.config.state / "jobs.sqlite"
+    path = adapter.site.config.state_dir / "jobs.sqlite"
     before = hosts_files(adapter)
     backup = path.with_suffix(".backup")
     with sqlite3.connect(path) as source:
@@ -385,7 +385,7 @@ def test_another_process_holds_the_database(offline: Offline, monkeypatch: pytes
     """A pass that cannot remember what it decides does nothing, and may be repeated."""
     record = offline.run(offline.job())
     offline.slurm.finish(offline.slurm_id(record), 3)
-    path = offline.config.state / "jobs.sqlite"
+    path = offline.config.state_dir / "jobs.sqlite"
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *words, **options: connect(*words, **(options | {"timeout": 0.1})))
     site = offline.open()

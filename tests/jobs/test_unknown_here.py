@@ -51,16 +51,16 @@ def asked(site: Offline, id_: str, name: str = "", *, age: float = 86400) -> Job
 def lose_database(site: Offline, backup: bytes | None = None) -> None:
     """It is gone, and what a backup has, or nothing, is in its place."""
     site.site.close()
-    for path in site.config.state.iterdir():
+    for path in site.config.state_dir.iterdir():
         path.unlink()
     if backup is not None:
-        (site.config.state / "jobs.sqlite").write_bytes(backup)
+        (site.config.state_dir / "jobs.sqlite").write_bytes(backup)
     site.site = site.open()
 
 
 def copied(site: Offline) -> bytes:
     """A backup of the database."""
-    with closing(sqlite3.connect(site.config.state / "jobs.sqlite")) as connection:
+    with closing(sqlite3.connect(site.config.state_dir / "jobs.sqlite")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return connection.serialize()
 

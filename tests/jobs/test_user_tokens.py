@@ -64,7 +64,7 @@ def test_a_token_ends_at_its_time(offline: Offline) -> None:
 
 def test_a_revoked_token_opens_nothing_and_its_name_is_free(offline: Offline) -> None:
     text = user_tokens.create(offline.site, "laptop", "alice")
-    with Store(offline.config.state) as elsewhere:  # as another process has it, while `serve` runs
+    with Store(offline.config.state_dir) as elsewhere:  # as another process has it, while `serve` runs
         assert elsewhere.revoke_token("laptop").user == "alice"
         with pytest.raises(NotFound, match="no token 'laptop'"):
             elsewhere.revoke_token("laptop")

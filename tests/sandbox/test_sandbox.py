@@ -566,7 +566,7 @@ def test_its_config_is_one_that_the_adapter_reads(
     config = load_config(cluster.config(tmp_path, transport, identity))
     assert config.cluster.transport == transport
     assert config.identity.mode == identity
-    assert config.state == tmp_path / "state"
+    assert config.state_dir == tmp_path / "state"
 
 
 @pytest.fixture

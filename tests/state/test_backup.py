@@ -256,12 +256,12 @@ def test_what_is_no_sound_backup_changes_nothing(state: Path, tmp_path: Path) ->
 def test_an_access_token_that_was_revoked_stays_so(offline: Offline, tmp_path: Path) -> None:
     for name in ("kept", "stolen"):
         user_tokens.create(offline.site, name, "alice")
-    backup.make(offline.config.state, tmp_path / "backup")
+    backup.make(offline.config.state_dir, tmp_path / "backup")
     offline.site.store.revoke_token("stolen")
     offline.site.close()
-    done = backup.restore(offline.config.state, tmp_path / "backup", NOW)
+    done = backup.restore(offline.config.state_dir, tmp_path / "backup", NOW)
     assert "1 access tokens were revoked since the backup, and stay so" in backup.explain(done)
-    with Store(offline.config.state) as store:
+    with Store(offline.config.state_dir) as store:
         assert [each.name for each in store.tokens()] == ["kept"]
 
 
@@ -276,14 +276,14 @@ def claimed(site: Offline) -> tuple[Record, Record]:
 
 def restored(site: Offline, file: Path) -> None:
     site.site.close()
-    backup.restore(site.config.state, file, site.site.clock())
+    backup.restore(site.config.state_dir, file, site.site.clock())
     site.site = site.open()
 
 
 @pytest.mark.parametrize("folder", ["kept", "removed"])
 def test_a_job_that_ran_after_the_backup_does_not_run_again(offline: Offline, tmp_path: Path, folder: str) -> None:
     _, job = claimed(offline)
-    backup.make(offline.config.state, tmp_path / "backup")
+    backup.make(offline.config.state_dir, tmp_path / "backup")
     while offline.now(job).slurm_id is None:
         offline.sync(60)
     record = offline.run(job)
@@ -306,7 +306,7 @@ def test_a_job_that_ran_after_the_backup_does_not_run_again(offline: Offline, tm
 
 def test_a_job_that_still_runs_is_found_again(offline: Offline, tmp_path: Path) -> None:
     _, job = claimed(offline)
-    backup.make(offline.config.state, tmp_path / "backup")
+    backup.make(offline.config.state_dir, tmp_path / "backup")
     while offline.now(job).slurm_id is None:
         offline.sync(60)
     running = offline.run(job)
@@ -321,7 +321,7 @@ def test_silence_from_before_the_backup_does_not_count(offline: Offline, tmp_pat
     offline.slurm.forget(record.slurm_id)
     offline.sync(1)
     assert offline.now(record).missing_since is not None
-    backup.make(offline.config.state, tmp_path / "backup")
+    backup.make(offline.config.state_dir, tmp_path / "backup")
     restored(offline, tmp_path / "backup")
     offline.slurm.now += 7 * 86400
     offline.sync(1)
@@ -378,7 +378,7 @@ def test_a_crash_leaves_the_old_or_the_new(state: Path, tmp_path: Path, action: 
 def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(toml(configuration(tmp_path)))
-    state = load_config(path).state
+    state = load_config(path).state_dir
     with Store(state) as store:
         store.claim([(record(), b"")])
 

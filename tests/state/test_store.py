@@ -376,10 +376,10 @@ def test_somebody_elses_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig, match=r"state = .*/none/state: No such file or directory; make it"):
+    with pytest.raises(InvalidConfig, match=r"state_dir = .*/none/state: No such file or directory; make it"):
         Store(tmp_path / "none" / "state")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidConfig, match=r"state = .*/file: "):
+    with pytest.raises(InvalidConfig, match=r"state_dir = .*/file: "):
         Store(tmp_path / "file")
 
 

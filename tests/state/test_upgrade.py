@@ -47,11 +47,11 @@ def take_over(recorded: Path, tmp_path: Path, ucloud: Ucloud) -> Iterator[Offlin
     """Make a site over a recorded database."""
     site = Offline(tmp_path, ucloud.settings(tmp_path))
     ucloud.clock = site.site.clock
-    site.config.state.mkdir(mode=0o700)
-    connection = sqlite3.connect(site.config.state / "jobs.sqlite")
+    site.config.state_dir.mkdir(mode=0o700)
+    connection = sqlite3.connect(site.config.state_dir / "jobs.sqlite")
     connection.executescript(recorded.read_text(encoding="utf-8").replace("{folder}", str(tmp_path)))
     connection.close()
-    with Store(site.config.state) as store:
+    with Store(site.config.state_dir) as store:
         for record in store.all(99):
             if record.stage is not Stage.CLAIMED:
                 Path(record.folder).mkdir(mode=0o700)

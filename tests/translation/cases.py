@@ -32,8 +32,8 @@ def config() -> Config:
     return Config.model_validate(
         {
             "provider": "example",
-            "state": "/var/lib/slurm-adapter",
-            "shared": "/shared/ucloud",
+            "state_dir": "/var/lib/slurm-adapter",
+            "shared_dir": "/shared/ucloud",
             "machines": {
                 "example-compute": {
                     "example-compute": {

@@ -46,7 +46,8 @@ def check_site(adapter: Adapter) -> Iterator[Finding]:
         conf = adapter.config.cluster.slurm_conf
         if conf is not None and adapter.transport.run(Command(("test", "-r", conf))).status != 0:
             # Without this file, Slurm's commands would search for a configuration server for a minute.
-            yield Finding(Level.PROBLEM, f"cluster.slurm_conf: {identity} cannot read {conf} on the cluster")
+            key = f"clusters.{adapter.config.cluster_name}.slurm_conf"
+            yield Finding(Level.PROBLEM, f"{key}: {identity} cannot read {conf} on the cluster")
             return
         nodes = adapter.scheduler.nodes()
     except AdapterError as error:

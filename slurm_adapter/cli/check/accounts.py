@@ -146,7 +146,7 @@ def check_shared(adapter: Adapter, own_account: str, accounts: list[str]) -> Ite
     if adapter.config.peers.private:
         yield Finding(Level.NOTE, "peers.private: there is no shared hosts file")
         return
-    shared = adapter.config.shared
+    shared = adapter.config.shared_dir
     said = adapter.transport.run(Command(("/bin/sh", "-c", _SHARED, "sh", shared))).text.strip()
     if said != "good":
         fixes = {
@@ -155,15 +155,16 @@ def check_shared(adapter: Adapter, own_account: str, accounts: list[str]) -> Ite
         }
         own = f"it must belong to the adapter's account: chown {own_account} {shared}, or use another folder"
         fix = f"jobs must read it: chmod 755 {shared}" if said.startswith("has the mode") else own
-        yield Finding(Level.PROBLEM, f'shared = "{shared}": {said or "cannot be checked"}; {fixes.get(said, fix)}')
+        what = said or "cannot be checked"
+        yield Finding(Level.PROBLEM, f'shared_dir = "{shared}": {what}; {fixes.get(said, fix)}')
         return
     seen = peer_files.read(adapter.transport, adapter.peers_folder)
     peer_files.plan_change(seen, {}, "")
     if accounts and not reached(adapter, [adapter.peers_folder], accounts):
         yield Finding(
             Level.PROBLEM,
-            f'shared = "{shared}": jobs of {accounts[0]} cannot read {adapter.peers_folder}; give all accounts access '
-            "to the folders above it (chmod o+x)",
+            f'shared_dir = "{shared}": jobs of {accounts[0]} cannot read {adapter.peers_folder}; give all accounts '
+            "access to the folders above it (chmod o+x)",
         )
         return
     yield Finding(Level.GOOD, f"{adapter.peers_folder} can be read and written")

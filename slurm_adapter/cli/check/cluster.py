@@ -101,8 +101,8 @@ def check_message_timeout(adapter: Adapter) -> Iterator[Finding]:
     if theirs is not None and int(theirs[0]) > ours:
         yield Finding(
             Level.WARNING,
-            f"cluster.message_timeout = {ours}, but Slurm's MessageTimeout is {theirs[0]}: if slurmctld is busy, jobs "
-            f"may seem lost; write {theirs[0]}",
+            f"clusters.{adapter.config.cluster_name}.message_timeout = {ours}, but Slurm's MessageTimeout is "
+            f"{theirs[0]}: if slurmctld is busy, jobs may seem lost; write {theirs[0]}",
         )
 
 
@@ -112,13 +112,14 @@ def check_operator(adapter: Adapter) -> Iterator[Finding]:
     scontrol looks for the job before it checks permissions. Whether Slurm accepts the account as an operator is only
     seen with a real job.
     """
+    key = f"clusters.{adapter.config.cluster_name}.operator"
     if not adapter.config.cluster.operator:
-        yield Finding(Level.NOTE, "cluster.operator is not set: jobs cannot be extended, suspended or resumed")
+        yield Finding(Level.NOTE, f"{key} is not set: jobs cannot be extended, suspended or resumed")
         return
     try:
         adapter.scheduler.suspend([0, 0])
     except (Refused, Unknown) as error:
         if "for job 0" not in str(error).split(": ", 1)[-1]:
-            yield Finding(Level.PROBLEM, f"cluster.operator: {error}")
+            yield Finding(Level.PROBLEM, f"{key}: {error}")
             return
-    yield Finding(Level.GOOD, "cluster.operator: the adapter's account can run scontrol to extend and suspend jobs")
+    yield Finding(Level.GOOD, f"{key}: the adapter's account can run scontrol to extend and suspend jobs")

@@ -31,7 +31,7 @@ def check_here(adapter: Adapter) -> Iterator[Finding]:
     try:
         known = adapter.store.all(1)
         yield Finding(
-            Level.GOOD, f"the state in {adapter.config.state} can be used" + ("" if known else "; no jobs yet")
+            Level.GOOD, f"the state in {adapter.config.state_dir} can be used" + ("" if known else "; no jobs yet")
         )
     except AdapterError as error:
         yield Finding(Level.PROBLEM, str(error), ("state",))
@@ -138,6 +138,7 @@ def _check_renderer(*, allowed: bool) -> Iterator[Finding]:
 
 def _check_ssh(adapter: Adapter) -> Iterator[Finding]:
     ssh = adapter.config.cluster.ssh
+    name = adapter.config.cluster_name
     if ssh is None or (settings := adapter.ssh_settings) is None:
         return
     for key, path in (("key", ssh.key), ("known_hosts", ssh.known_hosts), ("config", ssh.config)):
@@ -149,11 +150,11 @@ def _check_ssh(adapter: Adapter) -> Iterator[Finding]:
         except OSError as error:
             yield Finding(
                 Level.PROBLEM,
-                f'cluster.ssh.{key} = "{path}": {error.strerror}; name a file that the adapter can read',
+                f'clusters.{name}.ssh.{key} = "{path}": {error.strerror}; name a file that the adapter can read',
             )
             continue
         if key == "key":
-            yield from _check_mode(path, "cluster.ssh.key", 0o077, "chmod 600")
+            yield from _check_mode(path, f"clusters.{name}.ssh.key", 0o077, "chmod 600")
     from slurm_adapter.cluster.transports.ssh_config import ignored_options  # noqa: PLC0415  # paramiko, for SSH only
 
     try:

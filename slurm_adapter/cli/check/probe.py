@@ -76,7 +76,7 @@ TOOLS = (
 _STEPS = {
     "home": (Level.WARNING, "HOME", "create the account's home there, or mount it on the nodes"),
     "temporary": (Level.PROBLEM, "temporary files", "free or mount that folder on the node"),
-    "shared": (Level.PROBLEM, "the folder of the hosts files", "mount the file system of `shared` on the node"),
+    "shared": (Level.PROBLEM, "the folder of the hosts files", "mount the file system of `shared_dir` on the node"),
     "drives": (Level.WARNING, "drives", "mount them on the node, at the same path as on the login node"),
     "tools": (Level.PROBLEM, "programs", "install them on the node, in a directory of PATH"),
     "name": (
@@ -110,7 +110,7 @@ FAILURES = (
         "mount the file system of jobs.folder on every node, at the same path",
     ),
     (r"address of \S+ is not known", "make node names resolvable on the nodes, or set peers.address"),
-    (r"never started|are not seen on", "mount the file system of `shared` on every node, at the same path"),
+    (r"never started|are not seen on", "mount the file system of `shared_dir` on every node, at the same path"),
     (r"NODE_FAIL|BOOT_FAIL|node fail", "see slurmd's log on the node"),
 )
 """Patterns in the messages of a failed probe, and their fixes."""

@@ -100,7 +100,7 @@ def backup(ctx: click.Context, file: Path, overwrite: bool) -> None:
     """
     from slurm_adapter.state import backup as backups
 
-    talk(f"{file}: {backups.make(open_site(ctx).config.state, file, overwrite=overwrite)}")
+    talk(f"{file}: {backups.make(open_site(ctx).config.state_dir, file, overwrite=overwrite)}")
 
 
 @click.command()
@@ -115,7 +115,7 @@ def restore(ctx: click.Context, file: Path) -> None:
     from slurm_adapter.state import backup as backups
 
     adapter = open_site(ctx)
-    for line in backups.explain(backups.restore(adapter.config.state, file, adapter.clock())):
+    for line in backups.explain(backups.restore(adapter.config.state_dir, file, adapter.clock())):
         talk(line)
 
 

@@ -480,8 +480,8 @@ def _judge(what: str, status: int, said: str) -> AdapterError:
     if _LOST.search(said) or not said:
         return Unknown(f"{what} failed with exit code {status}: {said or 'no word'}")
     mend = (
-        "; cluster.operator must let the adapter's account run this as an operator of Slurm, for one job and for a "
-        "list of them"
+        "; clusters.NAME.operator must let the adapter's account run this as an operator of Slurm, for one job and for "
+        "a list of them"
         if status in {126, 127} or _NO_RIGHT.search(said)
         else ""
     )

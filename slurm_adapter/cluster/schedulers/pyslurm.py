@@ -261,7 +261,7 @@ class PyslurmScheduler:
 
 _MEND = (
     "\ninstall a pyslurm whose version begins as Slurm's does (22.5 for 22.05) beside slurm-adapter or for "
-    'cluster.pyslurm_python, or set cluster.scheduler = "commands"'
+    'clusters.NAME.pyslurm_python, or set clusters.NAME.scheduler = "commands"'
 )
 
 

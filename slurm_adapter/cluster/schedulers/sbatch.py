@@ -195,7 +195,7 @@ def judge_answer(status: int, said: str) -> Outcome:
     if status == 0 and len(ids) == 1 and 0 < int(*ids) <= LARGEST_SLURM_ID:
         return Accepted(int(*ids))
     if status in {126, 127}:
-        return NotStarted(f"sbatch cannot be started: {_last_line(said)}; cluster.path must name its folder")
+        return NotStarted(f"sbatch cannot be started: {_last_line(said)}; clusters.NAME.path must name its folder")
     words = _in_short(said) or f"sbatch ended with exit code {status} and said nothing"
     # 124 is of timeout(1), and more than 128 of a signal: sbatch did not end by itself.
     if ids or status in {0, 124} or 128 <= status < 255:

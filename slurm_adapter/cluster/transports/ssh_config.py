@@ -246,7 +246,7 @@ def _check_criteria(said: list[str]) -> None:
         if match["word"].lstrip("!").lower() == "command" and match["place"] not in decided:
             raise ValueError(
                 f"{match['place']}: `Match command` cannot be evaluated: all commands share one connection\n"
-                "Use another criterion there, or set `config` in [cluster.ssh] to a file without it"
+                "Use another criterion there, or set `config` in [clusters.NAME.ssh] to a file without it"
             )
 
 
@@ -255,8 +255,8 @@ def _without_client(settings: SshSettings) -> Options:
     if re.search(r"^\s*[^#\s]", _config_text(settings), re.MULTILINE):
         raise ValueError(
             "reading it needs OpenSSH's client, and there is no `ssh` in PATH\n"
-            "Install it (Debian: openssh-client), or give user, port, key and known_hosts in [cluster.ssh] and set "
-            '`config = "/dev/null"` there'
+            "Install it (Debian: openssh-client), or give user, port, key and known_hosts in [clusters.NAME.ssh] and "
+            'set `config = "/dev/null"` there'
         )
     return {
         "hostname": [settings.host.lower()],

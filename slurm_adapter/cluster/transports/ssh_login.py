@@ -100,7 +100,7 @@ def log_in(layer: paramiko.Transport, hop: Target, deadline: Deadline) -> None:
                 if not layer.is_active():
                     fates.append(
                         "no further key was tried, because the server closed the connection (MaxAuthTries?): "
-                        "`key` in [cluster.ssh], or IdentitiesOnly, makes it fewer"
+                        "`key` in [clusters.NAME.ssh], or IdentitiesOnly, makes it fewer"
                     )
                     break
             fates += agent

@@ -228,7 +228,7 @@ def test_a_worker_without_pyslurm_says_so_in_one_sentence() -> None:
 
     with pytest.raises(InvalidConfig, match=r"pyslurm cannot be used by .* as jobs: ModuleNotFoundError") as raised:
         scheduler(run).nodes()
-    assert 'cluster.scheduler = "commands"' in str(raised.value)
+    assert 'clusters.NAME.scheduler = "commands"' in str(raised.value)
 
 
 _STAND_IN = """
@@ -362,8 +362,8 @@ def test_of_long_words_the_last_are_told() -> None:
 def test_what_it_goes_with(cluster: dict[str, Any], identity: dict[str, Any], words: str) -> None:
     machine = {"partition": "main", "cpus": 1, "memory": 1, "max_nodes": 4, "max_time": "01:00:00"}
     values = {
-        "provider": "example", "state": "/s", "shared": "/t", "machines": {"c": {"i": machine}},
-        "cluster": {"scheduler": "pyslurm", **cluster}, "identity": identity,
+        "provider": "example", "state_dir": "/s", "shared_dir": "/t", "machines": {"c": {"i": machine}},
+        "clusters": {"main": {"scheduler": "pyslurm", **cluster}}, "identity": identity,
     }  # fmt: skip
     with pytest.raises(ValueError, match=words):
         Config.model_validate(values)

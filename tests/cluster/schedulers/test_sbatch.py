@@ -222,7 +222,7 @@ def test_no_sbatch_on_the_path(tmp_path: Path, here: _Here) -> None:
         (folder / name).symlink_to(f"/usr/bin/{name}")
     (outcome,) = CommandLineScheduler(here, str(folder)).submit([make(tmp_path, "good")])
     assert isinstance(outcome, NotStarted)
-    assert "cluster.path" in outcome.why
+    assert "clusters.NAME.path" in outcome.why
 
 
 def test_no_folders(scheduler: CommandLineScheduler, here: _Here) -> None:

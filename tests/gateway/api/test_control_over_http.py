@@ -30,7 +30,7 @@ HOUR = {"hours": 1, "minutes": 0, "seconds": 0}
 
 @pytest.fixture
 def doors(tmp_path: Path) -> Iterator[Doors]:
-    with opened(tmp_path, {"cluster": {"operator": ["true"]}}) as doors:
+    with opened(tmp_path, {"clusters": {"main": {"operator": ["true"]}}}) as doors:
         yield doors
 
 
@@ -252,7 +252,7 @@ def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
     monkeypatch.setattr(background_sync, "SECONDS", 3600)
     monkeypatch.setattr(background_sync, "one_pass", counted)
     monkeypatch.setattr(control, "suspend", slow)
-    with opened(tmp_path, {"cluster": {"operator": ["true"]}}) as doors:
+    with opened(tmp_path, {"clusters": {"main": {"operator": ["true"]}}}) as doors:
         wait_until(lambda: len(made) == 1, "no pass at first")
         start(doors, "1")
         wait_until(lambda: len(made) == 2, "no pass after a submission")

@@ -89,7 +89,7 @@ def test_a_claim_that_waits_for_a_held_database_is_given_up_and_leaves_nothing(
     """Row e: a database that another process holds is answered with 502, in time."""
     monkeypatch.setattr(submit, "LONGEST_SECONDS", 0.5)
     monkeypatch.setattr(submit, "CLAIMED_SECONDS", 0.3)
-    with closing(sqlite3.connect(doors.offline.config.state / "jobs.sqlite", isolation_level=None)) as other:
+    with closing(sqlite3.connect(doors.offline.config.state_dir / "jobs.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         answer = doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **doors.as_ucloud())
         assert answer.status_code == 502, answer.text

@@ -119,7 +119,7 @@ def test_products_and_what_they_can_do(doors: Doors) -> None:
     assert support["native"]["enabled"]
     assert support["native"]["logs"]
     assert support["native"]["utilization"]
-    assert not support["native"]["timeExtension"], "without cluster.operator"
+    assert not support["native"]["timeExtension"], "without clusters.NAME.operator"
     assert not support["docker"]["enabled"]
 
 

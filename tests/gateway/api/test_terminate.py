@@ -116,7 +116,7 @@ def test_a_database_that_is_held_is_502_and_the_work_is_done_later(
     start(doors, "1")
     monkeypatch.setattr(background, "LONGEST_SECONDS", 0.2)
     body = {"items": [doors.job("1", labels={"a": "b"})]}
-    with closing(sqlite3.connect(doors.offline.config.state / "jobs.sqlite", isolation_level=None)) as other:
+    with closing(sqlite3.connect(doors.offline.config.state_dir / "jobs.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         answer = doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud())
         assert (answer.status_code, "database is busy" in answer.json()["why"]) == (502, True), answer.text

@@ -202,8 +202,8 @@ def test_what_cannot_be_served_is_told_at_the_start(tmp_path: Path) -> None:
     offline = Offline(tmp_path, {"gateway": {"port": free_port()}})
     port = offline.config.gateway.port
     config = tmp_path / "config.toml"
-    config.write_text(toml(offline.config).replace(str(offline.config.state), "/nowhere/state"))
-    assert_refused(config, "state = /nowhere/state: No such file or directory")
+    config.write_text(toml(offline.config).replace(str(offline.config.state_dir), "/nowhere/state"))
+    assert_refused(config, "state_dir = /nowhere/state: No such file or directory")
     config.write_text(toml(offline.config))
     with socket.create_server(("127.0.0.1", port)):
         assert_refused(config, f"gateway.listen = '127.0.0.1', gateway.port = {port}: Address already in use")
@@ -212,7 +212,7 @@ def test_what_cannot_be_served_is_told_at_the_start(tmp_path: Path) -> None:
 
 
 def test_a_pyslurm_that_is_missing_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = {"cluster": {"scheduler": "pyslurm"}, "identity": {"mode": "service", "service_user": "jobs"}}
+    more = {"clusters": {"main": {"scheduler": "pyslurm"}}, "identity": {"mode": "service", "service_user": "jobs"}}
     config = Config.model_validate(configuration(tmp_path, more))
 
     def fail(_: PyslurmScheduler) -> str:
@@ -258,8 +258,8 @@ def toml(config: Config) -> str:
     machine = config.machines["example-compute"]["example-compute"]
     return f"""
         provider = "example"
-        state = "{config.state}"
-        shared = "{config.shared}"
+        state_dir = "{config.state_dir}"
+        shared_dir = "{config.shared_dir}"
         applications = "{config.applications}"
         [identity]
         users = {{ alice = "alice" }}

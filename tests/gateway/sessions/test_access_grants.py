@@ -32,7 +32,10 @@ def doors(tmp_path: Path, application: int, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "srun").write_text(SRUN)
     (tmp_path / "slurm" / "srun").chmod(0o755)
-    more = {"gateway": SETTINGS | {"project_sessions": True}, "cluster": {"path": f"{tmp_path}/slurm:/usr/bin:/bin"}}
+    more = {
+        "gateway": SETTINGS | {"project_sessions": True},
+        "clusters": {"main": {"path": f"{tmp_path}/slurm:/usr/bin:/bin"}},
+    }
     with opened(tmp_path, more) as both:
         for id_ in ("1", "2"):
             answer = both.ask("POST", JOBS, {"items": [both.job(id_)]}, **both.as_ucloud())

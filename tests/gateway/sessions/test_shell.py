@@ -39,7 +39,7 @@ def doors(tmp_path: Path) -> Iterator[Doors]:
     """Both doors, of a site that browsers reach."""
     more = {
         "gateway": {"url": "https://gateway.example.org"},
-        "cluster": {"path": f"{tmp_path}/slurm:/usr/bin:/bin"},
+        "clusters": {"main": {"path": f"{tmp_path}/slurm:/usr/bin:/bin"}},
     }
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "srun").write_text(SRUN)
