@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slurm_adapter.core.messages import Message
-    from slurm_adapter.ucloud.interface import Told
+    from slurm_adapter.ucloud.interface import Delivery
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_ucloud_that_hangs_holds_up_no_pass(doors: Doors, monkeypatch: pytest.
     record = doors.offline.site.store.get("4101")
     inner, begun, go_on = UcloudReceiver.deliver, threading.Event(), threading.Event()
 
-    def hang(self: UcloudReceiver, messages: Sequence[Message]) -> Told:
+    def hang(self: UcloudReceiver, messages: Sequence[Message]) -> Delivery:
         begun.set()
         assert go_on.wait(60)
         return inner(self, messages)
@@ -86,7 +86,7 @@ def test_a_gateway_that_ends_leaves_the_rest_to_the_next_one(
     monkeypatch.setattr(deliver, "AT_ONCE", 1)
     inner, closing, begun, go_on = UcloudReceiver.deliver, Following.close, threading.Event(), threading.Event()
 
-    def hang(self: UcloudReceiver, messages: Sequence[Message]) -> Told:
+    def hang(self: UcloudReceiver, messages: Sequence[Message]) -> Delivery:
         begun.set()
         assert go_on.wait(60)
         return inner(self, messages)

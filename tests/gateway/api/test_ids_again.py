@@ -321,7 +321,7 @@ def test_the_old_job_is_not_taken_for_the_new_one_by_those_who_look_after_jobs(
     assert site.now(old).unknown_since is not None
     site.slurm.now += deleted_in_ucloud.UNKNOWN_SECONDS
     assert site.site.receiver is not None
-    inner = site.site.receiver.known
+    inner = site.site.receiver.exists
     new: list[Record] = []
 
     def known(ids: Sequence[str]) -> frozenset[str]:
@@ -331,7 +331,7 @@ def test_the_old_job_is_not_taken_for_the_new_one_by_those_who_look_after_jobs(
             ucloud.know("4101")
         return answer
 
-    monkeypatch.setattr(site.site.receiver, "known", known)
+    monkeypatch.setattr(site.site.receiver, "exists", known)
     deleted_in_ucloud.end_orphans(site.site, site.site.receiver)
     assert new
     now = site.site.store.get("4101")
