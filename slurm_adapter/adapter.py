@@ -1,6 +1,6 @@
-"""The one place where concrete parts are put together: the configuration decides which ones.
+"""The adapter's parts, built as the configuration asks for them.
 
-What costs time (the database, paramiko, a connection) is made when it is first used.
+Parts that cost time (the database, paramiko, a connection) are made at their first use.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from slurm_adapter.ucloud.drives import UcloudDrives
     from slurm_adapter.ucloud.interface import Receiver
 
-_HANDING_IN = "handing-in.lock"
+_SUBMITTING = "handing-in.lock"
+"""Its name stays, so that processes of different releases respect each other's lock."""
 
 
 class Adapter:
-    """A cluster, and what is remembered of its jobs."""
+    """A cluster and the records of its jobs."""
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
         self.config = config
@@ -55,7 +56,7 @@ class Adapter:
 
     @cached_property
     def transport(self) -> Transport:
-        """The way to the cluster."""
+        """The transport that runs commands on the cluster."""
         settings = self.ssh_settings
         if settings is None:
             from slurm_adapter.cluster.transports.local import LocalTransport
@@ -67,13 +68,13 @@ class Adapter:
 
     @cached_property
     def account_policy(self) -> AccountPolicy:
-        """Which accounts may be used."""
-        return AccountPolicy(self.config.identity, lambda: self.scheduler.own_uids(), StoredFacts(self))  # noqa: PLW0108  # made when it is first used
+        """The rules on which accounts may be used."""
+        return AccountPolicy(self.config.identity, lambda: self.scheduler.own_uids(), StoredFacts(self))  # noqa: PLW0108  # made at its first use
 
     def for_thread(self) -> Adapter:
-        """This site for another thread: a database connection of its own, and the same way to the cluster."""
+        """Return an adapter for another thread, with its own database connection and the same transport."""
         other = Adapter(self.config, self.clock)
-        with self._sharing:  # two threads would each make one of what was not used yet (from Python 3.12 on)
+        with self._sharing:  # from Python 3.12 on two threads could each make a part that was not used yet
             other.receiver = self.receiver
             other.ucloud_drives = self.ucloud_drives
             other.path_checks = self.path_checks
@@ -85,12 +86,12 @@ class Adapter:
         return other
 
     def elsewhere(self) -> Adapter:
-        """This site for another thread, with a database connection of its own and nothing else. To be closed."""
+        """Return an adapter for another thread that shares no part with this one. The caller closes it."""
         return type(self)(self.config, self.clock)
 
     @property
     def ssh_settings(self) -> SshSettings | None:
-        """How to log in to the cluster; None for the local transport."""
+        """Return the settings to log in to the cluster; None for the local transport."""
         ssh = self.config.cluster.ssh
         if ssh is None:
             return None
@@ -107,7 +108,7 @@ class Adapter:
 
     @cached_property
     def scheduler(self) -> Scheduler:
-        """The way to Slurm."""
+        """The scheduler, through Slurm's commands or pyslurm."""
         from slurm_adapter.cluster.schedulers.command_line import CommandLineScheduler
 
         cluster, account = self.config.cluster, self.config.identity.service_user
@@ -121,9 +122,9 @@ class Adapter:
 
     @cached_property
     def receiver(self) -> Receiver | None:
-        """Who is told what becomes of jobs that came from UCloud; None for a site that has no UCloud.
+        """The receiver of updates of UCloud's jobs; None for a site without UCloud.
 
-        Raises `InvalidConfig` where what it needs is not installed.
+        Raises `InvalidConfig` if a package that it needs is not installed.
         """
         ucloud = self.config.ucloud
         if ucloud is None:
@@ -135,13 +136,13 @@ class Adapter:
 
     @cached_property
     def ucloud_drives(self) -> UcloudDrives | None:
-        """UCloud's drives; None for a site that does not ask for them. Raises as `receiver` does."""
+        """UCloud's drives; None unless `ucloud.ask_for_drives` is set. Raises as `receiver` does."""
         ucloud = self.config.ucloud
         if ucloud is None or not ucloud.ask_for_drives:
             return None
         from slurm_adapter.ucloud.drives import QUESTION_SECONDS, UcloudDrives
 
-        # A client of its own: a job does not wait here until UCloud was told of all others.
+        # With a client of its own: a job does not wait here until all updates are delivered.
         return UcloudDrives(self._ucloud_client(ucloud, seconds=QUESTION_SECONDS), self.clock)
 
     def _ucloud_client(self, ucloud: Ucloud, **limits: float) -> Client:
@@ -155,34 +156,34 @@ class Adapter:
 
     @cached_property
     def path_checks(self) -> PathChecks:
-        """Paths in drives that were looked at lately."""
+        """The recent checks of paths in drives."""
         from slurm_adapter.cluster.path_check import PathChecks
 
         return PathChecks()
 
     @cached_property
     def lanes(self) -> Lanes:
-        """Threads for what is done as the accounts of jobs."""
+        """Threads for the commands that run as the accounts of jobs."""
         from slurm_adapter.cluster.lanes import Lanes
 
         return Lanes()
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """The applications of jobs that do not bring their own."""
+        """The site's applications, for jobs that do not contain their own."""
         from slurm_adapter.local.application_folder import open_catalogue
 
         return open_catalogue(self.config)
 
     @property
     def peers_folder(self) -> str:
-        """Where the hosts files are on the shared file system."""
+        """Return the folder of the hosts files on the shared file system."""
         return f"{self.config.shared_dir}/peers"
 
     def usable_account_of(self, owner: Owner) -> str:
-        """Return the account that runs this owner's jobs, which the cluster says may be used.
+        """Return the account that runs this owner's jobs, after the cluster has confirmed that it may be used.
 
-        Raise `InvalidInput` if there is none or it may not, and `TryAgain` if the cluster does not tell.
+        Raise `InvalidInput` if there is none or it may not be used, and `TryAgain` if the cluster does not answer.
         """
         account = self.account_of(owner)
         if (why := self.account_policy.refusal(account, self.transport)) is not None:
@@ -206,27 +207,27 @@ class Adapter:
         return account
 
     def sync_lock(self) -> AbstractContextManager[bool]:
-        """Hold the lock of `sync`: true where this process has it. It goes with the process, however that ends."""
-        return self._holding("sync.lock", "no pass was made, and no job was changed", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Hold the lock of `sync`; yield whether this process got it. The end of the process releases it."""
+        return self._lock("sync.lock", "nothing was synced, and no job was changed", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def probe_lock(self) -> AbstractContextManager[bool]:
-        """Hold the lock of `check --job`: true if this process has it."""
-        return self._holding("probe.lock", "no probe was submitted", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Hold the lock of `check --job`; yield whether this process got it."""
+        return self._lock("probe.lock", "no probe was submitted", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def delivery_lock(self, *, wait: bool) -> AbstractContextManager[bool]:
-        """Hold the lock of those that tell UCloud, likewise; `wait` for it where it must be this one."""
-        return self._holding("tell.lock", "UCloud was told nothing", fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        """Hold the lock of deliveries to UCloud; yield whether this process got it. With `wait`, wait until it does."""
+        return self._lock("tell.lock", "nothing was delivered", fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
     def submitting_lock(self) -> AbstractContextManager[bool]:
-        """Held from before jobs are claimed until they are taken, by as many as do so; it goes with the process."""
-        return self._holding(_HANDING_IN, "nothing was submitted", fcntl.LOCK_SH)
+        """Hold the shared lock of processes that submit, from before jobs are claimed until they are taken."""
+        return self._lock(_SUBMITTING, "nothing was submitted", fcntl.LOCK_SH)
 
     def nobody_submits(self) -> AbstractContextManager[bool]:
-        """True where nobody holds `submitting_lock`. Not to be held: who wants to hand in waits for it."""
-        return self._holding(_HANDING_IN, "no claim was handed over", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Yield whether no process holds `submitting_lock`. Leave the block at once: submissions wait for it."""
+        return self._lock(_SUBMITTING, "no claim was dispatched", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     @contextmanager
-    def _holding(self, name: str, undone: str, how: int) -> Iterator[bool]:
+    def _lock(self, name: str, undone: str, how: int) -> Iterator[bool]:
         path = self.config.state_dir / name
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -246,13 +247,13 @@ class Adapter:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Give back what was opened."""
+        """Close all opened parts."""
         for name in ("lanes", "store", "transport", "receiver", "ucloud_drives"):
             if (opened := self.__dict__.get(name)) is not None:
                 opened.close()
 
     def __enter__(self) -> Self:
-        """Give everything back at the end of the block."""
+        """Return this adapter; the end of the block closes it."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -261,7 +262,7 @@ class Adapter:
 
 
 class StoredFacts:
-    """The facts in the database. A connection belongs to one thread, so each call opens one of its own."""
+    """The facts in the database. Each call opens a connection, because a connection belongs to one thread."""
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
@@ -272,7 +273,7 @@ class StoredFacts:
             return adapter.store.fact(name)
 
     def write(self, name: str, text: str) -> None:
-        """Keep a fact, and leave the database alone if it holds the same."""
+        """Write a fact unless the database has the same."""
         with self._adapter.elsewhere() as adapter:
             if adapter.store.fact(name) != text:
                 adapter.store.change_fact(name, lambda _: text)

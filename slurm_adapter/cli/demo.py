@@ -18,7 +18,7 @@ import click
 from slurm_adapter.adapter import Adapter
 from slurm_adapter.cli import job_output
 from slurm_adapter.cli.formatting import safe, state
-from slurm_adapter.cluster import job_folders
+from slurm_adapter.cluster.archive import archive
 from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core import bash
 from slurm_adapter.core.config import Config, Drive
@@ -134,7 +134,7 @@ def _demo_config(config: Config, folder: str) -> Config:
 
 def _build(stage: _Stage, account: str, folder: str) -> None:
     sources = packaged_templates() / "demo"
-    content = job_folders.archive({f"{name}.c": ((sources / f"{name}.c").read_bytes(), 0o600) for name in PROGRAMS})
+    content = archive({f"{name}.c": ((sources / f"{name}.c").read_bytes(), 0o600) for name in PROGRAMS})
     result = stage.adapter.transport.run(
         Command(("/bin/sh", "-c", _BUILD, "sh", folder), stdin=content, user=account, timeout=120)
     )

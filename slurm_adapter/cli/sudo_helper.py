@@ -10,7 +10,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from slurm_adapter.cli.check import accounts, findings, probe, shells
-from slurm_adapter.cluster import job_folders, path_check
+from slurm_adapter.cluster import job_folder_scripts, path_check
 from slurm_adapter.cluster.schedulers import sbatch
 from slurm_adapter.cluster.transports import frame
 from slurm_adapter.gateway.sessions import listeners
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from slurm_adapter.core.config import Config
 
 _MODULES = (
-    frame, job_folders, logs, sbatch, terminals, path_check, listeners, accounts, findings, name_methods, probe, shells
+    frame, job_folder_scripts, logs, sbatch, terminals, path_check, listeners, accounts, findings, name_methods, probe,
+    shells,
 )  # fmt: skip
 
 SCRIPTS = {name: script for module in _MODULES for name, script in module.USER_SCRIPTS.items()}

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from slurm_adapter.cluster.job_folders import archive
+from slurm_adapter.cluster.archive import archive
 from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core import hosts_file
 from slurm_adapter.core.errors import TryAgain, Unknown

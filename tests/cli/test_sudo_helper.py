@@ -9,7 +9,7 @@ import pytest
 
 from slurm_adapter.cli.check.helper import check_helper
 from slurm_adapter.cli.sudo_helper import SCRIPTS, render
-from slurm_adapter.cluster import job_folders
+from slurm_adapter.cluster.archive import archive
 from slurm_adapter.cluster.path_check import check_paths_command
 from slurm_adapter.cluster.schedulers import sbatch
 from slurm_adapter.cluster.transports.frame import Frame
@@ -190,7 +190,7 @@ def test_no_archive_makes_a_folder_elsewhere_and_no_token_removes_one(tmp_path: 
         "list": (b"0\tx\t.ucloud-gone.x\n1\tx\t../.ssh\n", 0o600),
     }
     calls = [
-        (("make", str(jobs_folder), ""), job_folders.archive(hostile)),
+        (("make", str(jobs_folder), ""), archive(hostile)),
         (("remove",), f"x/../../other\t{jobs_folder}/1\n".encode()),
     ]
     for (name, *arguments), given in calls:

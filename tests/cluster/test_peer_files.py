@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_adapter.cluster import peer_files
-from slurm_adapter.cluster.job_folders import archive
+from slurm_adapter.cluster.archive import archive
 from slurm_adapter.cluster.peer_files import PeerFiles, PeerFilesChange, plan_change
 from slurm_adapter.cluster.transports.fake import FakeTransport
 from slurm_adapter.cluster.transports.interface import Command, Result

@@ -278,7 +278,7 @@ def test_a_sync_retries_some_jobs_of_an_account_those_first_that_wait_longest(of
     for taken in (records[: plan.RETRIES], records[plan.RETRIES :]):
         before = len(offline.slurm.submissions)
         offline.sync(plan.RETRY_SECONDS if before == count else 1)
-        assert [each.token for each in offline.slurm.submissions[before:]] == [each.slurm_name for each in taken]
+        assert [each.slurm_name for each in offline.slurm.submissions[before:]] == [each.slurm_name for each in taken]
 
 
 def test_a_job_that_is_refused_for_now_can_be_cancelled(offline: Offline) -> None:

@@ -54,7 +54,7 @@ def test_a_job_is_claimed_its_folder_made_and_slurm_has_it(offline: Offline) -> 
     assert folder == offline.folder / "home" / "alice" / "1"
     assert {path.name for path in folder.iterdir()} == {".token", "job.sbatch", "node"}
     [submission] = offline.slurm.submissions
-    assert (submission.token, submission.user, submission.folder) == (record.slurm_name, "alice", record.folder)
+    assert (submission.slurm_name, submission.user, submission.folder) == (record.slurm_name, "alice", record.folder)
     directives = {directive.name: directive.value for directive in submission.directives}
     assert directives["job-name"] == directives["comment"] == record.slurm_name
     assert [update.status for update in offline.site.store.updates("1")] == [
@@ -301,7 +301,7 @@ OTHER = 12345
         ({"home": False, "home/alice": False}, TryAgain, "is its file system mounted"),
         ({}, TryAgain, "is its file system mounted"),
         ({"home": False, "home/alice": True}, InvalidConfig, "make it as this account: mkdir -m 700 "),
-        ({"home": False, "home/alice": True, "home/alice/jobs": "file"}, InvalidConfig, "is no folder"),
+        ({"home": False, "home/alice": True, "home/alice/jobs": "file"}, InvalidConfig, "is not a folder"),
         ({"home": False, "home/alice": True, "home/alice/jobs": "link"}, TryAgain, "is its file system mounted"),
     ],
 )

@@ -295,11 +295,11 @@ def test_a_job_that_ran_after_the_backup_does_not_run_again(offline: Offline, tm
     offline.slurm.forget(record.slurm_id)
     if folder == "removed":
         shutil.rmtree(record.folder)
-    given = [each.token for each in offline.slurm.submissions].count(job.slurm_name)
+    given = [each.slurm_name for each in offline.slurm.submissions].count(job.slurm_name)
     restored(offline, tmp_path / "backup")
     for _ in range(40):
         offline.sync(300)
-    assert [each.token for each in offline.slurm.submissions].count(job.slurm_name) == given == 1
+    assert [each.slurm_name for each in offline.slurm.submissions].count(job.slurm_name) == given == 1
     now = offline.now(job)
     assert now.state is (JobState.SUCCESS if folder == "kept" else JobState.FAILURE), now.status
 

@@ -116,7 +116,7 @@ class FakeScheduler:
         seen = Observation(
             slurm_id=slurm_id,
             task=None,
-            name=submission.token,
+            name=submission.slurm_name,
             user=submission.user,
             state="PENDING",
             reason="Priority",

@@ -1,8 +1,7 @@
-"""The scheduler's port: hand jobs in, take them back, see what became of them.
+"""The interface of schedulers: dispatch jobs, cancel them, and read their states.
 
-Everything is in bulk, because a cluster is asked once for all jobs and never once per job. What may happen to a
-submission is a closed set of types (`Outcome`): a lost answer is one of them, and not an exception, so that nobody can
-forget it.
+All methods are in bulk: one command for all jobs, never one per job. `Outcome` is a closed set of types for the results
+of a dispatch. A lost answer is one of these types and not an exception, so that no caller can forget it.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ if TYPE_CHECKING:
 
 
 PING_SECONDS = 5.0
-"""How long a controller may take to answer a ping."""
+"""Timeout of a ping of the controller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One job to hand in. Its folder and script are in place already."""
+    """A job to dispatch. Its folder and script exist."""
 
-    token: str
+    slurm_name: str
     """The job's name and comment in Slurm, by which a lost job is found again."""
     user: str
-    """The account that runs it."""
+    """The account that runs the job."""
     folder: str
-    """The job's folder; `job.sbatch` is in it."""
+    """The job's folder, with `job.sbatch`."""
     directives: tuple[Directive, ...]
-    """What the script's `#SBATCH` lines say, as data."""
+    """The script's `#SBATCH` lines as data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,32 +45,32 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Slurm, or the site's own sbatch, refused the job for good; `words` are its own."""
+    """Slurm, or the site's own sbatch, refused the job permanently, with these `words`."""
 
     words: str
     certain: bool = True
-    """Whether the words prove that Slurm has no such job. Otherwise only the fence makes the refusal true."""
+    """True if the words prove that Slurm has no such job. Otherwise only the fence makes the refusal true."""
 
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """Slurm refused the job only for now, because of a limit or a state that passes; `words` are its own."""
+    """Slurm refused the job temporarily, because of a limit or a state that passes, with these `words`."""
 
     words: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotStarted:
-    """Nothing was handed to Slurm, which is out of reach or busy; the same job may be handed in again."""
+    """sbatch was not started, because Slurm is out of reach or busy. The same job may be dispatched again."""
 
     why: str
     slow: bool = False
-    """Slurm takes jobs, but has not come to this one: nothing is wrong."""
+    """True if Slurm accepts jobs and only the time did not suffice for this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class InDoubt:
-    """sbatch was started and its answer was lost: Slurm may have the job, or may still get it."""
+    """sbatch was started, and its answer was lost: Slurm may have the job, or may still get it."""
 
     why: str
 
@@ -81,37 +80,37 @@ Outcome = Accepted | Rejected | Postponed | NotStarted | InDoubt
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One answer about the queue."""
+    """The answer of `Scheduler.queue`."""
 
     observations: tuple[Observation, ...]
     sees_others: bool
-    """Whether this account is proven to see other users' jobs (PrivateData in slurm.conf(5)).
+    """True if this account is proven to see other users' jobs (PrivateData in slurm.conf(5)).
 
-    Where it is false, a job's absence from the listing says nothing.
+    Otherwise a job's absence from the listing proves nothing.
     """
     unnamed: frozenset[str] = frozenset()
-    """Accounts that the cluster does not know: the absence of their jobs says nothing."""
+    """Accounts that the cluster does not know. The absence of their jobs proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How full some partitions are, together."""
+    """The sum of the resources and jobs of some partitions."""
 
     cpus: int
-    """Of their nodes that take jobs; a node that is in several counts once."""
+    """Processors of the nodes that accept jobs. A node in several partitions counts once."""
     memory: int
     """Bytes."""
     used_cpus: int
-    """Given to jobs, of whatever partition; never more than there are."""
+    """Processors that jobs of any partition use; at most `cpus`."""
     used_memory: int
     running: int
-    """Jobs, and tasks of arrays, that this account may see; those that are suspended, too."""
+    """Running and suspended jobs and tasks of arrays that this account may see."""
     pending: int
 
 
 @dataclass(frozen=True, slots=True)
 class NodeShape:
-    """What a node can give to jobs, whether or not it is up and free now."""
+    """The resources of a node for jobs, whether or not it is up and free now."""
 
     cpus: int
     memory: int
@@ -124,13 +123,13 @@ class NodeShape:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """What Slurm allows in a partition: slurm.conf(5), or what `scontrol update` has made of it."""
+    """The limits of a partition: slurm.conf(5), or `scontrol update`."""
 
     name: str
     state: str
     """`UP`, `DOWN` (jobs wait), `DRAIN` or `INACTIVE` (new jobs are refused)."""
     default: bool
-    """Jobs that name no partition go there."""
+    """True if jobs that name no partition run there."""
     max_time: int | None
     """Seconds; None for no limit, here and in the next two."""
     max_nodes: int | None
@@ -146,90 +145,90 @@ class Partition:
     shapes: Mapping[NodeShape, int]
     """The shapes of its nodes, and how many nodes have each."""
     hidden_nodes: int
-    """Nodes that Slurm counts but does not show, such as powered-down CLOUD nodes: no shape is known for them."""
+    """Number of nodes that Slurm counts but does not show, such as powered-down CLOUD nodes; their shape is unknown."""
 
 
 class Scheduler(Protocol):
-    """Talks to one Slurm cluster.
+    """A connection to one Slurm cluster.
 
-    Every method but `submit` raises `TryAgain` (nothing was done) or `Unknown` (the answer was lost, or cannot be
-    read) and then says nothing about any job. `set_time_limits`, `suspend` and `resume` need the rights of an operator
-    of Slurm; they raise `Refused`, too, with Slurm's words.
+    All methods except `submit` and `set_time_limits` raise `TryAgain` if nothing was done, and `Unknown` if the answer
+    was lost or cannot be read; the caller then knows nothing about any job. `set_time_limits`, `suspend` and `resume`
+    need the rights of an operator of Slurm. They also raise `Refused`, with Slurm's words.
     """
 
     def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        """Hand jobs in, each at most once; an outcome for each, in their order. Raises nothing of its own.
+        """Dispatch jobs, each at most once. Return their outcomes in the same order. Raises no error itself.
 
-        See `DISPATCH_SECONDS`: where there are too many for that time, the last of them are `NotStarted`.
+        If the jobs are too many for `DISPATCH_SECONDS`, the last of them are `NotStarted`.
         """
         ...
 
     def cancel(self, jobs: Mapping[int, str]) -> None:
-        """Cancel jobs, given by id and the account that owns each. Unknown and finished ones are no error.
+        """Cancel jobs, given by id with their accounts. Unknown and finished jobs are ignored.
 
-        As `set_time_limits`, `suspend` and `resume`, it acts on bare ids: the caller has just seen in `queue` that each
-        is the job that is meant, by id, account and name.
+        Like `set_time_limits`, `suspend` and `resume` it acts on ids alone. So the caller has just seen in `queue` that
+        each id is of the intended job, by account and name.
         """
         ...
 
     def queue(self, users: Sequence[str]) -> Listing:
-        """Return all jobs of these accounts that the controller still knows, ended ones included (squeue(1)).
+        """Return all jobs of these accounts that the controller knows, with those that ended (squeue(1)).
 
-        Accounts are compared by uid: a row has the account's name as it was asked for, and one row for each name of the
-        same uid. Raises `InvalidConfig` if Slurm is too old.
+        Accounts are compared by uid. A row has the account's name as in `users`; if several names have one uid, there
+        is a row for each name. Raises `InvalidConfig` if Slurm is too old.
         """
         ...
 
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
-        """Return what accounting says of these jobs (sacct(1)), the last run of each; None without accounting.
+        """Return the last run of each of these jobs from accounting (sacct(1)); None without accounting.
 
-        A row has an account's name as `queue` was asked for it, if it was.
+        A row has an account's name as in the call of `queue`, if that had the account.
         """
         ...
 
     def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:
-        """The longest time limit that each job's partition allows, in seconds; None where it allows any.
+        """Return the longest time limit in seconds that each job's partition allows; None if there is no limit.
 
-        Slurm itself holds an operator to no limit. Jobs that the controller does not know are left out.
+        Slurm itself allows an operator any time limit. Jobs that the controller does not know are left out.
         """
         ...
 
     def load(self, partitions: Sequence[str]) -> Load:
-        """How full these partitions are (scontrol(1), squeue(1)). One that does not exist has nothing."""
+        """Return the load of these partitions (scontrol(1), squeue(1)). A missing partition has no resources."""
         ...
 
     def set_time_limits(self, limits: Mapping[int, int]) -> Mapping[int, AdapterError]:
-        """Give jobs, with all tasks of them that have not ended, time limits in seconds; Slurm counts in minutes, up.
+        """Set time limits in seconds of jobs, with all their tasks that have not ended. Slurm rounds up to minutes.
 
-        In all, and not what is added: of `scontrol update TimeLimit=+N` in parallel some are lost (measured), since
-        scontrol itself reads the limit and adds to it. All are tried; the answer says what went wrong with each that
-        may not have its limit, by the errors that other methods raise. Raises nothing of its own.
+        The limits are absolute: of parallel `scontrol update TimeLimit=+N` some are lost (measured), because scontrol
+        itself reads the limit and adds to it. All jobs are tried. Returns an error, as other methods raise, for each
+        job that may not have its limit. Raises no error itself.
         """
         ...
 
     def suspend(self, slurm_ids: Sequence[int]) -> None:
-        """Suspend jobs that run, with all tasks that do; one that is suspended is no error, nor a task that waits.
+        """Suspend running jobs, with all their running tasks. Suspended jobs and pending tasks are ignored.
 
-        All are tried before the first failure is raised; so it is with `resume`.
+        This method and `resume` try all jobs before they raise the first failure.
         """
         ...
 
     def resume(self, slurm_ids: Sequence[int]) -> None:
-        """Let suspended jobs run on; one that runs is no error."""
+        """Resume suspended jobs. Running jobs are ignored."""
         ...
 
     def nodes(self) -> Mapping[str, str]:
-        """Return the NodeAddr of each node by its name, hidden and powered-down nodes included (scontrol(1)).
+        """Return the NodeAddr of each node by its name, with hidden and powered-down nodes (scontrol(1)).
 
-        NodeAddr is an address or a name, and empty if Slurm does not tell it. A node whose NodeHostName is another name
-        has both. Raises `InvalidConfig` if Slurm is too old.
+        NodeAddr is an address or a name, and empty if Slurm does not show it. A node is also listed by its NodeHostName
+        if that is another name. Raises `InvalidConfig` if Slurm is too old.
         """
         ...
 
     def ping(self) -> None:
         """Return if a controller answers (scontrol(1)); raise `TryAgain` within `PING_SECONDS` if none does.
 
-        All other commands of Slurm wait for MessageTimeout, ten seconds unless told, before they say so.
+        All other commands of Slurm first wait for MessageTimeout, by default ten seconds.
         """
         ...
 
@@ -242,9 +241,9 @@ class Scheduler(Protocol):
         ...
 
     def binding_version(self) -> str | None:
-        """Return the version of the library that speaks to Slurm, or None if commands do.
+        """Return the version of the library that connects to Slurm, or None if commands do.
 
-        Raise `InvalidConfig` if it is missing or was not made for this Slurm.
+        Raise `InvalidConfig` if the library is missing or was not made for this Slurm.
         """
         ...
 
@@ -253,5 +252,5 @@ class Scheduler(Protocol):
         ...
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-        """What these names resolve to on the cluster, in one command; a name that does not resolve is left out."""
+        """Return the addresses to which names resolve on the cluster. A name that does not resolve is left out."""
         ...

@@ -182,7 +182,7 @@ class LibslurmBench(RealBench):
         """See `Bench`. pyslurm reads directives as data."""
         job = super().make(script, *directives, user=user)
         words = [word.removeprefix("--") for line in directives for word in line.removeprefix("#SBATCH ").split()]
-        pairs = [word.partition("=") for word in [f"job-name={job.token}", "output=/dev/null", *words]]
+        pairs = [word.partition("=") for word in [f"job-name={job.slurm_name}", "output=/dev/null", *words]]
         return replace(job, directives=tuple(Directive(name, value or None) for name, _, value in pairs))
 
     def away(self) -> Scheduler:
@@ -238,7 +238,7 @@ def test_jobs_of_several_users_are_listed_under_their_tokens(bench: Bench) -> No
     ids = [accept(outcome) for outcome in bench.scheduler.submit(jobs)]
     listing = bench.scheduler.queue(["alice", "bob"])
     found = {seen.slurm_id: (seen.name, seen.user) for seen in listing.observations}
-    assert [found[slurm_id] for slurm_id in ids] == [(job.token, job.user) for job in jobs]
+    assert [found[slurm_id] for slurm_id in ids] == [(job.slurm_name, job.user) for job in jobs]
     assert listing.sees_others
     assert {seen.user for seen in bench.scheduler.queue(["bob"]).observations} == {"bob"}
     assert bench.scheduler.queue([]).observations == ()
@@ -250,7 +250,7 @@ def test_a_refusal_has_slurms_words_and_leaves_nothing(bench: Bench) -> None:
     (outcome,) = bench.scheduler.submit([job])
     assert isinstance(outcome, Rejected)
     assert "Invalid partition name specified" in outcome.words
-    assert job.token not in {seen.name for seen in bench.scheduler.queue(["alice"]).observations}
+    assert job.slurm_name not in {seen.name for seen in bench.scheduler.queue(["alice"]).observations}
 
 
 def test_a_waiting_job_has_neither_nodes_nor_a_start(bench: Bench) -> None:
@@ -446,9 +446,12 @@ def test_the_fake_loses_answers() -> None:
     bench.scheduler.lose_next("later")
     bench.scheduler.lose_next("never")
     assert all(isinstance(outcome, InDoubt) for outcome in bench.scheduler.submit(jobs))
-    assert [seen.name for seen in bench.scheduler.queue(["alice"]).observations] == [jobs[0].token]
+    assert [seen.name for seen in bench.scheduler.queue(["alice"]).observations] == [jobs[0].slurm_name]
     bench.scheduler.arrive()
-    assert [seen.name for seen in bench.scheduler.queue(["alice"]).observations] == [jobs[0].token, jobs[1].token]
+    assert [seen.name for seen in bench.scheduler.queue(["alice"]).observations] == [
+        jobs[0].slurm_name,
+        jobs[1].slurm_name,
+    ]
     assert bench.scheduler.submissions == jobs
 
 
@@ -514,7 +517,7 @@ def test_the_adapters_own_environment_changes_nothing(cluster: Cluster, real: Re
     (seen,) = (seen for seen in scheduler.queue(["alice"]).observations if seen.slurm_id == slurm_id)
     assert seen.submitted is not None
     assert abs(seen.submitted - time.time()) < 60
-    assert (seen.name, seen.state, seen.time_limit) == (job.token, "PENDING", 3600)
+    assert (seen.name, seen.state, seen.time_limit) == (job.slurm_name, "PENDING", 3600)
     scheduler.cancel({slurm_id: "alice"})
 
 

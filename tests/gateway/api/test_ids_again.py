@@ -308,9 +308,9 @@ def test_a_bulk_of_which_one_id_is_known(doors: Doors) -> None:
         assert doors.ask("POST", JOBS, {"items": items}, **doors.as_ucloud()).status_code == 200
     store, slurm = doors.offline.site.store, doors.offline.slurm
     new = {record.slurm_name for record in store.find(["4101", "4102"]).values()}
-    wait_until(lambda: new <= {each.token for each in slurm.submissions}, "Slurm never gets the new jobs")
+    wait_until(lambda: new <= {each.slurm_name for each in slurm.submissions}, "Slurm never gets the new jobs")
     assert len(store.all(9)) == 3
-    assert len({each.token for each in slurm.submissions}) == len(slurm.submissions) <= 3
+    assert len({each.slurm_name for each in slurm.submissions}) == len(slurm.submissions) <= 3
 
 
 def test_the_old_job_is_not_taken_for_the_new_one_by_those_who_look_after_jobs(
@@ -324,14 +324,14 @@ def test_the_old_job_is_not_taken_for_the_new_one_by_those_who_look_after_jobs(
     inner = site.site.receiver.exists
     new: list[Record] = []
 
-    def known(ids: Sequence[str]) -> frozenset[str]:
+    def exists(ids: Sequence[str]) -> frozenset[str]:
         answer = inner(ids)
         if not new:
             new.append(create(site, SECOND))
             ucloud.know("4101")
         return answer
 
-    monkeypatch.setattr(site.site.receiver, "exists", known)
+    monkeypatch.setattr(site.site.receiver, "exists", exists)
     deleted_in_ucloud.end_orphans(site.site, site.site.receiver)
     assert new
     now = site.site.store.get("4101")
