@@ -95,7 +95,7 @@ class Ssh(_Table):
 
 
 class Cluster(_Table):
-    """The cluster, and how Slurm's commands run there."""
+    """The cluster, with a name of the site's choice, and how Slurm's commands run there. One cluster is supported."""
 
     transport: Literal["local", "ssh"] = "local"
     """`local`: Slurm's commands run on this machine. `ssh`: they run on a login node."""

@@ -15,6 +15,7 @@ from slurm_adapter.cli.main import cli
 from slurm_adapter.gateway.http.metrics import Metrics
 from slurm_adapter.gateway.sessions import shell, web
 from slurm_adapter.gateway.streams import log_websockets
+from slurm_adapter.local.configuration_file import load_config
 from tests.docs.configuration_page import render
 from tests.docs.test_references import DOCS, ROOT, assert_exists
 from tests.gateway.doors import opened
@@ -66,7 +67,31 @@ def test_no_line_of_prose_is_longer_than_120(path: Path) -> None:
     assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
 
 
-# The configuration
+# The configuration: the steps of the installation, and the page
+
+
+def _blocks(name: str, language: str) -> list[str]:
+    found = re.findall(rf"(?ms)^( *)```{language}\n(.*?)^ *```$", page(name))
+    return [re.sub(rf"(?m)^{indent}", "", block) for indent, block in found]
+
+
+def test_the_configuration_of_the_installation_can_be_read(tmp_path: Path) -> None:
+    """In the order of the steps: each block adds to the first one, or takes the place of a table."""
+    minimal, ssh, helper, operator, applications = _blocks("installation", "toml")
+    path = tmp_path / "config.toml"
+
+    def read(content: str) -> None:
+        path.write_text(content)
+        load_config(path)
+
+    read(minimal)
+    read(minimal.replace("[clusters.main]\n", ssh))
+    read(minimal.replace("[identity]\n", helper))
+    read(minimal.replace("[clusters.main]\n", operator))
+    read(applications + minimal)
+    [ucloud] = _blocks("ucloud", "toml")
+    first_id, tables = ucloud.split("\n\n", 1)
+    read(f"{first_id}\n{minimal}\n{tables}")
 
 
 def test_the_page_of_the_configuration_is_that_of_the_models(request: pytest.FixtureRequest) -> None:
