@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway.api.schemas import Health
-from slurm_adapter.gateway.authentication import person
 from slurm_adapter.gateway.gateway import Shared
 
 if TYPE_CHECKING:
@@ -19,32 +18,26 @@ if TYPE_CHECKING:
 api = APIRouter(tags=["operation"])
 
 
-Authorization = Annotated[str | None, Header(include_in_schema=False)]
-
-
 @api.get("/healthz")
-async def healthz(gateway: Shared, authorization: Authorization = None) -> Health:
+async def healthz(gateway: Shared) -> Health:
     """Live: this answer. Ready: Slurm answers, and the last pass learned all that it had to; UCloud may be away.
 
-    The reason may name accounts and paths, so that only a user's token gets the whole of it.
+    The whole reason may name accounts and paths, which no user may see: it is in the log.
     """
-    if authorization is not None:
-        await gateway.workers.call(_authenticate, authorization)
     reasons = (
         (gateway.controller.away, "Slurm does not answer"),
         (gateway.not_ready, "the last sync was incomplete"),
         (gateway.untold, "updates to UCloud are delayed"),
     )
-    why, in_short = next(((why, in_short) for why, in_short in reasons if why is not None), (None, None))
-    if authorization is None and in_short is not None:
-        why = f"{in_short}; a request with a user's token is told more"
+    in_short = next((in_short for why, in_short in reasons if why is not None), None)
+    why = None if in_short is None else f"{in_short}; the log of slurm-adapter serve names the reason"
     return Health(ready=gateway.why_not_ready is None, why=why)
 
 
 @api.get("/healthz/ready", responses={503: {"model": Health}})
-async def ready(gateway: Shared, response: Response, authorization: Authorization = None) -> Health:
+async def ready(gateway: Shared, response: Response) -> Health:
     """The same, with 503 where it is not ready."""
-    health = await healthz(gateway, authorization)
+    health = await healthz(gateway)
     if not health.ready:
         response.status_code = 503
     return health
@@ -55,10 +48,6 @@ async def metrics(gateway: Shared) -> Response:
     """For Prometheus."""
     content = await gateway.workers.call(_collect, gateway.metrics)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
-
-
-def _authenticate(adapter: Adapter, authorization: str) -> None:
-    person(adapter.store, authorization, adapter.clock())
 
 
 def _collect(adapter: Adapter, numbers: Metrics) -> bytes:

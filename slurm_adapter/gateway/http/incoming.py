@@ -59,7 +59,7 @@ ROOM_SECONDS = 0.1
 """The longest time between these looks, if connections are made."""
 
 CONNECTIONS = 1000
-"""Connections in all, if this process may have twice as many files open."""
+"""Connections in all, if this process may have four times as many files open."""
 
 HEAD_SIZE = 64 * 1024
 """Bytes of the head of a request: a list of thousands of ids, or an application's cookies."""
@@ -87,8 +87,11 @@ class Delay(NamedTuple):
 
 
 def most_connections() -> int:
-    """Return how many connections there may be at once: half of the files that this process may open."""
-    return min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+    """Return how many connections there may be at once: a quarter of the files that this process may open.
+
+    Each may need another one, to an application. The rest is for the database, shells and commands.
+    """
+    return min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
 class _Watched:

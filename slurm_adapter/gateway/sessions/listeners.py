@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MOST = 256
-"""Ranks that are watched at once; the one that was not asked for longest makes room."""
+MOST, MOST_OF_ONE = 256, 32
+"""Ranks that are watched at once, and those of one job owner's; the one not asked for longest makes room."""
 IDLE_SECONDS = 120.0
 """How long a step waits for the next question before it is ended."""
 START_SECONDS = 30.0
@@ -64,20 +64,15 @@ class Listeners:
     def __init__(self, workers: ThreadPools) -> None:
         self._workers = workers
         self._threads = ThreadPoolExecutor(2 * MOST, thread_name_prefix="listeners")
-        self._watchers: dict[tuple[str, str, int], _Watcher] = {}
+        self._watchers: dict[tuple[str, str, str, int], _Watcher] = {}
+        """By owner, job, run and rank; the last one was asked last."""
 
     async def check(self, way: Way) -> None:
         """Return if the port of a connection that stands is its job's.
 
         Raise `NotTheJobs` if it is not, and `TryAgain` if that cannot be seen.
         """
-        key = (way.record.id, way.record.run, way.rank)
-        watcher = self._watchers.pop(key, None)
-        if watcher is None or watcher.ended:
-            watcher = _Watcher(self._threads)
-        self._watchers[key] = watcher  # the last one is the one that was asked last
-        while len(self._watchers) > MOST:
-            self._watchers.pop(next(iter(self._watchers))).end()
+        watcher = self._watcher(way.record, way.rank)
         where = f"port {way.port} on {_node(way)}"
         try:
             if not watcher.started:
@@ -93,6 +88,24 @@ class Listeners:
                 f"{str(error) or 'not in time'}; the nodes must reach srun's ports on the login node (SrunPortRange)"
             ) from error
         watcher.end_later()
+
+    def _watcher(self, record: Record, rank: int) -> _Watcher:
+        """Return the rank's. If it is one too many, one of its owner's ends, or one of those who have most."""
+        key = (record.owner, record.id, record.run, rank)
+        watcher = self._watchers.pop(key, None)
+        if watcher is None or watcher.ended:
+            self._watchers = {each: known for each, known in self._watchers.items() if not known.ended}
+            of_each = Counter(owner for owner, *_ in self._watchers)
+            if of_each[record.owner] >= MOST_OF_ONE:
+                self._end_oldest(record.owner)
+            elif len(self._watchers) >= MOST:
+                self._end_oldest(of_each.most_common(1)[0][0])
+            watcher = _Watcher(self._threads)
+        self._watchers[key] = watcher
+        return watcher
+
+    def _end_oldest(self, owner: str) -> None:
+        self._watchers.pop(next(key for key in self._watchers if key[0] == owner)).end()
 
     def close(self) -> None:
         """End all steps."""

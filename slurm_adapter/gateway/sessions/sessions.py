@@ -6,6 +6,7 @@ The identifier is all that a browser shows, so it is worth little for long: it i
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,11 @@ class Folder:
     grant: str | None = None
     """As `Target.grant`."""
 
+    @property
+    def owner(self) -> str:
+        """For whom it counts."""
+        return self.account
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -48,6 +54,11 @@ class Target:
     """What it lasts as long as; see `authentication.check_grant`."""
     user: str = ""
     """Whose it is."""
+
+    @property
+    def owner(self) -> str:
+        """For whom it counts."""
+        return self.user
 
 
 class Sessions:
@@ -69,12 +80,18 @@ class Sessions:
         """The same for a folder."""
         return self._waiting.issue(folder, folder.account)
 
-    def use(self, identifier: str) -> Target | Folder:
-        """What it opens, this once. Raises `NotAuthenticated`, whatever is wrong with it."""
-        found = self._waiting.redeem(identifier)
+    def use(self, identifier: str, shells: Shares) -> tuple[Target | Folder, ExitStack]:
+        """Return what it opens, this once, and a share of `shells`, to be closed.
+
+        Raise `NotAuthenticated`, whatever is wrong with it. Raise `TooMany` if no share is left: it is good later then.
+        """
+        found = self._waiting.find(identifier)
         if found is None:
             raise NotAuthenticated(
                 f"there is no such session, or no longer: each is good for one use within {SECONDS:.0f} s; "
                 "ask for a new one"
             )
-        return found
+        share = ExitStack()
+        share.enter_context(shells.hold(found.owner))
+        self._waiting.redeem(identifier)
+        return found, share

@@ -44,6 +44,7 @@ from slurm_adapter.jobs import shells as terminals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+    from contextlib import ExitStack
 
     from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.transports.interface import Stream
@@ -140,9 +141,9 @@ async def talk(websocket: WebSocket, name: str) -> None:
             if shells:
                 raise InvalidInput("this socket has a shell already; each needs a socket of its own")
             identifier = call.session_identifier or websocket.query_params.get("session", "")
-            target = gateway.sessions.use(identifier)
+            target, share = gateway.sessions.use(identifier, gateway.shells)
             setattr(websocket.state, CALLER, identifier)
-            shells[""] = shell = _Shell(gateway, target, Terminal(call.cols, call.rows))
+            shells[""] = shell = _Shell(gateway, target, Terminal(call.cols, call.rows), share)
             until = time.monotonic() + SHELL_SECONDS
             check = partial(_check, gateway, target, until)
             conversation.start(frame.stream_id, frame.stream_id, shell.messages(), check)
@@ -155,16 +156,22 @@ async def talk(websocket: WebSocket, name: str) -> None:
             shells[""].resize(call.cols, call.rows)
         await conversation.acknowledge(frame.stream_id, ShellMessage(type="ack"))
 
-    await Conversation(websocket, FRAME).hold(answer)
+    try:
+        await Conversation(websocket, FRAME).hold(answer)
+    finally:
+        for shell in shells.values():
+            shell.share.close()  # of one that did not begin
 
 
 class _Shell:
     """A shell and the threads that wait for it: one reads, one writes, and the event loop waits for neither."""
 
-    def __init__(self, gateway: Gateway, target: Target | Folder, terminal: Terminal) -> None:
+    def __init__(self, gateway: Gateway, target: Target | Folder, terminal: Terminal, share: ExitStack) -> None:
         self._gateway = gateway
         self._target = target
         self._terminal = terminal
+        self.share = share
+        """Of all shells; closed with the shell."""
         self._input: asyncio.Queue[bytes | Terminal] = asyncio.Queue()
         self._waiting = 0
         self._taking = threading.Lock()
@@ -190,8 +197,6 @@ class _Shell:
 
     async def messages(self) -> AsyncGenerator[ShellMessage, None]:
         """What it writes, until it ends. Whoever stops listening ends it."""
-        owner = self._target.account if isinstance(self._target, Folder) else self._target.user
-        self._gateway.shells.acquire(owner)
         writing: asyncio.Task[None] | None = None
         try:
             stream = await self._gateway.workers.ask(self._bring_up)
@@ -213,7 +218,7 @@ class _Shell:
                 if self._stream is not None:
                     await asyncio.shield(self._in_thread(self._stream.close))
             finally:
-                self._gateway.shells.release(owner)
+                self.share.close()
 
     async def _write_on(self, stream: Stream) -> None:
         while True:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter.core.errors import TryAgain
+from slurm_adapter.gateway.sessions import listeners
 from slurm_adapter.gateway.sessions.listeners import Listeners, NotTheJobs, Socket, judge, read_row
 from slurm_adapter.gateway.sessions.proxy import Way
 from slurm_adapter.gateway.thread_pools import ThreadPools
@@ -188,3 +189,20 @@ def test_a_row_tells_its_family() -> None:
     assert found is not None
     assert (found.six, str(found.address), found.uid) == (True, NODE, OWN)
     assert isinstance(found, Socket)
+
+
+def test_the_steps_of_one_user_are_not_another_ones(
+    here: tuple[Offline, Record, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One user has many jobs; the steps for others go on meanwhile."""
+    monkeypatch.setattr(listeners, "MOST", 3)
+    monkeypatch.setattr(listeners, "MOST_OF_ONE", 2)
+    site, _, port = here
+    first = site.run(site.job(user="bob"))
+    mine = [site.run(site.job()) for _ in range(4)]
+
+    async def look(steps: Listeners) -> None:
+        for record in (first, *mine, first):
+            await steps.check(Way("127.0.0.1", port, record, 0))
+
+    assert ask(site, look) == 1 + len(mine)

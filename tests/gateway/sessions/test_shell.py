@@ -15,8 +15,8 @@ from websockets.sync.client import connect
 from slurm_adapter.core.errors import NotAuthenticated
 from slurm_adapter.gateway.sessions import revocation, sessions
 from slurm_adapter.gateway.sessions.sessions import Sessions
-from slurm_adapter.gateway.shares import TooMany
-from tests.gateway.doors import Doors, opened
+from slurm_adapter.gateway.shares import Shares, TooMany
+from tests.gateway.doors import Doors, opened, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,14 +206,14 @@ def test_a_session_is_good_for_one_use_and_one_run(doors: Doors) -> None:
 def test_a_session_expires(doors: Doors) -> None:
     record = running(doors)
     now = 0.0
-    mine = Sessions(lambda: now)
+    mine, shells = Sessions(lambda: now), Shares(2, 2, "shells")
     old, young = mine.add(record, 0), ""
     now = 30.0
     young = mine.add(record, 0)
     now = 60.0
     with pytest.raises(NotAuthenticated):
-        mine.use(old)
-    assert mine.use(young) == sessions.Target(record.id, record.run, 0, user="alice")
+        mine.use(old, shells)
+    assert mine.use(young, shells)[0] == sessions.Target(record.id, record.run, 0, user="alice")
     for _ in range(sessions.MOST_OF_ONE):
         mine.add(record, 0)
     with pytest.raises(TooMany, match="alice has 100 sessions that wait to be opened, the most"):
@@ -264,17 +264,19 @@ def test_one_users_shells_are_one_users(doors: Doors, monkeypatch: pytest.Monkey
     theirs = doors.offline.job(user="bob")
     doors.offline.sync()
     theirs = doors.offline.run(theirs)
+    session = session_of(doors, mine)
     with shell(doors, mine):
         with browser(doors) as refused:
-            refused.call(type="initialize", sessionIdentifier=session_of(doors, mine))
+            refused.call(type="initialize", sessionIdentifier=session)
             answer = refused.response()
             assert (answer["status"], "alice has 1 shells, the most" in answer["payload"]["why"]) == (503, True)
         with shell(doors, theirs, "bob"):
             pass
-    limit = time.monotonic() + 30
-    while doors.gateway.shells.used:
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    wait_until(lambda: not doors.gateway.shells.used, "the share is not given back")
+    with browser(doors) as again:  # the refusal did not use the session up
+        again.call(type="initialize", sessionIdentifier=session)
+        again.until("ready")
+    wait_until(lambda: not doors.gateway.shells.used, "the share is not given back")
 
 
 def test_a_shell_that_does_not_read_holds_up_nobody(doors: Doors) -> None:
