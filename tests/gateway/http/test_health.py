@@ -221,7 +221,7 @@ def test_a_pyslurm_that_is_missing_is_told_at_the_start(tmp_path: Path, monkeypa
     def fail(_: PyslurmScheduler) -> str:
         raise InvalidConfig("pyslurm cannot be used")
 
-    monkeypatch.setattr(PyslurmScheduler, "versions", fail)
+    monkeypatch.setattr(PyslurmScheduler, "binding_version", fail)
     with closing(Adapter(config)) as site, pytest.raises(InvalidConfig, match="pyslurm cannot be used"):
         serve(site)
 
