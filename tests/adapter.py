@@ -24,7 +24,7 @@ from slurm_adapter.cli.main import cli
 from slurm_adapter.cluster.schedulers.hostlist import expand
 from slurm_adapter.core import hosts_file
 from slurm_adapter.core.errors import AdapterError
-from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import item
 from slurm_adapter.jobs import submit as jobs
@@ -209,7 +209,7 @@ class LiveSite:
         return [
             jobs.submit(self.site, owner, [item.Item(each)])[0]
             for specification in specifications
-            for each in parse_submission(json.dumps(specification).encode())
+            for each in parse_specifications(json.dumps(specification).encode())
         ]
 
     def start(self, *specifications: dict[str, Any], user: str = "alice", project: str | None = None) -> list[Record]:

@@ -15,7 +15,7 @@ import pytest
 
 from slurm_adapter.adapter import Adapter
 from slurm_adapter.core.observation import DISPATCH_SECONDS
-from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.jobs import item, submit
 from slurm_adapter.jobs.sync import sync
 from slurm_adapter.local.configuration_file import load_config
@@ -110,7 +110,7 @@ class Faulty(LiveSite):
 
     def hand_in(self, specification: dict[str, Any], key: str | None = None, user: str = "alice") -> Record:
         """Hand in a job with a key."""
-        [each] = parse_submission(json.dumps(specification).encode())
+        [each] = parse_specifications(json.dumps(specification).encode())
         return submit.submit(self.site, Owner(created_by=user), [item.Item(each, key)])[0]
 
     def pass_after(self, seconds: float = 0) -> Report:

@@ -20,7 +20,7 @@ from slurm_adapter.adapter import Adapter
 from slurm_adapter.cluster.schedulers.fake import FakeScheduler
 from slurm_adapter.cluster.transports.local import LocalTransport
 from slurm_adapter.core.config import Config
-from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.jobs import submit as jobs
 from slurm_adapter.jobs.item import Item
 from slurm_adapter.jobs.sync import sync
@@ -183,7 +183,7 @@ class Offline:
     def item(self, key: str | None = None, *, application: str = "sleeper", **fields: Any) -> Item:
         """One job to hand in."""
         whole = {"application": {"name": application, "version": "1"}, "product": PRODUCT, **fields}
-        return Item(parse_submission(json.dumps(whole).encode())[0], key)
+        return Item(parse_specifications(json.dumps(whole).encode())[0], key)
 
     def submit(self, *items: Item, user: str = "alice", project: str | None = None) -> list[Record]:
         """Hand them in together."""

@@ -23,7 +23,7 @@ from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core import bash
 from slurm_adapter.core.config import Config, Drive
 from slurm_adapter.core.errors import InvalidConfig, Refused
-from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import cancel, item, logs, submit
 from slurm_adapter.jobs.sync import sync
@@ -178,7 +178,9 @@ def _submit(stage: _Stage, who: str, specification: dict[str, object]) -> Record
     if "example-compute" in config.machines:
         category, products = "example-compute", config.machines["example-compute"]
     product = {"id": next(iter(products)), "category": category, "provider": config.provider}
-    items = [item.Item(each) for each in parse_submission(json.dumps(specification | {"product": product}).encode())]
+    items = [
+        item.Item(each) for each in parse_specifications(json.dumps(specification | {"product": product}).encode())
+    ]
     record = submit.submit(stage.adapter, stage.owner, items)[0]
     stage.say(who, f"submitted: job {record.id}, Slurm job {record.slurm_id}")
     return record

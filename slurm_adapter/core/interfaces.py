@@ -20,7 +20,7 @@ NAME_LIMIT = 100
 Kind = Literal["WEB", "VNC"]
 
 
-class Target(NamedTuple):
+class Interface(NamedTuple):
     """One interface of one rank (contract 1.14, `DynamicTarget`)."""
 
     rank: int
@@ -42,7 +42,7 @@ class Target(NamedTuple):
         return f"Target: {json.dumps(told, ensure_ascii=False, separators=(',', ':'))}"
 
 
-def declare(rank: object, kind: object, name: object, port: object) -> Target:
+def declare(rank: object, kind: object, name: object, port: object) -> Interface:
     """Return what a template declares. Raise `ValueError` that says what is allowed."""
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
         raise ValueError(f"dynamicInterface(): rank: {rank!r}: must be a whole number from 0 on")
@@ -54,13 +54,13 @@ def declare(rank: object, kind: object, name: object, port: object) -> Target:
         )
     if not isinstance(port, int) or isinstance(port, bool) or not LOWEST_PORT <= port < 65536:
         raise ValueError(f"dynamicInterface(): port: {port!r}: must be a whole number from {LOWEST_PORT} to 65535")
-    return Target(rank, "WEB" if kind == "WEB" else "VNC", str(name), port)
+    return Interface(rank, "WEB" if kind == "WEB" else "VNC", str(name), port)
 
 
-def check_targets(targets: Iterable[Target]) -> tuple[Target, ...]:
+def check_interfaces(interfaces: Iterable[Interface]) -> tuple[Interface, ...]:
     """Return the interfaces of a job. Raise `ValueError` if two of a rank have one name, or if there are too many."""
-    found: dict[tuple[int, str], Target] = {}
-    for each in targets:
+    found: dict[tuple[int, str], Interface] = {}
+    for each in interfaces:
         if (each.rank, each.name) in found:
             raise ValueError(f"dynamicInterface(): target: {each.name!r}: rank {each.rank} has one of this name")
         found[each.rank, each.name] = each

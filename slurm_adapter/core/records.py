@@ -22,7 +22,7 @@ from slurm_adapter.core.states import JobState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from slurm_adapter.core.interfaces import Target
+    from slurm_adapter.core.interfaces import Interface
 
 STANDALONE = "local"
 """The origin of jobs that do not come from UCloud."""
@@ -113,7 +113,7 @@ class Record(NamedTuple):
     """Where its application's web interface listens on the node of a rank, if it has one."""
     vnc_port: int | None = None
     vnc_password: str | None = None
-    interfaces: tuple[Target, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
     """Further interfaces, which its application's template declares."""
     output_folder: str | None = None
     """Its folder as UCloud names it, where that lies in a drive."""

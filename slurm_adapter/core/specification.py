@@ -356,7 +356,7 @@ class Job(Wire):
     status: JobStatus = JobStatus()
 
 
-def parse_submission(data: bytes) -> list[JobSpecification]:
+def parse_specifications(data: bytes) -> list[JobSpecification]:
     """One JobSpecification, or a bulk `{"items": [...]}` of 1 to 1000.
 
     Raises `InvalidInput` that names every wrong field, its value, and what is allowed.

@@ -436,7 +436,7 @@ def _new_record(
         web_port=translation.web_port,
         vnc_port=translation.vnc_port,
         vnc_password=translation.vnc_password,
-        interfaces=translation.targets,
+        interfaces=translation.interfaces,
         peers=peers,
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput
-from slurm_adapter.core.interfaces import check_targets, declare
+from slurm_adapter.core.interfaces import check_interfaces, declare
 from slurm_adapter.local.confinement import SECCOMP, confine
 from slurm_adapter.translation.rendering import CALLS, OUTPUT_LIMIT, Rendered, Source, Task, render
 
@@ -172,7 +172,7 @@ def _read_answer(answer: dict[str, Any], task: Task) -> Rendered:
         environment=answer["environment"],
         sbatch=answer["sbatch"],
         calls=tuple((name, value) for name, value in answer["calls"]),
-        targets=check_targets(declare(*each) for each in answer["targets"]),
+        interfaces=check_interfaces(declare(*each) for each in answer["interfaces"]),
     )
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from slurm_adapter.core.errors import InvalidInput, NotFound
-from slurm_adapter.core.interfaces import Target
+from slurm_adapter.core.interfaces import Interface
 from slurm_adapter.core.messages import Message
 from slurm_adapter.core.records import STANDALONE, ActiveJob, Peer, Record, Stage, Token, Update, has_new_id, same_job
 from slurm_adapter.core.states import JobState
@@ -737,8 +737,8 @@ def _read_addresses(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(map(tuple, _read_list(text)))
 
 
-def _read_interfaces(text: str) -> tuple[Target, ...]:
-    return tuple(Target(*each) for each in _read_list(text)) if text != "[]" else ()
+def _read_interfaces(text: str) -> tuple[Interface, ...]:
+    return tuple(Interface(*each) for each in _read_list(text)) if text != "[]" else ()
 
 
 _STAGES = {stage.value: stage for stage in Stage}

@@ -85,7 +85,7 @@ _VALUES: TypeAdapter[AppParameterValue] = TypeAdapter(AppParameterValue)
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class DeclaredPeer:
     """A job that this one is to find by a name. Neither is checked here."""
 
     hostname: str
@@ -94,7 +94,7 @@ class Peer:
     """Where it stands in the specification."""
 
 
-def read_peer(value: PeerValue, where: str) -> Peer:
+def read_peer(value: PeerValue, where: str) -> DeclaredPeer:
     """A peer as it was declared. Raises `InvalidInput` for what could not be one word of a line.
 
     Whether the hostname may be used and the job is there, `slurm_adapter.core.hosts_file` and the caller find out.
@@ -103,7 +103,7 @@ def read_peer(value: PeerValue, where: str) -> Peer:
         raise InvalidInput(f"{where}.hostname: Invalid hostname: {for_message(value.hostname)}")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", value.job_id):
         raise InvalidInput(f"{where}.jobId: {for_message(value.job_id)}: must be the id of a job")
-    return Peer(value.hostname, value.job_id, where)
+    return DeclaredPeer(value.hostname, value.job_id, where)
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ class Bound:
     """As an argument's text; only parameters that have a value."""
     true: set[str] = field(default_factory=set)
     """Boolean parameters that are true."""
-    peers: list[Peer] = field(default_factory=list)
+    peers: list[DeclaredPeer] = field(default_factory=list)
     paths: list[DrivePath] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
     workflows: list[tuple[str, Template, bool]] = field(default_factory=list)

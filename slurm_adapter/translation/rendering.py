@@ -32,7 +32,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from slurm_adapter.core.bash import plain, quote
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.interfaces import Target, check_targets, declare
+from slurm_adapter.core.interfaces import Interface, check_interfaces, declare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -83,7 +83,7 @@ class Rendered:
     """Values of the application's own map of directives."""
     calls: tuple[tuple[str, Any], ...]
     """Name and value of each call of `sbatch()`, in order."""
-    targets: tuple[Target, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
     """What `dynamicInterface()` has declared, in order."""
 
 
@@ -193,7 +193,7 @@ def _search(value: str, pattern: str, *, ignorecase: bool = False, multiline: bo
 def render(task: Task) -> Rendered:
     """Render in this process. Raises `InvalidInput` that names the template, its line, and what is wrong."""
     found: list[tuple[str, Any]] = []
-    targets: list[Target] = []
+    interfaces: list[Interface] = []
 
     def sbatch(name: str, value: Any = "") -> Safe:
         if not isinstance(name, str):
@@ -206,7 +206,7 @@ def render(task: Task) -> Rendered:
 
     def dynamic_interface(rank: Any, kind: Any, target: Any, port: Any) -> Safe:
         new = declare(*map(_printable, (rank, kind, target, port)))
-        targets[:] = check_targets((*targets, new))
+        interfaces[:] = check_interfaces((*interfaces, new))
         return Safe("")
 
     def absent(name: str) -> Callable[..., Safe]:
@@ -227,9 +227,11 @@ def render(task: Task) -> Rendered:
     directives = {name: _render_one(_print_plain, source, variables) for name, source in task.sbatch.items()}
     environment = {name: _render_one(_print_plain, source, variables) for name, source in task.environment.items()}
     found.clear()  # a value is no place to set directives from, nor to declare interfaces
-    targets.clear()
+    interfaces.clear()
     body = "\n".join(_render_one(_print, source, variables) for source in task.body)
-    return Rendered(body=body, environment=environment, sbatch=directives, calls=tuple(found), targets=tuple(targets))
+    return Rendered(
+        body=body, environment=environment, sbatch=directives, calls=tuple(found), interfaces=tuple(interfaces)
+    )
 
 
 @lru_cache(maxsize=256)

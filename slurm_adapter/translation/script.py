@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jinja2 import BaseLoader
 
     from slurm_adapter.core.config import Config
-    from slurm_adapter.translation.invocation import Peer
+    from slurm_adapter.translation.invocation import DeclaredPeer
 
 SCRIPT_NAME = "job.sbatch"
 SCRIPT_LIMIT = 4 * 1024 * 1024
@@ -70,7 +70,7 @@ class NodeSettings:
     """Per task."""
     seconds: int
     """The job's time limit."""
-    peers: tuple[Peer, ...]
+    peers: tuple[DeclaredPeer, ...]
     slurm_names: Mapping[str, str]
     """The Slurm names of the peers, by their ids."""
 

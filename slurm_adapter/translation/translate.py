@@ -32,14 +32,14 @@ from typing import TYPE_CHECKING, Any
 from slurm_adapter.core import bash
 from slurm_adapter.core.directives import Directive, build_directives, check_replicas, read_value, time_limit
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.interfaces import LOWEST_PORT, check_targets
+from slurm_adapter.core.interfaces import LOWEST_PORT, check_interfaces
 from slurm_adapter.core.specification import FileValue, PeerValue, UnknownValue, for_message
 from slurm_adapter.translation.application import EnvironmentVariable, Template
 from slurm_adapter.translation.drives import DrivePath, resolve_path
 from slurm_adapter.translation.invocation import (
     ARGUMENT_LIMIT,
     NOT_HERE,
-    Peer,
+    DeclaredPeer,
     arguments,
     bind,
     check_modules,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from slurm_adapter.core.config import Config, Drive, Machine
-    from slurm_adapter.core.interfaces import Target
+    from slurm_adapter.core.interfaces import Interface
     from slurm_adapter.core.specification import JobSpecification, Owner, ResolvedProduct
     from slurm_adapter.translation.application import Application
     from slurm_adapter.translation.drives import Kind
@@ -100,7 +100,7 @@ class Translation:
     script: str
     files: dict[str, File]
     """By name in the job's folder, `job.sbatch` among them."""
-    peers: tuple[Peer, ...]
+    peers: tuple[DeclaredPeer, ...]
     """Their names and ids are not checked yet."""
     paths: tuple[DrivePath, ...]
     """To be looked at on the cluster before the job is submitted; see `check_paths_command`."""
@@ -114,7 +114,7 @@ class Translation:
     """Where its application's web interface listens, if it has one."""
     vnc_port: int | None
     vnc_password: str | None
-    targets: tuple[Target, ...]
+    interfaces: tuple[Interface, ...]
     """Its further interfaces."""
     notes: tuple[str, ...]
     """What a user should know of how the job was understood."""
@@ -122,7 +122,7 @@ class Translation:
 
 @dataclass(frozen=True, slots=True)
 class _Resources:
-    peers: list[Peer]
+    peers: list[DeclaredPeer]
     links: dict[str, DrivePath]
 
 
@@ -231,8 +231,8 @@ def translate(
         web_port=_reachable(application.web_port),
         vnc_port=_reachable(application.vnc_port),
         vnc_password=application.vnc_password,
-        targets=_targets(texts, specification.replicas, application),
-        notes=(*_notes(application, resources, folder), *(target.status for target in texts.targets)),
+        interfaces=_interfaces(texts, specification.replicas, application),
+        notes=(*_notes(application, resources, folder), *(interface.status for interface in texts.interfaces)),
     )
 
 
@@ -387,7 +387,7 @@ class _Texts:
     """Name and value of each call of `sbatch()` in the site's text."""
     foreign: list[tuple[str, Any]] = field(default_factory=list)
     """The same, in text that the site did not write."""
-    targets: tuple[Target, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
     modules: tuple[str, ...] = ()
     """What is left to load before the text."""
 
@@ -428,9 +428,9 @@ def _render(
         found = (render if own else apart)(replace(task, body=(source,)))
         bodies.append(found.body)
         (texts.own if own else texts.foreign).extend(found.calls)
-        texts.targets += found.targets
+        texts.interfaces += found.interfaces
     try:
-        texts.targets = check_targets(texts.targets)
+        texts.interfaces = check_interfaces(texts.interfaces)
     except ValueError as error:
         raise InvalidInput(f"{where}: {error}") from error
     texts.body = "\n".join(bodies) if application.template else command_line(application, bound)
@@ -462,14 +462,14 @@ def _reachable(port: int | None) -> int | None:
     return port if port is not None and port >= LOWEST_PORT else None
 
 
-def _targets(texts: _Texts, replicas: int, application: Application) -> tuple[Target, ...]:
-    for target in texts.targets:
-        if target.rank >= replicas:
+def _interfaces(texts: _Texts, replicas: int, application: Application) -> tuple[Interface, ...]:
+    for interface in texts.interfaces:
+        if interface.rank >= replicas:
             raise InvalidInput(
-                f"{application.source}: the application {application}: dynamicInterface(): rank: {target.rank}: "
+                f"{application.source}: the application {application}: dynamicInterface(): rank: {interface.rank}: "
                 f"the job has the ranks 0 to {replicas - 1}"
             )
-    return texts.targets
+    return texts.interfaces
 
 
 def srun_words(config: Config) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_adapter import sandbox
 from slurm_adapter.adapter import Adapter
-from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.jobs import item, submit
 from slurm_adapter.local.configuration_file import load_config
 from slurm_adapter.sandbox import cluster as whole
@@ -205,7 +205,7 @@ def items(count: int) -> list[item.Item]:
         "application": {"name": "waits", "version": "1"},
         "product": {"provider": "example", "category": "example-compute", "id": "example-scavenge"},
     }
-    return [item.Item(each) for each in parse_submission(json.dumps({"items": [one] * count}).encode())]
+    return [item.Item(each) for each in parse_specifications(json.dumps({"items": [one] * count}).encode())]
 
 
 def shell(code: str, *, begin: str | None = None, peers: Mapping[str, str] | None = None) -> item.Item:
@@ -217,7 +217,7 @@ def shell(code: str, *, begin: str | None = None, peers: Mapping[str, str] | Non
         "parameters": {name: {"type": "text", "value": value} for name, value in given.items() if value is not None},
         "resources": [{"type": "peer", "hostname": name, "jobId": id_} for name, id_ in (peers or {}).items()],
     }
-    return item.Item(parse_submission(json.dumps(one).encode())[0])
+    return item.Item(parse_specifications(json.dumps(one).encode())[0])
 
 
 def output(record: Record) -> list[str]:

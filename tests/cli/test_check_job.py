@@ -79,7 +79,10 @@ def problems(found: list[tuple[str, str]]) -> list[str]:
             "nsenter on the nodes is too old; install a newer one",
         ),
         ("names did not come to node002 in 120 seconds", "mount the file system of jobs.folder on every node"),
-        ("the names of this job's peers are not seen on node001", "mount the file system of `shared_dir` on every node"),
+        (
+            "the names of this job's peers are not seen on node001",
+            "mount the file system of `shared_dir` on every node",
+        ),
         ("Your job was ended by SIGKILL", "see the messages of slurmd and slurmctld"),
     ],
 )

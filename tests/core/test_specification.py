@@ -20,7 +20,7 @@ from slurm_adapter.core.specification import (
     TextValue,
     UnknownValue,
     for_message,
-    parse_submission,
+    parse_specifications,
 )
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ ZERO_VALUES = {
 
 
 def parse(document: Any) -> list[JobSpecification]:
-    return parse_submission(json.dumps(document).encode())
+    return parse_specifications(json.dumps(document).encode())
 
 
 def refuse(data: bytes) -> str:
     with pytest.raises(InvalidInput) as error:
-        parse_submission(data)
+        parse_specifications(data)
     return str(error.value)
 
 
@@ -193,4 +193,4 @@ def test_no_json_gives_anything_but_a_message(fields: dict[str, Any], bulk: bool
 @given(st.binary())
 def test_no_bytes_give_anything_but_a_message(data: bytes) -> None:
     with pytest.raises(InvalidInput):
-        parse_submission(data)
+        parse_specifications(data)

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from slurm_adapter.adapter import Adapter
 from slurm_adapter.cluster import job_folders, peer_files
 from slurm_adapter.core.errors import AdapterError, TryAgain
-from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.jobs import cancel, submit
 from slurm_adapter.jobs.item import Item
 from slurm_adapter.jobs.sync import sync
@@ -122,14 +122,14 @@ def act(site: Adapter, action: str, arguments: Sequence[str]) -> None:
     """What a user, or cron, has asked for."""
     if action == "submit":
         key, file = arguments
-        specifications = parse_submission(Path(file).read_bytes())
+        specifications = parse_specifications(Path(file).read_bytes())
         keys = [None if key == "-" else f"{key}/{number}" for number in range(len(specifications))]
         items = [Item(each, own) for each, own in zip(specifications, keys, strict=True)]
         records = submit.submit(site, Owner(created_by="alice"), items)
         tell(f"answer {' '.join(record.id for record in records)}")
     elif action == "create":
         id_, created_at, file = arguments
-        [specification] = parse_submission(Path(file).read_bytes())
+        [specification] = parse_specifications(Path(file).read_bytes())
         item = Item(specification, id=id_, created_at=int(created_at))
         [record] = submit.submit(site, Owner(created_by="alice"), [item])
         tell(f"answer {record.slurm_name}")

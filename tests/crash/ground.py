@@ -22,7 +22,7 @@ from slurm_adapter.adapter import Adapter
 from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.core.observation import DISPATCH_SECONDS
 from slurm_adapter.core.records import Stage
-from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import cancel, item, submit
 from slurm_adapter.jobs.sync import sync
@@ -114,13 +114,13 @@ class Ground(LiveSite):
 
     def hand_in(self, key: str, specifications: Sequence[dict[str, Any]]) -> list[Record]:
         """The same as the action `submit`, in this process."""
-        parsed = parse_submission(json.dumps({"items": list(specifications)}).encode())
+        parsed = parse_specifications(json.dumps({"items": list(specifications)}).encode())
         items = [item.Item(each, f"{key}/{number}") for number, each in enumerate(parsed)]
         return submit.submit(self.site, USER, items)
 
     def create(self, id_: str, created_at: int, specification: dict[str, Any]) -> Record:
         """The same as the action `create`, in this process."""
-        [parsed] = parse_submission(json.dumps(specification).encode())
+        [parsed] = parse_specifications(json.dumps(specification).encode())
         [record] = submit.submit(self.site, USER, [item.Item(parsed, id=id_, created_at=created_at)])
         return record
 

@@ -16,7 +16,7 @@ import pytest
 
 from slurm_adapter.cluster.schedulers import sbatch
 from slurm_adapter.cluster.schedulers.versions import release
-from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.jobs import cancel, item, submit
 from slurm_adapter.jobs.sync import sync
 
@@ -73,7 +73,7 @@ def test_a_bulk_and_questions_of_many_users_get_through_the_rate_limiter(
         bulk = json.dumps({"items": [adapter.shell("true")] * count}).encode()
         other = site.for_thread()
         with closing(other.store):  # the rest of it is the site's
-            submit.submit(other, Owner(created_by="alice"), [item.Item(each) for each in parse_submission(bulk)])
+            submit.submit(other, Owner(created_by="alice"), [item.Item(each) for each in parse_specifications(bulk)])
         return time.monotonic() - begun
 
     def ask(number: int) -> float:

@@ -12,7 +12,7 @@ import pytest
 
 from slurm_adapter.core import hosts_file
 from slurm_adapter.core.records import Stage
-from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import cancel, item, submit
 from slurm_adapter.jobs.report import Report
@@ -97,7 +97,7 @@ def test_two_jobs_find_each_other(make_adapter: LiveSiteMaker, transport: Transp
     user = Owner(created_by="alice")
 
     # Handed in: read strictly, translated, claimed in the database, its folder made, and given to sbatch.
-    specifications = parse_submission(DATABASE)
+    specifications = parse_specifications(DATABASE)
     [database] = submit.submit(site, user, [item.Item(each) for each in specifications])
     assert (database.id, database.stage, database.state) == ("4101", Stage.SUBMITTED, JobState.IN_QUEUE)
     assert database.account == {"sudo": "alice", "service": "jobs"}[identity]
@@ -113,7 +113,7 @@ def test_two_jobs_find_each_other(make_adapter: LiveSiteMaker, transport: Transp
 
     # The web application. Its peer's address is known already, so its hosts file is there before it is in the queue.
     site.store.reserve_ids(48, 4101)  # jobs of others, as in the documentation
-    [web_app] = submit.submit(site, user, [item.Item(each) for each in parse_submission(WEB_APP)])
+    [web_app] = submit.submit(site, user, [item.Item(each) for each in parse_specifications(WEB_APP)])
     assert (web_app.id, [(peer.hostname, peer.job_id) for peer in web_app.peers]) == ("4150", [("database", "4101")])
     exit_record = f"{database.folder}/exit.json"
     assert adapter.view(web_app) == (

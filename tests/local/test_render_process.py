@@ -87,7 +87,7 @@ def attack(task):
         except (OSError, ImportError, ValueError):
             continue
         done.append(name)
-    return json.dumps({"body": ", ".join(done), "environment": {}, "sbatch": {}, "calls": [], "targets": []})
+    return json.dumps({"body": ", ".join(done), "environment": {}, "sbatch": {}, "calls": [], "interfaces": []})
 
 render_process._answer = attack
 render_process.main()
@@ -196,7 +196,7 @@ def test_a_renderer_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch
         apart.render(task())
 
 
-ANSWER: dict[str, Any] = {"body": "x", "environment": {}, "sbatch": {}, "calls": [], "targets": []}
+ANSWER: dict[str, Any] = {"body": "x", "environment": {}, "sbatch": {}, "calls": [], "interfaces": []}
 WRONG: tuple[dict[str, Any], ...] = (
     {"body": 5},
     {"body": "\ud800"},
@@ -208,11 +208,11 @@ WRONG: tuple[dict[str, Any], ...] = (
     {"calls": [["mem", ["x"]]]},
     {"calls": 5},
     {"calls": [["mem", "1M"]] * (CALLS + 1)},
-    {"targets": [[0, "WEB", "x", "22; id"]]},
-    {"targets": [["0", "WEB", "x", 8080]]},
-    {"targets": [[0, "WEB", "x", 8080], [0, "WEB", "x", 8081]]},
-    {"targets": [[0, "WEB"]]},
-    {"targets": None},
+    {"interfaces": [[0, "WEB", "x", "22; id"]]},
+    {"interfaces": [["0", "WEB", "x", 8080]]},
+    {"interfaces": [[0, "WEB", "x", 8080], [0, "WEB", "x", 8081]]},
+    {"interfaces": [[0, "WEB"]]},
+    {"interfaces": None},
 )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.core.config import Config
-from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.local.application_folder import Catalogue, open_catalogue
 from slurm_adapter.local.render_process import render_apart
 from slurm_adapter.local.template_folder import open_templates
@@ -73,7 +73,7 @@ class Case:
     def translate(self, **fields: Any) -> Translation:
         """Translate a specification that has these fields besides the necessary ones."""
         owner = Owner(created_by="alice", project="p1")
-        [specification] = parse_submission(self.specification(**fields))
+        [specification] = parse_specifications(self.specification(**fields))
         return translate(
             specification,
             self.application,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from slurm_adapter.cluster.path_check import check_paths_command, read_path_check
 from slurm_adapter.core.config import Config, Drive, DrivePattern
 from slurm_adapter.core.errors import InvalidInput, TryAgain, Unknown
-from slurm_adapter.core.specification import FileValue, Owner, parse_submission
+from slurm_adapter.core.specification import FileValue, Owner, parse_specifications
 from slurm_adapter.translation.drives import (
     DrivePath,
     UcloudDrive,
@@ -334,7 +334,7 @@ def test_which_drives_ucloud_is_worth_asking_for(tmp_path: Path) -> None:
         "resources": [{"type": "peer", "hostname": "h", "jobId": "4"}, {"type": "file", "path": "/5"}],
         "openedFile": "/6/a",
     }
-    [job] = parse_submission(json.dumps(whole).encode())
+    [job] = parse_specifications(json.dumps(whole).encode())
     personal = Owner(created_by="alice")
     defaults = {name: FileValue(type="file", path=path) for name, path in (("two", "/8/a"), ("three", "/9/a"))}
     assert list(to_ask_ucloud_for(job, defaults, config, personal, "alice")) == [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from slurm_adapter.core.bash import plain, quote
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import parse_submission
+from slurm_adapter.core.specification import parse_specifications
 from slurm_adapter.translation.application import BoolFlag, EnvironmentVariable, Parameter, Template, Variable, Word
 from slurm_adapter.translation.invocation import ARGUMENT_LIMIT, default_files
 
@@ -195,7 +195,7 @@ def test_files_that_the_application_names_itself(case: Case) -> None:
         Parameter("bad", "workflow", optional=True),
     )
     values = {"given": file("/7/x"), "flow": workflow("x", inputs=inputs), "bad": workflow("x", init="x")}
-    [job] = parse_submission(case.specification(parameters=values))
+    [job] = parse_specifications(case.specification(parameters=values))
     found = default_files(job.parameters, replace(case.application, parameters=parameters))
     assert {name: value.path for name, value in found.items()} == {"own": "/1/x", "folder": "/2", "more": "/4/x"}
 

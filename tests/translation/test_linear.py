@@ -15,7 +15,13 @@ from slurm_adapter.core.directives import lint_script, quote
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, InvalidInput
 from slurm_adapter.core.hosts_file import check_hostnames
 from slurm_adapter.core.json_bounds import MOST_ENTRIES
-from slurm_adapter.core.specification import JOB_LIMIT, PROBLEMS_LIMIT, JobSpecification, for_message, parse_submission
+from slurm_adapter.core.specification import (
+    JOB_LIMIT,
+    PROBLEMS_LIMIT,
+    JobSpecification,
+    for_message,
+    parse_specifications,
+)
 from slurm_adapter.local.configuration_file import load_config
 from slurm_adapter.translation.application import Application, Parameter, Template, Variable, resolve_application
 from slurm_adapter.translation.application_file import lint_application_file
@@ -159,7 +165,7 @@ def test_a_small_input_with_many_errors_needs_little_memory(data: bytes, said: s
     tracemalloc.start()
     try:
         with pytest.raises(InvalidInput) as error:
-            parse_submission(data)
+            parse_specifications(data)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

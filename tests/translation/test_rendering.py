@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.interfaces import Target
+from slurm_adapter.core.interfaces import Interface
 from slurm_adapter.local.render_process import CPU_SECONDS, Apart, render_apart
 from slurm_adapter.translation.rendering import Source, Task, render
 
@@ -60,12 +60,12 @@ def test_further_interfaces_are_declared_and_print_nothing(run: Any) -> None:
     dynamicInterface(rank | default(0), 'VNC', 'desk', port) %}"""
     found = run(task(text, port=5900))
     assert found.body == "x"
-    assert found.targets == (
-        Target(0, "WEB", "App 0 'æ'", 7681),
-        Target(1, "WEB", "App 1 'æ'", 7682),
-        Target(0, "VNC", "desk", 5900),
+    assert found.interfaces == (
+        Interface(0, "WEB", "App 0 'æ'", 7681),
+        Interface(1, "WEB", "App 1 'æ'", 7682),
+        Interface(0, "VNC", "desk", 5900),
     )
-    assert [target.status for target in found.targets][0::2] == [
+    assert [interface.status for interface in found.interfaces][0::2] == [
         """Target: {"rank":0,"type":"WEB","target":"App 0 'æ'","port":7681,"defaultName":null}""",
         """Target: {"rank":0,"type":"VNC","target":"desk","port":5900,"defaultName":null}""",
     ]

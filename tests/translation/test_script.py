@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput
-from slurm_adapter.core.interfaces import Target
+from slurm_adapter.core.interfaces import Interface
 from slurm_adapter.core.states import FENCED
 from slurm_adapter.local.template_folder import packaged_templates
 from slurm_adapter.translation.application import EnvironmentVariable, Template, Variable, Word
@@ -89,7 +89,7 @@ def test_a_template(case: Case, golden: Callable[[str, str], None]) -> None:
 def test_further_interfaces_are_on_ranks_that_the_job_has(case: Case) -> None:
     template = case.with_template("{{ dynamicInterface(1, 'WEB', 'b', 8081) }}sleep 5\n")
     found = template.translate(replicas=2)
-    assert found.targets == (Target(1, "WEB", "b", 8081),)
+    assert found.interfaces == (Interface(1, "WEB", "b", 8081),)
     assert 'Target: {"rank":1,"type":"WEB","target":"b","port":8081,"defaultName":null}' in found.notes
     with pytest.raises(InvalidInput, match=r"dynamicInterface\(\): rank: 1: the job has the ranks 0 to 0"):
         template.translate(replicas=1)

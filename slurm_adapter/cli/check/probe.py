@@ -18,7 +18,7 @@ from slurm_adapter.cli.check.findings import Finding, Level
 from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core import bash
 from slurm_adapter.core.errors import AdapterError, InvalidInput, TryAgain, Unknown
-from slurm_adapter.core.specification import Owner, parse_submission
+from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import cancel, logs, probes, submit
 from slurm_adapter.jobs.item import Item
@@ -246,7 +246,7 @@ def _submit(adapter: Adapter, owner: Owner, probe: _Probe, peer: Record | None) 
         "resources": [] if peer is None else [{"type": "peer", "hostname": "probe", "jobId": peer.id}],
         "timeAllocation": {"hours": 0, "minutes": min(RUN_SECONDS, probe.machine.max_time) // 60 or 1, "seconds": 0},
     }
-    [parsed] = parse_submission(json.dumps(specification).encode())
+    [parsed] = parse_specifications(json.dumps(specification).encode())
     item = Item(parsed, application=read_application_file(_APPLICATION, probes.NAME))
     return submit.submit(adapter, owner, [item])[0]
 

@@ -32,14 +32,14 @@ def submit(ctx: click.Context, file: str, key: str | None, user: str | None, pro
     FILE has a JobSpecification in JSON, or a bulk request {"items": [...]}. Prints the response with the jobs' ids.
     With --key, the items of a bulk request get the keys KEY/0, KEY/1, and so on.
     """
-    from slurm_adapter.core.specification import parse_submission
+    from slurm_adapter.core.specification import parse_specifications
     from slurm_adapter.jobs import submit as jobs
     from slurm_adapter.jobs.item import Item
 
     if key == "":
         raise click.BadParameter("must not be empty; leave the option out to submit without a key", param_hint="--key")
     adapter = open_site(ctx)
-    specifications = parse_submission(read_input(file))
+    specifications = parse_specifications(read_input(file))
     keys = [key] if len(specifications) == 1 else [f"{key}/{n}" if key else None for n in range(len(specifications))]
     items = [Item(each, each_key) for each, each_key in zip(specifications, keys, strict=True)]
     records = jobs.submit(adapter, owner_of(adapter, user, project), items, say=talk)
@@ -56,12 +56,12 @@ def render(ctx: click.Context, file: str, user: str | None, project: str | None)
 
     Changes nothing and needs no cluster. The job's id is shown as 0.
     """
-    from slurm_adapter.core.specification import parse_submission
+    from slurm_adapter.core.specification import parse_specifications
     from slurm_adapter.jobs import submit as jobs
 
     adapter = open_site(ctx)
     owner = owner_of(adapter, user, project)
-    for specification in parse_submission(read_input(file)):
+    for specification in parse_specifications(read_input(file)):
         click.echo(jobs.render(adapter, owner, specification), nl=False)
 
 

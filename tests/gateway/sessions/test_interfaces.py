@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slurm_adapter.core.interfaces import Target
+from slurm_adapter.core.interfaces import Interface
 from tests.gateway.doors import Doors, opened, wait_until
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def running(doors: Doors, id_: str) -> Record:
 def test_ucloud_is_told_of_them_and_opens_one(doors: Doors) -> None:
     assert doors.ucloud.create(doors.job("4101", **NAMED)).status == 200
     record = doors.offline.site.store.get("4101")
-    assert record.interfaces == (Target(0, "WEB", "Tool 0", 7681), Target(0, "WEB", "Tool 1", 7682))
+    assert record.interfaces == (Interface(0, "WEB", "Tool 0", 7681), Interface(0, "WEB", "Tool 1", 7682))
 
     def told() -> list[Any]:
         words = [update["status"] or "" for update in doors.ucloud.updates("4101")]

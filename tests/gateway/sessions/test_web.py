@@ -22,7 +22,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from slurm_adapter.core.errors import InvalidInput, NotOffered, Refused
-from slurm_adapter.core.interfaces import Target
+from slurm_adapter.core.interfaces import Interface
 from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway.api import job_json
 from slurm_adapter.gateway.http.app import make_app
@@ -597,7 +597,7 @@ def own_host(record: Record, name: str) -> str:
 @pytest.mark.scenario(79)
 def test_a_further_interface_has_a_domain_a_cookie_and_a_port_of_its_own(ground: Ground) -> None:
     free = free_port()
-    further = (Target(0, "WEB", "Notes æ", ground.port), Target(1, "WEB", "silent", free))
+    further = (Interface(0, "WEB", "Notes æ", ground.port), Interface(1, "WEB", "silent", free))
     record = ground.keep(ground.start(replicas=2), interfaces=further, web_port=free)
     assert ground.offline.now(record).interfaces == further
     cookies = {}
@@ -620,7 +620,7 @@ def test_a_further_interface_has_a_domain_a_cookie_and_a_port_of_its_own(ground:
 
 
 def test_a_further_desktop(ground: Ground) -> None:
-    record = ground.keep(ground.record, interfaces=(Target(0, "VNC", "desk", ground.port),), vnc_port=None)
+    record = ground.keep(ground.record, interfaces=(Interface(0, "VNC", "desk", ground.port),), vnc_port=None)
     session = ground.web.open(record, 0, "VNC", "desk")
     assert session.url is not None
     query = urlsplit(session.url).query
@@ -635,7 +635,9 @@ def test_a_further_desktop(ground: Ground) -> None:
     ("rank", "kind", "name"), [(0, "WEB", "none"), (0, "VNC", "a"), (1, "WEB", "a"), (0, "WEB", "A")]
 )
 def test_a_further_interface_that_is_not_there(ground: Ground, rank: int, kind: Any, name: str) -> None:
-    record = ground.keep(ground.start(replicas=2), interfaces=(Target(0, "WEB", "a", 80), Target(1, "WEB", "b", 80)))
+    record = ground.keep(
+        ground.start(replicas=2), interfaces=(Interface(0, "WEB", "a", 80), Interface(1, "WEB", "b", 80))
+    )
     with pytest.raises(
         InvalidInput, match=f"target: '{name}'.*no such {kind} interface on rank {rank}: (a|b|'a'|'b'|none)"
     ):
