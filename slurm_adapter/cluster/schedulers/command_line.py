@@ -1,25 +1,21 @@
-"""Slurm through its commands: sbatch, squeue, sacct, scontrol, scancel. See `Scheduler` for what each method means.
+"""Slurm through its commands: sbatch, squeue, sacct, scontrol, scancel. `Scheduler` explains the methods.
 
-Every command gets a whole environment of its own, so that no SBATCH_*, SQUEUE_* or SLURM_* variable of anybody changes
-what it does or prints. Times are seconds since the epoch, whatever the zone.
+Every command gets its own environment, so that no SBATCH_*, SQUEUE_* or SLURM_* variable changes its work or output.
+Times are seconds since the epoch.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-import secrets
-import shlex
-import string
 import threading
 import time
 from collections import defaultdict
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slurm_adapter.cluster.schedulers import listings, load, nodes, partitions, sbatch
+from slurm_adapter.cluster.schedulers import listings, load, nodes, partitions, parts, sbatch
 from slurm_adapter.cluster.schedulers.accounts import Accounts, guarded, read_uids
+from slurm_adapter.cluster.schedulers.complaints import GONE, Complaints
 from slurm_adapter.cluster.schedulers.interface import PING_SECONDS, InDoubt, Listing, NotStarted
 from slurm_adapter.cluster.schedulers.versions import (
     CLIENT_ARGV,
@@ -31,57 +27,32 @@ from slurm_adapter.cluster.schedulers.versions import (
 )
 from slurm_adapter.cluster.transports.interface import Command, CommandTimeout, Result
 from slurm_adapter.core.durations import parse_duration
-from slurm_adapter.core.errors import AdapterError, Refused, TryAgain, Unknown
+from slurm_adapter.core.errors import AdapterError, TryAgain, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from slurm_adapter.cluster.schedulers.interface import Load, Outcome, Partition, Submission
     from slurm_adapter.cluster.transports.interface import Transport
     from slurm_adapter.core.observation import Observation
 
 _IDS_AT_ONCE = 5000
-"""Ids of jobs in one argument of sacct, which holds 128 KiB, and arguments of one scancel."""
+"""Maximum number of ids in one argument of sacct, which holds 128 KiB, and of arguments of one scancel."""
 
 _QUERY_SECONDS = 120.0
-"""A busy controller is asked again by Slurm's commands themselves, for several times MessageTimeout."""
+"""Timeout of a command. Slurm's commands themselves retry a busy controller, for several times MessageTimeout."""
 
 _LOOK_SECONDS = 30.0
 
 _CONFIG_SECONDS = 60.0
-"""How long an answer about Slurm's configuration is used: it costs two requests, and sites limit them (`rl_enable`)."""
-
-# The mark is on standard input: every user can read a process's arguments. The commands follow, each after `part`.
-_PARTS = """
-IFS= read -r mark
-part() {
-    printf '%s begin\\n' "$mark"
-    "$@"
-    status=$?
-    printf '\\n%s end %s\\n' "$mark" "$status"
-    test "$status" = 0 || exit 0
-}
-names() { getent passwd "$@" || :; }
-# It ends with a ping. One over the controller's rate limit is told as DOWN, and makes scontrol fail: the rest is there.
-config() {
-    sacct --version 2>/dev/null
-    told=$(scontrol show config)
-    status=$?
-    printf '%s\\n' "$told"
-    case $told in *' is UP' | *' is DOWN') return 0 ;; esac
-    return "$status"
-}
-"""
-
-_CONFIG: tuple[str, ...] = ("config",)
+"""Seconds for which an answer about Slurm's configuration is used. It takes two requests; some sites limit requests."""
 
 # One line for each account: coreutils before 8.31 take one name only.
 _UIDS = 'for name; do id -u -- "$name" 2>/dev/null || echo; done'
 
-_log = logging.getLogger(__name__)
+_NO_USER = re.compile(r"^squeue: error: Invalid user: (.*)$", re.MULTILINE)
 
-
-# A ping over the controller's rate limit is told as DOWN; other commands say so, and try again by themselves.
+# A ping over the controller's rate limit is shown as DOWN. Other commands report the limit, and retry by themselves.
 _PING = """
 said=$(timeout 3 scontrol ping 2>&1)
 case $said in *' is UP'*) exit 0 ;; esac
@@ -92,10 +63,10 @@ exit 1
 
 
 class CommandLineScheduler:
-    """A Slurm cluster behind a transport.
+    """A Slurm cluster that is reached through a transport.
 
-    `path` is where its commands are looked for, `slurm_conf` the value of SLURM_CONF at sites that need one, and
-    `operator` what is put before the commands that only an operator of Slurm may give.
+    `path` is the PATH of Slurm's commands, `slurm_conf` is SLURM_CONF if the site needs it, and `operator` is the
+    prefix of commands that only an operator of Slurm may run.
     """
 
     def __init__(
@@ -109,33 +80,33 @@ class CommandLineScheduler:
         self._transport = transport
         self._clock = clock
         self._operator = tuple(operator)
-        self._warned: set[str] = set()
-        """What Slurm's commands said beside good answers: mistakes in slurm.conf, for example."""
+        self._complaints = Complaints()
         self._uids: dict[str, str] = {}
-        """Of all accounts that were asked for: another thread may ask for others before accounting is asked."""
-        self._asking = threading.Lock()
+        """Uids of all accounts of former calls of `queue`: another thread may ask for others before `history`."""
+        self._reading_config = threading.Lock()
         self._turn = threading.Lock()
+        """Held by the running command at a site that limits requests."""
         self._config = ("", 0.0)
-        """What sacct says of its version, with Slurm's configuration; and when they were asked for."""
+        """The version of sacct with Slurm's configuration, and the time when they were read."""
         self._environment = (f"PATH={path}", "LC_ALL=C.UTF-8", *([f"SLURM_CONF={slurm_conf}"] if slurm_conf else []))
-        self._operators = (f"PATH={path}:/usr/local/bin:/usr/bin:/bin", *self._environment[1:])  # for sudo's sake
+        self._operators = (f"PATH={path}:/usr/local/bin:/usr/bin:/bin", *self._environment[1:])  # so that it has sudo
 
     def submit(self, submissions: Sequence[Submission], until: float | None = None) -> list[Outcome]:
-        """See `Scheduler.submit`. One command for each account, all with one limit of time, `until`.
+        """See `Scheduler.submit`. One command for each account; no sbatch starts after `until`.
 
-        The account with the fewest jobs is first: a bulk may take all the time that there is.
+        The account with the fewest jobs is first, because a bulk may take all the time.
         """
         outcomes: list[Outcome] = [InDoubt("")] * len(submissions)
         until = self._clock() + sbatch.START_SECONDS if until is None else until
         for user, indices in sorted(_grouped([each.user for each in submissions]).items(), key=lambda one: len(one[1])):
-            told = self._submit_as(user, [submissions[index].folder for index in indices], until)
-            for index, outcome in zip(indices, told, strict=True):
+            own = self._submit_as(user, [submissions[index].folder for index in indices], until)
+            for index, outcome in zip(indices, own, strict=True):
                 outcomes[index] = outcome
         return outcomes
 
     def _submit_as(self, user: str, folders: list[str], until: float) -> list[Outcome]:
         if self._clock() >= until:
-            return [NotStarted("Slurm is slow: sbatch was not started any more")] * len(folders)
+            return [NotStarted("Slurm is slow: there was no time left to start sbatch")] * len(folders)
         pause = sbatch.find_pause(self._config[0])
         try:
             result = self._run(
@@ -152,13 +123,13 @@ class CommandLineScheduler:
         return sbatch.parse_submission(result.stdout, len(folders), result.complaint)
 
     def cancel(self, jobs: Mapping[int, str]) -> None:
-        """See `Scheduler.cancel`. One command for each account; all are tried before the first failure is raised."""
+        """See `Scheduler.cancel`. One command for each account. Tries all accounts before it raises the first error."""
         failures: list[AdapterError] = []
         for user, ids in _grouped(list(jobs.values())).items():
             ordered = list(jobs)
             for some in _chunks([ordered[index] for index in ids]):
                 try:
-                    self._check_cancel(self._run(("scancel", *(str(int(id_)) for id_ in some)), user=user))
+                    self._complaints.check_cancel(self._run(("scancel", *(str(int(id_)) for id_ in some)), user=user))
                 except AdapterError as error:
                     failures.append(error)
         if failures:
@@ -176,25 +147,25 @@ class CommandLineScheduler:
         uids = read_uids(answers[2], users)
         if missing := [user for user in users if user not in uids]:
             result = self._run(("/bin/sh", "-c", _UIDS, "sh", *missing))
-            self._check(result, "id")
+            self._complaints.check(result, "id")
             lines = result.text.split("\n")[:-1]
             if len(lines) != len(missing):
-                raise Unknown(f"`id -u` told of {len(lines)} accounts instead of {len(missing)}")
+                raise Unknown(f"`id -u` answered for {len(lines)} accounts instead of {len(missing)}")
             uids |= {user: uid for user, uid in zip(missing, lines, strict=True) if uid.isdecimal()}
         self._uids = self._uids | uids
         accounts = Accounts(uids)
         observations = accounts.with_aliases(listings.parse_queue(answers[-1], accounts.names))
-        # An account that the cluster cannot name has no rows: that says nothing of its jobs, and all of others' jobs.
+        # An account that the cluster does not know has no rows. That proves nothing about its jobs.
         refused = set(_NO_USER.findall(complaint))
         unnamed = [user for user in users if user not in uids or user in refused or not refused <= set(users)]
         return Listing(observations, self._sees_others(config, identity, uid, uids), frozenset(unnamed))
 
     def _settings(self) -> str:
         """Return Slurm's configuration as scontrol shows it. Raises `InvalidConfig` if Slurm is too old."""
-        with self._asking:
+        with self._reading_config:
             config, when = self._config
             if not config or not when <= self._clock() < when + _CONFIG_SECONDS:
-                (answer,), _ = self._ask_parts([_CONFIG])
+                (answer,), _ = self._ask_parts([parts.CONFIG])
                 config = answer.decode(errors="replace")
                 require_supported(read_controller(config))
                 self._config = config, self._clock()
@@ -213,18 +184,19 @@ class CommandLineScheduler:
     def _ask_parts(
         self, commands: Sequence[tuple[str, ...]], harmless: re.Pattern[str] | None = None
     ) -> tuple[list[bytes], str]:
-        """Run commands one after the other in one shell; return what each wrote, and what they said on stderr.
+        """Run commands one after the other in one shell, up to the first that fails.
 
-        They end with the first that fails. Words on the stderr that they share count as that one's.
+        Return the output of each, and their common stderr, which counts as that of the failed command.
         """
-        mark = _draw_mark()
-        script = _PARTS + "".join(f"part {shlex.join(command)}\n" for command in commands)
-        result = self._run(("/bin/sh", "-c", script), stdin=f"{mark}\n".encode(), listing=True)
-        parts = [Result(status, output, result.stderr) for output, status in _parts(result.stdout, mark.encode())]
-        if not parts or (len(parts) < len(commands) and parts[-1].status == 0):
-            raise Unknown(f"Slurm could not be asked: the answer breaks off\n{result.complaint}".rstrip())
-        self._check(parts[-1], _name(commands[len(parts) - 1]), harmless)
-        return [part.stdout for part in parts], result.complaint
+        mark = parts.draw_mark()
+        script = ("/bin/sh", "-c", parts.make_script(commands))
+        result = self._run(script, stdin=f"{mark}\n".encode(), listing=True)
+        done = [Result(status, output, result.stderr) for output, status in parts.split(result.stdout, mark.encode())]
+        if not done or (len(done) < len(commands) and done[-1].status == 0):
+            asked = ", ".join(map(parts.name, commands))
+            raise Unknown(f"Slurm's answer breaks off ({asked})\n{result.complaint}".rstrip())
+        self._complaints.check(done[-1], parts.name(commands[len(done) - 1]), harmless)
+        return [part.stdout for part in done], result.complaint
 
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
         """See `Scheduler.history`. Two commands for 5000 jobs."""
@@ -235,13 +207,13 @@ class CommandLineScheduler:
             rows = self._run(listings.sacct_argv(ids, sluids=sluids), listing=True)
             if rows.status != 0 and "accounting storage is disabled" in rows.complaint:
                 return None
-            self._check(rows, "sacct")
+            self._complaints.check(rows, "sacct")
             if not rows.stdout.strip():
                 continue
-            # Asked second: a run of which accounting has heard meanwhile has a name, and no row is without one.
-            told = self._run(listings.sacct_names_argv(ids), listing=True)
-            self._check(told, "sacct")
-            found += listings.parse_history(rows.stdout, told.stdout, accounts.names, sluids=sluids)
+            # Second: a run that reaches accounting in between has a name without a row, and no row lacks a name.
+            job_names = self._run(listings.sacct_names_argv(ids), listing=True)
+            self._complaints.check(job_names, "sacct")
+            found += listings.parse_history(rows.stdout, job_names.stdout, accounts.names, sluids=sluids)
         return accounts.with_aliases(found)
 
     def longest(self, slurm_ids: Sequence[int]) -> Mapping[int, int | None]:
@@ -250,11 +222,11 @@ class CommandLineScheduler:
             return {}
         asked = ("squeue", "-h", "-a", "-j", ",".join(str(int(id_)) for id_ in slurm_ids), "-o", "%F %P")
         result = self._run(asked, listing=True)
-        if result.status != 0 and _GONE.search(result.complaint):
+        if result.status != 0 and GONE.search(result.complaint):
             return {}
-        self._check(result, "squeue")
+        self._complaints.check(result, "squeue")
         shown = self._run(("scontrol", "-a", "-o", "show", "partition"), listing=True)
-        self._check(shown, "scontrol show partition")
+        self._complaints.check(shown, "scontrol show partition")
         limits = dict(re.findall(r"^PartitionName=(\S+) .*? MaxTime=(\S+)", shown.text, re.MULTILINE))
         found: dict[int, int | None] = {}
         for line in result.text.splitlines():
@@ -265,11 +237,11 @@ class CommandLineScheduler:
         return found
 
     def load(self, partitions: Sequence[str]) -> Load:
-        """See `Scheduler.load`. Two commands, of which each has half a minute: nobody waits for it longer."""
+        """See `Scheduler.load`. Two commands with a timeout of 30 s each, because the caller does not wait longer."""
         shown = self._run(load.NODES_ARGV, listing=True, timeout=_LOOK_SECONDS)
-        self._check(shown, "scontrol show node")
+        self._complaints.check(shown, "scontrol show node")
         listed = self._run(load.jobs_argv(partitions), listing=True, timeout=_LOOK_SECONDS)
-        self._check(listed, "squeue")
+        self._complaints.check(listed, "squeue")
         return load.parse_load(shown.stdout, listed.stdout, partitions)
 
     def set_time_limits(self, limits: Mapping[int, int]) -> Mapping[int, AdapterError]:
@@ -293,10 +265,10 @@ class CommandLineScheduler:
             raise failure
 
     def _operate(self, words: str, slurm_ids: Sequence[int]) -> dict[int, AdapterError]:
-        """An operator's command for many jobs; what went wrong with each of those that it may not have changed.
+        """Run an operator's command for many jobs. Return an error for each job that it may not have changed.
 
-        scontrol goes through a whole list whatever comes of one job in it, and then fails; it names each job that it
-        complains of, and of an array it answers for each task (measured with 22.05).
+        If scontrol fails for one job in a list, it continues with the others. It names each job with an error, and it
+        answers for each task of an array (measured with 22.05).
         """
         failures: dict[int, AdapterError] = {}
         for some in _chunks(list(slurm_ids)):
@@ -307,8 +279,7 @@ class CommandLineScheduler:
             except AdapterError as error:
                 failures |= dict.fromkeys(some, error)
                 continue
-            for id_, said in _complaints(result, some, self._warned).items():
-                failures[id_] = _judge(f"scontrol {words.format(id_)}", result.status, said)
+            failures |= self._complaints.judge_operation(f"scontrol {words}", result, some)
         return failures
 
     def nodes(self) -> Mapping[str, str]:
@@ -319,7 +290,7 @@ class CommandLineScheduler:
 
     def versions(self) -> Versions:
         """See `Scheduler.versions`. One command."""
-        answers, _ = self._ask_parts([CLIENT_ARGV, _CONFIG])
+        answers, _ = self._ask_parts([CLIENT_ARGV, parts.CONFIG])
         client, config = (answer.decode(errors="replace") for answer in answers)
         return Versions(read_client(client), read_controller(config))
 
@@ -327,15 +298,15 @@ class CommandLineScheduler:
         """See `Scheduler.binding_version`."""
 
     def own_uids(self) -> Mapping[str, int]:
-        """See `Scheduler.own_uids`. One command, which waits for no other: those of users may wait for this answer."""
+        """See `Scheduler.own_uids`. One command that takes no turn: commands of users may wait for its answer."""
         command = Command(("scontrol", "show", "config"), timeout=_QUERY_SECONDS, environment=tuple(self._environment))
         result = self._transport.run(command)
-        # The file has no say in what stands before the `=`, and a later line none in what an earlier one said.
+        # A value in slurm.conf cannot change the text before the `=`, and there must be exactly one line of each key.
         found = re.findall(r"^(Slurmd?User) += \S*\((\d{1,10})\) *$", result.text, re.MULTILINE | re.ASCII)
         if len(found) != 2 or {key for key, _ in found} != {"SlurmUser", "SlurmdUser"}:
-            # Only now: a ping at its end that is over the controller's rate limit fails the command.
-            self._check(result, "scontrol show config")
-            raise Unknown("scontrol show config does not say the uids of SlurmUser and SlurmdUser")
+            # Only now: a ping over the controller's rate limit makes the command fail after a good answer.
+            self._complaints.check(result, "scontrol show config")
+            raise Unknown("scontrol show config does not show the uids of SlurmUser and SlurmdUser")
         return {key: int(uid) for key, uid in found}
 
     def ping(self) -> None:
@@ -346,7 +317,7 @@ class CommandLineScheduler:
             )
             result = self._transport.run(ping)
         except CommandTimeout as error:
-            raise TryAgain(f"the cluster does not say within {PING_SECONDS:.0f} s whether Slurm answers") from error
+            raise TryAgain(f"scontrol ping on the cluster gave no answer within {PING_SECONDS:.0f} s") from error
         if result.status != 0:
             said = "; ".join(filter(None, map(str.strip, f"{result.text}\n{result.complaint}".splitlines())))
             raise TryAgain(f"Slurm's controller does not answer: scontrol ping: {said or 'no answer in time'}")
@@ -357,13 +328,13 @@ class CommandLineScheduler:
         return partitions.parse_partitions(limits, shapes)
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-        """See `Scheduler.addresses`. Loopback and link-local addresses are left out, for no other node reaches them."""
+        """See `Scheduler.addresses`. Leaves out loopback and link-local addresses, which no other node reaches."""
         if not names:
             return {}
-        # 20 seconds for a name that nobody serves, sixteen at once.
+        # A name that no server answers for takes 20 seconds; sixteen names are looked up at once.
         seconds = 30.0 + 20 * (len(names) / 16)
         result = self._run(nodes.addresses_argv(), stdin=nodes.addresses_stdin(names), timeout=seconds)
-        self._check(result, "getent")
+        self._complaints.check(result, "getent")
         return nodes.parse_addresses(result.stdout, names)
 
     def _run(
@@ -376,157 +347,34 @@ class CommandLineScheduler:
         listing: bool = False,
         at_once: bool = False,
     ) -> Result:
-        """Run a command; at a site with a rate limiter one at a time, unless `at_once`.
+        """Run a command. At a site that limits requests, run one at a time, unless `at_once`.
 
-        Several that wait for a token back off for longer and longer, so that the last ones starve.
+        Several commands over the limit back off for longer and longer, so that the last ones starve.
         """
-        # TZ only where times are read: `--begin=16:00` of a job means the site's own zone.
+        # TZ only for commands that print times: `--begin=16:00` of a job means the site's own zone.
         form = ("TZ=UTC", "SLURM_TIME_FORMAT=%s", "SLURM_BITSTR_LEN=0") if listing else ()
         with self._turn if self._limited and not at_once else nullcontext():
             return self._transport.run(Command(argv, stdin, user, (*self._environment, *form), timeout))
 
     @property
     def _limited(self) -> bool:
-        """Whether slurmctld is known to limit each account's requests (SlurmctldParameters in slurm.conf(5))."""
+        """Return whether slurmctld limits each account's requests (SlurmctldParameters in slurm.conf(5))."""
         return "rl_enable" in self._config[0]
-
-    def _check(self, result: Result, what: str, harmless: re.Pattern[str] | None = None) -> None:
-        """Raise if a command failed: by its exit status, or by words with which Slurm's commands give up.
-
-        Other words beside a status of 0 are logged once: mistakes in slurm.conf, for example.
-        """
-        complaints = [
-            line
-            for line in result.complaint.splitlines()
-            if _COMPLAINT.search(line) and not _HARMLESS.search(line) and not (harmless and harmless.search(line))
-        ]
-        if result.status == 0 and not any(_GAVE_UP.search(line) for line in complaints):
-            for line in complaints:
-                if (bare := _PROGRAM.sub("", line)) not in self._warned:
-                    self._warned.add(bare)
-                    _log.warning("%s succeeded, but warned: %s", what, line)
-            return
-        complaints = [line for line in complaints if _PROGRAM.sub("", line) not in self._warned]
-        said = "; ".join(complaints) or result.complaint or f"exit code {result.status} and no word"
-        if result.status in {126, 127}:
-            raise TryAgain(f"{what} cannot be started on the cluster: {said}\ncluster.path must name its folder")
-        if not complaints and harmless is not None and harmless.search(result.complaint):
-            return
-        if "Unable to contact slurm controller (connect failure)" in said:
-            raise TryAgain(f"{what}: Slurm's controller does not answer: {said}")
-        raise Unknown(f"{what} failed: {said}")
-
-    def _check_cancel(self, result: Result) -> None:
-        """Raise if scancel left a job that may run. Whatever its exit status, it names each job of which this holds."""
-        failed = [line for line in result.complaint.splitlines() if _NOT_CANCELLED.search(line)]
-        if failed and all(_GONE.search(line) for line in failed):
-            return
-        self._check(replace(result, status=result.status or 1) if failed else result, "scancel", _GONE)
-
-
-_LETTERS = string.ascii_letters + string.digits
-
-_COMPLAINT = re.compile(r"^(?:s\w+: (?:error|fatal): |slurm\w* error: |error: )")
-_GAVE_UP = re.compile(
-    r"^(?:s\w+: fatal: |slurm\w* error: )|talking to the database|persist|slurmdbd|CONN:", re.IGNORECASE
-)
-"""The words of fatal() and slurm_perror(), and of a connection to slurmdbd; error() is used for warnings, too."""
-_PROGRAM = re.compile(r"^\w+: ")
-_NOT_CANCELLED = re.compile(r"Kill job error|Bad job id format", re.IGNORECASE)
-_HARMLESS = re.compile(r"RPC rate limit|obsolete|deprecated|sudo: unable to resolve host", re.IGNORECASE)
-"""Complaints of commands that went on to do what they were asked."""
-
-_NO_USER = re.compile(r"^squeue: error: Invalid user: (.*)$", re.MULTILINE)
-_DONE_ALREADY = re.compile(
-    r"^\d+_\S+: (?:No error|Job is pending execution|Job has already finished|Job/step already completing or completed"
-    r"|Job is not suspended)$|^Job is not suspended for job \d+$"
-)
-"""What scontrol says of a task or a job of which it did what it was asked, or for which there was nothing to do."""
-
-_LOST = re.compile(r"timed out|Zero Bytes|connection|Unable to contact|Unexpected message", re.IGNORECASE)
-"""That there was no answer. The last is what scontrol says where the controller is out of reach, or the id unknown."""
-
-_NO_RIGHT = re.compile(r"sudo|denied|permitted", re.IGNORECASE)
-_OF_A_JOB = re.compile(r"^(?P<array>\d+)_\S+: | for job (?P<job>\d+)(?:_\S+)?$")
-"""Which job a line of scontrol's is about, in a list of them."""
-
-_GONE = re.compile(r"Invalid job id|already (?:completing|finished|completed)", re.IGNORECASE)
-
-
-def _complaints(result: Result, slurm_ids: Sequence[int], warnings: Collection[str]) -> dict[int, str]:
-    """What an operator's command said of each of these jobs that it may not have changed; empty for no word."""
-    if result.status == 0:
-        return {}
-    asked = frozenset(slurm_ids)
-    named: dict[int, list[str]] = {}
-    of_all: list[str] = []
-    for line in map(str.strip, f"{result.text}\n{result.complaint}".splitlines()):
-        found = _OF_A_JOB.search(line)
-        slurm_id = int(found["array"] or found["job"]) if found else -1
-        if slurm_id in asked:
-            named.setdefault(slurm_id, []).extend([] if _DONE_ALREADY.search(line) else [line])
-        elif line and not _HARMLESS.search(line) and _PROGRAM.sub("", line) not in warnings:
-            of_all.append(line)
-    # With one job named, its list was gone through to its end, unless something else went wrong as well.
-    lost = bool(of_all) or not named or result.status != 1
-    said = {id_: "; ".join(named.get(id_, of_all)) for id_ in slurm_ids}
-    return {id_: words for id_, words in said.items() if words or (lost and id_ not in named)}
-
-
-def _judge(what: str, status: int, said: str) -> AdapterError:
-    """What it means that an operator's command said this."""
-    if "Unable to contact slurm controller (connect failure)" in said:
-        return TryAgain(f"{what}: Slurm's controller does not answer: {said}")
-    if _LOST.search(said) or not said:
-        return Unknown(f"{what} failed with exit code {status}: {said or 'no word'}")
-    mend = (
-        "; clusters.NAME.operator must let the adapter's account run this as an operator of Slurm, for one job and for "
-        "a list of them"
-        if status in {126, 127} or _NO_RIGHT.search(said)
-        else ""
-    )
-    return Refused(f"{what}: {said}{mend}")
-
-
-def _parts(stdout: bytes, mark: bytes) -> list[tuple[bytes, int]]:
-    """What each of `_QUEUE`'s commands wrote, with its exit code, as far as they came to their ends.
-
-    No pattern: one with a mark in it, new in every pass, would stay in the cache of `re` and push the others out.
-    """
-    found = []
-    for piece in (b"\n" + stdout).split(b"\n%b begin\n" % mark)[1:]:
-        output, _, rest = piece.partition(b"\n%b end " % mark)
-        status = rest.partition(b"\n")[0]
-        if status.isdigit():
-            found.append((output, int(status)))
-    return found
-
-
-def _name(command: tuple[str, ...]) -> str:
-    """Return what a message calls a command."""
-    if command == _CONFIG:
-        return "scontrol show config"
-    return " ".join(command[-3:] if "show" in command else command[:1])
 
 
 def _read_longest(text: str | None, partition: str) -> int | None:
     if text in {"UNLIMITED", "INFINITE"}:
         return None
     if text is None:
-        raise Unknown(f"Slurm did not tell the MaxTime of partition {partition}")
+        raise Unknown(f"scontrol does not show the MaxTime of partition {partition}")
     try:
         return parse_duration(text)
     except ValueError as error:
         raise Unknown(f"the MaxTime of partition {partition} cannot be read: {error}") from error
 
 
-def _draw_mark() -> str:
-    """Nobody guesses one of 62 ** 8; and it is short, for of squeue's answer, with eleven in a row, it is a third."""
-    return "".join(secrets.choice(_LETTERS) for _ in range(8))
-
-
 def _grouped(users: Sequence[str]) -> dict[str, list[int]]:
-    """Where each account stands in the sequence."""
+    """Return the indices of each account in the sequence."""
     found: dict[str, list[int]] = defaultdict(list)
     for index, user in enumerate(users):
         found[user].append(index)

@@ -194,7 +194,7 @@ def test_the_time_is_one_for_all_accounts(tmp_path: Path) -> None:
     times = iter([0.0, 0.0, 61.0])
     scheduler = CommandLineScheduler(FakeTransport(lambda _: Result(0, b"", b"")), clock=lambda: next(times))
     outcomes = scheduler.submit([make(tmp_path, "good", "alice"), make(tmp_path, "good", "bob", 1)])
-    assert outcomes[1] == NotStarted("Slurm is slow: sbatch was not started any more")
+    assert outcomes[1] == NotStarted("Slurm is slow: there was no time left to start sbatch")
 
 
 def test_the_account_with_the_fewest_jobs_is_first(
