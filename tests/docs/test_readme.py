@@ -1,4 +1,4 @@
-"""The manual is true: its commands are those of `--help`, its configuration that of the models."""
+"""README and the example are true: commands are those of `--help`, configuration is that of the models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from slurm_adapter.cli.main import cli
 from slurm_adapter.core import config, durations
 from slurm_adapter.local import configuration_file
+from tests.cli.test_demo import STORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,21 +25,43 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLE = (ROOT / "config.example.toml").read_text(encoding="utf-8")
 
 
-def _commands(group: click.Group, prefix: str) -> Iterator[tuple[str, str]]:
+def _commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each command with its arguments, and its help."""
     for name, command in group.commands.items():
+        arguments: list[str] = []
         if isinstance(command, click.Group):
-            yield from _commands(command, f"{prefix} {name}")
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            arguments = command.collect_usage_pieces(click.Context(command))[1:]
         if not isinstance(command, click.Group) or command.invoke_without_command:
-            yield f"{prefix} {name}", (command.help or "").split("\n\n")[0].replace("\n", " ")
+            yield " ".join((prefix + name, *arguments)), (command.help or "").split("\n\n")[0].replace("\n", " ")
+
+
+def _block(name: str) -> str:
+    """Return the code block after a comment."""
+    found = re.search(rf"^( *)<!-- {name} -->\n *```\w*\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
+    assert found
+    return re.sub(rf"^{found[1]}", "", found[2], flags=re.MULTILINE)
 
 
 def test_the_commands_are_those_of_help() -> None:
-    block = re.search(r"<!-- commands -->\n```\n(.*?)```", README, re.DOTALL)
-    assert block
-    lines = block[1].splitlines()
-    shown = re.findall(r"^(slurm-adapter [a-z -]+?) +([A-Z].*)$", block[1], re.MULTILINE)
-    assert len(shown) == len(lines)
-    assert dict(shown) == dict(_commands(cli, "slurm-adapter"))
+    table = README.partition("<!-- commands -->")[2].partition("\n\n")[0]
+    shown = re.findall(r"^\| `(.+)` \| (.+) \|$", table.replace("\\|", "|"), re.MULTILINE)
+    assert shown == list(_commands(cli))
+
+
+def test_the_output_of_the_demo_is_the_demos_story() -> None:
+    assert re.search("(?s)" + ".*?".join(STORY), _block("demo output"))
+
+
+def test_the_configuration_of_the_steps_can_be_read(tmp_path: Path) -> None:
+    site, ucloud = _block("configuration"), _block("configuration for UCloud")
+    first_id, tables = ucloud.split("\n\n", 1)
+    path = tmp_path / "config.toml"
+    path.write_text(site)
+    assert configuration_file.load_config(path).ucloud is None
+    path.write_text(f"{first_id}\n{site}\n{tables}")
+    assert configuration_file.load_config(path).ucloud is not None
 
 
 MODELS: dict[str, type[BaseModel]] = {
@@ -113,8 +136,9 @@ def test_the_example_shows_the_defaults(table: str) -> None:
 def test_every_command_block_is_marked() -> None:
     assert README.count("<!-- test command -->") == 1
     assert README.count("<!-- demo command -->") == 1
+    assert README.index("<!-- fast test command -->") < README.index("<!-- test command -->")
 
 
 def test_no_line_of_its_prose_is_longer_than_120() -> None:
-    prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^ *```.*?^ *```", "", README, flags=re.MULTILINE | re.DOTALL)
     assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []

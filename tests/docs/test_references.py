@@ -25,6 +25,7 @@ def test_links_of_readme_lead_to_pages_and_headings() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)#?([^)]*)\)", README)
     for path, anchor in links:
         assert_exists(ROOT / path, anchor, "README")
+    assert {DOCS / path.name for path in DOCS.glob("*.md")} <= {ROOT / path for path, _ in links}
 
 
 def test_references_in_code_lead_to_pages_and_headings() -> None:

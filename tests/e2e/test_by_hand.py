@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("empty_drive")]
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "slurm_adapter" / "docs" / "sandbox.md").read_text(encoding="utf-8")
 
 
 def block(name: str) -> str:
     """A block of the manual, by the comment before it."""
-    found = re.search(rf"^<!-- {name} -->\n```\w*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^<!-- {name} -->\n```\w*\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert found
     return found[1]
 
