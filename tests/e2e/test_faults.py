@@ -194,7 +194,7 @@ SQUEUE = {
     "answers half": ('/usr/bin/squeue "$@" | head -c 450', "breaks off"),
     "adds words": ('/usr/bin/squeue "$@"; echo "that was all"', "that was all"),
     "answers something else": ("echo '  JOBID PARTITION NAME'", "JOBID PARTITION"),
-    "answers twice": ('/usr/bin/squeue "$@"; /usr/bin/squeue "$@"', "is no id of a job"),
+    "answers twice": ('/usr/bin/squeue "$@"; /usr/bin/squeue "$@"', "is not a job's id"),
     "complains with exit code 0": (f"echo 'slurm_load_jobs error: {TIMED_OUT}' >&2", TIMED_OUT),
     "complains under a header": (f"echo 'CLUSTER: sandbox'; echo 'slurm_load_jobs error: {TIMED_OUT}' >&2", TIMED_OUT),
     "answers and complains": (f"/usr/bin/squeue \"$@\"; echo 'slurm_load_jobs error: {TIMED_OUT}' >&2", TIMED_OUT),

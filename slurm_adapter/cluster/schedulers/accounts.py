@@ -1,4 +1,4 @@
-"""Accounts by their uids: a directory service may give an account another name than the one that it was asked for."""
+"""Accounts by uid: a directory service may return another name of an account than the requested one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Accounts:
-    """Accounts of jobs, under the names that the configuration has for them."""
+    """Accounts of jobs, by their names in the configuration."""
 
     def __init__(self, uids: Mapping[str, str]) -> None:
         """Take the uids of accounts by their names."""
@@ -24,7 +24,7 @@ class Accounts:
         self._others = {names[0]: names[1:] for names in grouped.values() if len(names) > 1}
 
     def with_aliases(self, observations: Iterable[Observation]) -> tuple[Observation, ...]:
-        """Return these, and those of accounts with several names once more under each of the other names."""
+        """Return these observations, with a copy for each further name of their accounts."""
         found = tuple(observations)
         if not self._others:
             return found
@@ -40,16 +40,16 @@ _GUARD = "root"
 
 
 def guarded(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the accounts to ask getent(1) for, so that `read_uids` can tell whose each line is."""
+    """Return the arguments of getent(1) with which `read_uids` can assign each line to an account."""
     return (_GUARD, *(word for name in names for word in (name, _GUARD)))
 
 
 def read_uids(data: bytes, names: Sequence[str]) -> dict[str, str]:
-    """Return the uids of these accounts, as far as lines of passwd(5) tell them.
+    """Return the uids of these accounts that lines of passwd(5) show.
 
-    Where users may edit their own entry of a directory service, its comment (GECOS) may hold whole lines about others.
-    So one line of an account that is nobody's stands between any two, and more than one line there proves nothing. A
-    forged guard shows, because guards are counted.
+    If users may edit their own entries of a directory service, a comment (GECOS) may contain whole lines about other
+    accounts. So a line of a fixed account, the guard, stands between two accounts, and several lines between guards
+    prove nothing. A forged guard is noticed, because guards are counted.
     """
     first, *lines = data.decode(errors="surrogateescape").split("\n")
     if not first.startswith(f"{_GUARD}:") or lines.count(first) != len(names):

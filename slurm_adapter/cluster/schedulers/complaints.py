@@ -72,7 +72,8 @@ class Complaints:
         said = "; ".join(complaints) or result.complaint or f"exit code {result.status} without a message"
         if result.status in {126, 127}:
             raise TryAgain(
-                f"{what} cannot be started on the cluster: {said}\nset cluster.path to the folder of Slurm's commands"
+                f"{what} cannot be started on the cluster: {said}\n"
+                "set clusters.NAME.path to the folder of Slurm's commands"
             )
         if not complaints and harmless is not None and harmless.search(result.complaint):
             return
@@ -122,8 +123,8 @@ def _judge(what: str, status: int, said: str) -> AdapterError:
     if _LOST.search(said) or not said:
         return Unknown(f"{what} failed with exit code {status}: {said or 'no message'}")
     fix = (
-        "; cluster.operator must let the adapter's account run this as an operator of Slurm, for one job and for a "
-        "list of jobs"
+        "; clusters.NAME.operator must let the adapter's account run this as an operator of Slurm, for one job and for "
+        "a list of jobs"
         if status in {126, 127} or _NO_RIGHT.search(said)
         else ""
     )

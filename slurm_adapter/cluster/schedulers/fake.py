@@ -1,4 +1,4 @@
-"""A scheduler without a cluster: jobs are records in memory, and the caller decides what becomes of them."""
+"""A scheduler without a cluster, for tests: jobs are objects in memory, and the caller changes their states."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class _Job:
 
 
 class FakeScheduler:
-    """Jobs wait until `start`, run until `finish`, and are forgotten by the queue after `purge`.
+    """Jobs are pending until `start`, run until `finish`, and leave the queue after `purge`.
 
-    `names` is what names resolve to on the cluster. Without `accounting`, `history` knows nothing.
+    `names` has the addresses of names on the cluster. Without `accounting`, `history` returns None.
     """
 
     def __init__(
@@ -63,22 +63,22 @@ class FakeScheduler:
         self.now = 1_000_000_000
         """The clock, in seconds since the epoch; the caller moves it."""
         self.down = False
-        """Whether the controller is out of reach."""
+        """True if the controller is out of reach."""
         self.sees_others = True
         self.slurm = Versions("24.11.5", "24.11.5")
         self.own: Mapping[str, int] = {"SlurmUser": 64030, "SlurmdUser": 0}
         self.partition_limit: int | None = None
         """The longest time limit of the only partition, in seconds; None for any."""
         self.other_partitions: dict[str, Partition] = {}
-        """Partitions besides `main`, or instead of it."""
+        """Partitions in addition to `main`; one of that name replaces it."""
         self.accounting_down = False
-        """Whether accounting is out of reach; the queue answers all the same."""
+        """True if accounting is out of reach while the queue still answers."""
         self.accounting_lag = 0
-        """For so many seconds accounting does not know that a job has ended."""
+        """Seconds after a job's end in which accounting does not know of it."""
         self.next_id = 1
-        """Of the next job; one that is in use is passed over. A controller that lost its state begins anew."""
+        """The id of the next job; used ids are skipped. A controller that lost its state starts again at 1."""
         self.submissions: list[Submission] = []
-        """Everything that was handed in, refused and lost ones included, in order."""
+        """All dispatched jobs, with refused and lost ones, in order."""
         self._nodes = dict(nodes)
         self._names = dict(names)
         self._accounting = accounting
@@ -112,7 +112,7 @@ class FakeScheduler:
         return self.next_id - 1
 
     def make(self, slurm_id: int, submission: Submission) -> None:
-        """There is a job with this id, which waits; anybody's."""
+        """Add a pending job with this id, of any account."""
         seen = Observation(
             slurm_id=slurm_id,
             task=None,
@@ -139,7 +139,7 @@ class FakeScheduler:
     def queue(self, users: Sequence[str]) -> Listing:
         """See `Scheduler.queue`."""
         self._reach()
-        # Only accounting tells who cancelled a job.
+        # Only accounting shows who cancelled a job.
         found = (job.seen._replace(cancelled_by=None) for job in self._jobs.values() if not job.purged)
         return Listing(tuple(seen for seen in found if seen.user in users), self.sees_others)
 
@@ -159,7 +159,7 @@ class FakeScheduler:
         return {slurm_id: self.partition_limit for slurm_id, _ in self._jobs if slurm_id in slurm_ids}
 
     def load(self, partitions: Sequence[str]) -> Load:
-        """See `Scheduler.load`. All nodes are in `main`, and every job is; a node has 64 processors and 64000 MiB."""
+        """See `Scheduler.load`. All nodes and jobs are in `main`; a node has 64 processors and 64000 MiB."""
         self._reach()
         if "main" not in partitions:
             return Load(0, 0, 0, 0, 0, 0)
@@ -221,7 +221,7 @@ class FakeScheduler:
             raise TryAgain(f"Slurm's controller does not answer: {_AWAY}")
 
     def partitions(self) -> Mapping[str, Partition]:
-        """See `Scheduler.partitions`. As `load`; `other_partitions` come on top."""
+        """See `Scheduler.partitions`. Has `main`, as in `load`, and `other_partitions`."""
         self._reach()
         shape = NodeShape(cpus=64, memory=64000 * _MEBIBYTE, gpus=(("", 2),), features=frozenset())
         main = Partition(
@@ -255,69 +255,69 @@ class FakeScheduler:
         return self.own
 
     def addresses(self, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-        """See `Scheduler.addresses`. Nodes whose NodeAddr is an address resolve to it."""
+        """See `Scheduler.addresses`. A node with an address as its NodeAddr resolves to it."""
         found = {name: usable(self._names.get(name, (self._nodes.get(name, name),))) for name in names}
         return {name: addresses for name, addresses in found.items() if addresses}
 
     def refuse_next(self, words: str, *, certain: bool = True) -> None:
-        """The next submission that has no other answer yet is refused in these words."""
+        """Refuse the next submission without a planned answer, with these words."""
         self._answers.append(Rejected(words, certain=certain))
 
     def postpone_next(self, words: str) -> None:
-        """Refuse the next submission that has no other answer yet, only for now."""
+        """Refuse the next submission without a planned answer, temporarily."""
         self._answers.append(Postponed(words))
 
     def lose_next(self, arrival: Arrival = "now") -> None:
-        """Likewise, the answer is lost: there is a job now, later (when `arrive` is called), or never."""
+        """Lose the answer to the next submission: the job exists now, later (after `arrive`), or never."""
         self._answers.append(arrival)
 
     def arrive(self) -> list[int]:
-        """Make the jobs that were lost on their way; their ids."""
+        """Make the jobs that arrive later, and return their ids."""
         late, self._late = self._late, []
         for slurm_id, submission in late:
             self.make(slurm_id, submission)
         return [slurm_id for slurm_id, _ in late]
 
     def see(self, slurm_id: int, of: str | None = None) -> Observation:
-        """The job as it is; here and below `of` names a task of an array that was `split`."""
+        """Return the job as it is. Here and below `of` names a task of an array after `split`."""
         return self._jobs[slurm_id, of].seen
 
     def split(self, slurm_id: int, *tasks: str, of: str | None = None) -> None:
-        """List an array, or those of its tasks that are listed as `of`, as these tasks from now on."""
+        """List an array, or its tasks that are listed as `of`, as these tasks from now on."""
         job = self._jobs.pop((slurm_id, of))
         for each in tasks:
             self._jobs[slurm_id, each] = _Job(job.submission, job.seen._replace(task=each))
 
     def change(self, slurm_id: int, *, of: str | None = None, **values: object) -> None:
-        """Set fields of what is seen of a job, or of a task."""
+        """Set fields of the observation of a job or task."""
         job = self._jobs[slurm_id, of]
         job.seen = job.seen._replace(**values)  # type: ignore[arg-type]  # any field of Observation
 
     def start(self, slurm_id: int, nodes: Iterable[str] = ("node001",), of: str | None = None) -> None:
-        """The job runs on these nodes."""
+        """Start the job on these nodes."""
         self.change(slurm_id, of=of, state="RUNNING", reason="", nodes=tuple(nodes), started=self.now)
 
     def finish(self, slurm_id: int, exit_code: int = 0, signal: int | None = None, of: str | None = None) -> None:
-        """The job's script ends."""
+        """End the job's script."""
         state, reason = ("COMPLETED", "") if exit_code == 0 and signal is None else ("FAILED", "NonZeroExitCode")
         self.end(slurm_id, state, of=of, reason=reason, exit_code=None if signal else exit_code, signal=signal)
 
     def end(self, slurm_id: int, state: str, *, of: str | None = None, **values: object) -> None:
-        """The job ends in one of Slurm's words; `values` are fields of `Observation`."""
+        """End the job in a state of Slurm; `values` are fields of `Observation`."""
         self.change(slurm_id, of=of, **({"exit_code": 0} | values | {"state": state, "ended": self.now}))
 
     def requeue(self, slurm_id: int, of: str | None = None) -> None:
-        """The job waits again, under its own id."""
+        """Make the job pending again, with the same id."""
         fresh = {"exit_code": None, "signal": None, "started": None, "ended": None, "nodes": (), "cancelled_by": None}
         again = {"state": "PENDING", "reason": "BeginTime", "restarts": self.see(slurm_id, of).restarts + 1}
         self.change(slurm_id, of=of, submitted=self.now, **fresh, **again)
 
     def purge(self, slurm_id: int, of: str | None = None) -> None:
-        """The controller forgets the job, as it does MinJobAge after its end; accounting still knows it."""
+        """Remove the job from the controller, as MinJobAge after its end; accounting still knows it."""
         self._jobs[slurm_id, of].purged = True
 
     def forget(self, slurm_id: int) -> None:
-        """Nobody knows the job any more, accounting neither: the controller has lost its state."""
+        """Remove the job from the controller and from accounting: the controller has lost its state."""
         self._jobs = {key: job for key, job in self._jobs.items() if key[0] != slurm_id}
 
     def _reach(self) -> None:
@@ -326,7 +326,7 @@ class FakeScheduler:
 
 
 def _wanted(submission: Submission) -> tuple[int, int]:
-    """Processors and bytes of memory that a job asks for, in all."""
+    """Return the processors and bytes of memory that a job requests on all nodes."""
     said = {each.name: each.value or "" for each in submission.directives}
     nodes, memory = int(said.get("nodes", "1")), said.get("mem", "256M")
     return nodes * int(said.get("cpus-per-task", "1")), nodes * int(memory[:-1]) * _UNITS[memory[-1]]

@@ -1,4 +1,4 @@
-"""Slurm's compressed lists of node names (`node[001-003],gpu1`), expanded as `scontrol show hostnames` does."""
+"""Expands Slurm's lists of node names (`node[001-003],gpu1`), as `scontrol show hostnames` does."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT = 100_000
-"""The most names that one list may stand for; Slurm itself stops at 65,536 in one range."""
+"""Maximum number of names in one list; Slurm itself stops at 65,536 in one range."""
 
-_NOBODY = frozenset({"", "(null)", "None", "None assigned", "N/A"})
-"""What Slurm writes where there are no nodes."""
+_NO_NODES = frozenset({"", "(null)", "None", "None assigned", "N/A"})
+"""Slurm's words if there are no nodes."""
 
 _PART = re.compile(r"(?:[^,\[]|\[[^\]]*+\]?)++")
-"""What stands between commas that are outside brackets."""
+"""Text between commas outside brackets."""
 _ENTRY = re.compile(r"(?:[A-Za-z0-9_.-]|\[[0-9,-]+\])+", re.ASCII)
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
 
 
 def expand(text: str) -> tuple[str, ...]:
-    """The names in their order, which is that of a job's ranks; empty where Slurm says that there are none.
+    """Return the names in their order, which is that of a job's ranks; empty if Slurm says that there are no nodes.
 
-    Raises `Unknown` for what is no list of node names, and for one of more than `LIMIT` names.
+    Raises `Unknown` if the text is not a list of node names, or has more than `LIMIT` names.
     """
-    if text.strip() in _NOBODY:
+    if text.strip() in _NO_NODES:
         return ()
     names: list[str] = []
     for entry in _PART.findall(text):
@@ -41,13 +41,13 @@ def expand(text: str) -> tuple[str, ...]:
         ]
         size = prod(sum(last - first + 1 for first, last, _ in ranges) for ranges in groups)
         if len(names) + size > LIMIT:
-            raise Unknown(f"the list of nodes {_shown(text)} stands for more than {LIMIT} names")
+            raise Unknown(f"the list of nodes {_shown(text)} has more than {LIMIT} names")
         names.extend(_combine(literals, [list(_count(ranges)) for ranges in groups]))
     return tuple(names)
 
 
 def _read_range(part: str, text: str) -> tuple[int, int, int]:
-    """First, last, and how many digits they have at least: the first one's, as `[01-3]` is 01 02 03."""
+    """Return the first and last number, and the minimum of digits, which is that of the first: `[01-3]` is 01 02 03."""
     match = _RANGE.fullmatch(part)
     if match is None:
         raise _unreadable(text)
@@ -64,9 +64,9 @@ def _count(ranges: list[tuple[int, int, int]]) -> Iterator[str]:
 
 
 def _combine(literals: list[str], groups: list[list[str]]) -> Iterator[str]:
-    """Put the numbers between the literal parts.
+    """Yield the literal parts with the numbers between them.
 
-    Slurm's order for several brackets: the last one turns fastest, and of the others the first one does.
+    In Slurm's order of several brackets, the last changes fastest, and of the others the first.
     """
     if not groups:
         yield literals[0]
@@ -80,7 +80,7 @@ def _combine(literals: list[str], groups: list[list[str]]) -> Iterator[str]:
 
 
 def _unreadable(text: str) -> Unknown:
-    return Unknown(f"{_shown(text)} is no list of node names such as node[001-003],gpu1")
+    return Unknown(f"{_shown(text)} is not a list of node names such as node[001-003],gpu1")
 
 
 def _shown(text: str) -> str:

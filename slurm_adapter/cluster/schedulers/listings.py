@@ -1,9 +1,9 @@
-"""What squeue and sacct are asked, and how their answers are read: a command and its parser side by side.
+"""The listings of squeue and sacct: each command with its parser.
 
-Users choose the names of their jobs, and every user can read the arguments of every process: a name may hold any
-separator, line breaks, or another job's whole row. So no separator stands between a user's text and Slurm's own. Text
-that a user can shape is asked for in columns of a fixed number of bytes, and its end is counted. What remains of a row
-are numbers and words of Slurm, which hold neither `|` nor a line break.
+Users choose the names of their jobs, and every user can read the arguments of every process. So a name may contain any
+separator, line breaks, or another job's whole row, and no separator can end a user's text. Such text is printed in
+columns of a fixed number of bytes, and its end is found by counting. The rest of a row are numbers and words of Slurm,
+which contain neither `|` nor a line break.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _SQUEUE = (
     "exit_code",
     "RestartCnt",
 )
-"""What follows the two columns of fixed width: a job's name and its reason."""
+"""The columns after the two of fixed width, which are a job's name and reason."""
 
 NAME_BYTES = 160
-"""More than any Slurm name of the adapter has: what is cut off is another's. Slurm counts bytes in both commands."""
+"""Longer than any Slurm name of the adapter, so that only other names are cut off. Both commands count bytes."""
 
 _REASON_BYTES = 96
 """A plugin may put a user's words into a reason (burst_buffer.conf(5))."""
@@ -57,52 +57,56 @@ _SACCT = (
     "DBIndex",
 )
 _SACCT_SLUID = (*_SACCT, "SLUID", "Restarts")
-"""See `has_sluids`; an older sacct refuses the whole question."""
+"""See `has_sluids`; an older sacct refuses the whole request."""
 
 _INDEX_BYTES = 20
 _SACCT_HEAD = b"%b %b \n" % (b"-" * NAME_BYTES, b"-" * _INDEX_BYTES)
 _SACCT_ROW = len(_SACCT_HEAD)
 
 _ID = re.compile(r"(\d+)(?:_(?:(\d+)|\[([^\]]*)\]?)|\+(\d+))?", re.ASCII)
-"""`17`, `17_3`, `17_[4-9%2]`, the same cut off by squeue without `]`, and `17+1`."""
+"""`17`, `17_3`, `17_[4-9%2]`, a long list that squeue cut off before `]`, and `17+1`."""
 
 _NO_TIME = frozenset({"", "N/A", "NONE", "None", "Unknown", "NOT_SET"})
 _NO_LIMIT = frozenset({"", "0", "-1", "UNLIMITED", "Partition_Limit", "NOT_SET", "INVALID", "N/A"})
 
 
 def squeue_argv(users: Sequence[str]) -> tuple[str, ...]:
-    """Ask for all jobs of these accounts: ended ones, hidden partitions, and arrays as few rows as Slurm makes of them.
+    """Return the command that lists all jobs of these accounts, with ended jobs and those of hidden partitions.
 
-    squeue writes its header once it has the list: without it there is no answer.
+    Arrays have as few rows as Slurm makes of them. squeue prints its header after it has the list: without the header
+    there is no answer.
     """
-    # To the right: to the left squeue fills a column blank by blank, which takes as long as all the rest.
+    # Aligned to the right: to the left squeue fills a column blank by blank, which takes as long as all the rest.
     form = f"Name:.{NAME_BYTES}|,Reason:.{_REASON_BYTES}|," + ":0|,".join(_SQUEUE) + ":0"
     return ("squeue", "--all", "--local", "-t", "all", "-u", ",".join(users), "-O", form)
 
 
 _SACCT_ARGV = ("sacct", "-X", "-a", "-D", "--local", "-S", "1970-01-01")
-"""Without `-S` sacct would begin at midnight; every requeue is a row of its own."""
+"""Without `-S` sacct would begin at midnight. Every requeue has its own row."""
 
 
 def sacct_argv(slurm_ids: Sequence[int], *, sluids: bool = False) -> tuple[str, ...]:
-    """Ask for all runs of these jobs, without their names.
+    """Return the command that lists all runs of these jobs, without their names.
 
-    `sluids`: whether this sacct knows SLUIDs, Slurm's own unique ids.
+    `sluids` is true if this sacct knows SLUIDs, Slurm's own unique ids.
     """
     form = ",".join(_SACCT_SLUID if sluids else _SACCT)
     return (*_SACCT_ARGV, "-P", "--noheader", "-o", form, "-j", ",".join(map(str, slurm_ids)))
 
 
 def sacct_names_argv(slurm_ids: Sequence[int]) -> tuple[str, ...]:
-    """Ask for the names of all runs of these jobs: sacct has columns of fixed width in all columns or in none."""
+    """Return the command that lists the names of all runs of these jobs.
+
+    It is a second command, because sacct prints either all columns in a fixed width or none.
+    """
     form = f"JobName%-{NAME_BYTES},DBIndex%-{_INDEX_BYTES}"
     return (*_SACCT_ARGV, "-o", form, "-j", ",".join(map(str, slurm_ids)))
 
 
 def parse_queue(data: bytes, names: Mapping[str, str]) -> tuple[Observation, ...]:
-    """Return what squeue said, with the `names` of accounts by their uids; an unknown uid stays a number.
+    """Return the jobs in an answer of squeue. `names` has accounts by uid; an unknown uid remains a number.
 
-    Raises `Unknown` for a row that cannot be read, and for two about one thing.
+    Raises `Unknown` if a row cannot be read, or if two rows are about the same job or task.
     """
     nodes_of = cache(expand)  # many jobs are on the same nodes
     observations = tuple(_read_squeue(row, nodes_of, names) for row in _squeue_rows(data))
@@ -114,9 +118,9 @@ def parse_queue(data: bytes, names: Mapping[str, str]) -> tuple[Observation, ...
 
 
 def _squeue_rows(data: bytes) -> Iterator[list[str]]:
-    """Return name, reason and the other fields of each row. Text before the header (a banner) is skipped."""
-    # Nothing of a user stands before the first header.
-    start = _after_line(data, _SQUEUE_HEAD, "squeue's")
+    """Yield name, reason and the other fields of each row. Text before the header (a banner) is skipped."""
+    # No user's text is before the first header.
+    start = _after_line(data, _SQUEUE_HEAD, "squeue")
     start = (data.find(b"\n", start) + 1) or len(data)
     text = data.decode("latin-1")  # a character is a byte
     find, whole, columns = text.find, len(text), len(_SQUEUE)
@@ -124,7 +128,7 @@ def _squeue_rows(data: bytes) -> Iterator[list[str]]:
         name, reason = start + NAME_BYTES, start + len(_SQUEUE_HEAD) - 1
         end = find("\n", reason)
         fields = text[reason + 1 : end].split("|") if end >= 0 else ()
-        # What has no `|` at its borders was not counted in bytes.
+        # A row without `|` at these places was not counted in bytes.
         if len(fields) != columns or text[name] != "|" or text[reason] != "|":
             raise Unknown(f"squeue's list breaks off or has foreign text: {_shown(_text(data[start : start + 400]))}")
         yield [_recode(text[start:name]), _recode(text[name + 1 : reason]), *fields]
@@ -132,18 +136,18 @@ def _squeue_rows(data: bytes) -> Iterator[list[str]]:
 
 
 def _recode(column: str) -> str:
-    """Return a column of bytes as the text that it holds."""
+    """Return the text in a column of bytes."""
     text = column.strip(" ")
     return text if text.isascii() else _text(text.encode("latin-1"))
 
 
-def _after_line(data: bytes, head: bytes, whose: str) -> int:
-    """Return where the first line that begins with this header goes on. Raise `Unknown` if there is none."""
+def _after_line(data: bytes, head: bytes, command: str) -> int:
+    """Return the position after the first header at the start of a line. Raise `Unknown` if there is none."""
     if data.startswith(head):
         return len(head)
     at = data.find(b"\n" + head)
     if at < 0:
-        raise Unknown(f"{whose} answer does not begin with the header of its list: {_shown(_text(data[:400]))}")
+        raise Unknown(f"{command}'s answer does not begin with the header of its list: {_shown(_text(data[:400]))}")
     return at + 1 + len(head)
 
 
@@ -152,28 +156,29 @@ def _text(column: bytes) -> str:
 
 
 def parse_history(
-    data: bytes, told_names: bytes, names: Mapping[str, str], *, sluids: bool = False
+    data: bytes, name_list: bytes, names: Mapping[str, str], *, sluids: bool = False
 ) -> tuple[Observation, ...]:
-    """Return what sacct said: the last run of each job or task, with the number of runs before it.
+    """Return the last run of each job or task in an answer of sacct, with the number of runs before it.
 
-    `told_names` is its answer to `sacct_names_argv`. `names` are those of accounts by their uids; others have the name
-    that sacct gives. Raises `Unknown` for a row that cannot be read, or that has no name. Jobs that had one id after
-    the other are all there, oldest first. `sluids`: see `sacct_argv`.
+    `name_list` is its answer to `sacct_names_argv`. `names` has accounts by uid; other accounts have sacct's name. All
+    jobs that had the same id are there, the oldest first. See `sacct_argv` for `sluids`.
+
+    Raises `Unknown` if a row cannot be read or has no name.
     """
     fields = _SACCT_SLUID if sluids else _SACCT
     rows = [dict(zip(fields, row, strict=True)) for row in _sacct_rows(data, len(fields))]
-    job_names = _read_job_names(told_names) if rows else {}
+    job_names = _read_job_names(name_list) if rows else {}
     runs: dict[tuple[int, str | None], list[Observation]] = {}
     for row in rows:
         if (name := job_names.get(row["DBIndex"])) is None:
-            raise Unknown(f"sacct tells no name of its row {_shown(str(row))}")
+            raise Unknown(f"sacct gives no name for its row {_shown(str(row))}")
         seen = _read_sacct(row, name, names)
         runs.setdefault((seen.slurm_id, seen.task), []).append(seen)
     return tuple(seen for of_one in runs.values() for seen in _last_runs(of_one))
 
 
 def _sacct_rows(data: bytes, columns: int) -> Iterator[list[str]]:
-    """Return the rows of an answer without names. Text before the first row (a banner) is skipped."""
+    """Yield the rows of an answer without names. Text before the first row (a banner) is skipped."""
     lines = data.decode(errors="replace").split("\n")
     if lines[-1]:
         raise Unknown(f"sacct's list breaks off: it ends in {_shown(lines[-1])}")
@@ -181,7 +186,7 @@ def _sacct_rows(data: bytes, columns: int) -> Iterator[list[str]]:
     first = next((number for number, row in enumerate(rows) if len(row) == columns), None)
     if first is None:
         if data.strip():
-            raise Unknown(f"{_shown(data.decode(errors='replace'))} is no list of jobs")
+            raise Unknown(f"sacct's answer is not a list of jobs: {_shown(data.decode(errors='replace'))}")
         return
     for row in rows[first:]:
         if len(row) != columns:
@@ -191,7 +196,7 @@ def _sacct_rows(data: bytes, columns: int) -> Iterator[list[str]]:
 
 def _read_job_names(data: bytes) -> dict[str, str]:
     """Return the names of jobs by accounting's own index of each run."""
-    rows = data[_after_line(data, _SACCT_HEAD, "sacct's") :]
+    rows = data[_after_line(data, _SACCT_HEAD, "sacct") :]
     if len(rows) % _SACCT_ROW:
         raise Unknown("sacct's list of names breaks off or has foreign text")
     found: dict[str, str] = {}
@@ -205,10 +210,10 @@ def _read_job_names(data: bytes) -> dict[str, str]:
 
 
 def _last_runs(rows: Iterable[Observation]) -> Iterator[Observation]:
-    """Return the last run of each job among runs that have one id and task in common.
+    """Yield the last run of each job among runs with the same id and task.
 
-    Each run has a SLUID of its own. With SLUIDs come the numbers of the runs, which tell a job's next run from another
-    job. (Of a job that was resized Slurm makes a new row with the same submit time.) Without them, the name tells.
+    Each run has its own SLUID. With SLUIDs come the numbers of the runs, which distinguish a job's next run from
+    another job. (A resized job has a new row with the same submit time.) Without SLUIDs the name distinguishes jobs.
     """
     jobs: list[list[Observation]] = []
     for seen in sorted(rows, key=lambda row: (row.submitted or 0, row.restarts)):
@@ -235,7 +240,7 @@ def _read_squeue(row: list[str], nodes_of: Callable[[str], tuple[str, ...]], nam
         slurm_id, task = _read_id(id_)
         state, _ = _read_state(word)
         waits = state in WAITING
-        # By their places: ten thousand of these are an ordinary answer.
+        # Positional arguments are faster, and an ordinary answer has ten thousand rows.
         return Observation(
             slurm_id,
             task,
@@ -243,12 +248,12 @@ def _read_squeue(row: list[str], nodes_of: Callable[[str], tuple[str, ...]], nam
             names.get(uid, uid),
             state,
             _read_reason(reason),
-            # Of a job that is about to end squeue shows only the nodes that are not free yet: no list of ranks.
+            # For a completing job squeue shows only the nodes that are not free yet, which are not its ranks.
             () if waits or state == "COMPLETING" else nodes_of(nodes),
             int(restarts),
             *(_read_exit_code(status) if state in ENDED else (None, None)),
             _read_time(submitted),
-            None if waits else _read_time(started),  # of a job that waits it is a forecast
+            None if waits else _read_time(started),  # a forecast if the job is pending
             _read_time(ended),
             _read_limit(limit),
         )
@@ -285,10 +290,10 @@ def _read_sacct(row: dict[str, str], name: str, names: Mapping[str, str]) -> Obs
 
 
 def _read_canceller(by: str | None, row: dict[str, str]) -> str | None:
-    """The account or uid that cancelled a job.
+    """Return the account or uid that cancelled a job.
 
-    slurmdbd may hear of a job's end before it has heard all of its start; until then its user's uid is given as 0, and
-    nobody can tell whether `by` is the user's own.
+    slurmdbd may receive a job's end before all of its start. Until then it shows the user's uid as 0, and `by` cannot
+    be compared with the user.
     """
     if row["UID"] == "0" and row["User"] != "root":
         return by if by == "0" else None
@@ -300,7 +305,7 @@ def _read_id(text: str) -> tuple[int, str | None]:
         return int(text), None
     match = _ID.fullmatch(text)
     if match is None:
-        raise ValueError(f"{_shown(text)} is no id of a job")
+        raise ValueError(f"{_shown(text)} is not a job's id")
     one, several, component = match[2], match[3], match[4]
     if component is not None:
         return int(match[1]), f"+{component}"
@@ -309,7 +314,7 @@ def _read_id(text: str) -> tuple[int, str | None]:
 
 @lru_cache(maxsize=1024)
 def _read_state(text: str) -> tuple[str, str | None]:
-    """The state, in Slurm's long form where it is known, and the uid that cancelled."""
+    """Return the state, in Slurm's long form if that is known, and the uid that cancelled."""
     by = re.search(r" by (\d+)$", text)
     return canonical(text) or text.strip().upper(), by[1] if by else None
 
@@ -320,10 +325,10 @@ def _read_reason(text: str) -> str:
 
 
 def _read_exit_code(text: str) -> tuple[int | None, int | None]:
-    """Return exit code and signal of squeue's `exit_code`; neither if Slurm has none.
+    """Return exit code and signal of squeue's `exit_code`; None for both if Slurm has none.
 
-    Up to 22.05 it is a status of wait(2), and Slurm's NO_VAL if there is none. From 23.02 on it is `7:0` or `0:11`,
-    as of sacct, and empty if there is none.
+    Up to 22.05 it is a status of wait(2), and Slurm's NO_VAL if there is none. From 23.02 on it is `7:0` or `0:11`, as
+    in sacct, and empty if there is none.
     """
     if not text or ":" in text:
         return _read_pair(text)
@@ -335,10 +340,9 @@ def _read_exit_code(text: str) -> tuple[int | None, int | None]:
 
 
 def _read_pair(text: str) -> tuple[int | None, int | None]:
-    """Exit code and signal of `7:0` or `0:11`.
+    """Return exit code and signal of `7:0` or `0:11`.
 
-    Of an exit code above 128 sacct shows what is left when 128 is taken off (137 is `9:0`): never zero, so that a
-    failure stays one.
+    sacct subtracts 128 from an exit code above 128 (137 is `9:0`). The rest is never zero, so a failure remains one.
     """
     if not text:
         return None, None
@@ -354,11 +358,11 @@ def _read_time(text: str) -> int | None:
 
 @lru_cache(maxsize=1024)
 def _read_limit(text: str) -> int | None:
-    """Seconds of any of Slurm's forms: `90`, `90:00`, `1:30:00`, and `1-3`, `1-3:5`, `1-03:05:06`."""
+    """Return the seconds of any of Slurm's forms: `90`, `90:00`, `1:30:00`, and `1-3`, `1-3:5`, `1-03:05:06`."""
     if text in _NO_LIMIT:
         return None
     if not re.fullmatch(r"\d+(?:-\d+)?(?::\d+){0,2}", text, re.ASCII):
-        raise ValueError(f"{_shown(text)} is no time limit")
+        raise ValueError(f"{_shown(text)} is not a time limit")
     days, dash, rest = text.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     # Days are followed by hours. Without them one number is minutes, two are minutes and seconds.

@@ -1,4 +1,4 @@
-"""Limits of partitions and the sizes of their nodes: commands and their parsers side by side."""
+"""Limits of partitions and the sizes of their nodes: each command with its parser."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _read_shapes(text: str) -> dict[str, Counter[NodeShape]]:
     found: defaultdict[str, Counter[NodeShape]] = defaultdict(Counter)
     for line in text.splitlines():
         if line.startswith("NodeName="):
-            # The first of each key: free text (Comment, Reason) comes last on a line.
+            # The first value of each key counts, because free text (Comment, Reason) comes last on a line.
             values = dict(word.partition("=")[::2] for word in reversed(line.split()))
             if not (own := _names(values.get("Partitions", ""))):
                 continue
@@ -86,7 +86,7 @@ def _read_shapes(text: str) -> dict[str, Counter[NodeShape]]:
 
 def _read_shape(values: Mapping[str, str]) -> NodeShape:
     return NodeShape(
-        # CPUEfctv, from 22.05 on, is without the processors that are kept for the system; so it is with MemSpecLimit.
+        # CPUEfctv, from 22.05 on, excludes the processors that are reserved for the system, as MemSpecLimit is memory.
         cpus=int(values["CPUEfctv"] if "CPUEfctv" in values else values["CPUTot"]),
         memory=(int(values["RealMemory"]) - int(values.get("MemSpecLimit", "0"))) * _MEBIBYTE,
         gpus=_read_gpus(values.get("Gres", "")),

@@ -1,8 +1,8 @@
-"""Slurm through libslurm, by pyslurm: no command is started for each job. See `Scheduler` for what each method means.
+"""Slurm through libslurm and pyslurm, without a command for each job. `Scheduler` explains the methods.
 
-Each question is a process of its own (`libslurm_worker`), run through the transport as the account of the jobs, for
-libslurm speaks as its process's account: so it goes with one account for all jobs. What pyslurm does not do, or does
-wrong, goes through Slurm's commands: accounting, resolving names, and jobs with directives that are not in `_FIELDS`.
+Each request is a process (`pyslurm_worker`) that the transport runs as the account of the jobs, because libslurm acts
+as the account of its process. So all jobs need the same account. Slurm's commands do the rest: accounting, name
+resolution, and jobs with directives that are not in `_FIELDS`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _QUERY_SECONDS = 120.0
 
 _WORKER = Path(pyslurm_worker.__file__).read_bytes()
-_BOOT = f"import sys;exec(compile(sys.stdin.buffer.read({len(_WORKER)}),'libslurm_worker','exec'))"
-"""Read the worker's source from standard input: its Python may be in a place where this program's files are not."""
+_BOOT = f"import sys;exec(compile(sys.stdin.buffer.read({len(_WORKER)}),'pyslurm_worker','exec'))"
+"""Reads the worker's source from standard input, because this program's files may not exist on the cluster."""
 
 _FIELDS = {
     "account": "account",
@@ -64,13 +64,13 @@ _NUMBERS = {
     "ntasks": "ntasks",
     "ntasks-per-node": "ntasks_per_node",
 }
-"""Directives and the attributes of pyslurm's JobSubmitDescription that mean the same, each tried on a cluster."""
+"""Directives and attributes of pyslurm's JobSubmitDescription with the same meaning, each tried on a cluster."""
 
 
 def describe(job: Submission) -> dict[str, Any] | None:
-    """What pyslurm is to be told of a job; None where it cannot be told all of it.
+    """Return a job as pyslurm's attributes; None if these cannot express all of its directives.
 
-    Some of pyslurm's attributes are read by it and never sent (`signal`, `switches`), or read otherwise than by sbatch.
+    pyslurm reads some attributes but does not send them (`signal`, `switches`), or reads them differently than sbatch.
     """
     fields: dict[str, Any] = {"script": f"{job.folder}/job.sbatch"}
     for each in job.directives:
@@ -86,21 +86,21 @@ def describe(job: Submission) -> dict[str, Any] | None:
         elif each.name == "exclusive" and each.value is None:
             fields["resource_sharing"] = "exclusive"
         elif (each.name, each.value) == ("export", "NONE"):
-            # As sbatch's: nothing of this process's environment, but the user's login environment on the node.
+            # As sbatch does: no variable of this process, but the user's login environment on the node.
             fields["environment"] = {"SLURM_GET_USER_ENV": "1"}
         elif (each.name, each.value) == ("propagate", "NONE"):
             continue  # pyslurm sends no limits of its process
         else:
             return None
-    # Without it pyslurm means one task in all, where sbatch means one for each node.
+    # By default pyslurm starts one task in all, and sbatch one per node.
     fields.setdefault("ntasks", fields.get("nodes", 1))
     if "environment" in fields:
-        told = {
+        variables = {
             "SLURM_JOB_NAME": fields.get("name"),
             "SLURM_CPUS_PER_TASK": fields.get("cpus_per_task"),
             "SLURM_OPEN_MODE": {"append": "a", "truncate": "t"}.get(fields.get("log_files_open_mode", "")),
         }
-        fields["environment"] |= {name: str(value) for name, value in told.items() if value is not None}
+        fields["environment"] |= {name: str(value) for name, value in variables.items() if value is not None}
     return fields
 
 
@@ -114,7 +114,7 @@ def _plain(directive: Directive) -> bool:
 
 
 class PyslurmScheduler:
-    """One cluster, as `account`; `commands` does the rest. `python` has pyslurm, and the account may run it."""
+    """One cluster, used as `account`. `python` has pyslurm and may be run by the account; `commands` does the rest."""
 
     def __init__(
         self,
@@ -173,10 +173,10 @@ class PyslurmScheduler:
 
     def queue(self, users: Sequence[str]) -> Listing:
         """See `Scheduler.queue`."""
-        told = self._ask("queue", {"users": list(users)})
-        boss = told["identity"] in {"root", told["slurm_user"]} or set(users) <= {told["identity"]}
-        sees_others = not told["unknown"] and (boss or not told["hidden"])
-        return Listing(tuple(_read_row(row) for row in told["rows"]), sees_others)
+        answer = self._ask("queue", {"users": list(users)})
+        sees_all = answer["identity"] in {"root", answer["slurm_user"]} or set(users) <= {answer["identity"]}
+        sees_others = not answer["unknown"] and (sees_all or not answer["hidden"])
+        return Listing(tuple(_read_row(row) for row in answer["rows"]), sees_others)
 
     def history(self, slurm_ids: Sequence[int]) -> tuple[Observation, ...] | None:
         """See `Scheduler.history`."""
@@ -191,7 +191,7 @@ class PyslurmScheduler:
         return self._commands.load(partitions)
 
     def set_time_limits(self, limits: Mapping[int, int]) -> Mapping[int, AdapterError]:
-        """See `Scheduler.set_time_limits`. By Slurm's command, as an operator; so are the next two."""
+        """See `Scheduler.set_time_limits`. By Slurm's command, as an operator; also the next two methods."""
         return self._commands.set_time_limits(limits)
 
     def suspend(self, slurm_ids: Sequence[int]) -> None:
@@ -249,18 +249,18 @@ class PyslurmScheduler:
         )
         for kind, text in _lines(result.stdout):
             if kind == "fatal":
-                raise InvalidConfig(f"pyslurm cannot be used by {self._python} as {self._account}: {text}{_MEND}")
+                raise InvalidConfig(f"pyslurm cannot be used by {self._python} as {self._account}: {text}{_FIX}")
         if result.status in {1, 126, 127} and not result.stdout:
             raise InvalidConfig(
-                f"{self._python} cannot be run as {self._account} on this machine: {result.complaint}{_MEND}"
+                f"{self._python} cannot be run as {self._account} on this machine: {result.complaint}{_FIX}"
             )
         if result.status != 0 and call != "submit":
             raise Unknown(f"pyslurm's {call} ended with exit code {result.status}: {result.complaint}")
         return result.stdout
 
 
-_MEND = (
-    "\ninstall a pyslurm whose version begins as Slurm's does (22.5 for 22.05) beside slurm-adapter or for "
+_FIX = (
+    "\ninstall a pyslurm of Slurm's release (22.5 for 22.05) next to slurm-adapter or for "
     'clusters.NAME.pyslurm_python, or set clusters.NAME.scheduler = "commands"'
 )
 

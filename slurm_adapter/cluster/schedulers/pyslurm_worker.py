@@ -1,15 +1,15 @@
-"""Talks to libslurm through pyslurm, in a process of its own that lives for one question.
+"""Calls libslurm through pyslurm, in a process for one request.
 
-libslurm ends its process on a bad configuration, and it speaks as the account of its process. So
-`cluster.schedulers.pyslurm` runs this program as the account of the jobs, with the argument CALL. On standard
-input is this source, and then JSON. It needs nothing but pyslurm and the standard library. Text of users is encoded, so
-that no line of it is taken for an answer:
+libslurm ends its process on a bad configuration, and it acts as the account of its process. So
+`cluster.schedulers.pyslurm` runs this program as the account of the jobs, with the argument CALL. Standard input has
+this source, and then JSON. It needs only pyslurm and the standard library. Text of users is encoded, so that none of
+its lines is taken for an answer:
 
-    worker fatal BASE64             pyslurm cannot be used; why
-    worker failed BASE64            Slurm's own words for why the question has no answer
-    worker answer BASE64            the answer, as JSON
+    worker fatal BASE64             the reason why pyslurm cannot be used
+    worker failed BASE64            Slurm's own words if there is no answer
+    worker answer BASE64            the answer as JSON
     late SECONDS, job N begun, job N STATUS BASE64
-                                    of `submit`, as `slurm_adapter.cluster.schedulers.sbatch` reads them
+                                    lines of `submit`, as `slurm_adapter.cluster.schedulers.sbatch` reads them
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ ENDED = frozenset(
 
 
 def say(*words: object) -> None:
-    """One line, at once: what has been said counts though this process may end at any moment."""
+    """Print one line and flush it, because this process may end at any moment."""
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 
 
 def encode(text: str, limit: int = 0) -> str:
-    """Any text as one word; of the last `limit` bytes of it, where there are more."""
+    """Return a text as one word; only the last `limit` bytes if the text is longer."""
     return base64.b64encode(text.encode(errors="replace")[-limit:]).decode()
 
 
 WORDS = 2400
-"""The most bytes of Slurm's words on one job: its line is written whole, whoever else writes to the pipe (PIPE_BUF)."""
+"""Maximum number of bytes of Slurm's words about one job. The pipe takes its line whole (PIPE_BUF)."""
 
 
 AT_ONCE = 4
-"""So many processes hand jobs in side by side, where there are that many: each waits for the controller in turn."""
+"""Maximum number of processes that dispatch jobs at once. Each waits for the controller."""
 
 
 def submit(slurm: Any, question: Mapping[str, Any]) -> None:
-    """Hand jobs in until `until`, a few side by side; each is told before and after, as sbatch's would be."""
+    """Dispatch jobs until `until`, a few at once. Print a line before and after each, as the script for sbatch does."""
     late = question["until"] - time.time()
     if late <= 0:
         say("late", int(late))
@@ -63,11 +63,11 @@ def submit(slurm: Any, question: Mapping[str, Any]) -> None:
     started: list[int] = []
     try:
         for first in range(min(AT_ONCE, len(jobs))):
-            # None of them in this process: libslurm may end it, and it must not end before the others are done.
+            # Not in this process: libslurm may end a process, and this one must not end before the others.
             process = os.fork()
             if process == 0:
                 try:
-                    hand_in(slurm, jobs[first::AT_ONCE], question["until"], question["seconds"])
+                    dispatch(slurm, jobs[first::AT_ONCE], question["until"], question["seconds"])
                 finally:
                     os._exit(0)
             started.append(process)
@@ -85,7 +85,7 @@ _LAUNCHERS = {
     "OMPI_MCA_plm_slurm_args": _EXTERNAL,
     "PRTE_MCA_plm_slurm_args": _EXTERNAL,
 }
-"""What sbatch gives jobs from Slurm 23.11 on, so that `mpirun` starts its daemons by srun beside the job's steps."""
+"""Variables that sbatch sets from Slurm 23.11 on, so that `mpirun` starts its daemons by srun next to job steps."""
 
 
 def _launcher_environment(slurm: Any) -> dict[str, str]:
@@ -102,7 +102,7 @@ def _launcher_environment(slurm: Any) -> dict[str, str]:
 
 
 def _with_environment(job: dict[str, Any], launchers: Mapping[str, str]) -> dict[str, Any]:
-    """Return a job with the environment that sbatch would send: this process's, unless the job says another.
+    """Return a job with the environment that sbatch would send: this process's, unless the job has its own.
 
     From 24.11 on pyslurm sends an empty one by default: "I/O error writing script/environment to file".
     """
@@ -110,9 +110,9 @@ def _with_environment(job: dict[str, Any], launchers: Mapping[str, str]) -> dict
     return {**job, "environment": {**job.get("environment", os.environ), **launchers, **per_task}}
 
 
-def hand_in(slurm: Any, jobs: Sequence[Any], until: float, seconds: float) -> None:
-    """Hand these in, one after another."""
-    # Whatever libslurm waits for: what the port promises of the end of a hand-over holds.
+def dispatch(slurm: Any, jobs: Sequence[Any], until: float, seconds: float) -> None:
+    """Dispatch jobs, one after another."""
+    # libslurm may wait without limit; the interface promises a latest end of the dispatch.
     signal.setitimer(signal.ITIMER_REAL, until - time.time() + seconds)
     for number, job in jobs:
         if time.time() >= until:
@@ -129,17 +129,17 @@ def hand_in(slurm: Any, jobs: Sequence[Any], until: float, seconds: float) -> No
             status, said = 255, f"sbatch: error: {error}: invalid, said pyslurm"
         say("job", number, status, encode(said, WORDS))
         if "Unable to contact slurm controller" in said:
-            return  # the rest would only wait, too
+            return  # the other jobs would wait, too
 
 
 def cancel(slurm: Any, question: Mapping[str, Any]) -> Any:
-    """Cancel jobs; words for each that goes on all the same."""
+    """Cancel jobs. Return Slurm's words about each job that still runs."""
     failed: dict[int, str] = {}
     for slurm_id in question["ids"]:
         try:
             slurm.Job(slurm_id).cancel()
         except slurm.RPCError as error:
-            # pyslurm takes an older error for this call's: what became of the job tells.
+            # pyslurm may report an older error as this call's; the state of the job decides.
             failed[slurm_id] = str(error)
     if failed:
         for job in slurm.Jobs.load().values():
@@ -152,7 +152,7 @@ def cancel(slurm: Any, question: Mapping[str, Any]) -> Any:
 
 
 def queue(slurm: Any, question: Mapping[str, Any]) -> Any:
-    """All jobs of these accounts, a list of values for each, and what tells whether others' are hidden."""
+    """Return all jobs of these accounts, a list of values for each, and the settings that hide others' jobs."""
     names = {}
     for name in question["users"]:
         with suppress(KeyError):
@@ -169,7 +169,7 @@ def queue(slurm: Any, question: Mapping[str, Any]) -> Any:
 
 
 def _privacy(slurm: Any) -> tuple[bool, str]:
-    """Whether others' jobs may be hidden (PrivateData in slurm.conf(5)), and SlurmUser, from whom nothing is."""
+    """Return whether jobs of others may be hidden (PrivateData in slurm.conf(5)), and SlurmUser, who sees all jobs."""
     if hasattr(slurm, "config"):
         values = slurm.config().get()
         return bool(int(values["private_data"] or 0) & 1), str(values.get("slurm_user_name") or "")
@@ -188,7 +188,7 @@ def _row(job: Any, user: str) -> list[Any]:
         slurm_id, task = job.heterogeneous_id, f"+{job.heterogeneous_offset}"
     try:
         name = job.name or ""
-    except UnicodeDecodeError:  # none of ours
+    except UnicodeDecodeError:  # not a job of the adapter
         name = "?"
     return [
         slurm_id, task, name, user, job.state, job.state_reason, job.allocated_nodes, job.requeue_count,
@@ -197,12 +197,12 @@ def _row(job: Any, user: str) -> list[Any]:
 
 
 def nodes(slurm: Any, _: Mapping[str, Any]) -> Any:
-    """Every node's name and NodeAddr."""
+    """Return the NodeAddr of every node by its name."""
     return {node.name: node.address or node.name for node in slurm.Nodes.load().values()}
 
 
 def version(slurm: Any, _: Mapping[str, Any]) -> Any:
-    """Pyslurm's version."""
+    """Return the version of pyslurm."""
     return str(slurm.__version__)
 
 
@@ -212,11 +212,11 @@ CALLS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
 
 
 def main(call: str) -> None:
-    """Answer one question."""
+    """Answer one request."""
     question = json.loads(sys.stdin.buffer.read() or b"{}")
     try:
         pyslurm = importlib.import_module("pyslurm")  # it may be missing, or made for another Slurm
-    except Exception as error:  # noqa: BLE001  # whatever a wrong one raises is told
+    except Exception as error:  # noqa: BLE001  # a wrong pyslurm may raise anything
         say("worker", "fatal", encode(f"{type(error).__name__}: {error}"))
         return
     try:
@@ -226,7 +226,7 @@ def main(call: str) -> None:
             say("worker", "answer", encode(json.dumps(CALLS[call](pyslurm, question))))
     except pyslurm.RPCError as error:
         say("worker", "failed", encode(str(error)))
-    except Exception as error:  # noqa: BLE001  # one that is not ours to know: it is told, and is no answer
+    except Exception as error:  # noqa: BLE001  # pyslurm may raise anything; the caller reports it
         say("worker", "failed", encode(f"{type(error).__name__}: {error}"))
 
 

@@ -1,10 +1,10 @@
-"""Slurm's errors that refuse a job only for now, by their words and numbers.
+"""Slurm's errors that refuse a job only temporarily, by their words and numbers.
 
-The words and numbers are those of `slurm/slurm_errno.h` and `src/common/slurm_errno.c` from 20.11 to 26.05. What the
-controller answers to a submission was read in `src/slurmctld/proc_req.c` and `job_mgr.c` (`job_allocate`,
-`_job_create`, `_get_job_parts`), and the reasons behind an accounting policy in `acct_policy.c`.
-`tests/cluster/schedulers/extract_errors.py` reads the tables out of Slurm's sources, and a test holds this one against
-every version. An error that is not here is final: it stays until somebody changes the job or the site.
+The words and numbers are those of `slurm/slurm_errno.h` and `src/common/slurm_errno.c` from 20.11 to 26.05. The
+controller's answers to a submission are in `src/slurmctld/proc_req.c` and `job_mgr.c` (`job_allocate`, `_job_create`,
+`_get_job_parts`), and the reasons of an accounting policy in `acct_policy.c`.
+`tests/cluster/schedulers/extract_errors.py` reads the tables from Slurm's sources, and a test compares this one with
+every version. All other errors are final, until somebody changes the job or the site.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ PASSING = MappingProxyType(
         "Max powered up nodes reached": 2177,  # ESLURM_MAX_POWERED_NODES, from 24.05 on
     }
 )
-"""Words and number of each."""
+"""The number of each error by its words."""
 
 POLICY = ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", 2050)
-"""ESLURM_ACCOUNTING_POLICY: the reason, which comes on a line before it, decides."""
+"""ESLURM_ACCOUNTING_POLICY: the reason on an earlier line decides."""
 
 PASSING_REASONS = (
     "AssocGrpSubmitJobsLimit",
@@ -53,9 +53,9 @@ PASSING_REASONS = (
 
 
 def passes(words: str, before: str) -> bool:
-    """Return whether Slurm's error refuses the job only for now; `before` is what Slurm said before it.
+    """Return whether Slurm's error refuses the job only temporarily; `before` has Slurm's words before it.
 
-    A policy without any reason is that of the plugin job_submit/throttle, which counts jobs an hour.
+    A policy without a reason is that of the plugin job_submit/throttle, which counts jobs per hour.
     """
     number = _number(words)
     if words == POLICY[0] or number == POLICY[1]:
@@ -67,13 +67,13 @@ def passes(words: str, before: str) -> bool:
 def is_slurms_own(words: str) -> bool:
     """Return whether only Slurm's controller gives this answer.
 
-    Words of errno(3), and of a plugin's bare failure, are not: they may tell of an answer that was lost.
+    Words of errno(3) and of a plugin's failure are not the controller's own: they may mean that its answer was lost.
     """
     return words not in _ERRNO and words != "Unspecified error" and not words.startswith("Unknown ")
 
 
 def _number(words: str) -> int | None:
-    """Return the number of an error that sbatch has no words for: one of a newer controller, or of a site's plugin."""
+    """Return the number of an error without words: an error of a newer controller, or of a site's plugin."""
     match = re.fullmatch(r"Unknown error (-?\d+)", words, re.ASCII)
     return int(match[1]) if match else None
 

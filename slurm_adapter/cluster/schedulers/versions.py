@@ -1,4 +1,4 @@
-"""Slurm's versions: what its commands say of them, and which of them the program supports."""
+"""Slurm's versions: reading them from its commands, and the versions that the adapter supports."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from slurm_adapter.core.errors import InvalidConfig, Unknown
 CLIENT_ARGV = ("squeue", "--version")
 
 OLDEST = (22, 5)
-"""In older releases `srun --overlap` waits for the CPUs of steps without it, so that a job with peers would hang."""
+"""In older releases `srun --overlap` waits for the CPUs of other steps, so that a job with peers would hang."""
 
 _SLUID_SINCE = (25, 11)
-"""The first release whose sacct tells SLUIDs, Slurm's own unique ids, and the numbers of runs."""
+"""The first release in which sacct shows SLUIDs, Slurm's own unique ids, and the numbers of runs."""
 
 TRIED = ((22, 5), (24, 11), (25, 11), (26, 5))
-"""Releases that the tests ran on."""
+"""Releases on which the tests ran."""
 
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.\d+)?\S*", re.ASCII)
 
@@ -26,9 +26,9 @@ class Versions:
     """The versions of Slurm on a cluster, as Slurm writes them: `24.11.5`."""
 
     client: str
-    """Of the commands that the adapter runs."""
+    """The version of the commands that the adapter runs."""
     controller: str
-    """Of slurmctld."""
+    """The version of slurmctld."""
 
 
 def release(version: str) -> tuple[int, int]:
@@ -48,12 +48,12 @@ def read_client(text: str) -> str:
     """Return the version in a command's answer to `--version`: `slurm 24.11.5`, `slurm-wlm 22.05.8`."""
     match = re.match(r"slurm\S* (\S+)", text)
     if match is None:
-        raise Unknown(f"Slurm's commands do not tell their version: {text[:100]!r}")
+        raise Unknown(f"Slurm's commands do not show their version: {text[:100]!r}")
     return match[1]
 
 
 def has_sluids(text: str) -> bool:
-    """Return whether a command's answer to `--version` is that of a release that has SLUIDs."""
+    """Return whether a command's answer to `--version` is of a release with SLUIDs."""
     try:
         return release(read_client(text)) >= _SLUID_SINCE
     except Unknown:
@@ -64,7 +64,7 @@ def read_controller(config: str) -> str:
     """Return the controller's version in the answer of `scontrol show config`."""
     match = re.search(r"^SLURM_VERSION *= *(\S+)", config, re.MULTILINE)
     if match is None:
-        raise Unknown("Slurm's controller does not tell its version (SLURM_VERSION in `scontrol show config`)")
+        raise Unknown("Slurm's controller does not show its version (SLURM_VERSION in `scontrol show config`)")
     return match[1]
 
 

@@ -144,9 +144,9 @@ def test_ids(text: str, task: str | None) -> None:
 @pytest.mark.parametrize("text", ["17_4.batch", "17.extern", "17.0", "17.0+", "17.batch", "17_", "_4", "17+", "17_x"])
 def test_a_step_is_no_job_and_is_never_dropped(text: str) -> None:
     assert "-X" in sacct_argv([17])  # steps are not asked for
-    with pytest.raises(Unknown, match="is no id of a job"):
+    with pytest.raises(Unknown, match="is not a job.s id"):
         parse_queue(squeue_row() + squeue_row(id=text))
-    with pytest.raises(Unknown, match="is no id of a job"):
+    with pytest.raises(Unknown, match="is not a job.s id"):
         parse_history([history_row(), history_row(id=text)])
 
 
@@ -282,7 +282,7 @@ def test_time_limits(text: str, seconds: int | None) -> None:
 
 @pytest.mark.parametrize("text", [":", "1:2:3:4", "1-", "-2", "1--2", "1-2-3", "1:", "x", "\u0661:00", "1.5"])
 def test_what_is_no_time_limit(text: str) -> None:
-    with pytest.raises(Unknown, match="is no time limit"):
+    with pytest.raises(Unknown, match="is not a time limit"):
         read_one(limit=text)
 
 
@@ -399,7 +399,7 @@ def test_a_run_whose_name_is_not_told_is_no_answer() -> None:
 
 
 def test_the_message_shows_the_row() -> None:
-    with pytest.raises(Unknown, match=r"tok-1.*later.*is no time limit"):
+    with pytest.raises(Unknown, match=r"tok-1.*later.*is not a time limit"):
         parse_queue(squeue_row(limit="later"))
 
 
@@ -429,7 +429,7 @@ def test_no_name_and_no_reason_changes_another_row(texts: list[tuple[str, str]])
     st.binary(max_size=200) | st.lists(st.sampled_from([HEADER, b"|", b"\n", b"1", b"x", squeue_row()])).map(b"".join)
 )
 def test_nothing_but_unknown_is_ever_raised(data: bytes) -> None:
-    for parse in (parse_queue, partial(listings.parse_history, told_names=data, names=NAMES)):
+    for parse in (parse_queue, partial(listings.parse_history, name_list=data, names=NAMES)):
         with suppress(Unknown):
             parse(data)
 

@@ -82,7 +82,7 @@ def test_states_of_jobs() -> None:
         (b"No nodes in the system\n", b"", "no nodes"),
         (node("IDLE")[:-1], b"", "nodes breaks off"),
         (node("IDLE"), b"RUNNING\nPEND", "jobs breaks off"),
-        (node("IDLE"), b"RUNNING\nwhat is this\n", "no state"),
+        (node("IDLE"), b"RUNNING\nwhat is this\n", "not a job's state"),
         (node("IDLE").replace(b"CPUAlloc=1", b"CPUAlloc=x"), b"", "CPUAlloc"),
         (node("IDLE").replace(b" State=", b" Stat="), b"", "State"),
     ],

@@ -89,7 +89,7 @@ def test_addresses_in_order_without_loopback() -> None:
 
 
 def test_a_name_without_an_answer() -> None:
-    with pytest.raises(Unknown, match="look-up of b"):
+    with pytest.raises(Unknown, match="lookup of b"):
         parse_addresses(b"resolved 0 10.0.0.1\n", ["a", "b"])
 
 

@@ -157,7 +157,7 @@ def test_a_transport_that_fails(error: Exception, kind: type) -> None:
     [
         (says(("failed", "Unable to contact slurm controller (connect failure)")), TryAgain, "does not answer pyslurm"),
         (says(("failed", "Access/permission denied")), Unknown, "nodes failed: Access/permission denied"),
-        (says(("fatal", "ImportError: libslurm.so.38")), InvalidConfig, "install a pyslurm whose version begins"),
+        (says(("fatal", "ImportError: libslurm.so.38")), InvalidConfig, "install a pyslurm of Slurm's release"),
         (says(), Unknown, "breaks off"),
         (says(status=124), Unknown, "exit code 124"),  # libslurm has ended it, or the clock
         (lambda _: Result(126, b"", b"Permission denied"), InvalidConfig, "Permission denied"),

@@ -100,10 +100,10 @@ def make(tmp_path: Path, what: str, user: str = "alice", number: int = 0) -> Sub
         ("good", Accepted(17)),
         ("bare", Accepted(18)),
         ("noisy", Accepted(21)),
-        ("mute", InDoubt("sbatch ended with exit code 0 and said nothing")),
+        ("mute", InDoubt("sbatch ended with exit code 0 without a message")),
         ("two", InDoubt("19; 20")),
         ("late", InDoubt("22")),
-        ("killed", InDoubt("sbatch ended with exit code 137 and said nothing")),
+        ("killed", InDoubt("sbatch ended with exit code 137 without a message")),
         ("forge", Accepted(23)),
         ("stdin", Accepted(25)),
         (
@@ -138,7 +138,7 @@ def test_many_jobs_keep_their_order_in_one_command_for_each_user(
 def test_a_controller_that_is_gone_is_not_asked_for_every_job(tmp_path: Path, scheduler: CommandLineScheduler) -> None:
     outcomes = scheduler.submit([make(tmp_path, "down", number=number) for number in range(12)])
     assert {type(outcome) for outcome in outcomes} <= {NotStarted, InDoubt}
-    assert sum("not started any more" in outcome.why for outcome in outcomes if isinstance(outcome, NotStarted)) >= 4
+    assert sum("sbatch was not started" in outcome.why for outcome in outcomes if isinstance(outcome, NotStarted)) >= 4
 
 
 def test_no_sbatch_is_started_once_the_time_for_it_is_over(tmp_path: Path, here: _Here) -> None:

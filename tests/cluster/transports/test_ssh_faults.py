@@ -384,9 +384,7 @@ def test_every_exception_of_paramiko_is_in_the_list() -> None:
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize(("sent", "expected"), [(False, NotConnected), (True, ConnectionLost)])
-def test_every_foreign_exception_is_translated(
-    error: Exception, *, sent: bool, expected: type[TransportError]
-) -> None:
+def test_every_foreign_exception_is_translated(error: Exception, *, sent: bool, expected: type[TransportError]) -> None:
     with pytest.raises(expected, match=r"doing: .") as caught, translated("doing", sent=sent):
         raise error
     assert caught.value.__cause__ is error
