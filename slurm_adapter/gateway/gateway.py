@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi import Depends, Request
 
@@ -14,6 +14,7 @@ from slurm_adapter.gateway.api.extend import Extender
 from slurm_adapter.gateway.api.submit import Submitter
 from slurm_adapter.gateway.api.terminate import Ender
 from slurm_adapter.gateway.api.utilization import Utilizations
+from slurm_adapter.gateway.authentication import authenticate, grant
 from slurm_adapter.gateway.background import BackgroundWork
 from slurm_adapter.gateway.controller import Controller
 from slurm_adapter.gateway.http.metrics import Counted, Metrics
@@ -28,8 +29,11 @@ from slurm_adapter.gateway.thread_pools import ThreadPools
 from slurm_adapter.ucloud.key import UcloudKey
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.schedulers.interface import Scheduler
+    from slurm_adapter.core.specification import Owner
 
 SHELLS, SHELLS_OF_ONE = 100, 20
 """Shells in browsers at once, and those of one user."""
@@ -57,7 +61,7 @@ class Gateway:
         """UCloud's own; None where there is no door for it."""
         self.requests = Shares(REQUESTS, REQUESTS_OF_ONE, "requests under way")
         self.turns = Turns(REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW)
-        self.token_users: dict[str, str] = {}
+        self._token_users: dict[str, str] = {}
         """Users by digests of tokens that were good once."""
         self.workers = ThreadPools(adapter)
         self.controller = Controller(self.workers)
@@ -96,6 +100,22 @@ class Gateway:
         """Why nobody should rely on it just now; None if the controller answers and the last pass learned all."""
         return self.controller.away or self.not_ready
 
+    async def admit(self, authorization: str | None, project: str | None, state: MutableMapping[str, Any]) -> Owner:
+        """Return whom the jobs of a user's request belong to, once it is this user's turn.
+
+        Whoever sends too many waits before the token is looked up, which costs more than to wait. `state` is the
+        scope's. Raise `NotAuthenticated`, `Forbidden` and `TooMany`.
+        """
+        digest = grant(authorization)
+        user = self._token_users.get(digest)
+        if user is not None:
+            await self.turns.wait(user, state)
+        owner = await self.workers.call(_owner, authorization, project)
+        if user is None:
+            self._token_users[digest] = owner.created_by
+            await self.turns.wait(owner.created_by, state)
+        return owner
+
     async def close(self) -> None:
         """Wait for what was begun, and give everything back."""
         self.closing.set()
@@ -106,6 +126,10 @@ class Gateway:
         await asyncio.to_thread(self.shell_threads.shutdown)
         self.web.close()
         await asyncio.to_thread(self.workers.close)
+
+
+def _owner(adapter: Adapter, authorization: str | None, project: str | None) -> Owner:
+    return authenticate(adapter.store, authorization, project, adapter.clock())
 
 
 def _of(request: Request) -> Gateway:

@@ -75,15 +75,7 @@ class UserRoute(StrictRoute):
         """See `StrictRoute.admit`; whom the request is for stays with it. Raise `TooMany`, too."""
         gateway: Gateway = request.app.state.gateway
         authorization, project = request.headers.get("authorization"), request.headers.get("project")
-        # Who sends too many waits before anything is done. The token counts only once it is looked up.
-        digest = authentication.grant(authorization)
-        user = gateway.token_users.get(digest)
-        if user is not None:
-            await gateway.turns.wait(user, request.scope["state"])
-        owner = request.state.owner = await gateway.workers.call(_owner, authorization, project)
-        if user is None:
-            gateway.token_users[digest] = owner.created_by
-            await gateway.turns.wait(owner.created_by, request.scope["state"])
+        owner = request.state.owner = await gateway.admit(authorization, project, request.scope["state"])
         return _held(gateway, owner.created_by)
 
 
@@ -102,10 +94,6 @@ async def _caller(
 ) -> Owner:
     owner: Owner = request.state.owner
     return owner
-
-
-def _owner(adapter: Adapter, authorization: str | None, project: str | None) -> Owner:
-    return authentication.authenticate(adapter.store, authorization, project, adapter.clock())
 
 
 Caller = Annotated[Owner, Depends(_caller)]

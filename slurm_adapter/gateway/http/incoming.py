@@ -52,7 +52,7 @@ WAITING = 128
 MOMENT_SECONDS = 3.0
 """How long a connection may be without its request before it counts as waiting. WebSockets count at once."""
 
-NEW = 16
+NEW = 32
 """Connections that are made between two looks at all of them, if less than `ROOM_SECONDS` passes meanwhile."""
 
 ROOM_SECONDS = 0.1
@@ -92,6 +92,11 @@ def most_connections() -> int:
     Each may need another one, to an application. The rest is for the database, shells and commands.
     """
     return min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+
+
+def _most_in_all() -> int:
+    """Return how many connections there may be at once with those that came a moment ago."""
+    return most_connections() * 5 // 4
 
 
 class _Watched:
@@ -289,7 +294,10 @@ class Room:
         """Those that are ended next if there are too many in all."""
 
     def make(self, new: _Watched) -> None:
-        """End the oldest of the connections that wait if there are too many, and the new one if none waits."""
+        """End the oldest of the connections that wait if there are too many, and the new one if none waits.
+
+        Honest clients may be among those that came a moment ago, so there may be a quarter more of those.
+        """
         everything = cast("set[_Watched]", new.connections)
         most = most_connections()
         if len(everything) <= min(WAITING - NEW, most):
@@ -306,6 +314,8 @@ class Room:
             if _may_end(oldest):
                 oldest.transport.abort()
                 return
+        if len(everything) <= _most_in_all():
+            return  # soon those that just came are known, wait for their turn, or have gone
         new.transport.write(_answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{most} connections are open: try again soon"))
         new.transport.close()
 
@@ -319,7 +329,9 @@ class Room:
         old = [each for each in waiting if isinstance(each, IncomingSocket) or now - each.since >= MOMENT_SECONDS]
         for each in _in_order(old)[: max(0, len(old) - (WAITING - NEW))]:
             each.transport.abort()
-        self._next = deque(_in_order([each for each in others if each.delayed is not None] or waiting))
+        delayed = [each for each in others if each.delayed is not None]
+        full = len(new.connections) > _most_in_all()
+        self._next = deque(_in_order(delayed or old or (waiting if full else [])))
 
 
 _rooms: WeakKeyDictionary[uvicorn.Config, Room] = WeakKeyDictionary()

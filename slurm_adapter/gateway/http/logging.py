@@ -5,13 +5,14 @@ No body, no query and no header is ever logged: that is where tokens, sessions a
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
+import secrets
 import time
 from contextvars import ContextVar
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from pythonjsonlogger.json import JsonFormatter
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _request: ContextVar[str | None] = ContextVar("request", default=None)
+
+_PROCESS, _numbers = f"{secrets.token_hex(6)}-", itertools.count(1)
+"""What ids of requests are made of: nothing that the event loop would wait for."""
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -69,7 +73,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        id_ = given if _ID.fullmatch(given) else uuid4().hex
+        id_ = given if _ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):x}"
         _request.set(id_)
         began = time.monotonic()
         status = 500

@@ -85,8 +85,7 @@ async def follow_for_users(websocket: WebSocket) -> None:
     authorization, project = websocket.headers.get("authorization"), websocket.headers.get("project")
     try:
         if authorization is not None:
-            owner = await gateway.workers.call(_check, authorization, project)
-            await gateway.turns.wait(owner.created_by, websocket.scope["state"])
+            await gateway.admit(authorization, project, websocket.scope["state"])
             setattr(websocket.state, CALLER, "")
     except AdapterError as error:
         await refuse(websocket, error)
@@ -96,6 +95,7 @@ async def follow_for_users(websocket: WebSocket) -> None:
         request = _read(FindById, frame, "jobs.follow")
         token = f"Bearer {frame.bearer}" if frame.bearer else authorization
         workspace = project if frame.project is None else frame.project
+        await gateway.admit(token, workspace, websocket.scope["state"])
         found = await gateway.workers.call(_find, token, workspace, request.id, names_work=gateway.names_work)
         setattr(websocket.state, CALLER, found[0])
         check = partial(gateway.workers.call, _check, token, workspace)
