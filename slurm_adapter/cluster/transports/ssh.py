@@ -152,7 +152,7 @@ class SshTransport:
             with _watched(connection, deadline.left):
                 session.settimeout(deadline.left)
                 with translated(
-                    f"the connection to {self._target} broke when {command} was started", sbatch_started=True
+                    f"the connection to {self._target} broke when {command} was started", sent=True
                 ):
                     if terminal is not None:
                         session.get_pty(terminal.kind, terminal.columns, terminal.rows)
@@ -413,7 +413,7 @@ class _Conversation:
         feeder = threading.Thread(target=self._feed, daemon=True)
         errors = threading.Thread(target=self._drain, args=(self._stderr, self._session.recv_stderr), daemon=True)
         try:
-            with translated(f"the connection broke when {self._command} was handed over", sbatch_started=True):
+            with translated(f"the connection broke when {self._command} was handed over", sent=True):
                 self._session.exec_command(line)  # nosec B601 # each word is quoted by `shell_line`
             self._session.settimeout(self._deadline.left)
             feeder.start()

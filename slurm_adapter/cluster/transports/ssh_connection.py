@@ -48,14 +48,14 @@ _log.propagate = False
 
 
 @contextlib.contextmanager
-def translated(doing: str, *, sbatch_started: bool = False) -> Iterator[None]:
+def translated(doing: str, *, sent: bool = False) -> Iterator[None]:
     """Turn whatever paramiko or the network raises into `NotConnected`, or `ConnectionLost` after the hand-over."""
     try:
         yield
     except AdapterError:
         raise
     except Exception as error:  # paramiko hands on whatever ended its reader thread, of any class
-        kind = ConnectionLost if sbatch_started else NotConnected
+        kind = ConnectionLost if sent else NotConnected
         raise kind(f"{doing}: {_explain(error)}") from error
 
 
