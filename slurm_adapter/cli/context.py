@@ -55,7 +55,8 @@ def owner_of(adapter: Adapter, user: str | None, project: str | None) -> Owner:
     """Return the owner of a job that is submitted by a command. Raises `InvalidInput`."""
     from pydantic import ValidationError
 
-    from slurm_adapter.core.specification import Owner, describe
+    from slurm_adapter.core.problems import list_problems
+    from slurm_adapter.core.specification import Owner
 
     name = user or adapter.config.command_line.user
     if name is None:
@@ -63,7 +64,7 @@ def owner_of(adapter: Adapter, user: str | None, project: str | None) -> Owner:
     try:
         return Owner.model_validate({"createdBy": name, "project": project or adapter.config.command_line.project})
     except ValidationError as error:
-        raise InvalidInput("\n".join(describe(error, ("owner",)))) from error
+        raise InvalidInput("\n".join(list_problems(error, ("owner",)))) from error
 
 
 def read_input(file: str) -> bytes:

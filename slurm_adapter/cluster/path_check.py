@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core.errors import InvalidInput, TryAgain, Unknown
-from slurm_adapter.core.specification import for_message
+from slurm_adapter.core.problems import for_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

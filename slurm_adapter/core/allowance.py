@@ -1,20 +1,20 @@
-"""What text that the site did not write may ask Slurm for: no more than the product, and nothing that touches others.
+"""Limit the directives that untrusted text may set: at most the product, and nothing that affects other users.
 
-The site's text is its folder of applications, and those that come with this program. Users' workflows, and applications
-that come with a job from UCloud, are not the site's. Their directives:
+Trusted text is the site's folder of applications and the packaged applications. Workflows of users, and applications
+that UCloud sends with a job, are not trusted. Their directives:
 
 | directive | allowed |
 |---|---|
 | `ntasks`, `ntasks-per-node`, `cpus-per-task` | tasks times processors: at most the product's, per node and in all |
-| `mem` | more than 0 (which means all of a node), at most the product's |
+| `mem` | at most the product's, and more than 0, which means the whole node |
 | `gpus-per-node`, `gpus-per-task` | at most the product's GPUs |
-| `signal` | `[B:]SIGNAL[@SECONDS]`; not `R:`, which is about reservations |
+| `signal` | `[B:]SIGNAL[@SECONDS]`; not `R:`, which is for reservations |
 | `distribution` | of tasks over nodes and processors; not `arbitrary`, which reads a file |
 | `no-requeue` | without a value |
 
-All others are refused: they cost more than the product (`exclusive`, `array`, `hint`), choose or hold what others wait
-for (`nodelist`, `reservation`, `licenses`), run a job again or at another time (`requeue`, `begin`), or reach people
-(`mail-user`). sbatch takes the last of its options; here the last one of a name counts too.
+All other directives are refused. They cost more than the product (`exclusive`, `array`, `hint`), reserve what other
+users wait for (`nodelist`, `reservation`, `licenses`), run a job again or later (`requeue`, `begin`), or send mail
+(`mail-user`). As in sbatch, the last directive of a name counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import re
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import for_message
+from slurm_adapter.core.problems import for_message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,7 @@ ALLOWED = {
     "ntasks-per-node": "a whole number",
     "signal": "[B:]SIGNAL[@SECONDS], such as B:USR1@60",
 }
-"""Directives, and what their values look like."""
+"""Allowed directives, and the form of their values."""
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,6}")
 _MEMORY = re.compile(r"([1-9][0-9]{0,11})([MGT]?)")
@@ -58,18 +58,18 @@ _FORMS = {
 
 
 def check_allowed(name: str, value: str | None) -> None:
-    """Raise `InvalidInput` for a directive that only the site's own text may set, or for a value of another form."""
-    said = f"the job's text sets the directive {for_message(name)}"
+    """Raise `InvalidInput` for a directive that only trusted text may set, or for a value of another form."""
+    subject = f"the job's text sets the directive {for_message(name)}"
     if name not in ALLOWED:
-        raise InvalidInput(f"{said}; text that the site did not write may set {', '.join(ALLOWED)}")
+        raise InvalidInput(f"{subject}; text that the site did not write may set {', '.join(ALLOWED)}")
     if not _FORMS.get(name, _NUMBER).fullmatch(value or ""):
-        raise InvalidInput(f"{said} to {for_message(value or '')}: must be {ALLOWED[name]}")
+        raise InvalidInput(f"{subject} to {for_message(value or '')}: must be {ALLOWED[name]}")
 
 
 def check_product(names: AbstractSet[str], values: Mapping[str, str | None], machine: Machine, replicas: int) -> None:
-    """Raise `InvalidInput` if directives ask for more than the product has.
+    """Raise `InvalidInput` if directives request more than the product has.
 
-    `names` are those that text sets which the site did not write; `values` are all directives of the job.
+    `names` are the directives that untrusted text sets. `values` has all directives of the job.
     """
     tasks = names & {"ntasks", "ntasks-per-node", "cpus-per-task"}
     if tasks:
@@ -99,7 +99,7 @@ def _number(values: Mapping[str, str | None], name: str, default: int) -> int:
         return default
     if not _NUMBER.fullmatch(value):
         raise InvalidInput(
-            f"the application sets the directive {for_message(name)} to {for_message(value)}, no whole number"
+            f"the application sets the directive {for_message(name)} to {for_message(value)}; must be a whole number"
         )
     return int(value)
 
@@ -107,6 +107,6 @@ def _number(values: Mapping[str, str | None], name: str, default: int) -> int:
 def _check(names: AbstractSet[str], asked: int, most: int, what: str) -> None:
     if asked > most:
         raise InvalidInput(
-            f"the job's text asks by {', '.join(sorted(names))} for {asked} {what}: this product has {most}; "
-            "tasks and what each of them has are multiplied"
+            f"the job's text requests {asked} {what} with {', '.join(sorted(names))}: this product has {most}; the "
+            "number of tasks is multiplied by what each task gets"
         )

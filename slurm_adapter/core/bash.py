@@ -1,4 +1,4 @@
-"""Text for bash: the one place where a value is quoted for the shell."""
+"""Quote values for bash. All of the adapter's quoting for bash is done here."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import shlex
 
 
 def quote(text: str) -> str:
-    """One word of bash that is exactly `text`.
+    """Return `text` as one word of bash.
 
-    A carriage return is written in ANSI-C quoting: sbatch refuses a script that holds CRLF anywhere, quoted or not.
-    So is the end of a line before a `#`, that no line of a value looks like a directive.
+    A carriage return is written in ANSI-C quoting, because sbatch refuses a script with CRLF, even if it is quoted. A
+    newline before `#` is written so, too: otherwise a line of a value could look like a directive.
     """
     return shlex.quote(text).replace("\r", "'$'\\r''").replace("\n#", "'$'\\n''#")
 
 
 def plain(value: object) -> str:
-    """A parameter's value as an argument's text: `true`, `5`, `0.5`; none is nothing.
+    """Return a parameter's value as the text of an argument: `true`, `5`, `0.5`. None gives an empty text.
 
-    A floating point number without a fraction is written without a point, as UCloud writes it.
+    A floating point number without a fraction has no decimal point, as in UCloud.
     """
     if value is None:
         return ""

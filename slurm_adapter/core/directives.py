@@ -1,22 +1,21 @@
-"""sbatch's directives as data: building them, printing them in Slurm's own quoting, and looking at a finished script.
+"""Build the directives of sbatch, write them in Slurm's quoting, and check finished scripts.
 
-`#SBATCH` lines are not shell: white space separates, double quotes group, `#` begins a comment, and a backslash
-escapes even inside quotes (so the shell's quoting would corrupt a value with a backslash). A newline or NUL cannot be
-written at all.
+`#SBATCH` lines are not shell. White space separates, double quotes group, `#` begins a comment, and a backslash escapes
+even inside quotes, so that the shell's quoting would corrupt a value with a backslash. Newlines and NUL cannot be
+written.
 
 An application of the site may set any directive of `sbatch` by its long name, except these, which are refused with the
-reason. (What other text may set is in `slurm_adapter.core.allowance`.)
+reason. `slurm_adapter.core.allowance` has the directives of other text.
 
-* `account`, `partition`, `qos`: what the job is charged to and may use comes from the site's machine table; so do
-  `constraint` and `exclusive` where the table sets them.
-* `nodes`, `time` (and `time-min`): the job's replicas and time allocation, which the machine table limits.
-* `job-name`, `comment`: how the adapter knows its own jobs.
+* `account`, `partition`, `qos`: the machine table sets them, and perhaps `constraint` and `exclusive`.
+* `nodes`, `time` and `time-min`: the job's replicas and time allocation, which the machine table limits.
+* `job-name`, `comment`: the adapter finds its jobs by them.
 * `chdir`, `output`, `error`, `input`, `open-mode`: the job's folder and logs.
-* `export`, `export-file`, `get-user-env`: the job's environment is written into the script.
-* `uid`, `gid`, `clusters`, `cluster-constraint`, `wrap`, `dependency`, `nodefile`, `bbf`, `container` and whatever
-  changes what sbatch itself does or prints (`parsable`, `wait`, `test-only`, ...).
+* `export`, `export-file`, `get-user-env`: the script sets the job's environment.
+* `uid`, `gid`, `clusters`, `cluster-constraint`, `wrap`, `dependency`, `nodefile`, `bbf`, `container`, and options that
+  change what sbatch does or prints (`parsable`, `wait`, `test-only`, ...).
 
-Names are taken whole: sbatch itself also takes unambiguous beginnings, and `--accoun=x` would pass any list.
+Names must be complete. sbatch also accepts unambiguous prefixes: `--accoun=x` would pass any list of forbidden names.
 """
 
 from __future__ import annotations
@@ -28,8 +27,9 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.core.allowance import check_allowed, check_product
 from slurm_adapter.core.arrays import read_tasks
+from slurm_adapter.core.durations import whole_minutes
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import for_message
+from slurm_adapter.core.problems import for_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,20 +41,20 @@ PROTECTED = {
     **dict.fromkeys(("account", "partition", "qos"), "comes from the site's machine table"),
     "nodes": "comes from the job's replicas",
     **dict.fromkeys(("time", "time-min"), "comes from the job's time allocation"),
-    **dict.fromkeys(("job-name", "comment"), "is how the adapter knows its jobs"),
+    **dict.fromkeys(("job-name", "comment"), "identifies the job for the adapter"),
     **dict.fromkeys(("chdir", "output", "error", "input", "open-mode"), "is the job's folder"),
     **dict.fromkeys(("export", "export-file", "get-user-env"), "is the job's environment"),
     **dict.fromkeys(("uid", "gid"), "is the job's owner"),
     **dict.fromkeys(("clusters", "cluster-constraint"), "is the site's cluster"),
     "dependency": "comes from the job's peers",
-    **dict.fromkeys(("nodefile", "bbf"), "would read a file of the submitting machine"),
-    **dict.fromkeys(("container", "container-id"), "would replace the job's root"),
+    **dict.fromkeys(("nodefile", "bbf"), "would read a file of the machine that runs sbatch"),
+    **dict.fromkeys(("container", "container-id"), "would replace the job's root folder"),
     **dict.fromkeys(
         ("wrap", "parsable", "quiet", "verbose", "wait", "test-only", "help", "usage", "version", "ignore-pbs"),
-        "changes what sbatch itself does",
+        "changes what sbatch does",
     ),
 }
-"""Directives that no application sets, and why."""
+"""Directives that no application may set, with the reason."""
 
 FREE = frozenset(
     [
@@ -135,40 +135,40 @@ FREE = frozenset(
         "wckey",
     ]
 )
-"""Directives that an application may set, of Slurm 22.05 to 25.11."""
+"""Directives that an application may set, from Slurm 22.05 to 25.11."""
 
 VALUE_LIMIT = 4096
-"""The most bytes of one value."""
+"""Most bytes of one value."""
 
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+=,\[\]-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """One option of sbatch: its long name, and its value; None for one that takes none."""
+    """One option of sbatch: its long name and its value; None for an option without value."""
 
     name: str
     value: str | None = None
 
     def __str__(self) -> str:
-        """As it stands after `#SBATCH`."""
+        """Return the text after `#SBATCH`."""
         return f"--{self.name}" if self.value is None else f"--{self.name}={quote(self.value)}"
 
 
 def quote(value: str) -> str:
-    """A value in Slurm's own quoting. Raises `InvalidInput` for what cannot be written."""
+    """Return a value in Slurm's quoting. Raise `InvalidInput` if it cannot be written."""
     if _BARE.fullmatch(value):
         return value
     if re.search(r"[\n\r\0]", value):
-        raise InvalidInput(f"{for_message(value)} cannot stand in a directive: it holds a line break or NUL")
+        raise InvalidInput(f"{for_message(value)} cannot be the value of a directive: it has a line break or NUL")
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def time_limit(allocation: SimpleDuration | None, machine: Machine, default: int) -> int:
-    """The job's time limit in seconds: whole minutes, rounded up, for Slurm counts in minutes.
+    """Return the job's time limit in seconds, rounded up to whole minutes.
 
-    No allocation means the configured default, at most the machine's limit. Raises `InvalidInput` for one that is not
-    positive (to Slurm zero and -1 are no limit at all) or beyond the machine's.
+    Without an allocation, return the configured default, but at most the machine's limit. Raise `InvalidInput` for an
+    allocation that is not positive (for Slurm, 0 and -1 mean no limit) or longer than the machine's limit.
     """
     seconds = min(default, machine.max_time) if allocation is None else allocation.in_seconds
     if seconds <= 0:
@@ -177,7 +177,7 @@ def time_limit(allocation: SimpleDuration | None, machine: Machine, default: int
         raise InvalidInput(
             f"timeAllocation: {for_message(seconds)} seconds: this machine allows at most {_time(machine.max_time)}"
         )
-    return -(-seconds // 60) * 60
+    return whole_minutes(seconds)
 
 
 def _time(seconds: int) -> str:
@@ -188,7 +188,7 @@ def _time(seconds: int) -> str:
 
 
 def check_replicas(replicas: int, machine: Machine, *, multi_node: bool | None) -> None:
-    """Raises `InvalidInput` where there are too few or too many nodes, or several for an application made for one."""
+    """Raise `InvalidInput` for too few or too many nodes, and for several if the application supports only one."""
     if replicas < 1:
         raise InvalidInput(f"replicas: {for_message(replicas)}: You must request at least 1 node")
     if replicas > machine.max_nodes:
@@ -200,7 +200,7 @@ def check_replicas(replicas: int, machine: Machine, *, multi_node: bool | None) 
 def build_directives(
     machine: Machine,
     *,
-    token: str,
+    slurm_name: str,
     folder: str,
     replicas: int,
     seconds: int,
@@ -208,18 +208,18 @@ def build_directives(
     extra: Iterable[Directive] = (),
     foreign: Sequence[Directive] = (),
 ) -> tuple[Directive, ...]:
-    """Return all directives of a job, in their fixed order.
+    """Return all directives of a job, in a fixed order.
 
-    `token` names the job to the adapter, `after` are the Slurm ids of peers that should start first. `extra`, of the
-    site's text, replace ours of the same name, and `foreign`, of other text, replace both. Raise `InvalidInput` for
-    those that may not be set; see `slurm_adapter.core.allowance` for `foreign`.
+    `after` has the Slurm ids of peers that must start first. `extra`, from trusted text, replace the adapter's of the
+    same name. `foreign`, from other text, replace both. Raise `InvalidInput` for directives that may not be set; see
+    `slurm_adapter.core.allowance` for `foreign`.
     """
     gpus = [f"gpu:{machine.gpu_type}:{machine.gpus}" if machine.gpu_type else f"gpu:{machine.gpus}"]
-    # sbatch replaces %j and its kin in these two. After a backslash, as in DOMAIN\\user, it replaces nothing.
+    # sbatch replaces patterns such as %j in both paths, except if a backslash is in them, as in DOMAIN\\user.
     logs = folder.replace("\\", r"\\") if "\\" in folder else folder.replace("%", "%%")
     found = {
-        "job-name": token,
-        "comment": token,
+        "job-name": slurm_name,
+        "comment": slurm_name,
         "partition": machine.partition,
         "qos": machine.qos,
         "account": machine.account,
@@ -261,38 +261,38 @@ def build_directives(
 
 
 def check_override(directive: Directive, machine: Machine) -> None:
-    """Raises `InvalidInput` for a directive that an application may not set, or whose value cannot be written."""
+    """Raise `InvalidInput` if an application may not set a directive, or if its value cannot be written."""
     name = directive.name
-    said = f"the application sets the directive {for_message(name)}"
+    subject = f"the application sets the directive {for_message(name)}"
     if reason := PROTECTED.get(name):
-        raise InvalidInput(f"{said}, which {reason}")
+        raise InvalidInput(f"{subject}, which {reason}")
     if name not in FREE:
-        raise InvalidInput(f"{said}, which is no long name of sbatch")
+        raise InvalidInput(f"{subject}, which is not a long name of sbatch")
     if (name == "constraint" and machine.constraint) or (name == "exclusive" and machine.exclusive):
-        raise InvalidInput(f"{said}, which the site's machine table sets")
+        raise InvalidInput(f"{subject}, which the site's machine table sets")
     if directive.value is not None:
         if len(directive.value.encode(errors="replace")) > VALUE_LIMIT:
-            raise InvalidInput(f"{said} to more than {VALUE_LIMIT} bytes")
+            raise InvalidInput(f"{subject} to more than {VALUE_LIMIT} bytes")
         try:
             quote(directive.value)
         except InvalidInput as error:
-            raise InvalidInput(f"{said}: {error}") from error
+            raise InvalidInput(f"{subject}: {error}") from error
     if name == "array":
         try:
             read_tasks(directive.value or "")
         except ValueError as error:
-            raise InvalidInput(f"{said}: {error}") from error
+            raise InvalidInput(f"{subject}: {error}") from error
 
 
 def count_tasks(directives: Iterable[Directive]) -> int:
-    """How many tasks a job has as an array; 0 for one that is none."""
+    """Return the number of tasks of an array; 0 for a job without `array`."""
     return sum(len(read_tasks(each.value or "")) for each in directives if each.name == "array")
 
 
 def read_value(name: str, value: object) -> Directive | None:
-    """What `sbatch(name, value)` in a template sets; None where it sets nothing.
+    """Return the directive of `sbatch(name, value)` in a template, or None.
 
-    True is a directive without a value; False, none and a `gpus-per-task` of zero or less set nothing.
+    True gives a directive without a value. False, None, and a `gpus-per-task` of 0 or less give nothing.
     """
     if value is None or value is False:
         return None
@@ -311,20 +311,20 @@ _VALUE = re.compile(r'[A-Za-z0-9_./:@%+=,\[\]-]+|"(?:[^"\\]|\\.)*"', re.ASCII)
 
 
 def lint_script(text: str) -> None:
-    """Look at a whole script as sbatch will. Raises `InvalidInput` with the line of what it would refuse or ignore.
+    """Raise `InvalidInput` for lines of a script that sbatch would refuse or ignore.
 
-    sbatch refuses a blank first line, CRLF and unquoted white space, and silently ignores an indented directive and
-    one that comes after the first command. Behind that, the lines of a here-document may be another script's own.
+    sbatch refuses an empty first line, CRLF and unquoted white space. It silently ignores indented directives, and
+    those after the first command. There, the lines of a here-document are allowed: they may be another script.
     """
     if not text.startswith("#!/"):
         raise InvalidInput("line 1 of the script is not #!/ and an interpreter")
     if "\0" in text:
-        raise InvalidInput("the script holds a NUL character")
+        raise InvalidInput("the script has a NUL character")
     if "\r\n" in text:
         number = text[: text.index("\r\n")].count("\n") + 1
         raise InvalidInput(f"line {number} of the script ends in CRLF; write LF")
     if not text.endswith("\n"):
-        raise InvalidInput("the script's last line does not end")
+        raise InvalidInput("the script's last line does not end with a newline")
     seen: set[str] = set()
     lines = iter(enumerate(text.split("\n"), start=1))
     for number, line in lines:
@@ -340,7 +340,7 @@ def lint_script(text: str) -> None:
 
 
 def _refuse_late(lines: Iterable[tuple[int, str]]) -> None:
-    """Refuse directives among the script's commands, but for those in here-documents."""
+    """Raise `InvalidInput` for directives after the first command, except in here-documents."""
     documents: deque[str] = deque()
     first = True
     for number, line in lines:
@@ -353,7 +353,7 @@ def _refuse_late(lines: Iterable[tuple[int, str]]) -> None:
         elif line.startswith("#SBATCH"):
             raise InvalidInput(
                 f"line {number} of the script: {for_message(line)} is after the first command, so sbatch ignores it; "
-                "an application sets directives by `sbatch`, and the text of another script goes into a here-document"
+                "set directives with `sbatch`, and put the text of another script into a here-document"
             )
         elif not line.startswith("#"):
             documents.extend(_DOCUMENT.findall(line))
@@ -362,5 +362,5 @@ def _refuse_late(lines: Iterable[tuple[int, str]]) -> None:
 def _name_of(line: str, number: int) -> str:
     match = _SBATCH.fullmatch(line)
     if match is None or (match[2] is not None and not _VALUE.fullmatch(match[2])):
-        raise InvalidInput(f"line {number} of the script: {for_message(line)} is not #SBATCH --name=value, quoted")
+        raise InvalidInput(f"line {number} of the script: {for_message(line)} must be #SBATCH --NAME=VALUE, quoted")
     return match[1]

@@ -1,8 +1,8 @@
-"""Names: which ones a job may declare, and the hosts files that make them resolve.
+"""Check the hostnames that jobs declare, and write the hosts files that resolve them.
 
-A host name belongs to the job that declares it: `database` may be job 4101 for one job and 4999 for another. So every
-job has a *view* of its own, and the shared file, which an administrator reads and a site's DNS may serve, holds the
-same mappings under scoped names:
+A hostname belongs to the job that declares it: `database` may be job 4101 for one job and 4999 for another. So every
+job has its own hosts view. The shared hosts file, which administrators read and a site's DNS may serve, has the same
+mappings under scoped names:
 
     # consumer 4150 peer 4101 run 17.0 exit /home/alice/ucloud-jobs/4101/exit.json
     10.0.0.11 database.4150.peers
@@ -12,9 +12,9 @@ same mappings under scoped names:
     10.0.0.11 database
     10.0.0.11 database-0
 
-Comments stand on lines of their own, since nss_wrapper takes the words of a trailing one for names; and there is one
-line per address and name, since some C libraries cut long ones. The comment tells the nodes which exit record ends the
-mapping before the adapter does. Everything here is pure text.
+Comments have lines of their own, because nss_wrapper reads the words of a trailing comment as names. Each line has one
+address and one name, because some C libraries cut long lines. The path in the comment is the peer's exit record. Once
+it exists, nodes ignore the mapping, even before the adapter removes it.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ _SYSTEM = frozenset({"localhost", "ip6-localhost", "ip6-loopback", "ip6-allnodes
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The mappings that one job has for one peer, or (with no host name) a job's own names."""
+    """Mappings of one job for one peer, or, without a hostname, a job's own names."""
 
     consumer: str
-    """The job whose names they are."""
+    """Id of the job that declares the names."""
     peer: str
-    """The job that they lead to."""
+    """Id of the job that the names resolve to."""
     hostname: str | None
     run: str
-    """Slurm's id and restarts of the peer's run."""
+    """Slurm id and number of restarts of the peer's run."""
     exit_path: str
-    """Where that run's exit record will be."""
+    """Path of that run's exit record."""
     addresses: tuple[tuple[str, ...], ...]
-    """Of each rank."""
+    """Addresses of each rank."""
 
     @property
     def comment(self) -> str:
-        """The line before the mappings."""
+        """Return the line before the mappings."""
         if self.hostname is None:
             return f"# job {self.peer} run {self.run}"
         return f"# consumer {self.consumer} peer {self.peer} run {self.run} exit {self.exit_path}"
 
     def names(self, suffix: str = "") -> Iterator[tuple[str, str]]:
-        """Address and name of every mapping; the plain name is rank 0. Names that are too long are left out."""
+        """Yield address and name of every mapping. The plain name is rank 0. Names that are too long are omitted."""
         name = self.hostname or f"job-{self.peer}"
         for rank, addresses in enumerate(self.addresses):
             for address in addresses:
@@ -71,21 +71,21 @@ class Group:
 
 
 def view(groups: Iterable[Group]) -> str:
-    """The hosts file of one consumer: its peers under the names that it declared."""
+    """Return the hosts view of one consumer: its peers under the names that it declared."""
     return _text((group.comment, group.names()) for group in groups if group.hostname is not None)
 
 
 def shared_block(groups: Iterable[Group]) -> str:
-    """What the shared file says of all jobs: every consumer's mappings under scoped names, every job's own names."""
+    """Return the adapter's part of the shared hosts file: scoped names of all consumers, and each job's own names."""
     return _text(
         (group.comment, group.names("" if group.hostname is None else f".{group.consumer}.peers")) for group in groups
     )
 
 
 def project(shared: str, consumer: str) -> str:
-    """The view of one consumer, read out of the shared text: what `view` writes, by another way.
+    """Return the hosts view of one consumer from the text of the shared hosts file. The result equals `view`.
 
-    It is how anybody who serves the shared file (a site's DNS) finds a job's names in it.
+    A program that serves the shared file, such as a site's DNS, finds a job's names in this way.
     """
     suffix = f".{consumer}.peers"
     lines: list[str] = []
@@ -101,9 +101,9 @@ def project(shared: str, consumer: str) -> str:
 
 
 def replace_block(current: bytes, block: str) -> bytes:
-    """The shared file with our block replaced, and every other byte kept; a block that is new comes first.
+    """Replace the adapter's block in the shared hosts file, and keep every other byte. A new block comes first.
 
-    Raises `Refused` where the marks are damaged, so that nothing of the site's is taken for ours.
+    Raise `Refused` if the marks are damaged, so that the site's own lines are never replaced.
     """
     ours = BEGIN + b"\n" + block.encode() + END + b"\n"
     begins = [match.start() for match in re.finditer(rb"^" + BEGIN + rb"$", current, re.MULTILINE)]
@@ -113,13 +113,13 @@ def replace_block(current: bytes, block: str) -> bytes:
     if len(begins) != 1 or len(ends) != 1 or ends[0] <= begins[0]:
         raise Refused(
             f"the shared hosts file has {len(begins)} lines {BEGIN.decode()!r} and {len(ends)} lines {END.decode()!r}: "
-            "remove all but one pair, in this order, and what stands between"
+            "keep one pair, BEGIN first, and remove the others with the lines between them"
         )
     return current[: begins[0]] + ours + current[ends[0] :]
 
 
 def find_block(current: bytes) -> str:
-    """Our block's text in the shared file; empty where there is none."""
+    """Return the adapter's block in the shared hosts file; empty if there is none."""
     match = re.search(rb"^" + BEGIN + rb"\n(.*?)^" + END + rb"$", current, re.MULTILINE | re.DOTALL)
     return match[1].decode(errors="replace") if match else ""
 
@@ -127,13 +127,14 @@ def find_block(current: bytes) -> str:
 def check_hostnames(
     declared: Sequence[tuple[str, int, str]], *, nodes: Collection[str], reserved: Collection[str]
 ) -> list[str]:
-    """The host names of a job's peers in lower case, once they are safe to put into a hosts file.
+    """Return the hostnames of a job's peers in lower case, if they are safe in a hosts file.
 
-    `declared` holds name, number of the peer's replicas, and where it stands in the specification. RFC 1123 labels of
-    at most 63 characters, 253 in all; no address (RFC 1123, 2.1), nothing that means this machine, no node's name and
-    none that the site reserves, and no name that the job has already, derived ones (`database-1`) included.
+    `declared` has the name, the peer's number of replicas, and the field of the specification. A name consists of
+    labels (RFC 1123) of at most 63 characters, 253 in all. It must not be an address (RFC 1123, 2.1), a name of the
+    local machine, the name of a node, or reserved by the site. The names of a job differ, derived names such as
+    `database-1` included.
 
-    Raises `InvalidInput`, worded as UCloud words it.
+    Raise `InvalidInput`, with UCloud's wording.
     """
     taken = {name.lower() for name in (*nodes, *reserved)}
     taken |= {name.split(".", 1)[0] for name in taken if not _is_address(name)}
@@ -142,8 +143,8 @@ def check_hostnames(
         lower = name.lower()
         why = _why_not(name, lower, taken)
         for rank in range(0 if why else replicas):
-            if of_rank := _why_taken(f"{lower}-{rank}", taken):
-                why = f"its rank {rank} would be {f'{lower}-{rank}'!r}, and {of_rank}"
+            if reason := _why_taken(f"{lower}-{rank}", taken):
+                why = f"the name of its rank {rank} is {f'{lower}-{rank}'!r}, and {reason}"
         if why:
             raise InvalidInput(f"{place}: Invalid hostname: {name[:80]!r}: {why}")
         names.append(lower)
@@ -155,23 +156,23 @@ def check_hostnames(
     if duplicates:
         places = ", ".join(place for _, _, place in declared)
         raise InvalidInput(
-            f"{places}: Duplicate hostname detected: {', '.join(sorted(duplicates))} (a name stands for rank 0 of its "
-            "peer, and NAME-0, NAME-1, ... for its ranks)"
+            f"{places}: Duplicate hostname detected: {', '.join(sorted(duplicates))} (NAME is rank 0 of a "
+            "peer, and NAME-0, NAME-1, ... are its ranks)"
         )
     return names
 
 
 def left_out(hostname: str, replicas: int, consumer: str) -> list[str]:
-    """Derived and scoped names of a peer that are too long, and which no hosts file has therefore."""
+    """Return the derived and scoped names of a peer that are too long for hosts files."""
     ranks = [f"{hostname}-{rank}" for rank in range(replicas)]
     scoped = [f"{name}.{consumer}.peers" for name in (hostname, *ranks)]
     return [name for name in (*ranks, *scoped) if not _fits(name)]
 
 
 def usable(addresses: Iterable[str]) -> tuple[str, ...]:
-    """Those addresses that another node can use, in their standard form, each once.
+    """Return the addresses that other nodes can use, in standard form and without duplicates.
 
-    Never loopback (a node often resolves its own name to 127.0.1.1), link-local, multicast or unspecified ones.
+    Loopback (a node often resolves its own name to 127.0.1.1), link-local, multicast and unspecified ones are omitted.
     """
     found = []
     for text in addresses:
@@ -180,7 +181,7 @@ def usable(addresses: Iterable[str]) -> tuple[str, ...]:
         except ValueError:
             continue
         if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
-            continue  # the interface of one node says nothing on another
+            continue  # an interface of one node means nothing on another
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
         if not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified):
@@ -189,7 +190,7 @@ def usable(addresses: Iterable[str]) -> tuple[str, ...]:
 
 
 def _why_not(name: str, lower: str, taken: Collection[str]) -> str | None:
-    """Why a job may not declare this name; None where it may."""
+    """Return why a job may not declare this name; None if it may."""
     labels = lower.split(".")
     if not name.isascii() or not all(map(_LABEL.fullmatch, labels)):
         return "labels of letters, digits and inner hyphens, separated by dots, are allowed"
@@ -198,18 +199,18 @@ def _why_not(name: str, lower: str, taken: Collection[str]) -> str | None:
     if re.fullmatch(r"\d+|0x[0-9a-f]*", labels[-1]):
         return "a name whose last label is a number is read as an address"
     if lower in _SYSTEM or labels[-1] in {"localhost", "localdomain"}:
-        return "it means the machine itself"
+        return "it is a name of the local machine"
     if labels[-1] == "peers":
-        return "names under .peers belong to the adapter"
+        return "names under .peers are reserved for the adapter"
     return _why_taken(lower, taken)
 
 
 def _why_taken(lower: str, taken: Collection[str]) -> str | None:
-    """Whose a name is already; None where it is nobody's."""
+    """Return why a name is not available; None if it is."""
     if lower in taken:
-        return "that is the name of a node, or reserved by the site"
+        return "this name belongs to a node, or is reserved by the site"
     if re.fullmatch(r"job-\d+(-\d+)?", lower):
-        return "job-NUMBER is the adapter's name for a job"
+        return "names like job-NUMBER are reserved for the adapter"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Further interfaces of a job, which its application's template declares beside its web or VNC port."""
+"""Interfaces that an application's template declares for a job, in addition to its web or VNC port."""
 
 from __future__ import annotations
 
@@ -9,61 +9,61 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MOST = 100
-"""How many a job may have: each is an update of the job (contract 1.14)."""
+"""Most interfaces of a job. Each interface is sent to UCloud as an update of the job."""
 
 LOWEST_PORT = 1024
-"""Of an interface: below are the nodes' own services, and no job may listen there."""
+"""Lowest port of an interface. Lower ports belong to services of the nodes, and jobs cannot listen there."""
 
 NAME_LIMIT = 100
-"""Characters of a name."""
+"""Most characters of a name."""
 
 Kind = Literal["WEB", "VNC"]
 
 
 class Interface(NamedTuple):
-    """One interface of one rank (contract 1.14, `DynamicTarget`)."""
+    """One interface of one rank. UCloud calls it `DynamicTarget`."""
 
     rank: int
     kind: Kind
     name: str
-    """By which a session asks for it; each rank has a name once."""
+    """Name by which a session requests it. The names of a rank differ."""
     port: int
 
     @property
     def status(self) -> str:
-        """The text by which UCloud's web interface learns of it."""
-        told = {
+        """Return the status text from which UCloud's web interface reads it."""
+        fields = {
             "rank": self.rank,
             "type": self.kind,
             "target": self.name,
             "port": self.port,
             "defaultName": None,
         }
-        return f"Target: {json.dumps(told, ensure_ascii=False, separators=(',', ':'))}"
+        return f"Target: {json.dumps(fields, ensure_ascii=False, separators=(',', ':'))}"
 
 
 def declare(rank: object, kind: object, name: object, port: object) -> Interface:
-    """Return what a template declares. Raise `ValueError` that says what is allowed."""
+    """Return an interface from the values in a template. Raise `ValueError` that says what is allowed."""
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
-        raise ValueError(f"dynamicInterface(): rank: {rank!r}: must be a whole number from 0 on")
+        raise ValueError(f"dynamicInterface(): rank: {rank!r}: must be an integer of at least 0")
     if kind not in get_args(Kind):
         raise ValueError(f"dynamicInterface(): type: {kind!r}: must be WEB or VNC")
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= NAME_LIMIT:
         raise ValueError(
-            f"dynamicInterface(): target: {name!r}: must be a text of 1 to {NAME_LIMIT} printed characters"
+            f"dynamicInterface(): target: {name!r}: must be a text of 1 to {NAME_LIMIT} printable characters"
         )
     if not isinstance(port, int) or isinstance(port, bool) or not LOWEST_PORT <= port < 65536:
-        raise ValueError(f"dynamicInterface(): port: {port!r}: must be a whole number from {LOWEST_PORT} to 65535")
+        raise ValueError(f"dynamicInterface(): port: {port!r}: must be an integer from {LOWEST_PORT} to 65535")
     return Interface(rank, "WEB" if kind == "WEB" else "VNC", str(name), port)
 
 
 def check_interfaces(interfaces: Iterable[Interface]) -> tuple[Interface, ...]:
-    """Return the interfaces of a job. Raise `ValueError` if two of a rank have one name, or if there are too many."""
+    """Return the interfaces of a job. Raise `ValueError` for duplicate names of a rank, and for too many interfaces."""
     found: dict[tuple[int, str], Interface] = {}
     for each in interfaces:
         if (each.rank, each.name) in found:
-            raise ValueError(f"dynamicInterface(): target: {each.name!r}: rank {each.rank} has one of this name")
+            raise ValueError(f"dynamicInterface(): target: {each.name!r}: stands twice for rank {each.rank}")
         found[each.rank, each.name] = each
     if len(found) > MOST:
-        raise ValueError(f"dynamicInterface(): a job has at most {MOST} further interfaces")
+        raise ValueError(f"dynamicInterface(): a job can have at most {MOST} interfaces")
     return tuple(found.values())

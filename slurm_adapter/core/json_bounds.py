@@ -1,7 +1,7 @@
-"""Bounds on JSON before it is parsed.
+"""Limits on JSON that are checked before it is parsed.
 
-Parsing makes an object of 50 to 100 bytes for each value, however short it is in the text, and does not stop before the
-end. So the values are counted first: in one scan, without a copy, which ends at the first bound that is exceeded.
+A parser makes an object of 50 to 100 bytes for each value, even for one of two bytes, and reads to the end. So the
+values are counted first. The count needs one scan and no copy, and stops at the first limit that is exceeded.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ import re
 from slurm_adapter.core.errors import InvalidInput
 
 MOST_VALUES = 500_000
-"""Values of one document. A job as UCloud sends it has 300 to 400 of them, and a request has 1000 jobs at most."""
+"""Most values in one document. A job from UCloud has 300 to 400 values, and a request has at most 1000 jobs."""
 
 MOST_ENTRIES = 5_000
-"""Entries of one list or object."""
+"""Most entries in one list or object."""
 
 MOST_LEVELS = 64
-"""Lists and objects within each other. What UCloud sends has 11."""
+"""Most levels of nested lists and objects. UCloud sends up to 11."""
 
 MOST_DIGITS = 40
-"""Digits of the longest integer that is converted: Python takes long for long ones. Fields have narrower bounds."""
+"""Most digits of an integer. Python needs long to convert longer ones. Fields have narrower limits."""
 
-# Strings are skipped, also one without an end. Nothing here backtracks (possessive quantifiers), so it is linear.
+# Strings are skipped, even an unterminated one. Possessive quantifiers do not backtrack, so the time is linear.
 _UP_TO_MARK = re.compile(rb'(?:[^"\[\]{},]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"?)*+([\[\]{},]?)', re.DOTALL)
 
 
 def check_bounds(data: bytes) -> None:
-    """Raise `InvalidInput` for JSON with too many values, or too deep. Whether it is JSON is not looked at."""
+    """Raise `InvalidInput` if JSON has too many values or levels. The syntax is not checked."""
     values = 0
     entries: list[int] = []
     for match in _UP_TO_MARK.finditer(data):
         mark = match[1]
-        if mark in b"]}":  # or the end
+        if mark in b"]}":  # also true at the end, with an empty mark
             if entries:
                 entries.pop()
             continue
         values += 1
         if values > MOST_VALUES:
-            raise InvalidInput(f"the input holds more than {MOST_VALUES} values; send it in several requests")
+            raise InvalidInput(f"the input has more than {MOST_VALUES} values; send it in several requests")
         if mark in b"[{":
             entries.append(1)
             if len(entries) > MOST_LEVELS:
@@ -50,7 +50,7 @@ def check_bounds(data: bytes) -> None:
 
 
 def read_integer(text: str) -> int:
-    """Return the integer that a text says. Raise `InvalidInput` if it is long."""
+    """Return an integer of JSON. Raise `InvalidInput` if it has too many digits."""
     if len(text) > MOST_DIGITS:
         raise InvalidInput(f"the number {text[:MOST_DIGITS]}... is too long; integers have at most 64 bits")
     return int(text)

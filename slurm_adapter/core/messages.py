@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One thing that UCloud is told of a job."""
+    """One update of a job for UCloud."""
 
     number: int
-    """Greater than that of every message before it."""
+    """Sequence number. It is greater than those of all earlier messages."""
     job_id: str
     time: float
-    """When it became true, in seconds since the epoch."""
+    """Time of the event, in seconds since the epoch."""
     state: JobState | None
-    """The job's new state; None where only the text is new."""
+    """The job's new state; None if only the text is new."""
     status: str
-    """For the job's user."""
+    """Text for the job's user."""
     before: JobState
-    """The state that the messages before this one have told."""
+    """The job's state after the earlier messages."""
     more: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of UCloud's `JobUpdate` (contract 1.14), such as `newTimeAllocation`."""
+    """Further fields of UCloud's `JobUpdate`, such as `newTimeAllocation`."""
     fresh: bool = False
-    """It was never sent; otherwise it may have arrived already."""
+    """True if it was never sent; otherwise UCloud may have it already."""
     copies: int = 0
-    """How many messages with the same state and text the job has had before."""
+    """Number of earlier messages of the job with the same state and text."""

@@ -1,51 +1,50 @@
-"""What Slurm says of a job."""
+"""Observations of jobs in Slurm."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 DISPATCH_SECONDS = 250
-"""So long after `submit` was called nothing that it has started still runs, whatever has become of its caller.
+"""Upper bound, in seconds, on how long anything started by `submit` keeps running, even if the caller died.
 
-An sbatch tries for up to 120 seconds by itself while the controller is busy. Half a minute of it is for a database that
-is locked when the hand-over is noted in it.
+sbatch itself retries for up to 120 seconds if the controller is busy. Half a minute is for the adapter's database,
+which may be locked when the dispatch is recorded.
 """
 
-
 LARGEST_SLURM_ID = 0xFFFFFFFC
-"""The largest id of a job (slurm.h: MAX_FED_JOB_ID). sacct answers no question in which a larger one is named."""
+"""Largest id of a job (MAX_FED_JOB_ID in slurm.h). sacct fails if its command line has a larger id."""
 
 
 class Observation(NamedTuple):
-    """What Slurm says of one job, or of one task or component of it. A tuple, for an answer may have ten thousands."""
+    """State of one job in Slurm, or of one task or component of it. A tuple, because a list can be very long."""
 
     slurm_id: int
-    """The job's id; for a task of an array the id of the array."""
+    """Id of the job. For a task of an array, the id of the array."""
     task: str | None
-    """The array's index (`3`), a range of pending ones (`4-9`), or the component of a heterogeneous job (`+1`)."""
+    """Index in the array (`3`), a range of pending tasks (`4-9`), or a component of a heterogeneous job (`+1`)."""
     name: str
-    """The job's name: for one of ours, its token."""
+    """Name of the job in Slurm: for the adapter's jobs, the Slurm name."""
     user: str
     state: str
-    """Slurm's own word in long form and upper case, without decoration: `CANCELLED`, never `CANCELLED by 1000`."""
+    """Slurm's state in long form and upper case, without additions: `CANCELLED`, never `CANCELLED by 1000`."""
     reason: str = ""
-    """Why it waits or ended, in Slurm's words; empty for `None`."""
+    """Slurm's reason for waiting or ending; empty for `None`."""
     nodes: tuple[str, ...] = ()
-    """Of the running or last run, in the order of ranks."""
+    """Nodes of the current or last run, in the order of ranks."""
     restarts: int = 0
-    """How often Slurm started it again."""
+    """Number of requeues."""
     exit_code: int | None = None
-    """Of a job that ended, 0 to 255; None where it is not known. Some sources take 128 off one beyond it."""
+    """Exit code of a job that ended, 0 to 255; None if unknown. Some sources subtract 128 from larger codes."""
     signal: int | None = None
-    """That ended it, where one did."""
+    """Signal that ended the job, if any."""
     submitted: int | None = None
-    """Seconds since the epoch, as are the next two. A requeue sets it anew."""
+    """Time in seconds since the epoch, as the next two. A requeue changes it."""
     started: int | None = None
     ended: int | None = None
-    """Slurm predicts it for a job that still runs."""
+    """For a running job, Slurm's prediction."""
     time_limit: int | None = None
-    """Seconds; None for unlimited or not known."""
+    """Time limit in seconds; None if unlimited or unknown."""
     cancelled_by: str | None = None
-    """The account or uid that cancelled it, where accounting tells."""
+    """Account or uid that cancelled the job, if accounting has it."""
     sluids: tuple[str, ...] = ()
-    """The unique ids that Slurm gave the job's runs, oldest first, if accounting tells them."""
+    """Slurm's unique ids (SLUID) of the job's runs, oldest first, if accounting has them."""

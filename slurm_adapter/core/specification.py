@@ -1,19 +1,18 @@
-"""What users and UCloud send, read at the untrusted edge.
+"""Models of what users and UCloud send. All of it is untrusted.
 
-Two generations of UCloud are read alike (contract of `JobSpecification` and `Job`): the older sends only the keys that
-it means and `null` for the rest, the newer sends every key of every value with its zero value. So a key that is absent
-and one that is `null` are the same here, unknown keys are ignored, and a value's `type` decides which of its keys
-count.
+Two generations of UCloud are supported. The older one sends only the keys that it uses, and `null` for the others. The
+newer one sends every key of every value, with its zero value. So absent keys and `null` mean the same, unknown keys are
+ignored, and the `type` of a value decides which of its keys are read.
 
-Decisions at this edge:
+Rules for input:
 
-* Numbers are what JSON says: `1.0` is no integer, `true` is no number, `NaN` and numbers beyond 64 bits are refused.
-  UCloud writes integers without a point or exponent wherever they fit 64 bits.
-* A key given twice is refused: readers differ in which one they take, and UCloud never sends one.
-* NUL and lone surrogates are refused in every text that is used: neither a file name nor an argument can hold them.
-* Everything is counted before it costs something: see `slurm_adapter.core.json_bounds`, `BULK_LIMIT` and `JOB_LIMIT`. A
-  list is read up to its first wrong element, and a message names at most `PROBLEMS_LIMIT` wrong fields: a small input
-  with many errors needs no more memory than a good one.
+* Numbers are read strictly: `1.0` is not an integer, `true` is not a number, `NaN` and numbers over 64 bits are
+  refused. UCloud writes integers without point and exponent if they fit 64 bits.
+* Duplicate keys are refused, because readers differ in which one they use. UCloud never sends them.
+* NUL and lone surrogates are refused in all texts that are used, because file names and arguments cannot hold them.
+* Sizes are checked first: see `slurm_adapter.core.json_bounds`, `BULK_LIMIT` and `JOB_LIMIT`. A list is read up to its
+  first wrong element, and a message has at most `PROBLEMS_LIMIT` problems. So an input with many errors needs as much
+  memory as a valid one.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -41,52 +39,25 @@ from pydantic.alias_generators import to_camel
 
 from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.json_bounds import check_bounds, read_integer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from slurm_adapter.core.problems import PROBLEMS_LIMIT, field_path, for_message, join_problems, list_problems
 
 BULK_LIMIT = 1000
-"""The most items of one request; the limit of UCloud's documentation."""
+"""Most items of one request, as in UCloud's documentation."""
 
 YEARS = 62_135_596_800_000
-"""Milliseconds by which a time may differ from 1970: until the year 1, UCloud's zero time, and as far ahead."""
+"""Limit of times, in milliseconds before and after 1970. The year 1 is UCloud's zero time."""
 
 JOB_LIMIT = 1000
-"""The most labels, the most parameters and the most resources of a job."""
-
-PROBLEMS_LIMIT = 100
-"""The most wrong fields that a message names."""
-
-_SHOWN = 60
-"""Characters of a refused value that a message shows."""
-
-
-def for_message(value: object) -> str:
-    """A value as a message shows it: shortened, and safe for a terminal (no control characters)."""
-    text = value[: _SHOWN + 1] if isinstance(value, str) else _as_json(value)
-    shortened = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
-    return repr(shortened) if isinstance(value, str) else repr(shortened)[1:-1]
-
-
-def _as_json(value: object) -> str:
-    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
-        return f"an integer of {value.bit_length()} bits"  # its decimal digits may be more than Python prints
-    text = ""
-    for piece in json.JSONEncoder(default=str).iterencode(value):  # no further than is shown
-        text += piece[: _SHOWN + 1]
-        if len(text) > _SHOWN:
-            break
-    return text
-
+"""Most labels, parameters and resources of a job, each."""
 
 _HALF = re.compile("[\ud800-\udfff]")
 
 
 def _check_text(value: str) -> str:
     if "\0" in value:
-        raise ValueError("must not hold a NUL character")
+        raise ValueError("must not contain a NUL character")
     if _HALF.search(value):
-        raise ValueError("must not hold half of a surrogate pair")
+        raise ValueError("must not contain half of a surrogate pair")
     return value
 
 
@@ -103,23 +74,23 @@ def _as_tuple(value: object) -> object:
 
 T = TypeVar("T")
 Text = Annotated[str, AfterValidator(_check_text)]
-"""Any text that may become an argument."""
+"""Text that may become an argument."""
 Line = Annotated[str, AfterValidator(_check_line)]
-"""Text that is shown in lists and messages."""
+"""Text for lists and messages."""
 Listed = Annotated[tuple[T, ...], FailFast(), BeforeValidator(_as_tuple)]
-"""A JSON array. Its first wrong entry is told of: a message for each of thousands would take gigabytes."""
+"""JSON array. Only its first wrong element is reported: messages about thousands would need gigabytes."""
 Integer = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
 def _check_count(value: object) -> object:
-    """Refuse more labels, parameters or resources than a job may have, before each is looked at."""
+    """Raise `ValueError` for too many labels, parameters or resources, before their elements are read."""
     if isinstance(value, dict | list) and len(value) > JOB_LIMIT:
         raise ValueError(f"must have at most {JOB_LIMIT} entries")
     return value
 
 
 class Wire(BaseModel):
-    """A JSON object of UCloud: camelCase keys, unknown ones ignored, `null` the same as absent, nothing converted."""
+    """JSON object of UCloud: camelCase keys, unknown keys ignored, `null` as absent, no conversions."""
 
     model_config = ConfigDict(
         alias_generator=AliasGenerator(validation_alias=to_camel, serialization_alias=to_camel),
@@ -136,14 +107,14 @@ class Wire(BaseModel):
 
 
 class NameAndVersion(Wire):
-    """An application's identity."""
+    """Identity of an application."""
 
     name: Annotated[Line, Field(min_length=1, max_length=256)]
     version: Annotated[Line, Field(min_length=1, max_length=256)]
 
 
 class ProductReference(Wire):
-    """A machine type: `id` within `category` of `provider`."""
+    """Machine type: `id` in `category` of `provider`."""
 
     id: Line
     category: Line
@@ -151,7 +122,7 @@ class ProductReference(Wire):
 
 
 class SimpleDuration(Wire):
-    """A time allocation. Its parts have no bounds: 90 minutes are one hour and a half."""
+    """Time allocation. Its parts have no bounds: 90 minutes are one and a half hours."""
 
     hours: Integer = 0
     minutes: Integer = 0
@@ -159,12 +130,12 @@ class SimpleDuration(Wire):
 
     @property
     def in_seconds(self) -> int:
-        """The whole duration in seconds; may be zero or negative."""
+        """Return the duration in seconds. It may be zero or negative."""
         return (self.hours * 60 + self.minutes) * 60 + self.seconds
 
 
 class FileValue(Wire):
-    """A file or folder of a UCloud drive."""
+    """File or folder of a UCloud drive."""
 
     type: Literal["file"]
     path: Text
@@ -173,35 +144,35 @@ class FileValue(Wire):
 
 
 class BooleanValue(Wire):
-    """A yes or no."""
+    """Boolean."""
 
     type: Literal["boolean"]
     value: bool
 
 
 class TextValue(Wire):
-    """A text; the newer generation sends it for text areas and enumerations too."""
+    """Text. The newer generation of UCloud sends it for text areas and enumerations, too."""
 
     type: Literal["text", "textarea"]
     value: Text
 
 
 class IntegerValue(Wire):
-    """A 64-bit integer. UCloud has already rounded what is beyond 2^53."""
+    """64-bit integer. UCloud has already rounded values over 2^53."""
 
     type: Literal["integer"]
     value: Integer
 
 
 class FloatingPointValue(Wire):
-    """A finite number."""
+    """Finite number."""
 
     type: Literal["floating_point"]
     value: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class PeerValue(Wire):
-    """Another job and the name that it is to have here. `slurm_adapter.core.hosts_file` checks the name."""
+    """Another job, and its hostname for this job. `slurm_adapter.core.hosts_file` checks the hostname."""
 
     type: Literal["peer"]
     hostname: Text
@@ -209,14 +180,14 @@ class PeerValue(Wire):
 
 
 class ReferenceValue(Wire):
-    """A UCloud resource that is named by its id alone."""
+    """UCloud resource that consists of its id."""
 
     type: Literal["license_server", "block_storage", "network", "private_network"]
     id: Text
 
 
 class IngressValue(Wire):
-    """A public link."""
+    """Public link."""
 
     type: Literal["ingress"]
     id: Text
@@ -224,7 +195,7 @@ class IngressValue(Wire):
 
 
 class WorkflowSpecification(Wire):
-    """A user's own job text."""
+    """Job text of a user."""
 
     application_name: Text = ""
     language: Text = ""
@@ -232,11 +203,11 @@ class WorkflowSpecification(Wire):
     job: Text | None = None
     readme: Text | None = None
     inputs: Listed[dict[str, Any]] = ()
-    """Parameters that it brings along; `slurm_adapter.translation.application.WireParameter` reads them."""
+    """Its own parameters; `slurm_adapter.translation.application.WireParameter` reads them."""
 
 
 class WorkflowValue(Wire):
-    """A job text in place of, or after, the application's own."""
+    """Job text that replaces or follows that of the application."""
 
     type: Literal["workflow"]
     specification: WorkflowSpecification
@@ -250,13 +221,13 @@ class ModulesValue(Wire):
 
 
 class ApiServerValue(Wire):
-    """Access to an API server. Of its secrets nothing is kept."""
+    """Access to an API server. Its secrets are not kept."""
 
     type: Literal["api_server"]
 
 
 class UnknownValue(Wire):
-    """A value of a type that is not known here: read, so that the rest can be, and refused where it is used."""
+    """Value of an unknown type. It is refused only if it is used."""
 
     type: Line
 
@@ -300,11 +271,11 @@ AppParameterValue = Annotated[
     | Annotated[UnknownValue, Tag("<UnknownValue>")],
     Discriminator(_tag),
 ]
-"""One value of a parameter or one resource; `type` tells which. (Tags in angle brackets never reach a message.)"""
+"""Value of a parameter, or a resource; see its `type`. Tags in angle brackets are removed from messages."""
 
 
 class JobSpecification(Wire):
-    """What a user asks for. `slurm_adapter.translation.invocation` says field by field what becomes of it."""
+    """Job that a user requests. `slurm_adapter.translation.translate` explains each field."""
 
     application: NameAndVersion
     product: ProductReference
@@ -322,14 +293,14 @@ class JobSpecification(Wire):
 
 
 class Owner(Wire):
-    """Who a job belongs to: a user, in a project or in the personal workspace."""
+    """Owner of a job: a user, in a project or in the personal workspace."""
 
     created_by: Annotated[Line, Field(min_length=1)]
     project: Line | None = None
 
 
 class ResolvedProduct(Wire):
-    """What UCloud sells under a product's name, per node. Both of its generations have these keys; 0 says nothing."""
+    """Size of a node of a product in UCloud. Both generations send these keys; 0 means unknown."""
 
     cpu: Annotated[int, Field(ge=0, lt=2**63)] = 0
     memory_in_gigs: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -337,7 +308,7 @@ class ResolvedProduct(Wire):
 
 
 class JobStatus(Wire):
-    """What UCloud has resolved for a job. Read further by `slurm_adapter.translation.application`."""
+    """Objects that UCloud resolved for a job. `slurm_adapter.translation.application` reads the application."""
 
     state: Line = "IN_QUEUE"
     resolved_application: dict[str, Any] | None = None
@@ -345,21 +316,21 @@ class JobStatus(Wire):
 
 
 class Job(Wire):
-    """A job as UCloud hands it to a provider."""
+    """Job that UCloud submits to a provider."""
 
     id: Annotated[Line, Field(min_length=1, max_length=64)]
     owner: Owner
     created_at: Annotated[int, Field(ge=-YEARS, le=YEARS)] = 0
-    """Milliseconds since 1970; UCloud may send its zero time, which is negative."""
+    """Milliseconds since 1970. UCloud's zero time is negative."""
     provider_generated_id: Text = ""
     specification: JobSpecification
     status: JobStatus = JobStatus()
 
 
 def parse_specifications(data: bytes) -> list[JobSpecification]:
-    """One JobSpecification, or a bulk `{"items": [...]}` of 1 to 1000.
+    """Return one JobSpecification, or those of a bulk `{"items": [...]}` with 1 to 1000 items.
 
-    Raises `InvalidInput` that names every wrong field, its value, and what is allowed.
+    Raise `InvalidInput` that names each wrong field, its value, and what is allowed.
     """
     document = decode_json(data)
     if isinstance(document, dict) and document and "items" not in document:
@@ -368,7 +339,7 @@ def parse_specifications(data: bytes) -> list[JobSpecification]:
 
 
 def decode_json(data: bytes) -> Any:
-    """JSON as bytes, strictly: UTF-8, no key twice, finite numbers, within bounds. Raises `InvalidInput`."""
+    """Return the value of JSON: UTF-8, no duplicate keys, finite numbers, limited size. Raise `InvalidInput`."""
     check_bounds(data)
     try:
         return json.loads(
@@ -379,7 +350,7 @@ def decode_json(data: bytes) -> Any:
             parse_int=read_integer,
         )
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"the input is not UTF-8: byte {error.start} cannot be read") from error
+        raise InvalidInput(f"the input is not UTF-8: byte {error.start} is invalid") from error
     except json.JSONDecodeError as error:
         raise InvalidInput(f"the input is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
 
@@ -394,7 +365,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(word: str) -> float:
-    raise InvalidInput(f"{word} is not JSON; numbers are finite")
+    raise InvalidInput(f"{word} is not JSON; numbers must be finite")
 
 
 def _finite(text: str) -> float:
@@ -421,70 +392,14 @@ def _validate_all(document: object) -> list[JobSpecification]:
         if len(problems) > PROBLEMS_LIMIT:
             break
     if problems:
-        raise InvalidInput(joined(problems))
+        raise InvalidInput(join_problems(problems))
     return found
-
-
-def joined(problems: Iterable[str]) -> str:
-    """Return the first lines of a message, of as many as a reader may want to see."""
-    lines = iter(problems)
-    shortened = list(islice(lines, PROBLEMS_LIMIT))
-    return "\n".join([*shortened, "... and more"] if next(lines, None) is not None else shortened)
 
 
 def _validate(item: object, prefix: tuple[str | int, ...]) -> JobSpecification:
     try:
         return JobSpecification.model_validate(item)
     except ValidationError as error:
-        raise InvalidInput(joined(describe(error, prefix))) from error
+        raise InvalidInput(join_problems(list_problems(error, prefix))) from error
     except RecursionError as error:
         raise InvalidInput(f"{field_path(prefix)}: nested too deeply") from error
-
-
-_SAID_SHORTER = {
-    "model_type": "must be an object",
-    "model_attributes_type": "must be an object",
-    "dict_type": "must be an object",
-    "tuple_type": "must be a list",
-    "string_type": "must be a text",
-    "int_type": "must be an integer",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-}
-
-
-def describe(error: ValidationError, prefix: tuple[str | int, ...]) -> Iterable[str]:
-    """One line per wrong field: where it stands, its value, and what is allowed."""
-    return describe_all(error.errors(include_url=False), prefix)
-
-
-def describe_all(problems: Iterable[Mapping[str, Any]], prefix: tuple[str | int, ...] = ()) -> Iterable[str]:
-    """The same, of pydantic's list of errors."""
-    for problem in problems:
-        path = field_path((*prefix, *(part for part in problem["loc"] if not str(part).startswith("<"))))
-        if problem["type"] == "missing":
-            yield f"{path}: is missing; it is required"
-        else:
-            yield f"{path}: {for_message(problem['input'])}: {_allowed(problem)}"
-
-
-def _allowed(problem: Mapping[str, Any]) -> str:
-    if problem["type"] == "too_short" and problem["input"] == "":
-        return "must not be empty"
-    if problem["type"] == "too_long" and isinstance(problem["input"], str):
-        return f"must have at most {problem['ctx']['max_length']} characters"
-    message: str = problem["msg"]
-    return _SAID_SHORTER.get(problem["type"]) or message.removeprefix("Value error, ").removeprefix("Input ")
-
-
-def field_path(parts: Iterable[str | int]) -> str:
-    """Where a value stands, as `items[1].resources[0].hostname`."""
-    text = ""
-    for part in parts:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif re.fullmatch(r"\w+", part, re.ASCII):
-            text += f".{part}" if text else part
-        else:
-            text += f"[{for_message(part)}]"
-    return text or "the input"

@@ -1,8 +1,9 @@
-"""Slurm's words for what became of a job, and what they mean in UCloud.
+"""Slurm's states of a job, and their meaning in UCloud.
 
-Slurm's vocabulary is that of `src/common/slurm_protocol_defs.c` from 20.11 to 26.05: base states, and flags that are
-shown instead of them. A word outside it is unknown, and never an ending. `tests/cluster/schedulers/extract_states.py`
-reads it out of Slurm's sources, and a test holds this table against every version.
+The states are those of `src/common/slurm_protocol_defs.c` from Slurm 20.11 to 26.05: base states, and flags that are
+shown instead of them. Other words are unknown, and never mean that a job ended.
+`tests/cluster/schedulers/extract_states.py` extracts the states from Slurm's sources, and a test compares them with the
+tables below for every version.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ class JobState(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing comes after it."""
+        """Return whether no other state follows."""
         return self in {JobState.SUCCESS, JobState.FAILURE, JobState.EXPIRED}
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one observation of a job means."""
+    """Meaning of one observation of a job."""
 
     state: JobState | None
-    """None where it means nothing: the job stays what it was."""
+    """None if the observation means nothing: the job's state does not change."""
     text: str
-    """For the job's user, one sentence."""
+    """One sentence for the job's user."""
 
 
 BASE_STATES = MappingProxyType(
@@ -64,7 +65,7 @@ BASE_STATES = MappingProxyType(
         "OUT_OF_MEMORY": "OOM",
     }
 )
-"""Each with its compact code. Exactly one of them is part of every job's state."""
+"""Base states with their compact codes. Every job has exactly one of them."""
 
 FLAGS = MappingProxyType(
     {
@@ -84,10 +85,10 @@ FLAGS = MappingProxyType(
         "SIGNALING": "SI",
     }
 )
-"""Shown instead of the base state where they are set; of several the one that stands first here."""
+"""Flags that are shown instead of the base state. If several are set, the first one here is shown."""
 
 ENDED = frozenset(BASE_STATES) - {"PENDING", "RUNNING", "SUSPENDED"}
-"""Nothing comes after these, but a requeue by the job's owner."""
+"""States after which a job changes only if its owner requeues it."""
 
 WAITING = frozenset(
     {
@@ -101,22 +102,22 @@ WAITING = frozenset(
         "RESV_DEL_HOLD",
     }
 )
-"""The job has no nodes. Those of a former run, which a requeued job shows for a while, are not its own any more.
+"""States of a job without nodes. A requeued job shows the nodes of its last run for a while, but does not have them.
 
-EXPEDITING stands from the end of a failed run of `--requeue=expedite` until the script is started again.
+EXPEDITING lasts from the end of a failed run of `--requeue=expedite` until the script starts again.
 """
 
 LIVE = (frozenset(BASE_STATES) | frozenset(FLAGS)) - ENDED - {"REVOKED"}
-"""Slurm still has something to do with the job. One that a federation gave away is another cluster's affair."""
+"""States of a job that has not ended. A REVOKED job belongs to another cluster of a federation."""
 
 _REMARKS = frozenset({"LAUNCH_FAILED", "RECONFIG_FAIL", "POWER_UP_NODE", "UPDATE_DB"})
-"""Flags that Slurm names in lists only, beside a base state that says what the job does."""
+"""Flags that Slurm shows in lists only, together with a base state."""
 
 _WORDS = (*FLAGS, *BASE_STATES)
 _OF_CODE = {code: word for table in (BASE_STATES, FLAGS) for word, code in table.items() if code}
 
 _NO_LOGIN = "user env retrieval failed requeued held"
-"""Why Slurm 25.11 and later hold a job that cannot get its login environment (`job_requeue` in job_mgr.c)."""
+"""Reason for which Slurm 25.11 and later hold a job without login environment (`job_requeue` in job_mgr.c)."""
 
 _NEVER = frozenset(
     {
@@ -131,15 +132,15 @@ _NEVER = frozenset(
         "QOSNotAllowed",
     }
 )
-"""Reasons for which a pending job does not start until somebody changes something."""
+"""Reasons that keep a job pending until somebody changes the job or the cluster."""
 
 
 @lru_cache(maxsize=1024)
 def canonical(word: str) -> str | None:
-    """Slurm's own long word for a state in any of the forms in which Slurm prints it; None for an unknown one.
+    """Return the long form of a state in any form that Slurm prints; None for an unknown word.
 
-    Takes `cancelled`, `CANCELLED by 1000`, `CANCELLED+`, `OUT_OF_ME+` (cut off), `PD`, and JSON's
-    `["RUNNING","CONFIGURING"]` or the same with commas, of which the word is returned that squeue would show.
+    Read `cancelled`, `CANCELLED by 1000`, `CANCELLED+`, `OUT_OF_ME+` (cut), `PD`, JSON's `["RUNNING","CONFIGURING"]`,
+    and the same list with commas. Of a list, return the state that squeue shows.
     """
     text = word.strip()
     if text.startswith("["):
@@ -177,14 +178,14 @@ def translate(
     *,
     we_cancelled: bool = False,
 ) -> Verdict:
-    """What Slurm says of a job, in UCloud's terms.
+    """Return the meaning of an observation in UCloud.
 
-    SUCCESS is exit code 0, or a cancel by the job's own account or by us (`we_cancelled`). `overrides` is the site's
-    own table of Slurm's words; a word in it decides the state, and the text stays.
+    SUCCESS is exit code 0, or a cancel by the job's account or by the adapter (`we_cancelled`). `overrides` is the
+    site's table of Slurm's states; it changes the state, but not the text.
     """
     word = canonical(observation.state)
     if word is None:
-        return Verdict(None, f"Slurm says {observation.state!r} of your job, which this program does not know")
+        return Verdict(None, f"Slurm reports the unknown state {observation.state!r} for your job")
     verdict = _translate(word, observation, we_cancelled=we_cancelled)
     for key, state in overrides.items():
         if canonical(key) == word:
@@ -200,34 +201,34 @@ def _translate(word: str, seen: Observation, *, we_cancelled: bool) -> Verdict:
     if word == "CANCELLED":
         return _cancelled(seen, we_cancelled=we_cancelled)
     if word == "COMPLETED" and seen.exit_code is None and seen.signal is None:
-        return Verdict(None, "Your job has ended, and Slurm does not say with which exit code")
+        return Verdict(None, "Your job ended, but Slurm does not report its exit code")
     if word == "COMPLETED" and seen.exit_code == 0 and not seen.signal:
         return Verdict(JobState.SUCCESS, "Your job ended with exit code 0")
     return Verdict(JobState.FAILURE, _failed(seen))
 
 
-_ENDING = Verdict(JobState.RUNNING, "Your job is about to end")
+_ENDING = Verdict(JobState.RUNNING, "Your job is ending")
 _PLAIN = MappingProxyType(
     {
-        # It has nodes, which still boot; nothing of it runs yet.
-        "CONFIGURING": Verdict(JobState.IN_QUEUE, "Your job has its nodes, which are being made ready"),
+        # It has nodes, but they still boot, and nothing of the job runs.
+        "CONFIGURING": Verdict(JobState.IN_QUEUE, "Your job has nodes, which are booting"),
         **dict.fromkeys(("RUNNING", "RESIZING", "SIGNALING"), Verdict(JobState.RUNNING, "Your job is running")),
-        # The base state behind these may be an ending or a requeue, and squeue does not show which.
+        # The base state of these may be an end or a requeue, but squeue does not show it.
         **dict.fromkeys(("COMPLETING", "STAGE_OUT"), _ENDING),
-        # STOPPED: its processes got SIGSTOP. It keeps its processors, but does nothing.
+        # STOPPED: its processes received SIGSTOP. The job keeps its processors, but does nothing.
         **dict.fromkeys(("SUSPENDED", "STOPPED"), Verdict(JobState.SUSPENDED, "Your job is suspended")),
-        # A federation gave the job to another cluster; this one will not know how it ends.
-        "REVOKED": Verdict(None, "Your job was taken over by another cluster of the federation"),
+        # A federation moved the job to another cluster, and this cluster will not know its end.
+        "REVOKED": Verdict(None, "Your job was moved to another cluster of the federation"),
         "TIMEOUT": Verdict(JobState.EXPIRED, "Your job reached its time limit"),
         "DEADLINE": Verdict(JobState.EXPIRED, "Your job reached its deadline"),
         "OUT_OF_MEMORY": Verdict(JobState.FAILURE, "Your job used more memory than it asked for"),
         "NODE_FAIL": Verdict(JobState.FAILURE, "Your job lost a node, which failed"),
-        "BOOT_FAIL": Verdict(JobState.FAILURE, "Your job could not start: a node of it did not boot"),
-        # Of one that will run again squeue says PENDING.
-        "PREEMPTED": Verdict(JobState.FAILURE, "Your job had to give way to another job"),
+        "BOOT_FAIL": Verdict(JobState.FAILURE, "Your job could not start: one of its nodes did not boot"),
+        # If the job will run again, squeue shows PENDING.
+        "PREEMPTED": Verdict(JobState.FAILURE, "Your job was preempted by another job"),
     }
 )
-"""What needs no more than the word."""
+"""Meaning of states for which the word is enough."""
 
 
 def _because(reason: str) -> str:
@@ -235,16 +236,16 @@ def _because(reason: str) -> str:
 
 
 def cannot_log_in(seen: Observation) -> bool:
-    """Return whether Slurm holds a job because its account cannot log in on the node: nobody but the site can help."""
+    """Return whether Slurm holds a job because its account cannot log in on the node. Only the site can fix this."""
     return seen.state in WAITING and seen.reason.lower().replace("_", " ") == _NO_LOGIN
 
 
 @lru_cache(maxsize=1024)
 def _waiting(word: str, reason: str, *, again: bool) -> Verdict:
     if word != "PENDING":
-        # None of these has ended: each keeps its id and runs again, these three when somebody releases them.
-        held = " and is held there" if word in {"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"} else ""
-        return Verdict(JobState.IN_QUEUE, f"Your job was put back into the queue{held}{_because(reason)}")
+        # These jobs keep their id and run again. Three of the states last until somebody releases the job.
+        held = " and is held" if word in {"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"} else ""
+        return Verdict(JobState.IN_QUEUE, f"Your job was requeued{held}{_because(reason)}")
     once_more = " to run again" if again else ""
     never = ", and does not start until that is changed" if reason in _NEVER else ""
     return Verdict(JobState.IN_QUEUE, f"Your job waits in the queue{once_more}{_because(reason)}{never}")
@@ -255,17 +256,17 @@ def _cancelled(seen: Observation, *, we_cancelled: bool) -> Verdict:
         return Verdict(JobState.SUCCESS, "Your job was cancelled")
     if seen.cancelled_by is not None:
         return Verdict(JobState.FAILURE, "Your job was cancelled by the site")
-    return Verdict(JobState.SUCCESS, "Your job was cancelled, by whom is unknown")
+    return Verdict(JobState.SUCCESS, "Your job was cancelled; it is not known who did it")
 
 
 _NOT_OPENED = 53
-"""What slurmstepd reports as a signal where it could not open the job's output, or change to its directory."""
+"""Signal that slurmstepd reports if it cannot open the job's output or change to its directory."""
 
 NO_FOLDER = 66
-"""The exit code of a job's script that does not find its folder (templates/job.sbatch.j2)."""
+"""Exit code of a job's script that does not find its folder (templates/job.sbatch.j2)."""
 
 FENCED = 69
-"""The exit code of a job's script that the fence lets run nothing (templates/job.sbatch.j2); 0 in older scripts."""
+"""Exit code of a job's script that the fence stops (templates/job.sbatch.j2); 0 in older scripts."""
 
 NOT_OPENED_TEXT = "Your job could not start: its folder or its output file cannot be opened on the node"
 
@@ -278,7 +279,7 @@ def _failed(seen: Observation) -> str:
     if not seen.exit_code:
         return f"Your job failed{_because(seen.reason)}"
     if 128 < seen.exit_code < 128 + _NOT_OPENED:
-        # What a shell makes of a program that a signal ended.
+        # A shell reports a program that was killed by a signal in this way.
         number = seen.exit_code - 128
         return f"Your job failed with exit code {seen.exit_code}, as after {_name_signal(number)}"
     why = "" if seen.reason == "NonZeroExitCode" else _because(seen.reason)

@@ -1,4 +1,4 @@
-"""Find the line of each key in a TOML file: `tomllib` tells none, and tomlkit only those of errors."""
+"""Find the line of each key in a TOML file. `tomllib` does not report lines, and tomlkit only those of errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Key = tuple[str | int, ...]
-"""A key's whole path, with numbers for the elements of lists and arrays of tables."""
+"""Full path of a key. Elements of lists and arrays of tables have numbers."""
 
 _TOKEN = re.compile(
     r'''(?P<skip>\#[^\n]*|[ \t\r]+)
@@ -27,24 +27,24 @@ class _Token(NamedTuple):
 
 
 def key_lines(text: str) -> Mapping[Key, int]:
-    """Return the line on which each key and each element first stands. Raises `tomllib.TOMLDecodeError`."""
-    tomllib.loads(text)  # so that the rest may take the file to be right
+    """Return the first line of each key and each element. Raise `tomllib.TOMLDecodeError`."""
+    tomllib.loads(text)  # the reader below needs a valid file
     return _Reader(text).read()
 
 
 def line_of(lines: Mapping[Key, int], key: Sequence[str | int]) -> int | None:
-    """Return the line of a key, or of the innermost table around it that the file has."""
+    """Return the line of a key, or of its innermost table that is in the file."""
     parts = tuple(key)
     return next((lines[parts[:end]] for end in range(len(parts), 0, -1) if parts[:end] in lines), None)
 
 
 class _Reader:
-    """Reads the tokens of a valid file."""
+    """Reader of a valid file's tokens."""
 
     def __init__(self, text: str) -> None:
         self._lines: dict[Key, int] = {}
         self._lengths: dict[Key, int] = {}
-        """Of each array of tables, so far."""
+        """Number of tables in each array of tables, so far."""
         self._tokens: deque[_Token] = deque()
         line = 1
         for match in _TOKEN.finditer(text):
@@ -53,7 +53,7 @@ class _Reader:
             line += match[0].count("\n")
 
     def read(self) -> Mapping[Key, int]:
-        """Return the lines."""
+        """Return the line of each key."""
         table: Key = ()
         while self._tokens:
             if self._next == "\n":

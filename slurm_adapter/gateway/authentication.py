@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import Forbidden, NotAuthenticated
-from slurm_adapter.core.specification import Owner, for_message
+from slurm_adapter.core.problems import for_message
+from slurm_adapter.core.specification import Owner
 from slurm_adapter.gateway.sessions.access_grants import AccessGrant
 from slurm_adapter.jobs import user_tokens
 from slurm_adapter.ucloud.key import (

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import TryAgain
-from slurm_adapter.core.specification import for_message
+from slurm_adapter.core.problems import for_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

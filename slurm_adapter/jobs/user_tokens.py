@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.problems import for_message, list_problems
 from slurm_adapter.core.records import Token
-from slurm_adapter.core.specification import Owner, describe, for_message
+from slurm_adapter.core.specification import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,4 +63,4 @@ def _owner(user: str, project: str | None) -> Owner:
     try:
         return Owner.model_validate({"createdBy": user, "project": project})
     except ValidationError as error:
-        raise InvalidInput("\n".join(describe(error, ("owner",)))) from error
+        raise InvalidInput("\n".join(list_problems(error, ("owner",)))) from error

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput
-from slurm_adapter.core.specification import for_message
+from slurm_adapter.core.problems import for_message
 from slurm_adapter.local.template_folder import packaged_templates
 from slurm_adapter.translation.application_file import lint_application_file
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import Line, Listed, NameAndVersion, Text, Wire, describe, for_message, joined
+from slurm_adapter.core.problems import for_message, join_problems, list_problems
+from slurm_adapter.core.specification import Line, Listed, NameAndVersion, Text, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -315,7 +316,7 @@ def resolve_application(resolved: dict[str, Any]) -> Application:
     try:
         found = _WireApplication.model_validate(resolved)
     except ValidationError as error:
-        raise InvalidInput(joined(describe(error, ("status", "resolvedApplication")))) from error
+        raise InvalidInput(join_problems(list_problems(error, ("status", "resolvedApplication")))) from error
     invocation = found.invocation
     tool = invocation.tool.tool.description
     mode = invocation.inference.mode.upper()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import for_message
+from slurm_adapter.core.problems import for_message
 from slurm_adapter.translation.application import (
     Application,
     Option,

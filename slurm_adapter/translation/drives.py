@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from slurm_adapter.core.config import Drive, DrivePattern
 from slurm_adapter.core.errors import InvalidInput, Unknown
-from slurm_adapter.core.specification import FileValue, Owner, ProductReference, Text, Wire, for_message
+from slurm_adapter.core.problems import for_message
+from slurm_adapter.core.specification import FileValue, Owner, ProductReference, Text, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

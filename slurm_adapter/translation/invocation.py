@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from slurm_adapter.core import bash
 from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.problems import field_path, for_message, join_problems, list_problems
 from slurm_adapter.core.specification import (
     AppParameterValue,
     BooleanValue,
@@ -29,10 +30,6 @@ from slurm_adapter.core.specification import (
     TextValue,
     UnknownValue,
     WorkflowValue,
-    describe,
-    field_path,
-    for_message,
-    joined,
 )
 from slurm_adapter.translation.application import (
     BoolFlag,
@@ -152,7 +149,7 @@ def bind(
             with _noting(problems):
                 _bind_one(bound, parameter, given.get(name) or _default(parameter), resolve)
     if problems:
-        raise InvalidInput(joined(problems))
+        raise InvalidInput(join_problems(problems))
     return bound
 
 
@@ -216,7 +213,7 @@ def _default(parameter: Parameter) -> AppParameterValue | None:
     try:
         return _VALUES.validate_python(raw if isinstance(raw, dict) else {"type": kind, "value": raw})
     except ValidationError as error:
-        problems = "\n".join(describe(error, ()))
+        problems = "\n".join(list_problems(error, ()))
         raise InvalidInput(f"{_where(parameter.name)}: the application's default is wrong: {problems}") from error
 
 
@@ -251,7 +248,7 @@ def _read_workflow(value: WorkflowValue, name: str) -> Workflow:
             inputs.append(WireParameter.model_validate(item))
         except ValidationError as error:
             raise InvalidInput(
-                "\n".join(describe(error, ("parameters", name, "specification", "inputs", number)))
+                "\n".join(list_problems(error, ("parameters", name, "specification", "inputs", number)))
             ) from error
     if any(item.type == "workflow" for item in inputs):
         raise InvalidInput(f"{where}.specification.inputs: a workflow within a workflow")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import for_message
+from slurm_adapter.core.problems import for_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -33,7 +33,8 @@ from slurm_adapter.core import bash
 from slurm_adapter.core.directives import Directive, build_directives, check_replicas, read_value, time_limit
 from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.interfaces import LOWEST_PORT, check_interfaces
-from slurm_adapter.core.specification import FileValue, PeerValue, UnknownValue, for_message
+from slurm_adapter.core.problems import for_message
+from slurm_adapter.core.specification import FileValue, PeerValue, UnknownValue
 from slurm_adapter.translation.application import EnvironmentVariable, Template
 from slurm_adapter.translation.drives import DrivePath, resolve_path
 from slurm_adapter.translation.invocation import (
@@ -182,7 +183,7 @@ def translate(
     own, foreign = _extra_directives(application, bound, texts)
     directives = build_directives(
         machine,
-        token=token,
+        slurm_name=token,
         folder=folder,
         replicas=specification.replicas,
         seconds=seconds,

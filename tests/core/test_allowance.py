@@ -96,22 +96,34 @@ def test_a_directive_that_is_nobodys_to_set(case: Case, name: str) -> None:
         ({"mem": "\u0661G"}, None, "must be a whole number of M"),
         ({"mem": True}, None, "the directive 'mem' to ''"),
         ({"mem": ""}, None, "the directive 'mem' to ''"),
-        ({"cpus-per-task": 2}, None, "by cpus-per-task for 2 processors a node: this product has 1"),
-        ({"cpus-per-task": 128}, GPU, "for 128 processors a node: this product has 16"),
+        ({"cpus-per-task": 2}, None, "requests 2 processors a node with cpus-per-task: this product has 1"),
+        ({"cpus-per-task": 128}, GPU, "requests 128 processors a node with cpus-per-task: this product has 16"),
         ({"cpus-per-task": 0}, GPU, "must be a whole number"),
         ({"cpus-per-task": "1-16"}, GPU, "must be a whole number"),
         ({"cpus-per-task": 1.5}, GPU, "must be a whole number"),
         ({"cpus-per-task": "1e3"}, GPU, "must be a whole number"),
-        ({"ntasks": 2}, GPU, "by ntasks for 32 processors: this product has 16"),
-        ({"ntasks": 17, "cpus-per-task": 1}, GPU, "for 17 processors: this product has 16"),
-        ({"ntasks-per-node": 2}, GPU, "by ntasks-per-node for 32 processors a node: this product has 16"),
-        ({"ntasks-per-node": 17, "cpus-per-task": 1}, GPU, "for 17 processors a node"),
-        ({"ntasks-per-node": 8, "cpus-per-task": 2, "ntasks": 9}, GPU, "for 18 processors: this product has 16"),
-        ({"gpus-per-node": 1}, None, "by gpus-per-node for 1 GPUs a node: this product has 0"),
-        ({"gpus-per-node": 8}, GPU, "for 8 GPUs a node: this product has 2"),
+        ({"ntasks": 2}, GPU, "requests 32 processors with ntasks: this product has 16"),
+        (
+            {"ntasks": 17, "cpus-per-task": 1},
+            GPU,
+            "requests 17 processors with cpus-per-task, ntasks: this product has 16",
+        ),
+        ({"ntasks-per-node": 2}, GPU, "requests 32 processors a node with ntasks-per-node: this product has 16"),
+        ({"ntasks-per-node": 17, "cpus-per-task": 1}, GPU, "requests 17 processors a node"),
+        (
+            {"ntasks-per-node": 8, "cpus-per-task": 2, "ntasks": 9},
+            GPU,
+            "requests 18 processors with cpus-per-task, ntasks, ntasks-per-node: this product has 16",
+        ),
+        ({"gpus-per-node": 1}, None, "requests 1 GPUs a node with gpus-per-node: this product has 0"),
+        ({"gpus-per-node": 8}, GPU, "requests 8 GPUs a node with gpus-per-node: this product has 2"),
         ({"gpus-per-node": "h100:1"}, GPU, "must be a whole number"),
-        ({"gpus-per-task": 3}, GPU, "for 3 GPUs: this product has 2"),
-        ({"gpus-per-task": 1, "ntasks": 4, "cpus-per-task": 1}, GPU, "for 4 GPUs: this product has 2"),
+        ({"gpus-per-task": 3}, GPU, "requests 3 GPUs with gpus-per-task: this product has 2"),
+        (
+            {"gpus-per-task": 1, "ntasks": 4, "cpus-per-task": 1},
+            GPU,
+            "requests 4 GPUs with cpus-per-task, gpus-per-task, ntasks: this product has 2",
+        ),
         ({"signal": "R:USR1@60"}, None, "the directive 'signal' to 'R:USR1@60': must be [B:]SIGNAL[@SECONDS]"),
         ({"signal": "BR:10"}, None, "must be [B:]SIGNAL"),
         ({"distribution": "arbitrary"}, None, "must be block, cyclic"),
@@ -151,7 +163,7 @@ def test_within_the_product(case: Case, calls: dict[str, Any], fields: dict[str,
 def test_the_map_of_an_application_from_ucloud_is_no_way_around(case: Case) -> None:
     for part in (Word("8"), Template("{{ 4 * 2 }}")):
         job = case.with_template("run", trusted=False, sbatch=(("cpus-per-task", part),))
-        with pytest.raises(InvalidInput, match="for 8 processors a node: this product has 1"):
+        with pytest.raises(InvalidInput, match=r"requests 8 processors a node with .*: this product has 1"):
             job.translate()
     words = case.with_application(trusted=False, sbatch=(("exclusive", Word("")),))
     with pytest.raises(InvalidInput, match="the job's text sets the directive 'exclusive'"):
@@ -176,7 +188,7 @@ def test_a_workflow_has_no_part_in_what_the_site_set(case: Case) -> None:
 
 
 def test_tasks_of_a_workflow_count_with_the_gpus_of_the_sites_text(case: Case) -> None:
-    with pytest.raises(InvalidInput, match="for 16 GPUs: this product has 2"):
+    with pytest.raises(InvalidInput, match=r"requests 16 GPUs with .*: this product has 2"):
         with_workflow(
             case,
             "{{ sbatch('ntasks', 16) }}{{ sbatch('cpus-per-task', 1) }}run",
@@ -195,13 +207,13 @@ def test_texts_keep_their_order_and_see_nothing_of_each_other(case: Case) -> Non
 
 def test_interfaces_of_both_texts_are_one_jobs(case: Case) -> None:
     declare = "{{ dynamicInterface(0, 'WEB', 'pages', 8080) }}run"
-    with pytest.raises(InvalidInput, match="rank 0 has one of this name"):
+    with pytest.raises(InvalidInput, match="stands twice for rank 0"):
         with_workflow(case, declare, own=declare)
 
 
 @pytest.mark.parametrize("port", [1, 22, 80, 1023])
 def test_no_interface_on_a_port_of_the_nodes_own(case: Case, port: int) -> None:
-    with pytest.raises(InvalidInput, match="must be a whole number from 1024 to 65535"):
+    with pytest.raises(InvalidInput, match="must be an integer from 1024 to 65535"):
         with_workflow(case, f"{{{{ dynamicInterface(0, 'WEB', 'pages', {port}) }}}}run")
     found = case.with_application(web_port=port, vnc_port=port).translate()
     assert (found.web_port, found.vnc_port) == (None, None)

@@ -134,14 +134,14 @@ WRONG = [
     ('[jobs]\ndefault_time = "90"', "11: jobs.default_time", "write HH:MM:SS"),
     ("[jobs]\ndefault_time = 90", "11: jobs.default_time = 90", "has no units"),
     ('[jobs]\ndefault_time = "00:00:00"', "11: jobs.default_time", "more than 0"),
-    ('[jobs]\nlost_after = "1:60:00"', "11: jobs.lost_after", "is no duration"),
+    ('[jobs]\nlost_after = "1:60:00"', "11: jobs.lost_after", "is not a duration"),
     ('[jobs]\nfolder = "relative/{id}"', "11: jobs.folder", "absolute path whose last part holds {id}"),
     ('[jobs]\nfolder = "/home/{id}/x"', "11: jobs.folder", "last part holds {id}"),
     ('[jobs]\nfolder = "/home/../{id}"', "11: jobs.folder", "absolute path"),
     ('[jobs]\nfolder = "/home/{name}/{id}"', "11: jobs.folder", "known in braces: {user}, {id}"),
     ('[jobs]\nfolder = "/home/a\\nb/{id}"', "11: jobs.folder", "no control characters"),
     ("[jobs]\nsrun = []", "11: jobs.srun = []", 'words such as ["srun"]'),
-    ('[peers]\nwait = "x"', "11: peers.wait", "is no duration"),
+    ('[peers]\nwait = "x"', "11: peers.wait", "is not a duration"),
     ('[peers]\nmethods = ["magic"]', "11: peers.methods.0", "'unshare', 'bwrap' or 'nss_wrapper'"),
     ("[peers]\nmethods = []", "11: peers.methods = []", "one or more of"),
     ('[peers]\nalways = "yes"', "11: peers.always", "true or false"),
@@ -272,7 +272,7 @@ def test_durations(text: str, seconds: int) -> None:
     "text", ["", "90", "1:2:3", "00:60:00", "00:00:60", "-1:00:00", "1-2", "1:00", "\u0660\u0661:00:00"]
 )
 def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(ValueError, match="is no duration"):
+    with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 
 

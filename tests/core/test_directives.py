@@ -74,7 +74,7 @@ def test_quoting_gives_one_line_or_a_message(value: str) -> None:
 
 def test_a_machine_with_everything(machine: Machine) -> None:
     directives = build_directives(
-        machine, token="t", folder='/home/a b/"x" %j', replicas=2, seconds=3660, after=(17, 18),
+        machine, slurm_name="t", folder='/home/a b/"x" %j', replicas=2, seconds=3660, after=(17, 18),
         extra=[Directive("mem", "1G"), Directive("ntasks-per-node", "16"), Directive("requeue")],
     )  # fmt: skip
     assert [str(directive) for directive in directives] == [
@@ -111,7 +111,8 @@ def test_a_folder_with_a_backslash_or_a_percent_sign_is_the_same_to_slurm(
 ) -> None:
     """Account names with a backslash: sbatch takes one away in names of logs, and then replaces no %."""
     told = {
-        each.name: each.value for each in build_directives(machine, token="t", folder=folder, replicas=1, seconds=60)
+        each.name: each.value
+        for each in build_directives(machine, slurm_name="t", folder=folder, replicas=1, seconds=60)
     }
     assert (told["chdir"], told["output"]) == (folder, f"{logs}/stdout.txt")
 
@@ -129,7 +130,7 @@ def test_time_is_whole_minutes_rounded_up(
 @pytest.mark.edge_case(20)
 def test_one_second_is_a_minute_and_never_no_limit_at_all(machine: Machine) -> None:
     seconds = time_limit(SimpleDuration(seconds=1), machine, 60)
-    directives = build_directives(machine, token="t", folder="/f", replicas=1, seconds=seconds)
+    directives = build_directives(machine, slurm_name="t", folder="/f", replicas=1, seconds=seconds)
     assert [str(each) for each in directives if each.name == "time"] == ["--time=0-00:01:00"]
 
 
@@ -174,7 +175,7 @@ def test_protected_directives(machine: Machine, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["accoun", "A", "--account", "Account", "job_name", "", "x\n", "mem "])
 def test_only_whole_long_names_are_directives(machine: Machine, name: str) -> None:
-    with pytest.raises(InvalidInput, match="no long name of sbatch"):
+    with pytest.raises(InvalidInput, match="not a long name of sbatch"):
         check_override(Directive(name, "x"), machine)
 
 
@@ -218,7 +219,7 @@ def test_what_a_template_sets(name: str, value: Any, expected: str | None) -> No
 
 @pytest.mark.edge_case(16)
 def test_a_job_that_is_named_hetjob_is_a_plain_job(machine: Machine) -> None:
-    directives = build_directives(machine, token="hetjob", folder="/f", replicas=1, seconds=60)
+    directives = build_directives(machine, slurm_name="hetjob", folder="/f", replicas=1, seconds=60)
     text = "".join(f"#SBATCH {directive}\n" for directive in directives)
     assert "#SBATCH --job-name=hetjob\n" in text  # `-J hetjob` would be a component's border to sbatch
     lint_script(f"#!/bin/bash\n{text}run\n")

@@ -127,7 +127,7 @@ BY_QUEUE = [
      "failed with exit code 1"),
     # The site's own table.
     (job(**RUNNING), (row("TIMEOUT"),), {"states": {"TIMEOUT": FAILURE}}, FAILURE, "time limit"),
-    (job(**RUNNING), (row("PREEMPTED"),), {"states": {"PREEMPTED": IN_QUEUE}}, IN_QUEUE, "give way"),
+    (job(**RUNNING), (row("PREEMPTED"),), {"states": {"PREEMPTED": IN_QUEUE}}, IN_QUEUE, "preempted"),
     (job(**RUNNING), (row("COMPLETING"),), {"states": {"COMPLETING": SUCCESS}}, RUNS, ""),
     # Accounting lags behind: no state goes backward.
     (job(**RUNNING), (row("COMPLETED", exit_code=0),), {"accounting": True, "history": {17: (row("RUNNING"),)}},
@@ -152,15 +152,15 @@ BY_QUEUE = [
 CANCELLED = (row("CANCELLED"),)
 BY_WHOM = [
     (job(cancel_sent=9980.0), CANCELLED, {}, SUCCESS, "was cancelled"),
-    (job(), CANCELLED, {}, SUCCESS, "by whom is unknown"),
+    (job(), CANCELLED, {}, SUCCESS, "not known who did it"),
     (job(), CANCELLED, {"accounting": True, "history": {17: (row("CANCELLED", cancelled_by="alice"),)}}, SUCCESS,
      "was cancelled"),
     (job(), CANCELLED, {"accounting": True, "history": {17: (row("CANCELLED", cancelled_by="root"),)}}, FAILURE,
      "by the site"),
     (job(), CANCELLED, {"accounting": True, "history": {17: (row("CANCELLED", name="other", cancelled_by="root"),)},
-     "now": NOW + 60}, SUCCESS, "by whom is unknown"),  # another's, who got the id again
+     "now": NOW + 60}, SUCCESS, "not known who did it"),  # another's, who got the id again
     (job(), CANCELLED, {"accounting": True, "history": {}}, IN_QUEUE, ""),  # it lags behind; soon it will tell
-    (job(), CANCELLED, {"accounting": True, "history": {}, "now": NOW + 60}, SUCCESS, "by whom is unknown"),
+    (job(), CANCELLED, {"accounting": True, "history": {}, "now": NOW + 60}, SUCCESS, "not known who did it"),
     (job(), CANCELLED, {"accounting": True, "history": None, "now": NOW + 9999}, IN_QUEUE, ""),
 ]  # fmt: skip
 
@@ -263,13 +263,13 @@ TASKS = [
     (job(missing_since=NOW - 3600, **TEN), (GOOD,), {}, FAILURE, "1 of its 10 tasks were lost"),
     (job(missing_since=NOW - 3600, **TEN), (GOOD,), {"silence_counts": False}, RUNS, ""),
     (job(missing_since=NOW - 3600, cancel_sent=1.0, **TEN), (GOOD,), {}, SUCCESS, "was cancelled"),
-    (job(**TEN), (row("CANCELLED", task="0-9"),), {}, SUCCESS, "by whom is unknown"),
+    (job(**TEN), (row("CANCELLED", task="0-9"),), {}, SUCCESS, "not known who did it"),
     # A task that was cancelled has left a record of it; that makes no failure of the cancel.
     (job(cancel_sent=9980.0, **TEN), (row("CANCELLED", task="0-9"),), {"exits": (exited(143, task="3"),)}, SUCCESS,
      "was cancelled"),
     (job(cancel_sent=9980.0, **TEN), (row("CANCELLED", task="0-8"),), {"exits": (exited(143, task="9"),)}, SUCCESS,
      "was cancelled"),
-    (job(**TEN), (row("CANCELLED", task="0-9"),), {"exits": (exited(143, task="3"),)}, SUCCESS, "by whom is unknown"),
+    (job(**TEN), (row("CANCELLED", task="0-9"),), {"exits": (exited(143, task="3"),)}, SUCCESS, "not known who did it"),
 ]  # fmt: skip
 
 

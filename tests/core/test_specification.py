@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_adapter.core.errors import InvalidInput
+from slurm_adapter.core.problems import for_message
 from slurm_adapter.core.specification import (
     FileValue,
     IntegerValue,
@@ -19,7 +20,6 @@ from slurm_adapter.core.specification import (
     PeerValue,
     TextValue,
     UnknownValue,
-    for_message,
     parse_specifications,
 )
 
@@ -129,7 +129,7 @@ def test_what_is_no_request(data: bytes, said: str) -> None:
         ({"name": "x" * 1025}, "1024"),
         ({"timeAllocation": {"hours": 1.5}}, "timeAllocation.hours: 1.5"),
         ({"timeAllocation": 3600}, "timeAllocation: 3600: must be an object"),
-        ({"openedFile": "/123/\0"}, "openedFile: '/123/\\x00': must not hold a NUL"),
+        ({"openedFile": "/123/\0"}, "openedFile: '/123/\\x00': must not contain a NUL"),
         ({"parameters": {"a b": {"type": "text", "value": "\0"}}}, "parameters['a b'].value"),
         ({"parameters": {"a": {"type": "integer", "value": 2**63}}}, "parameters.a.value: 9223372036854775808"),
         ({"parameters": {"a": {"type": "integer", "value": True}}}, "parameters.a.value: true: must be an integer"),

@@ -138,7 +138,7 @@ def test_final_states(state: JobState) -> None:
         ("COMPLETED", {"exit_code": 0}, JobState.SUCCESS, "exit code 0"),
         ("COMPLETED", {"exit_code": 3}, JobState.FAILURE, "failed with exit code 3"),
         ("COMPLETED", {"exit_code": None, "signal": 9}, JobState.FAILURE, "signal 9 (SIGKILL)"),
-        ("COMPLETED", {"exit_code": None}, None, "does not say with which exit code"),
+        ("COMPLETED", {"exit_code": None}, None, "does not report its exit code"),
         ("FAILED", {"exit_code": 3, "reason": "NonZeroExitCode"}, JobState.FAILURE, "Your job failed with exit code 3"),
         ("FAILED", {"exit_code": 0}, JobState.FAILURE, "Your job failed"),
         ("FAILED", {"exit_code": 0, "reason": "BadConstraints"}, JobState.FAILURE, "failed: BadConstraints"),
@@ -157,11 +157,11 @@ def test_final_states(state: JobState) -> None:
         ("PENDING", {"reason": "Resources"}, JobState.IN_QUEUE, "Your job waits in the queue: Resources"),
         ("PENDING", {"restarts": 2}, JobState.IN_QUEUE, "waits in the queue to run again"),
         ("PENDING", {"reason": "DependencyNeverSatisfied"}, JobState.IN_QUEUE, "does not start until"),
-        ("SPECIAL_EXIT", {}, JobState.IN_QUEUE, "is held there"),
+        ("SPECIAL_EXIT", {}, JobState.IN_QUEUE, "is held"),
         ("CANCELLED", {"cancelled_by": "alice"}, JobState.SUCCESS, "Your job was cancelled"),
         ("CANCELLED", {"cancelled_by": "0"}, JobState.FAILURE, "cancelled by the site"),
         ("CANCELLED", {"cancelled_by": "bob"}, JobState.FAILURE, "cancelled by the site"),
-        ("CANCELLED", {"exit_code": 143}, JobState.SUCCESS, "by whom is unknown"),
+        ("CANCELLED", {"exit_code": 143}, JobState.SUCCESS, "not known who did it"),
     ],
 )
 @pytest.mark.scenario(55, 56)

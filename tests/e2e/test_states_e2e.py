@@ -91,9 +91,9 @@ def test_what_slurm_makes_of_a_job(adapter: LiveSite, cluster: Cluster) -> None:
     cluster.ask("scancel", str(removed_by_root.slurm_id), user="root")
     cluster.ask("scancel", "--full", "--signal=KILL", str(killed.slurm_id))
     wanted = {
-        removed_by_user.id: (JobState.SUCCESS, "Your job was cancelled, by whom is unknown"),
-        removed_by_root.id: (JobState.SUCCESS, "Your job was cancelled, by whom is unknown"),
-        killed.id: (JobState.SUCCESS, "Your job was cancelled, by whom is unknown"),
+        removed_by_user.id: (JobState.SUCCESS, "Your job was cancelled; it is not known who did it"),
+        removed_by_root.id: (JobState.SUCCESS, "Your job was cancelled; it is not known who did it"),
+        killed.id: (JobState.SUCCESS, "Your job was cancelled; it is not known who did it"),
         by_signal.id: (JobState.FAILURE, "Your job failed with exit code 139, as after signal 11 (SIGSEGV)"),
         by_own_hand.id: (JobState.FAILURE, "Your job was ended by signal 9 (SIGKILL)"),
         overdue.id: (JobState.EXPIRED, "Your job reached its time limit"),

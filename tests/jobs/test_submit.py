@@ -268,7 +268,7 @@ def test_the_shared_file_is_damaged(offline: Offline) -> None:
     database = offline.job()
     offline.sync()
     (offline.peers / "hosts").write_text("# END slurm-adapter\n")
-    with pytest.raises(TryAgain, match="remove all but one pair"):
+    with pytest.raises(TryAgain, match="keep one pair"):
         offline.job(resources=[peer("db", database)])
     assert len(offline.site.store.all(9)) == 1
     assert offline.job().stage is Stage.SUBMITTED, "one without peers needs no hosts file"

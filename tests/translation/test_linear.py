@@ -15,13 +15,8 @@ from slurm_adapter.core.directives import lint_script, quote
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, InvalidInput
 from slurm_adapter.core.hosts_file import check_hostnames
 from slurm_adapter.core.json_bounds import MOST_ENTRIES
-from slurm_adapter.core.specification import (
-    JOB_LIMIT,
-    PROBLEMS_LIMIT,
-    JobSpecification,
-    for_message,
-    parse_specifications,
-)
+from slurm_adapter.core.problems import PROBLEMS_LIMIT, for_message
+from slurm_adapter.core.specification import JOB_LIMIT, JobSpecification, parse_specifications
 from slurm_adapter.local.configuration_file import load_config
 from slurm_adapter.translation.application import Application, Parameter, Template, Variable, resolve_application
 from slurm_adapter.translation.application_file import lint_application_file

@@ -15,7 +15,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from slurm_adapter.core.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
-from slurm_adapter.core.specification import Job, Owner, for_message
+from slurm_adapter.core.problems import for_message
+from slurm_adapter.core.specification import Job, Owner
 from slurm_adapter.gateway import background
 from slurm_adapter.gateway.api import job_json
 from slurm_adapter.gateway.api.schemas import (

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import NotFound, TryAgain
-from slurm_adapter.core.specification import for_message
+from slurm_adapter.core.problems import for_message
 from slurm_adapter.gateway.api.schemas import Capacity, Queue, Utilization
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.routing import APIRoute
 
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import BULK_LIMIT, PROBLEMS_LIMIT, decode_json, describe_all, joined
+from slurm_adapter.core.problems import PROBLEMS_LIMIT, join_problems, list_problems
+from slurm_adapter.core.specification import BULK_LIMIT, decode_json
 from slurm_adapter.gateway.api.schemas import BulkRequest
 from slurm_adapter.gateway.http.incoming import CALLER
 
@@ -101,7 +102,7 @@ def _is_bulk(field: ModelField) -> bool:
 
 def describe(problems: Iterable[Mapping[str, Any]]) -> str:
     """One line for each wrong field, of as many as a reader may want to see."""
-    return joined(describe_all(problems))
+    return join_problems(list_problems(problems))
 
 
 def _came(request: Request) -> float:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from slurm_adapter.core.specification import for_message
+from slurm_adapter.core.problems import for_message
 from slurm_adapter.gateway.http.incoming import DELAYED, Delay
 from slurm_adapter.gateway.shares import TooMany
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import Forbidden, InvalidInput
-from slurm_adapter.core.specification import Owner, for_message
+from slurm_adapter.core.problems import for_message
+from slurm_adapter.core.specification import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

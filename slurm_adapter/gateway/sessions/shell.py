@@ -18,8 +18,8 @@ from pydantic import Field, ValidationError
 
 from slurm_adapter.cluster.transports.interface import Terminal
 from slurm_adapter.core.errors import InvalidInput, NotAuthenticated, NotFound, NotOffered, Refused, TryAgain
-from slurm_adapter.core.specification import Text, Wire, for_message
-from slurm_adapter.core.specification import describe as describe_problems
+from slurm_adapter.core.problems import for_message, list_problems
+from slurm_adapter.core.specification import Text, Wire
 from slurm_adapter.gateway import background
 from slurm_adapter.gateway.api import provider, users
 from slurm_adapter.gateway.api.schemas import (
@@ -309,4 +309,4 @@ def _read(frame: Frame, call: str) -> _Call:
     try:
         return _Call.model_validate(frame.payload)
     except ValidationError as error:
-        raise InvalidInput("\n".join(describe_problems(error, ("payload",)))) from error
+        raise InvalidInput("\n".join(list_problems(error, ("payload",)))) from error

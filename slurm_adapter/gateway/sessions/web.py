@@ -23,7 +23,7 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from slurm_adapter.core.errors import AdapterError, InvalidInput, NotAuthenticated, NotOffered, Refused
-from slurm_adapter.core.specification import for_message
+from slurm_adapter.core.problems import for_message
 from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway.api.schemas import Session
 from slurm_adapter.gateway.authentication import check_grant

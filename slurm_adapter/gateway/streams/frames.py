@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError
 
 from slurm_adapter.core.errors import InvalidInput
-from slurm_adapter.core.specification import Line, Text, Wire, decode_json, describe
+from slurm_adapter.core.problems import list_problems
+from slurm_adapter.core.specification import Line, Text, Wire, decode_json
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -45,7 +46,7 @@ def read_frame(text: str | None, limit: int) -> Frame:
     try:
         return Frame.model_validate(decode_json(data))
     except ValidationError as error:
-        raise InvalidInput("\n".join(describe(error, ()))) from error
+        raise InvalidInput("\n".join(list_problems(error, ()))) from error
 
 
 def message(stream_id: str, payload: BaseModel) -> str:

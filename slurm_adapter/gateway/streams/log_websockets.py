@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from slurm_adapter.cluster.transports.interface import MEBIBYTE
 from slurm_adapter.core.errors import AdapterError, InvalidInput, NotFound
-from slurm_adapter.core.specification import Wire, for_message
-from slurm_adapter.core.specification import describe as describe_problems
+from slurm_adapter.core.problems import for_message, list_problems
+from slurm_adapter.core.specification import Wire
 from slurm_adapter.gateway import authentication
 from slurm_adapter.gateway.api import job_json
 from slurm_adapter.gateway.api.provider import get_own
@@ -164,4 +164,4 @@ def _read(model: type[W], frame: Frame, call: str) -> W:
     try:
         return model.model_validate(frame.payload)
     except ValidationError as error:
-        raise InvalidInput("\n".join(describe_problems(error, ("payload",)))) from error
+        raise InvalidInput("\n".join(list_problems(error, ("payload",)))) from error
