@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -165,3 +166,45 @@ def test_threads_that_begin_at_the_same_time_share_one_way_to_the_cluster(
         besides = list(threads.map(lambda _: whole.for_thread(), range(8)))
         assert [beside.lanes for beside in besides] == made * 8
         assert {beside.transport for beside in besides} == {whole.transport}
+
+
+def test_bodies_of_one_caller_are_read_one_by_one_and_others_meanwhile(tmp_path: Path) -> None:
+    """A body that is read takes several times its size, and the interpreter."""
+    pools = thread_pools.ThreadPools(Adapter(Config.model_validate(configuration(tmp_path))))
+    go_on, one = threading.Event(), threading.Semaphore(0)
+    begun: list[str] = []
+
+    def read(owner: str) -> None:
+        begun.append(owner)
+        one.release()
+        go_on.wait(60)
+
+    async def three() -> None:
+        reading = [asyncio.create_task(pools.read(owner, read, owner)) for owner in ("UCloud", "UCloud", "alice")]
+        for _ in range(2):
+            await asyncio.to_thread(one.acquire, timeout=60)
+        assert begun == ["UCloud", "alice"]
+        go_on.set()
+        await asyncio.gather(*reading)
+
+    with closing(pools):
+        asyncio.run(three())
+    assert begun == ["UCloud", "alice", "UCloud"]
+
+
+def test_what_threads_take_of_the_processor_is_counted(tmp_path: Path) -> None:
+    def compute(_: Adapter) -> None:
+        until = time.thread_time() + 0.1
+        while time.thread_time() < until:
+            pass
+
+    async def count() -> float:
+        pools = thread_pools.ThreadPools(Adapter(Config.model_validate(configuration(tmp_path))))
+        with closing(pools):
+            await pools.call(compute)
+            with thread_pools.counting() as spent:
+                await pools.call(compute)
+                await pools.call(lambda _: time.sleep(0.3))
+        return spent.seconds
+
+    assert 0.1 <= asyncio.run(count()) < 0.25
