@@ -389,7 +389,7 @@ class Ucloud(_Table):
     """Ask UCloud for drives that are neither in the table nor under the pattern."""
 
 
-class Gateway(_Table):
+class GatewayConfig(_Table):
     """Settings of `slurm-adapter serve`."""
 
     listen: str = "127.0.0.1"
@@ -456,7 +456,7 @@ class Config(_Table):
     peers: Peers = Peers()
     retention: Retention = Retention()
     ucloud: Ucloud | None = None
-    gateway: Gateway = Gateway()
+    gateway: GatewayConfig = GatewayConfig()
     states: dict[str, JobState] = Field(default_factory=dict)
     """States of UCloud for words of Slurm, if the site wants others than the adapter's own table has."""
 

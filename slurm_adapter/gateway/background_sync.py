@@ -1,8 +1,8 @@
-"""The gateway's own syncs: what cron's `sync` does, more often while a job waits for a peer.
+"""Periodic syncs of the gateway: the same as the command `sync`, more often while a job waits for a peer.
 
-A sync costs Slurm one question, so the time between two grows with what a sync takes. What users can cause is bounded:
-quick syncs come out of a budget of each user's, and syncs after a change out of one for all. Beside cron's `sync` it
-does no harm: one of the two holds the lock, and the other lets it be.
+A sync costs Slurm one question, so the time between two grows with the time that a sync takes. What users can cause is
+bounded: each user has a budget of frequent syncs, and all users share one of syncs after changes. The command `sync`
+may run at the same time: one of the two holds the lock, and the other skips its sync.
 """
 
 from __future__ import annotations
@@ -25,36 +25,22 @@ if TYPE_CHECKING:
 
     from slurm_adapter.adapter import Adapter
     from slurm_adapter.gateway.gateway import Gateway
-
-SECONDS = 5.0
-"""Between two passes, where nothing tells otherwise."""
-
-PEER_SECONDS = 0.5
-"""While a job waits for a peer: its name is to be there within two seconds of the peer's start."""
+    from slurm_adapter.gateway.limits import Limits
 
 PEER_SYNCS = 60
-"""Quick syncs that one user's waiting jobs cause in a row. A new one comes each `SECONDS`: then they are as others."""
+"""Frequent syncs that the waiting jobs of one user may cause in a row. Another one is allowed each `sync_interval`."""
 
 CHANGE_SYNCS, CHANGE_SECONDS = 20, 2.0
-"""Syncs at once after what users have changed, in a row; and how long it takes until there is a further one."""
-
-MOST_SECONDS = 120.0
-"""Between two attempts to reach a UCloud that is away."""
+"""Immediate syncs after changes by users in a row, and the seconds after which another one is allowed."""
 
 ACCOUNT_LINES = 5
-"""Lines of the log that new troubles of jobs and accounts take in one sync: users can cause them."""
-
-SHARE = 10
-"""A sync takes at most one part in this many of the time, if it takes less than `LONGEST_PAUSE / SHARE`."""
-
-LONGEST_PAUSE = 30.0
-"""Seconds between two syncs at most, however long one took: an account that makes one slow delays nobody for long."""
+"""Log lines for new problems of jobs and accounts in one sync, because users can cause them."""
 
 log = logging.getLogger(__name__)
 
 
 class Budget:
-    """So many of something in a row for each of several, and a further one after some seconds."""
+    """A token bucket for each key: `most` in a row, and another one each `seconds`."""
 
     def __init__(self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
@@ -63,36 +49,44 @@ class Budget:
         self._spent: dict[str, float] = {}
         self._when = clock()
 
-    def take(self, those: Iterable[str]) -> bool:
-        """Take one from each of those; return whether any had one left."""
+    def take(self, keys: Iterable[str]) -> bool:
+        """Take one for each of these keys; return whether any had one left."""
         now = self._clock()
         back, self._when = (now - self._when) / self._seconds, now
         self._spent = {each: spent - back for each, spent in self._spent.items() if spent > back}
-        able = [each for each in those if self._spent.get(each, 0.0) <= self._most - 1]
+        able = [each for each in keys if self._spent.get(each, 0.0) <= self._most - 1]
         self._spent |= {each: self._spent.get(each, 0.0) + 1 for each in able}
         return bool(able)
 
 
-def pause_after(took: float) -> float:
-    """Return for how many seconds no sync follows one that took so many, unless something changes."""
-    return min(max(SECONDS, SHARE * took), LONGEST_PAUSE)
+def pause_after(took: float, limits: Limits) -> float:
+    """Return the seconds between the end of a sync that took this long and the next one, unless something changes."""
+    return min(max(limits.sync_interval, limits.sync_share * took), limits.sync_interval_at_most)
 
 
-async def reconcile(gateway: Gateway) -> None:
-    """Make syncs for ever."""
-    quick, changes = Budget(PEER_SYNCS, SECONDS), Budget(CHANGE_SYNCS, CHANGE_SECONDS)
+def retry_after(failures: int, limits: Limits) -> float:
+    """Return the seconds until the next delivery to UCloud after so many failures in a row."""
+    if not failures:
+        return 0
+    return min(limits.delivery_retry_at_most, limits.sync_interval * 2.0 ** min(failures - 1, 9))
+
+
+async def sync_forever(gateway: Gateway) -> None:
+    """Sync periodically, and soon after a change."""
+    limits = gateway.limits
+    frequent, changes = Budget(PEER_SYNCS, limits.sync_interval), Budget(CHANGE_SYNCS, CHANGE_SECONDS)
     jitter = random.Random()  # noqa: S311  # nosec B311 # no secret; and the module's own state is the whole process's
     while True:
         gateway.changed.clear()
         began = time.monotonic()
-        waiting = await _one(gateway)
+        waiting = await _sync(gateway)
         took = time.monotonic() - began
-        if quick.take(waiting):
-            await asyncio.sleep(max(PEER_SECONDS, took))
+        if frequent.take(waiting):
+            await asyncio.sleep(max(limits.peer_sync_interval, took))
             continue
-        await asyncio.sleep(min(1.0, SHARE * took))
-        # Several adapters of one cluster, or its other clients, are not to ask at the same moments for ever.
-        pause = pause_after(took) * jitter.uniform(0.9, 1.1)
+        await asyncio.sleep(min(1.0, limits.sync_share * took))
+        # Several adapters of one cluster must not ask at the same moments.
+        pause = pause_after(took, limits) * jitter.uniform(0.9, 1.1)
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await gateway.changed.wait()
@@ -100,84 +94,84 @@ async def reconcile(gateway: Gateway) -> None:
                     await asyncio.sleep(pause)
 
 
-async def tell(gateway: Gateway) -> None:
-    """Tell UCloud, for ever: after each pass, and beside them, so that none waits for a UCloud that hangs."""
-    vain = 0
+async def deliver_forever(gateway: Gateway) -> None:
+    """Deliver queued updates to UCloud after each sync. Syncs do not wait for a UCloud that hangs."""
+    failures = 0
     while True:
         with suppress(TimeoutError):
-            await asyncio.wait_for(gateway.passed.wait(), SECONDS)
-        gateway.passed.clear()
-        vain = vain + 1 if await _tell(gateway) else 0
-        await asyncio.sleep(pause(vain))
+            await asyncio.wait_for(gateway.synced.wait(), gateway.limits.sync_interval)
+        gateway.synced.clear()
+        failures = failures + 1 if await _deliver(gateway) else 0
+        await asyncio.sleep(retry_after(failures, gateway.limits))
 
 
-def pause(vain: int) -> float:
-    """Seconds to leave UCloud in peace that was tried so many times in vain."""
-    return min(MOST_SECONDS, SECONDS * 2 ** min(vain - 1, 9)) if vain else 0
-
-
-async def _tell(gateway: Gateway) -> bool:
-    """Tell UCloud what is due; whether it is away."""
+async def _deliver(gateway: Gateway) -> bool:
+    """Deliver what is due; return whether UCloud is down."""
     try:
-        told = await gateway.workers.repeat(_tell_once, gateway.closing)
+        delivery = await gateway.pools.repeated.run(deliver_once, gateway.closing)
     except AdapterError as error:
-        told = Telling((str(error),), away=True)
-    except Exception as error:  # as of a pass
-        log.exception("a mistake in slurm-adapter kept UCloud from being told")
-        told = Telling((f"a mistake in slurm-adapter: {type(error).__name__}: {error}",), away=True)
-    if told is not None:
-        gateway.untold = told.problems[0] if told.problems else None
-    return told is not None and told.away
+        delivery = Telling((str(error),), away=True)
+    except Exception as error:  # as of a sync
+        log.exception("nothing was delivered to UCloud because of a bug in slurm-adapter")
+        delivery = Telling((_bug(error),), away=True)
+    if delivery is not None:
+        gateway.delivery_problem = delivery.problems[0] if delivery.problems else None
+    return delivery is not None and delivery.away
 
 
-def _tell_once(adapter: Adapter, closing: threading.Event) -> Telling | None:
-    told = tell_ucloud(adapter, stops=closing.is_set)
-    for line in telling_lines(adapter.store, told.problems) if told is not None else ():
+def deliver_once(adapter: Adapter, closing: threading.Event) -> Telling | None:
+    """Deliver what is due until `closing` is set; None if another process delivers."""
+    delivery = tell_ucloud(adapter, stops=closing.is_set)
+    for line in telling_lines(adapter.store, delivery.problems) if delivery is not None else ():
         log.warning("%s", line)
-    return told
+    return delivery
 
 
-async def _one(gateway: Gateway) -> frozenset[str]:
-    """Make a sync, and count it; return the users whose jobs wait for peers."""
+async def _sync(gateway: Gateway) -> frozenset[str]:
+    """Sync once, and count it; return the users with jobs that wait for peers."""
     waiting: frozenset[str] = frozenset()
     account_problems: tuple[str, ...] = ()
     try:
         if not gateway.names_work:
             await _try_names(gateway)
-        with gateway.metrics.pass_seconds.time():
-            problems, account_problems, waiting = await gateway.workers.repeat(one_pass)
+        with gateway.metrics.sync_seconds.time():
+            problems, account_problems, waiting = await gateway.pools.repeated.run(sync_once)
     except AdapterError as error:
         if str(error) != gateway.not_ready:
-            log.warning("a pass was not made: %s", error)
+            log.warning("the sync failed: %s", error)
         problems = (str(error),)
-    except Exception as error:  # the next pass may do, and without passes nothing here would be true for long
-        log.exception("a pass came to a mistake in slurm-adapter")
-        problems = (f"a mistake in slurm-adapter: {type(error).__name__}: {error}",)
+    except Exception as error:  # the next sync may succeed, and without syncs nothing here stays true for long
+        log.exception("the sync failed because of a bug in slurm-adapter")
+        problems = (_bug(error),)
     gateway.not_ready = problems[0] if problems else None
     for problem in sorted(set(account_problems) - set(gateway.account_problems))[:ACCOUNT_LINES]:
-        log.warning("trouble of one job or account: %s", problem)
+        log.warning("problem of one job or account: %s", problem)
     gateway.account_problems = account_problems
-    gateway.metrics.passes.labels("no" if problems else "yes").inc()
-    gateway.passed.set()
+    gateway.metrics.syncs.labels("no" if problems else "yes").inc()
+    gateway.synced.set()
     return waiting
 
 
+def _bug(error: Exception) -> str:
+    return f"a bug in slurm-adapter: {type(error).__name__}: {error}"
+
+
 async def _try_names(gateway: Gateway) -> None:
-    """See whether jobs get names here. Where that cannot be seen, all else goes on."""
+    """Find out whether names of jobs resolve here. If that fails, everything else continues."""
     why = None
     try:
-        gateway.names_work = bool(await gateway.workers.repeat(methods_that_work))
+        gateway.names_work = bool(await gateway.pools.repeated.run(methods_that_work))
     except AdapterError as error:
         why = str(error)
-        if why != gateway.names_unseen:
-            log.warning("it cannot be seen whether jobs get names here, so UCloud is told that they do not: %s", why)
-    gateway.names_unseen = why
+        if why != gateway.names_unknown:
+            log.warning("names of jobs were not tested, so UCloud sees that peers are not supported: %s", why)
+    gateway.names_unknown = why
 
 
-def one_pass(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
-    """Make one sync, unless another process makes one.
+def sync_once(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+    """Sync once, unless another process does.
 
-    Return the site's problems, those of single accounts and jobs, and the users whose jobs wait for peers.
+    Return the problems of the site, those of single accounts and jobs, and the users with jobs that wait for peers.
     """
     report = Report()
     with adapter.sync_lock() as mine:

@@ -1,21 +1,22 @@
-"""Slurm's controller: whether it answers, and what it has told of the cluster.
+"""Pings of slurmctld, and facts about the cluster.
 
-It is asked for a sign of life every few seconds, so that while it is away nobody waits for it. The facts by which jobs
-are taken or refused are asked for before jobs come.
+slurmctld is pinged every few seconds, so that no request waits for it while it is down. The facts by which jobs are
+accepted or refused are asked for before jobs come.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster.accounting import UNKNOWN
 from slurm_adapter.cluster.schedulers.interface import PING_SECONDS
 from slurm_adapter.core.errors import AdapterError, TryAgain
+from slurm_adapter.gateway.background import SharedAnswer, StillRunning
 from slurm_adapter.jobs.cluster_facts import learn, learn_accounting
 
 if TYPE_CHECKING:
@@ -23,120 +24,93 @@ if TYPE_CHECKING:
 
     from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.accounting import Accounting
+    from slurm_adapter.gateway.limits import Limits
     from slurm_adapter.gateway.thread_pools import ThreadPools
     from slurm_adapter.jobs.cluster_facts import ClusterFacts
-
-SECONDS = 2.0
-"""Between two pings."""
-
-REFRESH_SECONDS = 30.0
-"""The age at which facts are asked for again."""
-
-KEPT_SECONDS = 60.0
-"""The age from which facts are not used any more."""
-
-ANSWER_SECONDS = 3.0
-"""How long a caller waits for facts: UCloud itself waits five seconds."""
-
-RIGHTS_SECONDS = 1.0
-"""How long a caller waits for accounting before its job is refused."""
 
 log = logging.getLogger(__name__)
 
 
 class Controller:
-    """What is known of the controller."""
+    """What is known of slurmctld and of the cluster."""
 
-    def __init__(self, workers: ThreadPools, clock: Callable[[], float] = time.monotonic) -> None:
-        self._workers = workers
-        self._clock = clock
-        self._facts: ClusterFacts | None = None
-        self._learned = -math.inf
-        """When the question for `_facts` was put."""
-        self._asked = -math.inf
-        """When the last question was put."""
-        self._question: asyncio.Future[ClusterFacts] | None = None
-        self._accounting: Accounting | None = UNKNOWN
-        self._accounted = -math.inf
-        """When the question for `_accounting` was put."""
-        self._rights: asyncio.Future[Accounting | None] | None = None
-        """The last question to Slurm's accounting."""
+    def __init__(self, pools: ThreadPools, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pools = pools
+        self._limits = limits
+        self._facts: SharedAnswer[ClusterFacts] = SharedAnswer(partial(pools.questions.run, learn), clock)
+        self._accounting: SharedAnswer[Accounting | None] = SharedAnswer(self._ask_accounting, clock)
         self.away: str | None = None
-        """Why it is taken to be away."""
+        """Why slurmctld is considered down."""
 
     def must_answer(self) -> None:
-        """Raise `TryAgain` at once if the controller is known to be away."""
+        """Raise `TryAgain` at once if slurmctld is known to be down."""
         if self.away is not None:
             raise TryAgain(f"nothing was done: {self.away}")
 
-    async def facts(self, newer_than: float | None = None, *, rights: bool = True) -> ClusterFacts:
-        """Return facts that are younger than so many seconds (`KEPT_SECONDS`); all callers share one question.
+    async def facts(self, younger_than: float | None = None, *, accounting: bool = True) -> ClusterFacts:
+        """Return facts that are younger than this (`Limits.facts_age`). All callers share one question.
 
-        `rights`: newer facts have what accounting allows, if it answers soon.
+        If `accounting` is set, newer facts include what accounting allows, if accounting answers soon.
 
-        Raise `TryAgain` if the cluster does not tell them, at once if it is known to be away. Accounting that does not
-        tell is no reason.
+        Raise `TryAgain` if the cluster does not answer, at once if slurmctld is known to be down. Accounting that does
+        not answer is no reason to raise.
         """
         self.must_answer()
-        if self._facts is None or self._clock() - self._learned >= (newer_than or KEPT_SECONDS):
-            question = self._ask()
-            await asyncio.wait({question}, timeout=ANSWER_SECONDS)
-            if rights and newer_than is not None and self._rights is not None:
-                await asyncio.wait({self._rights}, timeout=RIGHTS_SECONDS)
-            if not question.done():
-                raise TryAgain("Slurm takes too long to say what it has, and nothing was submitted; try again")
-            self._facts = question.result()
-        fresh = self._clock() - self._accounted < (newer_than or KEPT_SECONDS)
-        return replace(self._facts, accounting=self._accounting if fresh else UNKNOWN)
+        age = younger_than or self._limits.facts_age
+        asks = not self._facts.is_younger(age)
+        if asks:
+            self._ask()
+        try:
+            facts = await self._facts.get(self._limits.facts_answer, age)
+        except StillRunning:
+            raise TryAgain(
+                "nothing was submitted: Slurm takes too long to list its partitions and nodes; try again"
+            ) from None
+        if asks and accounting and younger_than is not None:
+            await self._accounting.wait(self._limits.accounting_answer)
+        return replace(facts, accounting=self._accounting.latest(UNKNOWN, age))
 
     async def watch(self) -> None:
-        """Ping the controller and keep the facts fresh, for ever."""
-        ping: asyncio.Future[None] | None = None
+        """Ping slurmctld and keep the facts fresh, forever."""
+        ping: asyncio.Task[None] | None = None
         while True:
-            # One at a time: what hangs in the transport may hang for long.
-            ping = asyncio.ensure_future(self._workers.repeat(_ping)) if ping is None else ping
+            # One at a time: a ping that hangs in the transport may hang for long.
+            ping = asyncio.create_task(self._pools.repeated.run(_ping)) if ping is None else ping
             await asyncio.wait({ping}, timeout=PING_SECONDS)
             self._note(_failure(ping))
             ping = None if ping.done() else ping
-            if self.away is None and self._clock() - self._asked >= REFRESH_SECONDS:
+            if self.away is None and self._facts.asked_ago >= self._limits.facts_refresh:
                 self._ask()
-            await asyncio.sleep(SECONDS)
+            await asyncio.sleep(self._limits.ping_interval)
 
     def _note(self, away: str | None) -> None:
         if (away is None) != (self.away is None):
-            log.warning("%s", away or "Slurm's controller answers again")
-            self._workers.changed.set()
+            log.warning("%s", away or "slurmctld answers again")
+            self._pools.changed.set()
         self.away = away
 
-    def _ask(self) -> asyncio.Future[ClusterFacts]:
-        if self._question is None or self._question.done():
-            asked = self._asked = self._clock()
-            if self._rights is None or self._rights.done():
-                self._rights = asyncio.ensure_future(self._workers.ask(learn_accounting))
-                self._rights.add_done_callback(lambda done: self._keep_accounting(done, asked))
-            self._question = asyncio.ensure_future(self._workers.ask(learn))
-            self._question.add_done_callback(lambda done: self._keep(done, asked))
-        return self._question
+    def _ask(self) -> None:
+        if not self._facts.under_way:
+            self._accounting.ask()
+        self._facts.ask()
 
-    def _keep(self, question: asyncio.Future[ClusterFacts], asked: float) -> None:
-        if not question.cancelled() and question.exception() is None:
-            self._facts, self._learned = question.result(), asked
-
-    def _keep_accounting(self, question: asyncio.Future[Accounting | None], asked: float) -> None:
-        failed = question.cancelled() or question.exception() is not None
-        self._accounting, self._accounted = UNKNOWN if failed else question.result(), asked
+    async def _ask_accounting(self) -> Accounting | None:
+        try:
+            return await self._pools.questions.run(learn_accounting)
+        except Exception:  # noqa: BLE001  # jobs are not refused by rights that are not known
+            return UNKNOWN
 
 
 def _ping(adapter: Adapter) -> None:
     adapter.scheduler.ping()
 
 
-def _failure(ping: asyncio.Future[None]) -> str | None:
-    """Return why a ping, which is waited for no longer, means that the controller is away."""
+def _failure(ping: asyncio.Task[None]) -> str | None:
+    """Return why a ping, which is not waited for any longer, means that slurmctld is down."""
     if not ping.done():
         return f"the cluster could not be reached within {PING_SECONDS:.0f} s"
     error = ping.exception()
     if error is None or isinstance(error, AdapterError):
         return None if error is None else str(error)
-    log.error("a mistake in slurm-adapter kept the controller from being asked", exc_info=error)
+    log.error("slurmctld was not pinged because of a bug in slurm-adapter", exc_info=error)
     return None

@@ -220,7 +220,7 @@ def test_cron_and_the_gateway_come_to_the_same(tmp_path: Path, monkeypatch: pyte
         assert (done.exit_code, done.output) == (0, "")
 
     def by_the_gateway(site: Offline) -> None:
-        assert background_sync.one_pass(site.site)[0] == ()
+        assert background_sync.sync_once(site.site)[0] == ()
 
     def outcome(name: str, make_pass: Callable[[Offline], None]) -> list[Any]:
         (tmp_path / name).mkdir()

@@ -77,7 +77,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "peers": config.Peers,
     "retention": config.Retention,
     "ucloud": config.Ucloud,
-    "gateway": config.Gateway,
+    "gateway": config.GatewayConfig,
 }
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from slurm_adapter.cluster.schedulers.fake import FakeScheduler
 from slurm_adapter.gateway.http.app import make_app
+from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.jobs import user_tokens
 from tests.gateway.serving import served
 from tests.offline import Offline
@@ -95,6 +97,11 @@ class Doors:
         }
 
 
+def within(**seconds: float) -> pytest.MarkDecorator:
+    """Serve the fixtures of a test with these time limits; see `Limits`."""
+    return pytest.mark.parametrize("limits", [Limits(**seconds)], ids=["limits"])  # type: ignore[arg-type]
+
+
 def wait_until(happened: Callable[[], bool], what: str) -> None:
     """Wait for what must come within a minute; `what` says what is amiss where it does not."""
     limit = time.monotonic() + 60
@@ -105,7 +112,12 @@ def wait_until(happened: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def opened(
-    folder: Path, more: Mapping[str, Any] | None = None, *, ucloud: bool = True, asks_for_drives: bool = False
+    folder: Path,
+    more: Mapping[str, Any] | None = None,
+    *,
+    ucloud: bool = True,
+    asks_for_drives: bool = False,
+    limits: Limits | None = None,
 ) -> Iterator[Doors]:
     """Both doors, or the users' alone, over an offline site."""
     with Ucloud() as double:
@@ -113,7 +125,7 @@ def opened(
         offline = Offline(folder, {**own, **(more or {})})
         offline.slurm = slurm = SlowScheduler()
         offline.site = offline.open()
-        app = make_app(offline.open())
-        with served(app) as address:
+        app = make_app(offline.open(), limits)
+        with served(app, limits=limits) as address:
             double.provider = f"http://{address}"
             yield Doors(offline, slurm, double, f"http://{address}", app.state.gateway)

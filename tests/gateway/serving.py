@@ -8,7 +8,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from slurm_adapter.gateway.http.server import Server, settings_of
+from slurm_adapter.gateway.http.server import Server, server_config
+from slurm_adapter.gateway.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def served(app: ASGIApp, port: int = 0) -> Iterator[str]:
+def served(app: ASGIApp, port: int = 0, limits: Limits | None = None) -> Iterator[str]:
     """Serve within the block, on a free port unless told otherwise; gives host and port.
 
     What is under way at its end has five seconds.
     """
-    config = settings_of(app)
+    config = server_config(app, limits or Limits())
     config.timeout_graceful_shutdown, config.lifespan = 5, "on"
     server = Server(config)
     listening = socket.create_server(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""What goes on behind its answer is waited for at the end, and makes a pass come soon."""
+"""Work in the background is waited for at the end, and causes a sync."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ def test_at_the_end_all_that_goes_on_is_waited_for_and_its_failures_are_logged(
         raise TryAgain("Slurm is away")
 
     async def check() -> None:
-        workers, behind = ThreadPools(Offline(tmp_path).open()), BackgroundWork()
+        background = BackgroundWork()
+        pools = ThreadPools(Offline(tmp_path).open(), background)
         done: list[str] = []
 
         async def in_two_steps() -> None:
-            await workers.call(lambda _: go_on.wait(60))
+            await pools.database.run(lambda _: go_on.wait(60))
             await asyncio.sleep(0)
             done.append("done")
 
         with pytest.raises(StillRunning):
-            await behind.in_time(in_two_steps(), 0, "two steps")
+            await background.in_time(in_two_steps(), 0, "two steps")
         with pytest.raises(StillRunning):
-            await behind.in_time(workers.change(fail), 0, "a change")
-        assert not workers.changed.is_set()
-        closing = asyncio.create_task(behind.close())
+            await background.in_time(pools.changes.run(fail), 0, "a change")
+        assert not pools.changed.is_set()
+        closing = asyncio.create_task(background.close())
         await asyncio.sleep(0)
         assert not closing.done()
         go_on.set()
         await closing
         assert done == ["done"]
-        assert "a change failed behind its answer: Slurm is away" in caplog.text
-        assert workers.changed.is_set()
-        await asyncio.to_thread(workers.close)
+        assert "a change failed after the request was answered: Slurm is away" in caplog.text
+        assert pools.changed.is_set()
+        await asyncio.to_thread(pools.close)
 
     asyncio.run(check())

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.gateway import background_sync
+from slurm_adapter.gateway.background_sync import retry_after
+from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.gateway.streams.log_follow import Following
 from slurm_adapter.jobs import deliver
 from slurm_adapter.jobs.deleted_in_ucloud import ASK_SECONDS, UNKNOWN_SECONDS
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
-    monkeypatch.setattr(background_sync, "SECONDS", 0.2)
-    with opened(tmp_path) as made:
+def doors(tmp_path: Path) -> Iterator[Doors]:
+    with opened(tmp_path, limits=Limits(sync_interval=0.2)) as made:
         yield made
 
 
@@ -82,7 +82,6 @@ def test_a_gateway_that_ends_leaves_the_rest_to_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However much is due, it ends with the request that is under way, and takes no outage for over."""
-    monkeypatch.setattr(background_sync, "SECONDS", 0.2)
     monkeypatch.setattr(deliver, "AT_ONCE", 1)
     inner, closing, begun, go_on = UcloudReceiver.deliver, Following.close, threading.Event(), threading.Event()
 
@@ -98,7 +97,7 @@ def test_a_gateway_that_ends_leaves_the_rest_to_the_next_one(
     monkeypatch.setattr(UcloudReceiver, "deliver", hang)
     monkeypatch.setattr(Following, "close", close)
     ids = [str(number) for number in range(4101, 4106)]
-    with opened(tmp_path) as doors:
+    with opened(tmp_path, limits=Limits(sync_interval=0.2)) as doors:
         doors.ucloud.know(*ids)
         body = {"items": [doors.job(id_) for id_ in ids]}
         assert doors.ask("POST", "/ucloud/example/jobs", body, **doors.as_ucloud()).is_success
@@ -122,9 +121,8 @@ def test_the_gateway_is_ready_while_only_ucloud_is_away_and_says_so(doors: Doors
     assert doors.ucloud.updates("1") != []
 
 
-def test_a_ucloud_that_is_away_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background_sync, "SECONDS", 5.0)
-    assert [background_sync.pause(vain) for vain in (0, 1, 2, 3, 6, 5000)] == [0, 5, 10, 20, 120, 120]
+def test_a_ucloud_that_is_away_is_tried_less_and_less_often() -> None:
+    assert [retry_after(failures, Limits()) for failures in (0, 1, 2, 3, 6, 5000)] == [0, 5, 10, 20, 120, 120]
 
 
 @pytest.mark.scenario(69)

@@ -6,14 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from slurm_adapter.cluster.accounting import UNKNOWN, Accounting
-from slurm_adapter.gateway import controller
 from slurm_adapter.gateway.controller import Controller
+from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.jobs.cluster_facts import ClusterFacts, learn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
     from slurm_adapter.gateway.thread_pools import ThreadPools
 
@@ -26,8 +24,13 @@ class Answers:
     def __init__(self) -> None:
         self.hangs = asyncio.Event()
 
-    async def ask(self, work: Callable[..., Any]) -> object:
-        """See `ThreadPools.ask`."""
+    @property
+    def questions(self) -> Answers:
+        """See `ThreadPools.questions`."""
+        return self
+
+    async def run(self, work: Callable[..., Any]) -> object:
+        """See `ThreadPool.run`."""
         if work is learn:
             return ClusterFacts({}, (), {})
         if self.hangs.is_set():
@@ -35,19 +38,18 @@ class Answers:
         return RIGHTS
 
 
-def test_no_job_is_refused_by_what_accounting_said_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_job_is_refused_by_what_accounting_said_long_ago() -> None:
     """An account was given a right, and then slurmdbd hangs."""
-    monkeypatch.setattr(controller, "RIGHTS_SECONDS", 0.01)
 
     async def ask() -> None:
         now = 0.0
         answers = Answers()
-        known = Controller(cast("ThreadPools", answers), lambda: now)
-        assert (await known.facts(newer_than=5.0)).accounting is RIGHTS
+        known = Controller(cast("ThreadPools", answers), Limits(accounting_answer=0.01), lambda: now)
+        assert (await known.facts(younger_than=5.0)).accounting is RIGHTS
         now = 4.0
         answers.hangs.set()
-        assert (await known.facts(newer_than=5.0)).accounting is RIGHTS
+        assert (await known.facts(younger_than=5.0)).accounting is RIGHTS
         now = 40.0
-        assert (await known.facts(newer_than=5.0)).accounting is UNKNOWN
+        assert (await known.facts(younger_than=5.0)).accounting is UNKNOWN
 
     asyncio.run(ask())

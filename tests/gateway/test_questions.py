@@ -10,19 +10,14 @@ import pytest
 
 from slurm_adapter.cluster.schedulers.fake import FakeScheduler
 from slurm_adapter.core.errors import Unknown
-from slurm_adapter.gateway import background_sync, questions
-from slurm_adapter.gateway.background_sync import Budget
-from slurm_adapter.gateway.questions import Gathered, Sparing
+from slurm_adapter.gateway.background_sync import Budget, pause_after
+from slurm_adapter.gateway.limits import Limits
+from slurm_adapter.gateway.questions import Gathered, GatheringScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from slurm_adapter.cluster.schedulers.interface import Scheduler
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(questions, "PAUSE_SECONDS", 0.0)
 
 
 def test_those_who_ask_during_a_question_share_the_next_one() -> None:
@@ -74,7 +69,7 @@ def test_the_nodes_are_not_asked_for_by_each_job_that_comes(monkeypatch: pytest.
         return inner()
 
     monkeypatch.setattr(slurm, "nodes", nodes)
-    sparing = Sparing(cast("Scheduler", slurm))
+    sparing = GatheringScheduler(cast("Scheduler", slurm), Limits())
     assert [sparing.nodes() for _ in range(50)] == [inner()] * 50
     assert len(asked) == 1
     assert sparing.queue(["alice", "bob"]) == slurm.queue(["alice", "bob"])
@@ -99,11 +94,11 @@ def test_one_users_waiting_jobs_cause_so_many_quick_syncs_and_others_have_their_
 @pytest.mark.parametrize(
     ("took", "pause"),
     [
-        (0.1, background_sync.SECONDS),
-        (1.0, background_sync.SHARE),
-        (10.0, background_sync.LONGEST_PAUSE),
+        (0.1, Limits().sync_interval),
+        (1.0, Limits().sync_share),
+        (10.0, Limits().sync_interval_at_most),
         (600.0, 30.0),
     ],
 )
 def test_no_slow_sync_puts_the_next_one_off_for_long(took: float, pause: float) -> None:
-    assert background_sync.pause_after(took) == pause
+    assert pause_after(took, Limits()) == pause

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter.adapter import Adapter
+from slurm_adapter.cluster import lanes
 from slurm_adapter.cluster.lanes import Lanes
 from slurm_adapter.core.config import Config
 from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.gateway import background_sync, thread_pools
 from slurm_adapter.gateway.api import users
+from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.gateway.sessions import folder_shell
-from slurm_adapter.jobs import accounts
 from tests.gateway.doors import opened
 from tests.gateway.sessions.test_folder_shell import PATH, site
 from tests.offline import configuration
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
     from slurm_adapter.cluster.schedulers.interface import Load, Outcome, Submission
 
 
+OFTEN = Limits(sync_interval=0.1, sync_share=1)
+"""Sync often, however long a sync takes on a busy machine."""
+
+
 def test_submissions_that_are_slow_do_not_keep_others_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thread_pools, "THREADS", 2)
+    monkeypatch.setattr(thread_pools, "DATABASE", 2)
     monkeypatch.setattr(thread_pools, "CHANGING", 2)
     with opened(tmp_path) as doors, ThreadPoolExecutor(4) as threads:
         alice, bob, inner = doors.token(), doors.token("bob"), doors.slurm.submit
@@ -69,13 +74,9 @@ def test_submissions_that_are_slow_do_not_keep_others_waiting(tmp_path: Path, mo
 def test_questions_that_hang_do_not_keep_others_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str
 ) -> None:
-    for pool in ("THREADS", "ASKING"):
+    for pool in ("DATABASE", "ASKING"):
         monkeypatch.setattr(thread_pools, pool, 1)
-    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
-    monkeypatch.setattr(
-        background_sync, "SHARE", 1
-    )  # else a pass of 6 s on a busy machine is followed by a minute of none
-    with opened(tmp_path, site(tmp_path)) as doors, ThreadPoolExecutor(2) as threads:
+    with opened(tmp_path, site(tmp_path), limits=OFTEN) as doors, ThreadPoolExecutor(2) as threads:
         alice = doors.token()
         begun, go_on, passed = threading.Event(), threading.Event(), threading.Event()
 
@@ -99,7 +100,7 @@ def test_questions_that_hang_do_not_keep_others_waiting(
         try:
             assert begun.wait(60)
             assert doors.ask("GET", "/api/jobs/browse", **alice).status_code == 200
-            monkeypatch.setattr(background_sync, "one_pass", note)
+            monkeypatch.setattr(background_sync, "sync_once", note)
             assert passed.wait(60), "no pass was made"
         finally:
             go_on.set()
@@ -109,13 +110,9 @@ def test_questions_that_hang_do_not_keep_others_waiting(
 def test_requests_that_hang_hold_up_neither_passes_nor_the_teller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for pool in ("THREADS", "ASKING", "CHANGING"):
+    for pool in ("DATABASE", "ASKING", "CHANGING"):
         monkeypatch.setattr(thread_pools, pool, 1)
-    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
-    monkeypatch.setattr(
-        background_sync, "SHARE", 1
-    )  # else a pass of 6 s on a busy machine is followed by a minute of none
-    with opened(tmp_path) as doors, ThreadPoolExecutor(3) as threads:
+    with opened(tmp_path, limits=OFTEN) as doors, ThreadPoolExecutor(3) as threads:
         alice = doors.token()
         go_on, passed, told = threading.Event(), threading.Event(), threading.Event()
         begun = threading.Semaphore(0)
@@ -140,8 +137,8 @@ def test_requests_that_hang_hold_up_neither_passes_nor_the_teller(
             threads.submit(doors.ask, method, f"/api/jobs/{path}", body, **alice)
             assert begun.acquire(timeout=60), path
         try:
-            monkeypatch.setattr(background_sync, "one_pass", note_pass)
-            monkeypatch.setattr(background_sync, "_tell_once", lambda *_: told.set())
+            monkeypatch.setattr(background_sync, "sync_once", note_pass)
+            monkeypatch.setattr(background_sync, "deliver_once", lambda *_: told.set())
             assert passed.wait(60), "no pass was made"
             assert told.wait(60), "UCloud was not told"
         finally:
@@ -161,7 +158,7 @@ def test_threads_that_begin_at_the_same_time_share_one_way_to_the_cluster(
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr(accounts, "Lanes", Slow)
+    monkeypatch.setattr(lanes, "Lanes", Slow)
     with closing(whole), ThreadPoolExecutor(8) as threads:
         besides = list(threads.map(lambda _: whole.for_thread(), range(8)))
         assert [beside.lanes for beside in besides] == made * 8
@@ -201,10 +198,10 @@ def test_what_threads_take_of_the_processor_is_counted(tmp_path: Path) -> None:
     async def count() -> float:
         pools = thread_pools.ThreadPools(Adapter(Config.model_validate(configuration(tmp_path))))
         with closing(pools):
-            await pools.call(compute)
+            await pools.database.run(compute)
             with thread_pools.counting() as spent:
-                await pools.call(compute)
-                await pools.call(lambda _: time.sleep(0.3))
+                await pools.database.run(compute)
+                await pools.database.run(lambda _: time.sleep(0.3))
         return spent.seconds
 
     assert 0.1 <= asyncio.run(count()) < 0.25

@@ -1,7 +1,7 @@
-"""Jobs that were claimed for UCloud are given to Slurm behind their answers.
+"""Dispatching jobs of UCloud in the background, after their requests were answered.
 
-While sbatch runs for some of an account's jobs the next ones gather, and go together. What could not be given to Slurm
-stays claimed, and passes try again.
+While sbatch runs for some jobs of an account, the next ones gather and are dispatched together. Jobs that could not be
+dispatched stay claimed, and a sync retries.
 """
 
 from __future__ import annotations
@@ -20,63 +20,61 @@ if TYPE_CHECKING:
 
     from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
+    from slurm_adapter.gateway.background import BackgroundWork
     from slurm_adapter.gateway.thread_pools import ThreadPools
 
 log = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """All jobs that are on their way to Slurm."""
+    """All jobs that are being dispatched."""
 
-    def __init__(self, workers: ThreadPools) -> None:
-        self._workers = workers
+    def __init__(self, pools: ThreadPools, background: BackgroundWork) -> None:
+        self._pools = pools
+        self._background = background
         self._waiting: defaultdict[str, list[Record]] = defaultdict(list)
-        """By account."""
-        self._under_way: dict[str, asyncio.Task[None]] = {}
-        """A task for each account with jobs on their way."""
+        """The jobs of each account that the next sbatch takes."""
+        self._busy: set[str] = set()
+        """Accounts with jobs that are being dispatched."""
         self._ids: set[str] = set()
-        """All of them."""
+        """All jobs that are being dispatched."""
         self._progress = asyncio.Condition()
         self._held = ExitStack()
-        """Keeps passes from the claims that are on their way."""
+        """Keeps syncs from the claims that are being dispatched."""
 
     def add(self, records: Iterable[Record], held: ExitStack) -> None:
-        """Give these claims to Slurm soon. `held` is closed once no jobs are on their way."""
+        """Dispatch these claims soon. `held` is closed once no jobs are being dispatched."""
         for record in records:
             self._ids.add(record.id)
             self._waiting[record.account].append(record)
-            if record.account not in self._under_way:
-                self._under_way[record.account] = asyncio.create_task(self._run(record.account))
-        if self._under_way:
+            if record.account not in self._busy:
+                self._busy.add(record.account)
+                self._background.start(self._run(record.account))
+        if self._busy:
             self._held, held = held, self._held
         held.close()
 
     async def settled(self, ids: Iterable[str], seconds: float) -> None:
-        """Wait until none of these jobs is on its way, for so many seconds at most."""
+        """Wait until none of these jobs is being dispatched, at most this long."""
         wanted = frozenset(ids)
         if not self._ids.isdisjoint(wanted):
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds), self._progress:
                     await self._progress.wait_for(lambda: self._ids.isdisjoint(wanted))
 
-    async def close(self) -> None:
-        """Wait until no jobs are on their way. The caller adds no more."""
-        while self._under_way:
-            await asyncio.wait(self._under_way.values())
-
     async def _run(self, account: str) -> None:
         while some := self._waiting.pop(account, None):
             try:
-                await self._workers.change(_dispatch, some)
+                await self._pools.changes.run(_dispatch, some)
             except AdapterError as error:
-                log.warning("%d jobs of %s are yet to be given to Slurm: %s", len(some), account, error)
-            except Exception:  # a pass may do better
-                log.exception("a mistake in slurm-adapter kept %d jobs of %s from Slurm", len(some), account)
+                log.warning("%d jobs of %s are not dispatched yet: %s", len(some), account, error)
+            except Exception:  # a sync may succeed
+                log.exception("%d jobs of %s are not dispatched because of a bug in slurm-adapter", len(some), account)
             self._ids.difference_update(record.id for record in some)
             async with self._progress:
                 self._progress.notify_all()
-        del self._under_way[account]
-        if not self._under_way:
+        self._busy.remove(account)
+        if not self._busy:
             self._held.close()
 
 

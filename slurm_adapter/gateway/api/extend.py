@@ -1,4 +1,4 @@
-"""More time for jobs: who asks once more because an answer is late is not given the time twice."""
+"""More time for jobs. A request that is repeated because its answer is late does not add the time twice."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ import time
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import Refused
-from slurm_adapter.gateway import background
 from slurm_adapter.jobs import control
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slurm_adapter.gateway.limits import Limits
     from slurm_adapter.gateway.thread_pools import ThreadPools
 
 
 class Extender:
-    """Gives jobs more time, at both doors together.
+    """Gives jobs more time, for both APIs.
 
-    Requests at the same time add up (contract, scenario 74). One whose caller had to be told that the outcome is not
-    known yet keeps others away until it is done: they may well be the same wish once more.
+    Requests at the same time add up. A request that is late, so that its caller does not know the outcome, refuses
+    others until it is done: they may be repetitions of it.
     """
 
-    def __init__(self, workers: ThreadPools) -> None:
-        self._workers = workers
+    def __init__(self, pools: ThreadPools, limits: Limits) -> None:
+        self._pools = pools
+        self._limits = limits
         self._under_way: dict[object, tuple[frozenset[str], float]] = {}
-        """The jobs of each request, and from when on it is late."""
+        """The jobs of each request, and the time from which it is late."""
 
     async def extend(self, owner: str, wanted: Sequence[tuple[str, int]]) -> None:
-        """Add so many seconds to the limits of these jobs, which the caller, a user, may change.
+        """Add seconds to the time limits of these jobs, which the caller may change.
 
-        Raises what `operations.extend` raises, and `Refused` where an earlier request for one of them is late: whether
-        it is wanted twice, only somebody who has seen what came of the first can tell.
+        Raise what `control.extend` raises, and `Refused` if an earlier request for one of them is late: only a person
+        who sees the result of the first request can decide whether the second one is meant.
         """
         ids, now = frozenset(id_ for id_, _ in wanted), time.monotonic()
         for others, late in self._under_way.values():
             if late <= now and (busy := ids & others):
                 raise Refused(
-                    f"job {min(busy)} is being given more time just now, as an earlier request wants it; nothing was "
-                    "added by this one: see what the job says in a while, and ask again if it needs more still"
+                    f"nothing was added: an earlier request to extend job {min(busy)} is still running; wait until "
+                    "the job shows its new time limit, and ask again if it needs more"
                 )
         mine = object()
-        self._under_way[mine] = ids, now + background.LONGEST_SECONDS
+        self._under_way[mine] = ids, now + self._limits.answer
         try:
-            await self._workers.change_for(owner, control.extend, wanted)
+            await self._pools.changes.run_for(owner, control.extend, wanted)
         finally:
             del self._under_way[mine]

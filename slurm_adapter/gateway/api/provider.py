@@ -17,7 +17,6 @@ from starlette.concurrency import run_in_threadpool
 from slurm_adapter.core.errors import AdapterError, InvalidInput, NotFound, NotOffered, Refused, TryAgain, Unknown
 from slurm_adapter.core.problems import for_message
 from slurm_adapter.core.specification import Job, Owner
-from slurm_adapter.gateway import background
 from slurm_adapter.gateway.api import job_json
 from slurm_adapter.gateway.api.schemas import (
     AclUpdate,
@@ -36,6 +35,7 @@ from slurm_adapter.gateway.api.schemas import (
     Utilization,
     done,
 )
+from slurm_adapter.gateway.background import StillRunning
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.http.strict_route import Came, StrictRoute
 from slurm_adapter.gateway.shares import TooMany
@@ -69,9 +69,6 @@ KINDS = {
 }
 """What users call the parts of UCloud's provider API, by the beginnings of their paths."""
 
-VERIFY_SECONDS = 3.0
-"""How long the jobs of a `verify` are looked for before it is answered."""
-
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +98,7 @@ async def create(gateway: Shared, came: Came, request: BulkRequest[Job]) -> Bulk
 @api.post("/jobs/terminate")
 async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
     """End jobs. One that has ended, or is not known here, is no error."""
-    await gateway.ender.end(_owner(request.items), find_own, request.items)
+    await gateway.terminator.terminate(_owner(request.items), find_own, request.items)
     return done(request.items)
 
 
@@ -124,7 +121,7 @@ async def extend(gateway: Shared, request: BulkRequest[JobExtension]) -> Bulk[Em
 async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs rest; they keep their nodes."""
     jobs_ = [item.job for item in request.items]
-    await _change(gateway, "suspend jobs", gateway.workers.change_for(_owner(jobs_), _suspend, jobs_))
+    await _change(gateway, "suspend jobs", gateway.pools.changes.run_for(_owner(jobs_), _suspend, jobs_))
     return done(request.items)
 
 
@@ -132,21 +129,21 @@ async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]
 async def unsuspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
     """Let jobs that rest run on."""
     jobs_ = [item.job for item in request.items]
-    await _change(gateway, "let jobs run on", gateway.workers.change_for(_owner(jobs_), _resume, jobs_))
+    await _change(gateway, "let jobs run on", gateway.pools.changes.run_for(_owner(jobs_), _resume, jobs_))
     return done(request.items)
 
 
 @api.post("/jobs/attachResource", dependencies=NEEDS_SLURM)
 async def attach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Give a job that runs one more peer."""
-    await _change(gateway, "attach a peer", gateway.workers.change_for(_owner([request.job]), _attach, request))
+    await _change(gateway, "attach a peer", gateway.pools.changes.run_for(_owner([request.job]), _attach, request))
     return Empty()
 
 
 @api.post("/jobs/detachResource", dependencies=NEEDS_SLURM)
 async def detach_resource(gateway: Shared, request: ResourceChange) -> Empty:
     """Take a peer from a job that runs."""
-    await _change(gateway, "detach a peer", gateway.workers.change_for(_owner([request.job]), _detach, request))
+    await _change(gateway, "detach a peer", gateway.pools.changes.run_for(_owner([request.job]), _detach, request))
     return Empty()
 
 
@@ -166,17 +163,17 @@ async def request_dynamic_parameters(_: ParametersRequest) -> Parameters:
 async def update_acl(gateway: Shared, request: BulkRequest[AclUpdate]) -> Bulk[Empty]:
     """Who may use a job: UCloud asks that itself, before it asks for anything; sessions of those deleted are over."""
     for item in request.items:
-        gateway.visits.end(item.resource, item.deleted)
+        gateway.access_grants.end(item.resource, item.deleted)
     return done(request.items)
 
 
 @api.post("/jobs/onUpdatedLabels")
 async def on_updated_labels(gateway: Shared, request: BulkRequest[Job]) -> Empty:
     """Keep the labels of jobs."""
-    keeping = gateway.workers.call(_keep_labels, request.items)
+    keeping = gateway.pools.database.run(_keep_labels, request.items)
     try:
-        await gateway.behind.in_time(keeping, background.LONGEST_SECONDS, "keeping labels")
-    except background.StillRunning:
+        await gateway.background.in_time(keeping, gateway.limits.answer, "keeping labels")
+    except StillRunning:
         raise TryAgain("the database is busy, and it is not known yet whether the labels are kept; try again") from None
     return Empty()
 
@@ -184,8 +181,9 @@ async def on_updated_labels(gateway: Shared, request: BulkRequest[Job]) -> Empty
 @api.post("/jobs/verify")
 async def verify(gateway: Shared, request: BulkRequest[Job]) -> Empty:
     """Tell of each job that is not known here, and surely gone, that it is no longer available (contract 3.8)."""
-    with suppress(background.StillRunning):
-        await gateway.behind.in_time(gateway.workers.ask(_verify, request.items), VERIFY_SECONDS, "verifying jobs")
+    verifying = gateway.pools.questions.run(_verify, request.items)
+    with suppress(StillRunning):
+        await gateway.background.in_time(verifying, gateway.limits.verify_answer, "verifying jobs")
     return Empty()
 
 
@@ -305,8 +303,8 @@ async def _change(gateway: Gateway, what: str, changing: Coroutine[Any, Any, Non
     A `TryAgain` would say that nothing was done, and a repetition would do it twice.
     """
     try:
-        await gateway.behind.in_time(changing, background.LONGEST_SECONDS, what)
-    except background.StillRunning:
+        await gateway.background.in_time(changing, gateway.limits.answer, what)
+    except StillRunning:
         raise Refused(
             f"Slurm takes long to {what}, and goes on with it; it is not known yet whether it was done: "
             "see what the job says in a while before you ask again"
@@ -314,7 +312,7 @@ async def _change(gateway: Gateway, what: str, changing: Coroutine[Any, Any, Non
 
 
 async def _extend(gateway: Gateway, wanted: Sequence[JobExtension]) -> None:
-    records = await gateway.workers.call(get_all, [item.job for item in wanted])
+    records = await gateway.pools.database.run(get_all, [item.job for item in wanted])
     seconds = [item.requested_time.in_seconds for item in wanted]
     try:
         await gateway.extender.extend(

@@ -182,7 +182,7 @@ async def create(
 @api.get("/retrieve")
 async def retrieve(gateway: Shared, owner: Caller, flags: Annotated[Flags, Depends()], id: str) -> JobView:  # noqa: A002  # UCloud's
     """One job."""
-    return await gateway.workers.call(_retrieve, owner, id, flags, names_work=gateway.names_work)
+    return await gateway.pools.database.run(_retrieve, owner, id, flags, names_work=gateway.names_work)
 
 
 @api.get("/browse")
@@ -193,7 +193,7 @@ async def browse(
     selection: Annotated[Selection, Depends(_selection)],
 ) -> Page[JobView]:
     """Jobs of this workspace, the newest first unless told otherwise."""
-    return await gateway.workers.call(_browse, owner, selection, flags, names_work=gateway.names_work)
+    return await gateway.pools.database.run(_browse, owner, selection, flags, names_work=gateway.names_work)
 
 
 @api.post("/search")
@@ -207,13 +207,13 @@ async def search(gateway: Shared, owner: Caller, request: Search) -> Page[JobVie
     selection = Selection(
         owner="", project=None, query=request.query, limit=_page_size(request.items_per_page), after=request.next
     )
-    return await gateway.workers.call(_browse, owner, selection, flags, names_work=gateway.names_work)
+    return await gateway.pools.database.run(_browse, owner, selection, flags, names_work=gateway.names_work)
 
 
 @api.post("/terminate")
 async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """End jobs; one that has ended is no error."""
-    await gateway.ender.end(owner.created_by, find_owned, owner, [item.id for item in request.items])
+    await gateway.terminator.terminate(owner.created_by, find_owned, owner, [item.id for item in request.items])
     return done(request.items)
 
 
@@ -221,7 +221,7 @@ async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindByI
 async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]) -> Bulk[Empty]:
     """Give jobs more time, added to what they have."""
     wanted = [(item.job_id, item.requested_time.in_seconds) for item in request.items]
-    await gateway.workers.call(find_owned, owner, [id_ for id_, _ in wanted])
+    await gateway.pools.database.run(find_owned, owner, [id_ for id_, _ in wanted])
     await gateway.extender.extend(owner.created_by, wanted)
     return done(request.items)
 
@@ -229,14 +229,14 @@ async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]
 @api.post("/suspend")
 async def suspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """Let jobs rest; they keep their nodes."""
-    await gateway.workers.change_for(owner.created_by, _suspend, owner, [item.id for item in request.items])
+    await gateway.pools.changes.run_for(owner.created_by, _suspend, owner, [item.id for item in request.items])
     return done(request.items)
 
 
 @api.post("/unsuspend")
 async def unsuspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
     """Let jobs that rest run on."""
-    await gateway.workers.change_for(owner.created_by, _resume, owner, [item.id for item in request.items])
+    await gateway.pools.changes.run_for(owner.created_by, _resume, owner, [item.id for item in request.items])
     return done(request.items)
 
 
@@ -257,7 +257,7 @@ async def retrieve_utilization(
     if (job is None) == (category is None):
         raise InvalidInput("one of jobId and category is needed, and not both")
     if job is not None:
-        category = await gateway.workers.call(_category_of, owner, job)
+        category = await gateway.pools.database.run(_category_of, owner, job)
     return await gateway.utilizations.of(category or "")
 
 

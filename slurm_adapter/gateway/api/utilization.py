@@ -1,14 +1,15 @@
-"""How full the cluster is, for whoever asks: Slurm is asked once for all who ask within a few seconds."""
+"""How full the cluster is. Slurm is asked once for all requests of a few seconds."""
 
 from __future__ import annotations
 
-import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import NotFound, TryAgain
 from slurm_adapter.core.problems import for_message
 from slurm_adapter.gateway.api.schemas import Capacity, Queue, Utilization
+from slurm_adapter.gateway.background import SharedAnswer, StillRunning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,57 +17,49 @@ if TYPE_CHECKING:
     from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.schedulers.interface import Load
     from slurm_adapter.gateway.controller import Controller
+    from slurm_adapter.gateway.limits import Limits
     from slurm_adapter.gateway.thread_pools import ThreadPools
-
-SECONDS = 5.0
-"""How long an answer of Slurm's is told again."""
-
-LONGEST_SECONDS = 4.0
-"""How long one is waited for: UCloud itself waits five seconds."""
 
 
 class Utilizations:
-    """What Slurm has said of each product category, or is being asked."""
+    """The utilization of each product category."""
 
     def __init__(
-        self, workers: ThreadPools, controller: Controller, clock: Callable[[], float] = time.monotonic
+        self,
+        pools: ThreadPools,
+        controller: Controller,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._workers = workers
+        self._pools = pools
         self._controller = controller
+        self._limits = limits
         self._clock = clock
-        self._asked: dict[str, tuple[asyncio.Future[Load], float]] = {}
-        """The last question for each category, and when it was put."""
+        self._answers: dict[str, SharedAnswer[Load]] = {}
 
     async def of(self, category: str) -> Utilization:
-        """How full the partitions of this category's machines are.
+        """Return how full the partitions of this category's machines are.
 
-        Raises `NotFound` for a category that is not here, `TryAgain` where Slurm takes too long, and what
-        `Scheduler.load` raises.
+        Raise `NotFound` for an unknown category, `TryAgain` if Slurm takes too long, and what `Scheduler.load` raises.
         """
-        machines = self._workers.config.machines.get(category)
+        machines = self._pools.config.machines.get(category)
         if machines is None:
-            there = ", ".join(sorted(self._workers.config.machines))
-            raise NotFound(f"there is no product category {for_message(category)} here; there are {there}")
+            known = ", ".join(sorted(self._pools.config.machines))
+            raise NotFound(f"there is no product category {for_message(category)} here; there are {known}")
         self._controller.must_answer()
-        work, when = self._asked.get(category, (None, 0.0))
-        if work is None or (work.done() and (work.exception() or self._clock() - when >= SECONDS)):
-            partitions = sorted({name for machine in machines.values() for name in machine.partition.split(",")})
-            work = asyncio.ensure_future(self._workers.ask(_ask, partitions))
-            work.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._asked[category] = work, self._clock()
-        await asyncio.wait({work}, timeout=LONGEST_SECONDS)
-        if not work.done():
-            raise TryAgain("Slurm takes too long to say how full the cluster is; try again")
-        return _tell(work.result())
+        partitions = sorted({name for machine in machines.values() for name in machine.partition.split(",")})
+        ask = partial(self._pools.questions.run, _load, partitions)
+        answer = self._answers.setdefault(category, SharedAnswer(ask, self._clock))
+        try:
+            load = await answer.get(self._limits.answer, self._limits.utilization_age)
+        except StillRunning:
+            raise TryAgain("Slurm takes too long to report how full the cluster is; try again") from None
+        return Utilization(
+            capacity=Capacity(cpu=load.cpus, memory=load.memory),
+            used_capacity=Capacity(cpu=load.used_cpus, memory=load.used_memory),
+            queue_status=Queue(running=load.running, pending=load.pending),
+        )
 
 
-def _ask(adapter: Adapter, partitions: Sequence[str]) -> Load:
+def _load(adapter: Adapter, partitions: Sequence[str]) -> Load:
     return adapter.scheduler.load(partitions)
-
-
-def _tell(load: Load) -> Utilization:
-    return Utilization(
-        capacity=Capacity(cpu=load.cpus, memory=load.memory),
-        used_capacity=Capacity(cpu=load.used_cpus, memory=load.used_memory),
-        queue_status=Queue(running=load.running, pending=load.pending),
-    )

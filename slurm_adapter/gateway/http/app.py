@@ -24,11 +24,11 @@ from slurm_adapter import __version__
 from slurm_adapter.cluster.transports.interface import MEBIBYTE
 from slurm_adapter.core.errors import AdapterError, NotFound
 from slurm_adapter.gateway.api import provider, schemas, users
-from slurm_adapter.gateway.background_sync import reconcile, tell
+from slurm_adapter.gateway.background_sync import deliver_forever, sync_forever
 from slurm_adapter.gateway.gateway import Gateway
 from slurm_adapter.gateway.http import health
 from slurm_adapter.gateway.http.body_limit import BodyLimitMiddleware
-from slurm_adapter.gateway.http.docs_auth import Guard
+from slurm_adapter.gateway.http.docs_auth import DocsAuthMiddleware
 from slurm_adapter.gateway.http.error_responses import body_of, headers_of, status_of
 from slurm_adapter.gateway.http.logging import RequestLog
 from slurm_adapter.gateway.http.strict_route import describe
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from slurm_adapter.adapter import Adapter
+    from slurm_adapter.gateway.limits import Limits
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +57,15 @@ _UCLOUDS_TOKEN = HTTPBearer(scheme_name="ucloud", description="A token that UClo
 _USERS_TOKEN = HTTPBearer(scheme_name="user", description="A token of `slurm-adapter token`.", auto_error=False)
 
 
-def make_app(adapter: Adapter) -> FastAPI:
+def make_app(adapter: Adapter, limits: Limits | None = None) -> FastAPI:
     """The application over a site, which it closes at its end. Raises `InvalidConfig` where a key cannot be read."""
-    gateway = Gateway(adapter)
+    gateway = Gateway(adapter, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loops = [asyncio.create_task(reconcile(gateway)), asyncio.create_task(gateway.controller.watch())]
+        loops = [asyncio.create_task(sync_forever(gateway)), asyncio.create_task(gateway.controller.watch())]
         if adapter.config.ucloud is not None:
-            loops.append(asyncio.create_task(tell(gateway)))
+            loops.append(asyncio.create_task(deliver_forever(gateway)))
         try:
             yield
         finally:
@@ -100,7 +101,7 @@ def make_app(adapter: Adapter) -> FastAPI:
         app.include_router(shell.for_users, dependencies=[Depends(_USERS_TOKEN)], responses=_ERRORS_FOR_USERS)
     app.include_router(shell.for_browsers)
     app.include_router(health.api)
-    app.add_middleware(Guard, workers=gateway.workers)
+    app.add_middleware(DocsAuthMiddleware, pools=gateway.pools)
     app.add_middleware(BodyLimitMiddleware, limit=adapter.config.gateway.body_limit * MEBIBYTE)
     app.add_middleware(RequestLog)
     if gateway.web.domains is not None:

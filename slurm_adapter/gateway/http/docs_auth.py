@@ -25,19 +25,19 @@ GUARDED = ("/docs", "/redoc", "/openapi.json", "/static-offline-docs", "/metrics
 """What these paths begin with."""
 
 
-class Guard:
+class DocsAuthMiddleware:
     """Lets nobody see them without a token."""
 
-    def __init__(self, app: ASGIApp, workers: ThreadPools) -> None:
+    def __init__(self, app: ASGIApp, pools: ThreadPools) -> None:
         self._app = app
-        self._workers = workers
+        self._pools = pools
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; see ASGI."""
         if scope["type"] == "http" and scope["path"].startswith(GUARDED):
             header = Headers(scope=scope).get("authorization")
             try:
-                await self._workers.call(_authenticate, as_bearer(header))
+                await self._pools.database.run(_authenticate, as_bearer(header))
             except AdapterError as error:
                 if not isinstance(error, NotAuthenticated):
                     refusal = JSONResponse(body_of(error).model_dump(by_alias=True), status_of(error))

@@ -27,7 +27,7 @@ async def healthz(gateway: Shared) -> Health:
     reasons = (
         (gateway.controller.away, "Slurm does not answer"),
         (gateway.not_ready, "the last sync was incomplete"),
-        (gateway.untold, "updates to UCloud are delayed"),
+        (gateway.delivery_problem, "updates to UCloud are delayed"),
     )
     in_short = next((in_short for why, in_short in reasons if why is not None), None)
     why = None if in_short is None else f"{in_short}; the log of slurm-adapter serve names the reason"
@@ -46,7 +46,7 @@ async def ready(gateway: Shared, response: Response) -> Health:
 @api.get("/metrics", include_in_schema=False)
 async def metrics(gateway: Shared) -> Response:
     """For Prometheus."""
-    content = await gateway.workers.call(_collect, gateway.metrics)
+    content = await gateway.pools.database.run(_collect, gateway.metrics)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -19,9 +19,9 @@ import sys
 from collections import Counter, deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
-from weakref import WeakKeyDictionary
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from slurm_adapter.gateway.http.browser_sockets import BrowserSocket
@@ -29,28 +29,15 @@ from slurm_adapter.gateway.http.browser_sockets import BrowserSocket
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    import uvicorn
+    from starlette.types import ASGIApp
 
-LOOK_SECONDS = 5.0
-"""Between two looks at a connection."""
-
-HEAD_SECONDS = 10.0
-"""How long a client may take for the head of a request, from the connection or from the answer before."""
+    from slurm_adapter.gateway.limits import Limits
 
 LEAST_RATE = 240
 """Bytes of a body each second, over three looks. (Kestrel, the server of ASP.NET, has this default.)"""
 
-STALLED_SECONDS = 60.0
-"""How long a client may read too little for more to be sent."""
-
-CLOSING_SECONDS = 20.0
-"""How long a client may take to read the end of an answer, or to send the rest of a body that is answered already."""
-
 WAITING = 128
 """Connections without a request of a known caller. More end the oldest ones."""
-
-MOMENT_SECONDS = 3.0
-"""How long a connection may be without its request before it counts as waiting. WebSockets count at once."""
 
 NEW = 32
 """Connections that are made between two looks at all of them, if less than `ROOM_SECONDS` passes meanwhile."""
@@ -105,7 +92,7 @@ class _Watched:
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     client: tuple[str, int] | None
-    config: uvicorn.Config
+    config: Any
     connections: set[Any]
     scope: Any = None
 
@@ -122,8 +109,8 @@ class _Watched:
         # asyncio's transports read 256 KiB at once otherwise; a test looks that this has an effect.
         self.transport.max_size = READ_SIZE  # type: ignore[attr-defined]
         self._since = self.loop.time()
-        self._look = self.loop.call_later(LOOK_SECONDS, self._look_at)
-        _rooms.setdefault(self.config, Room()).make(self)
+        self._look = self.loop.call_later(self.settings.limits.connection_check, self._look_at)
+        self.settings.room.make(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Watch it no longer."""
@@ -148,6 +135,11 @@ class _Watched:
         super().resume_writing()  # type: ignore[misc]
 
     @property
+    def settings(self) -> ServerConfig:
+        """The settings of the server."""
+        return cast("ServerConfig", self.config)
+
+    @property
     def known(self) -> bool:
         """Whether a caller is known whose request is under way."""
         return self.scope is not None and CALLER in self.scope.get("state", {})
@@ -169,9 +161,9 @@ class _Watched:
 
     def overdue(self, now: float) -> bool:
         """Return whether the client has taken too long. Called at each look."""
-        if self._stalled is not None and now - self._stalled > STALLED_SECONDS:
+        if self._stalled is not None and now - self._stalled > self.settings.limits.response_stall:
             return True
-        return self.transport.is_closing() and self.stays("closing", now) > CLOSING_SECONDS
+        return self.transport.is_closing() and self.stays("closing", now) > self.settings.limits.closing
 
     def stays(self, stage: object, now: float) -> float:
         """Return for how long it has been in this stage."""
@@ -183,7 +175,7 @@ class _Watched:
         if self.overdue(self.loop.time()):
             self.transport.abort()
         else:
-            self._look = self.loop.call_later(LOOK_SECONDS, self._look_at)
+            self._look = self.loop.call_later(self.settings.limits.connection_check, self._look_at)
 
 
 class IncomingRequests(_Watched, H11Protocol):
@@ -248,13 +240,14 @@ class IncomingRequests(_Watched, H11Protocol):
         theirs = self.conn.their_state
         stayed = self.stays((theirs, id(self.cycle)), now)
         if theirs is h11.IDLE or self._refused:
-            return stayed > HEAD_SECONDS
+            return stayed > self.settings.limits.request_head
         if theirs is not h11.SEND_BODY:
             return False
         if self.conn.our_state is h11.DONE:
-            return stayed > CLOSING_SECONDS
+            return stayed > self.settings.limits.closing
         waited_for = not self.flow.read_paused and not self.conn.they_are_waiting_for_100_continue
-        self._slow = self._slow + 1 if waited_for and received < LEAST_RATE * LOOK_SECONDS else 0
+        least = LEAST_RATE * self.settings.limits.connection_check
+        self._slow = self._slow + 1 if waited_for and received < least else 0
         return self._slow > 2  # the first look comes at any time
 
 
@@ -277,7 +270,7 @@ class IncomingSocket(_Watched, BrowserSocket):
         """See `_Watched.overdue`."""
         if super().overdue(now):
             return True
-        return not self.handshake_initiated and self.stays("asked", now) > HEAD_SECONDS
+        return not self.handshake_initiated and self.stays("asked", now) > self.settings.limits.request_head
 
 
 class Room:
@@ -326,7 +319,8 @@ class Room:
         """
         others = [each for each in cast("set[_Watched]", new.connections) if each is not new and _may_end(each)]
         waiting = [each for each in others if each.waits]
-        old = [each for each in waiting if isinstance(each, IncomingSocket) or now - each.since >= MOMENT_SECONDS]
+        recent = now - new.settings.limits.recent
+        old = [each for each in waiting if isinstance(each, IncomingSocket) or each.since <= recent]
         for each in _in_order(old)[: max(0, len(old) - (WAITING - NEW))]:
             each.transport.abort()
         delayed = [each for each in others if each.delayed is not None]
@@ -334,8 +328,13 @@ class Room:
         self._next = deque(_in_order(delayed or old or (waiting if full else [])))
 
 
-_rooms: WeakKeyDictionary[uvicorn.Config, Room] = WeakKeyDictionary()
-"""By the settings of a server, which all its connections have."""
+class ServerConfig(uvicorn.Config):
+    """Settings of a server, and what its connections share."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, **settings: Any) -> None:
+        super().__init__(app, **settings)
+        self.limits = limits
+        self.room = Room()
 
 
 def _may_end(connection: _Watched) -> bool:

@@ -18,13 +18,13 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.passes = Counter(
-            "slurm_adapter_passes",
-            "Passes, by whether all could be learned and done.",
+        self.syncs = Counter(
+            "slurm_adapter_syncs",
+            "Syncs, by whether they were complete.",
             ["complete"],
             registry=self.registry,
         )
-        self.pass_seconds = Histogram("slurm_adapter_pass_seconds", "How long passes took.", registry=self.registry)
+        self.sync_seconds = Histogram("slurm_adapter_sync_seconds", "Seconds that a sync took.", registry=self.registry)
         self.failures = Counter(
             "slurm_adapter_slurm_failures",
             "Questions to Slurm without a good answer.",

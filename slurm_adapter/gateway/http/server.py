@@ -18,16 +18,14 @@ from slurm_adapter.cluster.schedulers.versions import require_supported
 from slurm_adapter.core.errors import InvalidConfig, TryAgain, Unknown
 from slurm_adapter.gateway.http.app import make_app
 from slurm_adapter.gateway.http.connections import give_up_stalled
-from slurm_adapter.gateway.http.incoming import HEAD_SIZE, MESSAGE_SIZE, IncomingRequests, IncomingSocket
+from slurm_adapter.gateway.http.incoming import HEAD_SIZE, MESSAGE_SIZE, IncomingRequests, IncomingSocket, ServerConfig
 from slurm_adapter.gateway.http.logging import log_to_stderr
+from slurm_adapter.gateway.limits import Limits
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from slurm_adapter.adapter import Adapter
-
-GRACE_SECONDS = 30
-"""How long requests that are under way are waited for at the end."""
 
 SWITCH_SECONDS = 0.0005
 """How long a thread that computes keeps the interpreter from the others.
@@ -55,7 +53,8 @@ def serve(adapter: Adapter) -> None:
         versions = adapter.scheduler.versions()
         for version in (versions.client, versions.controller):
             require_supported(version)
-    app = make_app(adapter)
+    limits = Limits()
+    app = make_app(adapter, limits)
     _ = adapter.store  # where the state cannot be used nothing can be served
     sockets = _listen(settings.listen, settings.port)
     log_to_stderr()
@@ -64,22 +63,23 @@ def serve(adapter: Adapter) -> None:
         signal.signal(number, lambda *_: None)
     sys.setswitchinterval(SWITCH_SECONDS)
     log.info("listening on %s, port %s", settings.listen, settings.port)
-    Server(settings_of(app)).run(sockets=sockets)
+    Server(server_config(app, limits)).run(sockets=sockets)
 
 
-def settings_of(app: ASGIApp) -> uvicorn.Config:
-    """Return the server's settings; `incoming` bounds what they do not.
+def server_config(app: ASGIApp, limits: Limits) -> ServerConfig:
+    """Return the settings of the server. The module `incoming` bounds what they do not bound.
 
     WebSockets are not compressed: 15 kB may be 15 MB, and are inflated before anybody has shown a token.
     """
-    return uvicorn.Config(
+    return ServerConfig(
         app,
+        limits,
         log_config=None,
         backlog=ACCEPTED_AT_ONCE,
         access_log=False,
         server_header=False,
         loop="asyncio",
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=limits.shutdown,
         http=IncomingRequests,
         h11_max_incomplete_event_size=HEAD_SIZE,
         ws=IncomingSocket,

@@ -58,7 +58,7 @@ class _StrictRequest(Request):
 
     async def json(self) -> Any:
         gateway: Gateway = self.app.state.gateway
-        return await gateway.workers.read(getattr(self.state, CALLER), self._read, await self.body())
+        return await gateway.pools.read(getattr(self.state, CALLER), self._read, await self.body())
 
     def _read(self, body: bytes) -> Any:
         """The body as the route takes it; the framework checks it once more, which costs nothing then."""

@@ -61,8 +61,8 @@ class Socket(NamedTuple):
 class Listeners:
     """The steps that look at nodes, for one gateway."""
 
-    def __init__(self, workers: ThreadPools) -> None:
-        self._workers = workers
+    def __init__(self, pools: ThreadPools) -> None:
+        self._pools = pools
         self._threads = ThreadPoolExecutor(2 * MOST, thread_name_prefix="listeners")
         self._watchers: dict[tuple[str, str, str, int], _Watcher] = {}
         """By owner, job, run and rank; the last one was asked last."""
@@ -76,7 +76,7 @@ class Listeners:
         where = f"port {way.port} on {_node(way)}"
         try:
             if not watcher.started:
-                await watcher.start(lambda: self._workers.ask(_open, way.record, way.rank))
+                await watcher.start(lambda: self._pools.questions.run(_open, way.record, way.rank))
             rows = await watcher.rows(way.port)
             listening = judge(rows, way.host, watcher.uid, where)
             for inode in listening:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import html
 import logging
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -23,7 +22,7 @@ from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.gateway.http.browser_sockets import Boundaries, close_frame, ping_frame, take_over
 from slurm_adapter.gateway.http.connections import PIECE, STALL_SECONDS, Connection
 from slurm_adapter.gateway.sessions.headers import to_application, to_browser
-from slurm_adapter.gateway.sessions.revocation import until_one_ends, while_allowed
+from slurm_adapter.gateway.sessions.revocation import until_one_ends
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from slurm_adapter.core.records import Record
     from slurm_adapter.gateway.http.browser_sockets import Streams
     from slurm_adapter.gateway.sessions.headers import Pairs
+    from slurm_adapter.gateway.sessions.revocation import Permission
 
 HEAD_LIMIT = 64 * 1024
 """Bytes of the head of an application's answer, and of the head of a chunk."""
@@ -40,9 +40,8 @@ HEAD_LIMIT = 64 * 1024
 QUIET_SECONDS = 600.0
 """How long a request may go on without a byte either way: an application may compute for a while, and not for ever."""
 
-PING_SECONDS = 30.0
-"""Between two pings of a browser. One that has answered none of `PINGS` is gone."""
 PINGS = 3
+"""A browser that has answered none of so many pings is gone."""
 
 _INTERIM = 20
 """The most interim answers (status 1xx) before an answer."""
@@ -51,8 +50,6 @@ _POLICY = 1008
 """Why a socket is closed whose session is over (RFC 6455, section 7.4.1)."""
 
 _log = logging.getLogger(__name__)
-
-Check = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +85,25 @@ async def refuse(scope: Scope, receive: Receive, send: Send, answer: HTMLRespons
 
 
 async def forward(
-    scope: Scope, receive: Receive, send: Send, connection: Connection, check: Check, *, scheme: str
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    connection: Connection,
+    permission: Permission,
+    *,
+    scheme: str,
+    ping: float,
 ) -> None:
-    """Have a request or a WebSocket answered there, as long as `check` raises nothing.
+    """Have a request or a WebSocket answered there, as long as it is permitted.
 
-    `scheme` is that of the browser's address bar.
+    `scheme` is that of the browser's address bar; `ping` the seconds between two pings of a browser.
     """
     application = _Application(connection)
     headers = to_application(scope, scheme)
     if scope["type"] == "websocket":
-        await _forward_socket(scope, receive, send, application, headers, check)
+        await _forward_socket(scope, receive, send, application, headers, permission, ping)
     else:
-        await _Request(scope, receive, send, application).forward(headers, check)
+        await _Request(scope, receive, send, application).forward(headers, permission)
 
 
 def silent(way: Way) -> HTMLResponse:
@@ -186,14 +190,14 @@ class _Request:
         self._begun = False
         self._limit = asyncio.timeout(QUIET_SECONDS)
 
-    async def forward(self, headers: Pairs, check: Check) -> None:
+    async def forward(self, headers: Pairs, permission: Permission) -> None:
         """Have it answered."""
         framing = [each for each in self._scope["headers"] if each[0] == b"transfer-encoding"]
         head = h11.Request(method=self._scope["method"], target=_target(self._scope), headers=headers + framing)
         try:
             async with self._limit:
                 await self._application.send(head)
-                await until_one_ends(self._answer(), self._upload(), while_allowed(check))
+                await until_one_ends(self._answer(), self._upload(), permission.watch())
         except AdapterError as error:
             await self._end(page(HTTPStatus.UNAUTHORIZED, "This session is over."), error)
         except (_NoHTTP, OSError, h11.LocalProtocolError) as error:
@@ -246,7 +250,13 @@ class _Request:
 
 
 async def _forward_socket(
-    scope: Scope, receive: Receive, send: Send, application: _Application, headers: Pairs, check: Check
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    application: _Application,
+    headers: Pairs,
+    permission: Permission,
+    ping: float,
 ) -> None:
     browser = WebSocket(scope, receive, send)
     switch = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
@@ -272,7 +282,8 @@ async def _forward_socket(
         return
     for answer in answers:
         if isinstance(answer, h11.InformationalResponse):
-            await _Socket(take_over(scope, [*switch, *to_browser(answer.headers)]), application).carry(check)
+            streams = take_over(scope, [*switch, *to_browser(answer.headers)])
+            await _Socket(streams, application, ping).carry(permission)
             return
         said = answer.status_code
         text = f"The job's application takes no WebSocket there: it answered with the status {said}."
@@ -283,17 +294,18 @@ async def _forward_socket(
 class _Socket:
     """A WebSocket between a browser and an application, as bytes."""
 
-    def __init__(self, browser: Streams, application: _Application) -> None:
+    def __init__(self, browser: Streams, application: _Application, ping: float) -> None:
+        self._ping = ping
         self._reader, self._writer = browser
         self._application = application
         self._frames = Boundaries()
         self._unanswered = 0
         """Pings after which nothing has come from the browser."""
 
-    async def carry(self, check: Check) -> None:
-        """Pass bytes both ways until one side ends, or `check` raises something."""
+    async def carry(self, permission: Permission) -> None:
+        """Pass bytes both ways until one side ends, or it is not permitted any more."""
         try:
-            await until_one_ends(self._up(), self._down(), self._keep(), while_allowed(check))
+            await until_one_ends(self._up(), self._down(), self._keep(), permission.watch())
         except AdapterError:
             self._say(close_frame(_POLICY, "this session is over"))
         except OSError as error:
@@ -316,7 +328,7 @@ class _Socket:
     async def _keep(self) -> None:
         """Ping the browser, so that nothing on the way takes a silent socket for a dead one; end a dead one."""
         while self._unanswered < PINGS:
-            await asyncio.sleep(PING_SECONDS)
+            await asyncio.sleep(self._ping)
             # A large frame takes a slow line minutes, in which there is nothing that the browser could answer.
             if self._frames.between or self._frames.closing:
                 self._unanswered += 1
@@ -327,20 +339,20 @@ class _Socket:
             self._writer.write(frame)
 
 
-async def forward_bytes(browser: WebSocket, connection: Connection, check: Check) -> None:
+async def forward_bytes(browser: WebSocket, connection: Connection, permission: Permission) -> None:
     """Have a WebSocket's bytes read by what listens there, and its bytes sent back, without any protocol between.
 
-    As long as `check` raises nothing.
+    As long as it is permitted.
     """
     # Clients that say which subprotocols they speak, as VNC clients in browsers do, need one of them.
     await browser.accept("binary" if "binary" in browser.scope["subprotocols"] else None)
-    await until_one_ends(_write(browser, connection), _read(connection, browser), _until_over(browser, check))
+    await until_one_ends(_write(browser, connection), _read(connection, browser), _until_over(browser, permission))
 
 
-async def _until_over(browser: WebSocket, check: Check) -> None:
+async def _until_over(browser: WebSocket, permission: Permission) -> None:
     """Close the socket once its session is over."""
     try:
-        await while_allowed(check)
+        await permission.watch()
     except AdapterError:
         with suppress(RuntimeError):
             await browser.close(_POLICY, "this session is over")

@@ -1,9 +1,10 @@
-"""Connections that stay open, and no longer than whoever has them may have them."""
+"""Permissions of connections that stay open: they are checked again and again."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slurm_adapter.core.errors import AdapterError, Forbidden, NotAuthenticated, NotFound, Refused
@@ -11,28 +12,37 @@ from slurm_adapter.core.errors import AdapterError, Forbidden, NotAuthenticated,
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-LOOK_SECONDS = 30.0
-"""How often it is looked whether a connection may stay."""
-
-_OVER = (NotAuthenticated, Forbidden, NotFound, Refused)
+_WITHDRAWN = (NotAuthenticated, Forbidden, NotFound, Refused)
 
 _log = logging.getLogger(__name__)
 
 
-async def while_allowed(check: Callable[[], Awaitable[object]]) -> None:
-    """Look every so often, and raise what `check` raises once it is over. What cannot be looked at just now goes on."""
-    while True:
-        await asyncio.sleep(LOOK_SECONDS)
-        try:
-            await check()
-        except _OVER:
-            raise
-        except AdapterError as error:
-            _log.warning("it is not known whether a connection may stay open: %s", error)
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """The permission of one connection."""
+
+    check: Callable[[], Awaitable[object]]
+    """Raises an error if the permission was withdrawn."""
+    interval: float
+    """Seconds between two checks."""
+
+    async def watch(self) -> None:
+        """Check until the permission is withdrawn; raise what `check` raises then.
+
+        A connection stays open while the check itself fails, for example because the database is busy.
+        """
+        while True:
+            await asyncio.sleep(self.interval)
+            try:
+                await self.check()
+            except _WITHDRAWN:
+                raise
+            except AdapterError as error:
+                _log.warning("the permission of an open connection was not checked: %s", error)
 
 
 async def until_one_ends(*work: Coroutine[Any, Any, None]) -> None:
-    """Do these at once until one has ended, and raise what that one raised."""
+    """Run all of this work until one part has ended, and raise what that part raised."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slurm_adapter.core.records import Record
+    from slurm_adapter.gateway.limits import Limits
     from slurm_adapter.gateway.sessions.access_grants import AccessGrant
     from slurm_adapter.translation.drives import DrivePath
 
-SECONDS = 60.0
-"""How long an identifier is good for."""
 MOST, MOST_OF_ONE = 10_000, 100
 """How many may wait for their use at once, and how many of one user."""
 
@@ -64,9 +63,9 @@ class Target:
 class Sessions:
     """All that wait for their use."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         shares = Shares(MOST, MOST_OF_ONE, "sessions that wait to be opened")
-        self._waiting: SecretStore[Target | Folder] = SecretStore(SECONDS, shares, clock)
+        self._waiting: SecretStore[Target | Folder] = SecretStore(limits.session_start, shares, clock)
 
     def add(self, record: Record, rank: int, grant: str | AccessGrant | None = None, user: str | None = None) -> str:
         """Return the identifier of a new session with a job; without a `user` it is its job's owner's.
@@ -88,8 +87,8 @@ class Sessions:
         found = self._waiting.find(identifier)
         if found is None:
             raise NotAuthenticated(
-                f"there is no such session, or no longer: each is good for one use within {SECONDS:.0f} s; "
-                "ask for a new one"
+                "the session does not exist, was used, or has expired: an identifier opens one session within "
+                f"{self._waiting.seconds:.0f} s; ask for a new one"
             )
         share = ExitStack()
         share.enter_context(shells.hold(found.owner))

@@ -20,7 +20,6 @@ from slurm_adapter.cluster.transports.interface import Terminal
 from slurm_adapter.core.errors import InvalidInput, NotAuthenticated, NotFound, NotOffered, Refused, TryAgain
 from slurm_adapter.core.problems import for_message, list_problems
 from slurm_adapter.core.specification import Text, Wire
-from slurm_adapter.gateway import background
 from slurm_adapter.gateway.api import provider, users
 from slurm_adapter.gateway.api.schemas import (
     Bulk,
@@ -33,6 +32,7 @@ from slurm_adapter.gateway.api.schemas import (
     UserSession,
 )
 from slurm_adapter.gateway.authentication import check_grant
+from slurm_adapter.gateway.background import StillRunning
 from slurm_adapter.gateway.gateway import Shared
 from slurm_adapter.gateway.http.incoming import CALLER
 from slurm_adapter.gateway.sessions import folder_shell
@@ -60,8 +60,6 @@ FRAME = 256 * 1024
 """Characters of the longest frame that a browser may send: what somebody pastes comes in one."""
 WAITING = 1024 * 1024
 """Bytes of input that may wait for a shell that does not read."""
-SHELL_SECONDS = 8 * 3600
-"""How long a shell may stay open."""
 
 Size = Annotated[int, Field(ge=1, le=1000)]
 Username = Annotated[str | None, Header(alias="ucloud-username", include_in_schema=False)]
@@ -86,9 +84,9 @@ async def open_for_ucloud(
     gateway: Shared, request: BulkRequest[JobSessionRequest], username: Username = None
 ) -> Bulk[Session]:
     """Open sessions with jobs: shells, and what their applications show."""
-    records = await gateway.workers.call(provider.get_all, [item.job for item in request.items])
-    await gateway.workers.ask(check_sessions, records, read_username(username))
-    visits = [gateway.visits.begin(record.id, username) for record in records]
+    records = await gateway.pools.database.run(provider.get_all, [item.job for item in request.items])
+    await gateway.pools.questions.run(check_sessions, records, read_username(username))
+    visits = [gateway.access_grants.begin(record.id, username) for record in records]
     owners = [visit.user or record.owner for visit, record in zip(visits, records, strict=True)]
     return Bulk(responses=tuple(map(partial(_session, gateway), records, request.items, visits, owners)))
 
@@ -99,7 +97,7 @@ async def open_folder_for_ucloud(
 ) -> Bulk[Session]:
     """Open sessions with shells in folders, for the user who is named in a header (contract 3.2)."""
     named = [item.folder for item in request.items]
-    folders = await _in_time(gateway, gateway.workers.ask(folder_shell.find_for_ucloud, named, username))
+    folders = await _in_time(gateway, gateway.pools.questions.run(folder_shell.find_for_ucloud, named, username))
     return Bulk(responses=_folder_sessions(gateway, folders))
 
 
@@ -108,9 +106,9 @@ async def open_for_users(
     gateway: Shared, owner: users.Caller, grant: users.Grant, request: BulkRequest[SessionRequest]
 ) -> Bulk[UserSession]:
     """Open sessions with jobs: shells, and what their applications show."""
-    records = await gateway.workers.call(users.find_owned, owner, [item.id for item in request.items])
+    records = await gateway.pools.database.run(users.find_owned, owner, [item.id for item in request.items])
     user = owner.created_by
-    await gateway.workers.ask(check_sessions, records, user)
+    await gateway.pools.questions.run(check_sessions, records, user)
     sessions = [_session(gateway, *each, grant, user) for each in zip(records, request.items, strict=True)]
     return Bulk(responses=_for_user(gateway, sessions))
 
@@ -121,7 +119,7 @@ async def open_folder_for_users(
 ) -> Bulk[UserSession]:
     """Open sessions with shells on the login node, in folders of this workspace's drives."""
     named = [item.folder for item in request.items]
-    folders = await _in_time(gateway, gateway.workers.ask(folder_shell.find, owner, named))
+    folders = await _in_time(gateway, gateway.pools.questions.run(folder_shell.find, owner, named))
     mine = [replace(folder, grant=grant) for folder in folders]
     return Bulk(responses=_for_user(gateway, _folder_sessions(gateway, mine)))
 
@@ -144,7 +142,7 @@ async def talk(websocket: WebSocket, name: str) -> None:
             target, share = gateway.sessions.use(identifier, gateway.shells)
             setattr(websocket.state, CALLER, identifier)
             shells[""] = shell = _Shell(gateway, target, Terminal(call.cols, call.rows), share)
-            until = time.monotonic() + SHELL_SECONDS
+            until = time.monotonic() + gateway.limits.session
             check = partial(_check, gateway, target, until)
             conversation.start(frame.stream_id, frame.stream_id, shell.messages(), check)
             return
@@ -157,7 +155,7 @@ async def talk(websocket: WebSocket, name: str) -> None:
         await conversation.acknowledge(frame.stream_id, ShellMessage(type="ack"))
 
     try:
-        await Conversation(websocket, FRAME).hold(answer)
+        await Conversation(websocket, FRAME, gateway.limits).hold(answer)
     finally:
         for shell in shells.values():
             shell.share.close()  # of one that did not begin
@@ -199,7 +197,7 @@ class _Shell:
         """What it writes, until it ends. Whoever stops listening ends it."""
         writing: asyncio.Task[None] | None = None
         try:
-            stream = await self._gateway.workers.ask(self._bring_up)
+            stream = await self._gateway.pools.questions.run(self._bring_up)
             writing = asyncio.create_task(self._write_on(stream))
             yield ShellMessage(type="initialize")
             # A character may be cut between two pieces: the rest of it comes with the next one.
@@ -260,8 +258,9 @@ def _open(adapter: Adapter, target: Target | Folder, terminal: Terminal) -> Stre
 async def _check(gateway: Gateway, target: Target | Folder, until: float) -> None:
     """Raise where a shell may not stay open."""
     if time.monotonic() >= until:
-        raise NotAuthenticated(f"a shell stays open for {SHELL_SECONDS / 3600:.0f} hours at most; open another one")
-    await gateway.workers.call(_check_grant, target.grant)
+        hours = gateway.limits.session / 3600
+        raise NotAuthenticated(f"a shell stays open for {hours:.0f} hours at most; open another one")
+    await gateway.pools.database.run(_check_grant, target.grant)
 
 
 def _check_grant(adapter: Adapter, grant: str | AccessGrant | None) -> None:
@@ -271,8 +270,8 @@ def _check_grant(adapter: Adapter, grant: str | AccessGrant | None) -> None:
 async def _in_time(gateway: Gateway, looking: Coroutine[Any, Any, list[Folder]]) -> list[Folder]:
     """The folders, once they are found; a cluster or a UCloud that hangs is not waited for. Raises `TryAgain` then."""
     try:
-        return await gateway.behind.in_time(looking, background.LONGEST_SECONDS, "looking for folders")
-    except background.StillRunning:
+        return await gateway.background.in_time(looking, gateway.limits.answer, "looking for folders")
+    except StillRunning:
         raise TryAgain("UCloud or the cluster takes too long to tell of these folders; try again") from None
 
 

@@ -40,7 +40,8 @@ from slurm_adapter.gateway.sessions.headers import (
 )
 from slurm_adapter.gateway.sessions.listeners import Listeners, NotTheJobs
 from slurm_adapter.gateway.sessions.one_time_secrets import SecretStore
-from slurm_adapter.gateway.sessions.proxy import Check, Way, forward, forward_bytes, page, refuse, silent
+from slurm_adapter.gateway.sessions.proxy import Way, forward, forward_bytes, page, refuse, silent
+from slurm_adapter.gateway.sessions.revocation import Permission
 from slurm_adapter.gateway.sessions.tunnels import MOST as MOST_TUNNELS
 from slurm_adapter.gateway.sessions.tunnels import Tunnels
 from slurm_adapter.gateway.shares import Shares, TooMany
@@ -55,16 +56,12 @@ if TYPE_CHECKING:
     from slurm_adapter.core.config import Config
     from slurm_adapter.core.interfaces import Kind
     from slurm_adapter.core.records import Record
+    from slurm_adapter.gateway.limits import Limits
     from slurm_adapter.gateway.sessions.access_grants import AccessGrant
     from slurm_adapter.gateway.thread_pools import ThreadPools
 
 MOST, MOST_OF_ONE = 10_000, 100
 """Links that wait for their use, and sessions of browsers, at once; and the same of one user."""
-TOKEN_SECONDS = 60.0
-"""How long a browser may take to come with its token."""
-
-COOKIE_SECONDS = 8 * 3600
-"""How long a browser may stay, unless the job ends before."""
 
 CONNECTIONS = 1000
 """Connections to applications at once, if this machine reaches the nodes itself."""
@@ -122,21 +119,22 @@ class Domains:
 class Web:
     """The open web and VNC sessions of a gateway."""
 
-    def __init__(self, config: Config, workers: ThreadPools) -> None:
+    def __init__(self, config: Config, pools: ThreadPools, limits: Limits) -> None:
         self.config = config
-        self.workers = workers
+        self.limits = limits
+        self.pools = pools
         pattern = config.gateway.web_domain
         self.domains = None if pattern is None else Domains(pattern)
         self._tunnels = Tunnels()
-        self.listeners = Listeners(workers)
+        self.listeners = Listeners(pools)
         most = CONNECTIONS if config.gateway.reaches_nodes else MOST_TUNNELS
         self.connections = Shares(most, CONNECTIONS_OF_ONE, "connections to applications")
         self.turns = Turns(REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW)
         self._lanes = Lanes()
         links = Shares(MOST, MOST_OF_ONE, "links to applications that wait for their use")
-        self.tokens: SecretStore[tuple[Place, Kind]] = SecretStore(TOKEN_SECONDS, links)
+        self.tokens: SecretStore[tuple[Place, Kind]] = SecretStore(limits.session_start, links)
         sessions = Shares(MOST, MOST_OF_ONE, "sessions with applications")
-        self.cookies: SecretStore[Place] = SecretStore(COOKIE_SECONDS, sessions, replaces=True)
+        self.cookies: SecretStore[Place] = SecretStore(limits.session, sessions, replaces=True)
 
     @property
     def scheme(self) -> str:
@@ -191,7 +189,7 @@ class Web:
                 if self.config.gateway.reaches_nodes:
                     opening = connect(way.host, way.port)
                 else:
-                    transport = await self.workers.call(_transport)
+                    transport = await self.pools.database.run(_transport)
                     opening = self._tunnels.open(transport, way.host, way.port)
                 connection = await stack.enter_async_context(opening)
                 await self.listeners.check(way)
@@ -204,7 +202,11 @@ class Web:
 
     async def find(self, place: Place) -> Record | None:
         """The job, where it is still remembered. Raises `NotAuthenticated` where the session's token is no more."""
-        return await self.workers.call(_find, place)
+        return await self.pools.database.run(_find, place)
+
+    def permission(self, place: Place, run: str, secret: str | None, until: float) -> Permission:
+        """Return the permission of a connection; see `check`."""
+        return Permission(partial(self.check, place, run, secret, until), self.limits.permission_check)
 
     async def check(self, place: Place, run: str, secret: str | None, until: float) -> None:
         """Raise where a connection may not stay open: its job, the cookie `secret` or its token has ended."""
@@ -304,11 +306,12 @@ class Applications:
             if isinstance(answer, HTMLResponse):
                 await refuse(scope, receive, send, answer)
                 return
-            found, check, owner = answer
+            found, permission, owner = answer
             scope["state"][CALLER] = owner
             try:
                 async with self._web.reach(found, owner) as connection:
-                    await forward(scope, receive, send, connection, check, scheme=self._web.scheme)
+                    ping = self._web.limits.application_ping
+                    await forward(scope, receive, send, connection, permission, scheme=self._web.scheme, ping=ping)
             except NotListening:
                 await refuse(scope, receive, send, silent(found))
             except AdapterError as error:
@@ -333,7 +336,7 @@ class Applications:
         answer.set_cookie(
             self._cookie(place),
             cookie,
-            max_age=COOKIE_SECONDS,
+            max_age=int(self._web.limits.session),
             path="/",
             secure=self._web.scheme == "https",
             httponly=True,
@@ -346,7 +349,7 @@ class Applications:
         prefix = HOST_PREFIX if self._web.scheme == "https" else ""
         return f"{prefix}{COOKIE}{place.job}-{_number(place)}-{self._web.config.provider}"
 
-    async def _answer(self, place: Place, scope: Scope) -> HTMLResponse | tuple[Way, Check, str]:
+    async def _answer(self, place: Place, scope: Scope) -> HTMLResponse | tuple[Way, Permission, str]:
         """Return where it is answered, what tells whether that may go on, and for whom; or a page that says why not."""
         if (why := _malformed(scope)) is not None:
             return why
@@ -370,7 +373,7 @@ class Applications:
         way = _way(record, place.rank, port)
         if way is None:
             return page(HTTPStatus.BAD_GATEWAY, "It is not known yet on which node the job runs.", again=3)
-        return way, partial(self._web.check, place, record.run, secret, math.inf), place.user
+        return way, self._web.permission(place, record.run, secret, math.inf), place.user
 
 
 sockets = APIRouter()
@@ -384,7 +387,7 @@ async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None
     if found is None or found[1] != "VNC":
         await websocket.send_denial_response(page(HTTPStatus.UNAUTHORIZED, "This session is open no longer."))
         return
-    place, until = found[0], time.monotonic() + COOKIE_SECONDS
+    place, until = found[0], time.monotonic() + web.limits.session
     setattr(websocket.state, CALLER, place.user)
     try:
         record = await web.find(place)
@@ -402,7 +405,7 @@ async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None
         return
     try:
         async with web.reach(way, place.user) as connection:
-            await forward_bytes(websocket, connection, partial(web.check, place, record.run, None, until))
+            await forward_bytes(websocket, connection, web.permission(place, record.run, None, until))
     except NotListening:
         await websocket.send_denial_response(silent(way))
     except AdapterError as error:

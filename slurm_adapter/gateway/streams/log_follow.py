@@ -272,13 +272,13 @@ class Following:
 
     def __init__(
         self,
-        workers: ThreadPools,
+        pools: ThreadPools,
         *,
         interval: float = INTERVAL,
         patience: float = INTERVAL,
         limit: int = FOLLOWERS_OF_ONE,
     ) -> None:
-        self._workers = workers
+        self._pools = pools
         self._interval = interval
         self._patience = patience
         self._shares = Shares(FOLLOWERS, limit, "streams that follow jobs")
@@ -369,7 +369,7 @@ class Following:
             async with self._turns:
                 record, asked, began = reader.record, dict(first.offsets), clock()
                 try:
-                    pieces = await self._workers.ask(logs.read_round, record, asked, ROUND)
+                    pieces = await self._pools.questions.run(logs.read_round, record, asked, ROUND)
                 finally:
                     if (took := clock() - began) > SLOW_SECONDS:
                         account.not_before = clock() + SLOW_PAUSE * took
@@ -393,7 +393,7 @@ class Following:
                 await asyncio.sleep(self._interval)
                 ids = list(self._readers)
                 try:
-                    found, told = await self._workers.call(_look, ids)
+                    found, told = await self._pools.database.run(_look, ids)
                 except AdapterError as error:
                     _log.warning("what became of the jobs that are followed is not known: %s", error)
                     continue

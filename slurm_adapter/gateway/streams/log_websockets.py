@@ -71,11 +71,11 @@ async def follow_for_ucloud(websocket: WebSocket, name: str) -> None:
             return
         if request.job is None:
             raise InvalidInput("payload.job: is missing; it is required")
-        record = await gateway.workers.call(get_own, request.job)
+        record = await gateway.pools.database.run(get_own, request.job)
         stream = secrets.token_hex(8)
         conversation.start(frame.stream_id, stream, _for_ucloud(gateway, record, stream), check)
 
-    await Conversation(websocket, gateway.config.gateway.body_limit * MEBIBYTE, pings=True).hold(answer)
+    await Conversation(websocket, gateway.config.gateway.body_limit * MEBIBYTE, gateway.limits, pings=True).hold(answer)
 
 
 @users.websocket("/api/jobs")
@@ -96,12 +96,12 @@ async def follow_for_users(websocket: WebSocket) -> None:
         token = f"Bearer {frame.bearer}" if frame.bearer else authorization
         workspace = project if frame.project is None else frame.project
         await gateway.admit(token, workspace, websocket.scope["state"])
-        found = await gateway.workers.call(_find, token, workspace, request.id, names_work=gateway.names_work)
+        found = await gateway.pools.database.run(_find, token, workspace, request.id, names_work=gateway.names_work)
         setattr(websocket.state, CALLER, found[0])
-        check = partial(gateway.workers.call, _check, token, workspace)
+        check = partial(gateway.pools.database.run, _check, token, workspace)
         conversation.start(frame.stream_id, frame.stream_id, _for_user(gateway, *found[1:]), check)
 
-    await Conversation(websocket, USER_FRAME).hold(answer)
+    await Conversation(websocket, USER_FRAME, gateway.limits).hold(answer)
 
 
 async def _for_ucloud(gateway: Gateway, record: Record, stream: str) -> AsyncGenerator[StreamedLog, None]:
@@ -123,7 +123,7 @@ async def _for_user(
             if isinstance(event, Output):
                 yield Followed(log=(LogView(rank=event.rank, **_text(event)),))
                 continue
-            news = [update for update in await gateway.workers.call(_updates, record.id) if update.number > told]
+            news = [update for update in await gateway.pools.database.run(_updates, record.id) if update.number > told]
             told = news[-1].number if news else told
             now = job_json.job(event, news)
             new_status = now.status.model_copy(update=resolved) if now.status != status else None

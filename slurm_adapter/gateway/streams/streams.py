@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 from slurm_adapter.core.errors import AdapterError, InvalidInput
 from slurm_adapter.gateway.api.schemas import Empty, Error
 from slurm_adapter.gateway.http.error_responses import body_of, headers_of, status_of
-from slurm_adapter.gateway.sessions.revocation import until_one_ends, while_allowed
+from slurm_adapter.gateway.sessions.revocation import Permission, until_one_ends
 from slurm_adapter.gateway.streams import frames
 
 if TYPE_CHECKING:
@@ -28,16 +28,11 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from starlette.websockets import WebSocket
 
+    from slurm_adapter.gateway.limits import Limits
     from slurm_adapter.gateway.streams.frames import Frame
-
-PING_SECONDS = 30.0
-"""Between two pings, and how long a socket may have no stream."""
 
 STREAMS = 16
 """Of one socket at once."""
-
-SEND_SECONDS = 60.0
-"""How long a client may take until it reads on. TCP itself would wait for ever for one that is there and reads not."""
 
 _NORMAL, _LOST, _POLICY = 1000, 1006, 1008
 """Why a socket ends (RFC 6455, section 7.4.1); the last one: the client does not speak this protocol."""
@@ -62,11 +57,12 @@ async def refuse(websocket: WebSocket, error: AdapterError) -> None:
 
 
 class Conversation:
-    """A socket and its streams. `limit` is in characters of one frame; `pings`: of the protocol's own kind, too."""
+    """A socket and its streams. `size` is the most characters of one frame; `pings` adds those of UCloud's protocol."""
 
-    def __init__(self, websocket: WebSocket, limit: int, *, pings: bool = False) -> None:
+    def __init__(self, websocket: WebSocket, size: int, limits: Limits, *, pings: bool = False) -> None:
         self._websocket = websocket
-        self._limit = limit
+        self._size = size
+        self._limits = limits
         self._pings = pings
         self._sending = asyncio.Lock()
         self._streams: set[_Stream] = set()
@@ -136,7 +132,7 @@ class Conversation:
         with suppress(WebSocketDisconnect):
             while (message := await self._websocket.receive())["type"] != "websocket.disconnect":
                 try:
-                    frame = frames.read_frame(message.get("text"), self._limit)
+                    frame = frames.read_frame(message.get("text"), self._size)
                 except InvalidInput as error:
                     await self._send(frames.response("", body_of(error), self._status(error)))
                     await self._close(_POLICY)
@@ -159,7 +155,8 @@ class Conversation:
         status = HTTPStatus.OK
         with suppress(WebSocketDisconnect):
             try:
-                await until_one_ends(self._pass_on(stream_id, messages), while_allowed(check))
+                permission = Permission(check, self._limits.permission_check)
+                await until_one_ends(self._pass_on(stream_id, messages), permission.watch())
             except AdapterError as error:
                 body, status = body_of(error), self._status(error)
             except WebSocketDisconnect:
@@ -173,9 +170,9 @@ class Conversation:
         """Say that the socket lives, and end one that is of no use."""
         with suppress(WebSocketDisconnect):
             while True:
-                await asyncio.sleep(PING_SECONDS)
+                await asyncio.sleep(self._limits.stream_ping)
                 idle = asyncio.get_running_loop().time() - self._idle_since
-                if not self._streams and idle >= PING_SECONDS:
+                if not self._streams and idle >= self._limits.stream_ping:
                     await self._close(_NORMAL)
                     return
                 if self._streams and self._pings:
@@ -184,7 +181,7 @@ class Conversation:
     async def _send(self, text: str) -> None:
         """Send a frame, once the client has read most of those before. Raises `WebSocketDisconnect`."""
         try:
-            async with asyncio.timeout(SEND_SECONDS), self._sending:
+            async with asyncio.timeout(self._limits.stream_send), self._sending:
                 await self._websocket.send_text(text)
         except TimeoutError as error:
             self._lost.set()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.core.errors import AdapterError, Refused
-from slurm_adapter.gateway import background, background_sync
-from slurm_adapter.gateway.api import provider, submit, terminate
+from slurm_adapter.gateway import background_sync
+from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.jobs import attach, control, unknown_here
-from tests.gateway.doors import Doors, opened, wait_until
+from tests.gateway.doors import Doors, opened, wait_until, within
 from tests.ucloud_double import TIMEOUT
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ HOUR = {"hours": 1, "minutes": 0, "seconds": 0}
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[Doors]:
-    with opened(tmp_path, {"clusters": {"main": {"operator": ["true"]}}}) as doors:
+def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
+    with opened(tmp_path, {"clusters": {"main": {"operator": ["true"]}}}, limits=limits) as doors:
         yield doors
 
 
@@ -143,6 +143,7 @@ def test_ucloud_attaches_and_detaches_a_peer(doors: Doors) -> None:
         ("detachResource", attach, "detach"),
     ],
 )
+@within(answer=0.2)
 def test_a_change_that_is_slow_is_answered_in_time_and_goes_on(
     doors: Doors, monkeypatch: pytest.MonkeyPatch, path: str, where: Any, called: str
 ) -> None:
@@ -155,7 +156,6 @@ def test_a_change_that_is_slow_is_answered_in_time_and_goes_on(
         done.set()
 
     monkeypatch.setattr(where, called, slow)
-    monkeypatch.setattr(background, "LONGEST_SECONDS", 0.2)
     job = doors.job("1")
     item = {"job": job, "requestedTime": HOUR} if path == "extend" else {"job": job}
     body: Any = {"items": [item]}
@@ -171,9 +171,9 @@ def test_a_change_that_is_slow_is_answered_in_time_and_goes_on(
 
 
 @pytest.mark.scenario(74)
+@within(answer=60.0)
 def test_requests_for_more_time_at_the_same_time_add_up(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     before = start(doors, "1").time_limit
-    monkeypatch.setattr(background, "LONGEST_SECONDS", 60.0)
     inner, begun, go_on = control.extend, threading.Semaphore(0), threading.Event()
 
     def slow(site: Adapter, wanted: Sequence[tuple[str, int]]) -> list[Record]:
@@ -197,6 +197,7 @@ def test_requests_for_more_time_at_the_same_time_add_up(doors: Doors, monkeypatc
     assert doors.offline.site.store.get("1").time_limit == before + 2 * 3600
 
 
+@within(answer=1.5)
 def test_who_asks_once_more_while_an_answer_is_late_is_not_given_the_time_twice(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,15 +217,13 @@ def test_who_asks_once_more_while_an_answer_is_late_is_not_given_the_time_twice(
 
     with monkeypatch.context() as patch:
         patch.setattr(control, "extend", slow)
-        patch.setattr(background, "LONGEST_SECONDS", 0.2)
         try:
             assert (press("1").status_code, begun.wait(60)) == (400, True)
             patch.setattr(control, "extend", inner)
-            patch.setattr(background, "LONGEST_SECONDS", 60.0)
             own = {"items": [{"jobId": "1", "requestedTime": HOUR}]}
             for again in (press("1"), press("2", "1"), doors.ask("POST", "/api/jobs/extend", own, **doors.token())):
                 assert again.status_code == 400
-                assert "job 1 is being given more time just now" in again.json()["why"]
+                assert "an earlier request to extend job 1 is still running" in again.json()["why"]
             assert doors.ask("POST", "/api/jobs/extend", own, **doors.token("bob")).status_code == 404
         finally:
             go_on.set()
@@ -238,7 +237,7 @@ def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[None] = []
-    inner, begun, go_on = background_sync.one_pass, threading.Event(), threading.Event()
+    inner, begun, go_on = background_sync.sync_once, threading.Event(), threading.Event()
 
     def counted(site: Adapter) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
         found = inner(site)
@@ -249,14 +248,13 @@ def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
         begun.set()
         assert go_on.wait(60)
 
-    monkeypatch.setattr(background_sync, "SECONDS", 3600)
-    monkeypatch.setattr(background_sync, "one_pass", counted)
+    monkeypatch.setattr(background_sync, "sync_once", counted)
     monkeypatch.setattr(control, "suspend", slow)
-    with opened(tmp_path, {"clusters": {"main": {"operator": ["true"]}}}) as doors:
+    limits = Limits(sync_interval=3600, sync_interval_at_most=3600, answer=0.2)
+    with opened(tmp_path, {"clusters": {"main": {"operator": ["true"]}}}, limits=limits) as doors:
         wait_until(lambda: len(made) == 1, "no pass at first")
         start(doors, "1")
         wait_until(lambda: len(made) == 2, "no pass after a submission")
-        monkeypatch.setattr(background, "LONGEST_SECONDS", 0.2)
         try:
             answer = doors.ask("POST", f"{JOBS}/suspend", {"items": [{"job": doors.job("1")}]}, **doors.as_ucloud())
             assert answer.status_code == 400
@@ -269,10 +267,12 @@ def test_a_pass_comes_soon_after_a_change_that_has_ended_behind_its_answer(
 
 def test_what_is_answered_in_time_is_answered_before_ucloud_has_given_up() -> None:
     """The tests of it make the times short."""
-    longest = (background.LONGEST_SECONDS, submit.LONGEST_SECONDS, provider.VERIFY_SECONDS, terminate.ANSWER_SECONDS)
+    limits = Limits()
+    longest = (limits.answer, limits.claim_answer, limits.cancel_answer, limits.verify_answer)
     assert max(longest) < TIMEOUT
 
 
+@within(verify_answer=0.2)
 def test_verify_is_answered_in_time_and_goes_on(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on, done = threading.Event(), threading.Event()
 
@@ -282,7 +282,6 @@ def test_verify_is_answered_in_time_and_goes_on(doors: Doors, monkeypatch: pytes
         return []
 
     monkeypatch.setattr(unknown_here, "verify", slow)
-    monkeypatch.setattr(provider, "VERIFY_SECONDS", 0.2)
     try:
         answer = doors.ask("POST", f"{JOBS}/verify", {"items": [doors.job("1")]}, **doors.as_ucloud())
         assert (answer.status_code, answer.json()) == (200, {})

@@ -6,26 +6,26 @@ import sqlite3
 import threading
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm_adapter.gateway import controller
-from slurm_adapter.gateway.api import submit
-from tests.gateway.doors import Doors, opened, wait_until
+from tests.gateway.doors import Doors, opened, wait_until, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from slurm_adapter.cluster.schedulers.interface import Outcome, Submission
+    from slurm_adapter.gateway.limits import Limits
 
 JOBS = "/ucloud/example/jobs"
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[Doors]:
-    with opened(tmp_path) as doors:
+def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
+    with opened(tmp_path, limits=limits) as doors:
         wait_until(lambda: doors.ask("GET", "/healthz/ready").is_success, "it is not ready")
         yield doors
 
@@ -61,11 +61,9 @@ def test_what_sbatch_alone_refuses_ends_as_failure_with_its_words(doors: Doors) 
     assert (record.state, "Invalid license specification" in (record.status or "")) == ("FAILURE", True)
 
 
-def test_what_the_facts_refuse_is_400_and_newer_facts_are_asked_for_before(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@within(facts_refresh=0.1)
+def test_what_the_facts_refuse_is_400_and_newer_facts_are_asked_for_before(doors: Doors) -> None:
     """Row f: what must be known for a refusal is known before."""
-    monkeypatch.setattr(controller, "REFRESH_SECONDS", 0.1)
     main = replace(doors.slurm.partitions()["main"], state="DRAIN")
     doors.slurm.other_partitions["main"] = main
 
@@ -83,16 +81,13 @@ def test_what_the_facts_refuse_is_400_and_newer_facts_are_asked_for_before(
     wait_until(lambda: create("5001")[0] == 200, "it is refused still")
 
 
-def test_a_claim_that_waits_for_a_held_database_is_given_up_and_leaves_nothing(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@within(claim_answer=0.5, claimed_answer=0.3)
+def test_a_claim_that_waits_for_a_held_database_is_given_up_and_leaves_nothing(doors: Doors) -> None:
     """Row e: a database that another process holds is answered with 502, in time."""
-    monkeypatch.setattr(submit, "LONGEST_SECONDS", 0.5)
-    monkeypatch.setattr(submit, "CLAIMED_SECONDS", 0.3)
     with closing(sqlite3.connect(doors.offline.config.state_dir / "jobs.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         answer = doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **doors.as_ucloud())
         assert answer.status_code == 502, answer.text
-    monkeypatch.setattr(submit, "LONGEST_SECONDS", 60.0)
-    assert doors.ask("POST", JOBS, {"items": [doors.job("2")]}, **doors.as_ucloud()).status_code == 200
+    create = partial(doors.ask, "POST", JOBS, {"items": [doors.job("2")]}, **doors.as_ucloud())
+    wait_until(lambda: create().status_code == 200, "the database is still busy")
     assert doors.offline.site.store.find(["1"]) == {}

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +16,16 @@ import pytest
 
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.specification import BULK_LIMIT
-from slurm_adapter.gateway import controller
-from slurm_adapter.gateway.api import submit as submit_api
 from slurm_adapter.gateway.http import strict_route
 from slurm_adapter.jobs import cancel
-from tests.gateway.doors import WIRE, Doors, opened, wait_until
+from tests.gateway.doors import WIRE, Doors, opened, wait_until, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from slurm_adapter.cluster.schedulers.interface import Partition
     from slurm_adapter.core.records import Record
+    from slurm_adapter.gateway.limits import Limits
 
 JOBS = "/ucloud/example/jobs"
 
@@ -33,8 +33,8 @@ DOCUMENTS_JOB = Path(__file__).with_name("create-54112.json")
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[Doors]:
-    with opened(tmp_path) as doors:
+def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
+    with opened(tmp_path, limits=limits) as doors:
         yield doors
 
 
@@ -502,12 +502,11 @@ def test_an_sbatch_that_hangs_is_answered_in_time_and_its_job_is_kept(doors: Doo
     assert len(names_in_slurm(doors)) <= 1
 
 
+@within(facts_age=0.0, facts_answer=0.5)
 def test_a_cluster_that_hangs_before_the_claim_is_502_and_leaves_nothing(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tell_health(doors, ready=True)
-    monkeypatch.setattr(controller, "KEPT_SECONDS", 0.0)
-    monkeypatch.setattr(controller, "ANSWER_SECONDS", 0.2)
     go_on, inner = threading.Event(), doors.slurm.partitions
 
     def partitions() -> Mapping[str, Partition]:
@@ -517,21 +516,18 @@ def test_a_cluster_that_hangs_before_the_claim_is_502_and_leaves_nothing(
     monkeypatch.setattr(doors.slurm, "partitions", partitions)
     answer = doors.ask("POST", JOBS, {"items": [doors.job("10")]}, **doors.as_ucloud())
     assert answer.status_code == 502
-    monkeypatch.setattr(controller, "ANSWER_SECONDS", 60.0)
     go_on.set()
-    assert doors.ask("POST", JOBS, {"items": [doors.job("11")]}, **doors.as_ucloud()).status_code == 200
+    create = partial(doors.ask, "POST", JOBS, {"items": [doors.job("11")]}, **doors.as_ucloud())
+    wait_until(lambda: create().status_code == 200, "the cluster still hangs")
     assert doors.offline.site.store.find(["10"]) == {}
     assert len(names_in_slurm(doors)) == 1
 
 
+@within(claimed_answer=60.0, claim_answer=120.0, facts_age=0.0, facts_answer=60.0)
 def test_the_time_that_it_took_to_read_a_request_is_not_waited_for_again(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strict_route, "monotonic", lambda: time.monotonic() - 120)  # so long ago it came
-    monkeypatch.setattr(submit_api, "CLAIMED_SECONDS", 60.0)
-    monkeypatch.setattr(submit_api, "LONGEST_SECONDS", 120.0)
-    monkeypatch.setattr(controller, "KEPT_SECONDS", 0.0)
-    monkeypatch.setattr(controller, "ANSWER_SECONDS", 60.0)
     go_on = threading.Event()
 
     def partitions() -> dict[str, Partition]:

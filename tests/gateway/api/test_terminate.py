@@ -5,16 +5,16 @@ from __future__ import annotations
 import sqlite3
 import threading
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
-from slurm_adapter.gateway import background, background_sync
-from slurm_adapter.gateway.api import terminate
+from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.jobs import cancel
-from tests.gateway.doors import Doors, opened, wait_until
+from tests.gateway.doors import Doors, opened, wait_until, within
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
@@ -27,9 +27,13 @@ JOBS = "/ucloud/example/jobs"
 
 
 @pytest.fixture
-def doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
-    monkeypatch.setattr(background_sync, "SECONDS", 0.2)
-    with opened(tmp_path) as made:
+def limits() -> Limits:
+    return Limits(sync_interval=0.2)
+
+
+@pytest.fixture
+def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
+    with opened(tmp_path, limits=limits) as made:
         yield made
 
 
@@ -43,9 +47,9 @@ def start(doors: Doors, *ids: str) -> None:
 
 
 @pytest.mark.scenario(70)
+@within(sync_interval=0.2, cancel_answer=0.2)
 def test_the_answer_does_not_wait_for_a_slurm_that_is_slow(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     start(doors, "1", "2")
-    monkeypatch.setattr(terminate, "ANSWER_SECONDS", 0.2)
     inner, go_on, begun = doors.slurm.cancel, threading.Event(), threading.Event()
 
     def slow(named: Mapping[int, str]) -> None:
@@ -110,15 +114,13 @@ def test_one_that_its_user_renamed_is_refused_once(offline: Offline) -> None:
 
 
 @pytest.mark.parametrize("path", ["terminate", "onUpdatedLabels"])
-def test_a_database_that_is_held_is_502_and_the_work_is_done_later(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
+@within(sync_interval=0.2, answer=0.2)
+def test_a_database_that_is_held_is_502_and_the_work_is_done_later(doors: Doors, path: str) -> None:
     start(doors, "1")
-    monkeypatch.setattr(background, "LONGEST_SECONDS", 0.2)
     body = {"items": [doors.job("1", labels={"a": "b"})]}
     with closing(sqlite3.connect(doors.offline.config.state_dir / "jobs.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         answer = doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud())
         assert (answer.status_code, "database is busy" in answer.json()["why"]) == (502, True), answer.text
-    monkeypatch.setattr(background, "LONGEST_SECONDS", 60.0)
-    assert doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud()).status_code == 200
+    again = partial(doors.ask, "POST", f"{JOBS}/{path}", body, **doors.as_ucloud())
+    wait_until(lambda: again().status_code == 200, "the database is still busy")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter.core.errors import TryAgain
-from slurm_adapter.gateway.api import utilization
-from slurm_adapter.gateway.api.utilization import SECONDS, Utilizations
+from slurm_adapter.gateway.api.utilization import Utilizations
 from slurm_adapter.gateway.controller import Controller
+from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.gateway.thread_pools import ThreadPools
 from tests.gateway.doors import Doors, opened, wait_until
 from tests.offline import Offline, configuration
@@ -93,22 +93,21 @@ def test_slurm_is_asked_once_for_many_and_waited_for_not_long(tmp_path: Path, mo
 
     async def ask() -> None:
         nonlocal now
-        workers = ThreadPools(offline.site)
-        mine = Utilizations(workers, Controller(workers), lambda: now)
-        monkeypatch.setattr(utilization, "LONGEST_SECONDS", 0.01)
+        pools, limits = ThreadPools(offline.site), Limits(answer=0.5)
+        mine = Utilizations(pools, Controller(pools, limits), limits, lambda: now)
         with pytest.raises(TryAgain, match="too long"):
             await mine.of("example-compute")
-        now = SECONDS * 100  # a question that is under way is not put again, however old
-        monkeypatch.setattr(utilization, "LONGEST_SECONDS", 60.0)
+        age = limits.utilization_age
+        now = age * 100  # a question that is under way is not asked again, however old
         many = [asyncio.create_task(mine.of("example-compute")) for _ in range(20)]
         await asyncio.sleep(0)  # all of them ask
         may_answer.set()
         assert len(set(await asyncio.gather(*many))) == 1
         assert asked == [["main"]]
-        for later, questions in ((SECONDS * 100, 2), (SECONDS * 101 - 1, 2), (SECONDS * 101, 3)):
+        for later, questions in ((age * 100, 2), (age * 101 - 1, 2), (age * 101, 3)):
             now = later
             await mine.of("example-compute")
             assert len(asked) == questions, later
-        await asyncio.to_thread(workers.close)
+        await asyncio.to_thread(pools.close)
 
     asyncio.run(ask())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +13,7 @@ from websockets.frames import Frame, Opcode
 from slurm_adapter.gateway.http import server
 from slurm_adapter.gateway.http.browser_sockets import Boundaries, close_frame, ping_frame
 from slurm_adapter.gateway.sessions import proxy
-
-if TYPE_CHECKING:
-    import pytest
+from slurm_adapter.gateway.sessions.revocation import Permission
 
 SIZES = st.sampled_from([0, 1, 125, 126, 127, 65535, 65536])
 
@@ -65,9 +63,8 @@ class _Slow:
         """Take it."""
 
 
-def test_a_frame_that_takes_long_is_not_taken_for_a_dead_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_that_takes_long_is_not_taken_for_a_dead_browser() -> None:
     """A notebook's plot of 20 MB takes a slow line six minutes; no ping can be put into it."""
-    monkeypatch.setattr(proxy, "PING_SECONDS", 0.001)
     whole = Frame(Opcode.BINARY, b"x" * 1000).serialize(mask=False)
 
     async def carry() -> bytes:
@@ -75,7 +72,8 @@ def test_a_frame_that_takes_long_is_not_taken_for_a_dead_browser(monkeypatch: py
         streams = await asyncio.open_connection(sock=here)
         reader, writer = await asyncio.open_connection(sock=there)
         slow: Any = _Slow(whole[:500], whole[500:])
-        await proxy._Socket(streams, slow).carry(lambda: asyncio.sleep(0))  # noqa: SLF001  # it is all that passes bytes
+        permission = Permission(lambda: asyncio.sleep(0), 30)
+        await proxy._Socket(streams, slow, 0.001).carry(permission)  # noqa: SLF001  # it is all that passes bytes
         got = await reader.read()
         writer.close()
         return got

@@ -24,9 +24,10 @@ from slurm_adapter.core.errors import InvalidConfig, TryAgain
 from slurm_adapter.gateway import background_sync
 from slurm_adapter.gateway.http import server
 from slurm_adapter.gateway.http.server import serve
+from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.jobs import user_tokens
 from slurm_adapter.state.store import Store
-from tests.gateway.doors import Doors, opened, wait_until
+from tests.gateway.doors import Doors, opened, wait_until, within
 from tests.gateway.process import free_port, serving
 from tests.offline import Offline, configuration
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[Doors]:
-    with opened(tmp_path, ucloud=False) as doors:
+def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
+    with opened(tmp_path, ucloud=False, limits=limits) as doors:
         yield doors
 
 
@@ -65,7 +66,7 @@ def test_live_is_told_from_ready(doors: Doors) -> None:
 
 def test_why_it_is_not_ready_names_nothing_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     why = "job 17 of alice: /srv/home/alice/ucloud-jobs/17 is gone"
-    monkeypatch.setattr(background_sync, "one_pass", lambda _: ((why,), (), frozenset()))
+    monkeypatch.setattr(background_sync, "sync_once", lambda _: ((why,), (), frozenset()))
     with opened(tmp_path, ucloud=False) as doors:
         wait_until(lambda: "sync" in doors.ask("GET", "/healthz").json()["why"], "it is not said")
         for path in ("/healthz", "/healthz/ready"):
@@ -105,13 +106,13 @@ def test_passes_go_on_where_it_cannot_be_seen_whether_names_work(
         raise TryAgain("the cluster has no account alice")
 
     monkeypatch.setattr(background_sync, "methods_that_work", fail)
-    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
-    with opened(tmp_path, ucloud=False) as doors:
+    with opened(tmp_path, ucloud=False, limits=Limits(sync_interval=0.1)) as doors:
         assert until_ready(doors, ready=True)["why"] is None
         wait_until(lambda: len(tried) > 3, "it is not tried again")
     assert caplog.text.count("the cluster has no account alice") == 1
 
 
+@within(sync_interval=0.1)
 def test_a_reason_is_logged_once(
     doors: Doors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,12 +123,12 @@ def test_a_reason_is_logged_once(
         made.append(1)
         raise TryAgain("the database is held")
 
-    monkeypatch.setattr(background_sync, "one_pass", fail)
-    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
+    monkeypatch.setattr(background_sync, "sync_once", fail)
     wait_until(lambda: len(made) > 3, "no passes are made")
-    assert caplog.text.count("a pass was not made: the database is held") == 1
+    assert caplog.text.count("the sync failed: the database is held") == 1
 
 
+@within(sync_interval=0.1)
 def test_new_trouble_of_accounts_is_logged_once_and_in_few_lines(
     doors: Doors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,8 +138,7 @@ def test_new_trouble_of_accounts_is_logged_once_and_in_few_lines(
         made.append(1)
         return (), tuple(f"job {number}: renamed" for number in range(100, 120)), frozenset()
 
-    monkeypatch.setattr(background_sync, "one_pass", one)
-    monkeypatch.setattr(background_sync, "SECONDS", 0.1)
+    monkeypatch.setattr(background_sync, "sync_once", one)
     doors.gateway.changed.set()
     wait_until(lambda: len(made) > 3, "no passes are made")
     assert caplog.text.count(": renamed") == background_sync.ACCOUNT_LINES
@@ -154,7 +154,7 @@ def test_numbers(doors: Doors) -> None:
     assert 'slurm_adapter_slurm_failures_total{question="' in text
     assert "slurm_adapter_outbox 0.0" in text
     assert "slurm_adapter_troubled_accounts 0.0" in text
-    assert "slurm_adapter_passes_total" in text
+    assert "slurm_adapter_syncs_total" in text
 
 
 def test_documents_are_for_those_with_a_token(doors: Doors) -> None:

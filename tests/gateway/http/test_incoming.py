@@ -17,7 +17,7 @@ import pytest
 from slurm_adapter.gateway.http import incoming
 from slurm_adapter.gateway.http.turns import Turns
 from slurm_adapter.jobs import user_tokens
-from tests.gateway.doors import Doors, opened, wait_until
+from tests.gateway.doors import Doors, opened, wait_until, within
 from tests.gateway.http.test_health import toml
 from tests.gateway.process import free_port, serving
 from tests.offline import Offline
@@ -25,21 +25,19 @@ from tests.offline import Offline
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from slurm_adapter.gateway.limits import Limits
+
 MEBIBYTE = 1024 * 1024
 UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[Doors]:
-    with opened(tmp_path, {"gateway": {"url": "http://localhost"}}) as doors:
+def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
+    with opened(tmp_path, {"gateway": {"url": "http://localhost"}}, limits=limits) as doors:
         yield doors
 
 
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bounds, sooner."""
-    for name, value in (("LOOK", 0.05), ("HEAD", 0.2), ("CLOSING", 0.2), ("STALLED", 0.2)):
-        monkeypatch.setattr(incoming, f"{name}_SECONDS", value)
+hurried = within(connection_check=0.05, request_head=0.2, closing=0.2, response_stall=0.2)
 
 
 def connect(doors: Doors, data: bytes = b"", address: str = "127.0.0.1") -> socket.socket:
@@ -92,25 +90,25 @@ def post(token: str = "", length: int = 1000) -> bytes:
 
 
 @pytest.mark.parametrize("data", [b"", b"GET", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ", post() + b"{"])
-@pytest.mark.usefixtures("hurried")
+@hurried
 def test_half_a_request_is_not_waited_for(doors: Doors, data: bytes) -> None:
     with connect(doors, data) as connection:
         until_ended(connection)
 
 
-@pytest.mark.usefixtures("hurried")
+@hurried
 def test_half_a_body_is_not_waited_for_with_a_token_either(doors: Doors) -> None:
     with connect(doors, post(doors.token()["Authorization"]) + b"{") as connection:
         assert until_ended(connection) == b""
 
 
-@pytest.mark.usefixtures("hurried")
+@hurried
 def test_an_answered_request_does_not_go_on_for_long(doors: Doors) -> None:
     with connect(doors, post()) as connection:
         send_until_ended(connection, b"a" * 65536)
 
 
-@pytest.mark.usefixtures("hurried")
+@hurried
 def test_who_does_not_read_is_not_written_for(doors: Doors) -> None:
     known = doors.token()["Authorization"]
     asked = f"GET /openapi.json HTTP/1.1\r\nHost: x\r\nAuthorization: {known}\r\n\r\n".encode()
@@ -119,9 +117,9 @@ def test_who_does_not_read_is_not_written_for(doors: Doors) -> None:
         send_until_ended(connection, asked * 100)
 
 
-def test_many_that_come_at_once_do_not_end_each_other(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+@within(recent=60.0)
+def test_many_that_come_at_once_do_not_end_each_other(doors: Doors) -> None:
     """Behind a reverse proxy all have one address, and an honest one is as old as the others."""
-    monkeypatch.setattr(incoming, "MOMENT_SECONDS", 60.0)
     half = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
     with ExitStack() as held:
         honest = held.enter_context(connect(doors, half))
@@ -132,8 +130,8 @@ def test_many_that_come_at_once_do_not_end_each_other(doors: Doors, monkeypatch:
         assert until_ended(honest).startswith(b"HTTP/1.1 200 ")
 
 
-def test_those_who_wait_are_bounded_and_others_are_answered(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "MOMENT_SECONDS", 0.0)
+@within(recent=0.0)
+def test_those_who_wait_are_bounded_and_others_are_answered(doors: Doors) -> None:
     half = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
     with ExitStack() as held:
         honest = held.enter_context(connect(doors, half))

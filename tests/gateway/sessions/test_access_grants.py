@@ -10,10 +10,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from slurm_adapter.gateway.sessions import revocation
+from slurm_adapter.gateway.limits import Limits
 from tests.gateway.doors import Doors, opened
 from tests.gateway.sessions.test_shell import SRUN, browser
-from tests.gateway.sessions.test_web import SETTINGS, application, make_no_passes
+from tests.gateway.sessions.test_web import SETTINGS, application, never_sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +27,7 @@ JOBS = "/ucloud/example/jobs"
 @pytest.fixture
 def doors(tmp_path: Path, application: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
     """Both doors, and alice's jobs 1 and 2, which run and show something."""
-    monkeypatch.setattr("slurm_adapter.gateway.http.app.reconcile", make_no_passes)
-    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("slurm_adapter.gateway.http.app.sync_forever", never_sync)
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "srun").write_text(SRUN)
     (tmp_path / "slurm" / "srun").chmod(0o755)
@@ -36,7 +35,7 @@ def doors(tmp_path: Path, application: int, monkeypatch: pytest.MonkeyPatch) -> 
         "gateway": SETTINGS | {"project_sessions": True},
         "clusters": {"main": {"path": f"{tmp_path}/slurm:/usr/bin:/bin"}},
     }
-    with opened(tmp_path, more) as both:
+    with opened(tmp_path, more, limits=Limits(permission_check=0.1)) as both:
         for id_ in ("1", "2"):
             answer = both.ask("POST", JOBS, {"items": [both.job(id_)]}, **both.as_ucloud())
             assert answer.status_code == 200, answer.text

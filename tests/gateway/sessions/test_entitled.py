@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.gateway.doors import Doors, opened
-from tests.gateway.sessions.test_web import SETTINGS, make_no_passes
+from tests.gateway.sessions.test_web import SETTINGS, never_sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ def more() -> dict[str, Any]:
 @pytest.fixture
 def doors(tmp_path: Path, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
     """Both doors."""
-    monkeypatch.setattr("slurm_adapter.gateway.http.app.reconcile", make_no_passes)
+    monkeypatch.setattr("slurm_adapter.gateway.http.app.sync_forever", never_sync)
     with opened(tmp_path, {"gateway": {**SETTINGS, **more}}) as both:
         yield both
 

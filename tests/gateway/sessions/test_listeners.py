@@ -116,13 +116,13 @@ def ask(site: Offline, act: Callable[[Listeners], object]) -> int:
     assert isinstance(opened.transport, Tripping)
 
     async def work() -> None:
-        workers = ThreadPools(opened)
-        listeners = Listeners(workers)
+        pools = ThreadPools(opened)
+        listeners = Listeners(pools)
         try:
             await act(listeners)  # type: ignore[misc]
         finally:
             listeners.close()
-            workers.close()
+            pools.close()
 
     asyncio.run(work())
     return len(opened.transport.commands)

@@ -13,7 +13,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from slurm_adapter.core.errors import NotAuthenticated
-from slurm_adapter.gateway.sessions import revocation, sessions
+from slurm_adapter.gateway.limits import Limits
+from slurm_adapter.gateway.sessions import sessions
 from slurm_adapter.gateway.sessions.sessions import Sessions
 from slurm_adapter.gateway.shares import Shares, TooMany
 from tests.gateway.doors import Doors, opened, wait_until
@@ -35,7 +36,7 @@ CALL = "jobs.compute.example.shell.open"
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[Doors]:
+def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
     """Both doors, of a site that browsers reach."""
     more = {
         "gateway": {"url": "https://gateway.example.org"},
@@ -44,7 +45,7 @@ def doors(tmp_path: Path) -> Iterator[Doors]:
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "srun").write_text(SRUN)
     (tmp_path / "slurm" / "srun").chmod(0o755)
-    with opened(tmp_path, more) as both:
+    with opened(tmp_path, more, limits=limits) as both:
         yield both
 
 
@@ -206,7 +207,7 @@ def test_a_session_is_good_for_one_use_and_one_run(doors: Doors) -> None:
 def test_a_session_expires(doors: Doors) -> None:
     record = running(doors)
     now = 0.0
-    mine, shells = Sessions(lambda: now), Shares(2, 2, "shells")
+    mine, shells = Sessions(Limits(), lambda: now), Shares(2, 2, "shells")
     old, young = mine.add(record, 0), ""
     now = 30.0
     young = mine.add(record, 0)
@@ -244,11 +245,12 @@ def test_closing_the_socket_ends_the_shell(doors: Doors) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("how", ["revoked", "too long"])
-def test_a_shell_ends_with_the_right_to_it(doors: Doors, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
-    if how == "too long":
-        monkeypatch.setattr("slurm_adapter.gateway.sessions.shell.SHELL_SECONDS", 0)
+@pytest.mark.parametrize(
+    ("limits", "how"),
+    [(Limits(permission_check=0.1), "revoked"), (Limits(permission_check=0.1, session=0), "too long")],
+    ids=["revoked", "too long"],
+)
+def test_a_shell_ends_with_the_right_to_it(doors: Doors, how: str) -> None:
     with browser(doors) as one:
         one.call(type="initialize", sessionIdentifier=session_of(doors, running(doors)))
         if how == "revoked":

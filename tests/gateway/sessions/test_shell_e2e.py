@@ -11,9 +11,8 @@ import pytest
 from websockets.sync.client import connect
 
 from slurm_adapter.adapter import Adapter
-from slurm_adapter.gateway import background_sync
 from slurm_adapter.gateway.http.app import make_app
-from slurm_adapter.gateway.sessions import sessions
+from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.jobs import user_tokens
 from slurm_adapter.local.configuration_file import load_config
 from tests.adapter import UNTIL_TOLD
@@ -51,7 +50,6 @@ def until(client: ClientConnection, text: str) -> str:
 def test_a_session_opens_one_shell_on_the_node_of_its_rank(
     transport: Transport, make_adapter: LiveSiteMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(background_sync, "SECONDS", 0.5)
     adapter = make_adapter(transport, more='[gateway]\nurl = "https://gateway.example.org"\n')
     [server] = adapter.start(adapter.shell(UNTIL_TOLD))
     [consumer] = adapter.start(adapter.shell(UNTIL_TOLD, peers={"database": server}, replicas=2))
@@ -76,7 +74,7 @@ def test_a_session_opens_one_shell_on_the_node_of_its_rank(
         say(client, type="initialize", sessionIdentifier=identifier, cols=101, rows=31)
         return identifier
 
-    app = make_app(Adapter(load_config(adapter.config_file)))
+    app = make_app(Adapter(load_config(adapter.config_file)), Limits(sync_interval=0.5))
     with served(app) as host:
         url = f"ws://{host}/ucloud/example/websocket"
         with connect(url, compression=None) as client:
@@ -93,7 +91,7 @@ def test_a_session_opens_one_shell_on_the_node_of_its_rank(
             adapter.cluster.wait_for(lambda: len(sleepers(int(SECONDS))) == 2)
             late = new_session(1)
             waiting = app.state.gateway.sessions._waiting  # noqa: SLF001  # its clock is put forward
-            monkeypatch.setattr(waiting, "_clock", lambda: time.monotonic() + sessions.SECONDS)
+            monkeypatch.setattr(waiting, "_clock", lambda: time.monotonic() + Limits().session_start)
             for opens_nothing in (identifier, late):
                 with connect(url, compression=None) as thief:
                     say(thief, type="initialize", sessionIdentifier=opens_nothing)

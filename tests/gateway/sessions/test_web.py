@@ -26,13 +26,15 @@ from slurm_adapter.core.interfaces import Interface
 from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway.api import job_json
 from slurm_adapter.gateway.http.app import make_app
-from slurm_adapter.gateway.sessions import revocation, web
+from slurm_adapter.gateway.limits import Limits
+from slurm_adapter.gateway.sessions import web
 from slurm_adapter.gateway.sessions.one_time_secrets import SecretStore
 from slurm_adapter.gateway.sessions.web import Domains, Place, Web
 from slurm_adapter.gateway.shares import Shares, TooMany
 from slurm_adapter.gateway.thread_pools import ThreadPools
 from slurm_adapter.jobs import user_tokens
 from tests.gateway import doors
+from tests.gateway.doors import within
 from tests.gateway.process import free_port
 from tests.gateway.serving import served
 from tests.offline import Offline
@@ -183,32 +185,32 @@ def application() -> Iterator[int]:
         yield int(address.rpartition(":")[2])
 
 
-async def make_no_passes(_: Gateway) -> None:
+async def never_sync(_: Gateway) -> None:
     """What is remembered is what the test says."""
 
 
 @contextmanager
-def opened(folder: Path, port: int, **settings: Any) -> Iterator[Ground]:
+def opened(folder: Path, port: int, limits: Limits | None = None, **settings: Any) -> Iterator[Ground]:
     """A gateway before a job whose port this is."""
     offline = Offline(folder, {"gateway": {**SETTINGS, **settings}})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slurm_adapter.gateway.http.app.reconcile", make_no_passes)
-        app = make_app(offline.open())
+        patch.setattr("slurm_adapter.gateway.http.app.sync_forever", never_sync)
+        app = make_app(offline.open(), limits)
         with served(app) as address:
             yield Ground(offline, app.state.gateway.web, address, port)
 
 
 @pytest.fixture
-def ground(tmp_path: Path, application: int) -> Iterator[Ground]:
+def ground(tmp_path: Path, application: int, limits: Limits) -> Iterator[Ground]:
     """A gateway that reaches the nodes itself."""
-    with opened(tmp_path, application) as ground:
+    with opened(tmp_path, application, limits) as ground:
         yield ground
 
 
 @pytest.fixture(params=[True, False], ids=["itself", "by commands"])
-def either(request: pytest.FixtureRequest, tmp_path: Path, application: int) -> Iterator[Ground]:
+def either(request: pytest.FixtureRequest, tmp_path: Path, application: int, limits: Limits) -> Iterator[Ground]:
     """One that reaches the nodes itself, and one that reaches them by commands on the cluster."""
-    with opened(tmp_path, application, reaches_nodes=request.param) as ground:
+    with opened(tmp_path, application, limits, reaches_nodes=request.param) as ground:
         yield ground
 
 
@@ -412,8 +414,8 @@ def test_a_desktop_is_bytes_both_ways(either: Ground) -> None:
 
 
 @pytest.mark.parametrize("how", ["cookie", "job", "run"])
-def test_a_socket_is_closed_once_its_session_is_over(ground: Ground, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
+@within(permission_check=0.1)
+def test_a_socket_is_closed_once_its_session_is_over(ground: Ground, how: str) -> None:
     cookie = ground.cookie()
     with ground.socket("/talk", cookie) as client:
         client.recv(timeout=30)
@@ -426,8 +428,8 @@ def test_a_socket_is_closed_once_its_session_is_over(ground: Ground, monkeypatch
 
 
 @pytest.mark.parametrize("how", ["cookie", "job", "run"])
-def test_an_answer_is_cut_once_its_session_is_over(either: Ground, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
+@within(permission_check=0.1)
+def test_an_answer_is_cut_once_its_session_is_over(either: Ground, how: str) -> None:
     GONE.clear()
     cookie = either.cookie()
     headers = {"Host": either.host(), **cookie}
@@ -443,10 +445,8 @@ def test_an_answer_is_cut_once_its_session_is_over(either: Ground, monkeypatch: 
     assert GONE.wait(60)
 
 
-def test_an_answer_that_has_not_begun_says_that_its_session_is_over(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
+@within(permission_check=0.1)
+def test_an_answer_that_has_not_begun_says_that_its_session_is_over(ground: Ground) -> None:
     cookie = ground.cookie()
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
         ground.keep(ground.record, web_port=server.getsockname()[1])
@@ -457,8 +457,8 @@ def test_an_answer_that_has_not_begun_says_that_its_session_is_over(
             assert (answer.result(60).status_code, "session is over" in answer.result().text) == (401, True)
 
 
-def test_a_desktop_is_closed_once_its_session_is_over(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
+@within(permission_check=0.1)
+def test_a_desktop_is_closed_once_its_session_is_over(ground: Ground) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         record = ground.keep(ground.record, vnc_port=server.getsockname()[1])
         link = urlsplit(ground.web.open(record, 0, "VNC").url or "")
@@ -470,8 +470,8 @@ def test_a_desktop_is_closed_once_its_session_is_over(ground: Ground, monkeypatc
                     client.recv(timeout=30)
 
 
-def test_a_session_is_over_with_the_token_that_asked_for_it(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
+@within(permission_check=0.1)
+def test_a_session_is_over_with_the_token_that_asked_for_it(ground: Ground) -> None:
     site = ground.offline.site
     token = user_tokens.create(site, "mine", "alice")
     session = ground.web.open(ground.record, 0, "WEB", grant=user_tokens.digest(token))
@@ -509,7 +509,7 @@ def test_sessions_are_refused_with_their_reason(ground: Ground, kind: Any) -> No
 def test_a_site_without_them_says_what_is_not_set(tmp_path: Path, key: str, value: object) -> None:
     offline = Offline(tmp_path, {"gateway": {**SETTINGS, key: value}})
     record = offline.run(offline.job())
-    web = Web(offline.config, ThreadPools(offline.site))
+    web = Web(offline.config, ThreadPools(offline.site), Limits())
     with pytest.raises(NotOffered, match=f"supported.*gateway.{key}"):
         web.open(record, 0, "WEB")
     [support] = job_json.support(offline.config, peers=False)

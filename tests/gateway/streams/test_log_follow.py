@@ -42,7 +42,7 @@ class Cluster:
     underway: int = 0
     most_underway: int = 0
 
-    async def call(self, work: object, *arguments: Any) -> Any:
+    async def run(self, work: object, *arguments: Any) -> Any:
         """What a thread would do."""
         if work is not logs.read_round:
             self.looks += 1
@@ -58,7 +58,12 @@ class Cluster:
             raise self.failures.pop(0)
         return pieces
 
-    ask = call
+    @property
+    def database(self) -> Cluster:
+        """See `ThreadPools.database`."""
+        return self
+
+    questions = database
 
     def read(self, offsets: Mapping[str, int], limit: int) -> list[Piece]:
         """A round."""

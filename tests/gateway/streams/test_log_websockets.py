@@ -22,10 +22,11 @@ from slurm_adapter.core.errors import InvalidInput, TryAgain
 from slurm_adapter.core.specification import Owner
 from slurm_adapter.gateway.api.schemas import Empty
 from slurm_adapter.gateway.http.app import make_app
-from slurm_adapter.gateway.sessions import revocation
+from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.gateway.streams import frames, log_websockets, streams
 from slurm_adapter.jobs import submit, user_tokens
 from slurm_adapter.jobs.item import Item
+from tests.gateway.doors import within
 from tests.gateway.serving import served
 from tests.offline import Offline
 
@@ -78,7 +79,7 @@ class Served(Offline):
 
 
 @contextmanager
-def open_site(folder: Path) -> Iterator[Served]:
+def open_site(folder: Path, limits: Limits | None = None) -> Iterator[Served]:
     """A site whose gateway is served, with both doors."""
     (folder / "key.pem").write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     (folder / "refresh").write_text("secret")
@@ -86,14 +87,14 @@ def open_site(folder: Path) -> Iterator[Served]:
     made = Served(folder, {"ucloud": ucloud, "first_id": 10**12})
     behind = made.open()
     behind.receiver = made.site.receiver = None  # nobody is to be told
-    with served(make_app(behind)) as made.address:
+    with served(make_app(behind, limits)) as made.address:
         yield made
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Served]:
+def site(tmp_path: Path, limits: Limits) -> Iterator[Served]:
     """A site of the test's own."""
-    with open_site(tmp_path) as made:
+    with open_site(tmp_path, limits) as made:
         yield made
 
 
@@ -203,8 +204,8 @@ def test_a_user_follows_a_job_from_the_queue_to_its_end(site: Served) -> None:
         assert len(site.site.store.updates(record.id)) == seen + 2
 
 
-def test_following_ends_with_the_token(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
+@within(permission_check=0.1)
+def test_following_ends_with_the_token(site: Served) -> None:
     record = site.run(site.job())
     with site.connect(token=user_tokens.create(site.site, "revoked", "alice")) as client, site.connect() as browser:
         client.send(call({"id": record.id}))
@@ -216,8 +217,8 @@ def test_following_ends_with_the_token(site: Served, monkeypatch: pytest.MonkeyP
         assert receive(browser)["payload"]["log"][0]["stdout"] == "more\n"
 
 
-def test_ucloud_follows_as_long_as_its_key_is_the_one(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.1)
+@within(permission_check=0.1)
+def test_ucloud_follows_as_long_as_its_key_is_the_one(site: Served) -> None:
     record = site.run(site.ucloud_job())
     with site.as_ucloud() as client:
         client.send(init(record))
@@ -430,11 +431,10 @@ def test_clients_that_leave_in_the_middle_leave_nothing_behind(site: Served, cap
     assert [entry for entry in ours if entry.exc_info] == []
 
 
-def test_a_client_that_does_not_read_is_given_up(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "SEND_SECONDS", 0.3)
+def test_a_client_that_does_not_read_is_given_up(site: Served) -> None:
     record = site.run(site.job())
     write(record, "stdout.txt", b"x" * 30_000_000)
-    app = make_app(site.open())
+    app = make_app(site.open(), Limits(stream_send=0.3))
     with served(app) as site.address:
         header = {"Authorization": f"Bearer {site.token()}"}
         with connect(
@@ -466,9 +466,9 @@ def test_the_gateway_ends_while_jobs_are_followed(site: Served, caplog: pytest.L
     assert [entry for entry in caplog.records if entry.exc_info] == []
 
 
-def test_ucloud_is_pinged_and_who_is_of_no_use_is_sent_away(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+@within(stream_ping=1.0)
+def test_ucloud_is_pinged_and_who_is_of_no_use_is_sent_away(site: Served) -> None:
     record = site.ucloud_job()
-    monkeypatch.setattr(streams, "PING_SECONDS", 1.0)  # one that has said nothing by then is sent away, too
     with site.as_ucloud() as client:
         client.send(init(record))
         for _ in range(3):

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from websockets.sync.client import connect
 
 from slurm_adapter.adapter import Adapter
-from slurm_adapter.gateway import background_sync
 from slurm_adapter.gateway.http.app import make_app
+from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.gateway.streams import log_follow
 from slurm_adapter.jobs import logs, user_tokens
 from slurm_adapter.local.configuration_file import load_config
@@ -94,9 +94,7 @@ class Door:
 
 
 @pytest.fixture(params=["local", "ssh"])
-def door(
-    request: pytest.FixtureRequest, make_adapter: LiveSiteMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Door]:
+def door(request: pytest.FixtureRequest, make_adapter: LiveSiteMaker, tmp_path: Path) -> Iterator[Door]:
     """A site whose gateway is served, over each transport."""
     key = rsa.generate_private_key(65537, 2048)
     (tmp_path / "key.pem").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -104,13 +102,11 @@ def door(
     ucloud = f'[ucloud]\nurl = "http://127.0.0.1:1"\nkey = "{tmp_path}/key.pem"\nrefresh_token = "{tmp_path}/refresh"\n'
     transport: Transport = request.param
     adapter = make_adapter(transport, more=ucloud, first_id=10**12)
-    monkeypatch.setattr(background_sync, "SECONDS", 0.5)
-    monkeypatch.setattr(background_sync, "SHARE", 1)
     site = Adapter(load_config(adapter.config_file))
     inner = site.transport
     tripping = Tripping(inner)
     site.transport = tripping
-    with served(make_app(site)) as address:
+    with served(make_app(site, Limits(sync_interval=0.5, sync_share=1))) as address:
         yield Door(adapter, address, key, tripping)
     inner.close()
 
