@@ -1,4 +1,4 @@
-"""A moment until which something may take, for code that waits in several places."""
+"""A deadline for code that waits in several places."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import time
 
 
 class Deadline:
-    """`seconds` from now, by the monotonic clock."""
+    """A time `seconds` from now, by the monotonic clock."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     @property
     def left(self) -> float:
-        """Seconds that are left; 0.0 once it has passed."""
+        """Return the remaining seconds; 0.0 after the deadline."""
         return max(0.0, self._end - time.monotonic())
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is left."""
+        """Return whether the deadline is over."""
         return self.left == 0.0

@@ -1,4 +1,4 @@
-"""A transport that runs nothing: a function answers instead of the cluster."""
+"""A transport for tests that runs nothing: a function answers instead of the cluster."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class FakeTransport:
-    """Hands every command to `handler`, which returns a `Result` or raises one of the port's errors.
+    """Passes every command to `handler`, which returns a `Result` or raises one of the interface's errors.
 
-    `opener` answers likewise where a command is to be talked to. `commands` holds what was run or opened, in order.
+    `opener` does the same for `open`. `commands` has the commands that were run or opened, in order.
     """
 
     def __init__(
@@ -29,20 +29,20 @@ class FakeTransport:
         self.commands: list[Command] = []
 
     def run(self, command: Command) -> Result:
-        """The handler's answer, held to the port's promises on output and sudo."""
+        """Return the handler's answer; apply the interface's rules on output and sudo."""
         self.commands.append(command)
         result = self._handler(command)
         if len(result.stdout) + len(result.stderr) > command.output_limit:
-            raise TooMuchOutput(f"{command} wrote more than {command.output_limit} bytes and was given up")
+            raise TooMuchOutput(f"{command} wrote more than {command.output_limit} bytes")
         check_sudo_started(command, result)
         return result
 
     def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
-        """What the opener gives. Raises `NotConnected` where there is none."""
+        """Return the opener's stream. Raises `NotConnected` if there is no opener."""
         self.commands.append(command)
         if self._opener is None:
-            raise NotConnected(f"{command} cannot be talked to here")
+            raise NotConnected(f"{command} cannot be opened as a stream here")
         return self._opener(command, terminal)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """See `Transport.close`."""

@@ -1,13 +1,13 @@
-"""Frames a command's answer, so that text of others around it is dropped.
+"""Frames a command's answer, so that other text around it is dropped.
 
 Start-up files of an account, a forced command, the entry program of a container, and PAM modules of sudo write to the
-command's own stdout and stderr, before it or after it. So a shell, started as the command's account, stands directly
-around the command. It writes a mark to both outputs before the command, and another one with the exit status after it.
-Only these prove that a command was started, and that its answer is complete.
+command's own stdout and stderr, before or after it. So a shell, started as the command's account, runs the command. It
+writes a mark to both outputs before the command, and another one with the exit code after it. Only these marks prove
+that a command was started, and that its answer is complete.
 
 The marks are drawn for each command. The shell reads them from standard input, because every user of the cluster can
-read a process's arguments. If a start-up file has read some of that, the command is not started: its own input would
-lack that, too.
+read a process's arguments. If a start-up file has read part of standard input, the command is not started, because its
+own input may be incomplete.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from slurm_adapter.cluster.transports.interface import Command, ConnectionLost, 
 from slurm_adapter.cluster.transports.sudo import check_sudo_started
 
 ROOM = 1024 * 1024
-"""Bytes that text outside the frame may take, and the frame itself, in addition to the command's own limit."""
+"""Maximum number of bytes of the frame and the text outside it, in addition to the command's own limit."""
 
-# $1 is the name of the account, or empty for the own one; $2 is `clean` for a command with an environment of its own.
-# `read` takes its own line and no byte of what follows (POSIX, read, STDIN).
+# $1 is the name of the account, or empty for the adapter's own; $2 is `clean` for a command with its own environment.
+# `read` reads its own line and no byte after it (POSIX, read, STDIN).
 _SCRIPT = """\
 IFS= read -r _frame
 case $_frame in frame-????????????????) ;; *) echo "a start-up file reads standard input" >&2; exit 125 ;; esac
@@ -47,13 +47,13 @@ exit "$1"
 """
 
 USER_SCRIPTS = {"frame": _SCRIPT}
-"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+"""The script that runs as the account of a user, by the name of `slurm_adapter.cli.sudo_helper`."""
 
 _STATUS = re.compile(rb"(\d+|\?)\.")
-"""The exit status, or that there is no such program."""
+"""The exit code, or `?` if there is no such program."""
 
 _LONGEST_END = 64
-"""More bytes than an end mark has."""
+"""Longer than any end mark."""
 
 
 class Frame:
@@ -75,7 +75,7 @@ class Frame:
 
     @property
     def stdin(self) -> bytes:
-        """Return what that command line reads."""
+        """Return the standard input of that command line."""
         return b"%b\n%b" % (self._mark, self._command.stdin)
 
     def ended(self, output: bytearray, added: int) -> bool:
@@ -85,9 +85,9 @@ class Frame:
     def read(self, status: int | None, stdout: bytes, stderr: bytes, place: str) -> Result:
         """Return the command's own answer.
 
-        `status` is the exit status of the whole command line, if there is one. `place` says where a missing program is
-        to be installed. Raises `NotConnected` if the command was not started, and `ConnectionLost` if that is unknown
-        or its answer is not complete.
+        `status` is the exit code of the whole command line, if there is one. `place` is the advice for a missing
+        program. Raises `NotConnected` if the command was not started, and `ConnectionLost` if that is unknown or its
+        answer is incomplete.
         """
         before, begun, own = stdout.partition(self._mark + b"<")
         said = b"\n".join(text.strip() for text in (stderr, before) if text.strip()).decode(errors="replace")
@@ -99,27 +99,27 @@ class Frame:
             check_sudo_started(self._command, Result(status or 0, b"", stderr))
             kind = NotConnected if status in {125, 126, 127} else ConnectionLost
             raise kind(
-                f"cannot start {self._command}: its shell ended with exit code {status}: {said or 'no word'}\n"
-                "The login shell, and a forced command or prefix, must run what they are given and keep its output"
+                f"cannot start {self._command}: its shell ended with exit code {status}: {said or 'no message'}\n"
+                "The login shell, and a forced command or prefix, must run the given command and keep its output"
             )
         length, own_status = self._find_end(own)
         _, _, errors = stderr.partition(self._mark + b"<")
         if own_status is None:
             said = errors.decode(errors="replace").strip()
-            raise ConnectionLost(f"the answer of {self._command} broke off: exit code {status}: {said or 'no word'}")
+            raise ConnectionLost(f"the answer of {self._command} broke off: exit code {status}: {said or 'no message'}")
         if self._mark in own[:length]:
             raise ConnectionLost(
-                f"the answer of {self._command} cannot be read: stdout and stderr come as one, as with `2>&1` or a "
+                f"the answer of {self._command} cannot be read: stdout and stderr are mixed, as by `2>&1` or a "
                 "terminal\nThe start-up files, and a forced command or prefix, must keep them apart"
             )
         result = Result(int(own_status), own[:length], errors[: self._find_end(errors)[0]])
         if len(result.stdout) + len(result.stderr) > self._command.output_limit:
-            raise TooMuchOutput(f"{self._command} wrote more than {self._command.output_limit} bytes and was given up")
+            raise TooMuchOutput(f"{self._command} wrote more than {self._command.output_limit} bytes")
         return result
 
     def _find_end(self, output: bytes | bytearray, start: int = 0) -> tuple[int, bytes | None]:
-        """Return where the output ends, and the exit status if the mark at its end is there."""
-        # No pattern with the mark: `re` would keep it, and drop others from its cache.
+        """Return the length of the output, and the exit code if the mark at its end is there."""
+        # Without a regular expression of the mark, which would drop others from the cache of `re`.
         at = output.find(self._mark + b">", start)
         match = _STATUS.match(output, at + len(self._mark) + 1) if at >= 0 else None
         return (at, match[1]) if match else (len(output), None)

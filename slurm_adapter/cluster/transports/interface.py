@@ -1,8 +1,8 @@
-"""The transport's port: run one command on the cluster, with bytes in and bytes out.
+"""The interface of transports: run one command on the cluster, with bytes in and bytes out.
 
-It is a command with standard input, and not a file copy protocol, because most files belong to a job's user: they are
-written through `sudo -n -u USER`, which SFTP cannot do. A transport decides *where* a command runs; as *whom* is part
-of the command.
+A transport runs commands with standard input, and does not copy files, because most files belong to a job's user. They
+are written through `sudo -n -u USER`, which SFTP cannot do. The transport determines the machine on which a command
+runs; the account is part of the command.
 """
 
 from __future__ import annotations
@@ -22,60 +22,60 @@ class Command:
     argv: tuple[str, ...]
     """The program and its arguments; never shell text."""
     stdin: bytes = b""
-    """Written to the program, then its standard input is closed."""
+    """The program's standard input."""
     user: str | None = None
-    """The account it runs as, by `sudo -n -u`; None is the adapter's own account on the cluster."""
+    """The account that runs it, by `sudo -n -u`; None for the adapter's own account on the cluster."""
     environment: tuple[str, ...] | None = None
-    """Words NAME=VALUE: all that it has in its environment, beside HOME, USER, LOGNAME and SHELL of its account.
+    """The whole environment as words NAME=VALUE, in addition to HOME, USER, LOGNAME and SHELL of the account.
 
-    None: what the account has there by itself. For `Transport.run` only.
+    None for the account's own environment. For `Transport.run` only.
     """
     timeout: float = 60.0
-    """Seconds until the caller stops waiting. What runs on the cluster may outlive it: see `CommandTimeout`."""
+    """Seconds until the caller stops waiting. The command may live longer on the cluster; see `CommandTimeout`."""
     waits: float | None = None
-    """The most seconds of these that it waits for others to make room, where only so many run at once; None for all."""
+    """Maximum of these seconds in which it waits for a slot, if the transport limits commands; None for all."""
     first: bool = False
-    """It waits for no others: for a sign of life. One at a time."""
+    """True if it needs no slot, for a health check. One at a time."""
     output_limit: int = 256 * MEBIBYTE
-    """The most bytes that stdout and stderr together may have."""
+    """Maximum number of bytes of stdout and stderr together."""
     helper: str | None = None
-    """The program that sudo starts, with `argv` as its arguments; None: `argv` itself. See `sudo_helper`."""
+    """The program that sudo starts, with `argv` as its arguments; None for `argv` itself. See `sudo_helper`."""
 
     def __post_init__(self) -> None:
-        """Refuse what no command line can carry (execve(2): a NUL byte ends an argument)."""
+        """Raise `ValueError` for a NUL byte, which ends an argument (execve(2))."""
         for word in (*self.argv, self.user or ""):
             if "\0" in word:
-                raise ValueError(f"an argument of {self.argv[0]!r} holds a NUL byte")
+                raise ValueError(f"an argument of {self.argv[0]!r} contains a NUL byte")
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The whole command line, the change of account included."""
+        """Return the whole command line, with the change of account."""
         if self.user is None:
             return self.argv
         return ("sudo", "-n", "-u", self.user, "--", *([self.helper] if self.helper else []), *self.argv)
 
     def __str__(self) -> str:
-        """The command as a log shows it: program and account, no arguments (they may hold a user's data)."""
+        """Return the command for a log: program and account, without arguments, which may contain a user's data."""
         return self.argv[0] + (f" as {self.user}" if self.user else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a command that ran to its end left behind."""
+    """The exit code and the output of a command that ended."""
 
     status: int
-    """The exit status; 128 + N where signal N ended it."""
+    """The exit code; 128 + N if signal N ended it."""
     stdout: bytes
     stderr: bytes
 
     @property
     def text(self) -> str:
-        """Stdout as text; bytes that are no UTF-8 are replaced, never an error (job names may hold anything)."""
+        """Return stdout as text. Bytes that are not UTF-8 are replaced, because job names may contain any bytes."""
         return self.stdout.decode(errors="replace")
 
     @property
     def complaint(self) -> str:
-        """Stderr as text, without surrounding white space."""
+        """Return stderr as text, without surrounding white space."""
         return self.stderr.decode(errors="replace").strip()
 
 
@@ -90,52 +90,52 @@ class Terminal:
 
 
 class TransportError(AdapterError):
-    """The base of a transport's own failures."""
+    """The base of a transport's own errors."""
 
 
 class NotConnected(TransportError, TryAgain):
-    """The command was certainly not started: no connection, a refused key, no such program to start it with."""
+    """The command was certainly not started: no connection, a refused key, or a missing program."""
 
 
 class Busy(NotConnected):
-    """Other commands left no room for this one in time."""
+    """Other commands used all slots until the timeout."""
 
 
 class ConnectionLost(TransportError, Unknown):
-    """The connection broke after the command was handed over: it may have run, wholly or in part."""
+    """The connection broke after the command was sent: it may have run, wholly or in part."""
 
 
 class CommandTimeout(TransportError, Unknown):
-    """The command did not end in time: it may still run, or have run."""
+    """The command did not end in time. It may still run, or may have ended."""
 
 
 class TooMuchOutput(TransportError, Unknown):
-    """The command wrote more than its limit, and was given up."""
+    """The command wrote more than its limit, and was abandoned."""
 
 
 class Stream(Protocol):
-    """A command that runs, with bytes both ways. Its methods may be called from several threads."""
+    """A running command with bytes in both directions. Its methods may be called from several threads."""
 
     def read(self) -> bytes:
-        """What it writes next, as soon as there is some; `b""` once there is nothing more, or after `close`.
+        """Wait for output and return it; `b""` at its end, or after `close`.
 
-        With a terminal that is all it writes, without one its standard output alone: its complaints go nowhere.
+        With a terminal it is all output of the command. Without one it is standard output only; stderr is dropped.
         """
         ...
 
     def write(self, data: bytes) -> None:
-        """Give it all of this as input; waits while it does not read. What has ended takes anything."""
+        """Write input; wait while the command does not read. Input of a command that has ended is ignored."""
         ...
 
     def resize(self, columns: int, rows: int) -> None:
-        """Change the size of its terminal; without one nothing happens."""
+        """Change the size of the terminal, if there is one."""
         ...
 
     def close(self) -> None:
-        """Hang up; may be repeated.
+        """End the connection to the command. May be repeated.
 
-        With a terminal the command gets SIGHUP as if somebody had closed the window. Without one its input ends and
-        nobody reads its output any more, at which it has to end itself.
+        With a terminal the command gets SIGHUP, as if somebody had closed the window. Without one its input ends, and
+        its output is not read any more; the command has to end by itself.
         """
         ...
 
@@ -146,21 +146,21 @@ class Transport(Protocol):
     def run(self, command: Command) -> Result:
         """Run a command to its end, in the directory `/`, in the locale C.UTF-8 and without the adapter's environment.
 
-        HOME, USER, LOGNAME and SHELL are those of the account that it runs as, whatever sudo and sshd make of them.
-        Safe to call from several threads. Raises `NotConnected` where the command certainly did not start, and
-        `ConnectionLost`, `CommandTimeout` or `TooMuchOutput` where it may have run.
+        HOME, USER, LOGNAME and SHELL are those of the command's account, whatever sudo and sshd set. Safe to call from
+        several threads. Raises `NotConnected` if the command certainly did not start, and `ConnectionLost`,
+        `CommandTimeout` or `TooMuchOutput` if it may have run.
         """
         ...
 
     def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
-        """Start a command that is talked to while it runs, in the same place and environment as `run` does.
+        """Start an interactive command, in the same directory and environment as `run` does.
 
-        With a terminal, that is its controlling one. The command's `timeout` is how long it may take to start; its
-        `stdin` and `output_limit` are not used. Raises `NotConnected` where it certainly did not start, and
-        `ConnectionLost` where it may have. What sudo says comes as the command's own output.
+        A terminal becomes its controlling terminal. The command's `timeout` is for its start; its `stdin` and
+        `output_limit` are not used. Raises `NotConnected` if it certainly did not start, and `ConnectionLost` if it may
+        have started. sudo's messages come as the command's own output.
         """
         ...
 
     def close(self) -> None:
-        """Give back what is held (connections, and the streams on them); a later `run` opens anew."""
+        """Close connections and the streams on them. A later `run` connects again."""
         ...

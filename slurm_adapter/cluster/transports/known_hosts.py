@@ -1,7 +1,7 @@
 """Checks a server's host key against files of known hosts (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT).
 
-paramiko reads such files too, but stops at lines that many sites have (`@cert-authority`), knows neither patterns nor
-`@revoked`, and does not tell which file it looked in. A host whose key is not there is always refused.
+paramiko reads such files too, but stops at lines that many sites have (`@cert-authority`), does not support patterns
+and `@revoked`, and does not report which file it read. A host is always refused unless its key is in a file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """One key that a file holds for a host."""
+    """A host's key in a file."""
 
     algorithm: str
     blob: bytes
@@ -36,12 +36,12 @@ class KnownKey:
 
 
 def known_keys(files: tuple[Path, ...], name: str) -> list[KnownKey]:
-    """The keys that the files hold for a host, in order. A file that does not exist holds none."""
+    """Return the keys of a host in these files, in order. A missing file has no keys."""
     return [key for file in files if file.exists() for key in _read(file, name)]
 
 
 def check_host_key(target: Target, offered: paramiko.PKey, known: list[KnownKey]) -> None:
-    """Raise `NotConnected` unless the server's key is one of the known ones, and none that was revoked."""
+    """Raise `NotConnected` unless the server's key is known and not revoked."""
     blob = offered.asbytes()
     for key in known:
         if key.revoked and key.blob == blob:
@@ -53,8 +53,8 @@ def check_host_key(target: Target, offered: paramiko.PKey, known: list[KnownKey]
     if good:
         raise NotConnected(
             f"the host key of {target} is not the known one: it offers {fingerprint}, "
-            f"but {', '.join(key.place for key in good)} hold another one for {target.host_key_name}\n"
-            f"Somebody may be listening in. If its administrator confirms the new key, remove the old one: "
+            f"but {', '.join(key.place for key in good)} has another key of {target.host_key_name}\n"
+            f"Another machine may impersonate it. If its administrator confirms the new key, remove the old one: "
             f"ssh-keygen -R '{target.host_key_name}' -f {good[0].place.rpartition(':')[0]}"
         )
     files = ", ".join(f"{file}{'' if file.exists() else ' (does not exist)'}" for file in target.known_hosts)
@@ -70,7 +70,7 @@ def _read(file: Path, name: str) -> Iterator[KnownKey]:
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
-        # Certificates of hosts are unknown to paramiko, so what an authority would vouch for cannot be checked.
+        # paramiko does not support host certificates, so the keys of authorities are of no use.
         if len(fields) < 3 or fields[0].startswith("#") or marker not in {"", "@revoked"}:
             continue
         if not _matches(name, fields[0]):
@@ -83,7 +83,7 @@ def _read(file: Path, name: str) -> Iterator[KnownKey]:
 
 
 def _matches(name: str, patterns: str) -> bool:
-    """Whether a line is about this host. A negated pattern that matches settles it."""
+    """Return whether a line is about this host. It is not if a negated pattern matches."""
     found = False
     for pattern in patterns.split(","):
         if pattern.startswith("|1|"):
@@ -97,12 +97,12 @@ def _matches(name: str, patterns: str) -> bool:
 
 
 def _fits(name: str, pattern: str) -> bool:
-    # In these files `[` is no wildcard: it begins `[host]:port`.
+    # In these files `[` is not a wildcard, but the start of `[host]:port`.
     return fnmatch.fnmatchcase(name, pattern.lower().replace("[", "[[]"))
 
 
 def _is_hash_of(name: str, pattern: str) -> bool:
-    """Whether `pattern` is `|1|salt|digest` of the name (HMAC-SHA1; `HashKnownHosts yes`)."""
+    """Return whether `pattern` is `|1|salt|digest` of the name (HMAC-SHA1; `HashKnownHosts yes`)."""
     try:
         salt, digest = (base64.b64decode(part, validate=True) for part in pattern.removeprefix("|1|").split("|"))
     except ValueError:

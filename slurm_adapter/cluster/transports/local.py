@@ -1,4 +1,4 @@
-"""Runs commands on this machine: the adapter lives on a login node, or beside a cluster in a container."""
+"""Runs commands on this machine, if the adapter runs on a login node or next to a cluster in a container."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 _CHUNK = 1024 * 1024
 _REAP_SECONDS = 2.0
-"""How long a killed command is waited for."""
+"""Seconds to wait for a killed command."""
 
 
 def clean_environment() -> dict[str, str]:
-    """What a command may know of the adapter's environment: none of its secrets, and one fixed locale."""
+    """Return the environment for commands: none of the adapter's secrets, and a fixed locale."""
     own = pwd.getpwuid(os.geteuid())
     return {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -44,10 +44,10 @@ def clean_environment() -> dict[str, str]:
 
 
 class LocalTransport:
-    """Runs each command as a child process, in `/`, in a session of its own.
+    """Runs each command as a child process, in `/`, in its own session.
 
-    `prefix` is put before every command, to enter a container or a namespace. `environment` is the whole environment
-    of the commands; without it they get `clean_environment()`.
+    `prefix` precedes every command, to enter a container or a namespace. `environment` is the whole environment of the
+    commands, by default `clean_environment()`.
     """
 
     def __init__(self, prefix: tuple[str, ...] = (), environment: Mapping[str, str] | None = None) -> None:
@@ -74,7 +74,7 @@ class LocalTransport:
         return frame.read(status, stdout, stderr, place)
 
     def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
-        """Start a command that is talked to; see `Transport.open`."""
+        """Start a command as a stream; see `Transport.open`."""
         words = (*self._prefix, *command.words)
         path = self._environment.get("PATH", os.defpath)
         if shutil.which(words[0], path=path) is None:
@@ -85,12 +85,12 @@ class LocalTransport:
             raise _missing(words[0], error.strerror, path) from error
 
     def close(self) -> None:
-        """Nothing is held between commands."""
+        """See `Transport.close`."""
 
     def _start(self, command: Command, frame: Frame) -> subprocess.Popen[bytes]:
         words = (*self._prefix, *frame.words)
         try:
-            # Not `with Popen(...)`: its exit waits without limit for a command that may not be ours to kill.
+            # Not `with Popen(...)`, which waits without limit for a command that we may not be allowed to kill.
             return subprocess.Popen(
                 words,
                 bufsize=0,
@@ -114,9 +114,9 @@ def _missing(program: str, why: str | None, path: str) -> NotConnected:
 def _exchange(
     process: subprocess.Popen[bytes], command: Command, frame: Frame, deadline: Deadline
 ) -> tuple[bytes, bytes, bool]:
-    """Feed stdin and drain stdout and stderr at the same time, until both end or are complete.
+    """Write stdin and read stdout and stderr at the same time, until both end or are complete.
 
-    Also returns whether both are complete.
+    Return both, and whether both are complete.
     """
     stdin, stdout, stderr = _pipes(process)
     outputs: dict[object, bytearray] = {stdout: bytearray(), stderr: bytearray()}
@@ -152,7 +152,7 @@ def _exchange(
 
 
 def _write(stdin: IO[bytes], unsent: memoryview) -> int:
-    """Write what the pipe takes; all of it where nobody reads any more (the command may end without reading)."""
+    """Write as much as the pipe takes; all of it if the command has ended without reading."""
     try:
         return os.write(stdin.fileno(), unsent[:_CHUNK])
     except BlockingIOError:
@@ -162,7 +162,7 @@ def _write(stdin: IO[bytes], unsent: memoryview) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the command with its whole process group where it still runs, and give back its pipes."""
+    """Close the command's pipes, and kill its whole process group if it still runs."""
     for pipe in _pipes(process):
         pipe.close()
     if process.poll() is not None:
@@ -171,7 +171,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(_REAP_SECONDS)
     except (PermissionError, subprocess.TimeoutExpired):
-        # Somebody else's (sudo runs as root), or stuck in the kernel: it may live on, but is reaped when it ends.
+        # Another account's process (sudo runs as root), or stuck in the kernel: it may still run, and is reaped later.
         threading.Thread(target=process.wait, name=f"reap {process.pid}", daemon=True).start()
 
 

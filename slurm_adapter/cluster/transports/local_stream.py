@@ -1,4 +1,4 @@
-"""A command of this machine that is talked to while it runs."""
+"""An interactive command on this machine."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from slurm_adapter.cluster.transports.interface import Terminal
 
 UMASK = 0o022
-"""Of every command, whatever the umask of this process is. sbatch passes it on to the job."""
+"""The umask of every command, whatever that of this process is. sbatch passes it on to the job."""
 
 _CHUNK = 64 * 1024
 _GRACE = 10.0
-"""Seconds that a command may take to end after it was hung up on, before it is killed."""
+"""Seconds that a command may take to end after its stream was closed, before it is killed."""
 _TAKE_TERMINAL = 'exec <"$0" >"$0" 2>&1; exec "$@"'
-"""What a leader of a session opens first becomes its controlling terminal (setsid(2))."""
+"""The first terminal that a session leader opens becomes its controlling terminal (setsid(2))."""
 
 
 def start(words: Sequence[str], environment: Mapping[str, str], terminal: Terminal | None) -> LocalStream:
-    """Start it, in `/`, in a session of its own. Raises `OSError`."""
+    """Start a command, in `/`, in its own session. Raises `OSError`."""
     if terminal is None:
         process = subprocess.Popen(
             words,
@@ -68,7 +68,7 @@ def start(words: Sequence[str], environment: Mapping[str, str], terminal: Termin
 
 
 class LocalStream:
-    """See `Stream`. Owns the process and both descriptors."""
+    """See `Stream`. It owns the process and both descriptors."""
 
     def __init__(self, process: subprocess.Popen[bytes], into: int, out_of: int, *, terminal: bool = False) -> None:
         self._process = process
@@ -76,7 +76,7 @@ class LocalStream:
         self._out_of = out_of
         self._terminal = terminal
         self._closed = os.eventfd(0, os.EFD_CLOEXEC)
-        """Readable once somebody closes: a descriptor must not be closed under a thread that waits for it."""
+        """Readable after `close`: a descriptor must not be closed while a thread waits for it."""
         self._closing = threading.Lock()
         self._reading = threading.Lock()
         self._writing = threading.Lock()
@@ -92,7 +92,7 @@ class LocalStream:
                     return os.read(self._out_of, _CHUNK)
                 except BlockingIOError:
                     continue
-                except OSError:  # EIO: nobody has the terminal open any more
+                except OSError:  # EIO: no process has the terminal open any more
                     break
             return b""
 
@@ -128,7 +128,7 @@ class LocalStream:
             threading.Thread(target=self._reap, name=f"reap {self._process.pid}", daemon=True).start()
 
     def _wait(self, descriptor: int, event: int) -> bool:
-        """Wait until it is ready, or has ended; false where this stream is closed."""
+        """Wait until the descriptor is ready or at its end. Return false if this stream is closed."""
         poll = select.poll()
         poll.register(descriptor, event)
         poll.register(self._closed, select.POLLIN)

@@ -1,31 +1,28 @@
-"""Runs commands on the cluster's login node over SSH, through connections that are kept.
+"""Runs commands on the cluster's login node over SSH, through kept connections.
 
-Each command gets a channel of its own (a *session*), at most five at once on a connection. A second connection is made
-when the first is full. Commands of one account get two sessions at most, and those of all accounts leave some to the
-adapter's own account: so an account whose commands hang keeps no other's waiting. The journey of one:
+Each command gets its own channel (a *session*), at most five at once on a connection. A further connection is made when
+the others are full. Commands of one account get at most two sessions, and those of all accounts leave some to the
+adapter's own account. So an account with hanging commands does not delay others. The steps of a command:
 
     run ─ wait for a slot
-        ├ take the connection, or open it: `ssh_connection`         until here a failure is NotConnected,
-        ├ open a session; where the connection has died, anew       and nothing has run
-        ├ hand over the line that the remote shell reads            from here on it is Unknown: ConnectionLost,
-        └ feed stdin and drain stdout and stderr, all at once       CommandTimeout or TooMuchOutput
+        ├ take a connection, or open one: `ssh_connection`          until here an error is NotConnected,
+        ├ open a session; on a new connection if this one died      and nothing has run
+        ├ send the line that the remote shell reads                 from here on it is Unknown: ConnectionLost,
+        └ write stdin and read stdout and stderr, all at once       CommandTimeout or TooMuchOutput
 
-The limits of time hold in all of this, although paramiko waits without limit in places (for the answer to a request,
-for the network to take bytes): a watchdog closes the connection under a command that is stuck in one of them.
+All timeouts hold, although paramiko sometimes waits without limit (for the answer to a request, for the network to take
+bytes): a watchdog then closes the connection.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import threading
 from typing import TYPE_CHECKING
 
-import paramiko
-
 from slurm_adapter.cluster.transports.deadline import Deadline
-from slurm_adapter.cluster.transports.frame import ROOM, Frame
+from slurm_adapter.cluster.transports.frame import Frame
 from slurm_adapter.cluster.transports.interface import (
     Busy,
     Command,
@@ -35,72 +32,41 @@ from slurm_adapter.cluster.transports.interface import (
     Result,
     TooMuchOutput,
 )
+from slurm_adapter.cluster.transports.shell_line import check_length, shell_line
 from slurm_adapter.cluster.transports.ssh_config import resolve
 from slurm_adapter.cluster.transports.ssh_connection import Connection, translated
+from slurm_adapter.cluster.transports.ssh_session import BROKEN, Conversation, SshStream, read_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
+
+    import paramiko
 
     from slurm_adapter.cluster.transports.interface import Stream, Terminal
     from slurm_adapter.cluster.transports.ssh_config import SshSettings
 
 STREAM_WINDOW = 256 * 1024
-"""Bytes of a stream that wait here for one who does not read: there are hundreds of streams."""
+"""Maximum number of unread bytes of a stream. There are hundreds of streams."""
 SESSIONS = 5
-"""Commands at once. sshd allows ten sessions (MaxSessions) and frees them late: eight at once were refused at times."""
+"""Sessions at once on a connection. sshd allows ten (MaxSessions) and frees them late: it sometimes refused eight."""
 
 CONNECTIONS = 4
-"""Connections for commands, at most."""
+"""Maximum number of connections for commands."""
 
 OF_ACCOUNT = 2
-"""Sessions of one account, at most, by which jobs run."""
+"""Maximum number of sessions of one account of jobs."""
 
 _OWN = SESSIONS
-"""Sessions that are kept for commands as the adapter's own account, such as questions to Slurm."""
+"""Sessions that are reserved for commands as the adapter's own account, such as requests to Slurm."""
 
-_CHUNK = 64 * 1024
-_LAST_WORDS = 2.0
-"""Seconds that what was written to stderr may come later than what was written to stdout after it."""
 _GRACE = 2.0
-"""Seconds after a command's limit at which the watchdog strikes."""
-_BROKEN = (OSError, EOFError, paramiko.SSHException)
-"""What a read or write raises when the session ends under it; a TimeoutError is an OSError."""
-_LONGEST_LINE = 128 * 1024 - 1
-"""Linux takes no longer single argument (MAX_ARG_STRLEN), and the line is one to the login shell."""
-_BANNER = 1024 * 1024
-"""The most bytes that start-up files may say before a command starts."""
-_NO_PROGRAM = b"slurm-adapter: no such program\n"
-_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 _@%+=:,./;-")
-"""Characters without a meaning inside double inside single quotes, whatever the shell."""
-
-
-def shell_line(words: Sequence[str], before: bytes = b"", after: bytes = b"; exit $?") -> bytes:
-    r"""One line that runs a program with exactly these arguments, whatever login shell reads it.
-
-    SSH hands over a text, not arguments, and the account's login shell reads it. Shells quote differently: csh acts on
-    `!` and newlines within single quotes, fish on backslashes. So that shell is told only to start /bin/sh, and what
-    /bin/sh has to do is spelt in characters that no shell touches, the others as octal escapes. There every argument
-    stands in single quotes, in which POSIX knows no special character but the quote itself.
-
-    The program starts in `/` (our home may be closed to the account that sudo changes to) with a fixed locale; nothing
-    else of its environment is set. The shell stays its parent, to report death by signal N as 128 + N. `before` and
-    `after` are text for /bin/sh around the command.
-    """
-    quoted = [b"'" + os.fsencode(word).replace(b"'", rb"'\''") + b"'" for word in words]
-    script = (
-        b"cd /; export LANG=C.UTF-8 LC_ALL=C.UTF-8; "
-        b"command -v -- %s >/dev/null || { printf '%s' >&2; exit 127; }; %s%s%s"
-        % (quoted[0], _NO_PROGRAM.replace(b"\n", rb"\n"), before, b" ".join(quoted), after)
-    )
-    spelt = b"".join(b"%c" % byte if byte in _PLAIN else rb"\0%03o" % byte for byte in script)
-    return b"""exec /bin/sh -c 'eval "$(printf %%b "%s")"'""" % spelt
+"""Seconds after a command's timeout at which the watchdog closes the connection."""
 
 
 class SshTransport:
-    """Runs each command in a session of its own on one kept connection, in `/`.
+    """Runs each command in its own session on a kept connection, in `/`.
 
-    Nothing is connected before the first `run`. Raises `InvalidConfig` for an SSH configuration file that cannot be
-    read.
+    Connects at the first `run`. Raises `InvalidConfig` if an SSH configuration file cannot be read.
     """
 
     def __init__(self, settings: SshSettings) -> None:
@@ -111,7 +77,7 @@ class SshTransport:
         self._of_account: dict[str, threading.BoundedSemaphore] = {}
         self._connecting = threading.Lock()
         self._connecting_streams = threading.Lock()
-        self._lock = threading.Lock()  # for what follows, and the connections' users; never held while waiting
+        self._lock = threading.Lock()  # for the following lists and the connections' users; never held while waiting
         self._kept: list[Connection] = []
         self._for_streams: list[Connection] = []
 
@@ -120,12 +86,12 @@ class SshTransport:
         deadline = Deadline(command.timeout)
         frame = Frame(command)
         line = shell_line(frame.words, before=b"exec ", after=b"")
-        _check_length(command, line)
+        check_length(command, line)
         with self._slot(command, deadline), self._session(deadline) as (connection, session):
             try:
-                answer = _Conversation(session, command, frame, deadline).hold(line)
+                answer = Conversation(session, command, frame, deadline).run(line)
             except (CommandTimeout, TooMuchOutput):
-                # The program may live on, and its session counts for sshd until it ends.
+                # The program may still run, and sshd counts its session until it ends.
                 self._retire(connection)
                 raise
             except ConnectionLost as error:
@@ -134,7 +100,7 @@ class SshTransport:
         return frame.read(*answer, self._place)
 
     def open(self, command: Command, terminal: Terminal | None = None) -> Stream:
-        """Start a command that is talked to; see `Transport.open`. Streams have connections of their own."""
+        """Start a command as a stream; see `Transport.open`. Streams have their own connections."""
         deadline = Deadline(command.timeout)
         mark = f"started-{secrets.token_hex(8)}".encode()
         line = shell_line(
@@ -142,7 +108,7 @@ class SshTransport:
             before=b"printf %s; exec " % mark,
             after=b"" if terminal is not None else b" 2>/dev/null",
         )
-        _check_length(command, line)
+        check_length(command, line)
         connection = self._take_for_stream(deadline)
         session: paramiko.Channel | None = None
         try:
@@ -151,33 +117,31 @@ class SshTransport:
                 session = connection.open_session(seconds, STREAM_WINDOW)
             with _watched(connection, deadline.left):
                 session.settimeout(deadline.left)
-                with translated(
-                    f"the connection to {self._target} broke when {command} was started", sent=True
-                ):
+                with translated(f"the connection to {self._target} broke when {command} was started", sent=True):
                     if terminal is not None:
                         session.get_pty(terminal.kind, terminal.columns, terminal.rows)
                     session.set_combine_stderr(combine=True)
                     session.exec_command(line)  # nosec B601 # each word is quoted by `shell_line`
-                    said = _read_until(session, mark)
+                    said = read_until(session, mark)
             session.settimeout(None)
         except BaseException:
-            if session is not None:  # what was started late must not live on with the connection's other streams
-                with _watched(connection, _GRACE), contextlib.suppress(*_BROKEN):
+            if session is not None:  # a command that started late must not live as long as the connection
+                with _watched(connection, _GRACE), contextlib.suppress(*BROKEN):
                     session.close()
             self._give_back_stream(connection, broken=True)
             raise
         if said is None:
             self._hang_up(connection, session)
             raise self._missing(command)
-        return _SshStream(session, said, lambda: self._hang_up(connection, session), terminal=terminal is not None)
+        return SshStream(session, said, lambda: self._hang_up(connection, session), terminal=terminal is not None)
 
     def _take_for_stream(self, deadline: Deadline) -> Connection:
-        """A connection with room for one more stream; a new one where the others are full.
+        """Return a connection with room for one more stream; a new one if the others are full.
 
-        One is opened at a time: of many that log in at once sshd turns some away (MaxStartups in sshd_config(5)).
+        Only one is opened at a time, because sshd refuses some of many logins at once (MaxStartups in sshd_config(5)).
         """
         if not self._connecting_streams.acquire(timeout=max(0.0, deadline.left)):
-            raise NotConnected(f"no connection to {self._target} was free in time for one more stream")
+            raise NotConnected(f"cannot connect to {self._target} for one more stream: other logins took too long")
         try:
             with self._lock:
                 for connection in self._for_streams:
@@ -193,12 +157,12 @@ class SshTransport:
             self._connecting_streams.release()
 
     def _hang_up(self, connection: Connection, session: paramiko.Channel) -> None:
-        with _watched(connection, _GRACE), contextlib.suppress(*_BROKEN):
+        with _watched(connection, _GRACE), contextlib.suppress(*BROKEN):
             session.close()
         self._give_back_stream(connection)
 
     def _give_back_stream(self, connection: Connection, *, broken: bool = False) -> None:
-        """A stream has ended. The last one closes its connection; a broken one takes no further streams."""
+        """Give a connection back after a stream. The last stream closes it; a broken one gets no further streams."""
         with self._lock:
             connection.users -= 1
             last = connection.users == 0
@@ -215,7 +179,7 @@ class SshTransport:
         return NotConnected(f"cannot start {command.words[0]}: no such program\n{self._place}")
 
     def close(self) -> None:
-        """Close the connections. What still runs on them ends with `ConnectionLost`; a later `run` opens anew."""
+        """Close the connections. Running commands end with `ConnectionLost`; a later `run` connects again."""
         with self._lock:
             kept, self._kept = self._kept, []
             others, self._for_streams = self._for_streams, []
@@ -224,7 +188,7 @@ class SshTransport:
 
     @contextlib.contextmanager
     def _slot(self, command: Command, deadline: Deadline) -> Iterator[None]:
-        """Wait until a command has its turn. One that is `first` always has."""
+        """Wait for a free slot. A command that is `first` needs none."""
         patience = Deadline(deadline.left if command.waits is None else min(command.waits, deadline.left))
         with contextlib.ExitStack() as held:
             for slots, limit in self._shares(command):
@@ -234,7 +198,7 @@ class SshTransport:
             yield
 
     def _shares(self, command: Command) -> list[tuple[threading.BoundedSemaphore, str]]:
-        """Return what a command needs one of each of, with the limit as it is told."""
+        """Return the semaphores that a command must acquire, each with its limit for a message."""
         whole = (self._slots, f"at most {CONNECTIONS * SESSIONS} run at once")
         if command.first:
             return []
@@ -255,7 +219,7 @@ class SshTransport:
             self._give_back(connection)
 
     def _open_session(self, deadline: Deadline) -> tuple[Connection, paramiko.Channel]:
-        """A session on the kept connection; on a new one where the kept one turns out to be dead or used up."""
+        """Open a session on a kept connection, or on a new one if the kept one is dead or has no session left."""
         while True:
             connection, made = self._take(deadline)
             seconds = min(self._connect_timeout, deadline.left)
@@ -269,7 +233,7 @@ class SshTransport:
                     raise
 
     def _take(self, deadline: Deadline) -> tuple[Connection, bool]:
-        """Return a connection with room, and whether it was made now. Others that need a new one wait for the first."""
+        """Return a connection with room, and whether it is new. Only one is made at a time."""
         if (found := self._with_room()) is not None:
             return found, False
         if not self._connecting.acquire(timeout=deadline.left):
@@ -286,7 +250,7 @@ class SshTransport:
             self._connecting.release()
 
     def _with_room(self) -> Connection | None:
-        """Take the first connection that has room, and drop those that have died."""
+        """Take the first connection that has room, and remove dead ones."""
         with self._lock:
             dead = [connection for connection in self._kept if not connection.alive]
             self._kept = [connection for connection in self._kept if connection.alive]
@@ -306,7 +270,7 @@ class SshTransport:
             connection.close()
 
     def _retire(self, connection: Connection) -> None:
-        """Keep it no longer; whoever uses it last closes it."""
+        """Stop keeping a connection. Its last user closes it."""
         with self._lock:
             if connection in self._kept:
                 self._kept.remove(connection)
@@ -314,7 +278,7 @@ class SshTransport:
 
 @contextlib.contextmanager
 def _watched(connection: Connection, seconds: float) -> Iterator[None]:
-    """The watchdog: close the connection where paramiko is still waiting some time after it should have stopped."""
+    """Close the connection if paramiko still waits some time after the timeout."""
     watchdog = threading.Timer(seconds + _GRACE, connection.close)
     watchdog.daemon = True
     watchdog.start()
@@ -322,158 +286,3 @@ def _watched(connection: Connection, seconds: float) -> Iterator[None]:
         yield
     finally:
         watchdog.cancel()
-
-
-def _check_length(command: Command, line: bytes) -> None:
-    if len(line) > _LONGEST_LINE:
-        raise NotConnected(
-            f"cannot start {command}: its command line takes {len(line)} bytes for the remote shell, "
-            f"and at most {_LONGEST_LINE} are possible; data belong into standard input"
-        )
-
-
-def _read_until(session: paramiko.Channel, mark: bytes) -> bytes | None:
-    """What comes after the mark that the command is about to start; None where it ended without.
-
-    Before it comes what the account's start-up files say. Raises `EOFError` where there is neither.
-    """
-    said = b""
-    while len(said) < _BANNER:
-        chunk = session.recv(_CHUNK)
-        said += chunk
-        _, found, rest = said.partition(mark)
-        if found:
-            return rest
-        if not chunk:
-            if _NO_PROGRAM.strip() in said:
-                return None
-            break
-    raise EOFError
-
-
-class _SshStream:
-    """See `Stream`."""
-
-    def __init__(self, session: paramiko.Channel, first: bytes, hang_up: Callable[[], None], *, terminal: bool) -> None:
-        self._session = session
-        self._first = first
-        self._hang_up = hang_up
-        self._terminal = terminal
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def read(self) -> bytes:
-        """See `Stream.read`."""
-        first, self._first = self._first, b""
-        if first:
-            return first
-        with contextlib.suppress(*_BROKEN):
-            return self._session.recv(_CHUNK)
-        return b""
-
-    def write(self, data: bytes) -> None:
-        """See `Stream.write`."""
-        with contextlib.suppress(*_BROKEN):
-            self._session.sendall(data)
-
-    def resize(self, columns: int, rows: int) -> None:
-        """See `Stream.resize`."""
-        if self._terminal:
-            with contextlib.suppress(*_BROKEN):
-                self._session.resize_pty(columns, rows)
-
-    def close(self) -> None:
-        """See `Stream.close`."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._hang_up()
-
-
-class _Conversation:
-    """One command on one session: stdin, stdout and stderr flow at once, so that none blocks another.
-
-    What breaks a flow is not looked at there: in the end the session itself tells whether it was complete.
-    """
-
-    def __init__(self, session: paramiko.Channel, command: Command, frame: Frame, deadline: Deadline) -> None:
-        self._session = session
-        self._command = command
-        self._frame = frame
-        self._deadline = deadline
-        self._stdout = bytearray()
-        self._stderr = bytearray()
-
-    def hold(self, line: bytes) -> tuple[int | None, bytes, bytes]:
-        """Start the command line and return its exit status and outputs. Closes the session.
-
-        If the output is complete, nothing else is waited for but its last complaints, and there may be no status.
-        """
-        feeder = threading.Thread(target=self._feed, daemon=True)
-        errors = threading.Thread(target=self._drain, args=(self._stderr, self._session.recv_stderr), daemon=True)
-        try:
-            with translated(f"the connection broke when {self._command} was handed over", sent=True):
-                self._session.exec_command(line)  # nosec B601 # each word is quoted by `shell_line`
-            self._session.settimeout(self._deadline.left)
-            feeder.start()
-            errors.start()
-            self._drain(self._stdout, self._session.recv)
-            # Start-up files may have closed stderr: its mark never comes, nor its end while a process of theirs runs.
-            errors.join(min(_LAST_WORDS, self._deadline.left) if self._complete else self._deadline.left)
-            if not self._complete:
-                self._session.status_event.wait(self._deadline.left)
-            lost = self._session.closed and not self._deadline.passed
-        except ConnectionLost as error:
-            if self._deadline.passed:
-                raise self._late() from error
-            raise
-        finally:
-            with contextlib.suppress(*_BROKEN):
-                self._session.close()
-            for helper in (feeder, errors):
-                if helper.is_alive():
-                    helper.join()
-        if self._too_much:
-            raise TooMuchOutput(
-                f"{self._command} wrote more than {self._command.output_limit} bytes and was given up: it may still run"
-            )
-        status = self._session.exit_status if self._session.exit_status >= 0 else None
-        if self._complete or (self._session.eof_received and status is not None):
-            return status, bytes(self._stdout), bytes(self._stderr)
-        if lost:
-            raise ConnectionLost(f"the connection broke while {self._command} ran: it may have done all, or nothing")
-        raise self._late()
-
-    def _feed(self) -> None:
-        """Write the standard input, and then close it only if all of it was taken."""
-        unsent = memoryview(self._frame.stdin)
-        with contextlib.suppress(*_BROKEN):
-            for start in range(0, len(unsent), _CHUNK):
-                self._session.sendall(bytes(unsent[start : start + _CHUNK]))
-            self._session.shutdown_write()
-
-    def _drain(self, into: bytearray, read: Callable[[int], bytes]) -> None:
-        """Read one output until it ends or is complete."""
-        with contextlib.suppress(*_BROKEN):
-            while chunk := read(_CHUNK):
-                into.extend(chunk)
-                if self._frame.ended(into, len(chunk)):
-                    return
-                if self._too_much:
-                    self._session.close()  # ends the other flows
-                self._session.settimeout(self._deadline.left)
-
-    @property
-    def _complete(self) -> bool:
-        """Whether the mark at the end of stdout has come, which is written last."""
-        return self._frame.ended(self._stdout, len(self._stdout))
-
-    @property
-    def _too_much(self) -> bool:
-        return len(self._stdout) + len(self._stderr) > self._command.output_limit + ROOM
-
-    def _late(self) -> CommandTimeout:
-        return CommandTimeout(
-            f"{self._command} did not end within {self._command.timeout:g} s and was given up: it may still run"
-        )

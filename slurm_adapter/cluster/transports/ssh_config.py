@@ -1,7 +1,7 @@
-"""Where an SSH connection leads: the adapter's settings and OpenSSH's configuration files, made one.
+"""The target of an SSH connection, from the adapter's settings and OpenSSH's configuration files.
 
-OpenSSH's own client reads the files (`ssh -G`, see ssh(1)): `Match`, `Include`, quoting and the rest then mean what
-they mean to that client. The adapter's settings are arguments of that command, which win over the files.
+OpenSSH's own client reads the files (`ssh -G`, see ssh(1)), so that `Match`, `Include` and quoting have the same
+meaning as there. The adapter's settings are arguments of that command, which take precedence over the files.
 """
 
 from __future__ import annotations
@@ -45,36 +45,36 @@ HONOURED = frozenset(
         "userknownhostsfile",
     }
 )
-"""The options of the files that have an effect here, as `ssh -G` spells them."""
+"""The options of the files that have an effect here, by the names of `ssh -G`."""
 
 _SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
 _USUAL_KEYS = ("rsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk", "xmss", "mldsa44_ed25519", "dsa")
 _MOST_HOPS = 8
 _ANSWER_SECONDS = 20.0
-"""`Match exec` and CanonicalizeHostname make ssh wait for others."""
+"""Timeout of `ssh -G`: `Match exec` and CanonicalizeHostname make it wait for other programs and servers."""
 _JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>.+)@)?(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>\d+))?/?")
 _CRITERION = re.compile(r"debug3: (?P<place>.+ line \d+): (?P<no>not )?matched '(?P<word>[^ ']+)", re.IGNORECASE)
-"""How ssh shows at `-vvv` what became of one criterion of a `Match` line."""
+"""The line in which ssh shows at `-vvv` the result of one criterion of a `Match` line."""
 
 Options = dict[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class SshSettings:
-    """How to reach the cluster's login node. What is None is left to the SSH configuration file."""
+    """Settings to log in to the cluster's login node. The SSH configuration file determines those that are None."""
 
     host: str
     """A name from the configuration file, a host name or an address."""
     user: str | None = None
     port: int | None = None
     key_files: tuple[Path, ...] = ()
-    """Private keys to log in with, instead of the configuration file's and the usual ones."""
+    """Private keys to log in with, instead of the configuration file's and the default ones."""
     known_hosts: Path | None = None
-    """The only file to look for host keys in, instead of `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`."""
+    """The only file with host keys, instead of `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`."""
     config_file: Path | None = None
-    """Instead of `~/.ssh/config` and the system's file."""
+    """The configuration file, instead of `~/.ssh/config` and the system's file."""
     connect_timeout: float = 15.0
-    """Seconds for the whole of connecting, hops and login included."""
+    """Timeout in seconds of the whole connection, with hops and login."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +82,29 @@ class Target:
     """One SSH server on the way to the cluster, with all that is needed to log in to it."""
 
     name: str
-    """As it was called by the settings or by `ProxyJump`."""
+    """The name in the settings or in `ProxyJump`."""
     host: str
     port: int
     user: str
     key_files: tuple[Path, ...]
     certificate_files: tuple[Path, ...] | None
-    """Certificates for keys; None means the file `KEY-cert.pub` beside each key."""
+    """Certificates for keys; None for the file `KEY-cert.pub` next to each key."""
     only_key_files: bool
-    """Of the agent's keys only those of `key_files` are offered."""
+    """True if keys of the agent are offered only if they are in `key_files`."""
     known_hosts: tuple[Path, ...]
     host_key_name: str
-    """How the server is called in the files of known hosts."""
+    """The server's name in the files of known hosts."""
     proxy_command: str | None = None
     jumps: tuple[Target, ...] = ()
-    """The servers to go through, the first to connect to first."""
+    """The servers on the way, the first to connect to first."""
 
     def __str__(self) -> str:
-        """As in a message."""
+        """Return the server for a message."""
         return f"{self.user}@{self.host}:{self.port}"
 
 
 def resolve(settings: SshSettings) -> Target:
-    """Return the server that settings and configuration files mean. Raises `InvalidConfig`; connects to nothing."""
+    """Return the server of settings and configuration files, without connecting. Raises `InvalidConfig`."""
     try:
         return _resolve(settings, depth=0)
     except _CONFIG_FAILURES as error:
@@ -112,9 +112,9 @@ def resolve(settings: SshSettings) -> Target:
 
 
 def ignored_options(settings: SshSettings) -> list[str]:
-    """Return the options that the configuration file sets for this host and that have no effect here, sorted.
+    """Return the options that the configuration file sets for this host without an effect here, sorted.
 
-    What the system's own file sets for everybody is left out. Raises `InvalidConfig` as `resolve` does.
+    Options of the system's own file are left out. Raises `InvalidConfig` as `resolve` does.
     """
     try:
         options = _look_up(settings)
@@ -129,12 +129,12 @@ def ignored_options(settings: SshSettings) -> list[str]:
 
 
 _CONFIG_FAILURES = (OSError, ValueError)
-"""A file that cannot be read; what ssh refuses, or this program."""
+"""Errors of an unreadable file, and of options that ssh or this program refuses."""
 
 
 def _resolve(settings: SshSettings, depth: int) -> Target:
     if depth > _MOST_HOPS:
-        raise ValueError(f"ProxyJump leads in a circle, or over more than {_MOST_HOPS} hosts")
+        raise ValueError(f"ProxyJump is circular, or goes through more than {_MOST_HOPS} hosts")
     options = _look_up(settings)
     host, user, port = options["hostname"][0], options["user"][0], int(options["port"][0])
     alias = options.get("hostkeyalias", [""])[0]
@@ -156,7 +156,7 @@ def _resolve(settings: SshSettings, depth: int) -> Target:
     through_jumps = jump.lower() != "none"
     command = options.get("proxycommand", ["none"])[0]
     key_files = _key_files(options, tokens)
-    # To hops the settings' keys are offered if the file names none for them.
+    # The settings' keys are also offered to hops if the file names no keys for them.
     by_settings = bool(settings.key_files) and (depth == 0 or _are_usual(options["identityfile"]))
     certificates = options.get("certificatefile", [])
     return Target(
@@ -202,7 +202,7 @@ def _look_up(settings: SshSettings) -> Options:
     """Return the values of each option of a host, by lower-case name."""
     for what, value in (("host", settings.host), ("user", settings.user or "")):
         if value.startswith("-") or re.search(r"[\x00-\x1f\x7f]", value):
-            raise ValueError(f"{what} {value!r} is no {'account' if what == 'user' else 'host'} name")
+            raise ValueError(f"{what} {value!r} is not {'an account' if what == 'user' else 'a host'} name")
     program = shutil.which("ssh")
     if program is None:
         return _without_client(settings)
@@ -211,7 +211,7 @@ def _look_up(settings: SshSettings) -> Options:
         *(("-F", str(file)) if _chooses_file(settings) else ()),
         *(("-l", settings.user) if settings.user is not None else ()),
         *(("-p", str(settings.port)) if settings.port is not None else ()),
-        # As scp(1) does: commands are the adapter's own. The one at the end makes this a session of type `exec`.
+        # As scp(1) does, because the commands are the adapter's own. `true` makes this a session of type `exec`.
         *("-o", "RemoteCommand=none", "-vvv", "-G", "--", settings.host, "true"),
     ]
     try:
@@ -229,7 +229,7 @@ def _look_up(settings: SshSettings) -> Options:
     said = os.fsdecode(done.stderr).splitlines()
     if done.returncode != 0:
         why = [line for line in said if not re.match(r"debug\d: |OpenSSH_|.*: terminating, ", line)]
-        raise ValueError("\n  ".join(["`ssh -G` refuses it:", *why]))
+        raise ValueError("\n  ".join(["`ssh -G` fails:", *why]))
     _check_criteria(said)
     options: Options = defaultdict(list)
     for line in os.fsdecode(done.stdout).split("\n"):
@@ -239,7 +239,7 @@ def _look_up(settings: SshSettings) -> Options:
 
 
 def _check_criteria(said: list[str]) -> None:
-    """Refuse a `Match` line that depends on the command: one connection here serves many."""
+    """Raise `ValueError` for a `Match` line that depends on the command, because commands share a connection."""
     found = [match for line in said if (match := _CRITERION.match(line))]
     decided = {match["place"] for match in found if match["no"] and match["word"].lstrip("!").lower() != "command"}
     for match in found:
@@ -251,7 +251,7 @@ def _check_criteria(said: list[str]) -> None:
 
 
 def _without_client(settings: SshSettings) -> Options:
-    """Return OpenSSH's defaults, for a machine that has no client. Raises `ValueError` if a file sets anything."""
+    """Return OpenSSH's defaults, for a machine without its client. Raises `ValueError` if a file sets any option."""
     if re.search(r"^\s*[^#\s]", _config_text(settings), re.MULTILINE):
         raise ValueError(
             "reading it needs OpenSSH's client, and there is no `ssh` in PATH\n"

@@ -1,7 +1,7 @@
 """One authenticated SSH connection to the cluster: through hops, with known host keys only.
 
-paramiko's `Transport` is used directly, not its `SSHClient`: that one may ask for a password on the terminal, hides
-which key was refused and why, and reads known hosts more loosely than OpenSSH.
+It uses paramiko's `Transport` and not its `SSHClient`, which may ask for a password on the terminal, hides the reason
+why a key was refused, and reads known hosts less strictly than OpenSSH.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from slurm_adapter.cluster.transports.ssh_config import Target
 
 _KEEPALIVE_SECONDS = 30
-"""How often an idle connection says something, so that no firewall forgets it."""
+"""Interval of keepalive messages on an idle connection, so that no firewall drops it."""
 _DEAD_MILLISECONDS = 60_000
-"""How long the peer may leave sent bytes unacknowledged before the kernel gives the connection up (tcp(7))."""
+"""Time without an acknowledgement of sent bytes after which the kernel closes the connection (tcp(7))."""
 _REFUSED_PAUSE = 0.05
 """Seconds between two attempts to open a session that the server refuses."""
 
-# paramiko logs every failure with a traceback, besides raising it. Who wants that adds a handler to this logger.
+# paramiko logs every error with a traceback, and raises it. To see the log, add a handler to this logger.
 _log = logging.getLogger("paramiko")
 _log.addHandler(logging.NullHandler())
 _log.propagate = False
@@ -49,12 +49,12 @@ _log.propagate = False
 
 @contextlib.contextmanager
 def translated(doing: str, *, sent: bool = False) -> Iterator[None]:
-    """Turn whatever paramiko or the network raises into `NotConnected`, or `ConnectionLost` after the hand-over."""
+    """Turn any error of paramiko or the network into `NotConnected`, or `ConnectionLost` if a command was sent."""
     try:
         yield
     except AdapterError:
         raise
-    except Exception as error:  # paramiko hands on whatever ended its reader thread, of any class
+    except Exception as error:  # paramiko raises the error that ended its reader thread, of any class
         kind = ConnectionLost if sent else NotConnected
         raise kind(f"{doing}: {_explain(error)}") from error
 
@@ -87,7 +87,7 @@ class Connection:
         self._layers: list[paramiko.Transport] = []
         self._proxy: _ProxyProcess | None = None
         self.users = 0
-        """How many commands use it now; kept by `SshTransport`."""
+        """Number of commands that use it now, as counted by `SshTransport`."""
         try:
             for hop in (*target.jumps, target):
                 self._add_layer(hop, deadline)
@@ -98,15 +98,15 @@ class Connection:
 
     @property
     def alive(self) -> bool:
-        """Whether nothing is known to have ended it."""
+        """Return whether the connection is not known to have ended."""
         return self._session_maker.is_active()
 
     def open_session(self, timeout: float, window: int | None = None) -> paramiko.Channel:
-        """A channel for one command. Raises `NotConnected`: nothing was handed over yet.
+        """Open a channel for one command. Raises `NotConnected`.
 
-        `window`: how many bytes of its output may wait here until they are read; None: paramiko's 2 MiB.
-        A refusal is tried again until `timeout`: sshd frees a finished session a little late, and may allow fewer at
-        once than we use (MaxSessions).
+        `window` is the maximum of unread bytes of its output; None for paramiko's 2 MiB. A refusal is retried until
+        `timeout`, because sshd frees a finished session a little late, and may allow fewer sessions at once than we use
+        (MaxSessions).
         """
         deadline = Deadline(timeout)
         with translated(f"cannot open a session on {self._target}"):
@@ -114,21 +114,21 @@ class Connection:
                 try:
                     return self._session_maker.open_session(window_size=window, timeout=deadline.left)
                 except paramiko.SSHException as error:
-                    # A refusal, as long as we live. (Of several at once paramiko tells the reason of one thread only.)
+                    # A refusal, if the connection is alive. (paramiko keeps the reason for one of several threads.)
                     if not self.alive:
                         raise
                     if deadline.left < _REFUSED_PAUSE:
                         raise NotConnected(
-                            f"{self._target} gave no further session within {timeout:.0f} s: {_explain(error)}\n"
+                            f"{self._target} opened no further session within {timeout:.0f} s: {_explain(error)}\n"
                             "Other sessions of this account hang there, or MaxSessions in its sshd_config is too low"
                         ) from error
                     time.sleep(_REFUSED_PAUSE)
 
     def close(self) -> None:
-        """End it, from the outside in: nothing then waits for a network that no longer answers. May be repeated."""
+        """Close it, the outermost layer first, so that nothing waits for a dead network. May be repeated."""
         for layer in self._layers:
             layer.close()
-            layer.packetizer.complete_handshake()  # ends a timer that paramiko leaves behind if that failed
+            layer.packetizer.complete_handshake()  # stops a timer that paramiko leaves after a failed handshake
         for layer in self._layers:
             if layer.is_alive():
                 layer.join(2.0)
@@ -140,7 +140,7 @@ class Connection:
         return self._layers[-1]
 
     def _add_layer(self, hop: Target, deadline: Deadline) -> None:
-        """Reach the next server, through the layers that stand, and log in to it."""
+        """Connect to the next server, through the existing layers, and log in to it."""
         with translated(f"cannot connect to {hop}{self._through()}"):
             layer = paramiko.Transport(self._reach(hop, deadline), packetizer_class=_Packets)
             self._layers.append(layer)
@@ -156,7 +156,7 @@ class Connection:
             self._proxy = _ProxyProcess(hop.proxy_command)
             return self._proxy.socket
         tcp = socket.create_connection((hop.host, hop.port), timeout=deadline.left)
-        # Without it each small message waits for the acknowledgement of the former: 11 instead of 161 jobs a second.
+        # Otherwise each small message waits for the former's acknowledgement: 11 instead of 161 jobs per second.
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_MILLISECONDS)
         return tcp
@@ -178,13 +178,13 @@ class Connection:
         check_host_key(hop, layer.get_remote_server_key(), known)
 
     def _through(self) -> str:
-        """The hops so far, as in a message."""
+        """Return the hops so far, for a message."""
         hops = self._target.jumps[: len(self._layers)]
         return f" through {', '.join(map(str, hops))}" if hops else ""
 
 
 class _Packets(Packetizer):
-    """Packets of a connection, of which the server's list of algorithms is kept for a message."""
+    """Packets of a connection. Keeps the server's list of algorithms for a message."""
 
     offered = b""
 
@@ -197,7 +197,7 @@ class _Packets(Packetizer):
 
 
 def _nothing_in_common(layer: paramiko.Transport) -> str:
-    """Say which algorithms the server offers and which this program has, for each kind in which none fits."""
+    """List the algorithms of the server and of this program, for each kind without a common algorithm."""
     options = layer.get_security_options()
     # RFC 4253, 7.1: after a cookie come lists of names, most of them one for each direction.
     kinds = (
@@ -224,11 +224,11 @@ def _nothing_in_common(layer: paramiko.Transport) -> str:
 
 
 _MARK = re.compile(r"ext-info-|kex-strict-")
-"""Names in the list of key exchanges that are none (RFC 8308, OpenSSH's PROTOCOL)."""
+"""Names in the list of key exchanges that are not key exchanges (RFC 8308, OpenSSH's PROTOCOL)."""
 
 
 def _prefer(layer: paramiko.Transport, known: list[KnownKey]) -> None:
-    """Ask the server for a host key of a kind that we know, where it has several."""
+    """Prefer host keys of a kind that is known, if the server has several."""
     algorithms = {key.algorithm for key in known if not key.revoked}
     if "ssh-rsa" in algorithms:  # the key's name; its signatures are made with SHA-2
         algorithms |= {"rsa-sha2-512", "rsa-sha2-256"}
@@ -257,7 +257,7 @@ class _ProxyProcess:
             )
 
     def complaint(self) -> str:
-        """The last that it wrote to stderr, in one line."""
+        """Return the last line of its stderr."""
         if self._errors.closed:
             return ""
         self._errors.seek(0)
@@ -265,7 +265,7 @@ class _ProxyProcess:
         return lines[-1].strip() if lines else ""
 
     def close(self) -> None:
-        """End it, with its process group."""
+        """Kill it with its process group."""
         self.socket.close()
         self._errors.close()
         if self._process.poll() is None:

@@ -1,8 +1,8 @@
-"""Tells sudo's own refusal from the answer of the command that it was to run.
+"""Distinguishes sudo's own refusal from the answer of the command that it had to run.
 
-sudo ends with status 1 for both, so its words decide. Only words that sudo says *instead of* running the command count:
-a mere warning ("sudo: unable to resolve host") precedes commands that did run, and calling one of those "not started"
-would invite a second run. Words that are not listed here stay an ordinary result with status 1.
+sudo ends with exit code 1 in both cases, so its words decide. Only words of sudo *instead of* the command count. A
+warning ("sudo: unable to resolve host") precedes commands that did run; to report one of these as not started would
+cause a second run. With other words the result is the command's own, with exit code 1.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ _REFUSALS = re.compile(
     )""",
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
-"""sudo 1.8 and 1.9, in the C locale that both transports set."""
+"""Refusals of sudo 1.8 and 1.9, in the C locale that both transports set."""
 
 
 def check_sudo_started(command: Command, result: Result) -> None:
-    """Raise `NotConnected`, with sudo's words and the mend, where sudo did not start the command."""
+    """Raise `NotConnected`, with sudo's words and a fix, if sudo did not start the command."""
     if command.user is None or result.status != 1 or result.stdout or not _REFUSALS.search(result.stderr):
         return
     program = command.argv[0]
     if b"command not found" in result.stderr or b"unable to execute" in result.stderr:
-        mend = f"{program} must be installed there, in a directory of sudo's secure_path"
+        fix = f"{program} must be installed there, in a directory of sudo's secure_path"
     elif b"slurm-adapter-helper" in result.stderr:
-        mend = (
-            "the helper of identity.sudo_helper is of another version or configuration: install what `slurm-adapter "
-            "sudo-helper` prints"
+        fix = (
+            "the helper of identity.sudo_helper is of another version or configuration: install the output of "
+            "`slurm-adapter sudo-helper`"
         )
     elif b"unknown user" in result.stderr:
-        mend = f"the cluster has no account {command.user}"
+        fix = f"the cluster has no account {command.user}"
     else:
-        account = re.sub(r"([^\w.$'-])", r"\\\1", command.user)  # as sudoers(5) wants special characters
-        mend = (
+        account = re.sub(r"([^\w.$'-])", r"\\\1", command.user)  # special characters as in sudoers(5)
+        fix = (
             f"the cluster's sudoers need a rule for the adapter's own account (here ADAPTER): "
             f"`ADAPTER ALL=({account}) NOPASSWD: {command.helper or 'ALL'}` and `Defaults:ADAPTER !requiretty`"
         )
-    raise NotConnected(f"sudo did not run {command}: {result.complaint}\n{mend}")
+    raise NotConnected(f"sudo did not run {command}: {result.complaint}\n{fix}")

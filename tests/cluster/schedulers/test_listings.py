@@ -144,9 +144,9 @@ def test_ids(text: str, task: str | None) -> None:
 @pytest.mark.parametrize("text", ["17_4.batch", "17.extern", "17.0", "17.0+", "17.batch", "17_", "_4", "17+", "17_x"])
 def test_a_step_is_no_job_and_is_never_dropped(text: str) -> None:
     assert "-X" in sacct_argv([17])  # steps are not asked for
-    with pytest.raises(Unknown, match="is not a job.s id"):
+    with pytest.raises(Unknown, match="is not a job's id"):
         parse_queue(squeue_row() + squeue_row(id=text))
-    with pytest.raises(Unknown, match="is not a job.s id"):
+    with pytest.raises(Unknown, match="is not a job's id"):
         parse_history([history_row(), history_row(id=text)])
 
 

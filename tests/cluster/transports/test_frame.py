@@ -87,7 +87,7 @@ def test_outputs_that_come_as_one_are_not_read(tmp_path: Path) -> None:
     wrapper.chmod(0o755)
     transport = LocalTransport((str(wrapper),))
     for script in ("true", "echo out", "echo out; echo warning >&2"):
-        with pytest.raises(ConnectionLost, match="stdout and stderr come as one"):
+        with pytest.raises(ConnectionLost, match="stdout and stderr are mixed"):
             transport.run(Command(("sh", "-c", script)))
 
 
@@ -114,7 +114,7 @@ def test_a_login_shell_that_runs_nothing_is_told_with_its_words(tmp_path: Path, 
     wrapper = tmp_path / "wrapper"
     wrapper.write_text(f"#!/bin/sh\n{script}\n")
     wrapper.chmod(0o755)
-    said = "This account is not available" if "echo" in script else "no word"
+    said = "This account is not available" if "echo" in script else "no message"
     with pytest.raises(ConnectionLost, match=f"exit code .*{said}"):
         LocalTransport((str(wrapper),)).run(Command(("true",)))
 

@@ -115,7 +115,7 @@ def test_a_jump_wins_over_a_command() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("Host login\n  ProxyJump a\nHost a\n  ProxyJump login\n", "circle"),
+        ("Host login\n  ProxyJump a\nHost a\n  ProxyJump login\n", "circular"),
         ("Host login\n  ProxyJump a:b:c\n", "line 2: Invalid ProxyJump"),
         ("Host login\n  Port many\n", "line 2: Bad port"),
         ('Host "login\n', "line 1: invalid quotes"),
@@ -315,7 +315,7 @@ def test_the_accounts_own_files_are_read_with_the_systems(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=evil", "a\nb"])
 def test_a_host_cannot_bring_options_in(host: str) -> None:
-    with pytest.raises(InvalidConfig, match="no host name"):
+    with pytest.raises(InvalidConfig, match="is not a host name"):
         resolve(SshSettings(host))
 
 
@@ -325,7 +325,7 @@ def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
 
 
 def test_a_user_cannot_bring_options_in() -> None:
-    with pytest.raises(InvalidConfig, match="no account name"):
+    with pytest.raises(InvalidConfig, match="is not an account name"):
         resolve(SshSettings("login", user="x\nProxyCommand evil"))
 
 

@@ -22,7 +22,8 @@ from slurm_adapter.cluster.transports.interface import (
     NotConnected,
     TransportError,
 )
-from slurm_adapter.cluster.transports.ssh import OF_ACCOUNT, SESSIONS, SshTransport, shell_line
+from slurm_adapter.cluster.transports.shell_line import shell_line
+from slurm_adapter.cluster.transports.ssh import OF_ACCOUNT, SESSIONS, SshTransport
 from slurm_adapter.cluster.transports.ssh_connection import translated
 from tests.cluster.transports.test_transport_contract import write_sudo
 

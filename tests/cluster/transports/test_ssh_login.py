@@ -162,7 +162,7 @@ def test_all_of_it_from_the_configuration_file(sshd: Sshd) -> None:
 
 def test_a_refused_key_is_told(sshd: Sshd, tmp_path: Path) -> None:
     key = make_key(tmp_path / "other")
-    with pytest.raises(NotConnected, match=r"(?s)let none of our keys in:\n  .*other: refused\n.*authorized_keys"):
+    with pytest.raises(NotConnected, match=r"(?s)accepted none of our keys:\n  .*other: refused\n.*authorized_keys"):
         run(replace(sshd.settings, key_files=(key,)))
 
 
@@ -174,7 +174,7 @@ def test_without_any_key(sshd: Sshd) -> None:
 def test_a_key_file_that_is_missing_or_no_key(sshd: Sshd, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no key", encoding="ascii")
     (tmp_path / "text").chmod(0o600)
-    with pytest.raises(NotConnected, match=r"missing: No such file.*\n.*text: not a key"):
+    with pytest.raises(NotConnected, match=r"missing: No such file.*\n.*text: not a usable key"):
         run(replace(sshd.settings, key_files=(tmp_path / "missing", tmp_path / "text")))
 
 
@@ -199,7 +199,7 @@ def test_too_many_keys_for_the_server_are_told(start_sshd: StartSshd, tmp_path: 
 
 def test_an_encrypted_key_without_agent_is_told_with_the_mend(sshd: Sshd, tmp_path: Path) -> None:
     key = make_key(tmp_path / "locked", passphrase="secret")
-    with pytest.raises(NotConnected, match=f"locked: encrypted, and no agent holds it; `ssh-add {key}`"):
+    with pytest.raises(NotConnected, match=f"locked: encrypted, and no agent has it; `ssh-add {key}`"):
         run(replace(sshd.settings, key_files=(key,)))
 
 
@@ -317,7 +317,10 @@ def test_a_certificate_beside_its_key(trusting: Sshd, authority: Path, tmp_path:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda beside, _, __: beside.write_text("ssh-ed25519-cert-v01@openssh.com nonsense\n"), "not a certificate"),
+        (
+            lambda beside, _, __: beside.write_text("ssh-ed25519-cert-v01@openssh.com nonsense\n"),
+            "not a usable certificate",
+        ),
         (lambda beside, _, other: certify(other, _).replace(beside), "it is for another key than"),
         (lambda beside, _, other: Path(f"{other}.pub").replace(beside), "it is a plain key"),
         (
@@ -346,7 +349,9 @@ def test_a_named_certificate(trusting: Sshd, authority: Path, tmp_path: Path) ->
     config(f"IdentityFile {other}\nIdentityFile {key}\nCertificateFile {certificate}\n")
     assert run(settings).text == "here\n"
     config(f"IdentityFile {other}\nCertificateFile {certificate}\nCertificateFile {tmp_path}/missing\n")
-    with pytest.raises(NotConnected, match=r"of-mine \(a certificate for .*: no key file holds the key") as caught:
+    with pytest.raises(
+        NotConnected, match=r"of-mine \(a certificate for .*: neither a key file nor the agent has its key"
+    ) as caught:
         run(settings)
     assert "missing: No such file" in str(caught.value)
     assert "other: refused" in str(caught.value)
