@@ -1,7 +1,7 @@
-"""Which accounts of the cluster may run commands for users, decided by their uids there.
+"""The policy on the accounts that may run commands for users, by their uids on the cluster.
 
-A name says little: `toor` may be root, and a pattern such as "{user}" takes the name of any account for a user's. So
-the cluster is asked for the uid before an account is used, and again after `FRESH_SECONDS`.
+A name proves little: `toor` may be root, and with a pattern such as "{user}" any account name may be a user's. So the
+adapter asks the cluster for the uid before it uses an account, and again after `FRESH_SECONDS`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from slurm_adapter.core.config import Identity
 
 FRESH_SECONDS = 60.0
-"""How long the uid of an account is trusted."""
+"""Seconds for which the uid of an account is trusted."""
 SLURM_SECONDS = 600.0
-"""How long the uids of Slurm's own accounts are trusted. A changed SlurmUser takes a restart of all daemons."""
+"""Seconds for which the uids of Slurm's own accounts are trusted. To change SlurmUser, all daemons must restart."""
 MUNGE = "munge"
-"""The account that holds the key of munge(7)."""
+"""The account with the key of munge(7)."""
 KNOWN_LIMIT = 10_000
-"""The most accounts whose uids are kept."""
+"""Maximum number of accounts in the cache of uids."""
 
 _NOBODY = frozenset({65534, 65535, 2**32 - 2, 2**32 - 1})
-"""The overflow uid, and what means "no uid" to system calls (credentials(7), chown(2)), in 16 and 32 bits."""
+"""The overflow uid, and "no uid" in system calls (credentials(7), chown(2)), in 16 and 32 bits."""
 _FACT = "uids of Slurm's own accounts"
 _UIDS = 'id -u; for name do id -u -- "$name" || echo; done'
 _ANSWER_SECONDS = 20.0
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class Memory(Protocol):
-    """Short texts that outlive the process. May be used from several threads."""
+    """Short texts that are kept after the end of the process. May be used from several threads."""
 
     def read(self, name: str) -> str | None:
         """Return the text of this name, or None."""
@@ -51,7 +51,7 @@ class Memory(Protocol):
 
 
 class AccountPolicy:
-    """Tell which accounts may be used. May be used from several threads."""
+    """Decides which accounts may be used. May be used from several threads."""
 
     def __init__(
         self,
@@ -60,17 +60,17 @@ class AccountPolicy:
         memory: Memory,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`own_uids` asks Slurm as `Scheduler.own_uids`; `memory` keeps its last answer."""
+        """Make a policy. `own_uids` asks Slurm as `Scheduler.own_uids`; `memory` keeps its last answer."""
         self._identity = identity
         self._own_uids = own_uids
         self._memory = memory
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[str, tuple[str | None, float]] = {}
-        """Why each account is refused, or None, and when the cluster was asked."""
+        """The reason why each account is refused, or None, with the time of the cluster's answer."""
         self._slurm: tuple[Mapping[str, int], float] | None = None
         self._asking = threading.Lock()
-        """Held by the one that asks Slurm: many accounts begin at the same time, and sites limit requests."""
+        """Held by the thread that asks Slurm: many accounts start at the same time, and sites limit requests."""
 
     @property
     def helper(self) -> str | None:
@@ -78,7 +78,7 @@ class AccountPolicy:
         return self._identity.sudo_helper
 
     def refusal(self, account: str, transport: Transport) -> str | None:
-        """Return why this account may not be used, or None. Raise `TryAgain` if the cluster does not tell."""
+        """Return the reason why this account is refused, or None. Raise `TryAgain` if the cluster does not answer."""
         with self._lock:
             known = self._known.get(account)
         if known is not None and known[1] <= self._clock() < known[1] + FRESH_SECONDS:
@@ -91,7 +91,7 @@ class AccountPolicy:
         except AdapterError as error:
             raise TryAgain(f"the uid of {account} is not known: {error}") from error
         if uid is None:
-            # Not remembered: a directory service that is away knows nobody.
+            # Not cached: an unavailable directory service knows no account.
             raise NotConnected(f"nothing was run as {account}: the cluster has no account {account}")
         why = self.judge(uid, own, munge)
         with self._lock:
@@ -101,7 +101,7 @@ class AccountPolicy:
         return why
 
     def judge(self, uid: int, own: int | None, munge: int | None) -> str | None:
-        """Return why an account with this uid may not be used, or None.
+        """Return the reason why an account with this uid is refused, or None.
 
         `own` and `munge` are the uids of the adapter's account there, and of munge's, if they are known. Raise
         `TryAgain` if Slurm's own accounts are not known.
@@ -112,7 +112,7 @@ class AccountPolicy:
         if uid < lowest:
             return (
                 f"its uid is {uid}, and accounts below {lowest} are the system's (identity.lowest_uid); if it is meant "
-                "to run jobs, the site must set identity.lowest_uid to the lowest uid of such an account"
+                "to run jobs, set identity.lowest_uid to the lowest uid of such an account"
             )
         if uid in _NOBODY:
             return f"its uid is {uid}, which stands for nobody"
@@ -121,7 +121,7 @@ class AccountPolicy:
         if uid == munge:
             return f"it is munge's account (uid {uid}), which vouches to Slurm for every user"
         if not self._asking.acquire(timeout=_ANSWER_SECONDS):
-            raise TryAgain("Slurm has not said yet which accounts are its own; try again")
+            raise TryAgain("Slurm has not yet answered which accounts are its own; try again")
         try:
             slurm_uids = self._slurm_uids()
         finally:
@@ -140,11 +140,11 @@ class AccountPolicy:
         try:
             uids = self._own_uids()
         except AdapterError as error:
-            # While the controller is away, logs are read and folders looked into all the same.
+            # With the last answer, logs and folders can be read while the controller is down.
             last = known[0] if known is not None else self._recall()
             if last is None:
-                raise TryAgain(f"Slurm does not say which accounts are its own: {error}") from error
-            with self._lock:  # it is asked again a while later, for each question may take minutes
+                raise TryAgain(f"Slurm does not answer which accounts are its own: {error}") from error
+            with self._lock:  # it is asked again only after a while, because each request may take minutes
                 self._slurm = last, self._clock() - SLURM_SECONDS + FRESH_SECONDS
             return last
         with self._lock:
@@ -161,11 +161,11 @@ class AccountPolicy:
         try:
             self._memory.write(_FACT, json.dumps(uids))
         except AdapterError as error:
-            _log.warning("the uids of Slurm's own accounts were not kept: %s", error)
+            _log.warning("the uids of Slurm's own accounts could not be stored: %s", error)
 
 
 class GuardedTransport:
-    """A transport that runs nothing as an account that the policy refuses, and the rest through the site's helper."""
+    """A transport that runs commands as accounts that the policy allows only, through the site's helper."""
 
     def __init__(self, inner: Transport, policy: AccountPolicy) -> None:
         self._inner = inner
@@ -192,7 +192,7 @@ class GuardedTransport:
 
 
 def ask_uids(transport: Transport, accounts: Sequence[str]) -> tuple[int | None, list[int | None]]:
-    """Return the uids of the adapter's own account on the cluster, and of these; None for one that it does not have."""
+    """Return the uids of the adapter's own account on the cluster and of these accounts; None for a missing account."""
     result = transport.run(Command(("/bin/sh", "-c", _UIDS, "sh", *accounts), timeout=_ANSWER_SECONDS))
     lines = result.text.split("\n")[-len(accounts) - 2 : -1]
     uids = [int(line) if line.isascii() and line.isdigit() else None for line in lines]

@@ -1,4 +1,4 @@
-"""What Slurm's accounting allows: accounts, QOS, and who may use them."""
+"""Slurm's accounting: its accounts and QOS, and the users who may use them."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Accounting:
-    """What sacctmgr says."""
+    """The answers of sacctmgr."""
 
     enforced: frozenset[str]
-    """AccountingStorageEnforce: `associations`, `limits`, `qos`, ..."""
+    """Words of AccountingStorageEnforce: `associations`, `limits`, `qos`, ..."""
     accounts: frozenset[str]
     qos: Mapping[str, int | None]
     """The MaxWall of each QOS in seconds, or None."""
     lifts: frozenset[str] = frozenset()
-    """Flags that some QOS has, such as `PartitionTimeLimit`, which lifts a partition's MaxTime."""
+    """Flags of any QOS, such as `PartitionTimeLimit`, which lifts a partition's MaxTime."""
     associations: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
-    """Of each account of the cluster: Slurm's accounts that it may use, with the QOS that it may use in each."""
+    """By account of the cluster: the Slurm accounts that it may use, each with the QOS that it may use there."""
     defaults: Mapping[str, str] = field(default_factory=dict)
     """The default Slurm account of each account of the cluster."""
 
 
 UNKNOWN = Accounting(frozenset(), frozenset(), {}, frozenset({"PartitionTimeLimit", "PartitionMaxNodes"}))
-"""What is assumed while accounting does not answer: it forbids nothing, and may lift limits."""
+"""The assumption while accounting does not answer: it forbids nothing, and may lift limits."""
 
 
 def read_accounting(
@@ -57,10 +57,10 @@ def read_accounting(
     may_use: dict[str, dict[str, frozenset[str]]] = defaultdict(dict)
     defaults: dict[str, str] = {}
     if accounts:
-        whose = f"user={','.join(accounts)}"
-        for account, user, names in ask("assoc", whose, f"cluster={name}", "format=Account,User,QOS"):
+        users = f"user={','.join(accounts)}"
+        for account, user, names in ask("assoc", users, f"cluster={name}", "format=Account,User,QOS"):
             may_use[user][account] = may_use[user].get(account, frozenset()) | frozenset(names.split(","))
-        defaults = dict(ask("user", whose, "format=User,DefaultAccount"))
+        defaults = dict(ask("user", users, "format=User,DefaultAccount"))
     enforced = frozenset(settings.get("AccountingStorageEnforce", "none").lower().split(",")) - {"none"}
     return Accounting(enforced, frozenset(known), qos, lifts, may_use, defaults)
 
@@ -72,11 +72,11 @@ def run_slurm(transport: Transport, cluster: Cluster, *words: str) -> Result:
 
 
 def slurm_settings(transport: Transport, cluster: Cluster) -> dict[str, str]:
-    """Return slurmctld's configuration by key (scontrol(1), show config). Raise `Unknown` if it does not tell it."""
+    """Return slurmctld's configuration by key (scontrol(1), show config). Raise `Unknown` if it does not answer."""
     result = run_slurm(transport, cluster, "scontrol", "show", "config")
     settings = {key: value.strip() for key, value in re.findall(r"^(\w+)\s*= (.*)$", result.text, re.MULTILINE)}
     if result.status != 0 or "AccountingStorageType" not in settings:
-        why = result.complaint or f"exit code {result.status}, and no AccountingStorageType in its answer"
+        why = result.complaint or f"exit code {result.status}, and its answer has no AccountingStorageType"
         raise Unknown(f"scontrol show config failed: {why}")
     return settings
 
@@ -85,7 +85,7 @@ def _rows(transport: Transport, cluster: Cluster, *words: str) -> list[list[str]
     result = run_slurm(transport, cluster, "sacctmgr", "-n", "-P", "show", *words)
     if result.status != 0:
         raise Unknown(f"sacctmgr show {words[0]} failed: {result.complaint or f'exit code {result.status}'}")
-    # What a site's own sacctmgr says besides has other columns.
+    # Other lines of a site's own sacctmgr have other columns.
     columns = words[-1].count(",") + 1
     rows = (line.split("|") for line in result.text.splitlines() if line)
     return [row for row in rows if len(row) == columns]

@@ -1,4 +1,4 @@
-"""Paths in drives that jobs name: each is looked at on the cluster, as the job's account, before a job is taken."""
+"""Checks of the paths in drives that jobs name, on the cluster and as the job's account, before a job is accepted."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ if TYPE_CHECKING:
     from slurm_adapter.translation.drives import DrivePath
 
 KEPT_SECONDS = 10.0
-"""How long a path that was good is not looked at again: jobs that come one after another often name the same one."""
+"""Seconds for which a good path is not checked again: consecutive jobs often name the same path."""
 
 LATE_SECONDS = 3.0
-"""After so long a look is late, and nobody else waits for the same file system."""
+"""Seconds after which a check is late, and no other check waits for the same file system."""
 
 BUSY_SECONDS = 1.5
-"""How long a look waits for other commands to make room: one that is late is not one that waits."""
+"""Maximum wait of a check for a slot, which is shorter than `LATE_SECONDS`: a waiting check is not a late one."""
 
 
 class PathChecks:
-    """What was seen lately, and what is being looked at. Threads may share it."""
+    """Recent and running checks. Threads may share it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._good: dict[tuple[str, DrivePath], float] = {}
-        self._looking: dict[object, tuple[set[str], float]] = {}
-        """The drives' folders that each look is about, and when it began."""
+        self._running: dict[object, tuple[set[str], float]] = {}
+        """The drives' folders in each running check, and its start."""
 
     def check(self, transport: Transport, paths: Sequence[DrivePath], account: str) -> None:
-        """Look at paths as an account, unless that was done just now. Raise as `read_path_check`.
+        """Check paths as an account, unless they were checked just now. Raise as `read_path_check`.
 
-        Raise `TryAgain` if another look into one of the drives has not ended for seconds: its file system may be away.
+        Raise `TryAgain` if another check of one of the drives is late: its file system may be unavailable.
         """
         now = self._clock()
         self._good = {seen: when for seen, when in list(self._good.items()) if now - when < KEPT_SECONDS}
         if not (unseen := [path for path in paths if (account, path) not in self._good]):
             return
         roots = {path.root for path in unseen}
-        for others, began in list(self._looking.values()):
+        for others, began in list(self._running.values()):
             if now - began > LATE_SECONDS and (stuck := roots & others):
-                raise TryAgain(f"the folder {min(stuck)} on the cluster does not answer; is its file system away?")
+                raise TryAgain(f"the folder {min(stuck)} on the cluster does not answer; is its file system mounted?")
         mine = object()
-        self._looking[mine] = roots, now
+        self._running[mine] = roots, now
         try:
             read_path_check(
                 unseen, transport.run(replace(check_paths_command(unseen, account), waits=BUSY_SECONDS)).stdout
             )
         finally:
-            del self._looking[mine]
+            del self._running[mine]
         self._good |= {(account, path): now for path in unseen}
 
 
@@ -76,39 +76,39 @@ for path do
     realpath -ez -- "$path" 2>/dev/null || printf '\\0'
 done
 """
-"""For each path one record, ended by NUL: d or f for what it is, and its real path. Else x if its file system fails,
-e if the folder that should hold it is empty, as a mount point without its file system is, and - for the rest.
+"""Prints a record for each path, ended by NUL: d (folder) or f (file), and its real path. Other records are x if its
+file system fails, e if its parent folder is empty, as a mount point without its file system, and - otherwise.
 
-A constant: paths reach it as arguments, through xargs, and never as shell text.
+Paths are arguments of this constant script, through xargs, and never shell text.
 """
 
 
 USER_SCRIPTS = {"paths": _LOOK}
-"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+"""The script that runs as the account of a user, by the name of `slurm_adapter.cli.sudo_helper`."""
 
 
 def check_paths_command(paths: Iterable[DrivePath], user: str | None) -> Command:
-    """One command that looks at all paths and their drives, as the job's user."""
-    stdin = b"".join(name.encode() + b"\0" for name in _looked_at(paths))
+    """Return a command that checks all paths and their drives, as the job's user."""
+    stdin = b"".join(name.encode() + b"\0" for name in _names(paths))
     return Command(("xargs", "-0", "-r", "sh", "-c", _LOOK, "sh"), stdin=stdin, user=user)
 
 
-def _looked_at(paths: Iterable[DrivePath]) -> list[str]:
-    """Each once: the jobs of a bulk may all name the same."""
+def _names(paths: Iterable[DrivePath]) -> list[str]:
+    """Return each path and drive once, because the jobs of a bulk may all name the same ones."""
     return list(dict.fromkeys(name for path in paths for name in (path.root, path.cluster)))
 
 
 def read_path_check(paths: Sequence[DrivePath], stdout: bytes) -> None:
-    """What the command saw.
+    """Read the command's answer, and return if all paths are good.
 
-    Raises `InvalidInput` naming each path that does not exist, is of the wrong kind, or leaves its drive through a
-    symbolic link, `TryAgain` if the file system of one seems to be away, and `Unknown` if the answer is not one record
-    for each path.
+    Raises `InvalidInput` with each path that does not exist, is of the wrong kind, or leaves its drive through a
+    symbolic link, `TryAgain` if a file system seems to be unavailable, and `Unknown` if the answer does not have one
+    record for each path.
     """
-    names = _looked_at(paths)
+    names = _names(paths)
     *records, rest = stdout.split(b"\0")
     if len(records) != len(names) or rest:
-        raise Unknown(f"looking at {len(names)} paths on the cluster gave {len(records)} answers")
+        raise Unknown(f"could not check {len(names)} paths on the cluster: the answer has {len(records)} records")
     seen = dict(zip(names, records, strict=True))
     problems = []
     for path in paths:
@@ -116,7 +116,7 @@ def read_path_check(paths: Sequence[DrivePath], stdout: bytes) -> None:
         if b"x" in {found, seen[path.root]} or seen[path.root] == b"e":
             raise TryAgain(
                 f"{path.field}: {for_message(path.ucloud)}: {path.root} on the cluster cannot be read; "
-                "is its file system away?"
+                "is its file system mounted?"
             )
         if problem := _problem(path, seen[path.root][1:], found[:1], found[1:]):
             problems.append(f"{path.field}: {for_message(path.ucloud)}: {problem}")

@@ -1,8 +1,8 @@
-"""The hosts files on the shared file system: the shared one, and a view for each job that has peers.
+"""The hosts files on the shared file system: the shared one, and a hosts view for each job with peers.
 
-`<shared>/peers` and all in it belong to the adapter's own account on the cluster, folder 0755, files 0644: job users
-read and never write there. What is new is written beside the old, flushed, and renamed over it: a reader sees the whole
-old file or the whole new one, and a writer that is killed, or meets a full disk, leaves the old one.
+`<shared_dir>/peers` and its files belong to the adapter's own account on the cluster, with modes 0755 and 0644: users may
+read but not write there. A new file is written next to the old one, flushed, and renamed over it. So a reader
+sees either the whole old file or the whole new one, and a killed writer or a full disk leaves the old one.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
     from slurm_adapter.cluster.transports.interface import Transport
 
-# A writer whose adapter was killed may be at it still, and would bring back what it was given: it is waited for. No job
-# user can take the lock. It goes without one where that folder is not ours, or the file system or the cluster has none.
+# If an adapter was killed, its writer may still run, and would later restore old content. So it is waited for. No user
+# of a job can take the lock. There is no lock if the parent folder is not ours, or if the file system or the cluster
+# does not support locks.
 _LOCK = r"""
 if (umask 077 && : >>"$1.lock") 2>/dev/null; then
     exec 9<>"$1.lock"
     flock -w 30 9 2>/dev/null
-    [ $? -ne 1 ] || { echo "a writer whose adapter has ended is still at work" >&2; exit 75; }
+    [ $? -ne 1 ] || { echo "the writer of an adapter that has ended is still running" >&2; exit 75; }
 fi
 """
 
@@ -48,14 +49,14 @@ _WRITE = rf"""
 umask 022
 cd -P -- "$1" || exit 1
 {_LOCK}
-# Those of writers that were killed; one that still writes (its caller may have given it up) keeps its own.
+# Remove the leftovers of killed writers, but not those of a writer that may still run after its caller's timeout.
 find . -maxdepth 1 -name '.new.*' -mmin +60 -exec rm -rf {{}} +
 new=$(mktemp -d .new.XXXXXX) || exit 1
 trap 'rm -rf "$new"' EXIT
 tar -x -f - -C "$new" || exit 1
 if [ -f "$new/hosts" ]; then
     now=$(if [ -e hosts ]; then cat hosts; fi | sha256sum)
-    [ "${{now%% *}}" = "$2" ] || {{ echo "changed meanwhile" >&2; exit 75; }}
+    [ "${{now%% *}}" = "$2" ] || {{ echo "it was changed in the meantime" >&2; exit 75; }}
 fi
 sync "$new"/* 2>/dev/null
 for file in "$new"/*; do
@@ -67,30 +68,30 @@ done
 
 @dataclass(frozen=True, slots=True)
 class PeerFiles:
-    """What stands in `<shared>/peers`."""
+    """The content of `<shared_dir>/peers`."""
 
     shared: bytes = b""
-    """The shared file, whole."""
+    """The whole shared file."""
     views: Mapping[str, str] = field(default_factory=dict)
-    """The SHA-256 of each view, by its file's name (`Record.peers_file`)."""
+    """The SHA-256 of each hosts view, by the name of its file (`Record.peers_file`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerFilesChange:
-    """What is to be written there."""
+    """The changes to write there."""
 
     shared: bytes | None
-    """The whole new shared file; None where it stays."""
+    """The whole new shared file; None if it does not change."""
     views: Mapping[str, bytes]
     removed: tuple[str, ...]
 
     def __bool__(self) -> bool:
-        """Whether there is anything to do."""
+        """Return whether there is anything to do."""
         return self.shared is not None or bool(self.views or self.removed)
 
 
 def plan_change(current: PeerFiles, views: Mapping[str, str], block: str) -> PeerFilesChange:
-    """What makes the files hold these views, and this block in the shared file. Pure."""
+    """Return the changes after which the files have these views, and the shared file has this block. Pure."""
     shared = hosts_file.replace_block(current.shared, block)
     wanted = {name: text.encode() for name, text in views.items()}
     return PeerFilesChange(
@@ -103,7 +104,7 @@ def plan_change(current: PeerFiles, views: Mapping[str, str], block: str) -> Pee
 
 
 def read(transport: Transport, folder: str) -> PeerFiles:
-    """Read `folder`, and make it where there is none. Raises `Unknown` where it cannot be read."""
+    """Read `folder`, and make it if it does not exist. Raises `Unknown` if it cannot be read."""
     result = transport.run(Command(("/bin/sh", "-c", _READ, "sh", folder)))
     listed, mark, shared = result.stdout.partition(b"\nhosts\n") if result.status == 0 else (b"", b"", b"")
     if not mark:
@@ -115,10 +116,10 @@ def read(transport: Transport, folder: str) -> PeerFiles:
 
 
 def write(transport: Transport, folder: str, seen: PeerFiles, change: PeerFilesChange) -> None:
-    """Write a change that was planned on what was `seen`.
+    """Write a change that was planned for the content `seen`.
 
-    Raises `TryAgain` where somebody else wrote the shared file meanwhile, and `Unknown` where writing failed; the old
-    files are whole then.
+    Raises `TryAgain` if somebody else has changed the shared file in the meantime, and `Unknown` if writing failed. The
+    old files remain whole.
     """
     if not change:
         return
@@ -130,8 +131,6 @@ def write(transport: Transport, folder: str, seen: PeerFiles, change: PeerFilesC
     digest = hashlib.sha256(seen.shared).hexdigest()
     result = transport.run(Command(("/bin/sh", "-c", _WRITE, "sh", folder, digest), stdin=archive(files)))
     if result.status == 75:
-        raise TryAgain(
-            f"{folder}/hosts was changed by somebody else while it was being written; the next pass writes it"
-        )
+        raise TryAgain(f"{folder}/hosts was changed by somebody else while it was written; the next sync writes it")
     if result.status != 0:
         raise Unknown(f"could not write {folder} on the cluster: {result.complaint or f'exit {result.status}'}")

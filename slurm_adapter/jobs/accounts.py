@@ -101,7 +101,7 @@ class Accounts:
         for user in groups:
             known = remembered.get(user)
             seconds = known.patience if known is not None else PATIENCE
-            if self._adapter.lanes.is_behind(user) and not self._asked:
+            if self._adapter.lanes.still_runs(user) and not self._asked:
                 begun.append((user, Trouble(f"{user} is busy with earlier commands", slow=True), 0.0))
             elif known is not None and known.since <= now < known.until and not self._asked:
                 begun.append((user, Trouble(known.why, known.slow, tried=False), 0.0))
@@ -127,7 +127,7 @@ class Accounts:
         begun: dict[str, Future[tuple[T | AdapterError, float]]] = {}
         for user, some in groups.items():
             known = remembered.get(user)
-            if self._adapter.lanes.is_behind(user) and not self._asked:
+            if self._adapter.lanes.still_runs(user) and not self._asked:
                 yield user, some, Trouble(f"{user} is busy with earlier commands", slow=True)
             elif known is not None and not known.slow and known.since <= now < known.until and not self._asked:
                 yield user, some, Trouble(known.why, tried=False)
@@ -186,7 +186,7 @@ class Accounts:
             return work.result(seconds)
         except (TimeoutError, CancelledError):
             if not work.cancel():
-                self._adapter.lanes.leave_behind(user, work, waited=seconds != 0)
+                self._adapter.lanes.leave_running(user, work, waited=seconds != 0)
             return None
 
     def _judge(

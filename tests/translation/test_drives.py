@@ -159,7 +159,7 @@ def test_a_drive_whose_folder_is_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("inside", ["", "/projects/7"])
 def test_a_mount_point_without_its_file_system_is_no_mistake_of_the_job(tmp_path: Path, inside: str) -> None:
     (tmp_path / "mounted").mkdir()
-    with pytest.raises(TryAgain, match=r"is its file system away\?"):
+    with pytest.raises(TryAgain, match=r"is its file system mounted\?"):
         look(Drive(id="d", path=f"{tmp_path}/mounted{inside}/gone"), "/d/x")
 
 
@@ -173,7 +173,7 @@ def test_a_file_system_that_fails_is_no_mistake_of_the_job(
     stub.write_text("#!/bin/sh\necho \"stat: cannot statx '$3': Stale file handle\" >&2\nexit 1\n")
     stub.chmod(0o755)
     monkeypatch.setenv("PATH", f"{stub.parent}:{os.environ['PATH']}")
-    with pytest.raises(error, match="is its file system away") if error else nullcontext():
+    with pytest.raises(error, match="is its file system mounted") if error else nullcontext():
         look(drive, path)
 
 

@@ -1,1 +1,1 @@
-"""Ways to talk to Slurm: its commands, or a fake for tests and for trying things out."""
+"""Interfaces to Slurm: its commands, pyslurm, and a fake for tests."""

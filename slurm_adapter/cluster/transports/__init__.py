@@ -1,1 +1,1 @@
-"""Ways to run a command on the cluster: here, or over SSH."""
+"""Transports that run commands on the cluster: on this machine, or over SSH."""
