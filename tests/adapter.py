@@ -409,7 +409,7 @@ def make_adapter(cluster: Cluster, tmp_path: Path) -> Iterator[LiveSiteMaker]:
 
 @pytest.fixture
 def empty_drive(cluster: Cluster) -> str:
-    """The seed's folder, on the nodes, without what earlier jobs have left in it."""
+    """The folder of UCloud's example, on the nodes, without what earlier jobs have left in it."""
     folder = f"{cluster.shared}/drives/123/acme-database"
     cluster.ask("sh", "-c", 'rm -rf -- "$1"/*', "sh", folder)
     return folder

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _Found = TypeVar("_Found")
 
 PYSLURM = "/opt/pyslurm/bin/python"
-"""The Python of a release's root, or of this machine, that has the pyslurm made for its Slurm; see README."""
+"""The Python of a release's root, or of this machine, that has the pyslurm for its Slurm (docs/installation.md)."""
 
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED", "DEADLINE")
 
@@ -160,7 +160,7 @@ class Cluster:
     def need_pyslurm(self) -> None:
         """Skip the test if the login node has no pyslurm: it must be built for the release's own Slurm."""
         if self.run(PYSLURM, "-c", "import pyslurm").returncode:
-            pytest.skip(f"{PYSLURM} on the login node has no pyslurm; README says how to build it")
+            pytest.skip(f"{PYSLURM} on the login node has no pyslurm; docs/installation.md explains how to build it")
 
     def kill(self, name: str) -> None:
         """Kill a program on the login node."""

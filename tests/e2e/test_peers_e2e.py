@@ -78,8 +78,8 @@ def test_the_same_name_means_another_job_for_another_job(
 
 @pytest.mark.usefixtures("empty_drive")
 def test_without_its_peer_the_web_application_fails(adapter: LiveSite) -> None:
-    seed = adapter.specification("acme-web-app") | {"application": {"name": "acme-web-app", "version": "1.0.0"}}
-    [record] = adapter.until_ended(*adapter.submit(seed))
+    example = adapter.specification("acme-web-app") | {"application": {"name": "acme-web-app", "version": "1.0.0"}}
+    [record] = adapter.until_ended(*adapter.submit(example))
     assert (record.state, record.exit_code) == (JobState.FAILURE, 1)
     assert "cannot find database" in adapter.errors(record)
 

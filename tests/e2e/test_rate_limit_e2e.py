@@ -66,7 +66,7 @@ def test_a_bulk_and_questions_of_many_users_get_through_the_rate_limiter(
     waiting = adapter.submit(*[adapter.shell("true", begin="now+1hour")] * USERS)
     cluster.ask("sdiag", "--reset", user="root")
     sync(site)
-    print("requests of one sync:", count_requests(cluster))  # noqa: T201  # the figure in README
+    print("requests of one sync:", count_requests(cluster))  # noqa: T201  # the figure in docs/operation.md
 
     def submit_bulk() -> float:
         begun = time.monotonic()

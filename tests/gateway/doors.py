@@ -70,7 +70,7 @@ class Doors:
         return {"Authorization": f"Bearer {user_tokens.create(self.offline.site, name, user, projects)}"}
 
     def as_ucloud(self, user: str | None = None) -> dict[str, str]:
-        """The headers of UCloud's core, which may name the user who asks it (contract 3.2)."""
+        """Return the headers of UCloud's core, which can name the user who asks it."""
         named = {} if user is None else {"Ucloud-Username": base64.b64encode(user.encode()).decode()}
         return {"Authorization": f"Bearer {self.ucloud.token()}", **named}
 

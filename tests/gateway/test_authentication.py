@@ -35,7 +35,7 @@ CLAIMS: dict[str, Any] = {
     "sub": "_UCloud", "role": "SERVICE", "principalType": "service", "aud": ["all:write"], "iss": "cloud.sdu.dk",
     "iat": 1_700_000_000, "exp": 1_700_000_600,
 }  # fmt: skip
-"""As in UCloud's contract, 9.8."""
+"""Claims of UCloud's own tokens."""
 
 
 @cache

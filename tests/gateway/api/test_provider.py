@@ -144,7 +144,7 @@ def wire_job(name: str) -> dict[str, Any]:
 
 
 def requests(job: dict[str, Any]) -> dict[str, Any]:
-    """All that UCloud may ask of a provider (contract 3.1), with what it sends; a GET sends None."""
+    """Return each request of the provider API (docs/gateway.md#provider-api) with its body; None for a GET."""
     item, user, hour = {"job": job}, {"username": "alice"}, {"hours": 1, "minutes": 0, "seconds": 0}
     [peer] = wire_job("create-4150")["specification"]["resources"]
     file = peer | {"type": "file", "path": "/1/a"}

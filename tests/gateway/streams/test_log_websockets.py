@@ -42,7 +42,7 @@ PROVIDER = "/ucloud/jobs.provider.example/websocket?usernameHint=YWxpY2U="
 
 
 def ucloud_token(**claims: Any) -> str:
-    """UCloud's, but for these claims (contract 3.5)."""
+    """Return a token of UCloud with these claims changed."""
     now = int(time.time())
     whole = {
         "sub": "_UCloud", "role": "SERVICE", "principalType": "service", "aud": ["all:write"], "iss": "cloud.sdu.dk",

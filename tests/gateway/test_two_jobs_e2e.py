@@ -1,7 +1,7 @@
-"""The seed's three clients, as the document prints them, against a served gateway over a real cluster.
+"""UCloud's example of two jobs, by its curl, JavaScript and Kotlin clients, against a gateway and a real cluster.
 
-Each ends with the web application talking to the database by name, and the ids are those that the document shows where
-the store is new and its first id is 4101.
+In each the web application reaches the database by name. Ids are those of UCloud's documentation if the database is new
+and its first id is 4101.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ curl -XPOST -H "Authorization: Bearer $accessToken" -H "Content-Type: content-ty
 """
 """As it is printed, on one line; its bodies are those of the journey."""
 
-FETCH = Path(__file__).with_name("seed.mjs")
+FETCH = Path(__file__).with_name("two_jobs.mjs")
 
 KOTLIN = {"Content-Type": "application/json", "User-Agent": "UCloud-Integration-Module", "Accept": "*/*"}
 """What UCloud's Kotlin client sends besides the token; its JSON holds every field, nulls too, in the order in which the
@@ -120,7 +120,9 @@ def until(look: Callable[[], bool], what: str) -> None:
 @pytest.mark.scenario(18, 39)
 @pytest.mark.parametrize("create_both", [by_curl, by_fetch, as_kotlin])
 @pytest.mark.usefixtures("empty_drive")
-def test_the_seed(make_adapter: LiveSiteMaker, create_both: Callable[[User], list[Any]]) -> None:
+def test_the_example_of_uclouds_documentation(
+    make_adapter: LiveSiteMaker, create_both: Callable[[User], list[Any]]
+) -> None:
     port = free_port()
     adapter = make_adapter(first_id=4101, more=f"[gateway]\nport = {port}\n")
     with serving(adapter.config_file, port) as url:

@@ -1,4 +1,4 @@
-// The seed's TypeScript, with nothing but fetch: a database, then a web application that talks to it by name.
+// The TypeScript of UCloud's documentation, with nothing but fetch: a database, then a web application that talks to it by name.
 // The environment has $host and $accessToken. What the calls give goes to stdout, as JSON, a line each.
 
 const headers = {Authorization: `Bearer ${process.env.accessToken}`};
