@@ -297,7 +297,8 @@ class Room:
             return
         now = new.loop.time()
         self._new += 1
-        if self._new >= NEW or now - self._looked >= ROOM_SECONDS:
+        due = self._new >= NEW and (len(everything) <= most or not self._next)
+        if due or now - self._looked >= ROOM_SECONDS:
             self._looked, self._new = now, 0
             self.look(new, now)
         if len(everything) <= most:
