@@ -264,7 +264,8 @@ class IncomingSocket(_Watched, BrowserSocket):
     @property
     def waits(self) -> bool:
         """See `_Watched.waits`."""
-        return not self.known and self._taken is None  # an application's is taken over for a session only
+        # An application's is taken over for a session only. One that waits for its turn would come back.
+        return not self.known and self.delayed is None and self._taken is None
 
     def overdue(self, now: float) -> bool:
         """See `_Watched.overdue`."""

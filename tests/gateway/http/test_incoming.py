@@ -187,6 +187,20 @@ def test_all_connections_are_looked_at_only_now_and_then(doors: Doors, monkeypat
     assert 0 < len(looks) <= (70 + incoming.NEW) // incoming.NEW + 1
 
 
+def test_a_socket_that_waits_for_its_turn_is_left_alone(doors: Doors) -> None:
+    """If it was ended, its client would come back at once."""
+    doors.gateway.turns = Turns(0.01, 1)
+    follow = upgrade("/api/jobs", f"Authorization: {doors.token()['Authorization']}\r\n")
+    with ExitStack() as held:
+        assert held.enter_context(connect(doors, follow)).recv(100)[:12] == b"HTTP/1.1 101"
+        second = held.enter_context(connect(doors, follow))
+        wait_until(lambda: doors.gateway.turns.waiting("alice") == 1, "the second does not wait")
+        for _ in range(incoming.WAITING + 70):
+            held.enter_context(connect(doors, upgrade()))
+        assert doors.ask("GET", "/healthz").status_code == 200
+        assert is_open(second)
+
+
 def test_if_nobody_waits_a_new_connection_is_refused(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming, "CONNECTIONS", 2)
     follow = upgrade("/api/jobs", f"Authorization: {doors.token()['Authorization']}\r\n")
