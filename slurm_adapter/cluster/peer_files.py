@@ -1,8 +1,8 @@
 """The hosts files on the shared file system: the shared one, and a hosts view for each job with peers.
 
-`<shared_dir>/peers` and its files belong to the adapter's own account on the cluster, with modes 0755 and 0644: users may
-read but not write there. A new file is written next to the old one, flushed, and renamed over it. So a reader
-sees either the whole old file or the whole new one, and a killed writer or a full disk leaves the old one.
+`<shared_dir>/peers` and its files belong to the adapter's own account on the cluster, with modes 0755 and 0644. Other
+accounts may read but not write there. A new file is written next to the old one, flushed, and renamed over it. So a
+reader sees either the whole old file or the whole new one, and a killed writer or a full disk leaves the old one.
 """
 
 from __future__ import annotations

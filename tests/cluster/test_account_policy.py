@@ -103,7 +103,7 @@ def test_the_account_of_all_jobs_is_judged_too(tmp_path: Path) -> None:
 def test_a_site_sets_the_lowest_uid(tmp_path: Path) -> None:
     cluster = site_with(tmp_path, pattern="{user}", lowest_uid=999)
     cluster.run_as("backup")
-    with pytest.raises(NotConnected, match=r"below 999 .* must set identity.lowest_uid"):
+    with pytest.raises(NotConnected, match=r"below 999 .* set identity.lowest_uid"):
         cluster.run_as("daemon")
 
 
