@@ -205,14 +205,14 @@ def build_directives(
     replicas: int,
     seconds: int,
     after: Sequence[int] = (),
-    extra: Iterable[Directive] = (),
-    foreign: Sequence[Directive] = (),
+    trusted: Iterable[Directive] = (),
+    untrusted: Sequence[Directive] = (),
 ) -> tuple[Directive, ...]:
     """Return all directives of a job, in a fixed order.
 
-    `after` has the Slurm ids of peers that must start first. `extra`, from trusted text, replace the adapter's of the
-    same name. `foreign`, from other text, replace both. Raise `InvalidInput` for directives that may not be set; see
-    `slurm_adapter.core.allowance` for `foreign`.
+    `after` has the Slurm ids of peers that must start first. `trusted`, from trusted text, replace the adapter's of the
+    same name. `untrusted`, from other text, replace both. Raise `InvalidInput` for directives that may not be set; see
+    `slurm_adapter.core.allowance` for `untrusted`.
     """
     gpus = [f"gpu:{machine.gpu_type}:{machine.gpus}" if machine.gpu_type else f"gpu:{machine.gpus}"]
     # sbatch replaces patterns such as %j in both paths, except if a backslash is in them, as in DOMAIN\\user.
@@ -243,16 +243,16 @@ def build_directives(
         for name, value in found.items()
         if value is not None
     }
-    for directive in extra:
+    for directive in trusted:
         check_override(directive, machine)
         directives[directive.name] = directive
-    for directive in foreign:
+    for directive in untrusted:
         if directive.name in FREE:
             check_allowed(directive.name, directive.value)
         check_override(directive, machine)
         directives[directive.name] = directive
     check_product(
-        frozenset(directive.name for directive in foreign),
+        frozenset(directive.name for directive in untrusted),
         {directive.name: directive.value for directive in directives.values()},
         machine,
         replicas,

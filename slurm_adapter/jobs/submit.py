@@ -31,13 +31,13 @@ from slurm_adapter.jobs.cluster_facts import ClusterFacts, check
 from slurm_adapter.jobs.dispatch import hand_over
 from slurm_adapter.jobs.item import Item, Names, _as_stored, naming, original_of
 from slurm_adapter.jobs.peers import _find_peers, ask_for_nodes
-from slurm_adapter.local.render_process import Apart
+from slurm_adapter.local.render_process import ConfinedRenderer
 from slurm_adapter.local.template_folder import open_templates
 from slurm_adapter.state import pending_files
 from slurm_adapter.state.unique_names import unique_part
 from slurm_adapter.translation.drives import as_found, may_use, to_ask_ucloud_for, ucloud_path
 from slurm_adapter.translation.invocation import default_files, is_injected
-from slurm_adapter.translation.translate import translate
+from slurm_adapter.translation.translate import JobContext, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -92,8 +92,8 @@ class Caller:
 def render(adapter: Adapter, owner: Owner, specification: JobSpecification) -> str:
     """The script that would be submitted, with id 0. Needs no cluster, and touches nothing."""
     names = Names("0", "render-0", _folder(adapter, adapter.account_of(owner), "0"), "0")
-    with Apart(allow_unconfined=adapter.config.jobs.allow_unconfined) as apart:
-        return _translate(adapter, owner, Item(specification), apart.render, names, after=()).script
+    with ConfinedRenderer(allow_unconfined=adapter.config.jobs.allow_unconfined) as renderer:
+        return _translate(adapter, owner, Item(specification), renderer.render, names, after=()).script
 
 
 def submit(
@@ -214,14 +214,14 @@ def _prepare(
     shared: dict[str, bytes] = {}
     notes: dict[str, list[str]] = {}
     paths: list[DrivePath] = []
-    with Apart(allow_unconfined=adapter.config.jobs.allow_unconfined) as apart:
+    with ConfinedRenderer(allow_unconfined=adapter.config.jobs.allow_unconfined) as renderer:
         for number, (item, names, found) in enumerate(zip(items, named, peers, strict=True)):
             _go_on(caller)
             after = [record.slurm_id for _, record in found if record.slurm_id is not None]
             with naming(number, items):
                 slurm_names = {record.id: record.slurm_name for _, record in found}
                 translation = _translate(
-                    adapter, owner, item, apart.render, names, after=after, slurm_names=slurm_names, drives=drives
+                    adapter, owner, item, renderer.render, names, after=after, slurm_names=slurm_names, drives=drives
                 )
                 if judged and facts is not None:
                     check(translation.directives, translation.seconds, account, facts)
@@ -348,29 +348,31 @@ def _translate(
     adapter: Adapter,
     owner: Owner,
     item: Item,
-    apart: Callable[[Task], Rendered],
+    render_confined: Callable[[Task], Rendered],
     names: Names,
     *,
     after: Sequence[int],
     slurm_names: Mapping[str, str] = MappingProxyType({}),
     drives: Sequence[Drive] = (),
 ) -> Translation:
-    account = adapter.account_of(owner)
+    context = JobContext(
+        config=adapter.config,
+        owner=owner,
+        job_id=names.id,
+        slurm_name=names.token,
+        folder=names.folder,
+        peers_file=names.peers_file,
+        account=adapter.account_of(owner),
+        product=item.product,
+        drives=drives,
+        after=after,
+        slurm_names=slurm_names,
+    )
     return translate(
         item.specification,
         _application(adapter, item),
-        adapter.config,
-        owner,
-        product=item.product,
-        job_id=names.id,
-        token=names.token,
-        folder=names.folder,
-        peers_file=names.peers_file,
-        after=after,
-        slurm_names=slurm_names,
-        account=account,
-        drives=drives,
-        apart=apart,
+        context,
+        render_confined=render_confined,
         templates=open_templates(adapter.config.templates),
     )
 

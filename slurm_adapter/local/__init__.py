@@ -1,3 +1,3 @@
-"""What the pure parts need from this machine: files, templates and processes."""
+"""Files, templates and processes of this machine, for the parts that do no I/O."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The applications of this site: a folder of UCloud's application files, and the packaged one after it.
+"""Read the applications of the site: application files of UCloud in its own folder and in the packaged one.
 
-Files are read when they are first asked for.
+Files are read on first use.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Catalogue:
-    """What can be run, by name and version."""
+    """Applications by name and version."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._folders = tuple(folders)
 
     @cached_property
     def _files(self) -> tuple[dict[tuple[str, str], Application], dict[Path, str], tuple[str, ...]]:
-        """Return applications (those of earlier folders win), errors by file, and warnings."""
+        """Return applications (those of earlier folders take precedence), errors by file, and warnings."""
         found: dict[tuple[str, str], Application] = {}
         problems: dict[Path, str] = {}
         warnings: list[str] = []
@@ -52,7 +52,7 @@ class Catalogue:
                     continue
                 key = application.name, application.version
                 if key in here:
-                    problems[path] = f"{path}: {application} is in {here[key]} already"
+                    problems[path] = f"{path}: {here[key]} already has {application}"
                     continue
                 here[key] = path
                 found.setdefault(key, application)
@@ -60,36 +60,38 @@ class Catalogue:
 
     @property
     def applications(self) -> tuple[Application, ...]:
-        """All of them, by name and version."""
+        """Return all applications, sorted by name and version."""
         return tuple(application for _, application in sorted(self._files[0].items()))
 
     @property
     def problems(self) -> dict[Path, str]:
-        """Files that cannot be used, and why."""
+        """Return files that cannot be used, with their errors."""
         return self._files[1]
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Lines of files that are ignored, or that other readers understand differently."""
+        """Return warnings about lines that are ignored, or that other programs read differently."""
         return self._files[2]
 
     def find(self, name: str, version: str) -> Application:
-        """The application of this name and version. Raises `InvalidInput` that names the versions there are."""
+        """Return the application of this name and version. Raise `InvalidInput` with the known names or versions."""
         found = self._files[0].get((name, version))
         if found is not None:
             return found
         versions = [application.version for application in self.applications if application.name == name]
         names = sorted({application.name for application in self.applications})
-        there = (
-            f"its versions here are {', '.join(versions)}" if versions else f"there are {', '.join(names) or 'none'}"
+        known = (
+            f"known versions: {', '.join(versions)}"
+            if versions
+            else f"known applications: {', '.join(names) or 'none'}"
         )
         broken = f"; {len(self.problems)} files cannot be read" if self.problems else ""
         raise InvalidInput(
-            f"application: {for_message(f'{name} {version}')}: Unknown application requested; {there}{broken}"
+            f"application: {for_message(f'{name} {version}')}: Unknown application requested; {known}{broken}"
         )
 
 
 def open_catalogue(config: Config) -> Catalogue:
-    """The site's folder of applications before the packaged one."""
+    """Return the catalogue of the site's folder of applications, followed by the packaged one."""
     packaged = packaged_templates() / "applications"
     return Catalogue([config.applications, packaged] if config.applications else [packaged])

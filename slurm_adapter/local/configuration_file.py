@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 
 def find_config(explicit: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The file to read: `--config`, `$SLURM_ADAPTER_CONFIG`, then the first that exists of the usual places.
+    """Return the configuration file: `--config`, `$SLURM_ADAPTER_CONFIG`, or the first usual place with a file.
 
-    None where there is none. A file that was named but does not exist is returned all the same: reading it then
-    fails with its name.
+    Return None if there is none. A given file is returned even if it does not exist, so that the error names it.
     """
     if explicit is not None:
         return explicit
@@ -35,7 +34,7 @@ def find_config(explicit: Path | None, environment: Mapping[str, str] = os.envir
 
 
 def load_config(path: Path) -> Config:
-    """Read and check the file. Raises `InvalidConfig` that names the file, the key, its line, and what is allowed."""
+    """Read and check the file. Raise `InvalidConfig` that names the file, the line, the key, and what is allowed."""
     text = _read(path)
     try:
         data = tomllib.loads(text)
@@ -44,14 +43,14 @@ def load_config(path: Path) -> Config:
     except RecursionError as error:
         raise InvalidConfig(f"{path}: lists or tables are nested too deeply") from error
     try:
-        # As JSON: pydantic's strict mode then takes lists, paths and words, and guesses nothing ("4" is no number).
+        # As JSON, because pydantic's strict mode then accepts lists, paths and enums, but converts nothing else.
         return Config.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         raise InvalidConfig(explain(path, text, Config, error)) from error
 
 
 def locate(path: Path | None, text: str, key: Key = ()) -> str:
-    """Return a message with file and line before it, if it is about a key: the one given, or that it begins with."""
+    """Return a message with file and line before it if it is about a key: `key`, or the key that it begins with."""
     if path is None:
         return text
     try:

@@ -1,4 +1,4 @@
-"""Render templates in a confined child process."""
+"""Render untrusted templates in a confined child process."""
 
 from __future__ import annotations
 
@@ -22,87 +22,83 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CPU_SECONDS = 2
-"""What the child may use; a large application takes a few milliseconds."""
-
+"""Processor time of the child for one task. A large application needs a few milliseconds."""
 
 WALL_SECONDS = 30
-"""When the child is ended: a machine may be busy, but no template waits for anything."""
-
+"""Time after which the child is killed. The machine may be busy, but no template waits for anything."""
 
 START_SECONDS = 60
-"""How long the child may take to start."""
-
+"""Time in which the child must start."""
 
 MEMORY = 512 * 1024 * 1024
-"""The child's address space, in bytes."""
-
+"""Address space of the child, in bytes."""
 
 ANSWER_LIMIT = 8 * OUTPUT_LIMIT
-"""The most bytes of the child's answer."""
-
+"""Most bytes of the child's answer."""
 
 _WARM_UP = "{{ 'a b' | pprint | wordwrap(2) }}{{ nothing }}"
-"""Makes Jinja import what it imports late: for literals, these filters, and errors. Then no file need be read."""
+"""Template that makes Jinja import what it imports late, so that no file is read after the start."""
 
 
-def render_apart(task: Task) -> Rendered:
-    """Render in a child process. Raise as `Apart.render`."""
-    with Apart() as apart:
-        return apart.render(task)
+def render_confined(task: Task) -> Rendered:
+    """Render in a child process. Raise the errors of `ConfinedRenderer.render`."""
+    with ConfinedRenderer() as renderer:
+        return renderer.render(task)
 
 
-class Apart:
-    """Renders in a confined child process, which serves until the block's end: starting one takes longer than a job.
+class ConfinedRenderer:
+    """Renderer in a confined child process, which is kept until the end of the `with` block, because it starts slowly.
 
-    Each task has the whole of the limits. One that goes beyond them takes the child with it, and the next has another.
-    A child serves one owner's jobs only: one that was taken over could answer for the next job.
+    The limits apply to each task. If a task exceeds them, the child is killed, and the next task gets another child.
+    Use a renderer for the jobs of one owner only: a malicious template could take over the child, and answer for later
+    jobs.
     """
 
     def __init__(self, *, allow_unconfined: bool = False) -> None:
-        """Nothing is started until it is needed. `allow_unconfined`: render though the machine lacks seccomp."""
+        """Start nothing yet. `allow_unconfined`: render even if this machine lacks seccomp."""
         self._allow_unconfined = allow_unconfined
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Serve."""
+        """Return the renderer."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the child."""
+        """Kill the child."""
         self._end()
 
-    def walls(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return what confines the child, and what this machine lacks for that; see `confinement.confine`."""
+    def restrictions(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Start a child. Return its active and its lacking restrictions; see `confinement.confine`."""
         self._end()
         self._child = _start()
-        said = _exchange(self._child, None, START_SECONDS)
-        if said is None:
-            raise InvalidConfig(f"the renderer of templates does not start: {self._end()}")
-        stand, lacking = json.loads(said)
-        return stand, lacking
+        answer = _exchange(self._child, None, START_SECONDS)
+        if answer is None:
+            raise InvalidConfig(f"the process that renders templates does not start: {self._end()}")
+        active, lacking = json.loads(answer)
+        return active, lacking
 
     def render(self, task: Task) -> Rendered:
-        """Raise as `render` does, and for a template that goes beyond the limits.
+        """Render in the child. Raise `InvalidInput` as `render` does, and for tasks that exceed the limits.
 
-        Raise `InvalidConfig` if the child cannot be confined, or does not start.
+        Raise `InvalidConfig` if the child does not start, or cannot be confined.
         """
         if self._child is None:
-            stand, lacking = self.walls()
-            if SECCOMP not in stand and not self._allow_unconfined:
+            active, lacking = self.restrictions()
+            if SECCOMP not in active and not self._allow_unconfined:
                 self._end()
-                raise InvalidConfig(unconfined(lacking))
-        said = _exchange(self._child, json.dumps(vars(task), default=vars), WALL_SECONDS)
+                raise InvalidConfig(explain_unconfined(lacking))
+        answer = _exchange(self._child, json.dumps(vars(task), default=vars), WALL_SECONDS)
         try:
-            if said is not None:
-                return _read_answer(json.loads(said), task)
+            if answer is not None:
+                return _read_answer(json.loads(answer), task)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             self._end()
-            raise InvalidInput(f"{_names(task)}: the renderer's answer makes no sense") from error
+            raise InvalidInput(f"{_names(task)}: the answer of the process that renders it is invalid") from error
         self._end()
-        raise InvalidInput(f"{_names(task)}: takes more than {CPU_SECONDS} seconds, or too much memory, to render")
+        raise InvalidInput(f"{_names(task)}: rendering takes more than {CPU_SECONDS} seconds, or too much memory")
 
     def _end(self) -> str:
-        """End the child, if there is one. Return what it said on stderr."""
+        """Kill the child, if there is one. Return its stderr."""
         child, self._child = self._child, None
         if child is None:
             return ""
@@ -110,11 +106,11 @@ class Apart:
         return child.communicate()[1].decode(errors="replace")
 
 
-def unconfined(lacking: Mapping[str, str]) -> str:
-    """Return what is wrong with a machine that lacks seccomp, and the fix."""
+def explain_unconfined(lacking: Mapping[str, str]) -> str:
+    """Return the message for a machine without seccomp, with the fix."""
     return (
-        "templates that the site did not write are not rendered: this machine cannot confine their renderer "
-        f"({lacking.get(SECCOMP)}). Install libseccomp 2 (Debian: libseccomp2, RHEL: libseccomp); "
+        "templates that the site did not write are not rendered: this machine cannot confine the process that renders "
+        f"them ({lacking.get(SECCOMP)}). Install libseccomp 2 (Debian: libseccomp2, RHEL: libseccomp); "
         "jobs.allow_unconfined = true renders them with less protection"
     )
 
@@ -131,25 +127,25 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _exchange(child: subprocess.Popen[bytes] | None, line: str | None, seconds: float) -> bytes | None:
-    """Give the child a line, if there is one, and return its next; None if it ended, or took too long or too much."""
+    """Send the child a line, if any. Return its next line; None if it ended, or exceeded the time or the size."""
     if child is None or child.stdin is None or child.stdout is None:
         return None
-    watch = threading.Timer(seconds, child.kill)  # a child that was taken over may have set its own timers to none
+    watch = threading.Timer(seconds, child.kill)  # a malicious child may have disabled its own timers
     watch.start()
     try:
         with suppress(BrokenPipeError):
             if line is not None:
                 child.stdin.write(line.encode() + b"\n")
                 child.stdin.flush()
-            said = child.stdout.readline(ANSWER_LIMIT)
-            return said if said.endswith(b"\n") else None
+            answer = child.stdout.readline(ANSWER_LIMIT)
+            return answer if answer.endswith(b"\n") else None
     finally:
         watch.cancel()
     return None
 
 
 def _read_answer(answer: dict[str, Any], task: Task) -> Rendered:
-    """Take nothing from the child but what a template may give. Raise `ValueError` or its like, and `InvalidInput`."""
+    """Check the form of the child's answer, and return it. Raise `InvalidInput`, `ValueError` and similar errors."""
     json.dumps(answer, ensure_ascii=False).encode()  # refuses half of a surrogate pair
     if "problem" in answer:
         problem = answer["problem"]
@@ -157,8 +153,8 @@ def _read_answer(answer: dict[str, Any], task: Task) -> Rendered:
             raise ValueError
         raise InvalidInput(problem)
     texts = [answer["body"], *(name for name, _ in answer["calls"])]
-    for found, asked in ((answer["environment"], task.environment), (answer["sbatch"], task.sbatch)):
-        if not isinstance(found, dict) or found.keys() != asked.keys():
+    for found, wanted in ((answer["environment"], task.environment), (answer["sbatch"], task.sbatch)):
+        if not isinstance(found, dict) or found.keys() != wanted.keys():
             raise ValueError
         texts += found.values()
     if not all(isinstance(text, str) for text in texts):
@@ -183,19 +179,19 @@ def _names(task: Task) -> str:
 
 
 def main() -> None:
-    """The child: says what confines it, then answers tasks on stdin, each a line of JSON, on stdout."""
+    """Run the child: print its restrictions, then read tasks from stdin and print answers, each one line of JSON."""
     with suppress(InvalidInput):
         render(Task(variables={}, body=(Source(_WARM_UP, "warm-up"),)))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    _say(json.dumps(confine()))
+    _print(json.dumps(confine()))
     for line in sys.stdin.buffer:
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # what its signal does is to end the process
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its signal kills the process
         answer = _answer(json.loads(line))
-        signal.setitimer(signal.ITIMER_PROF, 0)  # the next task may be long in coming
-        _say(answer)
+        signal.setitimer(signal.ITIMER_PROF, 0)  # the next task may come much later
+        _print(answer)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.buffer.write(text.encode() + b"\n")
     sys.stdout.buffer.flush()
 
@@ -216,5 +212,5 @@ def _answer(task: dict[str, Any]) -> str:
         return json.dumps({"problem": str(error)})
     answer = json.dumps(asdict(rendered))
     if len(answer) >= ANSWER_LIMIT:
-        return json.dumps({"problem": "the application's templates give too much text"})
+        return json.dumps({"problem": "the text of the application's templates is too long"})
     return answer

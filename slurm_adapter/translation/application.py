@@ -1,8 +1,8 @@
-"""What an application is: its parameters, and how its command comes out of them.
+"""Applications: parameters, and the parts from which a command is made.
 
-One frozen `Application` has two sources: the form that UCloud resolves inside a job (`resolve_application`, here), and
-UCloud's `application: v2` files (`translation.application_file`). Nothing after this module knows which it was,
-except that only files of the site's own folder are `trusted`.
+An `Application` comes from a job of UCloud (`resolve_application`), or from a file `application: v2` of UCloud
+(`slurm_adapter.translation.application_file`). Both are handled alike, except that only files of the site's own folder
+are `trusted`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ParameterType = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One choice of an enumeration: users choose by `name`, the application gets `value`."""
+    """Option of an enumeration: users choose `name`, and the application gets `value`."""
 
     name: str
     value: str
@@ -49,7 +49,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """The job text of a workflow parameter, and the parameters that come with it."""
+    """Job text of a workflow parameter, with its own parameters."""
 
     job: Template | None
     init: str = ""
@@ -58,13 +58,13 @@ class Workflow:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What an application can be given."""
+    """Parameter of an application."""
 
     name: str
     type: ParameterType
     optional: bool = False
     default: Any = None
-    """A bare value, `{"type": ..., "value": ...}`, a `Workflow`, or None."""
+    """Plain value, `{"type": ..., "value": ...}`, `Workflow`, or None."""
     minimum: int | float | None = None
     maximum: int | float | None = None
     step: int | float | None = None
@@ -72,19 +72,19 @@ class Parameter:
     false_value: str = "false"
     options: tuple[Option, ...] = ()
     modules: tuple[str, ...] = ()
-    """The modules that may be chosen; empty where any may."""
+    """Modules to choose from; empty if all are allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One argument, as it is."""
+    """One argument."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """Arguments from parameters that have a value; nothing where none of them has."""
+    """Arguments from parameters. Parameters without a value give none."""
 
     names: tuple[str, ...]
     prefix_global: str = ""
@@ -97,14 +97,14 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentVariable:
-    """An argument that is a variable's value where the job runs."""
+    """Argument with the value that an environment variable has in the job."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class BoolFlag:
-    """An argument that stands where a boolean parameter is true."""
+    """Argument that is present if a boolean parameter is true."""
 
     name: str
     flag: str
@@ -112,11 +112,11 @@ class BoolFlag:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Jinja text."""
+    """Text in Jinja."""
 
     text: str
     line: int = 1
-    """The line of its file where it begins, for messages."""
+    """First line in its file, for messages."""
 
 
 Part = Word | Variable | EnvironmentVariable | BoolFlag | Template
@@ -124,33 +124,33 @@ Part = Word | Variable | EnvironmentVariable | BoolFlag | Template
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An application, whichever way it came."""
+    """Application from a file or from UCloud."""
 
     name: str
     version: str
     title: str
     source: str
-    """Where it came from, for messages: the file's name, or UCloud."""
+    """Name of the file, or UCloud; for messages."""
     trusted: bool
-    """It stands in the site's own folder, so its templates were read by an administrator."""
+    """True for files of the site's own folder, because an administrator has read their templates."""
     backend: str
-    """`NATIVE` is what runs on a Slurm cluster."""
+    """Type of its software. Only `NATIVE` runs on a Slurm cluster."""
     parameters: tuple[Parameter, ...] = ()
     invocation: tuple[Part, ...] = ()
     environment: tuple[tuple[str, Part], ...] = ()
     sbatch: tuple[tuple[str, Part], ...] = ()
-    """Directives by long name."""
+    """Directives, by long name."""
     load: tuple[tuple[str, str], ...] = ()
-    """Name and version of the software that `{- applicationLoad -}` loads."""
+    """Name and version of software for `{- applicationLoad -}`."""
     required_modules: tuple[str, ...] = ()
     web_port: int | None = None
     vnc_port: int | None = None
     vnc_password: str | None = None
-    """Of the VNC server, as the application's author has written it down for whoever may use the job."""
+    """Password of the VNC server, for users with access to the job. The author of the application sets it."""
     ssh: Literal["DISABLED", "OPTIONAL", "MANDATORY"] = "DISABLED"
     inference: Literal["NONE", "OPTIONAL", "MANDATORY"] = "NONE"
     multi_node: bool | None = None
-    """This and the next four: None where nothing is said, which is not False."""
+    """False if forbidden; None, here and in the next four, if not specified."""
     links: bool | None = None
     ip_addresses: bool | None = None
     folders: bool | None = None
@@ -160,12 +160,12 @@ class Application:
     """File name extensions for "Open with"."""
 
     def __str__(self) -> str:
-        """Name and version."""
+        """Return name and version."""
         return f"{self.name} {self.version}"
 
     @property
     def template(self) -> bool:
-        """The invocation is Jinja text, which runs once; otherwise it is one command, which runs on every node."""
+        """Return whether the invocation is Jinja, which runs once. A command runs on all nodes."""
         return any(isinstance(part, Template) for part in self.invocation)
 
 
@@ -179,7 +179,7 @@ class _WireModule(Wire):
 
 
 class WireParameter(Wire):
-    """A parameter as UCloud sends it, also within a workflow."""
+    """Parameter as UCloud sends it, also in workflows."""
 
     type: ParameterType
     name: Text = Field(min_length=1)
@@ -194,7 +194,7 @@ class WireParameter(Wire):
     supported_modules: Listed[_WireModule] = ()
 
     def freeze(self) -> Parameter:
-        """The parameter as the rest of the program knows it."""
+        """Return the parameter."""
         return Parameter(
             name=self.name,
             type=self.type,
@@ -312,7 +312,7 @@ class _WireApplication(Wire):
 
 
 def resolve_application(resolved: dict[str, Any]) -> Application:
-    """The application inside a job, `status.resolvedApplication`. Raises `InvalidInput` that names each wrong field."""
+    """Return the application of a job, `status.resolvedApplication`. Raise `InvalidInput` that names wrong fields."""
     try:
         found = _WireApplication.model_validate(resolved)
     except ValidationError as error:
@@ -350,7 +350,7 @@ def resolve_application(resolved: dict[str, Any]) -> Application:
 
 
 def freeze_parameters(parameters: Iterable[WireParameter]) -> tuple[Parameter, ...]:
-    """Parameters in their order. Raises `InvalidInput` where two have one name."""
+    """Return parameters in order. Raise `InvalidInput` if two have the same name."""
     frozen: dict[str, Parameter] = {}
     for parameter in parameters:
         if parameter.name in frozen:

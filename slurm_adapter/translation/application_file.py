@@ -1,8 +1,8 @@
-"""UCloud's own application files, `application: v2`.
+"""Read UCloud's application files, `application: v2`.
 
-A file is read key by key from YAML's own nodes, which know their lines, so that every problem is told with its line.
-Problems are of two kinds: errors, for which the file is refused, and warnings, which a linter shows: a key that
-nothing here reads, or one that UCloud's reader and its documentation understand differently.
+A file is read from YAML's nodes, which have lines, so that each problem is reported with its line. There are errors,
+which make the file unusable, and warnings. A warning is about a key that is ignored, or about one that UCloud's program
+and its documentation read differently.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from slurm_adapter.translation.application import (
     Template,
     Workflow,
 )
+from slurm_adapter.translation.rendering import TEMPLATE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,23 +45,21 @@ _TYPES: dict[str, ParameterType] = {
     "Workflow": "workflow",
 }
 _BACKENDS = {"Native": "NATIVE", "Container": "DOCKER", "VirtualMachine": "VIRTUAL_MACHINE", "UCX": "UCX"}
-_NAMES_OF_TEMPLATES = frozenset(
-    ("ucloud", "cfg", "sbatch", "srun", "script", "ternary", "dynamicInterface", "appVersion")
-)
+_RESERVED_NAMES = TEMPLATE_NAMES | {"appVersion"}
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something about a file that its author should know."""
+    """Error or warning about a file."""
 
     line: int
     message: str
     error: bool
-    """The file is refused for it."""
+    """True if the file cannot be used."""
 
 
 def read_application_file(text: str, filename: str) -> Application:
-    """The application in a file. Raises `InvalidInput` with the file, line and key of every error."""
+    """Return the application in a file. Raise `InvalidInput` with file, line and key of every error."""
     application, problems = lint_application_file(text, filename)
     errors = [f"{filename}:{problem.line}: {problem.message}" for problem in problems if problem.error]
     if errors or application is None:
@@ -69,7 +68,7 @@ def read_application_file(text: str, filename: str) -> Application:
 
 
 def lint_application_file(text: str, filename: str) -> tuple[Application | None, tuple[Problem, ...]]:
-    """What a file says, None where it cannot be read at all, and all its problems in the order of their lines."""
+    """Return the application, None if the file cannot be read at all, and all problems, sorted by line."""
     problems: list[Problem] = []
     application = None
     try:
@@ -90,7 +89,7 @@ def lint_application_file(text: str, filename: str) -> tuple[Application | None,
 
 
 class _Section:
-    """One mapping of the file; every key must be asked for, or `finish` warns of it."""
+    """One mapping of the file. `finish` warns of keys that were not read."""
 
     def __init__(self, node: yaml.Node | None, path: str, problems: list[Problem]) -> None:
         self.path = path
@@ -108,7 +107,7 @@ class _Section:
     def _add(self, key: yaml.Node, value: yaml.Node) -> None:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-            self.error(line, f"{self.path}: a key must be a plain text; merging with << is not supported")
+            self.error(line, f"{self.path}: a key must be a plain text; << is not supported")
         elif key.value in self._entries:
             self.error(line, f"{self._name(key.value)} stands twice")
         else:
@@ -141,7 +140,7 @@ class _Section:
         return found
 
     def text(self, key: str, default: str = "", *, required: bool = False) -> str:
-        """A text; a number or a date is taken as it is written, so `1.10` stays `1.10`."""
+        """Return a text. Numbers and dates are read as written, so that `1.10` stays `1.10`."""
         found = self.node(key, required=required)
         if found is None:
             return default
@@ -149,7 +148,7 @@ class _Section:
             self.wrong(key, "must be a text")
             return default
         if "\0" in found.value:
-            self.wrong(key, "must not hold a NUL character")
+            self.wrong(key, "must not contain a NUL character")
         return cast("str", found.value)
 
     def template(self, key: str, *, required: bool = False) -> Template | None:
@@ -160,7 +159,7 @@ class _Section:
         return Template(self.text(key), found.start_mark.line + offset)
 
     def value(self, key: str) -> Any:
-        """A scalar as YAML understands it."""
+        """Return the YAML value of a scalar."""
         found = self.node(key)
         if found is None:
             return None
@@ -199,11 +198,11 @@ class _Section:
         return found
 
     def section(self, key: str, *, required: bool = False) -> _Section:
-        """A mapping; an empty one where there is none."""
+        """Return a mapping; an empty one if there is none."""
         return _Section(self.node(key, required=required), self._name(key), self.problems)
 
     def sections(self, key: str) -> list[_Section]:
-        """A list of mappings."""
+        """Return a list of mappings."""
         found = self.node(key)
         if found is None:
             return []
@@ -213,7 +212,7 @@ class _Section:
         return [_Section(item, f"{self._name(key)}[{n}]", self.problems) for n, item in enumerate(found.value)]
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts."""
+        """Return a list of texts."""
         found = self.node(key)
         if found is None:
             return ()
@@ -223,17 +222,17 @@ class _Section:
         return ()
 
     def templates(self, key: str) -> tuple[tuple[str, Part], ...]:
-        """A mapping of texts, each of them Jinja."""
+        """Return a mapping of templates."""
         inner = self.section(key)
         found = [(name, inner.template(name)) for name in inner]
         inner.finish()
         return tuple((name, template) for name, template in found if template is not None)
 
     def finish(self) -> None:
-        """Warn of every key that nothing here reads."""
+        """Warn of every key that was not read."""
         for key in self._entries:
             if key not in self._asked:
-                self.warn(key, "is not read here")
+                self.warn(key, "is ignored")
 
 
 def _read(top: _Section, filename: str) -> Application:
@@ -242,7 +241,7 @@ def _read(top: _Section, filename: str) -> Application:
     version = top.text("version", required=True)
     for key, value in (("name", name), ("version", version)):
         if value and re.search(r"[\s\x00-\x1f\x7f]", value):
-            top.wrong(key, f"{for_message(value)}: must not hold white space")
+            top.wrong(key, f"{for_message(value)}: must not contain white space")
     for key in ("description", "license", "documentation"):
         top.text(key)
     software = top.section("software", required=True)
@@ -278,9 +277,9 @@ def _read(top: _Section, filename: str) -> Application:
     )
     application = _read_features(top.section("features"), application)
     if top.node("modules") is not None:
-        top.warn("modules", "mounts nothing here; modules are loaded with `module load`")
+        top.warn("modules", "is ignored; load modules with `module load`")
     if not invocation.text.strip() and not any(item.type == "workflow" for item in application.parameters):
-        top.error(top.line, "invocation is missing; only an application with a Workflow parameter has none")
+        top.error(top.line, "invocation is missing; only applications with a Workflow parameter need none")
     top.finish()
     return application
 
@@ -298,7 +297,7 @@ def _read_mode(section: _Section, allowed: Sequence[str], default: str) -> str:
 
 
 def _read_port(section: _Section, default: int) -> tuple[int | None, str | None]:
-    """The port and the password of an interface; both None where it is not enabled."""
+    """Return port and password of an interface; both None if it is not enabled."""
     enabled = section.flag("enabled")
     port = section.number("port", whole=True)
     password = section.text("password") or None
@@ -328,16 +327,16 @@ def _read_parameters(section: _Section, *, in_workflow: bool = False) -> tuple[P
 
 def _read_parameter(name: str, parameters: _Section, *, in_workflow: bool) -> Parameter:
     section = parameters.section(name, required=True)
-    if name in _NAMES_OF_TEMPLATES:
-        parameters.wrong(name, "this name means something else in templates")
+    if name in _RESERVED_NAMES:
+        parameters.wrong(name, "this name has another meaning in templates")
     elif not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-        parameters.warn(name, "templates cannot name it; use letters, digits and _")
+        parameters.warn(name, "templates cannot use this name; use letters, digits and _")
     kind = section.choice("type", tuple(_TYPES), "Text", required=True)
     section.text("title")
     section.text("description")
     optional = section.flag("optional")
     if optional is None:
-        section.warn("optional", "is missing: UCloud reads that as mandatory, its documentation says optional")
+        section.warn("optional", "is missing: UCloud reads this as mandatory, but its documentation says optional")
     parameter = Parameter(name=name, type=_TYPES[kind], optional=bool(optional))
     match kind:
         case "Integer" | "FloatingPoint":
@@ -348,8 +347,8 @@ def _read_parameter(name: str, parameters: _Section, *, in_workflow: bool) -> Pa
             parameter = replace(parameter, default=section.text("defaultValue") or None)
         case "Enumeration":
             parameter = _read_choices(section, parameter)
-        case "Workflow" if in_workflow:  # UCloud knows none, and an alias could nest it without an end
-            section.wrong("type", "a workflow within a workflow")
+        case "Workflow" if in_workflow:  # UCloud has none, and an alias could nest it infinitely
+            section.wrong("type", "a workflow cannot contain a workflow")
         case "Workflow":
             parameter = replace(parameter, default=_read_workflow(section))
     section.finish()
@@ -376,7 +375,7 @@ def _read_choices(section: _Section, parameter: Parameter) -> Parameter:
         options.append(Option(item.text("title") or value, value))
         item.finish()
     if not options:
-        section.wrong("options", "must name at least one choice")
+        section.wrong("options", "must have at least one option")
     default = section.text("defaultValue") or None
     if default is not None and default not in [option.value for option in options]:
         section.wrong("defaultValue", f"{for_message(default)}: must be the value of one of the options")

@@ -1,12 +1,11 @@
-"""UCloud's paths on this cluster: `/<drive>/a/b` becomes a path under the drive's folder.
+"""Resolve UCloud's paths: `/<drive>/a/b` becomes a path in the drive's folder on the cluster.
 
-A drive's folder is looked for in three places: the site's table, its pattern, and UCloud, which keeps for each drive
-what its provider has named it when it registered it. UCloud's own provider for Slurm names a drive by its folder, and
-that is what is read here (`UcloudDrive.folder`).
+The folder of a drive comes from the site's table, from its pattern, or from UCloud. UCloud keeps the name that the
+provider gave a drive when it was registered, and UCloud's own provider for Slurm uses the folder as this name
+(`UcloudDrive.folder`).
 
-Two steps. `resolve_path` is pure: it knows the table of drives, who may use them, and refuses a path that could leave
-its drive by its text. `check_paths_command` and `read_path_check` are the other half: one command for all paths of a
-request, run as the job's user, that sees on the cluster whether a symbolic link leads out of the drive.
+`resolve_path` checks permissions, and refuses paths with components that leave the drive. It does not see the file
+system: `slurm_adapter.cluster.path_check` finds symbolic links that leave the drive.
 """
 
 from __future__ import annotations
@@ -31,32 +30,32 @@ if TYPE_CHECKING:
 Kind = Literal["file", "directory", "any"]
 
 PATH_LIMIT = 4095
-"""The most bytes of a path (PATH_MAX of Linux less its terminator)."""
+"""Most bytes of a path (PATH_MAX of Linux without the terminator)."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrivePath:
-    """A path that a job names."""
+    """Path that a job uses."""
 
     field: str
-    """Where it stands in the specification."""
+    """Its field in the specification."""
     ucloud: str
     cluster: str
     root: str
-    """The drive's folder, which the path must not leave."""
+    """Folder of the drive, which the path must not leave."""
     read_only: bool
-    """The drive is mounted read-only by the site."""
+    """Users cannot write to the drive."""
     kind: Kind = "any"
-    """What it must be."""
+    """Required kind."""
 
     @property
     def name(self) -> str:
-        """The last component: the drive's own id where the whole drive is named."""
+        """Return the last component: the id of the drive if the path is the whole drive."""
         return self.ucloud.rsplit("/", 1)[1]
 
     @property
     def drive(self) -> Drive:
-        """The drive that it lies in."""
+        """Return the drive of the path."""
         return Drive(id=self.ucloud.split("/")[1], path=self.root, read_only=self.read_only)
 
 
@@ -65,20 +64,20 @@ class _DriveSpecification(Wire):
 
 
 class UcloudDrive(Wire):
-    """A drive as UCloud tells of it (`FileCollection` of the older generation, `Drive` of the newer)."""
+    """Drive as UCloud sends it (`FileCollection` in the older generation, `Drive` in the newer)."""
 
     id: Text
     owner: Owner
     specification: _DriveSpecification
     provider_generated_id: Text = ""
-    """What its provider has named it."""
+    """Name that the provider gave it."""
 
     @property
     def folder(self) -> str | None:
-        """Its folder, where its provider's name for it holds one.
+        """Return its folder, if the provider's name contains one.
 
-        UCloud's provider for Slurm writes `PROVIDER-OWNER`, a new line, and the folder; before it had owners in it,
-        `PROVIDER-` and the folder.
+        UCloud's provider for Slurm writes `PROVIDER-OWNER`, a newline and the folder. Older versions write `PROVIDER-`
+        and the folder.
         """
         mark, line, path = self.provider_generated_id.partition("\n")
         if not (mark and line and path):
@@ -89,32 +88,32 @@ class UcloudDrive(Wire):
         return path
 
     def belongs_to(self, owner: Owner) -> bool:
-        """Whether it is a drive of the workspace in which this owner acts: a project's, or his personal one."""
+        """Return whether it belongs to the owner's workspace: the project, or the personal workspace."""
         if owner.project is not None:
             return self.owner.project == owner.project
         return self.owner.project is None and self.owner.created_by == owner.created_by
 
 
 def read_ucloud_drive(answer: object) -> UcloudDrive:
-    """A drive from UCloud's JSON. Raises `Unknown` where it is none."""
+    """Return a drive from UCloud's JSON. Raise `Unknown` if it is not a drive."""
     try:
         return UcloudDrive.model_validate(answer)
     except ValidationError as error:
-        wrong = ", ".join(".".join(map(str, each["loc"])) or "the whole" for each in error.errors())
-        raise Unknown(f"UCloud's answer is no drive: {wrong}") from error
+        wrong = ", ".join(".".join(map(str, each["loc"])) or "all" for each in error.errors())
+        raise Unknown(f"UCloud's answer is not a drive; wrong fields: {wrong}") from error
 
 
 def may_be_ucloud_drive(id_: str) -> bool:
-    """Whether UCloud is worth the question: its ids are positive numbers of 64 bits."""
+    """Return whether UCloud may have a drive of this id. Its ids are positive 64-bit integers."""
     return re.fullmatch(r"[1-9][0-9]{0,18}", id_, re.ASCII) is not None
 
 
 def to_ask_ucloud_for(
     specification: JobSpecification, defaults: Mapping[str, FileValue], config: Config, owner: Owner, account: str
 ) -> Iterator[tuple[str, str]]:
-    """The drives that a job names and the site does not know, each with the place in the specification.
+    """Yield id and field of each drive that a job uses and the site does not know.
 
-    So does its application for it: `defaults` has those files by parameter; see `invocation.default_files`.
+    `defaults` has files that the application uses by default, by parameter; see `invocation.default_files`.
     """
     values = [(f"parameters.{name}", value) for name, value in {**defaults, **specification.parameters}.items()]
     values += [(f"resources[{number}]", value) for number, value in enumerate(specification.resources)]
@@ -132,9 +131,9 @@ def to_ask_ucloud_for(
 
 
 def as_found(drive: UcloudDrive, owner: Owner, provider: str, place: str) -> Drive | None:
-    """A drive that UCloud has told of, for a job of this owner; None where it is not his workspace's.
+    """Return a drive that UCloud sent for a job of this owner; None if it does not belong to the owner's workspace.
 
-    Raises `InvalidInput` where it is, and has no folder that can be known here.
+    Raise `InvalidInput` if it does, but has no known folder.
     """
     if not drive.belongs_to(owner):
         return None
@@ -159,44 +158,47 @@ def resolve_path(
     pattern: DrivePattern | None = None,
     account: str | None = None,
 ) -> DrivePath:
-    """Where a UCloud path is on the cluster.
+    """Return the path on the cluster for a path of UCloud.
 
-    `pattern` is where a drive is that is not in the table: the workspace's own folder for it. `account` is the user's
-    on the cluster.
-    Raises `InvalidInput` for a path that is not `/<drive>/...`, holds `.`, `..`, empty components or NUL, or names a
-    drive that is not in the table or not open to this user or project; which of the two it is, is not told.
+    `pattern` gives the folders of drives that are not in the table. `account` is the user's account on the cluster.
+    Raise `InvalidInput` if the path is not `/<drive>/...`, if it has components `.`, `..` or empty ones, or NUL, or if
+    the drive is unknown or not open to this user or project. The message does not say which of the two.
     """
-    said = f"{field}: {for_message(path)}"
+    subject = f"{field}: {for_message(path)}"
     first, *components = path.split("/")
     if first or not components or "" in components or "\0" in path:
-        raise InvalidInput(f"{said}: must be /DRIVE or /DRIVE/folder/file, without empty parts and without a final /")
+        raise InvalidInput(
+            f"{subject}: must be /DRIVE or /DRIVE/folder/file, without empty components and without a final /"
+        )
     if {".", ".."} & set(components):
-        raise InvalidInput(f"{said}: must not hold . or .. as a part; no path leaves its drive")
+        raise InvalidInput(f"{subject}: must not contain . or .. as a component; a path cannot leave its drive")
     name, *inner = components
     drive = next((drive for drive in drives if drive.id == name), None)
     if drive is None and pattern is not None:
         drive = by_pattern(name, pattern, user, project, account)
     if drive is None or not may_use(drive, user, project):
-        raise InvalidInput(f"{said}: drive {for_message(name)} is not known here, or not open to {_who(user, project)}")
+        raise InvalidInput(
+            f"{subject}: drive {for_message(name)} is not known here, or not open to {_who(user, project)}"
+        )
     root = drive.path.rstrip("/") or "/"
     cluster = "/".join([root.rstrip("/"), *inner]) or "/"
     if len(cluster.encode()) > PATH_LIMIT:
-        raise InvalidInput(f"{said}: is longer than {PATH_LIMIT} bytes on the cluster")
+        raise InvalidInput(f"{subject}: is longer than {PATH_LIMIT} bytes on the cluster")
     return DrivePath(field=field, ucloud=path, cluster=cluster, root=root, read_only=drive.read_only, kind=kind)
 
 
 def by_pattern(
     drive_id: str, pattern: DrivePattern, user: str, project: str | None, account: str | None = None
 ) -> Drive | None:
-    """The folder that a workspace has for a drive; None where the pattern gives none.
+    """Return a workspace's folder for a drive; None if the pattern gives none.
 
-    None of the values may be more than a part of one component, so that none leads out of the pattern's folders.
+    No value may contain a slash, so that the folder stays in the pattern's folders.
     """
     form = pattern.user if project is None else pattern.project
     values = {"{drive}": drive_id, "{user}": user, "{project}": project or "", "{account}": account or ""}
     if form is None or any("/" in value or "\0" in value or "\n" in value for value in values.values()):
         return None
-    # In one pass: a value that holds another's name in braces is no pattern.
+    # All at once: a value may itself contain a name in braces, which is not replaced.
     path = re.sub(r"\{(?:drive|user|project|account)\}", lambda match: values[match[0]], form.rstrip("/"))
     if {"", ".", ".."} & set(path.split("/")[1:]):
         return None
@@ -204,7 +206,7 @@ def by_pattern(
 
 
 def ucloud_path(cluster_path: str, drives: Sequence[Drive]) -> str | None:
-    """The UCloud path of a folder on the cluster, by the deepest drive that holds it; None where none does."""
+    """Return the UCloud path of a folder on the cluster, in its innermost drive; None if no drive contains it."""
     holding = [drive for drive in drives if f"{cluster_path.rstrip('/')}/".startswith(f"{drive.path.rstrip('/')}/")]
     if not holding:
         return None
@@ -214,7 +216,7 @@ def ucloud_path(cluster_path: str, drives: Sequence[Drive]) -> str | None:
 
 
 def may_use(drive: Drive, user: str, project: str | None) -> bool:
-    """Whether a drive is open to a user, or to the members of his project."""
+    """Return whether a drive is open to a user, or to the members of the user's project."""
     if not drive.users and not drive.projects:
         return True
     return user in drive.users or (project is not None and project in drive.projects)

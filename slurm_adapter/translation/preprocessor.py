@@ -1,6 +1,6 @@
-"""The lines `{- name -}` and `{- name("a", "b") -}` of UCloud's application templates, before Jinja sees them.
+"""Replace `{- name -}` and `{- name("a", "b") -}` in UCloud's application templates before Jinja reads them.
 
-Each becomes a Jinja variable on the same line, so that lines in messages stay right and a site's shell text is never
+Each becomes a Jinja variable on the same line. So line numbers in messages stay correct, and a site's shell text is not
 read as a template.
 """
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 _BEGIN, _END = "{- ", " -}"
 _LONGEST = 1000
-"""Characters of a line of the preprocessor; longer texts between its marks are not its."""
+"""Most characters between the marks. Longer texts are left as they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessed:
-    """A template that is Jinja alone."""
+    """Template in Jinja only."""
 
     text: str
     uses_system_load: bool
 
 
-def preprocess(template: Template, application: Application, where: str) -> Preprocessed:
-    """Replace the preprocessor's lines.
+def preprocess(template: Template, application: Application, place: str) -> Preprocessed:
+    """Replace the preprocessor's marks.
 
-    `systemLoad` and `systemUnload` become variables of the same name with a leading underscore. What needs the site's
-    own configuration of applications is refused: there is none yet. Raises `InvalidInput` with the line.
+    `systemLoad` and `systemUnload` become variables with the same name and a leading underscore. Marks that need a
+    configuration of applications are refused, because sites cannot have one yet. Raise `InvalidInput` with the line.
     """
     text = template.text
     pieces: list[str] = []
@@ -50,21 +50,21 @@ def preprocess(template: Template, application: Application, where: str) -> Prep
         if name in {"applicationLoad", "applicationUnload"} and not application.load:
             continue
         line = template.line + text.count("\n", 0, begin)
-        said = f"{where}, line {line}: "
+        prefix = f"{place}, line {line}: "
         if name in {"applicationLoad", "applicationUnload", "loadApplication", "unloadApplication", "versionResolver"}:
             raise InvalidInput(
-                f"{said}{text[begin:end]} needs the site's configuration of applications, which is not supported; load "
-                "the software in jobs.system_load or by its full path"
+                f"{prefix}{text[begin:end]} needs the site's configuration of applications, which is not supported; "
+                "load the software in jobs.system_load or by its full path"
             )
-        raise InvalidInput(f"{said}{for_message(text[begin:end])} is not known; known are systemLoad and systemUnload")
+        raise InvalidInput(f"{prefix}{for_message(text[begin:end])} is unknown; known are systemLoad and systemUnload")
     pieces.append(text[done:])
     return Preprocessed("".join(pieces), uses_system_load)
 
 
 def _find(text: str) -> Iterator[tuple[int, int, str]]:
-    """Yield where each line of the preprocessor begins and ends, and its name. Takes time linear in the text.
+    """Yield begin, end and name of each mark, in time linear in the text.
 
-    Neither mark is looked for twice in the same place: a pattern would look for the end from every beginning.
+    No place is searched twice for the end of a mark. A regular expression would search for it from every begin.
     """
     begin = text.find(_BEGIN)
     end = 0
@@ -81,7 +81,7 @@ def _find(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _name(inner: str) -> str | None:
-    """Return NAME of `NAME` or `NAME(...)`; None for another text."""
+    """Return NAME of `NAME` or `NAME(...)`; None for other texts."""
     name, bracket, arguments = inner.partition("(")
     if set(name) & set("-{})") or (bracket and arguments.partition(")")[1:] != (")", "")):
         return None

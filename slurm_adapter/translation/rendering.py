@@ -1,20 +1,20 @@
-"""Jinja, as UCloud's applications use it: a sandbox whose every printed value is quoted for bash.
+"""Render Jinja templates of UCloud's applications in a sandbox that quotes every printed value for bash.
 
-Jinja's sandbox keeps a template from Python; it limits neither time nor memory. So a template that the site did not
-write is rendered in a child process (`render_apart`), and only files of the site's own folder in this process
-(`render`). The child has limits on time and memory, and `local.confinement` takes everything else from it: a
-template that gets out of the sandbox reaches nothing. What such a child answers is not trusted either. This module is
-what the child imports: keep it light.
+Jinja's sandbox gives templates no access to Python, but limits neither time nor memory. So untrusted templates are
+rendered in a child process (`slurm_adapter.local.render_process`), and only the site's own in this process (`render`).
+The child has limits on time and memory, and `slurm_adapter.local.confinement` takes everything else from it, so that a
+template that escapes from the sandbox reaches nothing. The child's answer is not trusted either. The child imports this
+module, so keep it light.
 
-Printing:
+Rules for printing:
 
-* A value is quoted for bash where it is printed, unless it is `safe`: text marked so, the output of a macro or of a
-  `{% set %}` block (their own values were quoted when they were printed), `srun()`, `option`, and load snippets.
-* None prints nothing: it is the value of an optional parameter that was not given.
-* A list, a mapping or a function is not printed but refused: join a list, or print its items.
-* Values of `environment` and `sbatch` are text, not shell: they are quoted whole, later, and not here.
+* A value is quoted for bash unless it is `safe`: text that is marked so, the output of a macro or of a `{% set %}`
+  block (their values were quoted when they were printed), `srun()`, `option`, and load snippets.
+* None prints nothing. It is the value of an optional parameter without a value.
+* Lists, mappings and functions are refused. Join a list, or print its items.
+* Values of `environment` and `sbatch` are text, not shell. They are quoted later, as a whole.
 
-A template gives the same text every time: `random` and `lipsum` are not there.
+A template gives the same text every time: `random` and `lipsum` are removed.
 """
 
 from __future__ import annotations
@@ -40,17 +40,20 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 OUTPUT_LIMIT = 1024 * 1024
-"""The most characters of a rendered invocation. (sbatch takes scripts of 4 MiB.)"""
+"""Most characters of a rendered invocation. (sbatch accepts scripts of 4 MiB.)"""
 
 CALLS = 1000
-"""The most calls of `sbatch()` in one text; sbatch knows some hundred directives."""
+"""Most calls of `sbatch()` in one text. sbatch has about a hundred directives."""
+
+TEMPLATE_NAMES = frozenset(("ucloud", "cfg", "sbatch", "srun", "script", "ternary", "dynamicInterface"))
+"""Names with a meaning in templates. A parameter cannot have them."""
 
 _REMOVED_FILTERS = ("forceescape", "random", "striptags", "urlize", "xmlattr")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A template and where it stands, for messages."""
+    """Template with its name and line, for messages."""
 
     text: str
     name: str
@@ -59,36 +62,36 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """All templates of one job."""
+    """Templates of one job."""
 
     variables: dict[str, Any]
-    """What templates can name, as JSON has it."""
+    """Variables of the templates, as JSON."""
     safe: dict[str, str] = field(default_factory=dict)
-    """Further variables, whose text is shell text already."""
+    """More variables. Their values are shell text."""
     srun: str = "srun"
-    """What `srun()` expands to, as shell text."""
+    """Shell text of `srun()`."""
     body: tuple[Source, ...] = ()
-    """The invocation; several are rendered one after the other."""
+    """The invocation. Several templates are rendered one after the other."""
     environment: dict[str, Source] = field(default_factory=dict)
     sbatch: dict[str, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What came of a task."""
+    """Result of a task."""
 
     body: str
     environment: dict[str, str]
     sbatch: dict[str, str]
-    """Values of the application's own map of directives."""
+    """Values of the application's map of directives."""
     calls: tuple[tuple[str, Any], ...]
     """Name and value of each call of `sbatch()`, in order."""
     interfaces: tuple[Interface, ...] = ()
-    """What `dynamicInterface()` has declared, in order."""
+    """Interfaces that `dynamicInterface()` declared, in order."""
 
 
 class Safe(str):
-    """Shell text: printed as it is."""
+    """Shell text, which is printed without quoting."""
 
     __slots__ = ()
 
@@ -121,24 +124,24 @@ class _Environment(ImmutableSandboxedEnvironment):
         }
 
     def call(self, context: Any, function: Any, /, *args: Any, **named: Any) -> Any:
-        """Mark what a macro gives as safe: its values were quoted where it printed them."""
+        """Call a function, and mark the result of a macro as safe: the macro quoted its values."""
         result = super().call(context, function, *args, **named)
         return Safe(result) if isinstance(function, Macro) else result
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Refuse what is only there to use up memory."""
+        """Compute an operator, and refuse operations that only use up memory."""
         sizes = [len(side) for side in (left, right) if isinstance(side, str | list | tuple)]
         counts = [side for side in (left, right) if isinstance(side, int)]
         if operator == "*" and sizes and counts and sizes[0] * counts[0] > OUTPUT_LIMIT:
-            raise SecurityError(f"a repetition that is longer than {OUTPUT_LIMIT}")
+            raise SecurityError(f"a repetition is longer than {OUTPUT_LIMIT}")
         if operator == "**" and abs(right) > 1000:
-            raise SecurityError("a power of more than 1000")
+            raise SecurityError("a power is greater than 1000")
         return super().call_binop(context, operator, left, right)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
-            raise TemplateSyntaxError("include, import and extends are off", node.lineno)
+            raise TemplateSyntaxError("include, import and extends are not available", node.lineno)
         for block in tree.find_all(nodes.AssignBlock):
             block.filter = nodes.Filter(block.filter, "safe", [], [], None, None, lineno=block.lineno)
         return tree
@@ -146,7 +149,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 def _printable(value: object) -> object:
     if isinstance(value, Undefined):
-        str(value)  # raises, and names what is not defined
+        str(value)  # raises an error with the name
     if value is not None and not isinstance(value, str | int | float):
         raise TemplateError(f"a value of type {type(value).__name__} cannot be printed; print its items")
     return value
@@ -191,13 +194,13 @@ def _search(value: str, pattern: str, *, ignorecase: bool = False, multiline: bo
 
 
 def render(task: Task) -> Rendered:
-    """Render in this process. Raises `InvalidInput` that names the template, its line, and what is wrong."""
+    """Render in this process. Raise `InvalidInput` that names the template, the line, and the problem."""
     found: list[tuple[str, Any]] = []
     interfaces: list[Interface] = []
 
     def sbatch(name: str, value: Any = "") -> Safe:
         if not isinstance(name, str):
-            raise TemplateError(f"sbatch(): name: must be a text, and is of type {type(name).__name__}")
+            raise TemplateError(f"sbatch(): name: must be a text, but has the type {type(name).__name__}")
         _whole(name + plain(_printable(value)))
         if len(found) >= CALLS:
             raise TemplateError(f"sbatch(): more than {CALLS} calls")
@@ -226,7 +229,7 @@ def render(task: Task) -> Rendered:
     }
     directives = {name: _render_one(_print_plain, source, variables) for name, source in task.sbatch.items()}
     environment = {name: _render_one(_print_plain, source, variables) for name, source in task.environment.items()}
-    found.clear()  # a value is no place to set directives from, nor to declare interfaces
+    found.clear()  # values cannot set directives or declare interfaces
     interfaces.clear()
     body = "\n".join(_render_one(_print, source, variables) for source in task.body)
     return Rendered(
@@ -236,7 +239,7 @@ def render(task: Task) -> Rendered:
 
 @lru_cache(maxsize=256)
 def _compile(printed: Callable[[object], Any], text: str) -> Template:
-    """Compiled once for all jobs of an application: that takes longer than all else of a job's translation."""
+    """Compile a template, once for all jobs of an application: this takes most of the time of a translation."""
     return _Environment(printed).from_string(text)
 
 
@@ -245,7 +248,7 @@ def _render_one(printed: Callable[[object], Any], source: Source, variables: Map
         return _whole("".join(_limited(_compile(printed, source.text).generate(variables))))
     except TemplateSyntaxError as error:
         raise _problem(source, error.lineno, error.message) from error
-    except Exception as error:  # a template can bring about any error of Python's operators and filters
+    except Exception as error:  # operators and filters in a template can raise any error
         raise _problem(source, _line_of(error), str(error) or type(error).__name__) from error
 
 
@@ -253,7 +256,7 @@ def _whole(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise TemplateError("gives half of a surrogate pair, which is no character") from error
+        raise TemplateError("gives half of a surrogate pair, which is not a character") from error
     return text
 
 
@@ -267,7 +270,7 @@ def _limited(chunks: Iterator[str]) -> Iterator[str]:
 
 
 def _line_of(error: BaseException) -> int | None:
-    """The template's own line: Jinja puts its frames into the traceback as `<template>`."""
+    """Return the line in the template. Jinja's frames have the file name `<template>`."""
     line, traceback = None, error.__traceback__
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename == "<template>":
@@ -277,6 +280,6 @@ def _line_of(error: BaseException) -> int | None:
 
 
 def _problem(source: Source, line: int | None, message: str | None) -> InvalidInput:
-    where = f", line {source.line + line - 1}" if line else ""
+    at_line = f", line {source.line + line - 1}" if line else ""
     text = " ".join((message or "an error").split())
-    return InvalidInput(f"{source.name}{where}: {repr(text[:300])[1:-1]}")
+    return InvalidInput(f"{source.name}{at_line}: {repr(text[:300])[1:-1]}")

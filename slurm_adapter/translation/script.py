@@ -1,9 +1,9 @@
-"""The files of a job: the script that sbatch is given, and what travels with it to the nodes.
+"""Make the files of a job: the script for sbatch, and the files that the job needs on its nodes.
 
-The script has two entries. sbatch runs it without arguments: it passes the fence, and becomes `node/batch.sh`, which
-prepares the job's names and runs the script again as `job.sbatch payload`: the application.
+The script has two entries. Slurm runs it without arguments: it passes the fence and becomes `node/batch.sh`. That
+prepares the job's names, and runs the script again as `job.sbatch payload`: the application.
 
-Its text comes from the template `job.sbatch.j2`, the site's own where it has one. The same inputs give the same bytes.
+The template is `job.sbatch.j2`, of the site if it has one. The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -28,51 +28,51 @@ if TYPE_CHECKING:
 
 SCRIPT_NAME = "job.sbatch"
 SCRIPT_LIMIT = 4 * 1024 * 1024
-"""The most bytes of a script (max_script_size of Slurm, unless the site says otherwise)."""
+"""Most bytes of a script: the default of max_script_size in slurm.conf(5)."""
 EXECUTABLE = 0o700
 PRIVATE = 0o600
 
 NODE_FILES = ("batch.sh", "join.sh", "holder.sh", "srun")
-"""The shell files that travel with every job, in `templates/node/`."""
+"""Shell files of every job, in `templates/node/`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptInputs:
-    """All that a job's script is made of."""
+    """Values in a job's script."""
 
     directives: tuple[Directive, ...]
     folder: str
     exports: tuple[tuple[str, str], ...]
-    """The job's context, `UCLOUD_*`, and `SLURM_CONF`; there for the batch script too."""
+    """`UCLOUD_*` and `SLURM_CONF`. The batch script has them, too."""
     environment: tuple[tuple[str, str], ...]
-    """The application's own variables: name and value, quoted for bash."""
+    """Variables of the application: name, and value quoted for bash."""
     links: tuple[tuple[str, str], ...]
-    """Names in the job's folder `mounts/`, and where they point to."""
+    """Links in the job's folder `mounts/`: name and path."""
     modules: tuple[str, ...]
-    """To load before the application starts."""
+    """Modules to load before the application starts."""
     purge: bool
-    """Unload what the user's login loads, first."""
+    """Unload the modules of the user's login first."""
     payload: str
     """The application, as shell text."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """What the shell files on the nodes have to know."""
+    """Settings that the shell files on the nodes read."""
 
     job_id: str
     names: bool
-    """The job gets names: it has peers, or several nodes, or the site wants it for every job."""
+    """The job gets names, because it has peers or several nodes, or because of `peers.always`."""
     view: str
     replicate: bool
-    """The payload runs on every node, not on the first alone."""
+    """The payload runs on every node, not only on the first."""
     cpus: int
-    """Per task."""
+    """Processors per task."""
     seconds: int
-    """The job's time limit."""
+    """Time limit of the job."""
     peers: tuple[DeclaredPeer, ...]
     slurm_names: Mapping[str, str]
-    """The Slurm names of the peers, by their ids."""
+    """Slurm names of the peers, by id."""
 
 
 def peer_line(job_id: str, hostname: str, slurm_name: str) -> str:
@@ -82,14 +82,14 @@ def peer_line(job_id: str, hostname: str, slurm_name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """What the files of a job's folder are made from."""
+    """Templates for the files of a job's folder."""
 
     source: str
-    """Their folder, for messages."""
+    """Path of the templates, for messages."""
     environment: ImmutableSandboxedEnvironment
     """See `script_environment`."""
     node_files: Mapping[str, bytes]
-    """The shell files that travel with every job, by their name in its folder."""
+    """Shell files of every job, by name in its folder."""
 
 
 def render_script(inputs: ScriptInputs, templates: Templates) -> str:
@@ -110,8 +110,8 @@ def render_script(inputs: ScriptInputs, templates: Templates) -> str:
         )
     except TemplateError as error:
         line = getattr(error, "lineno", None)
-        where = f", line {line}" if line else ""
-        raise InvalidConfig(f"{templates.source}: {SCRIPT_NAME}.j2{where}: {error}") from error
+        at_line = f", line {line}" if line else ""
+        raise InvalidConfig(f"{templates.source}: {SCRIPT_NAME}.j2{at_line}: {error}") from error
     text = text.rstrip("\n") + "\n"
     lint_script(text)
     return text
@@ -124,14 +124,14 @@ def script_environment(loader: BaseLoader) -> ImmutableSandboxedEnvironment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # it is a shell script, and `bash` quotes its values
+        autoescape=False,  # values of the shell script are quoted by `bash`
     )
     environment.filters["bash"] = bash.quote
     return environment
 
 
 def node_files(settings: NodeSettings, config: Config) -> dict[str, bytes]:
-    """The files that hold what the shell files on the nodes read; never sourced, so values need no quoting."""
+    """Return the files of settings for the nodes. They are read, not sourced, so values are not quoted."""
     lines = {
         "format": "1",
         "job_id": settings.job_id,

@@ -10,7 +10,7 @@ import pytest
 from slurm_adapter.cli.check import Finding, Level
 from slurm_adapter.cli.check.accounts import check_command_line
 from slurm_adapter.cli.check.here import check_here
-from slurm_adapter.local.render_process import Apart
+from slurm_adapter.local.render_process import ConfinedRenderer
 from tests.offline import Offline
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def test_what_confines_the_renderer_is_named(
     level: Level,
     said: str,
 ) -> None:
-    monkeypatch.setattr(Apart, "walls", lambda _: walls)
+    monkeypatch.setattr(ConfinedRenderer, "restrictions", lambda _: walls)
     findings = found(tmp_path, {"jobs": {"allow_unconfined": allowed}})
     assert [how for text, how in findings.items() if said in text] == [level]
 

@@ -529,7 +529,7 @@ def test_lint_shows_warnings_that_refuse_nothing_and_errors_that_do(tmp_path: Pa
 
     result = lint()
     assert (result.exit_code, result.stderr) == (0, "errors: 0, warnings: 1\n")
-    assert result.stdout.startswith(f"warning  {good}:4: titel: is not read here")
+    assert result.stdout.startswith(f"warning  {good}:4: titel: is ignored")
     broken.write_text("application: v2\nname: broken\n")
     result = lint()
     assert result.exit_code == 65

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def case(case: Case) -> Case:
     """The same, which renders without the child: it takes longer than all else."""
-    return replace(case, apart=render)
+    return replace(case, render_confined=render)
 
 
 GPU = {"id": "gpu", "category": "example-compute", "provider": "example"}

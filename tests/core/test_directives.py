@@ -75,7 +75,7 @@ def test_quoting_gives_one_line_or_a_message(value: str) -> None:
 def test_a_machine_with_everything(machine: Machine) -> None:
     directives = build_directives(
         machine, slurm_name="t", folder='/home/a b/"x" %j', replicas=2, seconds=3660, after=(17, 18),
-        extra=[Directive("mem", "1G"), Directive("ntasks-per-node", "16"), Directive("requeue")],
+        trusted=[Directive("mem", "1G"), Directive("ntasks-per-node", "16"), Directive("requeue")],
     )  # fmt: skip
     assert [str(directive) for directive in directives] == [
         "--job-name=t",

@@ -14,7 +14,7 @@ import pytest
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput
 from slurm_adapter.local import render_process
 from slurm_adapter.local.confinement import LANDLOCK, SECCOMP
-from slurm_adapter.local.render_process import Apart
+from slurm_adapter.local.render_process import ConfinedRenderer
 from slurm_adapter.translation.rendering import CALLS, Source, Task, render
 from tests.translation.escapes import ESCAPES
 
@@ -142,11 +142,11 @@ def prey(tmp_path: Path) -> Iterator[dict[str, Any]]:
 def test_python_itself_reaches_nothing(monkeypatch: pytest.MonkeyPatch, prey: dict[str, Any], wall: str) -> None:
     """A payload that has all of Python: each wall holds by itself what it is there for."""
     monkeypatch.setattr(render_process, "_start", lambda: child_of(attack(wall)))
-    with Apart(allow_unconfined=True) as apart:
-        stand, _ = apart.walls()
+    with ConfinedRenderer(allow_unconfined=True) as renderer:
+        stand, _ = renderer.restrictions()
         if wall not in stand:
             pytest.skip(f"this machine has no {wall}")
-        assert apart.render(task(**prey, whole=wall == SECCOMP)).body == ""
+        assert renderer.render(task(**prey, whole=wall == SECCOMP)).body == ""
 
 
 def test_without_walls_the_attack_succeeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -157,15 +157,15 @@ def test_without_walls_the_attack_succeeds(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
     file = tmp_path / "config.toml"
     file.write_text(SECRET)
-    with Apart(allow_unconfined=True) as apart:
-        found = apart.render(
+    with ConfinedRenderer(allow_unconfined=True) as renderer:
+        found = renderer.render(
             task(parent=os.getpid(), file=str(file), folder=str(tmp_path), port=1, path="", name="", whole=False)
         )
     assert {"write a file", "list a folder", "read the environment", "import"} <= {*found.body.split(", ")}
 
 
 @pytest.mark.parametrize("text", ESCAPES)
-def test_no_template_gets_out_of_the_sandbox(text: str, escapes_child: Apart) -> None:
+def test_no_template_gets_out_of_the_sandbox(text: str, escapes_child: ConfinedRenderer) -> None:
     try:
         printed = escapes_child.render(task(text)).body
     except InvalidInput as error:
@@ -174,26 +174,26 @@ def test_no_template_gets_out_of_the_sandbox(text: str, escapes_child: Apart) ->
 
 
 @pytest.fixture(scope="module")
-def escapes_child() -> Iterator[Apart]:
-    with Apart() as apart:
-        yield apart
+def escapes_child() -> Iterator[ConfinedRenderer]:
+    with ConfinedRenderer() as renderer:
+        yield renderer
 
 
 def test_a_machine_that_cannot_confine_renders_only_if_the_site_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     code = f"{NO_SECCOMP}from slurm_adapter.local import render_process\nrender_process.main()"
     monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
-    with Apart() as apart, pytest.raises(InvalidConfig) as error:
-        apart.render(task())
+    with ConfinedRenderer() as renderer, pytest.raises(InvalidConfig) as error:
+        renderer.render(task())
     assert "libnone.so" in str(error.value)
     assert "jobs.allow_unconfined" in str(error.value)
-    with Apart(allow_unconfined=True) as apart:
-        assert apart.render(task()).body == "x"
+    with ConfinedRenderer(allow_unconfined=True) as renderer:
+        assert renderer.render(task()).body == "x"
 
 
 def test_a_renderer_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render_process, "_start", lambda: child_of("sys.exit('no such module')"))
-    with Apart() as apart, pytest.raises(InvalidConfig, match="no such module"):
-        apart.render(task())
+    with ConfinedRenderer() as renderer, pytest.raises(InvalidConfig, match="no such module"):
+        renderer.render(task())
 
 
 ANSWER: dict[str, Any] = {"body": "x", "environment": {}, "sbatch": {}, "calls": [], "interfaces": []}
@@ -235,9 +235,9 @@ WRONG: tuple[dict[str, Any], ...] = (
 def test_the_answer_of_a_child_that_was_taken_over_is_not_trusted(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     code = f'print(\'[{{"seccomp": "x"}}, {{}}]\', flush=True); input(); print({said!a})'
     monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
-    with Apart() as apart, pytest.raises(InvalidInput) as error:
-        apart.render(task())
-    assert str(error.value) == "app: the renderer's answer makes no sense"
+    with ConfinedRenderer() as renderer, pytest.raises(InvalidInput) as error:
+        renderer.render(task())
+    assert str(error.value) == "app: the answer of the process that renders it is invalid"
 
 
 @pytest.mark.parametrize(
@@ -255,16 +255,16 @@ def test_a_child_that_was_taken_over_holds_nobody_up(monkeypatch: pytest.MonkeyP
     code = f'print(\'[{{"seccomp": "x"}}, {{}}]\', flush=True); input()\n{rest}'
     monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
     monkeypatch.setattr(render_process, "WALL_SECONDS", 0.5)
-    with Apart() as apart, pytest.raises(InvalidInput, match="app: takes more than"):
-        apart.render(task())
+    with ConfinedRenderer() as renderer, pytest.raises(InvalidInput, match="app: rendering takes more than"):
+        renderer.render(task())
 
 
 def test_a_child_that_reads_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     code = 'import time; print(\'[{"seccomp": "x"}, {}]\', flush=True); time.sleep(600)'
     monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
     monkeypatch.setattr(render_process, "WALL_SECONDS", 0.5)
-    with Apart() as apart, pytest.raises(InvalidInput, match="app: takes more than"):
-        apart.render(task(x="x" * 10**6))
+    with ConfinedRenderer() as renderer, pytest.raises(InvalidInput, match="app: rendering takes more than"):
+        renderer.render(task(x="x" * 10**6))
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_child_that_reads_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPa
     ids=lambda text: text[:30],
 )
 def test_what_cannot_be_passed_on_is_refused(text: str, said: str) -> None:
-    for run in (render, render_process.render_apart):
+    for run in (render, render_process.render_confined):
         with pytest.raises(InvalidInput) as error:
             run(task(text))
         assert said in str(error.value)

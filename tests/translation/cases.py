@@ -12,11 +12,11 @@ import pytest
 from slurm_adapter.core.config import Config
 from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.local.application_folder import Catalogue, open_catalogue
-from slurm_adapter.local.render_process import render_apart
+from slurm_adapter.local.render_process import render_confined
 from slurm_adapter.local.template_folder import open_templates
 from slurm_adapter.translation.application import Application, Option, Parameter, Template, Variable, Word
 from slurm_adapter.translation.application_file import read_application_file
-from slurm_adapter.translation.translate import Translation, translate
+from slurm_adapter.translation.translate import JobContext, Translation, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,22 +68,24 @@ class Case:
     config: Config
     application: Application
     folder: str = FOLDER
-    apart: Callable[[Task], Rendered] = render_apart
+    render_confined: Callable[[Task], Rendered] = render_confined
 
     def translate(self, **fields: Any) -> Translation:
         """Translate a specification that has these fields besides the necessary ones."""
-        owner = Owner(created_by="alice", project="p1")
+        context = JobContext(
+            config=self.config,
+            owner=Owner(created_by="alice", project="p1"),
+            job_id="4150",
+            slurm_name="i1-ucloud-4150",
+            folder=self.folder,
+            peers_file="4150",
+        )
         [specification] = parse_specifications(self.specification(**fields))
         return translate(
             specification,
             self.application,
-            self.config,
-            owner,
-            job_id="4150",
-            peers_file="4150",
-            token="i1-ucloud-4150",
-            folder=self.folder,
-            apart=self.apart,
+            context,
+            render_confined=self.render_confined,
             templates=open_templates(self.config.templates),
         )
 

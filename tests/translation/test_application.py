@@ -123,7 +123,7 @@ def test_a_whole_file() -> None:
         ("application: v2", "application: v1", "app.yaml:1: application: 'v1': must be one of v2"),
         ("application: v2", "application: [", "app.yaml:3: not YAML:"),
         ("name: acme\n", "", "app.yaml:1: name is missing; it is required"),
-        ("name: acme\n", "name: a b\n", "app.yaml:2: name: 'a b': must not hold white space"),
+        ("name: acme\n", "name: a b\n", "app.yaml:2: name: 'a b': must not contain white space"),
         ("version: 1.10", "version: {}", "app.yaml:3: version: must be a text"),
         ("title: Acme", "name: again", "app.yaml:4: name stands twice"),
         ("title: Acme", "<<: {name: x}", "app.yaml:4: the file: a key must be a plain text"),
@@ -132,7 +132,7 @@ def test_a_whole_file() -> None:
         ("version: 12.1", "v: 1", "app.yaml:8: software.load[0].version is missing"),
         ("multiNode: true", "multiNode: 1", "app.yaml:9: features.multiNode: 1: must be true or false"),
         ("type: Text,", "type: Txt,", "app.yaml:11: parameters.zeta.type: 'Txt': must be one of File"),
-        ("zeta: {", "srun: {", "app.yaml:11: parameters.srun: this name means something else in templates"),
+        ("zeta: {", "srun: {", "app.yaml:11: parameters.srun: this name has another meaning in templates"),
         ("defaultValue: 4", "defaultValue: 1", "app.yaml:12: parameters.alpha.defaultValue: 1 is below min, 2"),
         ("defaultValue: 4", "defaultValue: 12", "app.yaml:12: parameters.alpha.defaultValue: 12 is above max, 10"),
         ("defaultValue: 4", "defaultValue: x", "app.yaml:12: parameters.alpha.defaultValue: 'x': must be an integer"),
@@ -155,8 +155,8 @@ def test_an_error_has_its_line_and_key(old: str, new: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("title: Acme", "titel: Acme", (4, "titel: is not read here")),
-        ("title: Acme", "modules: {}", (4, "modules: mounts nothing here; modules are loaded with `module load`")),
+        ("title: Acme", "titel: Acme", (4, "titel: is ignored")),
+        ("title: Acme", "modules: {}", (4, "modules: is ignored; load modules with `module load`")),
         ("type: File, optional: true", "type: File", (27, "parameters.flow.parameters.extra.optional: is missing")),
         ("type: Native", "type: Container", (6, "software.type: Container does not run on a Slurm cluster")),
     ],
@@ -258,9 +258,9 @@ def test_the_sites_folder_goes_before_the_packaged_one(tmp_path: Path, config: C
         "acme-web-app 1.0.0",
     ]
     assert {path.name for path in catalogue.problems} == {"broken.yaml", "twice.yaml"}
-    with pytest.raises(InvalidInput, match=r"'acme 2': Unknown application requested; its versions here are 1\.10; 2 "):
+    with pytest.raises(InvalidInput, match=r"'acme 2': Unknown application requested; known versions: 1\.10; 2 "):
         catalogue.find("acme", "2")
-    with pytest.raises(InvalidInput, match="there are acme, acme-database, acme-web-app"):
+    with pytest.raises(InvalidInput, match="known applications: acme, acme-database, acme-web-app"):
         catalogue.find("nope\n", "2")
 
 

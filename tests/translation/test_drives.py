@@ -309,7 +309,7 @@ def test_whose_a_drive_of_ucloud_is(owner: dict[str, str | None], project: str |
 @pytest.mark.parametrize(
     ("answer", "wrong"),
     [
-        (None, "the whole"),
+        (None, "wrong fields: all"),
         ({}, "id, owner, specification"),
         ({"id": 77, "owner": {"createdBy": "alice"}, "specification": {}}, "id, specification.product"),
     ],

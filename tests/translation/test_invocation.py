@@ -107,25 +107,25 @@ def test_affixes(case: Case) -> None:
     ("parameters", "said"),
     [
         ({"nope": text("x")}, "parameters.nope: Unknown parameter supplied: 'nope'; this application has: debug,"),
-        ({"value": number(1)}, "parameters.value: Incorrect parameter type for 'value': integer; it takes text"),
-        ({"count": number(4.5)}, "Incorrect parameter type for 'count': floating_point; it takes integer"),
-        ({"value": {"type": "hologram"}}, "parameters.value: values of type 'hologram' are not known"),
+        ({"value": number(1)}, "parameters.value: Incorrect parameter type for 'value': integer; must be text"),
+        ({"count": number(4.5)}, "Incorrect parameter type for 'count': floating_point; must be integer"),
+        ({"value": {"type": "hologram"}}, "parameters.value: unknown type of value: 'hologram'"),
         ({"count": number(1)}, "parameters.count: 1: must be at least 2"),
         ({"count": number(12)}, "parameters.count: 12: must be at most 10"),
         ({"count": number(5)}, "parameters.count: 5: must be 2 and a multiple of 2"),
         ({"ratio": number(0.35)}, "parameters.ratio: 0.35: must be 0 and a multiple of 0.1"),
         ({"mode": text("medium")}, "parameters.mode: 'medium': must be one of 'Fast mode', 'Slow'"),
         ({"input": file("/999/x")}, "parameters.input.path: '/999/x': drive '999' is not known here"),
-        ({"input": file("/123/../x")}, "parameters.input.path: '/123/../x': must not hold"),
-        ({"input": file("/123/x", readOnly=True)}, "parameters.input.readOnly: true: drive '123' can be written"),
-        ({"input": file("/123/x", mountPath="/work/x")}, "parameters.input.mountPath: '/work/x': is reserved; nothing"),
-        ({"input": file("/123/x", mountPath="/mnt")}, "parameters.input.mountPath: '/mnt': nothing is mounted here"),
+        ({"input": file("/123/../x")}, "parameters.input.path: '/123/../x': must not contain"),
+        ({"input": file("/123/x", readOnly=True)}, "parameters.input.readOnly: true: users can write to drive '123'"),
+        ({"input": file("/123/x", mountPath="/work/x")}, "parameters.input.mountPath: '/work/x': is reserved; files are not mounted"),
+        ({"input": file("/123/x", mountPath="/mnt")}, "parameters.input.mountPath: '/mnt': files are not mounted"),
         ({"db": {"type": "peer", "hostname": "a b", "jobId": "1"}}, "parameters.db.hostname: Invalid hostname: 'a b'"),
         ({"db": {"type": "peer", "hostname": "h\n10.0.0.1 x", "jobId": "1"}}, "Invalid hostname"),
         ({"db": {"type": "peer", "hostname": "", "jobId": "1"}}, "Invalid hostname: ''"),
         ({"db": {"type": "peer", "hostname": "a", "jobId": "1 2"}}, "parameters.db.jobId: '1 2'"),
         ({"modules": {"type": "modules", "modules": ["gcc/11"]}}, "parameters.modules: 'gcc/11': must be one of"),
-        ({"modules": {"type": "modules", "modules": ["--force"]}}, "'--force' is no name of an environment module"),
+        ({"modules": {"type": "modules", "modules": ["--force"]}}, "'--force' is not a name of an environment module"),
     ],
 )  # fmt: skip
 def test_values_that_are_refused(case: Case, parameters: dict[str, Any], said: str) -> None:
@@ -146,7 +146,7 @@ def test_values_that_are_refused(case: Case, parameters: dict[str, Any], said: s
 def test_what_a_slurm_cluster_has_not(case: Case, kind: Any, value: dict[str, Any]) -> None:
     optional = case.with_application(parameters=(Parameter("p", kind, optional=True),))
     assert command(optional) == "acme-batch"
-    with pytest.raises(InvalidInput, match=f"parameters.p: a value of type {value['type']}: there are no"):
+    with pytest.raises(InvalidInput, match=f"parameters.p: a value of type {value['type']}: this site has no"):
         command(optional, p=value)
 
 
@@ -157,7 +157,7 @@ def test_all_wrong_parameters_are_named_at_once(case: Case) -> None:
     assert str(error.value).splitlines() == [
         "parameters.c: Unknown parameter supplied: 'c'; this application has: a, b",
         "parameters.a: Missing value for 'a'",
-        "parameters.b: Incorrect parameter type for 'b': text; it takes integer",
+        "parameters.b: Incorrect parameter type for 'b': text; must be integer",
     ]
 
 
@@ -201,16 +201,16 @@ def test_files_that_the_application_names_itself(case: Case) -> None:
 
 
 def test_a_default_of_the_wrong_type_names_the_application(case: Case) -> None:
-    with pytest.raises(InvalidInput, match=r"parameters\.p: the application's default is wrong"):
+    with pytest.raises(InvalidInput, match=r"parameters\.p: the application's default is invalid"):
         command(case.with_application(parameters=(Parameter("p", "integer", default="four"),)))
 
 
 def test_large_arguments(case: Case) -> None:
     assert command(case, value=text("x" * (ARGUMENT_LIMIT)))
-    with pytest.raises(InvalidInput, match=f"an argument has {ARGUMENT_LIMIT + 1} bytes; one may have at most"):
+    with pytest.raises(InvalidInput, match=f"an argument has {ARGUMENT_LIMIT + 1} bytes; the limit is"):
         command(case, value=text("é" * (ARGUMENT_LIMIT // 2 + 1)))
     many = case.with_application(invocation=(Word("x"), *[Variable(("value",))] * 9))
-    with pytest.raises(InvalidInput, match="together they may have"):
+    with pytest.raises(InvalidInput, match="bytes or more; the limit is"):
         command(many, value=text("x" * ARGUMENT_LIMIT))
 
 
@@ -240,19 +240,22 @@ def test_a_users_workflow_is_appended(case: Case) -> None:
 @pytest.mark.parametrize(
     ("flow", "said"),
     [
-        (workflow("x", init="apt install"), "parameters.flow.specification.init: a workflow's init text is not run"),
+        (
+            workflow("x", init="apt install"),
+            "parameters.flow.specification.init: a workflow's init text is not supported",
+        ),
         ({"type": "workflow", "specification": {"language": "BASH"}}, "language: 'BASH': must be JINJA2"),
         (workflow("x", inputs=[{"type": "text"}]), "parameters.flow.specification.inputs[0].name: is missing"),
         (
             workflow("x", inputs=[{"type": "text", "name": "value"}]),
-            "its parameter 'value' is the application's already",
+            "the application already has its parameter 'value'",
         ),
-        (workflow("x", inputs=[{"type": "workflow", "name": "f"}]), "a workflow within a workflow"),
+        (workflow("x", inputs=[{"type": "workflow", "name": "f"}]), "a workflow cannot contain a workflow"),
         (workflow("{{ script('x') }}"), "script() is not available here"),
         (workflow("\n{{ nope }}"), "parameters.flow.specification.job, line 2: 'nope' is undefined"),
         (workflow("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"), "takes more than"),
         (workflow(None), "has no command"),
-        (text("x"), "Incorrect parameter type for 'flow': text; it takes workflow"),
+        (text("x"), "Incorrect parameter type for 'flow': text; must be workflow"),
     ],
 )
 def test_a_workflow_that_is_refused(case: Case, flow: dict[str, Any], said: str) -> None:
@@ -262,7 +265,7 @@ def test_a_workflow_that_is_refused(case: Case, flow: dict[str, Any], said: str)
 
 
 def test_a_workflow_needs_a_jinja_application(case: Case) -> None:
-    with pytest.raises(InvalidInput, match="needs an application whose invocation is Jinja"):
+    with pytest.raises(InvalidInput, match="needs an application with an invocation in Jinja"):
         command(case, flow=workflow("x"))
 
 

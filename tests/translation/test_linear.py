@@ -75,7 +75,7 @@ def test_the_preprocessor(application: Application, text: str) -> None:
 def test_the_preprocessor_replaces_many_lines(application: Application) -> None:
     found = preprocess(Template("{- systemLoad -}\n" * (COUNT // 10)), application, "app")
     assert found.text == "{{ _systemLoad }}\n" * (COUNT // 10)
-    with pytest.raises(InvalidInput, match=f"app, line {COUNT + 1}: '{{- x -}}' is not known"):
+    with pytest.raises(InvalidInput, match=f"app, line {COUNT + 1}: '{{- x -}}' is unknown"):
         preprocess(Template("\n" * COUNT + "{- x -}"), application, "app")
 
 

@@ -65,8 +65,8 @@ def test_a_job_that_asks_for_everything(case: Case, golden: Callable[[str, str],
         "/123/my data is at /home/alice/ucloud-jobs/4150/mounts/my data",
         "/archive is at /home/alice/ucloud-jobs/4150/mounts/archive",
         (
-            "acme-batch 1.0.0 has a web interface on port 8080: other jobs reach it by a resource of type peer, "
-            "and people by a session, where the site's gateway offers those"
+            "acme-batch 1.0.0 has a web interface on port 8080: other jobs reach it with a resource of type peer, "
+            "and users with a session, if the site's gateway offers sessions"
         ),
     )
     assert [path.cluster for path in found.paths] == [

@@ -9,10 +9,10 @@ import pytest
 
 from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.specification import Job, Owner
-from slurm_adapter.local.render_process import render_apart
+from slurm_adapter.local.render_process import render_confined
 from slurm_adapter.local.template_folder import open_templates
 from slurm_adapter.translation.application import EnvironmentVariable, Parameter, Template, Word, resolve_application
-from slurm_adapter.translation.translate import translate
+from slurm_adapter.translation.translate import JobContext, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,12 +36,12 @@ def refuse(case: Case, **fields: Any) -> str:
         ({"product": {"id": "example-compute", "category": "example-compute", "provider": "x"}}, "product.provider: "),
         (
             {"product": {"id": "big", "category": "example-compute", "provider": "example"}},
-            "product: 'example-compute/big': no such machine here; there are (category/id): example-compute/",
+            "product: 'example-compute/big': is not a machine of this site; its machines are (category/id): ",
         ),
         ({"labels": {"A": "1", "a": "2"}}, "labels['a']: stands twice"),
-        ({"labels": {"": "1"}}, "labels['']: a label's name has 1 to 256 bytes"),
-        ({"labels": {"x" * 257: "1"}}, "a label's name has 1 to 256 bytes"),
-        ({"labels": {"ucloud.dk/Init-Script": "rm"}}, "what this label asks for is not supported here"),
+        ({"labels": {"": "1"}}, "labels['']: a label's name must have 1 to 256 bytes"),
+        ({"labels": {"x" * 257: "1"}}, "a label's name must have 1 to 256 bytes"),
+        ({"labels": {"ucloud.dk/Init-Script": "rm"}}, "this label is not supported"),
         ({"hostname": "db"}, "hostname: 'db': must be empty"),
         ({"replicas": 0}, "replicas: 0: You must request at least 1 node"),
         ({"replicas": 5}, "replicas: 5: this machine allows at most 4"),
@@ -50,21 +50,21 @@ def refuse(case: Case, **fields: Any) -> str:
         ({"restartOnExit": True}, "restartOnExit: true: must be false"),
         ({"sshEnabled": True}, "sshEnabled: true: must be false"),
         ({"openedFile": "/999/x"}, "openedFile: '/999/x': drive '999' is not known here"),
-        ({"resources": [{"type": "hologram"}]}, "resources[0]: resources of type 'hologram' are not known here"),
+        ({"resources": [{"type": "hologram"}]}, "resources[0]: unknown type of resource: 'hologram'"),
         ({"resources": [{"type": "text", "value": ""}]}, "resources[0]: text: a value of this type belongs"),
-        ({"resources": [{"type": "network", "id": "1"}]}, "resources[0]: network: there are no public IP"),
-        ({"resources": [{"type": "ingress", "id": "1"}]}, "resources[0]: ingress: there are no public links"),
-        ({"resources": [{"type": "block_storage", "id": "1"}]}, "resources[0]: block_storage: there is no block"),
-        ({"resources": [{"type": "private_network", "id": "1"}]}, "resources[0]: private_network: there are no"),
-        ({"resources": [{"type": "license_server", "id": "1"}]}, "resources[0]: license_server: there are no licence"),
-        ({"resources": [{"type": "api_server", "token": "secret"}]}, "resources[0]: api_server: jobs here are"),
+        ({"resources": [{"type": "network", "id": "1"}]}, "resources[0]: network: this site has no public IP"),
+        ({"resources": [{"type": "ingress", "id": "1"}]}, "resources[0]: ingress: this site has no public links"),
+        ({"resources": [{"type": "block_storage", "id": "1"}]}, "resources[0]: block_storage: this site has no block"),
+        ({"resources": [{"type": "private_network", "id": "1"}]}, "resources[0]: private_network: this site has no"),
+        ({"resources": [{"type": "license_server", "id": "1"}]}, "resources[0]: license_server: this site has no licence"),
+        ({"resources": [{"type": "api_server", "token": "secret"}]}, "resources[0]: api_server: this site gives jobs no access"),
         ({"resources": [{"type": "peer", "hostname": "a b", "jobId": "1"}]}, "resources[0].hostname: Invalid hostname"),
         ({"resources": [{"type": "file", "path": "/123/../x"}]}, "resources[0].path: '/123/../x'"),
         ({"resources": [{"type": "file", "path": "/123/x", "readOnly": True}]}, "resources[0].readOnly: true"),
         ({"resources": [{"type": "file", "path": "/123/x", "mountPath": "/work"}]}, "resources[0].mountPath: '/work'"),
         (
             {"resources": [{"type": "file", "path": "/123/a/x"}, {"type": "file", "path": "/hers/x"}]},
-            "resources[1].path: '/hers/x': two files are named 'x'",
+            "resources[1].path: '/hers/x': two files have the name 'x'",
         ),
     ],
 )  # fmt: skip
@@ -90,36 +90,36 @@ def test_fields_that_are_taken(case: Case, fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "fields", "said"),
     [
-        ({"backend": "DOCKER"}, {}, "The application is not supported on this machine type: it is of type 'DOCKER'"),
-        ({"backend": "VIRTUAL_MACHINE"}, {}, "only NATIVE runs here"),
+        ({"backend": "DOCKER"}, {}, "The application is not supported on this machine type: it has the type 'DOCKER'"),
+        ({"backend": "VIRTUAL_MACHINE"}, {}, "only NATIVE is supported"),
         ({"ssh": "MANDATORY"}, {}, "sshEnabled"),
         ({"inference": "MANDATORY"}, {}, "needs an inference service"),
         ({"job_audit_log": True}, {}, "needs an audit log"),
         ({"multi_node": False}, {"replicas": 2}, "this application runs on one node only"),
-        ({"folders": False}, {"resources": [{"type": "file", "path": "/123/x"}]}, "takes no further files"),
+        ({"folders": False}, {"resources": [{"type": "file", "path": "/123/x"}]}, "supports no additional files"),
         (
             {"job_linking": False},
             {"resources": [{"type": "peer", "hostname": "a", "jobId": "1"}]},
-            "takes no further peers",
+            "supports no additional peers",
         ),
         ({"sbatch": (("account", Word("root")),)}, {}, "the directive 'account', which comes from the site's machine"),
         ({"sbatch": (("mem", Word("1\n#SBATCH --uid=0")),)}, {}, "the directive 'mem'"),
-        ({"sbatch": (("mem", EnvironmentVariable("X")),)}, {}, "a job's own variables"),
-        ({"environment": (("UCLOUD_JOB_ID", Word("1")),)}, {}, "'UCLOUD_JOB_ID', which is not its to set"),
-        ({"environment": (("SLURM_CONF", Word("1")),)}, {}, "'SLURM_CONF', which is not its to set"),
-        ({"environment": (("a b", Word("1")),)}, {}, "'a b', which is not its to set"),
-        ({"environment": (("A", EnvironmentVariable("$(id)")),)}, {}, "no name of a variable"),
+        ({"sbatch": (("mem", EnvironmentVariable("X")),)}, {}, "Jinja or environment variables"),
+        ({"environment": (("UCLOUD_JOB_ID", Word("1")),)}, {}, "'UCLOUD_JOB_ID', which is reserved or not a name"),
+        ({"environment": (("SLURM_CONF", Word("1")),)}, {}, "'SLURM_CONF', which is reserved or not a name"),
+        ({"environment": (("a b", Word("1")),)}, {}, "'a b', which is reserved or not a name"),
+        ({"environment": (("A", EnvironmentVariable("$(id)")),)}, {}, "not a name of a variable"),
         ({"environment": (("A", Word("x" * 200_000)),)}, {}, "to more than 131071 bytes"),
-        ({"required_modules": ("--force",)}, {}, "'--force' is no name of an environment module"),
+        ({"required_modules": ("--force",)}, {}, "'--force' is not a name of an environment module"),
         ({"invocation": (Template(" \n"),)}, {}, "has no command"),
         ({"invocation": (Template("{{ nope }}"),)}, {}, "acme-batch.yaml: the application acme-batch"),
         ({"invocation": (Template("{{ sbatch('uid', 0) }}"),)}, {}, "the directive 'uid', which is the job's owner"),
         ({"invocation": (Template("{- applicationLoad -}"),), "load": (("gcc", "1"),)}, {}, "is not supported"),
         ({"invocation": (Template('x\n{- loadApplication("gcc", "1") -}', 5),)}, {}, "invocation, line 6: {- loadApp"),
         ({"invocation": (Template('{- versionResolver("strict") -}'),)}, {}, "is not supported"),
-        ({"invocation": (Template("{- myPreamble -}"),)}, {}, "'{- myPreamble -}' is not known"),
+        ({"invocation": (Template("{- myPreamble -}"),)}, {}, "'{- myPreamble -}' is unknown"),
         ({"invocation": (Template("{{ script('x') }}"),)}, {}, "script() is not available here"),
-        ({"parameters": (Parameter("srun", "text", optional=True),)}, {}, "a parameter cannot be named srun"),
+        ({"parameters": (Parameter("srun", "text", optional=True),)}, {}, "a parameter must not have the name srun"),
         ({"invocation": (Template("echo {{ 'a\\r\\nb' | safe }}"),)}, {}, "CRLF"),
         ({"invocation": (Template("run\n#SBATCH --mem=1G"),)}, {}, "'#SBATCH --mem=1G' is after the first"),
     ],
@@ -162,17 +162,20 @@ def test_jobs_as_ucloud_sends_them(
     assert job.status.resolved_application is not None
     resolved = resolve_application(job.status.resolved_application)
     for application in (resolved, catalogue.find(resolved.name, resolved.version)):
+        context = JobContext(
+            config=config,
+            owner=job.owner,
+            job_id=job.id,
+            slurm_name=f"i1-ucloud-{job.id}",
+            folder=f"/home/alice/ucloud-jobs/{job.id}",
+            peers_file=job.id,
+            after=(17,) if job.id == "4150" else (),
+        )
         found = translate(
             job.specification,
             application,
-            config,
-            job.owner,
-            job_id=job.id,
-            peers_file=job.id,
-            token=f"i1-ucloud-{job.id}",
-            folder=f"/home/alice/ucloud-jobs/{job.id}",
-            after=(17,) if job.id == "4150" else (),
-            apart=render_apart,
+            context,
+            render_confined=render_confined,
             templates=open_templates(config.templates),
         )
         assert [(peer.hostname, peer.job_id) for peer in found.peers] == (
@@ -221,10 +224,20 @@ def test_a_job_of_the_older_generation(config: Config) -> None:
     }  # fmt: skip
     found = Job.model_validate(job)
     assert found.status.resolved_application is not None
+    context = JobContext(
+        config=config,
+        owner=Owner(created_by="user"),
+        job_id="54112",
+        slurm_name="i1-ucloud-54112",
+        folder="/home/user/54112",
+        peers_file="54112",
+    )
     script = translate(
-        found.specification, resolve_application(found.status.resolved_application), config, Owner(created_by="user"),
-        job_id="54112", peers_file="54112", token="i1-ucloud-54112", folder="/home/user/54112",
-        apart=render_apart, templates=open_templates(config.templates),
-    ).script  # fmt: skip
+        found.specification,
+        resolve_application(found.status.resolved_application),
+        context,
+        render_confined=render_confined,
+        templates=open_templates(config.templates),
+    ).script
     assert script.endswith("\nacme-batch --debug true 'Hello, World!'\n")
     assert "--time=0-01:00:00\n" in script

@@ -13,7 +13,7 @@ from slurm_adapter.cli.check.findings import Finding, Level, some
 from slurm_adapter.cli.formatting import safe
 from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.local.confinement import SECCOMP
-from slurm_adapter.local.render_process import Apart, unconfined
+from slurm_adapter.local.render_process import ConfinedRenderer, explain_unconfined
 from slurm_adapter.local.template_folder import open_templates
 from slurm_adapter.translation.script import SCRIPT_NAME, ScriptInputs, render_script
 
@@ -118,8 +118,8 @@ def _check_applications(adapter: Adapter) -> Iterator[Finding]:
 def _check_renderer(*, allowed: bool) -> Iterator[Finding]:
     """Check the confinement of the process that renders templates which the site did not write."""
     try:
-        with Apart() as apart:
-            stand, lacking = apart.walls()
+        with ConfinedRenderer() as renderer:
+            stand, lacking = renderer.restrictions()
     except AdapterError as error:
         yield Finding(Level.PROBLEM, str(error))
         return
@@ -133,7 +133,7 @@ def _check_renderer(*, allowed: bool) -> Iterator[Finding]:
             f"jobs.allow_unconfined: template rendering is confined by {walls}{lacks}; install libseccomp 2",
         )
     else:
-        yield Finding(Level.PROBLEM, unconfined(lacking), ("jobs", "allow_unconfined"))
+        yield Finding(Level.PROBLEM, explain_unconfined(lacking), ("jobs", "allow_unconfined"))
 
 
 def _check_ssh(adapter: Adapter) -> Iterator[Finding]:

@@ -120,7 +120,7 @@ def test_what_is_no_drive_of_the_workspace_is_refused(doors: Doors) -> None:
         "/80/data": "drive '80' has no folder on this cluster: in UCloud it has the name 'h-alice'",
         "/83/data": "drive '83' has no folder on this cluster",
         "/82/data": "its drive's folder",
-        "/77/../bob/data": "no path leaves its drive",
+        "/77/../bob/data": "a path cannot leave its drive",
     }
     for path, said in wrong.items():
         status, text = create(doors, "/1/data", path)
