@@ -118,7 +118,7 @@ def test_affixes(case: Case) -> None:
         ({"input": file("/999/x")}, "parameters.input.path: '/999/x': drive '999' is not known here"),
         ({"input": file("/123/../x")}, "parameters.input.path: '/123/../x': must not contain"),
         ({"input": file("/123/x", readOnly=True)}, "parameters.input.readOnly: true: users can write to drive '123'"),
-        ({"input": file("/123/x", mountPath="/work/x")}, "parameters.input.mountPath: '/work/x': is reserved; files are not mounted"),
+        ({"input": file("/123/x", mountPath="/work/x")}, "parameters.input.mountPath: '/work/x': is reserved; files"),
         ({"input": file("/123/x", mountPath="/mnt")}, "parameters.input.mountPath: '/mnt': files are not mounted"),
         ({"db": {"type": "peer", "hostname": "a b", "jobId": "1"}}, "parameters.db.hostname: Invalid hostname: 'a b'"),
         ({"db": {"type": "peer", "hostname": "h\n10.0.0.1 x", "jobId": "1"}}, "Invalid hostname"),
