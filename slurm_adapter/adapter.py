@@ -5,7 +5,6 @@ Parts that cost time (the database, paramiko, a connection) are made at their fi
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import threading
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from slurm_adapter.ucloud.client import Client
     from slurm_adapter.ucloud.drives import UcloudDrives
     from slurm_adapter.ucloud.interface import Receiver
-
-_SUBMITTING = "handing-in.lock"
-"""Its name stays, so that processes of different releases respect each other's lock."""
 
 
 class Adapter:
@@ -207,44 +203,41 @@ class Adapter:
         return account
 
     def sync_lock(self) -> AbstractContextManager[bool]:
-        """Hold the lock of `sync`; yield whether this process got it. The end of the process releases it."""
-        return self._lock("sync.lock", "nothing was synced, and no job was changed", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Hold the lock of `sync`. Yield whether this process has it."""
+        return self._lock("sync.lock", "nothing was synced, and no job was changed")
 
     def probe_lock(self) -> AbstractContextManager[bool]:
-        """Hold the lock of `check --job`; yield whether this process got it."""
-        return self._lock("probe.lock", "no probe was submitted", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Hold the lock of `check --job`. Yield whether this process has it."""
+        return self._lock("probe.lock", "no probe was submitted")
 
     def delivery_lock(self, *, wait: bool) -> AbstractContextManager[bool]:
-        """Hold the lock of deliveries to UCloud; yield whether this process got it. With `wait`, wait until it does."""
-        return self._lock("tell.lock", "nothing was delivered", fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        """Hold the lock of deliveries to UCloud, or `wait` for it. Yield whether this process has it."""
+        return self._lock("tell.lock", "nothing was delivered", wait=wait)
 
-    def submitting_lock(self) -> AbstractContextManager[bool]:
-        """Hold the shared lock of processes that submit, from before jobs are claimed until they are taken."""
-        return self._lock(_SUBMITTING, "nothing was submitted", fcntl.LOCK_SH)
+    def hosts_lock(self) -> AbstractContextManager[bool]:
+        """Wait for the lock of the hosts files, and hold it."""
+        return self._lock("hosts.lock", "no hosts file was written", wait=True)
 
-    def nobody_submits(self) -> AbstractContextManager[bool]:
-        """Yield whether no process holds `submitting_lock`. Leave the block at once: submissions wait for it."""
-        return self._lock(_SUBMITTING, "no claim was dispatched", fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def limits_lock(self) -> AbstractContextManager[bool]:
+        """Wait for the lock of changes of time limits, and hold it."""
+        return self._lock("limits.lock", "no time limit was changed", wait=True)
 
     @contextmanager
-    def _lock(self, name: str, undone: str, how: int) -> Iterator[bool]:
+    def _lock(self, name: str, undone: str, *, wait: bool = False) -> Iterator[bool]:
+        from slurm_adapter.state import locks
+        from slurm_adapter.state.database import StoreError
+
         path = self.config.state_dir / name
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = locks.acquire(path, wait=wait)
         except OSError as error:
-            from slurm_adapter.state.database import StoreError
-
             raise StoreError(f"{path}: {error.strerror}; {undone}") from error
         try:
-            try:
-                fcntl.flock(descriptor, how)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            yield descriptor is not None
         finally:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
 
     def close(self) -> None:
         """Close all opened parts."""

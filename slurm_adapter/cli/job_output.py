@@ -12,7 +12,7 @@ from slurm_adapter.cluster import peer_files
 from slurm_adapter.core import hosts_file
 from slurm_adapter.core.durations import duration
 from slurm_adapter.core.errors import NotFound
-from slurm_adapter.core.plan import make_groups
+from slurm_adapter.core.hosts_file import make_groups
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.specification import JobSpecification
 

@@ -31,3 +31,8 @@ def parse_duration(text: str) -> int:
 def whole_minutes(seconds: int) -> int:
     """Return seconds rounded up to whole minutes, the unit of Slurm's time limits."""
     return -(-seconds // 60) * 60
+
+
+def back_off(lasted: float, shortest: float, longest: float) -> float:
+    """Return how many seconds to wait before the next try: as long as the failure has lasted, within these limits."""
+    return min(max(lasted, shortest), longest)

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from slurm_adapter.core.records import ActiveJob
 
 CLOSED = "closed"
-"""What `owner` names for a job that is final: nothing runs any more."""
+"""Target of `owner` for a job that is final: nothing runs any more."""
 
 
 CANCELLED = "cancelled"
-"""What `owner` names where a job was cancelled before anything ran: nothing will."""
+"""Target of `owner` for a job that was cancelled before anything ran: nothing will."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExitRecord:
-    """What a job's own script says of its end."""
+    """Exit record: what a job's own script says of its end."""
 
     slurm_id: int
     restarts: int
@@ -50,18 +50,18 @@ class ExitRecord:
 
 @dataclass(frozen=True, slots=True)
 class FolderContents:
-    """What stands in a job's folder."""
+    """Contents of a job's folder."""
 
     exists: bool
     owner: str | None = None
-    """What the fence names: a Slurm id, `closed`, `cancelled`; None where it was not made yet."""
+    """Target of the fence: a Slurm id, `closed` or `cancelled`; None if there is no fence yet."""
     exits: tuple[ExitRecord, ...] = ()
     sluid: str = ""
-    """The unique id that Slurm gave the last run, if its version does; of an array, only its exit records tell."""
+    """The unique id that Slurm gave the last run, if its version does; of an array, only exit records have it."""
     trouble: str = ""
-    """Why it could not be looked into. It then counts as one that is gone."""
+    """Why it could not be read. It then counts as one that is gone."""
     tried: bool = True
-    """It was tried just now. Otherwise its account is left alone for a while, and the trouble may be over."""
+    """It was tried just now. Otherwise its account is in back-off, and the trouble may be over."""
     more: bool = False
     """There are more exit records than the job has tasks; the others were not read."""
     since: int | None = field(default=None, compare=False)
@@ -69,17 +69,17 @@ class FolderContents:
 
 
 def slurm_id(owner: str | None) -> int | None:
-    """The Slurm id that a fence names; None where it names none. Its folder's user can make it say anything."""
+    """Return the Slurm id that a fence names, or None. The folder's user can make it say anything."""
     named = int(owner) if owner is not None and re.fullmatch(r"[1-9][0-9]{0,9}", owner) else None
     return named if named is not None and named <= LARGEST_SLURM_ID else None
 
 
 def read_exit(text: str) -> ExitRecord | None:
-    """An exit record's JSON. None for anything else: a user can write into his job's folder what he likes."""
+    """Parse an exit record's JSON. Return None for anything else: a user can write anything into the job's folder."""
     try:
         data = json.loads(text)
         task, reason, ended = data["task"], data["reason"], float(data["ended_at"])
-        if not 0 <= ended < 1e11:  # NaN too; what nobody can show as a time is none
+        if not 0 <= ended < 1e11:  # NaN too; a number that cannot be shown as a time is not one
             return None
         return ExitRecord(
             slurm_id=int(data["slurm_id"]),
@@ -95,38 +95,38 @@ def read_exit(text: str) -> ExitRecord | None:
 
 
 ACCOUNTING_SECONDS = 60
-"""How long accounting may lag behind the queue before the queue's word is taken alone."""
+"""How long accounting may lag behind the queue before the queue alone decides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that a pass has learned."""
+    """Everything that a sync has learned."""
 
     now: float
     records: tuple[Record, ...]
-    """Every job that has not ended, but those that live on."""
+    """All jobs that have not ended, without those that simply stay alive."""
     peers: Mapping[str, Record]
-    """The jobs that they name as peers, by id; ended ones too."""
+    """The jobs that they name as peers, by id, including ended ones."""
     rows: Mapping[str, tuple[Observation, ...]] | None
-    """What the queue says, by token; None where it could not be asked."""
+    """Rows of the queue, by Slurm name; None if it could not be asked."""
     alive: tuple[ActiveJob, ...] = ()
-    """Jobs that live on, and of which Slurm does not say just what is remembered; see `lives_on`."""
+    """Jobs that stay alive, with rows that differ from their records; see `lives_on`."""
     renamed: frozenset[str] = frozenset()
-    """Jobs whose Slurm id is alive for their account under a strange name: renamed, or the id came round again."""
+    """Jobs with a Slurm id that is alive for their account under another name: renamed, or the id was reused."""
     silence_counts: bool = False
     """A job that is not in the queue's answer is not in the queue: this account sees everybody's jobs."""
     unnamed: frozenset[str] = frozenset()
-    """Accounts that the cluster does not know now: of their jobs alone the queue's silence says nothing."""
+    """Accounts that the cluster does not know now: for their jobs alone the queue's silence proves nothing."""
     history: Mapping[int, tuple[Observation, ...]] | None = field(default_factory=dict)
-    """What accounting says of the jobs that it was asked about, by Slurm id; None where it could not be asked."""
+    """Rows of accounting for the jobs that it was asked about, by Slurm id; None if it could not be asked."""
     accounting: bool = True
-    """Whether the site has accounting at all."""
+    """The site has accounting."""
     inside: Mapping[str, FolderContents] = field(default_factory=dict)
-    """What stands in the folders of the jobs that were looked at, by job id."""
+    """Contents of the job folders that were read, by job id."""
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of nodes, by name."""
+    """Addresses of nodes, by name."""
     states: Mapping[str, JobState] = field(default_factory=lambda: MappingProxyType({}))
-    """The site's own table."""
+    """The site's own table of states."""
     message_timeout: int = 10
     lost_after: int = 3600
     attempts: int = 5
@@ -135,14 +135,14 @@ class Evidence:
     """How many jobs that have not ended are not in `records`."""
     submitted: Mapping[str, int] = field(default_factory=dict)
     """How many jobs of each account were given to Slurm and have not ended."""
-    end_many: bool = False
-    """Somebody has looked, and many jobs may end of which Slurm itself does not say so."""
+    allow_mass_end: bool = False
+    """An administrator has looked: many jobs may end that Slurm itself does not confirm as ended."""
 
 
 def lives_on(job: ActiveJob, rows: tuple[Observation, ...]) -> bool:
-    """Whether a job waits or runs, and nothing else is to be seen to: Slurm's one row tells all that becomes of it.
+    """Return whether Slurm's row alone describes this job, so that no further lookup is needed.
 
-    So it is with nearly all jobs in nearly all passes. Nothing more is read of them, in the database or elsewhere.
+    It does for nearly all jobs in nearly all syncs. Nothing more is read about them, in the database or elsewhere.
     """
     if not is_plainly_alive(job, rows):
         return False
@@ -161,7 +161,7 @@ def lives_on(job: ActiveJob, rows: tuple[Observation, ...]) -> bool:
 
 
 def is_as_remembered(job: ActiveJob, row: Observation, states: Mapping[str, JobState]) -> bool:
-    """Whether Slurm's row of a job that lives on says just what is remembered."""
+    """Return whether Slurm's row of a job that stays alive says the same as its record."""
     verdict = translate(row, states)
     if (verdict.state, row.restarts) != (job.state, job.restarts):
         return False
@@ -172,19 +172,19 @@ def is_as_remembered(job: ActiveJob, row: Observation, states: Mapping[str, JobS
 
 
 def is_plainly_alive(job: ActiveJob | Record, rows: tuple[Observation, ...]) -> bool:
-    """Whether Slurm has this job, once and under the id that is remembered: nobody else has to be asked about it."""
+    """Return whether Slurm has this job once, under the recorded id: nothing else has to be asked about it."""
     if len(rows) != 1 or job.stage != Stage.SUBMITTED:
         return False
     return rows[0].slurm_id == job.slurm_id and live_row(rows[0])
 
 
 def live_row(row: Observation) -> bool:
-    """Whether Slurm still has something to do with this job: it waits, runs, or is being put away."""
+    """Return whether Slurm still handles this job: it waits, runs, or is completing."""
     return canonical(row.state) in LIVE
 
 
 def needs_look(record: Record, rows: tuple[Observation, ...] | None) -> bool:
-    """Whether a job's folder has to be looked into: it has ended or vanished, or Slurm has several jobs for it."""
+    """Return whether a job's folder must be read: it has ended or vanished, or Slurm has several jobs for it."""
     if rows is None or (record.stage is Stage.CLAIMED and not rows):
         return False
     ids = {row.slurm_id for row in rows}
@@ -192,19 +192,19 @@ def needs_look(record: Record, rows: tuple[Observation, ...] | None) -> bool:
 
 
 def own_slurm_id(record: Record, rows: tuple[Observation, ...], inside: FolderContents | None) -> int | None:
-    """The Slurm job that is the job's own: the one that its fence names, else the one that is remembered or listed."""
+    """Return the id of the job's own Slurm job: the one that its fence names, else the recorded or listed one."""
     ids = {row.slurm_id for row in rows}
     if (owner := slurm_id(inside.owner if inside else None)) is not None:
         return owner
     if inside is not None and inside.owner == CLOSED:
         ran = {slurm_id(str(exit_.slurm_id)) for exit_ in inside.exits} - {None}
         if ran and record.slurm_id not in ran:
-            return next(iter(ran))  # it has run and ended: the database is an older one
+            return next(iter(ran))  # it has run and ended: the database was restored from a backup
     return record.slurm_id if record.slurm_id in ids or not ids else min(ids)
 
 
 def needs_history(record: Record, rows: tuple[Observation, ...] | None, kept: int | None) -> bool:
-    """Whether accounting has to be asked: the queue has forgotten a job, or does not tell who cancelled it."""
+    """Return whether accounting must be asked: the queue forgot a job, or does not show who cancelled it."""
     if rows is None or kept is None:
         return False
     own = [row for row in rows if row.slurm_id == kept]

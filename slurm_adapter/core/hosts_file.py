@@ -25,9 +25,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import InvalidInput, Refused
+from slurm_adapter.core.records import Stage
+from slurm_adapter.core.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from slurm_adapter.core.records import Record
 
 BEGIN = b"# BEGIN slurm-adapter"
 END = b"# END slurm-adapter"
@@ -68,6 +72,36 @@ class Group:
                     yield address, name + suffix
                 if _fits(f"{name}-{rank}{suffix}"):
                     yield address, f"{name}-{rank}{suffix}"
+
+
+def make_groups(records: Mapping[str, Record]) -> tuple[Group, ...]:
+    """Return the groups of these jobs: every live job's own names, and each consumer's peers that have nodes."""
+    ordered = sorted(records.values(), key=lambda record: (len(record.id), record.id))
+    groups = [_group(record, record, None) for record in ordered if _reachable(record)]
+    for consumer in ordered:
+        if consumer.stage is not Stage.ENDED:
+            groups += [
+                _group(consumer, records[peer.job_id], peer.hostname)
+                for peer in consumer.peers
+                if peer.job_id in records and _reachable(records[peer.job_id])
+            ]
+    return tuple(groups)
+
+
+def _reachable(record: Record) -> bool:
+    # The tasks of an array have no one address.
+    return record.state in {JobState.RUNNING, JobState.SUSPENDED} and bool(record.addresses) and not record.array
+
+
+def _group(consumer: Record, peer: Record, hostname: str | None) -> Group:
+    return Group(
+        consumer=consumer.id,
+        peer=peer.id,
+        hostname=hostname,
+        run=peer.run,
+        exit_path=f"{peer.folder}/exit.json",
+        addresses=peer.addresses,
+    )
 
 
 def view(groups: Iterable[Group]) -> str:

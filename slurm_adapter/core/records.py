@@ -1,11 +1,11 @@
-"""What is remembered of jobs, of what users are told of them, and of tokens.
+"""Records of jobs, of updates for users and UCloud, and of access tokens.
 
 A job moves through four stages:
 
-    claimed      it has an id; nothing was handed to Slurm
+    claimed      it has an id; Slurm was given nothing
     submitting   sbatch may have been started; its answer has not been recorded
     submitted    its Slurm id is known
-    ended        its state is final, for good
+    ended        its state is final
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.states import JobState
@@ -42,20 +42,20 @@ class Peer:
     """Another job that a job names."""
 
     hostname: str
-    """What the job calls it, in lower case."""
+    """Its name inside the job that names it, in lower case."""
     job_id: str
 
 
 class Record(NamedTuple):
-    """One job as it is remembered. A tuple, for a pass may make ten thousands of them."""
+    """One job in the database. A tuple, because a sync may make ten thousands of them."""
 
     id: str
     origin: str
     """The provider's id for UCloud's jobs, `local` for others."""
     key: str | None
-    """By which the same submission is recognised when it comes again."""
+    """Idempotency key: the same submission is recognised by it when it comes again."""
     slurm_name: str
-    """The job's name and comment in Slurm; unique over all sites and stores, and never used again.
+    """The job's name and comment in Slurm; unique over all sites and databases, and never used again.
 
     It stays, while the id of a UCloud job can pass to another job: see `Store.claim`.
     """
@@ -81,76 +81,107 @@ class Record(NamedTuple):
     stage: Stage = Stage.CLAIMED
     state: JobState = JobState.IN_QUEUE
     status: str = ""
-    """What the user was last told."""
+    """The last status for its user."""
     slurm_id: int | None = None
     restarts: int = 0
     nodes: tuple[str, ...] = ()
-    """Of the present run, or of the last, in the order of ranks."""
+    """Nodes of the present run, or of the last, in the order of ranks."""
     addresses: tuple[tuple[str, ...], ...] = ()
-    """Of each rank."""
+    """Addresses of each rank."""
     sbatch_started: float | None = None
     """When sbatch was last started."""
     missing_since: float | None = None
-    """Since when every pass has had a healthy controller say that it knows nothing of the job."""
+    """Since when a healthy controller has answered every sync that it does not know the job."""
     cancel_sent: float | None = None
-    """When its end was asked for through the adapter."""
+    """When the adapter cancelled it on request."""
     started: float | None = None
     ended: float | None = None
     exit_code: int | None = None
     tasks: int = 0
-    """How many an array has; 0 where there is none, or it is older than this field."""
+    """Number of tasks of an array; 0 for other jobs, and for arrays older than this field."""
     logs_gone: float | None = None
     """When its logs were removed; see `slurm_adapter.jobs.retention`."""
     folder_gone: float | None = None
     """When its folder was removed."""
     cleanup_retry: float | None = None
-    """Removing failed, and is tried again then."""
+    """When removing is tried again, because it failed."""
     hosts_digest: str | None = None
-    """The SHA-256 of the view last written into the job's folder, where views are private."""
+    """SHA-256 of the hosts view last written into the job's folder, if views are private."""
     has_hosts_file: bool = False
     """It has a hosts file of its own on its nodes; see `slurm_adapter.translation.script.NodeSettings`."""
     web_port: int | None = None
-    """Where its application's web interface listens on the node of a rank, if it has one."""
+    """Port of its application's web interface on the node of a rank, if it has one."""
     vnc_port: int | None = None
     vnc_password: str | None = None
     interfaces: tuple[Interface, ...] = ()
     """Further interfaces, which its application's template declares."""
     output_folder: str | None = None
-    """Its folder as UCloud names it, where that lies in a drive."""
+    """UCloud's path of its folder, if that lies in a drive."""
     unknown_since: float | None = None
-    """Since when UCloud says that it knows no such job."""
+    """Since when UCloud says that it does not know the job."""
     deleted_in_ucloud: float | None = None
-    """When it was sure that UCloud has no such job: it is told nothing more of it."""
+    """When it was certain that UCloud has no such job: UCloud gets no further updates of it."""
     original: str | None = None
-    """The JobSpecification that it was handed in with, where its peers were changed since."""
+    """The JobSpecification that it was submitted with, if its peers were changed since."""
     cancel_requested: float | None = None
-    """Since when its end is wanted; nobody has carried that out yet."""
+    """Since when a request to cancel it waits to be carried out."""
     peers_file: str = ""
-    """The name of its hosts view in the shared folder `peers`."""
+    """Name of its hosts view in the shared folder `peers`."""
     created_at: int | None = None
-    """UCloud's `createdAt` in milliseconds, as `create` brought it."""
+    """UCloud's `createdAt` in milliseconds, from the `create` request."""
     attempts: int = 0
     """How often sbatch was started and its answer was lost."""
     answer: str = ""
-    """What sbatch said the last time that its answer was lost."""
+    """Output of sbatch the last time that its answer was lost."""
     postponed: float | None = None
-    """Since when Slurm refuses the job only for now."""
+    """Since when Slurm refuses the job temporarily."""
     trouble: str = ""
-    """What stands in the way of seeing to its folder, for its user to mend."""
+    """Problem with its folder, for its user to fix."""
     close_after: float | None = None
-    """Closing its folder failed, and is tried again then."""
+    """When closing its folder is tried again, because it failed."""
     cluster: str = ""
     """Name of its cluster in the configuration. Empty: it was submitted before clusters had names."""
+    lease: float | None = None
+    """Until when the process that claimed it is expected to dispatch it; see `slurm_adapter.jobs.submit`."""
     peers: tuple[Peer, ...] = ()
 
     @property
     def run(self) -> str:
-        """Names one run of the job: Slurm's id and how often it was started again."""
+        """Name of one run of the job: Slurm's id and how often it was started again."""
         return f"{self.slurm_id}.{self.restarts}"
 
 
+class RecordChange(TypedDict, total=False):
+    """Fields of a record that may change after the claim, with their new values."""
+
+    key: str | None
+    specification: str
+    original: str | None
+    account: str
+    time_limit: int
+    web_port: int | None
+    vnc_port: int | None
+    stage: Stage
+    state: JobState
+    status: str
+    slurm_id: int | None
+    restarts: int
+    nodes: tuple[str, ...]
+    addresses: tuple[tuple[str, ...], ...]
+    missing_since: float | None
+    cancel_sent: float | None
+    started: float | None
+    ended: float | None
+    exit_code: int | None
+    hosts_digest: str | None
+    attempts: int
+    answer: str
+    postponed: float | None
+    lease: float | None
+
+
 class ActiveJob(NamedTuple):
-    """The little of a job that has not ended by which a pass judges one that lives on; see `Record`."""
+    """The few fields of a job that has not ended by which a sync judges one that stays alive; see `Record`."""
 
     id: str
     slurm_name: str
@@ -171,7 +202,7 @@ class ActiveJob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One thing that UCloud and the user are told of a job."""
+    """One update about a job, for its user and UCloud."""
 
     number: int
     job_id: str
@@ -180,35 +211,36 @@ class Update:
     status: str
     delivered: float | None
     more: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of UCloud's `JobUpdate` (contract 1.14)."""
+    """Further fields of UCloud's `JobUpdate`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Amendment:
-    """What becomes of a job by a wish of its user, and what users are told of it; see `Store.amend`."""
+    """A change of a job that its user asked for, and the update about it; see `Store.amend`."""
 
-    values: Mapping[str, Any]
-    """Fields of `Record`; at least one that is not `peers`."""
+    change: RecordChange
     text: str
     more: Mapping[str, Any]
     """See `Update.more`."""
+    peers: tuple[Peer, ...] | None = None
+    """Its peers after the change; None if they stay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What is remembered of a user's token; see `slurm_adapter.jobs.user_tokens`."""
+    """An access token of a user; see `slurm_adapter.jobs.user_tokens`."""
 
     name: str
     user: str
     """The UCloud user."""
     projects: tuple[str, ...]
-    """In which it may be used, besides the user's personal workspace."""
+    """Projects in which it may be used, in addition to the user's personal workspace."""
     created: float
     expires: float | None
     """None: never."""
 
     def expired(self, now: float) -> bool:
-        """Whether it is of no use any more."""
+        """Return whether it can no longer be used."""
         return self.expires is not None and self.expires <= now
 
 
@@ -233,12 +265,12 @@ def has_new_id(known: Record, created_at: int | None) -> bool:
 
 
 def same_job(known: Record, specification: str) -> Record:
-    """The job that a key or UCloud's id belongs to. Raises `InvalidInput` where it comes with another specification."""
+    """Return the job of a key or an id of UCloud. Raise `InvalidInput` if the specification is another one."""
     stored = known.original or known.specification
     if stored != specification and _as_written_now(stored) != specification:
         name = "key" if known.origin == STANDALONE else "id"
         raise InvalidInput(
-            f"the {name} {known.key!r} belongs to job {known.id}, whose specification is another one; "
+            f"the {name} {known.key!r} belongs to job {known.id}, which has another specification; "
             f"use a new {name} for a new job"
         )
     return known
@@ -254,7 +286,7 @@ def _as_written_now(specification: str) -> str:
 
 
 def by_account(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:
-    """Records grouped by the account that runs them: a command runs as one account."""
+    """Yield records grouped by the account that runs them: a command runs as one account."""
     grouped: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         grouped[record.account].append(record)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.jobs.name_methods import methods_that_work
-from slurm_adapter.jobs.report import Report, outage_lines, telling_lines
-from slurm_adapter.jobs.sync import Telling, sync, tell_ucloud
+from slurm_adapter.jobs.report import Report, outage_lines, delivery_lines
+from slurm_adapter.jobs.sync import DeliveryReport, sync, deliver_updates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -110,19 +110,19 @@ async def _deliver(gateway: Gateway) -> bool:
     try:
         delivery = await gateway.pools.repeated.run(deliver_once, gateway.closing)
     except AdapterError as error:
-        delivery = Telling((str(error),), away=True)
+        delivery = DeliveryReport((str(error),), away=True)
     except Exception as error:  # as of a sync
         log.exception("nothing was delivered to UCloud because of a bug in slurm-adapter")
-        delivery = Telling((_bug(error),), away=True)
+        delivery = DeliveryReport((_bug(error),), away=True)
     if delivery is not None:
         gateway.delivery_problem = delivery.problems[0] if delivery.problems else None
     return delivery is not None and delivery.away
 
 
-def deliver_once(adapter: Adapter, closing: threading.Event) -> Telling | None:
+def deliver_once(adapter: Adapter, closing: threading.Event) -> DeliveryReport | None:
     """Deliver what is due until `closing` is set; None if another process delivers."""
-    delivery = tell_ucloud(adapter, stops=closing.is_set)
-    for line in telling_lines(adapter.store, delivery.problems) if delivery is not None else ():
+    delivery = deliver_updates(adapter, stops=closing.is_set)
+    for line in delivery_lines(adapter.store, delivery.problems) if delivery is not None else ():
         log.warning("%s", line)
     return delivery
 
@@ -176,7 +176,7 @@ def sync_once(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...], froze
     report = Report()
     with adapter.sync_lock() as mine:
         if mine:
-            report = sync(adapter, telling=False)
+            report = sync(adapter, delivering=False)
             for line in outage_lines(adapter.store, report):
                 log.warning("%s", line)
     return report.problems, report.account_problems, adapter.store.owners_waiting_for_peers()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster import job_folders
 from slurm_adapter.core import hosts_file
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slurm_adapter.adapter import Adapter
-    from slurm_adapter.core.records import Record
+    from slurm_adapter.core.records import Record, RecordChange
     from slurm_adapter.core.specification import AppParameterValue
 
 
@@ -130,13 +130,12 @@ def _check_unchanged(before: Record, now: Record) -> None:
 
 def _amendment(record: Record, resources: Sequence[AppParameterValue], peers: tuple[Peer, ...], text: str) -> Amendment:
     specification = item.specification_of(record).model_copy(update={"resources": tuple(resources)})
-    values: dict[str, Any] = {
+    change: RecordChange = {
         "specification": specification.model_dump_json(by_alias=False),
         "original": record.original or record.specification,
-        "peers": peers,
     }
     sent = json.loads(specification.model_dump_json(by_alias=True, include={"resources"}))
-    return Amendment(values, text, {"resourceList": sent["resources"]})
+    return Amendment(change, text, {"resourceList": sent["resources"]}, peers)
 
 
 def _as_sent(peer: Peer) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster import job_folders
 from slurm_adapter.core import evidence
+from slurm_adapter.core.endings import end
 from slurm_adapter.core.errors import AdapterError, Refused, Unknown
 from slurm_adapter.core.records import Record, Stage, by_account
 from slurm_adapter.core.states import JobState
@@ -13,44 +14,40 @@ from slurm_adapter.jobs.accounts import Accounts, Trouble
 from slurm_adapter.jobs.dispatch import own_slurm_jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from slurm_adapter.adapter import Adapter
+    from slurm_adapter.core.records import RecordChange
 
 
 CANCEL_AGAIN_SECONDS = 30
-"""So long whoever was asked to end a job is left alone with that."""
+"""A sync leaves a requested cancellation to the process that got the request for so long."""
 
 
 def cancel(adapter: Adapter, ids: Sequence[str]) -> list[Record]:
-    """Ask for the end of jobs. One that has ended is no error; `NotFound` for an unknown one, and then nothing is done.
+    """Cancel jobs, given by id. Jobs that have ended are ignored.
 
-    Raises as `end`.
+    Raises `NotFound` for an unknown job, before anything is done, and as `cancel_records`.
     """
     wanted = list(dict.fromkeys(ids))
     known = adapter.store.find(wanted)
-    return end(adapter, [known.get(id_) or adapter.store.get(id_) for id_ in wanted])
+    return cancel_records(adapter, [known.get(id_) or adapter.store.get(id_) for id_ in wanted])
 
 
-def end(adapter: Adapter, records: Sequence[Record], accounts: Accounts | None = None) -> list[Record]:
-    """Ask for the end of these very jobs, whatever their ids name by now; the jobs as they are then.
+def cancel_records(adapter: Adapter, records: Sequence[Record], accounts: Accounts | None = None) -> list[Record]:
+    """Cancel these very jobs, even if their ids name other jobs by now. Return them as they are then.
 
-    A claim that was never handed over ends at once. One whose answer was lost is fenced first, so that a job which
-    comes up later runs nothing. Slurm jobs are known by their names: one that its user renamed is left alone, and
-    `Refused` says so once the others are cancelled. What was noted by `Store.want_ended` is seen to then, and stays
-    noted where something stood in the way.
+    A claim that was never dispatched ends at once. A job with a lost answer is fenced first, so that it runs nothing if
+    it comes up later. Slurm jobs are known by their names: one that its user renamed is not cancelled, and `Refused`
+    says so after the others are cancelled. What `Store.request_cancel` noted is done then, and stays noted for jobs
+    that could not be cancelled.
     """
     now = adapter.clock()
-    text = "Your job was cancelled"
-    ending = {"stage": Stage.ENDED, "state": JobState.SUCCESS, "status": text, "ended": now, "cancel_sent": now}
-    claimed = [record for record in records if record.stage is Stage.CLAIMED]
-    # One that was handed over before is in doubt still: its job may come up late.
-    adapter.store.take([record.slurm_name for record in claimed if record.sbatch_started is not None], now)
-    adapter.store.change([(record, ending) for record in claimed], now)
-    # Read again: a claim that somebody handed over meanwhile was left alone.
-    doubtful = [record for record in adapter.store.again(records) if record.stage is Stage.SUBMITTING]
     accounts = Accounts(adapter, asked=True) if accounts is None else accounts
-    unfenced, reasons = _fence(adapter, accounts, doubtful, ending)
+    _end_claims(adapter, records, now)
+    # Read again: a claim that another process dispatched meanwhile was not ended.
+    doubtful = [record for record in adapter.store.again(records) if record.stage is Stage.SUBMITTING]
+    unfenced, reasons = _fence(adapter, accounts, doubtful, now)
     submitted = [record for record in adapter.store.again(records) if record.stage is Stage.SUBMITTED]
     renamed: list[Record] = []
     failed: dict[str, AdapterError | Trouble] = {}
@@ -60,12 +57,33 @@ def end(adapter: Adapter, records: Sequence[Record], accounts: Accounts | None =
         failed = accounts.cancel(alive)
     if any(record.cancel_requested is not None for record in records):
         undone = {record.slurm_name for record in (*unfenced, *(r for r in submitted if r.account in failed))}
-        adapter.store.want_ended({record.slurm_name for record in records} - undone, None)
+        adapter.store.request_cancel({record.slurm_name for record in records} - undone, None)
+    _raise_failures(failed, unfenced, reasons, renamed)
+    return adapter.store.again(records)
+
+
+def _cancelled(now: float) -> RecordChange:
+    return end(now, JobState.SUCCESS, "Your job was cancelled") | {"cancel_sent": now}
+
+
+def _end_claims(adapter: Adapter, records: Sequence[Record], now: float) -> None:
+    claimed = [record for record in records if record.stage is Stage.CLAIMED]
+    # A claim that was dispatched before is still in doubt: its job may come up late.
+    adapter.store.take([record.slurm_name for record in claimed if record.sbatch_started is not None], now)
+    adapter.store.change([(record, _cancelled(now)) for record in claimed], now)
+
+
+def _raise_failures(
+    failed: Mapping[str, AdapterError | Trouble],
+    unfenced: Sequence[Record],
+    reasons: Sequence[str],
+    renamed: Sequence[Record],
+) -> None:
     for why in failed.values():
         raise why if isinstance(why, AdapterError) else Unknown(f"jobs may not be cancelled yet: {why.why}")
     if unfenced:
         named = ", ".join(f"{record.id} in {record.folder}" for record in unfenced)
-        text = f"not cancelled, for it is not known whether Slurm has them, and no fence could be made: {named}"
+        text = f"not cancelled, because it is unknown whether Slurm has them, and fencing them failed: {named}"
         raise Unknown("\n".join((text, *reasons)))
     if renamed:
         raise Refused(
@@ -76,13 +94,12 @@ def end(adapter: Adapter, records: Sequence[Record], accounts: Accounts | None =
                 for record in renamed
             )
         )
-    return adapter.store.again(records)
 
 
 def _fence(
-    adapter: Adapter, accounts: Accounts, doubtful: Iterable[Record], ending: dict[str, Any]
+    adapter: Adapter, accounts: Accounts, doubtful: Iterable[Record], now: float
 ) -> tuple[list[Record], list[str]]:
-    """Fence jobs whose answer was lost; those that run nothing end. Return those that could not be fenced, and why."""
+    """Fence jobs with lost answers; those that run nothing end. Return those that could not be fenced, and why."""
     unfenced: list[Record] = []
     reasons: list[str] = []
 
@@ -96,19 +113,19 @@ def _fence(
             unfenced += owned
             reasons.append(names.why if isinstance(names, Trouble) else str(names))
             continue
-        changes: list[tuple[Record, dict[str, Any]]] = []
+        changes: list[tuple[Record, RecordChange]] = []
         for record, owner in zip(owned, names, strict=True):
             if owner in {evidence.CANCELLED, evidence.CLOSED}:
-                changes.append((record, ending))
+                changes.append((record, _cancelled(now)))
             elif (found := evidence.slurm_id(owner)) is not None:
                 changes.append((record, {"stage": Stage.SUBMITTED, "slurm_id": found}))
             else:
                 unfenced.append(record)
-        adapter.store.change(changes, ending["ended"])
+        adapter.store.change(changes, now)
     return unfenced, reasons
 
 
 def cancel_requested_jobs(adapter: Adapter, accounts: Accounts) -> None:
-    """End the jobs whose end was wanted a while ago, and which whoever was asked has not ended. Raises as `end`."""
+    """Cancel jobs as requested a while ago, if the process that got the request did not. Raises as `cancel_records`."""
     if late := adapter.store.cancel_requested(adapter.clock() - CANCEL_AGAIN_SECONDS):
-        end(adapter, late, accounts)
+        cancel_records(adapter, late, accounts)

@@ -15,7 +15,6 @@ from slurm_adapter.core.errors import AdapterError, InvalidInput, NotOffered, Re
 from slurm_adapter.core.evidence import live_row
 from slurm_adapter.core.records import Amendment, Stage, by_account
 from slurm_adapter.jobs.item import naming, specification_of
-from slurm_adapter.jobs.publish_hosts import alone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +35,7 @@ def extend(adapter: Adapter, wanted: Sequence[tuple[str, int]]) -> list[Record]:
     (yet), or that Slurm does not change; a limit is then what it was.
     """
     _check_offered(adapter, "extended")
-    with alone(adapter, "limits"):
+    with adapter.limits_lock():
         records = _find(adapter, [id_ for id_, _ in wanted], "given more time")
         rows = _live_rows(adapter, records)
         longest = adapter.scheduler.longest([record.slurm_id for record in records if record.slurm_id is not None])

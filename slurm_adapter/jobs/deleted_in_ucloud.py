@@ -28,11 +28,11 @@ _ASKED = "existence asked"
 """The fact that tells when that was."""
 
 
-def end_orphans(adapter: Adapter, receiver: Receiver, *, end_many: bool = False) -> list[str]:
+def end_orphans(adapter: Adapter, receiver: Receiver, *, allow_mass_end: bool = False) -> list[str]:
     """Cancel and close jobs that UCloud does not know any more; what stood in the way.
 
     Many at once are more likely a mistake, such as a UCloud that was restored from a backup: they are held back, as in
-    `slurm_adapter.core.plan`, unless `end_many`. Raises what the receiver raises.
+    `slurm_adapter.core.plan`, unless `allow_mass_end`. Raises what the receiver raises.
     """
     store, now = adapter.store, adapter.clock()
     ours = store.expected()
@@ -51,7 +51,7 @@ def end_orphans(adapter: Adapter, receiver: Receiver, *, end_many: bool = False)
     named = ", ".join(denied[:5])
     problems = [f"UCloud has jobs {named}, and takes no updates of them from this provider"] if denied else []
     orphans = [record for record in doubtful if record.id not in known]
-    if not end_many and len(orphans) > max(MANY, MANY_OF_ALL * len({*ours, *(record.id for record in orphans)})):
+    if not allow_mass_end and len(orphans) > max(MANY, MANY_OF_ALL * len({*ours, *(record.id for record in orphans)})):
         named = ", ".join(record.id for record in orphans[:5])
         text = (
             f"UCloud knows {len(orphans)} jobs no more ({named}, ...), more than are ended unasked; nothing was done "
@@ -76,7 +76,7 @@ def _give_up(adapter: Adapter, orphans: list[Record]) -> list[str]:
     alive = [record for record in orphans if record.stage is not Stage.ENDED]
     try:
         if alive:
-            cancel.end(adapter, alive)
+            cancel.cancel_records(adapter, alive)
     except AdapterError as error:
         problems.append(f"could not cancel jobs that UCloud knows no more: {error}")
     # One that could not be cancelled stays as it is, and the next pass finds it again.

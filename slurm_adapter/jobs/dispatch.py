@@ -1,6 +1,6 @@
-"""Claimed jobs are given to Slurm: the last three of the five steps in `slurm_adapter.jobs.submit`.
+"""Dispatch: claimed jobs are given to Slurm, by the last three of the five steps in `slurm_adapter.jobs.submit`.
 
-Of many jobs the folders of some are made while sbatch runs for those before them.
+Many jobs are dispatched in parts: the folders of a part are made while sbatch runs for the part before it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster import job_folders
 from slurm_adapter.cluster.schedulers.interface import Accepted, InDoubt, NotStarted, Postponed, Rejected, Submission
@@ -19,13 +19,14 @@ from slurm_adapter.core.durations import duration
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, Later, Refused, TryAgain
 from slurm_adapter.core.evidence import live_row
 from slurm_adapter.core.plan import submitted_text
-from slurm_adapter.core.records import STANDALONE, Record, Stage, by_account
+from slurm_adapter.core.records import STANDALONE, Record, RecordChange, Stage, by_account
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs.accounts import Accounts, AccountTrouble, FolderTrouble
 from slurm_adapter.jobs.close_folders import close
 from slurm_adapter.jobs.publish_hosts import publish_hosts
 from slurm_adapter.jobs.report import Problems
 from slurm_adapter.state import pending_files
+from slurm_adapter.state.claims import LEASE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,50 +35,60 @@ if TYPE_CHECKING:
     from slurm_adapter.cluster.schedulers.interface import Outcome
 
 MANY = 100
-"""From so many jobs on they are handed over in parts."""
+"""From so many jobs on they are dispatched in parts."""
 
 _TENTHS = (1, 3, 6)
-"""The sizes of the parts. Few, for each is two round trips; and the first is small, for nothing goes on beside it."""
+"""Sizes of the parts. Few, because each is two round trips; the first is small, because nothing runs beside it."""
 
 
-def hand_over(
-    adapter: Adapter,
-    records: Sequence[Record],
-    *,
-    forgets: Callable[[], bool] | None = None,
-    taken: Callable[[], object] = lambda: None,
+def dispatch(
+    adapter: Adapter, records: Sequence[Record], *, may_forget: Callable[[], bool] | None = None
 ) -> dict[str, AdapterError]:
-    """Give claimed jobs to Slurm: folders, hosts files, then sbatch; why not, for those that were refused, by id.
+    """Give claimed jobs to Slurm: folders, hosts files, then sbatch. Return the errors of those that failed, by id.
 
-    `forgets`: they were claimed just now, and whether somebody still waits for the answer, so that what came to nothing
-    is forgotten again instead of being tried by the next pass. `taken` is called once no other process can take them.
+    `may_forget`: they were claimed just now, and whether the caller still waits for the answer. If so, jobs that failed
+    are removed again instead of being retried by the next sync.
     """
-    new = forgets is not None
-    alone = new and len(records) == 1
-    ready = _with_peers_there(adapter, records)
+    ready = _with_peers_in_slurm(adapter, records)
+    if len(ready) < len(records):  # a sync waits for the peers
+        names = {record.slurm_name for record in ready}
+        adapter.store.set_leases([each.slurm_name for each in records if each.slurm_name not in names], None)
     if not ready:
         return {}
+    try:
+        return _dispatch(adapter, records, ready, may_forget)
+    except BaseException:
+        with suppress(AdapterError):
+            adapter.store.set_leases([record.slurm_name for record in records], None)  # a sync need not wait
+        raise
+
+
+def _dispatch(
+    adapter: Adapter, records: Sequence[Record], ready: Sequence[Record], may_forget: Callable[[], bool] | None
+) -> dict[str, AdapterError]:
+    new = may_forget is not None
+    alone = new and len(records) == 1
     packed, contents = adapter.store.bundles([record.slurm_name for record in ready])
-    bundles = {token: pending_files.unpack(content, contents) for token, content in packed.items()}
+    bundles = {slurm_name: pending_files.unpack(content, contents) for slurm_name, content in packed.items()}
     parts = _parts([record for record in ready if record.slurm_name in bundles])
     current = {record.id: record for record in records}
     failures: dict[str, AdapterError] = {}
     waiting: dict[str, NotStarted] = {}
-    with ThreadPoolExecutor(1, "folders") as beside:
-        making = [beside.submit(_make_folders, adapter, part, bundles, new=new) for part in parts]
-        for part, made in zip(parts, making, strict=True):
+    with ThreadPoolExecutor(1, "folders") as pool:
+        making = [pool.submit(_make_folders, adapter, part, bundles, new=new) for part in parts]
+        for number, (part, made) in enumerate(zip(parts, making, strict=True)):
+            if number and new:
+                left = [record.slurm_name for each in parts[number:] for record in each]
+                adapter.store.set_leases(left, adapter.clock() + LEASE_SECONDS)
             put_off = {
                 record.id: _not_started(record, waiting[record.account]) for record in part if record.account in waiting
             }
             failed = {} if len(put_off) == len(part) and made.cancel() else made.result()
             failures |= failed | put_off
-            stand = [record for record in part if record.id not in failures]
-            if stand:
-                last = part is parts[-1]
-                waiting |= _hand_in(
-                    adapter, stand, bundles, current, failures, taken if last else lambda: None, alone=alone
-                )
-    _settle_failures(adapter, current, failures, new=bool(failures) and forgets is not None and forgets())
+            with_folder = [record for record in part if record.id not in failures]
+            if with_folder:
+                waiting |= _submit(adapter, with_folder, bundles, current, failures, alone=alone)
+    _settle_failures(adapter, current, failures, new=bool(failures) and may_forget is not None and may_forget())
     return failures
 
 
@@ -90,52 +101,36 @@ def _parts(records: Sequence[Record]) -> list[Sequence[Record]]:
 
 def _not_started(record: Record, outcome: NotStarted) -> TryAgain:
     kind = Later if outcome.slow else TryAgain
-    return kind(f"job {record.id} could not be handed to Slurm: {outcome.why}")
+    return kind(f"job {record.id} could not be given to Slurm: {outcome.why}")
 
 
-def _hand_in(
+def _submit(
     adapter: Adapter,
     records: Sequence[Record],
     bundles: Mapping[str, pending_files.Bundle],
     current: dict[str, Record],
     failures: dict[str, AdapterError],
-    taken: Callable[[], object],
     *,
     alone: bool,
 ) -> dict[str, NotStarted]:
-    """Hand in jobs whose folders stand, and note what came of it, in `current` and `failures` too.
+    """Run sbatch for jobs with folders, and note the results, also in `current` and `failures`.
 
-    The accounts of which not even the last one was handed in, and why: their next ones would only wait, too. `alone`:
-    whoever waits for the answer has submitted nothing else, and may use the same key for another try.
+    Return the accounts with a last job that could not be started, and why: their next jobs would only wait, too.
+    `alone`: the caller has submitted nothing else, and may use the same key for another try.
     """
     if any(record.peers for record in records):
-        why = "its account's folders cannot be reached"
-        try:
-            failed = publish_hosts(adapter)
-        except AdapterError as error:
-            failed, why = frozenset(record.account for record in records), str(error)
-        lost = {record for record in records if record.peers and record.account in failed}
-        failures |= {
-            record.id: TryAgain(f"job {record.id} was not handed to Slurm: its hosts file was not written: {why}")
-            for record in lost
-        }
-        records = [record for record in records if record not in lost]
-    # One whose end is wanted stays in doubt, and is fenced and ended by a pass.
-    ours = [
-        r
-        for r in adapter.store.take([record.slurm_name for record in records], adapter.clock())
-        if r.cancel_requested is None
-    ]
-    taken()
+        lost = _publish_hosts(adapter, records)
+        failures |= lost
+        records = [record for record in records if record.id not in lost]
+    taken = adapter.store.take([record.slurm_name for record in records], adapter.clock())
+    # A job that is to be cancelled stays in doubt; a sync fences and ends it.
+    ours = [record for record in taken if record.cancel_requested is None]
     current |= {record.id: record for record in ours}
     outcomes = adapter.scheduler.submit(
-        [
-            Submission(record.slurm_name, record.account, record.folder, bundles[record.slurm_name].directives)
-            for record in ours
-        ]
+        [Submission(r.slurm_name, r.account, r.folder, bundles[r.slurm_name].directives) for r in ours]
     )
     outcomes = _fence_refused(adapter, ours, outcomes)
-    changes: list[tuple[Record, dict[str, Any]]] = []
+    changes: list[tuple[Record, RecordChange]] = []
     for record, outcome in zip(ours, outcomes, strict=True):
         answer = _judge(adapter, record, outcome)
         if isinstance(answer, AdapterError):
@@ -143,24 +138,36 @@ def _hand_in(
         else:
             changes.append((record, answer))
         if isinstance(outcome, Rejected) and not outcome.certain:
-            # It stays remembered: if Slurm gets it after all, a sync cancels it.
-            free = {"key": None} if alone and record.origin == STANDALONE else {}
+            # It stays in the database: if Slurm gets it after all, a sync cancels it.
+            free: RecordChange = {"key": None} if alone and record.origin == STANDALONE else {}
             changes.append((record, _failed(failures[record.id], adapter.clock()) | free))
     changed = {record.id: record for record in adapter.store.change(changes, adapter.clock())}
     current |= changed
-    _cancel_requested(
-        adapter, [record for record, values in changes if "slurm_id" in values and record.id not in changed]
-    )
+    _cancel_requested(adapter, [record for record, each in changes if "slurm_id" in each and record.id not in changed])
     last = {record.account: outcome for record, outcome in zip(ours, outcomes, strict=True)}
     return {account: outcome for account, outcome in last.items() if isinstance(outcome, NotStarted)}
 
 
-def _failed(error: AdapterError, now: float) -> dict[str, Any]:
+def _publish_hosts(adapter: Adapter, records: Sequence[Record]) -> dict[str, AdapterError]:
+    """Write the hosts files. Return errors of jobs with peers that have no hosts file, by id."""
+    why = "its account's folders cannot be reached"
+    try:
+        failed = publish_hosts(adapter)
+    except AdapterError as error:
+        failed, why = frozenset(record.account for record in records), str(error)
+    return {
+        record.id: TryAgain(f"job {record.id} was not given to Slurm: its hosts file was not written: {why}")
+        for record in records
+        if record.peers and record.account in failed
+    }
+
+
+def _failed(error: AdapterError, now: float) -> RecordChange:
     return {"stage": Stage.ENDED, "state": JobState.FAILURE, "status": str(error), "ended": now}
 
 
-def _judge(adapter: Adapter, record: Record, outcome: Outcome) -> dict[str, Any] | AdapterError:
-    """Return what changes of a job by what became of its submission, or why it was not submitted."""
+def _judge(adapter: Adapter, record: Record, outcome: Outcome) -> RecordChange | AdapterError:
+    """Return the change of a job by the outcome of its submission, or why it was not submitted."""
     match outcome:
         case Accepted(slurm_id):
             return {"stage": Stage.SUBMITTED, "slurm_id": slurm_id, "status": submitted_text(slurm_id)}
@@ -180,7 +187,7 @@ def _judge(adapter: Adapter, record: Record, outcome: Outcome) -> dict[str, Any]
 
 
 def _fence_refused(adapter: Adapter, records: Sequence[Record], outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Close the fences of jobs that were refused in words that prove nothing, and return what is true then.
+    """Close the fences of jobs that were refused in words that prove nothing, and return the outcomes after that.
 
     A job behind a closed fence runs nothing, however late Slurm gets it: its refusal stands. One that has passed its
     fence already runs, and one whose fence is out of reach stays in doubt.
@@ -200,7 +207,7 @@ def _fence_refused(adapter: Adapter, records: Sequence[Record], outcomes: Sequen
 
 
 def _cancel_requested(adapter: Adapter, records: Sequence[Record]) -> None:
-    """Cancel the Slurm jobs of records that somebody cancelled while they were being handed over; the fence holds."""
+    """Cancel the Slurm jobs of records that were cancelled during their dispatch; the fence holds."""
     ended = [record for record in adapter.store.again(records) if record.stage is Stage.ENDED]
     if ended:
         with suppress(AdapterError):
@@ -208,9 +215,9 @@ def _cancel_requested(adapter: Adapter, records: Sequence[Record]) -> None:
 
 
 def own_slurm_jobs(adapter: Adapter, records: Sequence[Record]) -> tuple[dict[int, str], list[Record]]:
-    """The Slurm jobs of these records, known by token and account: ids come round again, and may be a stranger's.
+    """Return the Slurm jobs of these records, found by Slurm name and account: an id may be another job's by now.
 
-    And the records that Slurm has no job for, but a live one of the same id and account under a strange name.
+    Return also the records without a Slurm job, if a live job with their id and account has another name.
     """
     accounts = {record.slurm_name: record.account for record in records}
     rows = adapter.scheduler.queue(sorted(set(accounts.values()))).observations
@@ -225,30 +232,30 @@ def own_slurm_jobs(adapter: Adapter, records: Sequence[Record]) -> tuple[dict[in
 
 
 def confirmed(adapter: Adapter, jobs: Sequence[tuple[Record, int]]) -> list[tuple[Record, int]]:
-    """Return those Slurm jobs that Slurm says now are the records', by id, account and name."""
+    """Return those Slurm jobs that belong to their records now, by id, account and name."""
     rows = adapter.scheduler.queue([account for account, _ in by_account(record for record, _ in jobs)]).observations
     seen = {(row.slurm_id, row.user, row.name) for row in rows}
     return [(record, id_) for record, id_ in jobs if (id_, record.account, record.slurm_name) in seen]
 
 
-def _with_peers_there(adapter: Adapter, records: Sequence[Record]) -> list[Record]:
-    """Those of these jobs of which Slurm has every peer, so that they may wait for them there."""
+def _with_peers_in_slurm(adapter: Adapter, records: Sequence[Record]) -> list[Record]:
+    """Return the jobs with peers that Slurm has all, so that they may wait for them there."""
     known = adapter.store.find({peer.job_id for record in records for peer in record.peers})
     there = {id_ for id_, peer in known.items() if peer.slurm_id is not None and peer.stage is not Stage.ENDED}
     return [record for record in records if all(peer.job_id in there for peer in record.peers)]
 
 
-_PASSES = re.compile(
+_TEMPORARY = re.compile(
     r"is its file system mounted|No space left|Wrote only|quota exceeded|Read-only file system|Input/output error"
     r"|Stale (NFS )?file handle|timed out|Transport endpoint|Resource temporarily|No such device|Host is down"
     r"|No route to host|Network is|Connection re|Remote I/O error|Device or resource busy|Key has expired"
     r"|Required key not available|Cannot allocate memory|Too many open files|Interrupted system call",
     re.IGNORECASE,
 )
-"""Words of errno(3), and of `folders.make`, for what is wrong with a file system for a while."""
+"""Words of errno(3), and of `job_folders.make`, for temporary problems of a file system."""
 
 _OF_ALL = re.compile(r"No space left|Wrote only|Read-only|Input/output error|Stale (NFS )?file handle", re.IGNORECASE)
-"""Those of them that mean the whole file system, or the quota of one account."""
+"""Words for problems of the whole file system, or of the quota of one account."""
 
 
 def means_all(error: AdapterError) -> bool:
@@ -263,7 +270,7 @@ def _make_folders(
     *,
     new: bool,
 ) -> dict[str, AdapterError]:
-    """Make these jobs' folders; why not, for those whose folder does not stand."""
+    """Make these jobs' folders. Return the errors of those that could not be made, by id."""
     failures: dict[str, AdapterError] = {}
     for user, owned in by_account(records):
         wanted = [job_folders.NewFolder(r.folder, r.slurm_name, bundles[r.slurm_name].files) for r in owned]
@@ -277,57 +284,61 @@ def _make_folders(
                     kind = FolderTrouble
                 case _:
                     kind = AccountTrouble
-            failures |= {r.id: kind(f"job {r.id} was not handed to Slurm: {error}") for r in owned}
+            failures |= {r.id: kind(f"job {r.id} was not given to Slurm: {error}") for r in owned}
             continue
         for record, why in zip(owned, answers, strict=True):
             if why is None:
                 continue
-            told = f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}"
+            text = f"the folder {record.folder} of job {record.id} could not be made as {user}: {why}"
             if "File exists" in why:
                 # Another site with the same jobs.folder has made it just now: a new job gets another id.
                 failures[record.id] = (
-                    TryAgain(f"{told}; try again") if new else Refused(f"{told}; submit the job again")
+                    TryAgain(f"{text}; try again") if new else Refused(f"{text}; submit the job again")
                 )
-            elif _PASSES.search(why) or not new:
-                # What was right when the job was claimed is away now, or will be fixed: the claim waits for it.
-                failures[record.id] = FolderTrouble(f"{told}; try again once it is there")
+            elif _TEMPORARY.search(why) or not new:
+                # The folder could be made when the job was claimed: the claim waits until the problem is fixed.
+                failures[record.id] = FolderTrouble(f"{text}; try again once it is there")
             else:
-                failures[record.id] = InvalidConfig(told)
+                failures[record.id] = InvalidConfig(text)
     return failures
 
 
 def _settle_failures(
     adapter: Adapter, records: Mapping[str, Record], failures: Mapping[str, AdapterError], *, new: bool
 ) -> None:
-    """What becomes of claims that came to nothing: forgotten where the caller is told, else tried again or ended."""
+    """Settle claims that failed: remove them if the caller gets the error, else retry or end them."""
     failed = [records[id_] for id_ in failures]
     if failed and new and len(failed) == len(records):
         _forget(adapter, failed, failures)
         return
-    changes: list[tuple[Record, dict[str, Any]]] = []
+    changes: list[tuple[Record, RecordChange]] = []
     for record in failed:
         error = failures[record.id]
         if record.stage is Stage.ENDED:
             continue
         if isinstance(error, Refused | InvalidConfig):
-            values = _failed(error, adapter.clock())
+            change = _failed(error, adapter.clock())
         else:
-            values = {"stage": Stage.CLAIMED, "status": "Your job waits until it can be handed to Slurm"}
-        changes.append((record, values))
+            change = {
+                "stage": Stage.CLAIMED,
+                "status": "Your job waits until it can be submitted to Slurm",
+                "lease": None,
+            }
+        changes.append((record, change))
     # An earlier sbatch whose answer was lost may still come up: it must run nothing. Without one there is no folder of
     # the job's own for certain.
     ended = [
-        record for record, values in changes if values["stage"] is Stage.ENDED and record.sbatch_started is not None
+        record for record, change in changes if change["stage"] is Stage.ENDED and record.sbatch_started is not None
     ]
-    close(adapter, Accounts(adapter), ended, Problems())  # what stays open is noted, and seen to by a pass
+    close(adapter, Accounts(adapter), ended, Problems())  # what stays open is noted, and a sync closes it
     adapter.store.change(changes, adapter.clock())
 
 
 def _forget(adapter: Adapter, records: Sequence[Record], failures: Mapping[str, AdapterError]) -> None:
-    """Leave nothing behind of these jobs. One that a pass has taken up meanwhile stays: it is Slurm's by now.
+    """Remove all traces of these jobs. One that a sync has taken meanwhile stays: Slurm has it by now.
 
-    They end first: without its folder nobody could tell any more that a job which was left in doubt has not run. And
-    the folders go before they are forgotten: nobody would look for those that a crash between the two leaves.
+    They end first: without its folder, nothing would show that a job in doubt has not run. The folders are removed
+    before the records: nothing would look for folders that a crash between the two leaves.
     """
     ours = [record for record in records if record.stage is Stage.SUBMITTING]
     ours += adapter.store.take(

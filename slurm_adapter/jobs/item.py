@@ -39,8 +39,7 @@ class Names:
     """What a job and its things are called."""
 
     id: str
-    token: str
-    """Its name in Slurm."""
+    slurm_name: str
     folder: str
     peers_file: str
     """Its hosts view in the shared folder `peers`."""
@@ -56,7 +55,7 @@ def original_of(record: Record) -> JobSpecification:
     return JobSpecification.model_validate_json(record.original or record.specification)
 
 
-def _as_stored(item: Item) -> str:
+def as_stored(item: Item) -> str:
     """A specification as the database keeps it, and compares it."""
     return item.specification.model_dump_json(by_alias=False)
 

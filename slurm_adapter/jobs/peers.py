@@ -26,7 +26,7 @@ def ask_for_nodes(adapter: Adapter) -> Mapping[str, str]:
         raise TryAgain(f"Slurm does not answer, so nothing was submitted: {error}") from error
 
 
-def _find_peers(
+def find_peers(
     adapter: Adapter,
     owner: Owner,
     items: Sequence[Item],

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 from collections import defaultdict
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster import job_folders, peer_files
 from slurm_adapter.core import hosts_file
 from slurm_adapter.core.errors import AdapterError
-from slurm_adapter.core.plan import make_groups
-from slurm_adapter.core.records import Record, Stage, by_account
+from slurm_adapter.core.hosts_file import make_groups
+from slurm_adapter.core.records import Record, RecordChange, Stage, by_account
 from slurm_adapter.jobs.accounts import Accounts, Trouble
-from slurm_adapter.state.database import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from slurm_adapter.adapter import Adapter
 
@@ -31,7 +27,7 @@ def publish_hosts(adapter: Adapter) -> frozenset[str]:
 
     One process at a time: two that read and write across each other would leave the older of two truths.
     """
-    with alone(adapter, "hosts"):
+    with adapter.hosts_lock():
         version = adapter.store.hosts_version()
         active = adapter.store.in_hosts(every=adapter.config.peers.always)
         named = {peer.job_id for record in active for peer in record.peers}
@@ -43,21 +39,6 @@ def publish_hosts(adapter: Adapter) -> frozenset[str]:
             adapter.store.note_hosts_written(version)
         adapter.store.set_fact(HOSTS_SEEN, str(adapter.clock()))
         return failed
-
-
-@contextmanager
-def alone(adapter: Adapter, name: str) -> Iterator[None]:
-    """Wait until no other process holds the lock of this name. It goes with the process, however that ends."""
-    path = adapter.config.state_dir / f"{name}.lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _write_hosts(adapter: Adapter, live: Iterable[Record], groups: Sequence[hosts_file.Group]) -> frozenset[str]:
@@ -95,6 +76,8 @@ def _write_private(adapter: Adapter, views: Mapping[str, tuple[Record, str]]) ->
             failed.add(user)
             adapter.store.note_trouble({record.slurm_name: written.why for record in owned})
             continue
-        done = [(record, {"hosts_digest": digests[record.id]}) for record in owned if record.folder in written]
+        done: list[tuple[Record, RecordChange]] = [
+            (record, {"hosts_digest": digests[record.id]}) for record in owned if record.folder in written
+        ]
         adapter.store.change(done, adapter.clock())
     return frozenset(failed)

@@ -35,6 +35,7 @@ from slurm_adapter.jobs.accounts import Accounts, AccountTrouble, FolderTrouble,
 from slurm_adapter.jobs.close_folders import close
 from slurm_adapter.jobs.publish_hosts import HOSTS_SEEN, publish_hosts
 from slurm_adapter.jobs.report import Problems, Report
+from slurm_adapter.state.claims import LEASE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
     from slurm_adapter.cluster.schedulers.interface import Listing
     from slurm_adapter.core.observation import Observation
     from slurm_adapter.core.records import ActiveJob
-
-CLAIM_SECONDS = 300
-"""So long a new claim is left to whoever made it, while somebody hands jobs in: many go one part after another."""
 
 LOOKS = 500
 """Folders of one account that one sync looks into; the next ones take their turn."""
@@ -67,9 +65,9 @@ class _Gathered:
     """Jobs whose folders were looked into, or should have been."""
 
 
-def reconcile(adapter: Adapter, jobs: list[ActiveJob], *, dry_run: bool, end_many: bool) -> Report:
+def reconcile(adapter: Adapter, jobs: list[ActiveJob], *, dry_run: bool, allow_mass_end: bool) -> Report:
     """Bring these jobs, which are all that have not ended, Slurm and the hosts files together; see `sync`."""
-    gathered = _gather(adapter, jobs, end_many=end_many, remember=not dry_run)
+    gathered = _gather(adapter, jobs, allow_mass_end=allow_mass_end, remember=not dry_run)
     plan = make_plan(gathered.evidence)
     gathered.problems.site.extend(plan.problems)
     gathered.problems.accounts.extend(f"job {id_}: {why}" for id_, why in plan.job_problems.items())
@@ -88,7 +86,7 @@ def _preview(plan: Plan, gathered: _Gathered) -> Report:
     )
 
 
-def _gather(adapter: Adapter, jobs: list[ActiveJob], *, end_many: bool, remember: bool) -> _Gathered:
+def _gather(adapter: Adapter, jobs: list[ActiveJob], *, allow_mass_end: bool, remember: bool) -> _Gathered:
     problems = Problems()
     listing: Listing | None = None
     if jobs:
@@ -146,7 +144,7 @@ def _gather(adapter: Adapter, jobs: list[ActiveJob], *, end_many: bool, remember
         attempts=adapter.config.jobs.attempts,
         others=len(jobs) - len(others),
         submitted=Counter(job.account for job in jobs if job.stage is not Stage.CLAIMED),
-        end_many=end_many,
+        allow_mass_end=allow_mass_end,
     )
     strays = _strays(adapter, rows, {job.slurm_name for job in jobs})
     return _Gathered(evidence, strays, problems, frozenset(record.id for record in looked_at))
@@ -245,7 +243,7 @@ def _apply(adapter: Adapter, plan: Plan, gathered: _Gathered) -> Report:
     if not adapter.store.hosts_are_written() or not seen <= adapter.clock() < seen + HOSTS_SECONDS:
         with _noting(problems, "write the hosts files"):
             publish_hosts(adapter)
-    claimed = _left_behind(adapter, plan.submit) if plan.submit else []
+    claimed = _without_leases(adapter, plan.submit) if plan.submit else []
     submitted = _submit(adapter, claimed, accounts, problems) if claimed else ()
     if gathered.evidence.rows is not None and any(r.cancel_requested is not None for r in gathered.evidence.records):
         from slurm_adapter.jobs.cancel import cancel_requested_jobs
@@ -285,12 +283,12 @@ def _submit(adapter: Adapter, claimed: Sequence[Record], accounts: Accounts, pro
 
     What takes long goes on behind the sync, with a database connection of its own.
     """
-    from slurm_adapter.jobs.dispatch import hand_over, means_all
+    from slurm_adapter.jobs.dispatch import dispatch, means_all
 
     def act(user: str, owned: Sequence[Record]) -> dict[str, AdapterError]:
         own = adapter.for_thread()
         try:
-            failures = hand_over(own, owned)
+            failures = dispatch(own, owned)
             blamed = next((error for error in failures.values() if isinstance(error, AccountTrouble)), None)
             if blamed is not None:
                 Accounts(own).blame(user, str(blamed))
@@ -315,17 +313,14 @@ def _submit(adapter: Adapter, claimed: Sequence[Record], accounts: Accounts, pro
     return tuple(submitted)
 
 
-def _left_behind(adapter: Adapter, planned: Sequence[Record]) -> list[Record]:
-    """Those of these claims that nobody is about to hand over himself: a pass that did it, too, would do all twice.
-
-    Whoever makes claims holds a lock until he has taken them, which he does within moments. It goes with his process.
-    Which claims are whose is not known: new ones that no pass has judged are left to him, for `CLAIM_SECONDS` at most.
-    """
-    with adapter.nobody_submits() as free:
-        pass  # asked before they are read: who gives it back has taken his
-    claimed = [record for record in adapter.store.again(planned) if record.stage is Stage.CLAIMED]
-    old = adapter.clock() - CLAIM_SECONDS
-    return [record for record in claimed if free or record.status or not old < record.created <= adapter.clock()]
+def _without_leases(adapter: Adapter, planned: Sequence[Record]) -> list[Record]:
+    """Return those of these claims that no other process is expected to dispatch."""
+    now = adapter.clock()
+    return [
+        record
+        for record in adapter.store.again(planned)
+        if record.stage is Stage.CLAIMED and (record.lease is None or not now < record.lease <= now + LEASE_SECONDS)
+    ]
 
 
 def _cancel_surplus(

@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slurm_adapter.core.durations import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from slurm_adapter.core.records import ActiveJob, Record
+    from slurm_adapter.core.records import ActiveJob, Record, RecordChange
     from slurm_adapter.state.store import Store
 
 OUTAGE, UNTOLD = "outage", "outage of UCloud"
@@ -50,14 +50,14 @@ class Due:
 class Report:
     """What a pass did, or with `--dry-run` would have done."""
 
-    changes: tuple[tuple[ActiveJob | Record, dict[str, Any]], ...] = ()
+    changes: tuple[tuple[ActiveJob | Record, RecordChange], ...] = ()
     """Jobs before, and what became of them."""
     limits: tuple[tuple[Record, int], ...] = ()
     """Jobs with other time limits in Slurm than remembered, and these, in seconds."""
     submitted: tuple[str, ...] = ()
     cancelled: tuple[tuple[str, int], ...] = ()
     """Jobs of which Slurm jobs were cancelled, surplus ones or such as did not end when told to, and these."""
-    telling: tuple[str, ...] = ()
+    delivery: tuple[str, ...] = ()
     """What is between UCloud and this program; with `--dry-run` alone, which does not ask UCloud."""
     due: Due = field(default_factory=Due)
     """What was removed of jobs that ended long ago."""
@@ -70,7 +70,7 @@ class Report:
     def changed(self) -> tuple[tuple[ActiveJob | Record, ActiveJob | Record], ...]:
         """Jobs before and after, in the order of their ids."""
         in_order = sorted(self.changes, key=lambda change: (len(change[0].id), change[0].id))
-        return tuple((job, job._replace(**values)) for job, values in in_order)
+        return tuple((job, job._replace(**change)) for job, change in in_order)  # type: ignore[misc]  # see `plan._alive`
 
 
 def outage_lines(store: Store, report: Report) -> list[str]:
@@ -82,7 +82,7 @@ def outage_lines(store: Store, report: Report) -> list[str]:
     return _news(store, OUTAGE, report.problems, begins, "this pass has more problems:", "passes are complete again")
 
 
-def telling_lines(store: Store, problems: Sequence[str]) -> list[str]:
+def delivery_lines(store: Store, problems: Sequence[str]) -> list[str]:
     """The same of what stands between this program and UCloud."""
     begins = "UCloud is not told all; it is kept:"
     return _news(store, UNTOLD, problems, begins, "there are more problems with UCloud:", "UCloud is told all again")
@@ -120,7 +120,7 @@ def plan_lines(report: Report) -> list[str]:
     lines += [f"job {record.id}: its time limit in Slurm is {duration(limit)}" for record, limit in report.limits]
     lines += [f"job {id_}: would be handed to Slurm" for id_ in report.submitted]
     lines += [f"job {id_}: its Slurm job {slurm_id} would be cancelled" for id_, slurm_id in report.cancelled]
-    lines += report.telling
+    lines += report.delivery
     for what, records in (("logs", report.due.logs), ("folder", report.due.folders)):
         lines += [f"job {record.id}: its {what} in {record.folder} would be removed" for record in records]
     lines += [f"job {id_}: would no longer be remembered" for id_ in report.due.records.values()]

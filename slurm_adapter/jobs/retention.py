@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from slurm_adapter.core.records import Record
     from slurm_adapter.jobs.accounts import Accounts
     from slurm_adapter.jobs.report import Problems
-    from slurm_adapter.state.store import Removable
+    from slurm_adapter.state.cleanup import Removable
 
 AT_ONCE = 100
 """How many of each kind one pass removes: it must not keep the jobs that live waiting."""

@@ -23,7 +23,7 @@ COLLECT_AFTER = 70_000
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class DeliveryReport:
     """What came of telling UCloud."""
 
     problems: tuple[str, ...] = ()
@@ -31,35 +31,35 @@ class Telling:
     """It was not reached, or let nobody in: there is no use in asking again at once."""
 
 
-def sync(adapter: Adapter, *, dry_run: bool = False, end_many: bool = False, telling: bool = True) -> Report:
-    """One pass. The caller holds the lock (`Adapter.sync_lock`).
+def sync(adapter: Adapter, *, dry_run: bool = False, allow_mass_end: bool = False, delivering: bool = True) -> Report:
+    """Sync once. The caller holds the lock (`Adapter.sync_lock`).
 
-    `end_many`: see `Evidence.end_many`. `telling`: UCloud is told, too; else the caller does it, by `tell_ucloud`. What
-    cannot be asked or written is in the report's problems, and the rest is done all the same. Raises only what the
-    database raises, and `InvalidConfig` before anything is done.
+    `allow_mass_end`: see `Evidence.allow_mass_end`. `delivering`: deliver updates to UCloud, too; else the caller does
+    that, by `deliver_updates`. What cannot be asked or written is in the report's problems, and the rest is done
+    anyway. Raises only what the database raises, and `InvalidConfig` before anything is done.
     """
     _collect_rarely()
     receiver = adapter.receiver
-    jobs = adapter.store.standing()
+    jobs = adapter.store.active_jobs()
     report = Report()
     if jobs or not adapter.store.hosts_are_written():
         from slurm_adapter.jobs.reconcile import reconcile
 
-        report = reconcile(adapter, jobs, dry_run=dry_run, end_many=end_many)
+        report = reconcile(adapter, jobs, dry_run=dry_run, allow_mass_end=allow_mass_end)
     report = replace(report, due=retention.find_due(adapter))
     if dry_run:
-        return report if receiver is None else replace(report, telling=_preview_telling(adapter))
+        return report if receiver is None else replace(report, delivery=_preview_delivery(adapter))
     problems = Problems(list(report.problems), list(report.account_problems))
     retention.remove(adapter, report.due, problems)
     probes.remove_left(adapter, problems)
-    told = tell_ucloud(adapter, end_many=end_many) if telling and receiver is not None else None
+    told = deliver_updates(adapter, allow_mass_end=allow_mass_end) if delivering and receiver is not None else None
     problems.site.extend(told.problems if told is not None else ())
     return replace(report, problems=tuple(problems.site), account_problems=tuple(problems.accounts))
 
 
-def tell_ucloud(
-    adapter: Adapter, *, end_many: bool = False, stops: Callable[[], bool] = lambda: False
-) -> Telling | None:
+def deliver_updates(
+    adapter: Adapter, *, allow_mass_end: bool = False, stops: Callable[[], bool] = lambda: False
+) -> DeliveryReport | None:
     """Tell UCloud what is due, and see to jobs that only one of the two knows.
 
     None where another process does that, or where `stops` says in between that the rest can wait. Not under the lock
@@ -67,10 +67,10 @@ def tell_ucloud(
     """
     receiver = adapter.receiver
     if receiver is None:
-        return Telling()
+        return DeliveryReport()
     from slurm_adapter.jobs import deleted_in_ucloud, unknown_here
 
-    with adapter.delivery_lock(wait=end_many) as ours:
+    with adapter.delivery_lock(wait=allow_mass_end) as ours:
         if not ours:
             return None
         problems: list[str] = []
@@ -78,14 +78,14 @@ def tell_ucloud(
             problems += deliver.deliver(adapter.store, receiver, adapter.clock(), stops)
             if stops():
                 return None
-            problems += deleted_in_ucloud.end_orphans(adapter, receiver, end_many=end_many)
-            problems += unknown_here.end_doubted(adapter, receiver, end_many=end_many)
+            problems += deleted_in_ucloud.end_orphans(adapter, receiver, allow_mass_end=allow_mass_end)
+            problems += unknown_here.end_doubted(adapter, receiver, allow_mass_end=allow_mass_end)
         except AdapterError as error:
-            return Telling((*problems, f"could not tell UCloud what became of jobs: {error}"), away=True)
-        return Telling(tuple(problems))
+            return DeliveryReport((*problems, f"could not tell UCloud what became of jobs: {error}"), away=True)
+        return DeliveryReport(tuple(problems))
 
 
-def _preview_telling(adapter: Adapter) -> tuple[str, ...]:
+def _preview_delivery(adapter: Adapter) -> tuple[str, ...]:
     from slurm_adapter.jobs import deleted_in_ucloud, unknown_here
 
     doubt = unknown_here.doubts(adapter)

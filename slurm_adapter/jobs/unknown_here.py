@@ -65,15 +65,15 @@ def verify(adapter: Adapter, wanted: Sequence[Job]) -> list[str]:
     return [_explain(doubted)]
 
 
-def end_doubted(adapter: Adapter, receiver: Receiver, *, end_many: bool = False) -> list[str]:
-    """Say which jobs are in doubt; with `end_many` tell UCloud that those are gone that Slurm does not have.
+def end_doubted(adapter: Adapter, receiver: Receiver, *, allow_mass_end: bool = False) -> list[str]:
+    """Say which jobs are in doubt; with `allow_mass_end` tell UCloud that those are gone that Slurm does not have.
 
     Raises as `verify` does.
     """
     noted = _doubted(adapter)
     known = adapter.store.find(noted)
     doubted = {id_: account for id_, account in noted.items() if id_ not in known}
-    if end_many and doubted:
+    if allow_mass_end and doubted:
         gone = _dead(adapter, doubted)
         _tell(adapter, receiver, [id_ for id_ in doubted if id_ in gone])
         doubted = {id_: account for id_, account in doubted.items() if id_ not in gone}

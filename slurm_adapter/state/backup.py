@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput, TryAgain
-from slurm_adapter.state.database import MIGRATIONS, NAME, StoreError, check_folder, hold, told
+from slurm_adapter.state.database import MIGRATIONS, NAME, StoreError, check_folder, hold, translate_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ IN_DOUBT = "The database was restored from a backup; checking whether Slurm has 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a backup holds."""
+    """Contents of a backup."""
 
     schema: int
     jobs: int
@@ -43,19 +43,19 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What `restore` did."""
+    """Result of `restore`."""
 
     contents: Contents
     aside: Path | None
     """The database that was there before."""
     revoked: int | None
-    """Access tokens of the backup that have been revoked since; None if the database from before cannot tell."""
+    """Access tokens of the backup that have been revoked since; None if the database from before cannot be read."""
 
 
 def make(state: Path, file: Path, *, overwrite: bool = False) -> Contents:
     """Write a verified backup of the database in `state`. The file is there whole, or as it was before.
 
-    Raises `InvalidInput` if the file exists and is not to be replaced, and what `told` raises.
+    Raises `InvalidInput` if the file exists and is not to be replaced, and what `translate_errors` raises.
     """
     source = state / NAME
     if not source.exists():
@@ -65,8 +65,8 @@ def make(state: Path, file: Path, *, overwrite: bool = False) -> Contents:
     if os.path.lexists(file) and not overwrite:
         raise InvalidInput(f"{file} exists; name another file, or add --overwrite")
     check_folder(state)
-    with _held(state), told(file), _beside(file) as new:
-        with told(source), closing(_open(source, "rw")) as live, closing(sqlite3.connect(new)) as copy:
+    with _held(state), translate_errors(file), _beside(file) as new:
+        with translate_errors(source), closing(_open(source, "rw")) as live, closing(sqlite3.connect(new)) as copy:
             live.backup(copy)
             contents = _verify(copy, source)
             _make_one_file(copy, new)
@@ -91,7 +91,7 @@ def restore(state: Path, file: Path, now: float) -> Restored:
     """
     check_folder(state)
     path = state / NAME
-    with _held(state, alone=True), told(path), _beside(path) as new:
+    with _held(state, alone=True), translate_errors(path), _beside(path) as new:
         _merge(path)
         for left in state.glob(f".{NAME}.*"):
             if left != new:
@@ -108,7 +108,7 @@ def restore(state: Path, file: Path, now: float) -> Restored:
 
 
 def explain(done: Restored) -> list[str]:
-    """Return what an administrator must know after a restore, above all what the next sync does."""
+    """Return what an administrator must know after a restore, above all the effects of the next sync."""
     contents = done.contents
     lines = [f"restored: {contents}"]
     if done.aside is not None:
@@ -118,7 +118,7 @@ def explain(done: Restored) -> list[str]:
         f"{contents.doubtful} jobs are in doubt, because Slurm did not have them for certain: a sync looks for them",
         "a job is submitted again only if its folder proves that it never ran",
         "jobs and idempotency keys that are newer than the backup are not known: such jobs run on, unwatched",
-        "UCloud is not told that such jobs ended before `slurm-adapter sync --allow-mass-end`",
+        "UCloud learns that such jobs ended only by `slurm-adapter sync --allow-mass-end`",
     ]
     if done.revoked is None:
         lines.append("access tokens that were revoked since the backup are valid again: see `slurm-adapter token list`")
@@ -215,7 +215,7 @@ def _make_one_file(copy: sqlite3.Connection, path: Path) -> None:
 
 
 def _merge(path: Path) -> None:
-    """Write what is in the journal into the database's own file; that takes that nobody else has the database open.
+    """Write what is in the journal into the database's own file; no other process may have the database open.
 
     A program from before `hold` holds SQLite's own lock. A damaged database is left as it is.
     """

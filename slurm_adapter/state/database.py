@@ -1,4 +1,4 @@
-"""What the adapter must remember: one SQLite file on a local disk.
+"""The database of the adapter: one SQLite file on a local disk.
 
 Every change is one transaction, flushed to the disk before the call returns (`synchronous=FULL`), because a claim that
 is lost is a job that runs twice. A network file system is refused: SQLite's locks are not kept there
@@ -7,7 +7,6 @@ is lost is a job that runs twice. A network file system is refused: SQLite's loc
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from slurm_adapter.core.errors import AdapterError, InvalidConfig, InvalidInput, TryAgain
+from slurm_adapter.state import locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,30 +130,31 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE jobs RENAME COLUMN targets TO interfaces;
         ALTER TABLE jobs RENAME COLUMN tidy_after TO cleanup_retry;
         ALTER TABLE jobs ADD COLUMN cluster TEXT NOT NULL DEFAULT '';
+        ALTER TABLE jobs ADD COLUMN lease REAL;
         """,
     ),
 )
-"""What made the tables what they are, in order; the file's `user_version` counts those that ran."""
+"""Migrations of the tables, in order; the file's `user_version` counts those that ran."""
 
 
 class Database:
-    """The file, its tables, and facts remembered by name. Cheap to open; one connection, for one thread at a time.
+    """The file, its tables, and facts by name. Cheap to open; one connection, for one thread at a time.
 
-    Every method raises `StoreError` where the file cannot be read or written, and then nothing was changed.
+    Every method raises `StoreError` if the file cannot be read or written, and then nothing was changed.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the database in `folder`, and make it where there is none.
+        """Open the database in `folder`, and make it if there is none.
 
-        Raises `InvalidConfig` where the folder belongs to somebody else or lies on a network file system.
+        Raises `InvalidConfig` if the folder belongs to another account or lies on a network file system.
         """
         path = folder / NAME
         self._path = path
-        with told(path):
+        with translate_errors(path):
             check_folder(folder)
         self._lock: int | None = hold(folder)
         try:
-            with told(path):
+            with translate_errors(path):
                 with suppress(FileExistsError):
                     # Only if there is none: closing a file drops this process's locks on it (fcntl(2)), SQLite's too.
                     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -163,12 +164,12 @@ class Database:
             os.close(self._lock)
             raise
         try:
-            with told(path):
+            with translate_errors(path):
                 self._connection.row_factory = sqlite3.Row
                 for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                     self._connection.execute(f"PRAGMA {pragma}")
                 self._migrate()
-                # Reads first: who only opens the file and reads waits for nobody who writes.
+                # Reads first: a process that only opens the file and reads does not wait for writers.
                 self.instance = self.fact("instance") or self._fact("instance", secrets.token_hex(4))
         except BaseException:
             self.close()
@@ -190,17 +191,17 @@ class Database:
         self.close()
 
     def fact(self, name: str) -> str | None:
-        """Something remembered under a name, such as an outage that was told already."""
-        with told(self._path):
+        """Return what is stored under a name, such as an outage that was reported already."""
+        with translate_errors(self._path):
             row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return str(row["value"]) if row else None
 
     def set_fact(self, name: str, value: str | None) -> None:
-        """Remember something, or forget it."""
+        """Store a value under a name, or remove it."""
         self.change_fact(name, lambda _: value)
 
     def change_fact(self, name: str, change: Callable[[str | None], str | None]) -> None:
-        """Remember what `change` makes of what is remembered: no other process's words are lost in between."""
+        """Replace the value of a name by what `change` makes of it, in one transaction."""
         with self._transaction() as connection:
             value = change(self.fact(name))
             if value is None:
@@ -215,14 +216,14 @@ class Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; the write lock is taken at once, so that what is read stays true until it is written."""
-        with told(self._path):
+        """Run a transaction. It takes the write lock at once, so that what it reads stays true until it writes."""
+        with translate_errors(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:  # SQLite itself undoes it where the disk is full
+                if self._connection.in_transaction:  # SQLite itself undoes it if the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
 
@@ -239,17 +240,31 @@ class Database:
                 connection.execute(f"PRAGMA user_version = {number + 1}")
 
 
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_OF_DISK = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+    | {sqlite3.SQLITE_AUTH, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOMEM}
+)
+
+
 @contextmanager
-def told(path: Path) -> Iterator[None]:
-    """SQLite's and the system's errors, as this program's own."""
+def translate_errors(path: Path) -> Iterator[None]:
+    """Raise errors of SQLite and of the system that an administrator can fix as errors of this program.
+
+    Other errors of SQLite, such as "no such column", are mistakes in this program, and stay as they are.
+    """
     try:
         yield
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            raise TryAgain(f"{path}: another process holds the database; try again") from error
-        raise StoreError(f"{path}: {error}; is the disk full, or read-only?") from error
     except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path}: {error}; restore a backup: `slurm-adapter restore FILE`") from error
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without the extended part
+        if code in _BUSY:
+            raise TryAgain(f"{path}: another process holds the database; try again") from error
+        if code in _OF_DISK:
+            raise StoreError(f"{path}: {error}; is the disk full, or read-only?") from error
+        if code in _DAMAGED:
+            raise StoreError(f"{path}: {error}; restore a backup: `slurm-adapter restore FILE`") from error
+        raise
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     except UnicodeEncodeError as error:  # a lone surrogate, as Python makes it of a byte on the command line
@@ -261,22 +276,17 @@ def told(path: Path) -> Iterator[None]:
 def hold(folder: Path, *, alone: bool = False) -> int:
     """Return a locked file descriptor: processes that use the database share the lock, `restore` has it `alone`.
 
-    The lock goes with the process, however it ends. Raises `TryAgain` if others have the lock.
+    Raises `TryAgain` if others have the lock.
     """
-    with told(folder):
-        descriptor = os.open(folder / "database.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        if alone:
-            why = (
-                "another process uses the database; stop `slurm-adapter serve` and the timer of `sync`, then try again"
-            )
-        else:
-            why = "the database is being restored; try again in a moment"
-        raise TryAgain(f"{folder}: {why}") from error
-    return descriptor
+    with translate_errors(folder):
+        descriptor = locks.acquire(folder / "database.lock", shared=not alone, wait=False)
+    if descriptor is not None:
+        return descriptor
+    if alone:
+        why = "another process uses the database; stop `slurm-adapter serve` and the timer of `sync`, then try again"
+    else:
+        why = "the database is being restored; try again in a moment"
+    raise TryAgain(f"{folder}: {why}")
 
 
 def _hide(path: Path) -> None:
@@ -303,13 +313,13 @@ def check_folder(folder: Path) -> None:
             "run the adapter as the account that owns it"
         )
     if found.st_mode & 0o077:
-        folder.chmod(0o700)  # whoever made it, and with whatever umask: it is the adapter's own
+        folder.chmod(0o700)  # it is the adapter's own, whatever umask it was made with
     if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
         raise InvalidConfig(f"state_dir = {folder} is on {kind}, a network file system; use a local disk")
 
 
 def _file_system(folder: Path) -> str:
-    """The type of the mount that holds `folder` (proc(5), mountinfo); the longest mount point wins, then the last."""
+    """Return the type of the mount that holds `folder` (proc(5), mountinfo): the longest mount point, then the last."""
     best, kind = -1, ""
     resolved = folder.resolve()
     for line in MOUNTS.read_bytes().splitlines():

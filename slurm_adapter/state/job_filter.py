@@ -1,4 +1,4 @@
-"""Which jobs a user asks for, as the database is asked: UCloud's flags of browse and search (contract 2).
+"""Filters of jobs, as conditions in SQL: UCloud's flags of browse and search.
 
 A page begins after the last job of the one before, whatever came or went meanwhile.
 """
@@ -26,7 +26,7 @@ _KEYS: dict[SortBy, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Jobs of one workspace; what is None is not asked about."""
+    """Jobs of one workspace; None means any."""
 
     owner: str
     project: str | None
@@ -46,21 +46,21 @@ class Selection:
     without_product: str | None = None
     without_category: str | None = None
     slurm_names: tuple[str, ...] | None = None
-    """What UCloud calls the provider's own ids."""
+    """UCloud's field for the provider's own ids."""
     labels: tuple[tuple[str, str], ...] = ()
     sort_by: SortBy = "createdAt"
     ascending: bool = False
     limit: int = 50
     after: str | None = None
-    """What `next` of the page before said."""
+    """The `next` of the page before."""
 
     @property
     def key(self) -> str:
-        """What is sorted by, as SQL."""
+        """Return the sort key as SQL."""
         return _KEYS[self.sort_by]
 
     def conditions(self) -> tuple[str, list[object]]:
-        """The conditions as SQL, and their values. Raises `InvalidInput` for an `after` that nobody was given."""
+        """Return the conditions as SQL, and their values. Raises `InvalidInput` for an unknown `after`."""
         conditions = ["project = ?"] if self.project is not None else ["project IS NULL AND owner = ?"]
         values: list[object] = [self.project if self.project is not None else self.owner]
         plain = {
@@ -96,7 +96,7 @@ class Selection:
 
 
 def place(key: float | str, rowid: int) -> str:
-    """Where a page ends, for the next one."""
+    """Return the place of a page's last job, for the next page."""
     return base64.urlsafe_b64encode(json.dumps([key, rowid]).encode()).decode()
 
 

@@ -1,7 +1,7 @@
-"""What is to be handed to Slurm for one job, as bytes that the database keeps until Slurm has it.
+"""Files and directives of one job, as bytes that the database keeps until Slurm has the job.
 
-A claim that a crash left behind is handed over as it was validated, whatever has become of the application's file and
-the configuration since.
+A claim that a crash left behind is dispatched as it was validated, even if the application's file or the configuration
+has changed since.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Bundle:
 
 
 def pack(translation: Translation) -> bytes:
-    """The bundle of a translated job, as bytes; of its shared files it has the digests only."""
+    """Pack the bundle of a translated job, with the digests alone of its shared files."""
     return json.dumps(
         {
             "format": 2,
@@ -48,12 +48,12 @@ def pack(translation: Translation) -> bytes:
 
 
 def shared(translation: Translation) -> dict[str, bytes]:
-    """What a translated job shares with others, by digest."""
+    """Return the files that a translated job shares with others, by digest."""
     return {digest(file.content): file.content for file in translation.files.values() if file.shared}
 
 
 def unpack(data: bytes, contents: Mapping[str, bytes]) -> Bundle:
-    """What `pack` wrote, now or before an upgrade; `contents` is what is shared, by digest."""
+    """Unpack what `pack` wrote, now or before an upgrade. `contents` holds the shared files, by digest."""
     content = json.loads(data)
     files = {
         name: File(text.encode("utf-8", "surrogateescape"), mode) for name, (text, mode) in content["files"].items()
@@ -65,5 +65,5 @@ def unpack(data: bytes, contents: Mapping[str, bytes]) -> Bundle:
 
 @lru_cache(maxsize=64)
 def digest(content: bytes) -> str:
-    """By which a content is known: its SHA-256."""
+    """Return the SHA-256 of a content."""
     return hashlib.sha256(content).hexdigest()

@@ -461,7 +461,7 @@ def _create(
         began = time.monotonic()
         client.post(url, content=body).raise_for_status()
         took.append(1000 * (time.monotonic() - began))
-    until(lambda: all(job.slurm_id is not None for job in site.store.standing()), "Slurm has all jobs")
+    until(lambda: all(job.slurm_id is not None for job in site.store.active_jobs()), "Slurm has all jobs")
     clear("alice")
     return took
 

@@ -330,7 +330,7 @@ def test_a_mass_end_needs_permission(run: Callable[..., Result], offline: Offlin
     offline.slurm.now += 3600
     refused = run("sync")
     assert refused.exit_code == 1
-    assert "11 of 11 jobs would end in this pass though Slurm itself does not say" in refused.stderr
+    assert "11 of 11 jobs would end in this sync though Slurm itself does not say" in refused.stderr
     assert "`slurm-adapter sync --allow-mass-end` does it" in refused.stderr
     looked = run("sync", "--dry-run", "--allow-mass-end")
     assert looked.stdout.count("IN_QUEUE -> FAILURE: Your job was lost") == 11

@@ -17,8 +17,9 @@ from slurm_adapter.core.evidence import (
     needs_history,
     needs_look,
 )
+from slurm_adapter.core.hosts_file import make_groups
 from slurm_adapter.core.observation import DISPATCH_SECONDS, Observation
-from slurm_adapter.core.plan import Plan, make_groups, make_plan
+from slurm_adapter.core.plan import Plan, make_plan
 from slurm_adapter.core.records import ActiveJob, Peer, Record, Stage
 from slurm_adapter.core.states import FENCED, JobState
 
@@ -632,7 +633,7 @@ def alive(count: int) -> tuple[tuple[Record, ...], dict[str, tuple[Observation, 
 
 
 @pytest.mark.parametrize(
-    ("lost", "others", "end_many", "ended"),
+    ("lost", "others", "allow_mass_end", "ended"),
     [
         (10, 0, False, 10),  # not more than ten
         (11, 0, False, 0),
@@ -645,14 +646,14 @@ def alive(count: int) -> tuple[tuple[Record, ...], dict[str, tuple[Observation, 
 def test_many_endings_without_a_word_of_slurms_are_held_back(
     lost: int,
     others: int,
-    end_many: bool,  # noqa: FBT001  # a row of the table
+    allow_mass_end: bool,  # noqa: FBT001  # a row of the table
     ended: int,
 ) -> None:
     silent, (living, rows) = silent_jobs(lost), alive(others)
     inside = {record.id: FolderContents(True, str(record.slurm_id)) for record in silent}
-    plan = make_plan(evidence(*silent, *living, rows=None, inside=inside, end_many=end_many))
+    plan = make_plan(evidence(*silent, *living, rows=None, inside=inside, allow_mass_end=allow_mass_end))
     assert not any(values.get("stage") is Stage.ENDED for _, values in plan.changes)  # an outage decides nothing
-    whole = replace(evidence(*silent, *living, inside=inside, end_many=end_many), rows=rows)
+    whole = replace(evidence(*silent, *living, inside=inside, allow_mass_end=allow_mass_end), rows=rows)
     plan = make_plan(whole)
     assert sum(values.get("stage") is Stage.ENDED for _, values in plan.changes) == ended
     held = [problem for problem in plan.problems if "--allow-mass-end" in problem]
@@ -711,7 +712,7 @@ def test_an_ending_by_the_scripts_word_alone_counts_among_the_many() -> None:
     silent = silent_jobs(11, missing_since=None)
     inside = {r.id: FolderContents(True, str(r.slurm_id), (exited(slurm_id=r.slurm_id or 0),)) for r in silent}
     assert make_plan(evidence(*silent, inside=inside)).changes == ()
-    assert len(make_plan(evidence(*silent, inside=inside, end_many=True)).changes) == 11
+    assert len(make_plan(evidence(*silent, inside=inside, allow_mass_end=True)).changes) == 11
 
 
 def test_a_claim_does_not_end_with_a_peer_whose_ending_is_held_back() -> None:

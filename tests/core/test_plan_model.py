@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_adapter.core.evidence import Evidence, ExitRecord, FolderContents, is_as_remembered, lives_on
+from slurm_adapter.core.hosts_file import make_groups
 from slurm_adapter.core.observation import Observation
-from slurm_adapter.core.plan import Plan, make_groups, make_plan
-from slurm_adapter.core.records import ActiveJob, Peer, Record, Stage
+from slurm_adapter.core.plan import Plan, make_plan
+from slurm_adapter.core.records import ActiveJob, Peer, Record, RecordChange, Stage
 from slurm_adapter.core.states import BASE_STATES, ENDED, FLAGS, JobState
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def test_no_state_without_evidence(evidence: Evidence) -> None:
     plan = make_plan(evidence)
     assert plan == make_plan(evidence)
     [record] = evidence.records
-    changes: dict[str, Any] = next((values for _, values in plan.changes), {})
+    changes: RecordChange = next((change for _, change in plan.changes), RecordChange())
     rows = (evidence.rows or {}).get("i-local-1", ())
     inside = evidence.inside.get("1", FolderContents(False))
     told = [row for some in (evidence.history or {}).values() for row in some]
@@ -151,8 +152,8 @@ def _after(evidence: Evidence) -> Record:
     return record._replace(**_changes(make_plan(evidence)))
 
 
-def _changes(plan: Plan) -> dict[str, Any]:
-    return next((values for _, values in plan.changes), {})
+def _changes(plan: Plan) -> RecordChange:
+    return next((change for _, change in plan.changes), RecordChange())
 
 
 def _standing(record: Record) -> ActiveJob:

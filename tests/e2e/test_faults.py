@@ -179,7 +179,7 @@ def test_a_controller_that_is_down_leaves_no_claim(faulty: Faulty) -> None:
             faulty.cluster.slurmctld.stop()
 
     faulty.tripping.before = before
-    with pytest.raises(TryAgain, match="could not be handed to Slurm"):
+    with pytest.raises(TryAgain, match="could not be given to Slurm"):
         faulty.hand_in(specification, "k")
     faulty.tripping.before = lambda _: None
     restart(faulty.cluster)

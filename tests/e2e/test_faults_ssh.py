@@ -149,7 +149,7 @@ def test_a_connection_that_breaks_while_folders_are_made_leaves_no_claim(faulty:
     cuts: tuple[tuple[Side, int], ...] = (("client", 20_000), ("server", measure_little(faulty, proxy) * 2 // 3))
     for side, count in cuts:
         cut_in(faulty, proxy, making, side, count)
-        with pytest.raises(TryAgain, match="was not handed to Slurm"):
+        with pytest.raises(TryAgain, match="was not given to Slurm"):
             faulty.hand_in(faulty.shell(COUNT), "key")
         assert proxy.has_cut
         assert faulty.site.store.all(9) == []

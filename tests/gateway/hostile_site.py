@@ -11,12 +11,16 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slurm_adapter.adapter import Adapter
 from slurm_adapter.gateway.http.server import serve
 from slurm_adapter.jobs import user_tokens
 from tests.gateway.doors import SlowScheduler
 from tests.offline import Offline
+
+if TYPE_CHECKING:
+    from slurm_adapter.core.records import RecordChange
 
 HOSTILE = 3
 
@@ -68,7 +72,7 @@ def main(folder: Path, port: int, honest: int, good: int, bad: int) -> None:
         for name in some:
             token = user_tokens.create(offline.site, name, name)
             record = offline.run(offline.job(user=name))
-            here = {"web_port": ports[kind], "addresses": (("127.0.0.1",),)}
+            here: RecordChange = {"web_port": ports[kind], "addresses": (("127.0.0.1",),)}
             offline.site.store.change([(record, here)], slurm.now)
             said[kind].append({"user": name, "token": token, "job": record.id})
     sys.stdout.write(json.dumps(said) + "\n")

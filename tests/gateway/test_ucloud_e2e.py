@@ -292,7 +292,7 @@ def test_a_thousand_jobs_at_once_are_taken_and_ended_before_ucloud_stops_waiting
         for job, token in zip(jobs, given, strict=True):
             job["providerGeneratedId"] = token
         # Not by squeue, which with so many jobs takes the time of some sbatch.
-        until(lambda: all(job.slurm_id is not None for job in store.standing()), "not all are in Slurm", 300)
+        until(lambda: all(job.slurm_id is not None for job in store.active_jobs()), "not all are in Slurm", 300)
 
     def end() -> None:
         answer = site.ucloud.call("/ucloud/example/jobs/terminate", {"items": jobs}, user="alice")

@@ -144,7 +144,9 @@ def test_whatever_content_type_and_with_and_without_gzip(site: Served) -> None:
             made = ask(site, "POST", JOBS, {"items": [job]}, **of_both)
             token = site.adapter.site.store.get(job["id"]).slurm_name
             assert made[:2] == (200, {"responses": [{"id": token}]}), kind
-            until(lambda: all(job.slurm_id is not None for job in site.adapter.site.store.standing()), "not in Slurm")
+            until(
+                lambda: all(job.slurm_id is not None for job in site.adapter.site.store.active_jobs()), "not in Slurm"
+            )
             named = {"items": [{"job": job, "requestedTime": MINUTE}]}
             extended = ask(site, "POST", f"{JOBS}/extend", named, **of_both)
             assert extended[:2] == (200, {"responses": [{}]}), kind

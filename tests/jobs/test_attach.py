@@ -59,7 +59,7 @@ def test_what_was_handed_in_is_still_the_same_job(offline: Offline) -> None:
     consumer, first, second = pair(offline)
     attach.attach(offline.site, consumer.id, value("cache", second))
     assert offline.job("key", resources=[peer("database", first)]).id == consumer.id
-    with pytest.raises(InvalidInput, match="specification is another one"):
+    with pytest.raises(InvalidInput, match="has another specification"):
         offline.job("key", resources=[peer("database", first), peer("cache", second)])
 
 

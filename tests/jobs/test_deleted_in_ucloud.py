@@ -11,8 +11,8 @@ from slurm_adapter.cli.check import Finding, Level, check_site
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import deleted_in_ucloud
-from slurm_adapter.jobs.report import outage_lines, plan_lines, telling_lines
-from slurm_adapter.jobs.sync import sync, tell_ucloud
+from slurm_adapter.jobs.report import delivery_lines, outage_lines, plan_lines
+from slurm_adapter.jobs.sync import deliver_updates, sync
 from slurm_adapter.ucloud.fake import FakeReceiver
 from tests.offline import Offline, site
 from tests.ucloud_double import Ucloud, ucloud
@@ -188,7 +188,7 @@ def test_many_at_once_wait_for_somebody_to_look(site: Offline, ucloud: Ucloud) -
     assert "12 jobs" in problem
     assert "--allow-mass-end" in problem
     assert all(alive(site, record) for record in records)
-    assert deleted_in_ucloud.end_orphans(site.site, _receiver(site), end_many=True) == []
+    assert deleted_in_ucloud.end_orphans(site.site, _receiver(site), allow_mass_end=True) == []
     assert not any(alive(site, record) for record in records)
 
 
@@ -222,9 +222,9 @@ def test_one_process_tells_at_a_time(site: Offline, ucloud: Ucloud) -> None:
     with site.site.delivery_lock(wait=False) as ours:
         assert ours
         site.run(job)
-        assert tell_ucloud(site.open()) is None
+        assert deliver_updates(site.open()) is None
     assert ucloud.updates("4101") == []
-    told = tell_ucloud(site.site)
+    told = deliver_updates(site.site)
     assert told is not None
     assert (told.problems, states(ucloud, "4101")) == ((), ["RUNNING"])
 
@@ -234,13 +234,13 @@ def test_an_outage_of_ucloud_is_told_apart_from_one_of_slurm(site: Offline, uclo
     store = site.site.store
     create(site, ucloud, "4101")
     ucloud.down()
-    told = tell_ucloud(site.site)
+    told = deliver_updates(site.site)
     assert told is not None
     assert told.away
-    assert [len(telling_lines(store, told.problems)) for _ in range(2)] == [2, 0]
-    assert outage_lines(store, sync(site.site, telling=False)) == []
-    assert telling_lines(store, told.problems) == []
-    assert telling_lines(store, ()) == ["slurm-adapter: UCloud is told all again"]
+    assert [len(delivery_lines(store, told.problems)) for _ in range(2)] == [2, 0]
+    assert outage_lines(store, sync(site.site, delivering=False)) == []
+    assert delivery_lines(store, told.problems) == []
+    assert delivery_lines(store, ()) == ["slurm-adapter: UCloud is told all again"]
 
 
 def test_a_dry_run_shows_what_waits_and_whom_ucloud_denies(site: Offline, ucloud: Ucloud) -> None:
@@ -248,16 +248,16 @@ def test_a_dry_run_shows_what_waits_and_whom_ucloud_denies(site: Offline, ucloud
     ucloud.down()
     site.sync()
     site.slurm.now += 60
-    [waits] = sync(site.site, dry_run=True).telling
+    [waits] = sync(site.site, dry_run=True).delivery
     assert waits == "UCloud is yet to be told 4 updates, the oldest of 61 seconds ago (jobs 4101, 4102)"
     ucloud.up()
     site.sync()
-    assert sync(site.site, dry_run=True).telling == ()
+    assert sync(site.site, dry_run=True).delivery == ()
     ucloud.forget("4101")
     site.sync(deleted_in_ucloud.ASK_SECONDS)
     calls = len(ucloud.calls)
     site.slurm.now += 20
-    [denied] = sync(site.site, dry_run=True).telling
+    [denied] = sync(site.site, dry_run=True).delivery
     assert denied.startswith("job 4101: UCloud did not know it; it is ended where UCloud, asked in 100 seconds,")
     site.slurm.now += 100
     assert "asked now" in plan_lines(sync(site.site, dry_run=True))[0]

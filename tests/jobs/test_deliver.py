@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from contextlib import closing, suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_adapter.core.errors import AdapterError, TryAgain, Unknown
-from slurm_adapter.core.records import Stage
+from slurm_adapter.core.records import RecordChange, Stage
 from slurm_adapter.core.states import JobState
-from slurm_adapter.jobs import deliver, submit
+from slurm_adapter.jobs import deliver, prepare
 from slurm_adapter.state.store import Store
 from slurm_adapter.ucloud.client import Client
 from slurm_adapter.ucloud.fake import FakeReceiver
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["offline"]
 
-RUNS: dict[str, Any] = {"state": JobState.RUNNING, "status": "runs"}
-WAITS: dict[str, Any] = {"state": JobState.IN_QUEUE, "status": "waits again"}
-NOTES: dict[str, Any] = {"status": "still there"}
-ENDS: dict[str, Any] = {"state": JobState.SUCCESS, "status": "done", "stage": Stage.ENDED, "ended": 9.0}
+RUNS: RecordChange = {"state": JobState.RUNNING, "status": "runs"}
+WAITS: RecordChange = {"state": JobState.IN_QUEUE, "status": "waits again"}
+NOTES: RecordChange = {"status": "still there"}
+ENDS: RecordChange = {"state": JobState.SUCCESS, "status": "done", "stage": Stage.ENDED, "ended": 9.0}
 
 
 def claim(store: Store, *ids: str) -> list[Record]:
@@ -40,7 +40,7 @@ def claim(store: Store, *ids: str) -> list[Record]:
     return store.claim([(record(id_, origin="example", slurm_name=f"i-example-{id_}"), b"{}") for id_ in ids])
 
 
-def change(store: Store, record: Record, *steps: dict[str, Any]) -> None:
+def change(store: Store, record: Record, *steps: RecordChange) -> None:
     """One change after another."""
     for values in steps:
         store.change([(store.get(record.id), values)], 1.0)
@@ -220,7 +220,7 @@ def test_whatever_happens_on_the_way_to_ucloud_each_update_arrives_in_order_and_
 
 
 def test_a_pass_tells_what_it_has_decided(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "STANDALONE", "example")
+    monkeypatch.setattr(prepare, "STANDALONE", "example")
     receiver = FakeReceiver()
     offline.site.receiver = receiver
     job = offline.job()
@@ -236,7 +236,7 @@ def test_a_pass_tells_what_it_has_decided(offline: Offline, monkeypatch: pytest.
 
 
 def test_what_is_left_is_told_though_no_job_lives(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "STANDALONE", "example")
+    monkeypatch.setattr(prepare, "STANDALONE", "example")
     job = offline.run(offline.job())
     offline.slurm.finish(offline.slurm_id(job))
     offline.sync()

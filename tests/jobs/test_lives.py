@@ -26,8 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from slurm_adapter.cluster.schedulers.interface import InDoubt, Listing, Submission
 from slurm_adapter.cluster.transports.interface import ConnectionLost, NotConnected, Result
 from slurm_adapter.core.errors import AdapterError, InvalidInput
-from slurm_adapter.core.hosts_file import find_block, project, view
-from slurm_adapter.core.plan import make_groups
+from slurm_adapter.core.hosts_file import find_block, make_groups, project, view
 from slurm_adapter.core.records import Record, Stage
 from slurm_adapter.core.specification import Owner
 from slurm_adapter.core.states import FENCED, JobState
@@ -364,19 +363,19 @@ class Lives(RuleBasedStateMachine):
                         learnable[id_] = tuple(map(set.union, learnable.get(id_, each), each))  # type: ignore[assignment]
                 self._judge(before, learnable)
 
-    def _pass(self, seconds: int, *, whole: bool = True, end_many: bool = False) -> None:
+    def _pass(self, seconds: int, *, whole: bool = True, allow_mass_end: bool = False) -> None:
         self.slurm.now += seconds
         before = self._records()
         rows = self._rows()
         must = self._learnable()
-        done: Report | Exception = self._act(partial(sync, self.site.site, end_many=end_many))
+        done: Report | Exception = self._act(partial(sync, self.site.site, allow_mass_end=allow_mass_end))
         if not whole or isinstance(done, Exception | Killed):
             return
         if "controller" in self.broken:
             self._check_outage(before)
         if "hosts" not in self.broken:
             self._check_hosts(rows)
-        if self.broken or any("would end in this pass" in problem for problem in done.problems):
+        if self.broken or any("would end in this sync" in problem for problem in done.problems):
             return
         for id_, record in self._records().items():
             truth = self._truth(record.slurm_name)
@@ -453,7 +452,7 @@ class Lives(RuleBasedStateMachine):
                 self._begin(key, ("node001",))
             for key in self._ours("RUNNING", "SUSPENDED", "COMPLETING"):
                 self._end(key, "exit 0", recorded=True)
-            self._pass(1300, end_many=True)
+            self._pass(1300, allow_mass_end=True)
             if all(record.stage is Stage.ENDED for record in self._records().values()):
                 break
         left = [record for record in self._records().values() if record.stage is not Stage.ENDED]

@@ -25,7 +25,7 @@ from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import cancel
 from slurm_adapter.jobs import submit as jobs
 from slurm_adapter.jobs.dispatch import MANY
-from slurm_adapter.jobs.reconcile import CLAIM_SECONDS
+from slurm_adapter.state.claims import LEASE_SECONDS
 from tests.offline import Offline, Tripping, offline, peer, tiny
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ NOBODYS = "there is no such job in this workspace"
         ([peer("db", "4")], r"resources\[0\].jobId: '4': this job has ended \(SUCCESS\)"),
         ([peer("db", "5")], r"resources\[0\].jobId: '5': this job is an array"),
         ([peer("a b", "1")], r"resources\[0\].hostname: .*'a b'"),
-        ([peer("node001", "1")], r"resources\[0\].hostname: Invalid hostname: 'node001': that is the name of a node"),
+        ([peer("node001", "1")], r"resources\[0\].hostname: Invalid hostname: 'node001': this name belongs to a node"),
         ([peer("ldap", "1")], r"Invalid hostname: 'ldap'"),
         ([peer("db", "1"), peer("DB", "1")], r"Duplicate hostname detected: db"),
         ([peer("db", "1"), peer("db-1", "6")], r"Duplicate hostname detected: db-1"),
@@ -217,7 +217,7 @@ def test_slurm_is_down(offline: Offline) -> None:
 @pytest.mark.scenario(27)
 def test_slurm_goes_down_before_sbatch(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline.slurm, "submit", lambda given: [NotStarted("busy") for _ in given])
-    with pytest.raises(TryAgain, match="job 1 could not be handed to Slurm: busy"):
+    with pytest.raises(TryAgain, match="job 1 could not be given to Slurm: busy"):
         offline.job()
     assert nothing_is_left(offline)
 
@@ -237,7 +237,7 @@ def drop(when: Callable[[Command], bool], error: type[AdapterError]) -> Callable
 def test_the_cluster_goes_away_before_sbatch(offline: Offline, part: str, error: type[AdapterError]) -> None:
     database = offline.job()
     offline.transport.before = drop(lambda command: part in "".join(command.argv), error)
-    with pytest.raises(TryAgain, match=r"job 2 was not handed to Slurm: .*the connection broke"):
+    with pytest.raises(TryAgain, match=r"job 2 was not given to Slurm: .*the connection broke"):
         offline.job("key", resources=[peer("db", database)])
     offline.transport.before = lambda _: None
     assert [record.id for record in offline.site.store.all(9)] == ["1"]
@@ -385,7 +385,7 @@ def test_the_same_key_is_the_same_job(offline: Offline) -> None:
     offline.slurm.down = True  # what is known needs no cluster
     again = offline.job("key")
     assert (again.id, again.state, len(offline.slurm.submissions)) == (first.id, JobState.SUCCESS, 1)
-    with pytest.raises(InvalidInput, match="the key 'key' belongs to job 1, whose specification is another one"):
+    with pytest.raises(InvalidInput, match="the key 'key' belongs to job 1, which has another specification"):
         offline.job("key", name="another")
 
 
@@ -478,7 +478,7 @@ def test_one_of_a_bulk_that_could_not_be_handed_over_is_tried_again(
         patch.setattr(offline.slurm, "submit", lambda _: [Accepted(99), NotStarted("busy")])
         first, second = offline.submit(offline.item(), offline.item())
     assert (first.stage, second.stage) == (Stage.SUBMITTED, Stage.CLAIMED)
-    assert second.status == "Your job waits until it can be handed to Slurm"
+    assert second.status == "Your job waits until it can be submitted to Slurm"
     offline.sync()
     assert offline.now(second).slurm_id == 1
 
@@ -494,7 +494,7 @@ def test_trouble_with_one_account_is_not_the_others(offline: Offline) -> None:
         lambda each: each.user == "alice" and ".ucloud-new." in str(each.argv), NotConnected
     )
     assert offline.sync().problems == ()
-    assert offline.now(offline.site.store.get("2")).trouble == "job 2 was not handed to Slurm: the connection broke"
+    assert offline.now(offline.site.store.get("2")).trouble == "job 2 was not given to Slurm: the connection broke"
     assert [offline.now_stage(id_) for id_ in "123"] == [Stage.SUBMITTED, Stage.CLAIMED, Stage.SUBMITTED]
     offline.transport.before = lambda _: None
     offline.sync()
@@ -611,7 +611,7 @@ def test_a_cancel_in_doubt_that_cannot_be_fenced_says_so_and_does_the_rest(offli
     offline.slurm.lose_next("later")
     record, other = offline.job(), offline.job()
     Path(record.folder, "owner").write_text("no link")
-    with pytest.raises(AdapterError, match="not cancelled, for it is not known whether Slurm has them"):
+    with pytest.raises(AdapterError, match="not cancelled, because it is unknown whether Slurm has them"):
         cancel.cancel(offline.site, [record.id, other.id])
     assert offline.now(record).stage is Stage.SUBMITTING
     assert offline.slurm.see(offline.slurm_id(other)).state == "CANCELLED"
@@ -643,7 +643,7 @@ def test_an_account_that_cannot_be_fenced_holds_up_no_other(offline: Offline) ->
             raise Unknown("sudo says no")
 
     offline.transport.before = refuse
-    with pytest.raises(Unknown, match=r"no fence could be made: 1 in .*\n.*sudo says no"):
+    with pytest.raises(Unknown, match=r"fencing them failed: 1 in .*\n.*sudo says no"):
         cancel.cancel(offline.site, [hers.id, his.id])
     assert offline.now(hers).stage is Stage.SUBMITTING
     assert offline.slurm.see(offline.slurm_id(his)).state == "CANCELLED"
@@ -782,7 +782,7 @@ def test_a_pass_that_overtakes_a_submission_makes_no_second_job(
         if ".ucloud-new." in "".join(command.argv):
             monkeypatch.setattr(offline.site.transport, "run", inner)
             kept, offline.site = offline.site, other
-            offline.sync(after=CLAIM_SECONDS)
+            offline.sync(after=LEASE_SECONDS)
             offline.site = kept
             raise ConnectionLost("too late")
         return inner(command)
@@ -1001,6 +1001,6 @@ def test_one_accounts_trouble_does_not_hold_up_the_jobs_of_another(
         hers = offline.submit(*(offline.item() for _ in range(MANY // 2)))
         his = offline.submit(*(offline.item() for _ in range(MANY // 2)), user="bob")
     assert {record.stage for record in (*hers, *his)} == {Stage.CLAIMED}
-    offline.sync(CLAIM_SECONDS)
+    offline.sync(LEASE_SECONDS)
     assert {offline.now(record).stage for record in hers} == {Stage.CLAIMED}
     assert {offline.now(record).stage for record in his} == {Stage.SUBMITTED}

@@ -23,9 +23,10 @@ from slurm_adapter.core.specification import Owner
 from slurm_adapter.core.states import FENCED, JobState
 from slurm_adapter.jobs import cancel
 from slurm_adapter.jobs import submit as jobs
-from slurm_adapter.jobs.reconcile import CLAIM_SECONDS, find_addresses
+from slurm_adapter.jobs.reconcile import find_addresses
 from slurm_adapter.jobs.report import Report
 from slurm_adapter.jobs.sync import sync
+from slurm_adapter.state.claims import LEASE_SECONDS
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
@@ -603,7 +604,7 @@ def test_a_pass_leaves_a_new_claim_to_whoever_makes_its_folder_just_now(
             passes.append(())  # the pass makes folders, too
             with offline.open() as other:
                 passes[0] = sync(other).submitted
-                offline.slurm.now += CLAIM_SECONDS - 1
+                offline.slurm.now += LEASE_SECONDS - 1
                 passes.append(sync(other).submitted)
                 offline.slurm.now += 1
                 passes.append(sync(other).submitted)
@@ -1021,7 +1022,7 @@ def test_a_task_that_left_no_trace_keeps_its_array_waiting_for_it(offline: Offli
         assert offline.now(record).state is JobState.RUNNING
     offline.sync(after=1200)
     assert (offline.now(record).state, offline.now(record).status) == (
-        JobState.FAILURE, "Your job failed: 1 of its 2 tasks were lost; nothing tells how they ended"
+        JobState.FAILURE, "Your job failed: 1 of its 2 tasks were lost; nothing shows how they ended"
     )  # fmt: skip
 
 
@@ -1080,7 +1081,7 @@ def test_a_job_in_doubt_whose_folder_is_gone_is_never_handed_in_again(offline: O
     assert len(offline.slurm.submissions) == 1
     offline.sync(after=3600)
     assert (offline.now(record).state, offline.now(record).status) == (
-        JobState.FAILURE, "Your job was lost: Slurm knows nothing of it, and its folder is gone"
+        JobState.FAILURE, "Your job was lost: Slurm does not know it, and its folder is gone"
     )  # fmt: skip
 
 

@@ -92,11 +92,11 @@ def test_somebody_who_has_looked_ends_those_that_slurm_does_not_have(site: Offli
     lose_database(site)
     unknown_here.verify(site.site, [asked(site, job.id, job.slurm_name) for job in (runs, ended)])
     site.slurm.finish(slurm_id)
-    [problem] = sync(site.site, end_many=True).problems
+    [problem] = sync(site.site, allow_mass_end=True).problems
     assert "(4101)" in problem
     assert (ucloud.state("4101"), ucloud.state("4102")) == ("RUNNING", "FAILURE")
     site.slurm.finish(slurm_id - 1)
-    assert sync(site.site, end_many=True).problems == ()
+    assert sync(site.site, allow_mass_end=True).problems == ()
     assert ucloud.updates("4101")[-1]["status"] == unknown_here.NO_LONGER_AVAILABLE
     assert unknown_here.doubts(site.site) is None
 
@@ -128,7 +128,7 @@ def test_many_at_once_wait_for_somebody_to_look(site: Offline, ucloud: Ucloud) -
     ucloud.know(*ids)
     assert "12 jobs" in unknown_here.verify(site.site, [asked(site, id_) for id_ in ids])[0]
     assert {ucloud.state(id_) for id_ in ids} == {"IN_QUEUE"}
-    assert sync(site.site, end_many=True).problems == ()
+    assert sync(site.site, allow_mass_end=True).problems == ()
     assert {ucloud.state(id_) for id_ in ids} == {"FAILURE"}
 
 
@@ -161,7 +161,7 @@ def test_what_is_noted_while_others_are_settled_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(UcloudReceiver, "deliver", deliver)
-        sync(site.site, end_many=True)
+        sync(site.site, allow_mass_end=True)
     assert "(4102)" in str(unknown_here.doubts(site.site))
 
 

@@ -8,12 +8,12 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput, NotFound, TryAgain
-from slurm_adapter.core.records import ActiveJob, Peer, Record, Stage
+from slurm_adapter.core.records import ActiveJob, Peer, Record, RecordChange, Stage
 from slurm_adapter.core.states import JobState
 from slurm_adapter.state import database as module
 from slurm_adapter.state.database import StoreError
@@ -140,7 +140,7 @@ def test_only_what_users_are_told_is_noted(store: Store) -> None:
 def test_final_is_final(store: Store) -> None:
     job = record(stage=Stage.SUBMITTED, slurm_id=17)
     store.claim([(job, b"")])
-    end = {"stage": Stage.ENDED, "state": JobState.FAILURE}
+    end: RecordChange = {"stage": Stage.ENDED, "state": JobState.FAILURE}
     assert len(store.change([(job, end), (job, {"state": JobState.SUCCESS})], 5.0)) == 1
     assert store.change([(job, {"status": "again"}), (store.get("1"), {"stage": Stage.CLAIMED})], 6.0) == []
     assert store.get("1").state is JobState.FAILURE
@@ -169,8 +169,8 @@ def test_what_another_process_changed_meanwhile_stays(store: Store) -> None:
 def test_all_or_none(store: Store) -> None:
     one, two = record("1"), record("2")
     store.claim([(one, b""), (two, b"")])
-    with pytest.raises(StoreError):
-        store.change([(one, {"status": "x"}), (two, {"slurm_name": "i-local-1"})], 5.0)  # tokens are unique
+    with pytest.raises(sqlite3.IntegrityError):  # a mistake in a program, and no trouble with the disk
+        store.change([(one, {"status": "x"}), (two, cast("RecordChange", {"slurm_name": "i-local-1"}))], 5.0)
     assert store.get("1").status == ""
     assert store.change([(one, {"status": "y"})], 6.0)[0].status == "y"
 
@@ -194,7 +194,7 @@ def test_forgetting_takes_everything_of_a_claim(store: Store) -> None:
 def test_the_hosts_files_are_due_after_every_change_of_what_they_say(store: Store) -> None:
     job = record(stage=Stage.SUBMITTED, slurm_id=17)
     store.claim([(job, b"")])
-    changes: list[dict[str, object]] = [
+    changes: list[RecordChange] = [
         {"state": JobState.RUNNING}, {"nodes": ("n",)}, {"addresses": (("10.0.0.1",),)}, {"restarts": 1},
         {"stage": Stage.ENDED},
     ]  # fmt: skip
@@ -234,7 +234,7 @@ def test_the_little_of_jobs_that_a_pass_looks_at(store: Store) -> None:
                   nodes=("n1", "n2"), addresses=(("10.0.0.1", "fd00::1"), ("10.0.0.2",)), cancel_sent=4.0)  # fmt: skip
     ended = record("3", stage=Stage.ENDED)
     store.claim([(each, b"") for each in (waits, runs, ended)])
-    found = {standing.id: standing for standing in store.standing()}
+    found = {standing.id: standing for standing in store.active_jobs()}
     assert found == {each.id: ActiveJob(*(getattr(each, name) for name in ActiveJob._fields)) for each in (waits, runs)}
 
 
@@ -265,10 +265,15 @@ def test_many_changes_are_made_as_one_is(store: Store) -> None:
     one, two, three = (record(str(number), stage=Stage.SUBMITTED, slurm_id=number) for number in (1, 2, 3))
     store.claim([(each, b"") for each in (one, two, three)])
     store.change([(three, {"stage": Stage.ENDED})], 5.0)
-    runs: dict[str, Any] = {
+    runs: RecordChange = {
         "state": JobState.RUNNING, "status": "Your job is running", "nodes": ("n1",), "addresses": (("10.0.0.1",),)
     }  # fmt: skip
-    decided = [(one, runs), (two, {"status": ""}), (three, runs), (record("9"), runs)]
+    decided: list[tuple[Record, RecordChange]] = [
+        (one, runs),
+        (two, {"status": ""}),
+        (three, runs),
+        (record("9"), runs),
+    ]
     assert store.make_changes(decided, 6.0) == {"1", "2"}
     assert store.get("1") == one._replace(**runs)
     assert store.get("2") == two
@@ -449,7 +454,7 @@ def test_one_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     Store(tmp_path / "state").close()
     whole = module.MIGRATIONS
     monkeypatch.setattr(module, "MIGRATIONS", (*whole, ("a", "CREATE TABLE a (x TEXT); CREATE TABLE jobs (y)")))
-    with pytest.raises(StoreError):
+    with pytest.raises(sqlite3.OperationalError, match="already exists"):  # a mistake in a program
         Store(tmp_path / "state")
     monkeypatch.setattr(module, "MIGRATIONS", (*whole, ("a", "CREATE TABLE a (x TEXT)")))
     Store(tmp_path / "state").close()
@@ -495,4 +500,6 @@ def test_opening_it_again_takes_no_lock_away(tmp_path: Path, monkeypatch: pytest
 
 
 def _locked(*_: object, **__: object) -> sqlite3.Connection:
-    raise sqlite3.OperationalError("database is locked")
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    raise error

@@ -16,28 +16,30 @@ from slurm_adapter.core.errors import InvalidConfig
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option(
-    "--allow-mass-end", "end_many", is_flag=True, help="Allow ending many jobs that Slurm does not confirm as ended."
+    "--allow-mass-end",
+    is_flag=True,
+    help="Allow ending many jobs that Slurm does not confirm as ended.",
 )
 @click.pass_context
-def sync(ctx: click.Context, dry_run: bool, end_many: bool) -> None:
+def sync(ctx: click.Context, dry_run: bool, allow_mass_end: bool) -> None:
     """Poll Slurm once: update job states, hosts files and UCloud.
 
     Made for cron: prints nothing if all is well. Reports an outage when it begins and when it ends, and exits with 1
     while it lasts. If another sync is running, exits with 75 and prints nothing.
     """
     from slurm_adapter.jobs import report as reporting
+    from slurm_adapter.jobs.sync import deliver_updates
     from slurm_adapter.jobs.sync import sync as run_pass
-    from slurm_adapter.jobs.sync import tell_ucloud
 
     adapter = open_site(ctx)
     with adapter.sync_lock() as ours:
         if not ours:
             sys.exit(TRY_AGAIN)
-        report = run_pass(adapter, dry_run=dry_run, end_many=end_many, telling=False)
+        report = run_pass(adapter, dry_run=dry_run, allow_mass_end=allow_mass_end, delivering=False)
         lines = reporting.plan_lines(report) if dry_run else reporting.outage_lines(adapter.store, report)
-    told = None if dry_run else tell_ucloud(adapter, end_many=end_many)
+    told = None if dry_run else deliver_updates(adapter, allow_mass_end=allow_mass_end)
     if told is not None:
-        lines += reporting.telling_lines(adapter.store, told.problems)
+        lines += reporting.delivery_lines(adapter.store, told.problems)
     for line in lines:
         (click.echo if dry_run else talk)(line)
     if report.problems or (told is not None and told.problems):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import AdapterError, Later
-from slurm_adapter.jobs.dispatch import hand_over
+from slurm_adapter.jobs.dispatch import dispatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,20 +39,15 @@ class Dispatcher:
         self._ids: set[str] = set()
         """All jobs that are being dispatched."""
         self._progress = asyncio.Condition()
-        self._held = ExitStack()
-        """Keeps syncs from the claims that are being dispatched."""
 
-    def add(self, records: Iterable[Record], held: ExitStack) -> None:
-        """Dispatch these claims soon. `held` is closed once no jobs are being dispatched."""
+    def add(self, records: Iterable[Record]) -> None:
+        """Dispatch these claims soon."""
         for record in records:
             self._ids.add(record.id)
             self._waiting[record.account].append(record)
             if record.account not in self._busy:
                 self._busy.add(record.account)
                 self._background.start(self._run(record.account))
-        if self._busy:
-            self._held, held = held, self._held
-        held.close()
 
     async def settled(self, ids: Iterable[str], seconds: float) -> None:
         """Wait until none of these jobs is being dispatched, at most this long."""
@@ -74,11 +69,9 @@ class Dispatcher:
             async with self._progress:
                 self._progress.notify_all()
         self._busy.remove(account)
-        if not self._busy:
-            self._held.close()
 
 
 def _dispatch(adapter: Adapter, claimed: Sequence[Record]) -> None:
-    for error in hand_over(adapter, claimed).values():
+    for error in dispatch(adapter, claimed).values():
         if not isinstance(error, Later):
             log.warning("%s", error)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from slurm_adapter.core.errors import TryAgain
 from slurm_adapter.jobs import submit as jobs
+from slurm_adapter.jobs.caller import Caller
 from slurm_adapter.jobs.cluster_facts import CannotRun
 from slurm_adapter.jobs.item import Item
 from slurm_adapter.jobs.peers import declared_peers
@@ -60,7 +61,7 @@ class Submitter:
         """
         late = time.monotonic() - came
         async with self._locked(owner, items):
-            caller = jobs.Caller()
+            caller = Caller()
             return await self._in_time(self._submit(owner, items, caller), caller, late)
 
     async def claim(self, owner: Owner, items: Sequence[Item], came: float) -> list[Record]:
@@ -71,29 +72,29 @@ class Submitter:
         late = time.monotonic() - came
         self._controller.must_answer()
         async with self._locked(owner, items):
-            caller = jobs.Caller()
+            caller = Caller()
             return await self._in_time(self._claim(owner, items, caller), caller, late)
 
-    async def _submit(self, owner: Owner, items: Sequence[Item], caller: jobs.Caller) -> list[Record]:
+    async def _submit(self, owner: Owner, items: Sequence[Item], caller: Caller) -> list[Record]:
         facts = await self._controller.facts(self._limits.facts_age_to_submit, accounting=False)
         changes = self._pools.changes
         return await changes.run_for(owner.created_by, jobs.submit, owner, items, caller=caller, facts=facts)
 
-    async def _claim(self, owner: Owner, items: Sequence[Item], caller: jobs.Caller) -> list[Record]:
+    async def _claim(self, owner: Owner, items: Sequence[Item], caller: Caller) -> list[Record]:
         peers = {peer.job_id for item in items for _, peer in declared_peers(item.specification)}
         await self._dispatcher.settled(peers, self._limits.peers_dispatch)
         run_for, user = self._pools.questions.run_for, owner.created_by
         facts = await self._controller.facts()
         try:
-            records, fresh, held = await run_for(user, _claim, owner, items, facts, caller)
+            records, fresh = await run_for(user, jobs.claim, owner, items, facts, caller)
         except CannotRun:
             newer = await self._controller.facts(self._limits.facts_age_to_refuse)
-            records, fresh, held = await run_for(user, _claim, owner, items, newer, caller)
-        self._dispatcher.add(fresh, held)
+            records, fresh = await run_for(user, jobs.claim, owner, items, newer, caller)
+        self._dispatcher.add(fresh)
         return records
 
     async def _in_time(
-        self, submission: Coroutine[None, None, list[Record]], caller: jobs.Caller, late: float
+        self, submission: Coroutine[None, None, list[Record]], caller: Caller, late: float
     ) -> list[Record]:
         claimed, claim = self._limits.claimed_answer, self._limits.claim_answer
         work = self._background.start(submission)
@@ -116,14 +117,3 @@ class Submitter:
             for key in sorted(keys, key=repr):
                 await stack.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
             yield
-
-
-def _claim(
-    adapter: Adapter, owner: Owner, items: Sequence[Item], facts: ClusterFacts, caller: jobs.Caller
-) -> tuple[list[Record], list[Record], ExitStack]:
-    """Claim jobs as `jobs.claim` does; return a lock, too, that keeps syncs from the new claims until it is closed."""
-    with ExitStack() as held:
-        records, fresh = jobs.claim(
-            adapter, owner, items, facts, caller, lambda: held.enter_context(adapter.submitting_lock())
-        )
-        return records, fresh, held.pop_all()

@@ -59,12 +59,12 @@ class Terminator:
 def _request(adapter: Adapter, find: Callable[[Adapter], list[Record]]) -> list[str]:
     """Store which jobs to cancel; return their Slurm names, because UCloud may give their ids to new jobs."""
     names = [record.slurm_name for record in find(adapter)]
-    adapter.store.want_ended(names, adapter.clock())
+    adapter.store.request_cancel(names, adapter.clock())
     return names
 
 
 def _cancel(adapter: Adapter, names: list[str]) -> None:
     try:
-        cancel.end(adapter, adapter.store.with_slurm_names(names))
+        cancel.cancel_records(adapter, adapter.store.with_slurm_names(names))
     except (TryAgain, Unknown) as error:
         log.warning("jobs are not cancelled yet; a sync will retry: %s", error)

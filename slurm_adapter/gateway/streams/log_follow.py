@@ -409,4 +409,4 @@ def _may_have_output(record: Record) -> bool:
 
 
 def _look(adapter: Adapter, ids: list[str]) -> tuple[dict[str, Record], dict[str, int]]:
-    return adapter.store.find(ids), adapter.store.last_told(ids)
+    return adapter.store.find(ids), adapter.store.last_updates(ids)

@@ -147,7 +147,7 @@ def test_what_is_noted_of_the_old_job_is_not_noted_on_the_new_one(site: Offline)
     store = site.site.store
     store.note_trouble({old.slurm_name: "of the old one"})
     store.note_closing({old.slurm_name: 17.0})
-    store.want_ended([old.slurm_name], 5.0)
+    store.request_cancel([old.slurm_name], 5.0)
     assert store.get(new.id).slurm_name == new.slurm_name
     assert (store.get(new.id).trouble, store.get(new.id).close_after, store.get(new.id).cancel_requested) == (
         "",

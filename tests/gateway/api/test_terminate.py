@@ -83,7 +83,7 @@ def test_a_pass_ends_what_a_crash_has_left(offline: Offline) -> None:
     runs, lives = offline.job(), offline.job()
     for record in (runs, lives):
         offline.run(record)
-    offline.site.store.want_ended([runs.slurm_name], offline.site.clock())
+    offline.site.store.request_cancel([runs.slurm_name], offline.site.clock())
     offline.sync()
     assert offline.now(runs).cancel_sent is None, "whoever was asked has not had his time"
     offline.sync(cancel.CANCEL_AGAIN_SECONDS)
@@ -96,7 +96,7 @@ def test_a_claim_whose_end_is_wanted_is_not_handed_over(offline: Offline) -> Non
     offline.slurm.lose_next("now")
     database = offline.job()
     claim = offline.job(resources=[peer("database", database)])
-    offline.site.store.want_ended([claim.slurm_name], offline.site.clock())
+    offline.site.store.request_cancel([claim.slurm_name], offline.site.clock())
     offline.sync()
     assert (offline.now(database).stage, offline.now(claim).stage) == (Stage.SUBMITTED, Stage.CLAIMED)
     offline.sync(cancel.CANCEL_AGAIN_SECONDS)
@@ -108,7 +108,7 @@ def test_one_that_its_user_renamed_is_refused_once(offline: Offline) -> None:
     record = offline.job()
     offline.run(record)
     offline.slurm.change(offline.slurm_id(record), name="mine")
-    offline.site.store.want_ended([record.slurm_name], offline.site.clock())
+    offline.site.store.request_cancel([record.slurm_name], offline.site.clock())
     assert any("not cancelled" in each for each in offline.sync(cancel.CANCEL_AGAIN_SECONDS).account_problems)
     assert not any("not cancelled" in each for each in offline.sync(cancel.CANCEL_AGAIN_SECONDS).account_problems)
 

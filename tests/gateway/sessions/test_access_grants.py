@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from slurm_adapter.core.records import RecordChange
+
 __all__ = ["application"]
 
 JOBS = "/ucloud/example/jobs"
@@ -40,7 +42,7 @@ def doors(tmp_path: Path, application: int, monkeypatch: pytest.MonkeyPatch) -> 
             answer = both.ask("POST", JOBS, {"items": [both.job(id_)]}, **both.as_ucloud())
             assert answer.status_code == 200, answer.text
             record = both.offline.run(both.offline.site.store.get(id_))
-            change = {"addresses": (("127.0.0.1",),), "web_port": application}
+            change: RecordChange = {"addresses": (("127.0.0.1",),), "web_port": application}
             both.offline.site.store.change([(record, change)], both.offline.slurm.now)
         yield both
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from slurm_adapter.core.records import Record
+    from slurm_adapter.core.records import Record, RecordChange
 
 KINDS = ("SHELL", "WEB", "VNC")
 PROJECT = {"Project": "physics"}
@@ -43,7 +43,7 @@ def record(doors: Doors) -> Record:
     answer = doors.ask("POST", "/ucloud/example/jobs", {"items": [job]}, **doors.as_ucloud())
     assert answer.status_code == 200, answer.text
     found = doors.offline.run(doors.offline.site.store.get("4101"))
-    change = {"addresses": (("127.0.0.1",),), "web_port": 8080, "vnc_port": 5900}
+    change: RecordChange = {"addresses": (("127.0.0.1",),), "web_port": 8080, "vnc_port": 5900}
     doors.offline.site.store.change([(found, change)], doors.offline.slurm.now)
     return doors.offline.now(found)
 

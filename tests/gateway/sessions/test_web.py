@@ -9,7 +9,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
     from websockets.sync.client import ClientConnection
 
-    from slurm_adapter.core.records import Record
+    from slurm_adapter.core.records import Record, RecordChange
     from slurm_adapter.gateway.gateway import Gateway
 
 SETTINGS = {
@@ -161,7 +161,9 @@ class Ground:
 
     def keep(self, record: Record, **fields: Any) -> Record:
         """Change what is remembered of a job."""
-        return self.offline.site.store.change([(self.offline.now(record), fields)], self.offline.slurm.now)[0]
+        return self.offline.site.store.change(
+            [(self.offline.now(record), cast("RecordChange", fields))], self.offline.slurm.now
+        )[0]
 
     def start(self, **fields: Any) -> Record:
         """A job that runs on this machine, with a web and a VNC interface."""
@@ -653,7 +655,7 @@ def test_both_doors_open_sessions(tmp_path: Path, application: int) -> None:
         own = answer.json()["responses"][0]["id"]
         for id_ in (own, "54112"):
             record = both.offline.run(both.offline.site.store.get(id_))
-            change = {"addresses": (("127.0.0.1",),), "web_port": application}
+            change: RecordChange = {"addresses": (("127.0.0.1",),), "web_port": application}
             both.offline.site.store.change([(record, change)], both.offline.slurm.now)
         item = {"rank": 0, "sessionType": "WEB"}
         path = "interactiveSession"

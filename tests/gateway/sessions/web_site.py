@@ -24,7 +24,7 @@ from tests.offline import Offline, configuration
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slurm_adapter.core.records import Record
+    from slurm_adapter.core.records import Record, RecordChange
 
     Handler = Callable[[socket.socket, bytes], None]
 
@@ -42,7 +42,7 @@ class WebSite:
     def start(self, port: int, user: str = "alice") -> Record:
         """Return a job that runs on this machine, with its interfaces on this port."""
         record = self.offline.run(self.offline.job(user=user))
-        change = {"addresses": (("127.0.0.1",),), "web_port": port, "vnc_port": port}
+        change: RecordChange = {"addresses": (("127.0.0.1",),), "web_port": port, "vnc_port": port}
         return self.offline.site.store.change([(self.offline.now(record), change)], self.offline.slurm.now)[0]
 
     def session(self, port: int, user: str = "alice") -> tuple[Record, str]:
