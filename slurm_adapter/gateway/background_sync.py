@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.jobs.name_methods import methods_that_work
-from slurm_adapter.jobs.report import Report, outage_lines, delivery_lines
-from slurm_adapter.jobs.sync import DeliveryReport, sync, deliver_updates
+from slurm_adapter.jobs.report import Report, delivery_lines, outage_lines
+from slurm_adapter.jobs.sync import DeliveryReport, deliver_updates, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

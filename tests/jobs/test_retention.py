@@ -10,7 +10,7 @@ import pytest
 from slurm_adapter.cluster.transports.interface import Result, Stream, Terminal
 from slurm_adapter.core.config import Retention
 from slurm_adapter.core.errors import NotFound, TryAgain
-from slurm_adapter.jobs import retention, submit
+from slurm_adapter.jobs import prepare, retention
 from slurm_adapter.jobs.report import plan_lines
 from slurm_adapter.jobs.sync import sync
 from slurm_adapter.ucloud.fake import FakeReceiver
@@ -102,7 +102,7 @@ def test_a_peer_is_remembered_while_a_live_job_names_it(site: Offline) -> None:
 
 
 def test_what_ucloud_was_not_told_is_remembered(site: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "STANDALONE", "example")
+    monkeypatch.setattr(prepare, "STANDALONE", "example")
     site.site.receiver = receiver = FakeReceiver()
     receiver.down = True
     job = site.job()

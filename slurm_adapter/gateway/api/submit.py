@@ -24,7 +24,6 @@ from slurm_adapter.jobs.peers import declared_peers
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Hashable, Sequence
 
-    from slurm_adapter.adapter import Adapter
     from slurm_adapter.core.records import Record
     from slurm_adapter.core.specification import Owner
     from slurm_adapter.gateway.api.dispatch import Dispatcher
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.controller import Controller
     from slurm_adapter.gateway.limits import Limits
     from slurm_adapter.gateway.thread_pools import ThreadPools
-    from slurm_adapter.jobs.cluster_facts import ClusterFacts
 
 
 class Submitter:
