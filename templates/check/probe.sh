@@ -1,6 +1,6 @@
-# What a probe job of `slurm-adapter check --job` looks at on each of its nodes.
-# Its text is the application of that job, after lines that set `shared`, `drives`, `hosts` and `stays`. Each finding is
-# a line `probe<TAB>NODE<TAB>STEP<TAB>WORDS`; without words all is well.
+# The checks of a probe job of `slurm-adapter check --job` on each of its nodes.
+# It is the application of that job, after lines that set `shared`, `drives`, `hosts` and `stays`. Each finding is a
+# line `probe<TAB>NODE<TAB>STEP<TAB>WORDS`; a good one has no words.
 export LC_ALL=C
 here=${SLURMD_NODENAME:-$(uname -n)}
 found() { printf 'probe\t%s\t%s\t%s\n' "$here" "$1" "${2-}"; }
@@ -38,12 +38,12 @@ for tool in $tools; do
 done
 found tools "$lacking"
 
-if [ -z "$hosts" ]; then # the first job of a probe: its own names, of which it has some on several nodes
+if [ -z "$hosts" ]; then # the first job of a probe checks its own names, if it has several nodes
     read -r id <"$UCLOUD_DIR/job_id.txt"
     read -r nodes <"$UCLOUD_DIR/number_of_nodes.txt"
     [ "$nodes" -lt 2 ] || hosts="job-$id-0 job-$id-1"
 fi
-# A port where nobody listens: a refusal comes from the node, and anything else from what stands between.
+# Connect to a port on which no program listens. A refusal comes from the node; any other error has another cause.
 for host in $hosts; do
     addresses=$(getent ahosts "$host" | awk '!seen[$1]++ { print $1 }')
     if [ -z "$addresses" ]; then

@@ -1,15 +1,15 @@
 #!/bin/bash -p
-# The batch script's process from the fence on: gives the job its names, runs the application, records how it ended.
+# The batch script's process after the fence: gives the job its names, runs the application, and writes its exit record.
 # Usage: batch.sh FOLDER
-# Runs under bash 4.4 and later: no other shell lets a background process have the signals that bash itself ignores for
-# it (INT, QUIT). What it reads from files is data: it is never evaluated.
+# Needs bash 4.4 or later: in other shells a background process cannot get the signals that the shell ignores for it
+# (INT, QUIT). The content of files is data, and never evaluated.
 set -u
 
 folder=$1
 node=$folder/node
 started=$(date +%s)
 restart=${SLURM_RESTART_COUNT:-0}
-run=$SLURM_JOB_ID-$restart # of an array every task has an id of its own
+run=$SLURM_JOB_ID-$restart # every task of an array has its own id
 here=${SLURMD_NODENAME:-$(uname -n)}
 nodes=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-1}}
 log="$node/holders-$run.txt"
@@ -33,7 +33,7 @@ while IFS= read -r line; do
     esac
 done <"$node/settings" || { say "$node/settings cannot be read; nothing was run"; exit 1; }
 
-# record EXIT_CODE [REASON]: put in place whole, and only when the application was waited for or never started.
+# record EXIT_CODE [REASON]: write the whole exit record, after the application has ended, or if it never started.
 record() {
     record_name=exit${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}.json
     signal=null
@@ -60,12 +60,12 @@ give_up() { # REASON [EXIT_CODE]: the application was not started
 }
 
 # --- Signals ---------------------------------------------------------------------------------------------------------
-# Some signals reach every process of the batch step (`scancel --full`), others (`scancel --batch`, `--signal=B:`, a
-# cancel or a time limit of most versions) this one alone, which stands in the place of the user's script. The witness,
-# which dies of any signal, tells them apart: while it lives nobody else got it, and it is passed on.
+# Some signals reach every process of the batch step (`scancel --full`). Others reach only this process, which replaces
+# the user's script (`scancel --batch`, `--signal=B:`, and in most versions a cancellation or a time limit). The witness
+# dies of any signal. If it still lives, only this process got the signal, and passes it on.
 #
-# The guard kills the application if this process is killed. Guard and witness read from a pipe whose only writer is
-# this process, so the end of this process is the end of the pipe. (setpriv --pdeathsig: util-linux 2.33 and later.)
+# The guard kills the application if this process is killed. Guard and witness read from a pipe with this process as its
+# only writer, so the end of this process is the end of the pipe. (setpriv --pdeathsig needs util-linux 2.33.)
 signals='HUP INT QUIT ABRT ALRM TERM USR1 USR2 URG XCPU VTALRM PROF WINCH IO PWR'
 
 open_pipe() { # READER WRITER: two descriptors of this process
@@ -86,13 +86,12 @@ start_guard() {
         kill -s KILL 0 # the process group of the batch script
     ) </dev/null >/dev/null 2>&1 6>&- 9>&- &
     guard=$!
-    disown "$guard" # bash tells nobody how it ended
+    disown "$guard" # bash then does not report its end
 }
 
 start_witness() {
     (
-        # INT and QUIT are ignored in a background process unless it asks. The default action of some is to write a
-        # dump first, which takes its time, or none.
+        # By default a background process ignores INT and QUIT, and some signals write a core dump or have no effect.
         # shellcheck disable=SC2086 # words
         trap exit $signals
         read -r _ <&5
@@ -101,12 +100,12 @@ start_witness() {
     disown "$witness"
 }
 
-alive() { # PID of a child: it runs, and is no zombie
+alive() { # PID: the child runs, and is not a zombie
     case $(sed 's/.*) //; s/ .*//' "/proc/$1/stat" 2>/dev/null) in '' | Z | X) return 1 ;; esac
 }
 
-list_application() { # the application's processes, less srun: its tasks get TERM from Slurm, and it would kill them
-    # They are of this process's group, and not its own helpers: those descend from it, and not through the payload.
+list_application() { # the application's processes without srun: Slurm sends TERM to its tasks, and srun would kill them
+    # They are in this process's group. Its own helpers descend from it, but not through the payload.
     cat /proc/[0-9]*/stat 2>/dev/null | awk -v me=$$ -v payload="$payload" '
         { pid = $1; name = $0; sub(/\) [^)]*$/, "", name); sub(/^[^(]*\(/, "", name); sub(/^.*\) /, "") }
         { state[pid] = $1; parent[pid] = $2; pgrp[pid] = $3; comm[pid] = name }
@@ -123,7 +122,7 @@ list_application() { # the application's processes, less srun: its tasks get TER
 # shellcheck disable=SC2329 # the traps below call it
 signalled() {
     if [ -z "$payload" ]; then
-        case $1 in URG | WINCH) ;; *) caught=$1 ;; esac # by default these two have no effect
+        case $1 in URG | WINCH) ;; *) caught=$1 ;; esac # these two have no effect by default
         return 0
     fi
     caught=$1
@@ -139,7 +138,7 @@ signalled() {
             kill -s "$1" "$payload" 2>/dev/null
         fi
     else
-        start_witness # without `wait`: within a trap, bash 5.2 may wait for ever for what has ended
+        start_witness # without `wait`: in a trap, bash 5.2 may wait for ever for a process that has ended
     fi
 }
 for name in $signals; do
@@ -147,16 +146,16 @@ for name in $signals; do
     trap "signalled $name" "$name"
 done
 
-# A signal that arrives just when `wait` learns of an end makes bash forget that end: it would wait for ever, and the exit
-# code would be lost. So a process of its own, the keeper, waits for the payload without `wait`, and writes the payload's
-# process id and its exit code into a pipe.
+# If a signal arrives at the moment when `wait` returns, bash forgets the ended process. It would wait for ever, and the
+# exit code would be lost. So another process, the keeper, waits for the payload without `wait`. It writes the
+# payload's process id and exit code into a pipe.
 start_payload() { # COMMAND...
     open_pipe 4 7 || give_up "no named pipe can be made on $here, neither in ${TMPDIR:-/tmp} nor in $node"
     (
         trap - INT QUIT # as a batch script has them: a background process ignores both
         # shellcheck disable=SC2086 # words
-        trap : $signals # they are the payload's: this has no effect on what the keeper starts
-        exec 3>&2 2>/dev/null # bash says there which signal the payload died of
+        trap : $signals # signals are for the payload; a trap has no effect on the programs that the keeper starts
+        exec 3>&2 2>/dev/null # bash reports there by which signal the payload was killed
         (
             echo "$BASHPID" >&7
             exec "$@" </dev/null 2>&3 3>&- 7>&-
@@ -166,7 +165,7 @@ start_payload() { # COMMAND...
     keeper=$!
     exec 7>&-
     read -r payload <&4
-    [ -z "$caught" ] || kill -s "$caught" "$payload" 2>/dev/null # it came before there was anything to pass it on to
+    [ -z "$caught" ] || kill -s "$caught" "$payload" 2>/dev/null # it came before the payload started
 }
 
 wait_for_payload() { # leaves its exit code in `code`
@@ -175,11 +174,11 @@ wait_for_payload() { # leaves its exit code in `code`
         code=$?
         kill -0 "$keeper" 2>/dev/null || break
     done
-    if read -r line <&4; then code=$line; fi # else the keeper was killed, and told nothing
+    if read -r line <&4; then code=$line; fi # otherwise the keeper was killed
 }
 
 # --- The replicas ----------------------------------------------------------------------------------------------------
-resolve() { # NAME -> its addresses, one a line, none that only this node could use
+resolve() { # NAME -> its addresses, one per line, without those that only this node can use
     case $1 in
         *:*) printf '%s\n' "$1" ;;
         *[!0-9.]*) timeout 20 getent ahosts "$1" | awk '{ print $1 }' ;;
@@ -187,8 +186,8 @@ resolve() { # NAME -> its addresses, one a line, none that only this node could 
     esac | awk '$1 !~ /^(127\.|0\.0\.0\.0|::1$|::$|fe80:|169\.254\.)/ && !seen[$1]++ { print $1 }'
 }
 
-list_replicas() { # in the order of ranks, lines `RANK NODE ADDRESS`; a node of two addresses has two, one unasked `-`
-    # Addresses are for names alone. Slurm knows them (NodeAddr): a node's name may be that of another network, or none.
+list_replicas() { # in the order of ranks, a line `RANK NODE ADDRESS` for each address, or with `-` if it is not needed
+    # Only names need addresses. Slurm knows them (NodeAddr): a node's name may belong to another network, or to none.
     scontrol show hostnames "${SLURM_JOB_NODELIST:-$here}" >"$node/nodes-$run" && [ -s "$node/nodes-$run" ] || return 1
     : >"$node/addresses-$run"
     if [ "$names" = yes ] && [ -z "$address" ]; then
@@ -224,7 +223,7 @@ list_replicas() { # in the order of ranks, lines `RANK NODE ADDRESS`; a node of 
 write_rank_files() (
     mkdir -p "$folder/ucloud" && cd "$folder/ucloud" || exit 1
     awk '{ print $1 }' "$node/replicas-$run" | sort -un | xargs mkdir -p || exit 1
-    # Every rank has a file for each replica: the name of its node.
+    # Every rank has a file for each replica, with the name of the replica's node.
     awk -v job="$job_id" -v nodes="$nodes" -v cpus="$cpus" '
         function put(text, file) { print text >file; close(file) }
         !seen[$1]++ { name[n++] = $2 }
@@ -239,10 +238,10 @@ write_rank_files() (
 
 # --- The names -------------------------------------------------------------------------------------------------------
 start_holders() {
-    # The holders read this pipe through srun. Only this process holds its other end: whatever ends this process ends
-    # them, though they ignore signals.
+    # The holders read this pipe through srun. Only this process has its other end, so the end of this process ends the
+    # holders, although they ignore signals.
     open_pipe 8 9 || give_up "no named pipe can be made on $here, neither in ${TMPDIR:-/tmp} nor in $node"
-    # In a session of its own: `scancel --full` signals a process group, and srun takes some signals for its end.
+    # In its own session, because `scancel --full` signals a process group, and some signals end srun.
     (
         for name in NTASKS NPROCS NTASKS_PER_NODE NTASKS_PER_CORE NTASKS_PER_SOCKET NTASKS_PER_GPU TASKS_PER_NODE \
             TRES_PER_TASK GPUS GPUS_PER_NODE GPUS_PER_SOCKET GPUS_PER_TASK CPUS_PER_GPU MEM_PER_CPU MEM_PER_GPU \
@@ -276,12 +275,12 @@ end_helpers() {
     rm -rf "$node/holder-$run-"* "$node/ready-$run-"* "$node/waiting-$run-"* "$node/etc-$run-"*
 }
 
-waits_for() { # NODE KEY: what its holder says of the first peer whose name it has not seen
+waits_for() { # NODE KEY: a value of its holder about the first missing peer
     sed -n "s/^$2=//p" "$node/waiting-$run-$1" 2>/dev/null
 }
 
-explain() { # NODE: why the names of all peers have not come there
-    local peer name why where all
+explain() { # NODE: the reason why the names of some peers are missing there
+    local peer name why own all
     peer=$(waits_for "$1" peer) name=$(waits_for "$1" name) why=$(waits_for "$1" why)
     if [ -z "$name" ] || ! all=$(timeout 30 squeue -h -a -t all -n "$name" -o '%U %T %N' 2>>"$log"); then
         case $why in
@@ -290,19 +289,19 @@ explain() { # NODE: why the names of all peers have not come there
         esac
         return
     fi
-    # Only jobs of this account prove anything: anybody can give one of theirs this name.
-    where=$(printf '%s\n' "$all" | sed -n "s/^$(id -u) //p")
-    if [ -n "$all" ] && [ -z "$where" ]; then
+    # Only jobs of this account count, because any user can give their job this name.
+    own=$(printf '%s\n' "$all" | sed -n "s/^$(id -u) //p")
+    if [ -n "$all" ] && [ -z "$own" ]; then
         printf '%s never started, or: %s %s' "$peer" "$1" "$why"
         return
     fi
-    case $(printf '%s\n' "$where" | sed 's/ .*//') in
+    case $(printf '%s\n' "$own" | sed 's/ .*//') in
         *RUNNING* | *SUSPENDED* | *STOPPED*)
-            where=$(printf '%s\n' "$where" | sed -n 's/^[RS][A-Z]* //p' | head -n 1)
-            printf '%s runs on %s, but %s %s' "$peer" "$where" "$1" "$why"
+            own=$(printf '%s\n' "$own" | sed -n 's/^[RS][A-Z]* //p' | head -n 1)
+            printf '%s runs on %s, but %s %s' "$peer" "$own" "$1" "$why"
             ;;
         '' | *PENDING* | *REQUEUE* | *CONFIGURING*) printf '%s never started' "$peer" ;;
-        *) printf '%s ended before this job saw its name (%s)' "$peer" "${where%% *}" ;;
+        *) printf '%s ended before this job saw its name (%s)' "$peer" "${own%% *}" ;;
     esac
 }
 
@@ -312,7 +311,7 @@ await_names() {
     limit=$((started + left))
     holder_limit=$((started + 120))
     [ "$holder_limit" -le "$limit" ] || [ ! -s "$node/peers" ] || holder_limit=$limit
-    told=
+    awaited=
     while :; do
         [ -z "$caught" ] || give_up "ended by SIG$caught before the application started" $((128 + $(kill -l "$caught")))
         unheld='' unready='' broken=''
@@ -335,7 +334,7 @@ EOF
         if [ -n "$unheld" ] && ! alive "$holders"; then
             give_up "the step that holds this job's names did not start: $(tail -n 1 "$log" 2>/dev/null)"
         fi
-        # srun goes on with the holders of the other nodes.
+        # srun still runs the holders of the other nodes.
         if [ -n "$unheld" ] && ended=$(grep -E '^srun: error: [^ ]+: tasks? [0-9,-]+: ' "$log" 2>/dev/null); then
             why=$(sed -n 's/^slurm-adapter: //p' "$log" | tail -n 1)
             give_up "the step that holds this job's names ended on a node: ${why:-$(printf %s "$ended" | tail -n 1)}"
@@ -348,17 +347,17 @@ EOF
             unready=${unready# }
             give_up "$(explain "${unready%% *}")"
         fi
-        if [ -z "$unheld" ] && [ -z "$told" ]; then
-            told=$(unready=${unready# } && waits_for "${unready%% *}" peer)
-            [ -z "$told" ] || say "waiting for $told, at most $((limit - now)) seconds"
+        if [ -z "$unheld" ] && [ -z "$awaited" ]; then
+            awaited=$(unready=${unready# } && waits_for "${unready%% *}" peer)
+            [ -z "$awaited" ] || say "waiting for $awaited, at most $((limit - now)) seconds"
         fi
         sleep 0.2
     done
 }
 
 # --- The environment -------------------------------------------------------------------------------------------------
-# Slurm asks `su - ACCOUNT -c env` on the node for the job's environment (sbatch(1), --export=NONE). If the account's
-# shell or its start-up files end that without an answer, or take too long, Slurm starts the job with no environment.
+# Slurm runs `su - ACCOUNT -c env` on the node to get the job's environment (sbatch(1), --export=NONE). If the account's
+# shell or its start-up files fail or take too long, Slurm starts the job without an environment.
 complete_environment() {
     local account name home shell
     case ${HOME:+home}$(declare -p PATH) in 'homedeclare -x'*) return 0 ;; esac
@@ -367,7 +366,7 @@ complete_environment() {
 $account
 EOF
     home=${HOME:-$home}
-    [ -n "$home" ] || give_up "Slurm could not read the login environment of this account on $here, and \`getent passwd $(id -u)\` tells no home folder there"
+    [ -n "$home" ] || give_up "Slurm could not read the login environment of this account on $here, and \`getent passwd $(id -u)\` shows no home folder there"
     case $(declare -p PATH) in 'declare -x'*) ;; *) export PATH="$path" ;; esac
     export HOME="$home" USER="${USER:-$name}" LOGNAME="${LOGNAME:-$name}" SHELL="${SHELL:-$shell}"
     say "Slurm could not read the login environment of $USER on $here: does \`su - $USER -c env\` work there, and within seconds? The job has HOME=$HOME and PATH=$PATH instead"
@@ -382,16 +381,16 @@ for tool in awk cat date getent grep head id mkdir mkfifo mktemp mv rm rmdir sco
 done
 [ -z "$missing" ] || give_up "$here lacks programs that every job needs, or PATH=$PATH does not lead to them:$missing"
 rm -rf "$node/holder-$SLURM_JOB_ID-"* "$node/ready-$SLURM_JOB_ID-"* "$node/waiting-$SLURM_JOB_ID-"* \
-    "$node/etc-$SLURM_JOB_ID-"* # of runs before a requeue
-rm -f "$folder/exit${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}.json" # it tells of a run before a requeue
-# Slurm's unique id of this run (from 26.05 on). It tells this job from others that have its Slurm id before or after it.
+    "$node/etc-$SLURM_JOB_ID-"* # leftovers of runs before a requeue
+rm -f "$folder/exit${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}.json" # of a run before a requeue
+# Slurm's unique id of this run (from 26.05 on). Other jobs may have the same Slurm id before or after this one.
 [ -z "${SLURM_JOB_SLUID-}" ] || [ -n "${SLURM_ARRAY_TASK_ID-}" ] || ln -sfn "$SLURM_JOB_SLUID" "$folder/.sluid"
 list_replicas || give_up "the nodes of this job could not be listed: $(tail -n 1 "$log" 2>/dev/null)"
 write_rank_files || give_up "the files of the ranks could not be written to $folder/ucloud"
 
 srun=
 rest=$PATH:
-while [ -n "$rest" ]; do # the real one, not that of a job from which this one was submitted
+while [ -n "$rest" ]; do # the real srun, not the wrapper of a job from which this one was submitted
     directory=${rest%%:*}
     rest=${rest#*:}
     if [ -x "$directory/srun" ] && [ ! -e "$directory/join.sh" ]; then
@@ -431,7 +430,7 @@ fi
 start_payload "$@" /bin/bash "$folder/job.sbatch" payload
 wait_for_payload
 record "$code"
-# After TERM other processes of the application may still be cleaning up. Those that do not end, Slurm ends.
+# After TERM other processes of the application may still clean up. Slurm kills those that do not end.
 while [ "$cancelled" = yes ] && [ -n "$(list_application | head -n 1)" ]; do sleep 0.2; done
 end_helpers
 exit "$code"

@@ -1,8 +1,8 @@
 #!/bin/sh
-# One on each node of a job: makes the namespace in which the job's names resolve, and keeps them true until the end.
-# Usage: holder.sh FOLDER RUN. Ends when its standard input does, and by no signal but KILL: the names hold while the
-# application cleans up.
-# What it reads from files is data: it is never evaluated.
+# Runs on each node of a job: makes the namespace in which the job's names resolve, and updates the names until the end.
+# Usage: holder.sh FOLDER RUN. It ends at the end of its standard input, and by no signal except KILL, so that the names
+# resolve while the application cleans up.
+# The content of files is data, and never evaluated.
 set -u
 trap '' HUP INT QUIT TERM USR1 USR2 ALRM PIPE
 umask 077
@@ -13,8 +13,8 @@ folder=$1
 run=$2
 here=${SLURMD_NODENAME:-$(uname -n)}
 state="$node/holder-$run-$here"
-waiting="$node/waiting-$run-$here" # tells why this node is not ready
-private="$node/etc-$run-$here" # empty for all others: a file system of the namespace's own is mounted there
+waiting="$node/waiting-$run-$here" # the reason why this node is not ready
+private="$node/etc-$run-$here" # empty for other processes: the namespace's own file system is mounted there
 
 job_id='' view='' methods='' allow_env=no
 while IFS= read -r line; do
@@ -37,8 +37,8 @@ if [ -n "$missing" ]; then
     exit 1
 fi
 
-# --- What is in force ------------------------------------------------------------------------------------------------
-ended_groups() { # the comment lines of those peers whose exit record says that this very run has ended
+# --- The names that are valid now ------------------------------------------------------------------------------------
+ended_groups() { # the comment lines of peers with an exit record of this run
     grep '^# consumer .* run .* exit /' "$private/view" | while IFS= read -r line; do
         record=${line#* exit }
         ended=${line#* run }
@@ -50,7 +50,7 @@ ended_groups() { # the comment lines of those peers whose exit record says that 
 }
 
 compose() { # the node's own file, the canary, the job's replicas, the view
-    if [ -r "$view" ] && cat "$view" >"$private/view.new" 2>/dev/null; then # else: the last one that was read
+    if [ -r "$view" ] && cat "$view" >"$private/view.new" 2>/dev/null; then # otherwise use the last one
         mv -f "$private/view.new" "$private/view"
     fi
     ended_groups >"$private/ended"
@@ -70,7 +70,7 @@ compose() { # the node's own file, the canary, the job's replicas, the view
     ' "$private/own" "$node/replicas-$run" "$private/ended" "$private/view"
 }
 
-tell_readiness() { # once every peer has been in the view that this node sees; until then what is missing, and why
+report_readiness() { # if the view of this node has had every peer; otherwise write the missing peer, and the reason
     [ ! -e "$node/ready-$run-$here" ] || return 0
     missing=
     if [ -s "$node/peers" ]; then
@@ -100,10 +100,10 @@ tell_readiness() { # once every peer has been in the view that this node sees; u
     fi
 }
 
-# A new file is put in place whole, without a moment in which the names are missing. Mounts of files would pile up, as
-# one beneath another cannot be taken away; so the whole of /etc lies under a mount of itself, the lower one, where this
-# process stands. A change either covers it by an upper one that has the new file, or is made in the hidden lower one,
-# from which the upper one is then lifted.
+# A new file replaces the old one at once, and the names never disappear. A mount below another one cannot be removed:
+# mounts of files would pile up. Therefore /etc is mounted on itself, as the lower mount, in which this process has its
+# working directory. A change either covers the lower mount by an upper one with the new file, or is made in the hidden
+# lower mount, before the upper one is removed.
 bind_hosts() { # FILE
     if [ "$swaps" = no ]; then
         mount -n --bind "$1" /etc/hosts
@@ -124,19 +124,19 @@ renew() {
             count=$((count + 1))
             cp "$private/new" "$private/hosts.$count" && chmod 644 "$private/hosts.$count" || return 1
             if ! bind_hosts "$private/hosts.$count"; then
-                swaps=no # whatever was left half done: on top of all
+                swaps=no # the swap failed: mount the file on top of everything
                 mount -n --bind "$private/hosts.$count" /etc/hosts || return 1
             fi
-            # Nothing can be mounted over a file that is gone: without swaps the one in force has to stay.
+            # Nothing can be mounted over a removed file: without swaps the present file must remain.
             [ "$count" -lt 3 ] || rm -f "$private/hosts.$((count - 2))"
         fi
         mv -f "$private/new" "$private/hosts"
     fi
-    tell_readiness
+    report_readiness
 }
 
-# This process is root in its own namespace: mount(8) refuses others before util-linux 2.35. It gives tasks a second
-# one inside, in which they have their own id and no capability.
+# This process is root in its own namespace, because before util-linux 2.35 mount(8) refuses other accounts. It makes a
+# second namespace inside for tasks, in which they have their own uid and no capability.
 make_user_namespace() { # UID GID
     : >"$private/user"
     unshare -U sleep 60 &
@@ -156,7 +156,7 @@ make_user_namespace() { # UID GID
 set_up_namespace() {
     mount -n -t tmpfs -o mode=700,size=64m tmpfs "$private" || return 1
     mkdir "$private/etc" "$private/empty" || return 1
-    for socket in /run/nscd /var/run/nscd; do # it would answer from its own /etc/hosts
+    for socket in /run/nscd /var/run/nscd; do # nscd would answer from its own /etc/hosts
         if [ -d "$socket" ] && [ ! -L "${socket%/*}" ]; then mount -n --bind "$private/empty" "$socket" || return 1; fi
     done
     if [ -d /etc/ucloud ] && [ -d "$folder/ucloud/$rank" ]; then
@@ -170,7 +170,7 @@ keep_until_the_end() {
         { said=$(timeout -s KILL "$pause" head -n 1); } 2>/dev/null
         case $?:$said in
             *:end) return 0 ;;
-            0:*) # the batch script was killed: what it has left behind goes too
+            0:*) # the batch script was killed: kill the processes that it has left
                 [ "$method" = none ] || kill_others
                 return 0
                 ;;
@@ -180,13 +180,13 @@ keep_until_the_end() {
     done
 }
 
-kill_others() { # what has joined: the processes of this namespace, or those with the library's setting
+kill_others() { # kill the processes of this namespace, or those with the library's setting
     own=$(readlink /proc/self/ns/mnt)
     for process in /proc/[0-9]*; do
         [ "${process#/proc/}" != "$$" ] || continue
         if [ "$method" = nss_wrapper ]; then
             grep -q -a -F "NSS_WRAPPER_HOSTS=$private/hosts" "$process/environ" || continue
-            grep -q -a -F "SLURM_JOB_ID=${run%-*}" "$process/environ" || continue # not of a job submitted from this one
+            grep -q -a -F "SLURM_JOB_ID=${run%-*}" "$process/environ" || continue # not jobs submitted from this one
         else
             [ "$(readlink "$process/ns/mnt")" = "$own" ] || continue
         fi
@@ -215,7 +215,7 @@ if [ "${3-}" = inside ]; then
     esac
     cp /etc/hosts "$private/own" && : >"$private/view" || exit 1
     if [ "$method" = unshare ] || [ "$method" = bwrap ]; then
-        # The first file goes over the node's own in the lower mount; from then on there is something to swap.
+        # The first file covers the node's own in the lower mount. From then on files can be swapped.
         renew || exit 1
         umount -n -l /etc/hosts
         if mount -n --rbind /etc /etc && cd / && cd /etc && mount -n --bind "$private/hosts.1" /etc/hosts; then
@@ -234,13 +234,13 @@ if [ "${3-}" = inside ]; then
     exit 0
 fi
 
-# --- Outside: which method works? ------------------------------------------------------------------------------------
+# --- Outside the namespace: find a method that works -----------------------------------------------------------------
 exec 3<&0 </dev/null
 cd / || exit 1
 canary=canary-$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n').invalid
 failures=
 
-works() { # the way of an application's task: it joins, sees the canary, and holds no capability
+works() { # as a task of the application does: join, resolve the canary, and have no capability
     tries=0
     while [ ! -e "$state.new" ]; do
         tries=$((tries + 1))
@@ -251,9 +251,9 @@ works() { # the way of an application's task: it joins, sees the canary, and hol
     answer=$(timeout -s KILL 20 /bin/sh "$node/join.sh" --run "$run" --state "$state.new" \
         /bin/sh -c 'getent hosts "$1" && grep "^CapEff:" /proc/self/status' sh "$canary" 2>&1)
     case $answer in
-        *192.0.2.1*CapEff:*[1-9a-f]*) echo "capabilities are left to the application" >>"$why" ;;
+        *192.0.2.1*CapEff:*[1-9a-f]*) echo "the application would have capabilities" >>"$why" ;;
         *192.0.2.1*CapEff:*) return 0 ;;
-        *) echo "a name that it was given does not resolve${answer:+: }$answer" >>"$why" ;;
+        *) echo "a test name does not resolve${answer:+: }$answer" >>"$why" ;;
     esac
     return 1
 }
@@ -281,7 +281,7 @@ for method in $methods; do
     fi
     kill -s KILL "$inside" 2>/dev/null
     wait "$inside" 2>/dev/null
-    [ ! -e "$state.new" ] || sleep 2 # until nobody else reads from the standard input
+    [ ! -e "$state.new" ] || sleep 2 # until no other process reads from the standard input
     words=$(tail -n 1 "$why" | cut -c 1-200)
     failures="$failures${failures:+, }$method: ${words:-failed}"
 done
@@ -291,7 +291,7 @@ mkdir -m 700 "$private" || exit 1
 method=none
 printf 'method=none\nhosts=%s\nwhy=%s\n' "$view" "${failures:-no method is allowed}" >"$state.new" &&
     mv -f "$state.new" "$state"
-if [ "$allow_env" = yes ]; then # the application looks names up in the view by itself: it waits for its peers as ever
+if [ "$allow_env" = yes ]; then # the application itself reads the names from the view; it still waits for its peers
     cp /etc/hosts "$private/own"
     : >"$private/view"
     renew

@@ -1,21 +1,21 @@
 #!/bin/bash -p
 # shellcheck shell=sh
-# Runs a command where the job's names resolve. Usage: join.sh [--run RUN] COMMAND...
-# RUN is `SLURMID-RESTART`, for steps without the job's environment. The command takes this process's place, so its exit
-# code, signals, and standard streams are its own. (bash -p reads no start-up file and hands every variable on; dash
+# Runs a command in the namespace in which the job's names resolve. Usage: join.sh [--run RUN] COMMAND...
+# RUN is `SLURMID-RESTART`, for steps without the job's environment. The command replaces this process, so its exit
+# code, signals, and standard streams are its own. (bash -p reads no start-up file and passes on all variables; dash
 # loses exported functions. The text is for any POSIX shell.)
-# Entered a second time as `join.sh --at DIRECTORY COMMAND...`, in the namespace.
+# In the namespace it runs a second time, as `join.sh --at DIRECTORY COMMAND...`.
 
 node=${0%/*}
 folder=${node%/*}
-tools=/usr/bin:/bin:/usr/sbin:/sbin # before what the application's PATH may name so
+tools=/usr/bin:/bin:/usr/sbin:/sbin # the application's PATH may have other programs of these names
 
 say() { printf 'slurm-adapter: %s\n' "$*" >&2; }
 
 become() {
     case $1 in
         */*) ;;
-        *) # like srun: what is not in PATH may be in the working directory
+        *) # like srun: a command that is not in PATH may be in the working directory
             if [ -x "./$1" ] && [ -f "./$1" ] && ! command -v "$1" >/dev/null 2>&1; then
                 command=./$1
                 shift
@@ -38,13 +38,13 @@ state=
 while :; do
     case ${1-} in
         --run) run=$2 ;;
-        --state) state=$2 ;; # of a holder that is being tried
+        --state) state=$2 ;; # the state file of a holder that is being tried
         *) break ;;
     esac
     shift 2
 done
 [ "$#" -gt 0 ] || { say "join.sh was given no command"; exit 2; }
-[ "${run%-*}" = "${SLURM_JOB_ID-}" ] || become "$@" # a step in another job
+[ "${run%-*}" = "${SLURM_JOB_ID-}" ] || become "$@" # a step of another job
 
 here=${SLURMD_NODENAME:-$(PATH=$tools uname -n)}
 rank=
@@ -76,7 +76,7 @@ done 2>/dev/null <"$state"
 
 case $method in
     '')
-        say "nothing holds this job's names on $here; $1 runs without them"
+        say "no process holds this job's names on $here; $1 runs without them"
         become "$@"
         ;;
     none)
@@ -90,20 +90,20 @@ if [ "$method" = nss_wrapper ]; then
         *[\ :]"$library"[\ :]*) ;;
         *) LD_PRELOAD=$library${LD_PRELOAD:+:$LD_PRELOAD} ;;
     esac
-    # Without the last it holds 100 names and addresses, and none of a larger file.
+    # By default nss_wrapper supports 100 names and addresses, and none of a larger file.
     export LD_PRELOAD NSS_WRAPPER_HOSTS="$hosts" NSS_WRAPPER_MAX_HOSTENTS=20000
     become "$@"
 fi
 
 if [ "$(PATH=$tools readlink /proc/self/ns/mnt)" = "$namespace" ]; then become "$@"; fi
 if [ "$(PATH=$tools readlink "/proc/$pid/ns/mnt" 2>/dev/null)" != "$namespace" ]; then
-    say "what held this job's names on $here has ended; $1 runs without them"
+    say "the process that held this job's names on $here has ended; $1 runs without them"
     become "$@"
 fi
 shell=/bin/sh
 set -- "$node/join.sh" --at "$PWD" "$@"
 if [ -x /bin/bash ]; then shell=/bin/bash && set -- -p "$@"; fi
 nsenter=$(PATH=$tools command -v nsenter) || { say "$here has no nsenter (package util-linux)"; exit 1; }
-# In the first namespace the account is root; in the second, which has no file system of its own, it is itself.
+# In the first namespace the account is root. In the second, which shares its file system, it has its own uid.
 exec "$nsenter" -t "$pid" -U -m --preserve-credentials -- \
     "$nsenter" --user="$user" --preserve-credentials -- "$shell" "$@"

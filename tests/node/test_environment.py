@@ -125,7 +125,7 @@ def test_an_account_that_the_node_does_not_know(tmp_path: Path) -> None:
     assert done.returncode == 1
     record = (tmp_path / "job" / "exit.json").read_text()
     assert "Slurm could not read the login environment of this account on node001" in record
-    assert "`getent passwd 54321` tells no home folder there" in record
+    assert "`getent passwd 54321` shows no home folder there" in record
 
 
 def test_a_node_that_lacks_programs_says_which(tmp_path: Path) -> None:
