@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from slurm_adapter.cluster.account_policy import AccountPolicy, GuardedTransport
-from slurm_adapter.core.config import ACCOUNT_NAME
+from slurm_adapter.core.config_values import ACCOUNT_NAME
 from slurm_adapter.core.errors import InvalidConfig, InvalidInput
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from slurm_adapter.cluster.schedulers.interface import Scheduler
     from slurm_adapter.cluster.transports.interface import Transport
     from slurm_adapter.cluster.transports.ssh_config import SshSettings
-    from slurm_adapter.core.config import Config, Ucloud
+    from slurm_adapter.core.config import Config
+    from slurm_adapter.core.config_tables import Ucloud
     from slurm_adapter.core.specification import Owner
     from slurm_adapter.local.application_folder import Catalogue
     from slurm_adapter.state.store import Store

@@ -21,7 +21,7 @@ from slurm_adapter.cli.formatting import safe, state
 from slurm_adapter.cluster.archive import archive
 from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core import bash
-from slurm_adapter.core.config import Config, Drive
+from slurm_adapter.core.config_tables import Drive
 from slurm_adapter.core.errors import InvalidConfig, Refused
 from slurm_adapter.core.specification import Owner, parse_specifications
 from slurm_adapter.core.states import JobState
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from slurm_adapter.core.config import Config
     from slurm_adapter.core.records import Record
 
 PROGRAMS = ("acme-database", "acme-web-app")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from slurm_adapter.cluster.transports.interface import Result, Stream, Terminal, Transport
-    from slurm_adapter.core.config import Identity
+    from slurm_adapter.core.config_tables import Identity
 
 FRESH_SECONDS = 60.0
 """Seconds for which the uid of an account is trusted."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from slurm_adapter.cluster.transports.interface import Result, Transport
-    from slurm_adapter.core.config import Cluster
+    from slurm_adapter.core.config_tables import Cluster
 
 
 @dataclass(frozen=True, slots=True)

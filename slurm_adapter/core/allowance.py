@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
-    from slurm_adapter.core.config import Machine
+    from slurm_adapter.core.config_tables import Machine
 
 ALLOWED = {
     "cpus-per-task": "a whole number",

@@ -1,4 +1,4 @@
-"""Say what is wrong in a configuration file: file, line, key, what is allowed, and the fix."""
+"""Explain errors of a configuration file: file, line, key, what is allowed, and the fix."""
 
 from __future__ import annotations
 
@@ -49,37 +49,37 @@ _RENAMED = {
 
 
 def wrong(text: str, *key: str | int) -> PydanticCustomError:
-    """Return the error of a validator, about a key below the table that is validated."""
+    """Return the error of a validator about a key in the table that it validates."""
     return PydanticCustomError("config", "{text}", {"text": text, "key": key})
 
 
 def place(path: Path, line: int | None) -> str:
-    """Return where something stands, as `FILE:LINE`; the file alone if the line is not known."""
+    """Return `FILE:LINE`, or the file alone if the line is not known."""
     return f"{path}:{line}" if line is not None else f"{path}"
 
 
 def explain_syntax(path: Path, text: str, error: tomllib.TOMLDecodeError) -> str:
-    """Return what is wrong with a file that is not TOML, with the line that tomllib names."""
+    """Return the message about a file that is not TOML, with tomllib's line."""
     found = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
     number = int(found[1]) if found else len(text.splitlines())
-    said = str(error)[: found.start()] if found else str(error).removesuffix(" (at end of document)")
+    reason = str(error)[: found.start()] if found else str(error).removesuffix(" (at end of document)")
     lines = text.splitlines()
     line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
-    if said.startswith(("Cannot overwrite", "Cannot declare", "Cannot mutate", "Duplicate inline table key")):
+    if reason.startswith(("Cannot overwrite", "Cannot declare", "Cannot mutate", "Duplicate inline table key")):
         what = "this table" if line.startswith("[") else "this key"
         fix = f"{what} stands in the file twice; keep one"
-    elif said == "Invalid value":
+    elif reason == "Invalid value":
         fix = "a value is text in double quotes, a number, true, false, a list or a table"
     else:
-        fix = "see https://toml.io for how a file is written"
-    return f"{place(path, number)}: not TOML: {said}: {line[:80]!r}; {fix}"
+        fix = "see https://toml.io for the format"
+    return f"{place(path, number)}: not TOML: {reason}: {line[:80]!r}; {fix}"
 
 
 def explain(path: Path, text: str, model: type[BaseModel], error: ValidationError) -> str:
     """Return one line for each problem."""
     lines, data = key_lines(text), tomllib.loads(text)
     return "\n".join(
-        f"{place(path, line_of(lines, key))}: {said}" for key, said in _problems(model, data, error.errors())
+        f"{place(path, line_of(lines, key))}: {problem}" for key, problem in _problems(model, data, error.errors())
     )
 
 
@@ -100,11 +100,14 @@ def _problems(
         elif kind == "extra_forbidden" and name in _RENAMED:
             yield key, f"{name}: {_RENAMED[name][1]}"
         elif kind == "extra_forbidden":
-            yield key, f"{name}: is no key of the configuration; {_near(model, key)}"
+            yield key, f"{name}: is not a key of the configuration; {_near(model, key)}"
         elif kind in _TYPES:
             yield key, f"{name} = {_as_written(value)}: {_TYPES[kind]}"
         elif kind in {"string_pattern_mismatch", "string_too_short", "too_short"}:
-            yield key, f"{name} = {_as_written(value)}: allowed is {_allowed(model, key) or 'what is not empty'}"
+            yield (
+                key,
+                f"{name} = {_as_written(value)}: allowed is {_allowed(model, key) or 'a value that is not empty'}",
+            )
         elif kind in _LIMITS:
             yield key, f"{name} = {_as_written(value)}: {_LIMITS[kind].format_map(each['ctx'])}"
         else:
@@ -112,12 +115,12 @@ def _problems(
 
 
 def dotted(key: Key) -> str:
-    """Return a key as messages show it, such as `drives.0.path`."""
+    """Return a key for messages, such as `drives.0.path`."""
     return ".".join(map(str, key))
 
 
 def split_key(text: str, lines: Mapping[Key, int]) -> Key | None:
-    """Return the key that a message begins with, if a colon or an equals sign follows it."""
+    """Return the key at the begin of a message, if a colon or an equals sign follows it."""
     found: Key | None = None
     for key in lines:
         name = dotted(key)
@@ -141,7 +144,7 @@ def _as_written(value: Any) -> str:
 
 
 def _find(model: type[BaseModel], key: Sequence[str | int]) -> tuple[Any, FieldInfo | None]:
-    """Return the type of a key, and its field; None for the elements of lists and free tables."""
+    """Return the type of a key, and its field. Elements of lists and free tables have no field."""
     kind: Any = model
     field: FieldInfo | None = None
     for part in key:
@@ -184,11 +187,11 @@ def _tables(kind: Any, header: str = "") -> Iterator[tuple[str, type[BaseModel]]
 
 
 def _near(model: type[BaseModel], key: Key) -> str:
-    """Return what a key that is not known may have been meant to be."""
+    """Return a hint about an unknown key."""
     name = str(key[-1])
     table, _ = _find(model, key[:-1])
     if close := difflib.get_close_matches(name, table.model_fields, 1):
-        return f"was {close[0]} meant?"
+        return f"did you mean {close[0]}?"
     if homes := [header for header, each in _tables(model) if name in each.model_fields]:
-        return "it belongs " + " or ".join(f"into [{each}]" if each else "above the first table" for each in homes)
+        return "it belongs " + " or ".join(f"in [{each}]" if each else "above the first table" for each in homes)
     return f"allowed here are {', '.join(table.model_fields)}"

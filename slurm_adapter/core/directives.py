@@ -34,7 +34,7 @@ from slurm_adapter.core.problems import for_message
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from slurm_adapter.core.config import Machine
+    from slurm_adapter.core.config_tables import Machine
     from slurm_adapter.core.specification import SimpleDuration
 
 PROTECTED = {
@@ -214,7 +214,7 @@ def build_directives(
     same name. `untrusted`, from other text, replace both. Raise `InvalidInput` for directives that may not be set; see
     `slurm_adapter.core.allowance` for `untrusted`.
     """
-    gpus = [f"gpu:{machine.gpu_type}:{machine.gpus}" if machine.gpu_type else f"gpu:{machine.gpus}"]
+    gpus = f"gpu:{machine.gpu_type}:{machine.gpus}" if machine.gpu_type else f"gpu:{machine.gpus}"
     # sbatch replaces patterns such as %j in both paths, except if a backslash is in them, as in DOMAIN\\user.
     logs = folder.replace("\\", r"\\") if "\\" in folder else folder.replace("%", "%%")
     found = {
@@ -227,7 +227,7 @@ def build_directives(
         "nodes": str(replicas),
         "cpus-per-task": str(machine.cpus),
         "mem": f"{machine.memory}G",
-        "gres": gpus[0] if machine.gpus else None,
+        "gres": gpus if machine.gpus else None,
         "exclusive": "" if machine.exclusive else None,
         "time": _time(seconds),
         "chdir": folder,
@@ -251,12 +251,8 @@ def build_directives(
             check_allowed(directive.name, directive.value)
         check_override(directive, machine)
         directives[directive.name] = directive
-    check_product(
-        frozenset(directive.name for directive in untrusted),
-        {directive.name: directive.value for directive in directives.values()},
-        machine,
-        replicas,
-    )
+    names = frozenset(directive.name for directive in untrusted)
+    check_product(names, {name: directive.value for name, directive in directives.items()}, machine, replicas)
     return tuple(directives.values())
 
 

@@ -231,7 +231,7 @@ def _why_not(name: str, lower: str, taken: Collection[str]) -> str | None:
     if not _fits(lower):
         return "at most 63 characters per label and 253 in all are allowed"
     if re.fullmatch(r"\d+|0x[0-9a-f]*", labels[-1]):
-        return "a name whose last label is a number is read as an address"
+        return "a name with a number as its last label is read as an address"
     if lower in _SYSTEM or labels[-1] in {"localhost", "localdomain"}:
         return "it is a name of the local machine"
     if labels[-1] == "peers":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from slurm_adapter.adapter import Adapter
-    from slurm_adapter.core.config import Drive
+    from slurm_adapter.core.config_tables import Drive
     from slurm_adapter.core.specification import Owner
     from slurm_adapter.jobs.caller import Caller
     from slurm_adapter.translation.application import Application

@@ -8,7 +8,8 @@ from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.problems import for_message
 
 if TYPE_CHECKING:
-    from slurm_adapter.core.config import Config, Machine
+    from slurm_adapter.core.config import Config
+    from slurm_adapter.core.config_tables import Machine
     from slurm_adapter.core.specification import JobSpecification, ResolvedProduct
     from slurm_adapter.translation.application import Application
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from slurm_adapter.core.config import Drive, DrivePattern
+from slurm_adapter.core.config_tables import Drive, DrivePattern
 from slurm_adapter.core.errors import InvalidInput, Unknown
 from slurm_adapter.core.problems import for_message
 from slurm_adapter.core.specification import FileValue, Owner, ProductReference, Text, Wire

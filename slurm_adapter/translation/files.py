@@ -15,7 +15,8 @@ from slurm_adapter.translation.invocation import UNSUPPORTED_VALUES, DeclaredPee
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from slurm_adapter.core.config import Config, Drive
+    from slurm_adapter.core.config import Config
+    from slurm_adapter.core.config_tables import Drive
     from slurm_adapter.core.specification import JobSpecification, Owner
     from slurm_adapter.translation.application import Application
     from slurm_adapter.translation.drives import Kind

@@ -50,7 +50,8 @@ from slurm_adapter.translation.texts import read_directives, read_environment, r
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from slurm_adapter.core.config import Config, Drive, Machine
+    from slurm_adapter.core.config import Config
+    from slurm_adapter.core.config_tables import Drive, Machine
     from slurm_adapter.core.interfaces import Interface
     from slurm_adapter.core.specification import JobSpecification, Owner, ResolvedProduct
     from slurm_adapter.translation.application import Application
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """What the adapter knows about a job besides its specification and application."""
+    """Values for the translation of a job, in addition to its specification and application."""
 
     config: Config
     owner: Owner
@@ -126,7 +127,7 @@ class Translation:
 
 @dataclass(frozen=True, slots=True)
 class _Resolved:
-    """What a specification means at this site, before texts are rendered."""
+    """Values of a specification at this site, before texts are rendered."""
 
     machine: Machine
     labels: dict[str, str]

@@ -20,7 +20,7 @@ from slurm_adapter.core.errors import Forbidden, InvalidConfig, NotAuthenticated
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slurm_adapter.core.config import Ucloud
+    from slurm_adapter.core.config_tables import Ucloud
 
 
 CLOCK_SKEW = 30

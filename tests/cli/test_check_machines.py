@@ -16,7 +16,7 @@ from slurm_adapter.cli.check.machines import check_machines
 from slurm_adapter.cli.main import cli
 from slurm_adapter.cluster.accounting import Accounting
 from slurm_adapter.cluster.schedulers.interface import NodeShape, Partition
-from slurm_adapter.core.config import Machine
+from slurm_adapter.core.config_tables import Machine
 from slurm_adapter.core.errors import Unknown
 from tests.offline import Offline
 

@@ -25,7 +25,8 @@ from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.specification import SimpleDuration
 
 if TYPE_CHECKING:
-    from slurm_adapter.core.config import Config, Machine
+    from slurm_adapter.core.config import Config
+    from slurm_adapter.core.config_tables import Machine
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 INTRODUCTION = """\
 # Configuration
 
-<!-- Written from the models in slurm_adapter/core/config.py: pytest --update-golden tests/docs/test_documents.py -->
+<!-- Written from the models in core/config_tables.py: pytest --update-golden tests/docs/test_documents.py -->
 
 One TOML file configures the adapter. It is the first of these that exists:
 

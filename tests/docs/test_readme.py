@@ -11,7 +11,7 @@ import click
 import pytest
 
 from slurm_adapter.cli.main import cli
-from slurm_adapter.core import config, durations
+from slurm_adapter.core import config, config_tables, durations
 from slurm_adapter.local import configuration_file
 from tests.cli.test_demo import STORY
 
@@ -66,18 +66,18 @@ def test_the_configuration_of_the_steps_can_be_read(tmp_path: Path) -> None:
 
 MODELS: dict[str, type[BaseModel]] = {
     "": config.Config,
-    "clusters.main": config.Cluster,
-    "clusters.main.ssh": config.Ssh,
-    "identity": config.Identity,
-    "command_line": config.CommandLine,
-    "jobs": config.Jobs,
-    "machines.example-compute.example-compute": config.Machine,
-    "[drives]": config.Drive,
-    "drive_pattern": config.DrivePattern,
-    "peers": config.Peers,
-    "retention": config.Retention,
-    "ucloud": config.Ucloud,
-    "gateway": config.GatewayConfig,
+    "clusters.main": config_tables.Cluster,
+    "clusters.main.ssh": config_tables.Ssh,
+    "identity": config_tables.Identity,
+    "command_line": config_tables.CommandLine,
+    "jobs": config_tables.Jobs,
+    "machines.example-compute.example-compute": config_tables.Machine,
+    "[drives]": config_tables.Drive,
+    "drive_pattern": config_tables.DrivePattern,
+    "peers": config_tables.Peers,
+    "retention": config_tables.Retention,
+    "ucloud": config_tables.Ucloud,
+    "gateway": config_tables.GatewayConfig,
 }
 
 

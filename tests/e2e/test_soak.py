@@ -46,7 +46,7 @@ invocation: |
 
 DAEMON = """
 import sys, time
-from slurm_adapter.core.config import load_config
+from slurm_adapter.local.configuration_file import load_config
 from slurm_adapter.adapter import Adapter
 from slurm_adapter.jobs.sync import sync
 from pathlib import Path

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from slurm_adapter.core.config import Ucloud
+from slurm_adapter.core.config_tables import Ucloud
 from slurm_adapter.core.errors import Forbidden, InvalidConfig, NotAuthenticated
 from slurm_adapter.ucloud.key import TOKEN_LIMIT, UcloudKey
 

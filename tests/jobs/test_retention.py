@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurm_adapter.cluster.transports.interface import Result, Stream, Terminal
-from slurm_adapter.core.config import Retention
+from slurm_adapter.core.config_tables import Retention
 from slurm_adapter.core.errors import NotFound, TryAgain
 from slurm_adapter.jobs import prepare, retention
 from slurm_adapter.jobs.report import plan_lines

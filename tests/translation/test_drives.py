@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_adapter.cluster.path_check import check_paths_command, read_path_check
-from slurm_adapter.core.config import Config, Drive, DrivePattern
+from slurm_adapter.core.config import Config
+from slurm_adapter.core.config_tables import Drive, DrivePattern
 from slurm_adapter.core.errors import InvalidInput, TryAgain, Unknown
 from slurm_adapter.core.specification import FileValue, Owner, parse_specifications
 from slurm_adapter.translation.drives import (
@@ -243,7 +244,7 @@ def test_the_drive_that_holds_a_folder_names_it(folder: str, path: str | None) -
     ["work/{user}/{drive}", "/work/../{user}/{drive}", "/work/{user}", "/work/{drive}", "/{user}/{drive}/{x}"],
 )
 def test_a_pattern_that_cannot_tell_drives_or_users_apart_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match=r"(an absolute path|known in braces|holds no)"):
+    with pytest.raises(ValueError, match=r"(an absolute path|may contain in braces|must contain)"):
         DrivePattern(user=pattern)
 
 
@@ -257,7 +258,7 @@ def test_a_pattern_knows_the_users_account(tmp_path: Path) -> None:
     assert shared.path == "/work/p1/alice-77"
     assert by_pattern("77", pattern, "Alice#1", None) is None
     one_account = {"identity": {"mode": "service", "service_user": "jobs"}, "drive_pattern": pattern.model_dump()}
-    with pytest.raises(ValueError, match=r"holds no {user}, and there is one account for all users"):
+    with pytest.raises(ValueError, match=r"must contain {user}, because all users have the same account"):
         Config.model_validate(configuration(tmp_path, one_account))
 
 

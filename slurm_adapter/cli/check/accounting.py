@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.cluster.accounting import Accounting
     from slurm_adapter.cluster.schedulers.interface import Partition
-    from slurm_adapter.core.config import Machine
+    from slurm_adapter.core.config_tables import Machine
 
 
 def check_rights(

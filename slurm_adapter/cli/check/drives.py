@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slurm_adapter.adapter import Adapter
-    from slurm_adapter.core.config import DrivePattern
+    from slurm_adapter.core.config_tables import DrivePattern
     from slurm_adapter.translation.drives import UcloudDrive
 
 

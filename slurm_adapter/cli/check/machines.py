@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.schedulers.interface import NodeShape, Partition
-    from slurm_adapter.core.config import Machine
+    from slurm_adapter.core.config_tables import Machine
 
 _GIBIBYTE = 1024**3
 

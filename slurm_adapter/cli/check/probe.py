@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.schedulers.interface import Partition
-    from slurm_adapter.core.config import Machine
+    from slurm_adapter.core.config_tables import Machine
     from slurm_adapter.core.records import Record
 
 START_SECONDS = 60.0

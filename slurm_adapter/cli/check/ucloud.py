@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slurm_adapter.adapter import Adapter
-    from slurm_adapter.core.config import Ucloud
+    from slurm_adapter.core.config_tables import Ucloud
 
 
 def check_key(adapter: Adapter) -> Iterator[Finding]:

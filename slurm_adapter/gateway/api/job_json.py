@@ -12,7 +12,8 @@ from slurm_adapter.jobs.item import specification_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from slurm_adapter.core.config import Config, Machine
+    from slurm_adapter.core.config import Config
+    from slurm_adapter.core.config_tables import Machine
     from slurm_adapter.core.records import Record, Update
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slurm_adapter.adapter import Adapter
-    from slurm_adapter.core.config import Config, Drive
+    from slurm_adapter.core.config import Config
+    from slurm_adapter.core.config_tables import Drive
     from slurm_adapter.translation.drives import DrivePath
 
 
