@@ -1,1 +1,1 @@
-"""The way in over HTTP: UCloud's door and the users' own, over the functions that the command line uses."""
+"""The HTTP gateway: UCloud's provider API, the user API, sessions and the endpoints for operators."""

@@ -1,6 +1,6 @@
-"""Who is asking: UCloud, by tokens that it signs, or a user, by a token of `slurm-adapter token`.
+"""Authentication of users, by access tokens of `slurm-adapter token`.
 
-Nothing here tells what a token says but for the claim that is wrong, and nothing of it is ever logged.
+Messages name only the claim that is wrong. Nothing of a token is ever logged.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A user with a token of `slurm-adapter token`."""
+    """A user with an access token."""
 
     user: str
     projects: tuple[str, ...]
-    """In which the token lets the user work, besides the personal workspace."""
+    """Projects that the access token is for. It is always for the personal workspace."""
 
     def owner(self, project: str | None) -> Owner:
-        """Whom jobs belong to in a workspace, by the request's `Project` header; without it the personal one.
+        """Return the owner of jobs in the workspace of the header `Project`; without it, in the personal one.
 
-        Raises `Forbidden` for a project that is not the token's.
+        Raise `Forbidden` if the access token is not for the project.
         """
         if project and project not in self.projects:
             raise Forbidden(
@@ -43,41 +43,41 @@ class Person:
         return Owner(created_by=self.user, project=project or None)
 
 
-def grant(authorization: str | None) -> str:
-    """What is kept of the token in a header, to see later whether it still counts. Raises `NotAuthenticated`."""
+def token_digest(authorization: str | None) -> str:
+    """Return the digest of the access token in a header, to check the token again later. Raise `NotAuthenticated`."""
     return user_tokens.digest(_bearer(authorization))
 
 
 def check_grant(store: Store, given: str | AccessGrant | None, now: float) -> None:
-    """Raise `NotAuthenticated` where what opened a session is over: a token, by its digest, or what UCloud has said.
+    """Raise `NotAuthenticated` if a session is not permitted any more.
 
-    None lasts: UCloud takes nothing back there.
+    `given` is the digest of an access token, or an access grant of UCloud. None is always permitted.
     """
     if isinstance(given, AccessGrant):
-        if given.over:
+        if given.withdrawn:
             raise NotAuthenticated(f"UCloud no longer lets this user use job {given.job_id}")
     elif given is not None:
         _granted(store, given, now)
 
 
 def person(store: Store, authorization: str | None, now: float) -> Person:
-    """The user whose token stands in the `Authorization` header. Raises `NotAuthenticated`."""
-    token = _granted(store, grant(authorization), now)
+    """Return the user of the access token in the header `Authorization`. Raise `NotAuthenticated`."""
+    token = _granted(store, token_digest(authorization), now)
     return Person(token.user, token.projects)
 
 
 def _granted(store: Store, digest: str, now: float) -> Token:
     token = store.token_of(digest)
     if token is None:
-        raise NotAuthenticated("the bearer token is not known here, or was revoked; `slurm-adapter token` makes one")
+        raise NotAuthenticated("the access token is unknown or revoked; `slurm-adapter token create` makes one")
     if token.expired(now):
-        raise NotAuthenticated(f"the token {token.name!r} has expired; `slurm-adapter token` makes another")
+        raise NotAuthenticated(f"the access token {token.name!r} has expired; `slurm-adapter token create` makes one")
     return token
 
 
 def authenticate(store: Store, authorization: str | None, project: str | None, now: float) -> Owner:
-    """Whom the jobs of a request belong to, by its `Authorization` and `Project` headers.
+    """Return the owner of jobs of a request, by its headers `Authorization` and `Project`.
 
-    Raises `NotAuthenticated`, and `Forbidden` for a project that is not the token's.
+    Raise `NotAuthenticated`, and `Forbidden` if the access token is not for the project.
     """
     return person(store, authorization, now).owner(project)

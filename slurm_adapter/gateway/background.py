@@ -73,7 +73,7 @@ class SharedAnswer(Generic[T]):
 
     @property
     def under_way(self) -> bool:
-        """Whether a question is under way."""
+        """True while a question is under way."""
         return self._question is not None and not self._question.done()
 
     def is_younger(self, seconds: float) -> bool:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Controller:
-    """What is known of slurmctld and of the cluster."""
+    """The state of slurmctld, and facts about the cluster."""
 
     def __init__(self, pools: ThreadPools, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._pools = pools

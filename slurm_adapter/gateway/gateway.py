@@ -14,7 +14,7 @@ from slurm_adapter.gateway.api.extend import Extender
 from slurm_adapter.gateway.api.submit import Submitter
 from slurm_adapter.gateway.api.terminate import Terminator
 from slurm_adapter.gateway.api.utilization import Utilizations
-from slurm_adapter.gateway.authentication import authenticate, grant
+from slurm_adapter.gateway.authentication import authenticate, token_digest
 from slurm_adapter.gateway.background import BackgroundWork
 from slurm_adapter.gateway.controller import Controller
 from slurm_adapter.gateway.http.metrics import Counted, Metrics
@@ -84,13 +84,13 @@ class Gateway:
         self.synced = asyncio.Event()
         """Set if there may be something to deliver to UCloud."""
         self.names_work = False
-        """Whether names of jobs resolve on this cluster, by the method of `check`. UCloud sees it as `native.peers`."""
+        """True if names of jobs resolve on this cluster, by the method of `check`. UCloud sees it as `native.peers`."""
         self.names_unknown: str | None = None
         """Why it is not known whether names resolve."""
         self.not_ready: str | None = "no sync has run yet"
-        """What the last sync could not learn or do, for a reason that concerns the whole site."""
+        """The first problem of the last sync that concerns the whole site."""
         self.account_problems: tuple[str, ...] = ()
-        """What the last sync could not learn or do for single jobs and accounts. The gateway is ready nevertheless."""
+        """Problems of the last sync with single jobs and accounts. The gateway is ready nevertheless."""
         self.delivery_problem: str | None = None
         """Why updates to UCloud are delayed. Jobs continue meanwhile."""
         self.closing = threading.Event()
@@ -102,12 +102,12 @@ class Gateway:
         return self.controller.away or self.not_ready
 
     async def admit(self, authorization: str | None, project: str | None, state: MutableMapping[str, Any]) -> Owner:
-        """Return whom the jobs of a user's request belong to, once it is this user's turn.
+        """Return the owner of jobs of a user's request, once it is this user's turn.
 
-        Whoever sends too many waits before the token is looked up, which costs more than to wait. `state` is the
-        scope's. Raise `NotAuthenticated`, `Forbidden` and `TooMany`.
+        A user who sends too many requests waits before the token is looked up, because the lookup costs more. `state`
+        is that of the scope. Raise `NotAuthenticated`, `Forbidden` and `TooMany`.
         """
-        digest = grant(authorization)
+        digest = token_digest(authorization)
         user = self._token_users.get(digest)
         if user is not None:
             await self.turns.wait(user, state)

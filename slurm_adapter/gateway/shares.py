@@ -1,7 +1,7 @@
-"""Fair shares of what all users share: threads, streams, sockets, sessions.
+"""Fair shares of resources of all users: threads, streams, WebSockets, sessions.
 
-An owner may hold as many as are free, and `per_owner` at most. So one owner alone gets half of a pool, two get a third
-each, and a newcomer finds something free until there are as many owners as there is to hold (the dynamic thresholds of
+An owner may hold as many as are free, and at most `per_owner`. So one owner alone gets half of a pool, and two get a
+third each. A new owner finds something free until there are as many owners as resources (the dynamic thresholds of
 Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
 """
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class TooMany(TryAgain):
-    """A pool is used up: HTTP 429 with Retry-After for users, 503 for UCloud, which repeats the request then."""
+    """A share is used up: HTTP 429 with Retry-After for users, and 503 for UCloud, which then retries."""
 
     retry_after: int = 5
-    """Seconds after which the same request may succeed."""
+    """Seconds after which a retry may succeed."""
 
 
 class Shares:
-    """A pool of `total`, of which no owner holds more than a fair share. For one thread: the event loop's.
+    """A pool of `total`, of which no owner holds more than a fair share. Only for the thread of the event loop.
 
-    `what` names in the message what is shared, in the plural: "shells".
+    `what` names the resource in messages, in the plural, for example "shells".
     """
 
     def __init__(self, total: int, per_owner: int, what: str) -> None:
@@ -40,7 +40,7 @@ class Shares:
 
     @property
     def used(self) -> int:
-        """Number of those held by all owners."""
+        """Number held by all owners."""
         return self._used
 
     def held(self, owner: str) -> int:
@@ -48,9 +48,9 @@ class Shares:
         return self._held.get(owner, 0)
 
     def acquire(self, owner: str) -> None:
-        """Take one; each needs a `release`. Raise `TooMany` with the limit and its owner.
+        """Take one; the caller must `release` it. Raise `TooMany` with the limit and its owner.
 
-        `owner` is a user's name, or what else the pool is divided by.
+        `owner` is the name of a user, or another key by which the pool is divided.
         """
         held, free = self.held(owner), self.total - self._used
         if held >= min(self.per_owner, free):
@@ -59,7 +59,7 @@ class Shares:
         self._used += 1
 
     def release(self, owner: str) -> None:
-        """Give one back."""
+        """Return one to the pool."""
         self._used -= 1
         self._held[owner] -= 1
         if not self._held[owner]:
@@ -67,7 +67,7 @@ class Shares:
 
     @contextmanager
     def hold(self, owner: str) -> Iterator[str]:
-        """Hold one within the block; gives the owner. Raise `TooMany`."""
+        """Hold one within the block; yield the owner. Raise `TooMany`."""
         self.acquire(owner)
         try:
             yield owner

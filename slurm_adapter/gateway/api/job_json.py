@@ -1,4 +1,4 @@
-"""What is remembered, as UCloud's users read it."""
+"""Jobs, products and their support, in the JSON that UCloud's users read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def job(
     product: schemas.Product | None = None,
     support: schemas.Support | None = None,
 ) -> schemas.JobView:
-    """A job. `product` and `support` are given where they were asked for."""
+    """Return a job. `product` and `support` are given if the request asked for them."""
     started = _milliseconds(record.started)
     final = record.state.final
     return schemas.JobView(
@@ -47,19 +47,19 @@ def job(
     )
 
 
-def update(told: Update) -> schemas.UpdateView:
-    """One thing that a user was told."""
+def update(each: Update) -> schemas.UpdateView:
+    """Return an update of a job."""
     return schemas.UpdateView(
-        state=told.state,
-        status=told.status,
-        output_folder=told.more.get("outputFolder"),
-        new_time_allocation=told.more.get("newTimeAllocation"),
-        timestamp=_milliseconds(told.time) or 0,
+        state=each.state,
+        status=each.status,
+        output_folder=each.more.get("outputFolder"),
+        new_time_allocation=each.more.get("newTimeAllocation"),
+        timestamp=_milliseconds(each.time) or 0,
     )
 
 
 def product(config: Config, reference: ProductReference) -> schemas.Product | None:
-    """The machine type of this name, where there still is one."""
+    """Return the machine type of this name; None if there is none any more."""
     machine = config.machines.get(reference.category, {}).get(reference.id)
     return None if machine is None else _product(config, reference.category, reference.id, machine)
 
@@ -79,9 +79,9 @@ def _product(config: Config, category: str, name: str, machine: Machine) -> sche
 
 
 def support(config: Config, *, peers: bool) -> tuple[schemas.Support, ...]:
-    """What each machine type can do; `peers`: names were seen to work on this cluster.
+    """Return what each machine type supports. `peers`: names of jobs were seen to resolve on this cluster.
 
-    Each flag that may be true here is shown on a cluster, under `tests/`: logs by `gateway/streams/test_logs_e2e.py`,
+    A test on a cluster, under `tests/`, covers each flag that may be true: logs by `gateway/streams/test_logs_e2e.py`,
     terminal by `gateway/sessions/test_shell_e2e.py`, web and vnc by `gateway/sessions/test_web_e2e.py`, peers,
     timeExtension and suspension by `gateway/test_ucloud_e2e.py`, and utilization by
     `cluster/schedulers/test_contract.py`.
@@ -105,12 +105,12 @@ def support(config: Config, *, peers: bool) -> tuple[schemas.Support, ...]:
 
 
 def support_of(config: Config, reference: ProductReference, *, peers: bool) -> schemas.Support | None:
-    """What this machine type can do, where there still is one."""
+    """Return what this machine type supports; None if there is no such type any more."""
     return next((each for each in support(config, peers=peers) if each.product == reference), None)
 
 
 def products(config: Config, *, peers: bool) -> schemas.Products:
-    """Every machine type with what it can do."""
+    """Return every machine type with what it supports."""
     found = []
     for each in support(config, peers=peers):
         known = product(config, each.product)

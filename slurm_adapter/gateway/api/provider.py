@@ -1,7 +1,7 @@
-"""UCloud's door: what its core asks of a provider (contract 3.1).
+"""The provider API: the requests that UCloud's core sends to a provider.
 
-Everything is asked with UCloud's own token. A job is known by UCloud's id; `providerGeneratedId`, which comes back with
-it, is the job's token, and a job with another one is not known here.
+UCloud authenticates each request with its own token. A job is identified by UCloud's id. `providerGeneratedId`, which
+UCloud sends with it, is the job's Slurm name, and a job with another one is unknown here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.gateway import Gateway
 
 NOT_SERVED = ("files/collections", "ingresses", "networkips", "licenses", "private-networks")
-"""Kinds of resource that UCloud asks every provider for, every ten seconds (contract 3.9)."""
+"""Kinds of resource that UCloud asks every provider for, every ten seconds."""
 
 KINDS = {
     "files/collections": "drives",
@@ -67,7 +67,7 @@ KINDS = {
     "ssh": "SSH servers in jobs",
     "jobs": "this operation on jobs",
 }
-"""What users call the parts of UCloud's provider API, by the beginnings of their paths."""
+"""User-facing names of the parts of UCloud's provider API, by the beginnings of their paths."""
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class ProviderRoute(StrictRoute):
         """See `StrictRoute.admit`."""
         gateway: Gateway = request.app.state.gateway
         if gateway.key is None:
-            raise NotFound("there is no UCloud here; its door needs the table [ucloud]")
+            raise NotFound("this gateway serves no provider API; it needs the table [ucloud] in the configuration")
         await run_in_threadpool(gateway.key.verify, request.headers.get("authorization"), time.time())
         return nullcontext("UCloud")
 
@@ -89,7 +89,7 @@ api = APIRouter(route_class=ProviderRoute, tags=["provider"])
 
 @api.post("/jobs")
 async def create(gateway: Shared, came: Came, request: BulkRequest[Job]) -> Bulk[Id]:
-    """Take jobs; none where one of them cannot be taken."""
+    """Accept jobs; none of them if one cannot be accepted."""
     owner, items = _read_items(request.items)
     records = await gateway.submitter.claim(owner, items, came)
     return Bulk(responses=tuple(Id(id=record.slurm_name) for record in records))
@@ -97,13 +97,13 @@ async def create(gateway: Shared, came: Came, request: BulkRequest[Job]) -> Bulk
 
 @api.post("/jobs/terminate")
 async def terminate(gateway: Shared, request: BulkRequest[Job]) -> Bulk[Empty]:
-    """End jobs. One that has ended, or is not known here, is no error."""
+    """Cancel jobs. Jobs that ended, and unknown jobs, are ignored."""
     await gateway.terminator.terminate(_owner(request.items), find_own, request.items)
     return done(request.items)
 
 
 def _controller_answers(gateway: Shared) -> None:
-    """Raise `TryAgain` before anything is done if Slurm's controller is known to be away."""
+    """Raise `TryAgain` before anything is done if slurmctld is known to be down."""
     gateway.controller.must_answer()
 
 
@@ -112,14 +112,14 @@ NEEDS_SLURM = [Depends(_controller_answers)]
 
 @api.post("/jobs/extend", dependencies=NEEDS_SLURM)
 async def extend(gateway: Shared, request: BulkRequest[JobExtension]) -> Bulk[Empty]:
-    """Give jobs more time, added to what they have."""
+    """Extend the time limits of jobs."""
     await _change(gateway, "extend jobs", _extend(gateway, request.items))
     return done(request.items)
 
 
 @api.post("/jobs/suspend", dependencies=NEEDS_SLURM)
 async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
-    """Let jobs rest; they keep their nodes."""
+    """Suspend running jobs; they keep their nodes."""
     jobs_ = [item.job for item in request.items]
     await _change(gateway, "suspend jobs", gateway.pools.changes.run_for(_owner(jobs_), _suspend, jobs_))
     return done(request.items)
@@ -127,60 +127,60 @@ async def suspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]
 
 @api.post("/jobs/unsuspend", dependencies=NEEDS_SLURM)
 async def unsuspend(gateway: Shared, request: BulkRequest[JobItem]) -> Bulk[Empty]:
-    """Let jobs that rest run on."""
+    """Resume suspended jobs."""
     jobs_ = [item.job for item in request.items]
-    await _change(gateway, "let jobs run on", gateway.pools.changes.run_for(_owner(jobs_), _resume, jobs_))
+    await _change(gateway, "resume jobs", gateway.pools.changes.run_for(_owner(jobs_), _resume, jobs_))
     return done(request.items)
 
 
 @api.post("/jobs/attachResource", dependencies=NEEDS_SLURM)
 async def attach_resource(gateway: Shared, request: ResourceChange) -> Empty:
-    """Give a job that runs one more peer."""
+    """Give a running job one more peer."""
     await _change(gateway, "attach a peer", gateway.pools.changes.run_for(_owner([request.job]), _attach, request))
     return Empty()
 
 
 @api.post("/jobs/detachResource", dependencies=NEEDS_SLURM)
 async def detach_resource(gateway: Shared, request: ResourceChange) -> Empty:
-    """Take a peer from a job that runs."""
+    """Take a peer from a running job."""
     await _change(gateway, "detach a peer", gateway.pools.changes.run_for(_owner([request.job]), _detach, request))
     return Empty()
 
 
 @api.get("/jobs/retrieveProducts")
 async def retrieve_products(gateway: Shared) -> Bulk[Support]:
-    """What each product can do here."""
+    """List what each product supports."""
     return Bulk(responses=job_json.support(gateway.config, peers=gateway.names_work))
 
 
 @api.post("/jobs/requestDynamicParameters")
 async def request_dynamic_parameters(_: ParametersRequest) -> Parameters:
-    """More parameters of an application: none."""
+    """List further parameters of an application: none."""
     return Parameters()
 
 
 @api.post("/jobs/updateAcl")
 async def update_acl(gateway: Shared, request: BulkRequest[AclUpdate]) -> Bulk[Empty]:
-    """Who may use a job: UCloud asks that itself, before it asks for anything; sessions of those deleted are over."""
+    """End the sessions of users who may not use a job any more. UCloud itself checks all other permissions."""
     for item in request.items:
-        gateway.access_grants.end(item.resource, item.deleted)
+        gateway.access_grants.withdraw(item.resource, item.deleted)
     return done(request.items)
 
 
 @api.post("/jobs/onUpdatedLabels")
 async def on_updated_labels(gateway: Shared, request: BulkRequest[Job]) -> Empty:
-    """Keep the labels of jobs."""
-    keeping = gateway.pools.database.run(_keep_labels, request.items)
+    """Store the labels of jobs."""
+    storing = gateway.pools.database.run(_store_labels, request.items)
     try:
-        await gateway.background.in_time(keeping, gateway.limits.answer, "keeping labels")
+        await gateway.background.in_time(storing, gateway.limits.answer, "storing labels")
     except StillRunning:
-        raise TryAgain("the database is busy, and it is not known yet whether the labels are kept; try again") from None
+        raise TryAgain("the database is busy, and it is not known whether the labels are stored; try again") from None
     return Empty()
 
 
 @api.post("/jobs/verify")
 async def verify(gateway: Shared, request: BulkRequest[Job]) -> Empty:
-    """Tell of each job that is not known here, and surely gone, that it is no longer available (contract 3.8)."""
+    """Report each job that is unknown here, and certainly gone, as no longer available."""
     verifying = gateway.pools.questions.run(_verify, request.items)
     with suppress(StillRunning):
         await gateway.background.in_time(verifying, gateway.limits.verify_answer, "verifying jobs")
@@ -190,43 +190,43 @@ async def verify(gateway: Shared, request: BulkRequest[Job]) -> Empty:
 @api.post("/jobs/init")
 @api.post("/integration/init")
 async def init(_: Init) -> Empty:
-    """Make a user ready: there is nothing to do."""
+    """Prepare a user: there is nothing to do."""
     return Empty()
 
 
 @api.post("/integration/unlinked")
 async def unlinked(_: Init) -> Empty:
-    """Users are not linked here."""
+    """Note that a user was unlinked: there is nothing to do."""
     return Empty()
 
 
 @api.get("/jobs/retrieveUtilization")
 async def retrieve_utilization(gateway: Shared, category: Annotated[str, Query(alias="categoryId")]) -> Utilization:
-    """How full the partitions of a product category are."""
+    """Return how full the partitions of a product category are."""
     return await gateway.utilizations.of(category)
 
 
 @api.post("/integration/connect")
 @api.post("/ssh/keyUploaded")
 async def not_offered() -> Empty:
-    """Users do not connect here, and jobs have no SSH servers."""
-    raise NotOffered("this provider does not offer that: users need not connect, and jobs have no SSH server")
+    """Refuse: users do not connect here, and jobs have no SSH servers."""
+    raise NotOffered("this provider does not offer that: users do not have to connect, and jobs have no SSH server")
 
 
 @api.get("/integration/retrieveManifest")
 async def retrieve_manifest() -> Manifest:
-    """Users need not connect."""
+    """Return that users do not have to connect."""
     return Manifest()
 
 
 @api.get("/provider/branding/retrieveInfo")
 async def retrieve_branding() -> Empty:
-    """No branding; UCloud would ask for ever for an answer."""
+    """Return no branding; without an answer UCloud would ask forever."""
     return Empty()
 
 
 async def retrieve_nothing() -> Bulk[Empty]:
-    """No products of this kind."""
+    """Return no products of this kind."""
     return Bulk(responses=())
 
 
@@ -235,7 +235,7 @@ for kind in NOT_SERVED:
 
 
 def not_offered_at(path: str, provider: str) -> AdapterError:
-    """Return what UCloud's users are told of a path that is not here: what is not offered, and no path."""
+    """Return the error for a path that is not served. Users read what is not offered, not the path."""
     _, _, asked_for, *rest = path.split("/", 3)
     if asked_for != provider:
         return NotFound(f"there is no provider {for_message(asked_for)} here, but {for_message(provider)}")
@@ -245,13 +245,13 @@ def not_offered_at(path: str, provider: str) -> AdapterError:
 
 
 def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[Item]]:
-    """Whose jobs these are, and what is to be handed in."""
+    """Return the owner of these jobs, and what to submit. Raise `InvalidInput`."""
     problems = []
     for number, job in enumerate(wanted):
         if not (job.id.isascii() and job.id.isdecimal()):
-            problems.append(f"items[{number}].id: {for_message(job.id)}: must be a decimal number, as UCloud's ids are")
+            problems.append(f"items[{number}].id: {for_message(job.id)}: must be a decimal number, as in UCloud")
         if job.owner != wanted[0].owner:
-            problems.append(f"items[{number}].owner: must be that of items[0]: one request is of one owner")
+            problems.append(f"items[{number}].owner: must be the owner of items[0]: a request has one owner")
     if len({job.id for job in wanted}) < len(wanted):
         problems.append("items: two jobs have the same id")
     if problems:
@@ -271,7 +271,7 @@ def _read_items(wanted: Sequence[Job]) -> tuple[Owner, list[Item]]:
 
 
 def find_own(adapter: Adapter, wanted: Iterable[Job]) -> list[Record]:
-    """These jobs, those of them that are known here as UCloud's, under the provider's id that it gives for them."""
+    """Return those of these jobs that are known here as UCloud's, with the Slurm name that UCloud sends."""
     wanted = list(wanted)
     known = adapter.store.find(job.id for job in wanted)
     found = []
@@ -285,7 +285,7 @@ def find_own(adapter: Adapter, wanted: Iterable[Job]) -> list[Record]:
 
 
 def get_own(adapter: Adapter, job: Job) -> Record:
-    """This job. Raises `NotFound`."""
+    """Return this job. Raise `NotFound`."""
     found = find_own(adapter, [job])
     if not found:
         raise NotFound(f"Permission denied or job not found ({job.id})")
@@ -293,21 +293,21 @@ def get_own(adapter: Adapter, job: Job) -> Record:
 
 
 def get_all(adapter: Adapter, wanted: Iterable[Job]) -> list[Record]:
-    """These jobs, in order. Raises `NotFound` for the first that is not known here."""
+    """Return these jobs, in order. Raise `NotFound` for the first unknown one."""
     return [get_own(adapter, job) for job in wanted]
 
 
 async def _change(gateway: Gateway, what: str, changing: Coroutine[Any, Any, None]) -> None:
-    """Change jobs in Slurm. Raises what the work raises, and `Refused` where it goes on behind the answer.
+    """Change jobs in Slurm. Raise what the work raises, and `Refused` if it continues in the background.
 
-    A `TryAgain` would say that nothing was done, and a repetition would do it twice.
+    `TryAgain` would mean that nothing was done, and a repetition would do it twice.
     """
     try:
         await gateway.background.in_time(changing, gateway.limits.answer, what)
     except StillRunning:
         raise Refused(
-            f"Slurm takes long to {what}, and goes on with it; it is not known yet whether it was done: "
-            "see what the job says in a while before you ask again"
+            f"Slurm has not confirmed the request to {what}, and it continues in the background; check the state of "
+            "the job before you try again"
         ) from None
 
 
@@ -321,12 +321,12 @@ async def _extend(gateway: Gateway, wanted: Sequence[JobExtension]) -> None:
     except TooMany:
         raise  # before anything was done
     except (TryAgain, Unknown) as error:
-        # Who asks again has what was done before the failure done twice.
-        raise Refused(f"it is not sure that all of it was done: {error}") from error
+        # A repetition would do twice what was done before the failure.
+        raise Refused(f"some jobs may not have been extended; check their time limits: {error}") from error
 
 
 def _owner(wanted: Sequence[Job]) -> str:
-    """Return the user for whom UCloud asks; a request is of one user."""
+    """Return the user of a request of UCloud; a request has one user."""
     return wanted[0].owner.created_by
 
 
@@ -346,7 +346,7 @@ def _detach(adapter: Adapter, change: ResourceChange) -> None:
     attach.detach(adapter, get_own(adapter, change.job).id, change.resource)
 
 
-def _keep_labels(adapter: Adapter, wanted: Sequence[Job]) -> None:
+def _store_labels(adapter: Adapter, wanted: Sequence[Job]) -> None:
     labels = {job.id: job.specification.labels for job in wanted}
     adapter.store.keep_labels({record.id: labels[record.id] for record in find_own(adapter, wanted)})
 

@@ -1,7 +1,7 @@
-"""What is sent over the wire: the requests of UCloud and of users, and the answers that both cores of UCloud read.
+"""Models of requests by UCloud and by users, and of answers.
 
-The requests are `slurm_adapter.core.specification`'s models and a few around them; both generations' forms of them are
-read (contract 1.16). Answers hold every key, and integers where UCloud's newer core insists on them (contract 1.2b).
+The requests contain models of `slurm_adapter.core.specification`; the forms of both generations of UCloud's core are
+read. Answers hold every key, and integers in all places in which UCloud's newer core insists on them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def _check_size(items: object) -> object:
-    """Before the items themselves are looked at, of which there may be millions."""
+    """Check the number of items before the items themselves, because there may be millions."""
     if items in ([], ()):
         raise ValueError("Request must not be empty")
     if isinstance(items, list) and len(items) > BULK_LIMIT:
@@ -41,7 +41,7 @@ def _check_size(items: object) -> object:
 
 
 class BulkRequest(Wire, Generic[T]):
-    """1 to 1000 items, done all or none."""
+    """A request about 1 to 1000 items: all are done, or none."""
 
     items: Annotated[Listed[T], BeforeValidator(_check_size)] = Field(default=(), validate_default=True)
 
@@ -80,7 +80,7 @@ class Search(Wire):
 
 
 class JobExtension(Wire):
-    """As UCloud asks a provider."""
+    """More time for a job, as UCloud asks a provider."""
 
     job: Job
     requested_time: SimpleDuration
@@ -93,7 +93,7 @@ class JobItem(Wire):
 
 
 class JobSessionRequest(Wire):
-    """As UCloud asks a provider."""
+    """A session with a rank of a job, as UCloud asks a provider."""
 
     job: Job
     rank: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
@@ -108,14 +108,14 @@ class FolderTerminal(Wire):
 
 
 class AclEntity(Wire):
-    """A user or a group of a project (contract 1.12)."""
+    """A user or a group of a project."""
 
     type: Text
     username: Text | None = None
 
 
 class AclUpdate(Wire):
-    """Who else may use a job. UCloud itself asks whether somebody may before it asks the provider for anything."""
+    """Changed permissions of a job. UCloud itself checks them before it sends other requests."""
 
     resource: Job
     added: Listed[dict[str, Any]] = ()
@@ -130,21 +130,21 @@ class ResourceChange(Wire):
 
 
 class ParametersRequest(Wire):
-    """For which application more parameters are asked."""
+    """The application for which further parameters are requested."""
 
     owner: Owner | None = None
     application: dict[str, Any] = Field(default_factory=dict)
 
 
 class Init(Wire):
-    """Whoever is to be made ready."""
+    """The user to prepare."""
 
     principal: dict[str, Any] | None = None
     username: Text = ""
 
 
 class FollowRequest(Wire):
-    """UCloud wants to follow a job, or no longer (contract 3.7)."""
+    """A request of UCloud to follow a job, or to stop."""
 
     type: Literal["init", "cancel"]
     job: Job | None = None
@@ -152,7 +152,7 @@ class FollowRequest(Wire):
 
 
 class Answer(BaseModel):
-    """An answer: camelCase keys, all of them, null for what is not there."""
+    """An answer: all keys, in camelCase, null if there is no value."""
 
     model_config = ConfigDict(
         alias_generator=AliasGenerator(serialization_alias=to_camel), frozen=True, populate_by_name=True
@@ -160,7 +160,7 @@ class Answer(BaseModel):
 
 
 class Empty(Answer):
-    """Done."""
+    """An answer without content."""
 
 
 class Bulk(Answer, Generic[T]):
@@ -170,12 +170,12 @@ class Bulk(Answer, Generic[T]):
 
 
 def done(items: Sequence[object]) -> Bulk[Empty]:
-    """Each of them is done."""
+    """Return one empty answer for each item."""
     return Bulk(responses=tuple(Empty() for _ in items))
 
 
 class Error(Answer):
-    """What was wrong, for people, and for programs where UCloud has a word for it."""
+    """An error: a text for people, and a code for programs if UCloud has one."""
 
     why: str
     error_code: str | None = None
@@ -188,7 +188,7 @@ class Id(Answer):
 
 
 class Features(Answer):
-    """What a kind of machine can do. Absent is false to UCloud."""
+    """Features of a product. UCloud reads an absent one as false."""
 
     enabled: bool = False
     logs: bool = False
@@ -202,7 +202,7 @@ class Features(Answer):
 
 
 class Support(Answer):
-    """What a product can do here (contract 1.15)."""
+    """The features of one product."""
 
     product: ProductReference
     docker: Features = Features()
@@ -235,7 +235,7 @@ class Product(Answer):
 
 
 class ProductAndSupport(Answer):
-    """A machine type and what it can do."""
+    """A machine type and its features."""
 
     product: Product
     support: Support
@@ -248,20 +248,20 @@ class Products(Answer):
 
 
 class Parameters(Answer):
-    """More parameters of an application; there are none here."""
+    """Further parameters of an application; there are none."""
 
     parameters: tuple[dict[str, Any], ...] = ()
 
 
 class Manifest(Answer):
-    """Whether users have to connect themselves with the provider: they have not."""
+    """A statement that users do not have to connect to the provider."""
 
     enabled: bool = False
     expire_after_ms: int | None = None
 
 
 class Session(Answer):
-    """An open session (contract 1.15); which keys count is told by `type`."""
+    """An open session. `type` decides which keys have values."""
 
     type: Literal["shell", "web", "vnc"]
     job_id: str
@@ -274,14 +274,14 @@ class Session(Answer):
 
 
 class ShellMessage(Answer):
-    """What a browser is told of its shell (contract 3.7)."""
+    """A message to a browser from its shell."""
 
     type: Literal["initialize", "data", "ack"]
     data: str | None = None
 
 
 class UserSession(Answer):
-    """An open session, and whose it is."""
+    """An open session and its provider."""
 
     provider_domain: str
     provider_id: str
@@ -289,14 +289,14 @@ class UserSession(Answer):
 
 
 class Permissions(Answer):
-    """Who may do what."""
+    """Permissions of the caller and of others."""
 
     myself: tuple[str, ...] = ("READ", "EDIT", "ADMIN")
     others: tuple[dict[str, Any], ...] = ()
 
 
 class UpdateView(Answer):
-    """One thing that a user was told (contract 1.14)."""
+    """An update of a job."""
 
     state: JobState | None
     status: str | None
@@ -309,7 +309,7 @@ class UpdateView(Answer):
 
 
 class StatusView(Answer):
-    """Where a job stands."""
+    """The state of a job."""
 
     state: JobState
     started_at: int | None
@@ -322,13 +322,13 @@ class StatusView(Answer):
 
 
 class Output(Answer):
-    """Where its output is."""
+    """The folder of a job's output."""
 
     output_folder: str | None
 
 
 class JobView(Answer):
-    """A job as a user reads it (contract 1.12)."""
+    """A job as a user reads it."""
 
     id: str
     created_at: int
@@ -342,7 +342,7 @@ class JobView(Answer):
 
 
 class LogView(Answer):
-    """Some output of a job: of one of the two."""
+    """Some output of a job, on one of its two streams."""
 
     rank: int
     stdout: str | None = None
@@ -351,14 +351,14 @@ class LogView(Answer):
 
 
 class StreamedLog(LogView):
-    """The same, as UCloud gets it from a provider."""
+    """Some output, as a provider sends it to UCloud."""
 
     stream_id: str
-    """By which the stream is cancelled."""
+    """Identifier to cancel the stream by."""
 
 
 class Followed(Answer):
-    """What is new of a job that a user follows (contract 2)."""
+    """News of a job that a user follows."""
 
     updates: tuple[UpdateView, ...] = ()
     log: tuple[LogView, ...] = ()
@@ -375,12 +375,12 @@ class Page(Answer, Generic[T]):
 
 
 class Health(Answer):
-    """How the gateway is."""
+    """The health of the gateway."""
 
     live: bool = True
     ready: bool
     why: str | None
-    """Why it is not ready; where it is, why UCloud is not told all that it should be."""
+    """Why it is not ready or, if it is ready, why updates to UCloud are delayed."""
 
 
 class Capacity(Answer):
@@ -391,14 +391,14 @@ class Capacity(Answer):
 
 
 class Queue(Answer):
-    """How many jobs run and wait."""
+    """Numbers of running and of pending jobs."""
 
     running: int
     pending: int
 
 
 class Utilization(Answer):
-    """How full the cluster is (contract 1.15)."""
+    """How full the cluster is."""
 
     capacity: Capacity
     used_capacity: Capacity

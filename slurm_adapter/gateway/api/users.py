@@ -1,6 +1,7 @@
-"""The users' door: UCloud's own `/api/jobs`, for a site without UCloud (contract 2).
+"""The user API: the same `/api/jobs` as UCloud's own, for a site without UCloud.
 
-A token says who asks; the header `Project` chooses among his workspaces. Nobody sees or touches a job of another one.
+An access token identifies the user. The header `Project` selects one of the user's workspaces. Jobs of other workspaces
+can be neither seen nor changed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ MOST_ON_A_PAGE = 1000
 
 
 class Flags:
-    """What of a job is told besides, and which jobs are asked for; the names are UCloud's."""
+    """Optional parts of a job in an answer; the names are UCloud's."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Flags:
         include_parameters: Annotated[bool, Query(alias="includeParameters")] = False,
         include_application: Annotated[bool, Query(alias="includeApplication")] = False,
     ) -> None:
-        # Nobody else may use a job, parameters are in the specification, and applications are in the catalogue.
+        # A job has no other users, parameters are in the specification, and applications are files of the site.
         del include_others, include_parameters, include_application
         self.updates = include_updates
         self.support = include_support
@@ -69,10 +70,10 @@ class Flags:
 
 
 class UserRoute(StrictRoute):
-    """A route for users with tokens."""
+    """A route for users with access tokens."""
 
     async def admit(self, request: Request) -> AbstractContextManager[str]:
-        """See `StrictRoute.admit`; whom the request is for stays with it. Raise `TooMany`, too."""
+        """See `StrictRoute.admit`. Keep the owner with the request. Raise `TooMany`, too."""
         gateway: Gateway = request.app.state.gateway
         authorization, project = request.headers.get("authorization"), request.headers.get("project")
         owner = request.state.owner = await gateway.admit(authorization, project, request.scope["state"])
@@ -88,23 +89,24 @@ def _held(gateway: Gateway, user: str) -> Iterator[str]:
             gateway.turns.spend(user, spent.seconds)
 
 
-async def _caller(
+async def _requester(
     request: Request,
-    _: Annotated[str | None, Header(alias="project", description="The project whose jobs are meant.")] = None,
+    _: Annotated[str | None, Header(alias="project", description="The project, if any.")] = None,
 ) -> Owner:
     owner: Owner = request.state.owner
     return owner
 
 
-Caller = Annotated[Owner, Depends(_caller)]
+Requester = Annotated[Owner, Depends(_requester)]
+"""The user and workspace of a request."""
 
 
 async def _grant(authorization: Annotated[str | None, Header(include_in_schema=False)] = None) -> str:
-    return authentication.grant(authorization)
+    return authentication.token_digest(authorization)
 
 
 Grant = Annotated[str, Depends(_grant)]
-"""What is kept of the caller's token by what outlasts the request."""
+"""Digest of the caller's access token, for sessions that outlast the request."""
 
 api = APIRouter(prefix="/api/jobs", route_class=UserRoute, tags=["jobs"])
 
@@ -115,7 +117,7 @@ _LABEL = "filterLabels."
 def _selection(
     request: Request,
     items_per_page: Annotated[int, Query(alias="itemsPerPage", ge=-(2**63), lt=2**63)] = 50,
-    following: Annotated[str | None, Query(alias="next", description="What the page before gave as its next.")] = None,
+    following: Annotated[str | None, Query(alias="next", description="The value of next in the page before.")] = None,
     sort_by: Annotated[SortBy, Query(alias="sortBy")] = "createdAt",
     sort_direction: Annotated[Literal["ascending", "descending"], Query(alias="sortDirection")] = "descending",
     state: Annotated[JobState | None, Query(alias="filterState")] = None,
@@ -135,7 +137,7 @@ def _selection(
 ) -> Selection:
     if kind == "VMS_ONLY":
         ids = ""  # there are no virtual machines here, and no job has this id
-    given = request.query_params.multi_items()  # a map is written as `filterLabels.KEY=VALUE` (contract 1.3)
+    given = request.query_params.multi_items()  # a map is written as `filterLabels.KEY=VALUE`
     return Selection(
         owner="",
         project=None,
@@ -164,13 +166,13 @@ def _selection(
 async def create(
     gateway: Shared,
     came: Came,
-    owner: Caller,
+    owner: Requester,
     request: BulkRequest[JobSpecification],
     idempotency_key: Annotated[
-        str | None, Header(min_length=1, max_length=200, description="The same key, the same jobs.")
+        str | None, Header(min_length=1, max_length=200, description="The same key returns the same jobs.")
     ] = None,
 ) -> Bulk[Id]:
-    """Submit jobs; none where one of them cannot be."""
+    """Submit jobs; none of them if one cannot be submitted."""
     wanted = request.items
     key = idempotency_key
     keys = [key] if len(wanted) == 1 else [f"{key}/{n}" if key else None for n in range(len(wanted))]
@@ -180,25 +182,25 @@ async def create(
 
 
 @api.get("/retrieve")
-async def retrieve(gateway: Shared, owner: Caller, flags: Annotated[Flags, Depends()], id: str) -> JobView:  # noqa: A002  # UCloud's
-    """One job."""
+async def retrieve(gateway: Shared, owner: Requester, flags: Annotated[Flags, Depends()], id: str) -> JobView:  # noqa: A002  # UCloud's
+    """Return one job."""
     return await gateway.pools.database.run(_retrieve, owner, id, flags, names_work=gateway.names_work)
 
 
 @api.get("/browse")
 async def browse(
     gateway: Shared,
-    owner: Caller,
+    owner: Requester,
     flags: Annotated[Flags, Depends()],
     selection: Annotated[Selection, Depends(_selection)],
 ) -> Page[JobView]:
-    """Jobs of this workspace, the newest first unless told otherwise."""
+    """List jobs of this workspace, by default the newest first."""
     return await gateway.pools.database.run(_browse, owner, selection, flags, names_work=gateway.names_work)
 
 
 @api.post("/search")
-async def search(gateway: Shared, owner: Caller, request: Search) -> Page[JobView]:
-    """Jobs of this workspace by application, name or id."""
+async def search(gateway: Shared, owner: Requester, request: Search) -> Page[JobView]:
+    """Search jobs of this workspace by application, name or id."""
     flags = Flags(
         include_updates=request.include_updates,
         include_product=request.include_product,
@@ -211,15 +213,15 @@ async def search(gateway: Shared, owner: Caller, request: Search) -> Page[JobVie
 
 
 @api.post("/terminate")
-async def terminate(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
-    """End jobs; one that has ended is no error."""
+async def terminate(gateway: Shared, owner: Requester, request: BulkRequest[FindById]) -> Bulk[Empty]:
+    """Cancel jobs. Jobs that ended are ignored."""
     await gateway.terminator.terminate(owner.created_by, find_owned, owner, [item.id for item in request.items])
     return done(request.items)
 
 
 @api.post("/extend")
-async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]) -> Bulk[Empty]:
-    """Give jobs more time, added to what they have."""
+async def extend(gateway: Shared, owner: Requester, request: BulkRequest[Extension]) -> Bulk[Empty]:
+    """Extend the time limits of jobs."""
     wanted = [(item.job_id, item.requested_time.in_seconds) for item in request.items]
     await gateway.pools.database.run(find_owned, owner, [id_ for id_, _ in wanted])
     await gateway.extender.extend(owner.created_by, wanted)
@@ -227,35 +229,35 @@ async def extend(gateway: Shared, owner: Caller, request: BulkRequest[Extension]
 
 
 @api.post("/suspend")
-async def suspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
-    """Let jobs rest; they keep their nodes."""
+async def suspend(gateway: Shared, owner: Requester, request: BulkRequest[FindById]) -> Bulk[Empty]:
+    """Suspend running jobs; they keep their nodes."""
     await gateway.pools.changes.run_for(owner.created_by, _suspend, owner, [item.id for item in request.items])
     return done(request.items)
 
 
 @api.post("/unsuspend")
-async def unsuspend(gateway: Shared, owner: Caller, request: BulkRequest[FindById]) -> Bulk[Empty]:
-    """Let jobs that rest run on."""
+async def unsuspend(gateway: Shared, owner: Requester, request: BulkRequest[FindById]) -> Bulk[Empty]:
+    """Resume suspended jobs."""
     await gateway.pools.changes.run_for(owner.created_by, _resume, owner, [item.id for item in request.items])
     return done(request.items)
 
 
 @api.get("/retrieveProducts")
-async def retrieve_products(gateway: Shared, _: Caller) -> Products:
-    """The machine types, and what each can do."""
+async def retrieve_products(gateway: Shared, _: Requester) -> Products:
+    """List the machine types, and what each supports."""
     return job_json.products(gateway.config, peers=gateway.names_work)
 
 
 @api.get("/retrieveUtilization")
 async def retrieve_utilization(
     gateway: Shared,
-    owner: Caller,
+    owner: Requester,
     job: Annotated[str | None, Query(alias="jobId", description="A job, for the category of its product.")] = None,
     category: Annotated[str | None, Query(description="A product category, instead.")] = None,
 ) -> Utilization:
-    """How full the partitions of a product category are."""
+    """Return how full the partitions of a product category are."""
     if (job is None) == (category is None):
-        raise InvalidInput("one of jobId and category is needed, and not both")
+        raise InvalidInput("give either jobId or category")
     if job is not None:
         category = await gateway.pools.database.run(_category_of, owner, job)
     return await gateway.utilizations.of(category or "")
@@ -280,7 +282,7 @@ def _browse(adapter: Adapter, owner: Owner, selection: Selection, flags: Flags, 
 
 
 def view(adapter: Adapter, record: Record, flags: Flags, *, names_work: bool) -> JobView:
-    """A job with what was asked for of it."""
+    """Return a job with the requested optional parts."""
     reference = specification_of(record).product
     product = job_json.product(adapter.config, reference) if flags.product else None
     support = job_json.support_of(adapter.config, reference, peers=names_work) if flags.support else None
@@ -289,12 +291,12 @@ def view(adapter: Adapter, record: Record, flags: Flags, *, names_work: bool) ->
 
 
 def _page_size(wanted: int) -> int:
-    """As UCloud reads it (contract 1.2): nothing means 50."""
+    """Return the page size as UCloud reads it: 0 or less means 50."""
     return 50 if wanted <= 0 else min(wanted, MOST_ON_A_PAGE)
 
 
 def find_owned(adapter: Adapter, owner: Owner, ids: Sequence[str]) -> list[Record]:
-    """These jobs, in order. Raises `NotFound` for the first that is not in this workspace, as if there were none."""
+    """Return these jobs, in order. Raise `NotFound` for the first that is not in this workspace."""
     known = adapter.store.find(ids)
     for id_ in ids:
         record = known.get(id_)

@@ -1,8 +1,8 @@
-"""The ASGI application: both doors, and what is the same for both.
+"""The ASGI application: both APIs, and their error responses.
 
-Whatever a client can send ends in a 4xx with a reason, or in a 503 where trying again helps; the body of every error is
-`{"why", "errorCode"}`, which both of UCloud's cores read (contract 1.2). UCloud gets a 502 instead of a 503: it takes
-503 for "the user is not connected", calls `init`, and repeats the request five times before it tells its user.
+An invalid request is answered with 4xx and a reason, and with 503 if a retry helps. The body of every error is
+`{"why", "errorCode"}`, which both generations of UCloud's core read. UCloud gets 502 instead of 503: it reads 503 as
+"the user is not connected", calls `init`, and retries five times before it reports the error to its user.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from slurm_adapter.gateway.http.body_limit import BodyLimitMiddleware
 from slurm_adapter.gateway.http.docs_auth import DocsAuthMiddleware
 from slurm_adapter.gateway.http.error_responses import body_of, headers_of, status_of
 from slurm_adapter.gateway.http.logging import RequestLog
-from slurm_adapter.gateway.http.strict_route import describe
+from slurm_adapter.gateway.http.strict_route import error_text
 from slurm_adapter.gateway.sessions import shell, web
 from slurm_adapter.gateway.streams import log_websockets
 from slurm_adapter.gateway.streams.streams import refuse
@@ -52,13 +52,13 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _ERRORS_FOR_UCLOUD = _ERRORS | {502: {"model": schemas.Error}}
 _ERRORS_FOR_USERS = _ERRORS | {503: {"model": schemas.Error}}
 
-# They document that a token is needed, and refuse nothing: see `authentication` for who is let in.
+# They only document that a token is needed; `authentication` and `ucloud.key` check it.
 _UCLOUDS_TOKEN = HTTPBearer(scheme_name="ucloud", description="A token that UCloud signs.", auto_error=False)
-_USERS_TOKEN = HTTPBearer(scheme_name="user", description="A token of `slurm-adapter token`.", auto_error=False)
+_USERS_TOKEN = HTTPBearer(scheme_name="user", description="An access token of `slurm-adapter token`.", auto_error=False)
 
 
 def make_app(adapter: Adapter, limits: Limits | None = None) -> FastAPI:
-    """The application over a site, which it closes at its end. Raises `InvalidConfig` where a key cannot be read."""
+    """Return the application, which closes the adapter at its end. Raise `InvalidConfig` if a key cannot be read."""
     gateway = Gateway(adapter, limits)
 
     @asynccontextmanager
@@ -78,7 +78,7 @@ def make_app(adapter: Adapter, limits: Limits | None = None) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         strict_content_type=False,
-        redirect_slashes=False,  # what is not there is not there; behind a proxy the redirect would lead elsewhere
+        redirect_slashes=False,  # behind a reverse proxy the redirect would lead elsewhere
     )
     app.state.gateway = gateway
     if adapter.config.ucloud is not None:
@@ -106,7 +106,7 @@ def make_app(adapter: Adapter, limits: Limits | None = None) -> FastAPI:
     app.add_middleware(RequestLog)
     if gateway.web.domains is not None:
         app.include_router(web.sockets, prefix=f"/ucloud/{adapter.config.provider}")
-        app.add_middleware(web.Applications, web=gateway.web)  # outermost: nothing of ours is read into such requests
+        app.add_middleware(web.Applications, web=gateway.web)  # outermost: requests to applications pass nothing else
     app.add_api_websocket_route("/{path:path}", _find_nothing)
     _answer_errors(app)
     _document_no_422(app)
@@ -118,7 +118,7 @@ async def _find_nothing(websocket: WebSocket) -> None:
 
 
 def _document_no_422(app: FastAPI) -> None:
-    """Take out of the document what FastAPI says by itself: input that is wrong is answered with 400 here."""
+    """Remove FastAPI's own 422 from the document: invalid input is answered with 400 here."""
     make = app.openapi
 
     def document() -> dict[str, Any]:
@@ -141,9 +141,9 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> JSONResponse:
-        # That a missing body is the body goes without saying.
+        # The location of a missing body is the body itself, so it is left out.
         problems = [{**each, "loc": () if each["loc"] == ("body",) else each["loc"]} for each in error.errors()]
-        return _error(HTTPStatus.BAD_REQUEST, describe(problems))
+        return _error(HTTPStatus.BAD_REQUEST, error_text(problems))
 
     @app.exception_handler(AnyHTTPException)
     async def _(request: Request, error: AnyHTTPException) -> JSONResponse:
@@ -154,9 +154,9 @@ def _answer_errors(app: FastAPI) -> None:
             body = body_of(provider.not_offered_at(request.url.path, gateway.config.provider)).model_dump(by_alias=True)
             return JSONResponse(body, error.status_code, error.headers)
         if error.status_code == HTTPStatus.NOT_FOUND:
-            why = f"there is nothing at {request.method} {request.url.path}"
+            why = f"{request.method} {request.url.path} does not exist"
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            why = f"there is nothing at {request.method} {request.url.path}, but at {(error.headers or {})['Allow']}"
+            why = f"{request.url.path} does not support {request.method}, only {(error.headers or {})['Allow']}"
         return _error(error.status_code, why, headers=error.headers)
 
     @app.exception_handler(Exception)

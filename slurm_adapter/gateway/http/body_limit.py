@@ -1,4 +1,4 @@
-"""What is the same for every request and its body, before anybody reads it."""
+"""Limits of request bodies, before anything reads them."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 USERS_LIMIT = MEBIBYTE
-"""Bytes of a body at the users' API. A thousand jobs have about half of it."""
+"""Largest body of the user API in bytes. A thousand jobs have about half of it."""
 
 AT_ONCE = 3
-"""As many of the largest bodies are held at once, at all doors together."""
+"""Number of the largest bodies that are held at once, of both APIs together."""
 
-_COMPRESSED = "bodies are not decompressed here: send it as it is, without Content-Encoding"
+_COMPRESSED = "compressed bodies are not supported: send the body without Content-Encoding"
 
 
 class BodyLimitMiddleware:
-    """Takes every body for JSON, and none that is too large; answers HEAD as GET, without the body.
+    """Reads every body as JSON, refuses large bodies, and answers HEAD like GET, without a body.
 
-    UCloud's newer core sends no Content-Type, and its documented examples send a malformed one (contract 1.1).
+    UCloud's newer core sends no Content-Type, and its documented examples send a malformed one.
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
-        """Make it. `limit`: the most bytes that UCloud may send."""
+        """Make it. `limit` is the size in bytes of the largest body of UCloud."""
         self._app = app
         self._limit = limit
         self._held = 0
-        """Bytes of all bodies of requests that are under way."""
+        """Bytes of all bodies of requests under way."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; see ASGI."""
@@ -44,8 +44,8 @@ class BodyLimitMiddleware:
             return
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
         length = dict(headers).get(b"content-length", b"")
-        limit, key = (self._limit, "gateway.body_limit") if is_uclouds(scope["path"]) else (USERS_LIMIT, "users' API")
-        why = f"the request is larger than this gateway takes: {limit} bytes ({key})"
+        limit, key = (self._limit, "gateway.body_limit") if is_uclouds(scope["path"]) else (USERS_LIMIT, "user API")
+        why = f"the request is larger than the limit of {limit} bytes ({key})"
         if length.isdigit() and (len(length) > 18 or int(length) > limit):
             await _refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, why)(scope, receive, send)
             return
@@ -63,7 +63,7 @@ class BodyLimitMiddleware:
             if read > limit:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, why)
             if self._held > AT_ONCE * self._limit:
-                raise TooMany(f"bodies of {self._held} bytes are being read, and no more are taken: send it again")
+                raise TooMany(f"the gateway already reads {self._held} bytes of requests: try again")
             return message
 
         # The server itself leaves the body of an answer to HEAD out.

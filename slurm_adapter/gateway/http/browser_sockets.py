@@ -1,7 +1,7 @@
-"""Browsers' WebSockets as the server has them, and as bytes alone where an application's are passed on.
+"""WebSockets of browsers: those of the server, and those of applications, which are forwarded as bytes.
 
-The frames of an application are the browser's business: they are passed on as they come, so that no message is ever
-held here, however large it is. What is seen is where each frame ends, to say something between two of them.
+Frames of an application are forwarded as they come, so that no message is ever held here, however large it is. Only the
+end of each frame is detected, to insert a ping or a close between two of them.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from websockets.http11 import Request
 
 EXTENSION = "slurm_adapter.bytes"
-"""The name of the extension to ASGI, of which `take_over` makes use."""
+"""Name of the ASGI extension that `take_over` uses."""
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 FRAGMENTS = 4096
-"""The most frames of one message. Those without content would be held without end otherwise."""
+"""Most frames of one message. Otherwise empty frames would be held without limit."""
 
 _TOO_BIG = 1009
-"""Why a socket is closed that sends too much (RFC 6455, section 7.4.1)."""
+"""Close code for a message that is too big (RFC 6455, section 7.4.1)."""
 
 _CLOSE, _PING = 0x8, 0x9
 _LAST = 0x80
@@ -53,15 +53,15 @@ class BrowserSocket(WebSocketsSansIOProtocol):
     _asked = False
 
     def data_received(self, data: bytes) -> None:
-        """Take what the browser sends."""
+        """Receive bytes of the browser."""
         if self._asked and not self.handshake_complete:
-            # Before the answer a client has nothing to say (RFC 6455, section 4.1).
+            # A client must not send anything before the answer (RFC 6455, section 4.1).
             self.transport.abort()
             return
         super().data_received(data)
 
     def handle_connect(self, event: Request) -> None:
-        """Begin with a request."""
+        """Receive the request."""
         super().handle_connect(event)
         if not self.handshake_complete:
             self._asked = True
@@ -69,7 +69,7 @@ class BrowserSocket(WebSocketsSansIOProtocol):
             extensions[EXTENSION] = self._take_over
 
     def handle_cont(self, event: Frame) -> None:
-        """Take one more frame of a message."""
+        """Receive a further frame of a message."""
         if len(self.frames) < FRAGMENTS:
             super().handle_cont(event)
         elif not self.close_sent:
@@ -77,21 +77,21 @@ class BrowserSocket(WebSocketsSansIOProtocol):
             self.handle_parser_exception()
 
     def handle_ping(self) -> None:
-        """Answer a ping; a client that pings and does not read is not read any more."""
+        """Answer a ping; stop reading from a client that pings and does not read."""
         super().handle_ping()
         if not self.writable.is_set() and not self.read_paused:
             self.read_paused = True
             self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Go on once the client has read."""
+        """Continue once the client has read."""
         super().resume_writing()
         if self.read_paused and self.queue.empty() and not self.transport.is_closing():
             self.read_paused = False
             self.transport.resume_reading()
 
     def shutdown(self) -> None:
-        """End it, as the server ends."""
+        """Close it, because the server stops."""
         if self._taken is None:
             super().shutdown()
         else:
@@ -104,7 +104,7 @@ class BrowserSocket(WebSocketsSansIOProtocol):
             self.connections.discard(self)
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send what the application says."""
+        """Send a message of the ASGI application."""
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
             self.handshake_complete = True  # the server would log a refusal as an error
@@ -122,21 +122,21 @@ class BrowserSocket(WebSocketsSansIOProtocol):
 
 
 class Boundaries:
-    """Where frames end, in bytes that pass (RFC 6455, section 5.2)."""
+    """Detects the ends of frames in a stream of bytes (RFC 6455, section 5.2)."""
 
     def __init__(self) -> None:
         self._head = bytearray()
         self._left = 0
         self.closing = False
-        """A frame has passed after which there are no others."""
+        """The last frame was seen, after which there are no others."""
 
     @property
     def between(self) -> bool:
-        """Whether another frame may be put in now."""
+        """True if another frame may be inserted now."""
         return not self._head and not self._left and not self.closing
 
     def feed(self, data: bytes) -> None:
-        """See more bytes."""
+        """Process more bytes."""
         at = 0
         while at < len(data):
             if self._left:
@@ -162,11 +162,11 @@ class Boundaries:
 
 
 def ping_frame() -> bytes:
-    """Return a ping without content. What answers it is passed on, and an application ignores it (section 5.5.3)."""
+    """Return an empty ping. Its answer is forwarded, and the application ignores it (RFC 6455, section 5.5.3)."""
     return bytes([_LAST | _PING, 0])
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """Return the frame that ends a socket."""
+    """Return the frame that closes a WebSocket."""
     content = code.to_bytes(2) + reason.encode()
     return bytes([_LAST | _CLOSE, len(content)]) + content

@@ -1,6 +1,6 @@
-"""Connections to ports of compute nodes, whichever way they are reached. None is kept for another request.
+"""Connections to ports of compute nodes. None is kept for another request.
 
-Nothing is gathered: a side that does not read stops the side that writes.
+Nothing is buffered: a side that does not read stops the side that writes.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 CONNECT_SECONDS = 10.0
-"""How long a node may take to answer at all."""
+"""Seconds until a node must accept a connection."""
 
 STALL_SECONDS = 60.0
-"""How long a side that is there may read nothing of what is sent to it, until its connection is given up."""
+"""Seconds after which the connection of a side that reads nothing is closed."""
 
 PIECE = 64 * 1024
-"""The most bytes of one step, about."""
+"""Approximate size of one read or write in bytes."""
 
 
 class NotListening(OSError):
-    """Nothing listens there."""
+    """Nothing listens on the port."""
 
 
 class Connection(Protocol):
     """Bytes to and from a port of a node."""
 
     async def read(self) -> bytes:
-        """Return what comes next; `b""` at its end. Raises `OSError` where the connection breaks."""
+        """Return the next bytes; `b""` at the end. Raise `OSError` if the connection breaks."""
         ...
 
     async def write(self, data: bytes) -> None:
-        """Send this, and wait until most of it has gone. Raises `OSError` where it cannot be sent."""
+        """Send this, and wait until most of it was sent. Raise `OSError` if it cannot be sent."""
         ...
 
 
@@ -58,7 +58,7 @@ class Direct:
 
 @asynccontextmanager
 async def connect(host: str, port: int) -> AsyncIterator[Connection]:
-    """Connect to a port, within the block. Raises `NotListening`."""
+    """Connect to a port within the block. Raise `NotListening`."""
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             reader, writer = await asyncio.open_connection(host, port, limit=PIECE)
@@ -68,16 +68,16 @@ async def connect(host: str, port: int) -> AsyncIterator[Connection]:
         give_up_stalled(writer.get_extra_info("socket"))
         yield Direct(reader, writer)
     finally:
-        # What was not read by now is for nobody.
+        # What was not read by now is dropped.
         writer.transport.abort()
         with suppress(OSError):
             await writer.wait_closed()
 
 
 def give_up_stalled(connection: socket.socket) -> None:
-    """Have the kernel end a connection whose other side is gone, or reads nothing for `STALL_SECONDS` (tcp(7)).
+    """Let the kernel close a connection if the other side is gone, or reads nothing for `STALL_SECONDS` (tcp(7)).
 
-    Set for a listening socket, it holds for the connections that come through it.
+    Connections of a listening socket inherit it.
     """
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALL_SECONDS * 1000))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

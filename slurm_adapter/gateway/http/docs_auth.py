@@ -1,6 +1,6 @@
-"""Who may see the documents and the numbers: whoever has a user's token.
+"""Access to the API documentation and the metrics, for all users with an access token.
 
-Browsers ask for a name and a password, of which the password is the token (RFC 7617); Prometheus has a bearer token.
+Browsers ask for a name and a password: the password is the access token (RFC 7617). Prometheus sends a bearer token.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.thread_pools import ThreadPools
 
 GUARDED = ("/docs", "/redoc", "/openapi.json", "/static-offline-docs", "/metrics")
-"""What these paths begin with."""
+"""Beginnings of these paths."""
 
 
 class DocsAuthMiddleware:
-    """Lets nobody see them without a token."""
+    """Refuses these paths without an access token."""
 
     def __init__(self, app: ASGIApp, pools: ThreadPools) -> None:
         self._app = app
@@ -43,7 +43,7 @@ class DocsAuthMiddleware:
                     refusal = JSONResponse(body_of(error).model_dump(by_alias=True), status_of(error))
                     await refusal(scope, receive, send)
                     return
-                headers = {"WWW-Authenticate": 'Basic realm="slurm-adapter: a user\'s token is the password"'}
+                headers = {"WWW-Authenticate": 'Basic realm="slurm-adapter: the password is an access token"'}
                 refusal = JSONResponse({"why": str(error), "errorCode": None}, 401, headers)
                 await refusal(scope, receive, send)
                 return
@@ -51,7 +51,7 @@ class DocsAuthMiddleware:
 
 
 def as_bearer(header: str | None) -> str | None:
-    """The same, where a browser has put the token into a password."""
+    """Return the header; if a browser sends a password, as a bearer token."""
     scheme, _, rest = (header or "").partition(" ")
     if scheme.lower() != "basic":
         return header

@@ -1,4 +1,4 @@
-"""What goes wrong, as HTTP says it."""
+"""Errors as HTTP responses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from slurm_adapter.gateway.shares import TooMany
 _log = logging.getLogger(__name__)
 
 _PATH = re.compile(r"(?<![\w.:/-])/[^\s:;,'\")]+")
-"""What no answer shows if something of the site's is amiss: files of the gateway, and folders of accounts."""
+"""Paths of the gateway and of accounts, which no 503 shows."""
 
 _STATUS: tuple[tuple[type[AdapterError], HTTPStatus], ...] = (
     (NotAuthenticated, HTTPStatus.UNAUTHORIZED),
@@ -31,36 +31,36 @@ _STATUS: tuple[tuple[type[AdapterError], HTTPStatus], ...] = (
     (InvalidInput, HTTPStatus.BAD_REQUEST),
     (Refused, HTTPStatus.BAD_REQUEST),
     (NotFound, HTTPStatus.NOT_FOUND),
-    (AdapterError, HTTPStatus.SERVICE_UNAVAILABLE),  # the cluster, the database or the configuration is to be mended
+    (AdapterError, HTTPStatus.SERVICE_UNAVAILABLE),  # the cluster, the database or the configuration must be repaired
 )
 
 
 def is_uclouds(path: str) -> bool:
-    """Return whether a path is at UCloud's door."""
+    """Return whether a path belongs to the provider API."""
     return path.startswith("/ucloud/")
 
 
 def status_of(error: AdapterError, path: str = "") -> HTTPStatus:
-    """Return the status of an answer that tells of it, at this path.
+    """Return the HTTP status of an error, on this path.
 
-    UCloud gets 502 for 503, which it takes for a user who is not connected.
+    UCloud gets 502 instead of 503, which it reads as "the user is not connected".
     """
-    at_uclouds_door = is_uclouds(path)
-    if isinstance(error, TooMany):  # UCloud repeats a request that is answered so, five times within 3 seconds
-        return HTTPStatus.SERVICE_UNAVAILABLE if at_uclouds_door else HTTPStatus.TOO_MANY_REQUESTS
+    for_ucloud = is_uclouds(path)
+    if isinstance(error, TooMany):  # UCloud retries after this status, five times within 3 seconds
+        return HTTPStatus.SERVICE_UNAVAILABLE if for_ucloud else HTTPStatus.TOO_MANY_REQUESTS
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
-    return HTTPStatus.BAD_GATEWAY if at_uclouds_door and status is HTTPStatus.SERVICE_UNAVAILABLE else status
+    return HTTPStatus.BAD_GATEWAY if for_ucloud and status is HTTPStatus.SERVICE_UNAVAILABLE else status
 
 
 def headers_of(error: AdapterError) -> dict[str, str]:
-    """Return the headers that go with that status."""
+    """Return the headers of an error response."""
     if isinstance(error, NotAuthenticated):
         return {"WWW-Authenticate": "Bearer"}
     return {"Retry-After": str(error.retry_after)} if isinstance(error, TooMany) else {}
 
 
 def body_of(error: AdapterError) -> Error:
-    """The body of that answer, which both of UCloud's cores read (contract 1.2)."""
+    """Return the body of an error response, which both generations of UCloud's core read."""
     why = str(error)
     if status_of(error) is HTTPStatus.SERVICE_UNAVAILABLE:
         _log.warning("%s", why)

@@ -1,4 +1,4 @@
-"""What an operator watches: whether the gateway lives and is ready, and numbers for Prometheus."""
+"""Health checks for operators, and metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ api = APIRouter(tags=["operation"])
 
 @api.get("/healthz")
 async def healthz(gateway: Shared) -> Health:
-    """Live: this answer. Ready: Slurm answers, and the last pass learned all that it had to; UCloud may be away.
+    """Return whether the gateway is live and ready. It is ready if Slurm answers and the last sync was complete.
 
-    The whole reason may name accounts and paths, which no user may see: it is in the log.
+    UCloud may be down. The full reason may name accounts and paths, which no user may see, so it is only in the log.
     """
     reasons = (
         (gateway.controller.away, "Slurm does not answer"),
@@ -36,7 +36,7 @@ async def healthz(gateway: Shared) -> Health:
 
 @api.get("/healthz/ready", responses={503: {"model": Health}})
 async def ready(gateway: Shared, response: Response) -> Health:
-    """The same, with 503 where it is not ready."""
+    """Return the same, with 503 if the gateway is not ready."""
     health = await healthz(gateway)
     if not health.ready:
         response.status_code = 503
@@ -45,7 +45,7 @@ async def ready(gateway: Shared, response: Response) -> Health:
 
 @api.get("/metrics", include_in_schema=False)
 async def metrics(gateway: Shared) -> Response:
-    """For Prometheus."""
+    """Return the metrics."""
     content = await gateway.pools.database.run(_collect, gateway.metrics)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
 

@@ -1,6 +1,6 @@
-"""What `serve` logs: a JSON object a line on stderr, with the id of the request that it is about.
+"""The log of `serve`: one JSON object a line on stderr, with the id of the request.
 
-No body, no query and no header is ever logged: that is where tokens, sessions and users' data are.
+Bodies, queries and headers are never logged, because they contain tokens, sessions and data of users.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def _add_request(record: logging.LogRecord) -> bool:
 
 
 def _is_no_refusal(record: logging.LogRecord) -> bool:
-    """The server takes every WebSocket that is refused by an answer for a mistake; `RequestLog` tells of it."""
+    """Drop a message of the server, which reports each refused WebSocket as an error. `RequestLog` logs it."""
     return record.getMessage() != "ASGI callable returned without completing handshake."
 
 
 def log_to_stderr() -> None:
-    """Begin to log, all of this process."""
+    """Log everything of this process to stderr."""
     handler = logging.StreamHandler()
     handler.addFilter(_add_request)
     handler.setFormatter(
@@ -52,16 +52,16 @@ def log_to_stderr() -> None:
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # The server's own would tell the queries of WebSockets, where sessions and applications' tokens are.
+    # The server's own lines would contain queries of WebSockets, with sessions and tokens of applications.
     for noisy in ("httpx", "httpcore", "paramiko", "uvicorn", "uvicorn.error", "websockets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_no_refusal)
 
 
 class RequestLog:
-    """Gives every request an id, its client's own where it has one (`X-Request-Id`), and logs how it went.
+    """Gives every request an id (that of the client's `X-Request-Id`, if present), and logs its result.
 
-    A WebSocket is a request, too, whose status is 101 where it was opened; it is logged at its end.
+    A WebSocket is logged when it ends, with status 101 if it was opened.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -78,7 +78,7 @@ class RequestLog:
         began = time.monotonic()
         status = 500
 
-        async def told(message: Message) -> None:
+        async def noted(message: Message) -> None:
             nonlocal status
             if message["type"] in {"http.response.start", "websocket.http.response.start", "websocket.accept"}:
                 status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
@@ -86,7 +86,7 @@ class RequestLog:
             await send(message)
 
         try:
-            await self._app(scope, receive, told)
+            await self._app(scope, receive, noted)
         finally:
             took = round((time.monotonic() - began) * 1000)
             method = scope.get("method", "WebSocket")

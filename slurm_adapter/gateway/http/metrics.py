@@ -1,4 +1,4 @@
-"""What is counted."""
+"""Metrics of the gateway."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Metrics:
-    """The numbers of one gateway."""
+    """The metrics of one gateway."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -27,35 +27,33 @@ class Metrics:
         self.sync_seconds = Histogram("slurm_adapter_sync_seconds", "Seconds that a sync took.", registry=self.registry)
         self.failures = Counter(
             "slurm_adapter_slurm_failures",
-            "Questions to Slurm without a good answer.",
+            "Failed questions to Slurm.",
             ["question"],
             registry=self.registry,
         )
-        self.jobs = Gauge(
-            "slurm_adapter_jobs", "Jobs that are remembered, by state.", ["state"], registry=self.registry
-        )
+        self.jobs = Gauge("slurm_adapter_jobs", "Jobs in the database, by state.", ["state"], registry=self.registry)
         self.troubled = Gauge(
             "slurm_adapter_troubled_accounts",
-            "Accounts with a job that something stands in the way of; `slurm-adapter check` names them.",
+            "Accounts with a job that cannot continue; `slurm-adapter check` names them.",
             registry=self.registry,
         )
-        self.outbox = Gauge("slurm_adapter_outbox", "What UCloud is yet to be told.", registry=self.registry)
+        self.outbox = Gauge("slurm_adapter_outbox", "Updates that are queued for UCloud.", registry=self.registry)
         self.outbox_age = Gauge(
             "slurm_adapter_outbox_age_seconds",
-            "Age of the oldest thing that UCloud is yet to be told.",
+            "Age of the oldest update that is queued for UCloud.",
             registry=self.registry,
         )
 
 
 class Counted:
-    """A scheduler whose failures are counted, by what was asked."""
+    """A scheduler that counts failures, by the kind of question."""
 
     def __init__(self, scheduler: Scheduler, failures: Counter) -> None:
         self._scheduler = scheduler
         self._failures = failures
 
     def __getattr__(self, name: str) -> Any:
-        """A method of the scheduler, counted."""
+        """Return a method of the scheduler that counts failures."""
         method = getattr(self._scheduler, name)
 
         def counted(*args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,6 @@
-"""`serve`: the application under a server made for it, until somebody ends it.
+"""The HTTP server of `serve`.
 
-SIGTERM ends it gently: no new request is taken, and what was accepted is finished first.
+SIGTERM stops it gently: no new request is accepted, and requests under way are finished first.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ if TYPE_CHECKING:
     from slurm_adapter.adapter import Adapter
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread that computes keeps the interpreter from the others.
+"""Seconds for which a computing thread holds the interpreter before others run.
 
-Python's own 5 ms are waited for at each step of a request, of which the event loop makes dozens, while bodies are read.
+A request takes dozens of steps of the event loop. With Python's default of 5 ms each would wait while bodies are read.
 """
 
 ACCEPTED_AT_ONCE = 8
-"""Connections that are taken before others are served again. Thousands may wait, and each takes 0.2 ms."""
+"""Connections to accept before open ones are served again. Thousands may wait, and each takes 0.2 ms."""
 
 BACKLOG = 4096
-"""Connections that may wait until they are taken; later ones are tried again by the client's kernel after a second."""
+"""Connections that may wait to be accepted. The client's kernel retries others after a second."""
 
 log = logging.getLogger(__name__)
 
 
 def serve(adapter: Adapter) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `InvalidConfig` where that cannot begin."""
+    """Serve until SIGTERM or SIGINT. Raise `InvalidConfig` if it cannot begin."""
     settings = adapter.config.gateway
-    # A cluster that is away now may be back later. A missing pyslurm is missing.
+    # A cluster that is down may be up later. A missing pyslurm is an error.
     with suppress(TryAgain, Unknown):
         adapter.scheduler.binding_version()
     with suppress(TryAgain, Unknown):
-        adapter.scheduler.ping()  # answers within seconds, also if Slurm is away
+        adapter.scheduler.ping()  # answers within seconds, also if Slurm is down
         versions = adapter.scheduler.versions()
         for version in (versions.client, versions.controller):
             require_supported(version)
     limits = Limits()
     app = make_app(adapter, limits)
-    _ = adapter.store  # where the state cannot be used nothing can be served
+    _ = adapter.store  # without a database nothing can be served
     sockets = _listen(settings.listen, settings.port)
     log_to_stderr()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # The server handles them, and raises them once more when it has ended; then nothing is left to do.
+        # The server handles them, and raises them again when it has ended; then nothing is left to do.
         signal.signal(number, lambda *_: None)
     sys.setswitchinterval(SWITCH_SECONDS)
     log.info("listening on %s, port %s", settings.listen, settings.port)
@@ -69,7 +69,7 @@ def serve(adapter: Adapter) -> None:
 def server_config(app: ASGIApp, limits: Limits) -> ServerConfig:
     """Return the settings of the server. The module `incoming` bounds what they do not bound.
 
-    WebSockets are not compressed: 15 kB may be 15 MB, and are inflated before anybody has shown a token.
+    WebSockets are not compressed: 15 kB may be 15 MB, and are inflated before a token is checked.
     """
     return ServerConfig(
         app,
@@ -89,25 +89,25 @@ def server_config(app: ASGIApp, limits: Limits) -> ServerConfig:
 
 
 class Server(uvicorn.Server):
-    """A server that takes a few connections at a time, and serves those that stand before it takes more."""
+    """A server that accepts a few connections at a time, and serves open ones before it accepts more."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
+        """Listen."""
         await super().startup(sockets)
         for each in sockets or ():
-            each.listen(BACKLOG)  # asyncio takes as many at once as it lets wait
+            each.listen(BACKLOG)  # asyncio uses one number for both
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of the name. Raises `InvalidConfig`."""
+    """Return a listening socket for each address of the name. Raise `InvalidConfig`."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = dict.fromkeys((family, address[:2]) for family, _, _, _, address in found)
         sockets = [socket.create_server(address, family=family) for family, address in addresses]
     except OSError as error:
         raise InvalidConfig(
-            f"gateway.listen = {host!r}, gateway.port = {port}: {error.strerror}; name an address of this machine, and "
-            "a port that nobody listens on and that this account may use"
+            f"gateway.listen = {host!r}, gateway.port = {port}: {error.strerror}; use an address of this machine, and "
+            "a port that is free and that this account may use"
         ) from error
     for each in sockets:
         # Connections inherit it. asyncio sets it only for a socket that was made with a protocol, and without it the

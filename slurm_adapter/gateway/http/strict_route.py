@@ -1,6 +1,6 @@
-"""Routes that read no body of whoever may not ask, and read bodies as strictly as the command line does.
+"""Routes that authenticate a request before they read its body, and read it as strictly as the command line does.
 
-A body is decoded and checked in a thread: a large one takes seconds, in which others are answered.
+A body is decoded and checked in a thread: a large one takes seconds, while other requests are answered.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 class StrictRoute(APIRoute):
-    """No key twice, finite numbers, UTF-8, whatever type it says it is of: see `specification.decode_json`."""
+    """A route that requires unique keys, finite numbers and UTF-8, and ignores the Content-Type."""
 
     async def admit(self, request: Request) -> AbstractContextManager[str]:
-        """Return who is asking, as long as the request takes. Called before the body is read.
+        """Return the caller, for the duration of the request. Called before the body is read.
 
-        Raise what the answer is to be if the caller may not ask.
+        Raise the error that is the answer if the caller is not permitted.
         """
         raise NotImplementedError
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Hand over a request that reads so."""
+        """Return a handler that authenticates first and reads strictly."""
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
@@ -61,7 +61,7 @@ class _StrictRequest(Request):
         return await gateway.pools.read(getattr(self.state, CALLER), self._read, await self.body())
 
     def _read(self, body: bytes) -> Any:
-        """The body as the route takes it; the framework checks it once more, which costs nothing then."""
+        """Return the body as the route takes it. The framework checks it again, which costs nothing then."""
         try:
             document = decode_json(body)
         except InvalidInput as error:
@@ -70,14 +70,14 @@ class _StrictRequest(Request):
             return document
         value, problems = _validate(self._field, document)
         if problems:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, describe(problems))
+            raise HTTPException(HTTPStatus.BAD_REQUEST, error_text(problems))
         return value
 
 
 def _validate(field: ModelField, document: Any) -> tuple[Any, list[Any]]:
-    """Return the value, and what is wrong. The items of a bulk are checked one by one, until enough are wrong.
+    """Return the value and its problems. The items of a bulk are checked one by one, until there are enough problems.
 
-    All at once they take gigabytes if much is wrong with each.
+    Checked at once they take gigabytes if each has many problems.
     """
     items = document.get("items") if isinstance(document, dict) else None
     whole = not (isinstance(items, list) and 1 < len(items) <= BULK_LIMIT and _is_bulk(field))
@@ -100,8 +100,8 @@ def _is_bulk(field: ModelField) -> bool:
     return isinstance(kind, type) and issubclass(kind, BulkRequest)
 
 
-def describe(problems: Iterable[Mapping[str, Any]]) -> str:
-    """One line for each wrong field, of as many as a reader may want to see."""
+def error_text(problems: Iterable[Mapping[str, Any]]) -> str:
+    """Return one line for each invalid field, for a limited number of them."""
     return join_problems(list_problems(problems))
 
 
@@ -110,4 +110,4 @@ def _came(request: Request) -> float:
 
 
 Came = Annotated[float, Depends(_came)]
-"""When a request came, by `time.monotonic`: half a second of the five that UCloud waits is to read a thousand jobs."""
+"""The time of a request, by `time.monotonic`. To read a thousand jobs takes half a second, and UCloud waits five."""

@@ -1,7 +1,7 @@
-"""For whom UCloud has opened sessions, so that what it takes from somebody ends his (contract, scenario 80).
+"""Permissions that UCloud has given for sessions, so that a session ends when UCloud withdraws its permission.
 
-UCloud asks itself whether somebody may use a job before it asks for a session. That he may no longer it tells by
-`updateAcl`. All is in memory, as sessions are.
+UCloud checks whether a user may use a job before it asks for a session. It reports withdrawn permissions by
+`updateAcl`. Access grants are kept in memory, like sessions.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class AccessGrant:
-    """What somebody may do with a job because UCloud has said so."""
+    """Permission of UCloud for a user to open sessions with a job."""
 
     job_id: str
     user: str | None
-    """As UCloud names him; None where it did not say."""
-    over: bool = False
-    """UCloud has taken it back."""
+    """UCloud's name of the user; None if UCloud did not name the user."""
+    withdrawn: bool = False
+    """True if UCloud has withdrawn the permission."""
 
 
 class AccessGrants:
-    """All of them, for as long as a session holds on to each."""
+    """All access grants that open or waiting sessions use."""
 
     def __init__(self) -> None:
-        self._begun: WeakSet[AccessGrant] = WeakSet()
+        self._used: WeakSet[AccessGrant] = WeakSet()
 
-    def begin(self, job_id: str, username: str | None) -> AccessGrant:
-        """A visit of the user whom UCloud names in its header (contract 3.2); see `read_username`."""
-        visit = AccessGrant(job_id, read_username(username))
-        self._begun.add(visit)
-        return visit
+    def add(self, job_id: str, username: str | None) -> AccessGrant:
+        """Return an access grant for the user in UCloud's header; see `read_username`."""
+        grant = AccessGrant(job_id, read_username(username))
+        self._used.add(grant)
+        return grant
 
-    def end(self, job: Job, deleted: Iterable[AclEntity]) -> None:
-        """End those of the users who were deleted from a job's list.
+    def withdraw(self, job: Job, deleted: Iterable[AclEntity]) -> None:
+        """Withdraw the grants of users who were deleted from a job's list.
 
-        Who is in a group is not known here: of one, all visits end but those of the user whose job it is. Whoever may
-        use the job all the same has UCloud open another session.
+        The members of a group are unknown here. If a group was deleted, all grants are withdrawn except those of the
+        job's owner. A user with another permission can open a new session.
         """
         users = {entity.username for entity in deleted if entity.type == "user"}
         group = any(entity.type != "user" for entity in deleted)
-        for visit in list(self._begun):
-            meant = group or visit.user is None or visit.user in users
-            if visit.job_id == job.id and visit.user != job.owner.created_by and meant:
-                visit.over = True
+        for grant in list(self._used):
+            affected = group or grant.user is None or grant.user in users
+            if grant.job_id == job.id and grant.user != job.owner.created_by and affected:
+                grant.withdrawn = True
 
 
 def read_username(username: str | None) -> str | None:
-    """The user whom UCloud names in its header `Ucloud-Username`, in base64; None where it names none."""
+    """Return the user in UCloud's header `Ucloud-Username`, in base64; None if there is none."""
     try:
         return b64decode(username or "", validate=True).decode() or None
     except ValueError:

@@ -1,8 +1,8 @@
 """Decide who may open sessions with a job.
 
-A session acts as the account that runs the job: a shell directly, a web or VNC application by what it lets its visitors
-do. So only the user behind that account may open one. What only shows a job, or only ends it or changes its time, is
-for everybody who may use the job, as in UCloud.
+A session acts as the account that runs the job: a shell directly, a web or VNC application by the actions that it
+offers. So only the user with that account may open one. To see a job, cancel it or change its time is for all users who
+may use the job, as in UCloud.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def check_sessions(adapter: Adapter, records: Iterable[Record], user: str | None) -> None:
     """Raise `Forbidden` if this user of UCloud may not open sessions with one of these jobs.
 
-    `user` is None if UCloud did not name one. Raises what `Adapter.usable_account_of` raises for want of the cluster.
+    `user` is None if UCloud did not name one. Raise what `Adapter.usable_account_of` raises if the cluster is down.
     """
     gateway = adapter.config.gateway
-    if gateway.project_sessions or gateway.url is None:  # without it there are no sessions, which is said elsewhere
+    if gateway.project_sessions or gateway.url is None:  # without it there are no sessions, which another error reports
         return
     for record in records:
         if why := _refusal(adapter, record, user):
@@ -35,7 +35,7 @@ def check_sessions(adapter: Adapter, records: Iterable[Record], user: str | None
 
 def _refusal(adapter: Adapter, record: Record, user: str | None) -> str | None:
     if user is None:
-        return "UCloud did not name the user who asks (header Ucloud-Username)"
+        return "UCloud did not name the user (header Ucloud-Username)"
     if user != record.owner:
         return (
             f"it runs as the account of {for_message(record.owner)}, and a session would act as that account; ask "

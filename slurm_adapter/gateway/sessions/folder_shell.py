@@ -1,4 +1,4 @@
-"""Where a shell on the login node may begin: folders of drives, looked at as the user whose shell it will be."""
+"""Folders of drives in which a shell on the login node may start. They are checked as the account of the user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from slurm_adapter.cluster.path_check import check_paths_command, read_path_chec
 from slurm_adapter.core.errors import InvalidInput, NotOffered
 from slurm_adapter.core.specification import Owner
 from slurm_adapter.gateway.sessions.access_grants import read_username
-from slurm_adapter.gateway.sessions.sessions import Folder
+from slurm_adapter.gateway.sessions.sessions import FolderShell
 from slurm_adapter.translation.drives import as_found, by_pattern, may_be_ucloud_drive, resolve_path
 
 if TYPE_CHECKING:
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
     from slurm_adapter.translation.drives import DrivePath
 
 
-def find(adapter: Adapter, owner: Owner, folders: Sequence[str]) -> list[Folder]:
-    """These folders of UCloud's, of the workspace's drives.
+def find(adapter: Adapter, owner: Owner, folders: Sequence[str]) -> list[FolderShell]:
+    """Return these folders of the workspace's drives.
 
-    Raises `NotOffered` where the site has no such shells, `InvalidInput` for one that this user or workspace may not
-    use, is no folder, or leaves its drive, and what `Transport.run` raises.
+    Raise `NotOffered` if the site has no such shells. Raise `InvalidInput` for a folder that this user or workspace may
+    not use, that is not a folder, or that is outside its drive. Raise what `Transport.run` raises.
     """
     _check_offered(adapter.config)
     account = adapter.usable_account_of(owner)
     return _look(adapter, account, [_resolve(adapter, owner, account, *each) for each in enumerate(folders)])
 
 
-def find_for_ucloud(adapter: Adapter, folders: Sequence[str], username: str | None) -> list[Folder]:
-    """The same for the user whom UCloud names in its header, in base64 (contract 3.2).
+def find_for_ucloud(adapter: Adapter, folders: Sequence[str], username: str | None) -> list[FolderShell]:
+    """Return these folders for the user in UCloud's header, in base64.
 
-    Whether he may use the drives UCloud has asked itself, but it does not tell in which project they are. Raises
-    `TryAgain`, too, where UCloud cannot be asked for a drive.
+    UCloud has checked that the user may use the drives, but does not send their project. Raise as `find`, and
+    `TryAgain` if UCloud does not answer.
     """
     _check_offered(adapter.config)
     try:
         user = Owner(created_by=read_username(username) or "")
     except ValidationError as error:
-        raise InvalidInput("the header ucloud-username must name the user whose shell it is, in base64") from error
+        raise InvalidInput("the header ucloud-username must contain the name of the user, in base64") from error
     account = adapter.usable_account_of(user)
     paths = []
     for at, folder in enumerate(folders):
@@ -53,7 +53,7 @@ def find_for_ucloud(adapter: Adapter, folders: Sequence[str], username: str | No
 
 
 def _ask(adapter: Adapter, user: Owner, account: str, id_: str, at: int) -> tuple[Owner, list[Drive]]:
-    """The workspace in which UCloud has a drive, and the drive where only UCloud knows its folder."""
+    """Return the workspace of a drive, and the drive itself if only UCloud knows its folder."""
     config = adapter.config
     known = next((drive for drive in config.drives if drive.id == id_), None)
     if known is not None:
@@ -61,13 +61,13 @@ def _ask(adapter: Adapter, user: Owner, account: str, id_: str, at: int) -> tupl
         return _in_project(user, known.projects[0] if by_project else None), []
     if adapter.ucloud_drives is None or not may_be_ucloud_drive(id_):
         return user, []
-    told = adapter.ucloud_drives.find(id_)
-    if told is None:
+    found = adapter.ucloud_drives.find(id_)
+    if found is None:
         return user, []
-    owner = _in_project(user, told.owner.project)
+    owner = _in_project(user, found.owner.project)
     if by_pattern(id_, config.drive_pattern, owner.created_by, owner.project, account) is not None:
         return owner, []
-    drive = as_found(told, owner, config.provider, _place(at))
+    drive = as_found(found, owner, config.provider, _place(at))
     return owner, [] if drive is None else [drive]
 
 
@@ -83,7 +83,7 @@ def _check_offered(config: Config) -> None:
     for key, value in (("folder_shells", config.gateway.folder_shells), ("url", config.gateway.url)):
         if not value:
             raise NotOffered(
-                f"this provider opens no terminals in folders: gateway.{key} is not set; a job that runs has terminals"
+                f"this provider opens no terminals in folders: gateway.{key} is not set; running jobs have terminals"
             )
 
 
@@ -102,6 +102,6 @@ def _resolve(
     )
 
 
-def _look(adapter: Adapter, account: str, paths: Sequence[DrivePath]) -> list[Folder]:
+def _look(adapter: Adapter, account: str, paths: Sequence[DrivePath]) -> list[FolderShell]:
     read_path_check(paths, adapter.transport.run(check_paths_command(paths, account)).stdout)
-    return [Folder(account, path) for path in paths]
+    return [FolderShell(account, path) for path in paths]

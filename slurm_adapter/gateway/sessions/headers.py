@@ -1,7 +1,7 @@
-"""Headers and cookies between browsers and jobs' applications, and what each side is not shown of the other's.
+"""Headers and cookies between browsers and applications of jobs, and which of them are removed.
 
-Neither side is trusted. An application may not set what counts on other jobs' domains, nor what a site's reverse proxy
-obeys; a client may not say what only a proxy says, nor show the application its session.
+Neither side is trusted. An application must not set headers that affect other jobs' domains or a reverse proxy. A
+client must not send headers that only a proxy sends, and the application must not see the session.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 Pairs = list[tuple[bytes, bytes]]
 
 COOKIE = "ucloud-compute-session-"
-"""What the names of our cookies begin with, after `HOST_PREFIX`."""
+"""Beginning of the names of our cookies, after `HOST_PREFIX`."""
 
 HOST_PREFIX = "__Host-"
-"""Browsers take a cookie of such a name from the host itself only, over HTTPS (RFC 6265bis, section 4.1.3)."""
+"""Browsers accept a cookie of such a name only from the host itself, over HTTPS (RFC 6265bis, section 4.1.3)."""
 
 _PREFIXES = (b"__host-http-", b"__host-", b"__http-", b"__secure-")
-"""What may stand before a cookie's name. Browsers ignore its case."""
+"""Prefixes of cookie names. Browsers ignore their case."""
 
 _COOKIE_SIZE = 4096
-"""Bytes of name and value of a cookie; browsers take no longer ones."""
+"""Bytes of name and value of a cookie; browsers reject longer ones."""
 
 _HOP_BY_HOP = {
     b"connection", b"expect", b"http2-settings", b"keep-alive", b"proxy-authenticate", b"proxy-authorization",
     b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
 }  # fmt: skip
-"""What is about one connection only (RFC 9110, section 7.6.1)."""
+"""Headers about one connection only (RFC 9110, section 7.6.1)."""
 
 _KEPT = {b"content-length", b"cookie", b"host", b"set-cookie"}
-"""Never taken for hop-by-hop, although `Connection` may name them: an answer without its length is another answer."""
+"""Headers that `Connection` must not remove: an answer without its length is another answer."""
 
 _PROXYS_OWN = {b"forwarded", b"x-real-ip"}
-"""What this gateway says of a client itself, besides `X-Forwarded-...`; see `gateway.server` for whom it believes."""
+"""Headers about the client that this gateway sets itself, in addition to `X-Forwarded-...`."""
 
 _NOT_THE_APPLICATIONS = {
-    # They count for more than the application's own domain, or longer than the job.
+    # They affect more than the application's own domain, or longer than the job.
     b"alt-svc", b"clear-site-data", b"expect-ct", b"public-key-pins", b"public-key-pins-report-only", b"set-cookie2",
     b"strict-transport-security",
-    # Reverse proxies obey them: they send a file of their own, or ask another server.
+    # Reverse proxies act on them: they send a file of their own, or ask another server.
     b"x-litespeed-location", b"x-lighttpd-send-file", b"x-reproxy-url", b"x-sendfile", b"x-sendfile2",
     # The gateway's server dates its answers itself.
     b"date",
@@ -56,10 +56,10 @@ _SAFE_METHODS = {"GET", "HEAD"}
 
 
 def to_application(scope: Scope, scheme: str) -> Pairs:
-    """Return the headers of a request as its application gets them. `scheme` is that of the browser's address bar."""
+    """Return the headers of a request for its application. `scheme` is that of the browser's address bar."""
     found: Pairs = []
     for name, value in _end_to_end(scope["headers"]):
-        # CGI and WSGI make one name of `X_Real_Ip` and `X-Real-Ip`.
+        # CGI and WSGI do not distinguish `X_Real_Ip` from `X-Real-Ip`.
         plain = name.replace(b"_", b"-")
         if plain != name and plain in _KEPT | _HOP_BY_HOP | {b"authorization"}:
             continue
@@ -78,9 +78,9 @@ def to_application(scope: Scope, scheme: str) -> Pairs:
 
 
 def to_browser(headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
-    """Return the headers of an application's answer as the browser gets them."""
+    """Return the headers of an application's answer for the browser."""
     pairs = [(name.lower(), value) for name, value in headers]
-    # RFC 9112, section 6.3: of an answer with both, the length does not count.
+    # RFC 9112, section 6.3: the length is ignored if both are present.
     chunked = any(name == b"transfer-encoding" for name, _ in pairs)
     found: Pairs = []
     for name, value in _end_to_end(pairs):
@@ -95,15 +95,15 @@ def to_browser(headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
 
 
 def host_cookie(value: bytes) -> bytes | None:
-    """Return a `Set-Cookie` as it may be set, for its own host alone; None for one that may not.
+    """Return a `Set-Cookie` restricted to its own host; None if it may not be set at all.
 
-    A cookie for a parent domain would reach every job's domain, and one of our names would choose somebody's session.
+    A cookie for a parent domain would reach every job's domain, and one with our name would select a session.
     """
     if any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in value):
         return None
     pair, *attributes = value.split(b";")
     name, equals, content = pair.partition(b"=")
-    # Browsers send a cookie without a name as its value alone, which reads as another cookie's name and value.
+    # Browsers send a cookie without a name as its value, which reads as the name and value of another cookie.
     if not equals or not name.strip() or _is_ours(name) or len(name) + len(content) > _COOKIE_SIZE:
         return None
     kept = [each for each in attributes if each.partition(b"=")[0].strip().lower() != b"domain"]
@@ -111,30 +111,30 @@ def host_cookie(value: bytes) -> bytes | None:
 
 
 def cookie_values(scope: Scope, name: str) -> list[str]:
-    """Return what the request's cookies of this name hold."""
+    """Return the values of the request's cookies of this name."""
     pairs = (each.strip().partition("=") for line in Headers(scope=scope).getlist("cookie") for each in line.split(";"))
     return [value for own, _, value in pairs if own == name]
 
 
 def from_its_own_page(scope: Scope, scheme: str) -> bool:
-    """Return whether a request comes from a page of the same domain, or from somebody who opens a page of it.
+    """Return whether a request comes from a page of the same domain, or from a user who opens a page of it.
 
-    Browsers take all domains of a site for one when they decide whether a cookie with SameSite=Lax is sent, so that
-    one job's page could act in the name of another job's user: by frames, images, forms, fetch and WebSockets.
-    Browsers that do not send Fetch Metadata send an Origin where it matters most.
+    SameSite=Lax does not separate the domains of one site. So a page of one job could use the session of another job by
+    frames, images, forms, fetch and WebSockets. Browsers without Fetch Metadata send an Origin for the dangerous
+    requests.
     """
     headers = Headers(scope=scope)
     origin = headers.get("origin")
     if origin is not None and not _same_origin(origin, scheme, headers.get("host", "")):
         return False
-    adapter = headers.get("sec-fetch-site")
-    if adapter is None or adapter in {"same-origin", "none"}:
+    site = headers.get("sec-fetch-site")
+    if site is None or site in {"same-origin", "none"}:
         return True
     return scope["type"] == "http" and scope["method"] in _SAFE_METHODS and opens_a_page(scope)
 
 
 def opens_a_page(scope: Scope) -> bool:
-    """Return whether a browser asks for a page of a window of its own, as far as it says for what it asks."""
+    """Return whether a browser opens a page in a window of its own, as far as its headers show."""
     headers = Headers(scope=scope)
     return headers.get("sec-fetch-mode", "navigate") == "navigate" and (
         headers.get("sec-fetch-dest", "document") == "document"
@@ -142,7 +142,7 @@ def opens_a_page(scope: Scope) -> bool:
 
 
 def has_two_lengths(scope: Scope) -> bool:
-    """Return whether a request says in two ways where its body ends (RFC 9112, section 6.1: smuggling)."""
+    """Return whether a request has two lengths of its body (RFC 9112, section 6.1: smuggling)."""
     headers = Headers(scope=scope)
     return "transfer-encoding" in headers and "content-length" in headers
 
@@ -150,7 +150,7 @@ def has_two_lengths(scope: Scope) -> bool:
 def _same_origin(origin: str, scheme: str, host: str) -> bool:
     try:
         parts = urlsplit(origin)
-    except ValueError:  # it is no URL
+    except ValueError:  # it is not a URL
         return False
     return (parts.scheme.lower(), parts.netloc.lower()) == (scheme, host.lower())
 
@@ -168,7 +168,7 @@ def _others_cookies(value: bytes) -> bytes:
 
 
 def _is_ours(name: bytes) -> bool:
-    """Return whether a cookie has a name like those of sessions, of whichever job."""
+    """Return whether a cookie has a name like those of sessions, of any job."""
     bare = name.strip().lower()
     for prefix in _PREFIXES:
         bare = bare.removeprefix(prefix)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slurm_adapter.adapter import Adapter
     from slurm_adapter.cluster.transports.interface import Stream
     from slurm_adapter.core.records import Record
-    from slurm_adapter.gateway.sessions.proxy import Way
+    from slurm_adapter.gateway.sessions.proxy import JobPort
     from slurm_adapter.gateway.thread_pools import ThreadPools
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Listeners:
         self._watchers: dict[tuple[str, str, str, int], _Watcher] = {}
         """By owner, job, run and rank; the last one was asked last."""
 
-    async def check(self, way: Way) -> None:
+    async def check(self, way: JobPort) -> None:
         """Return if the port of a connection that stands is its job's.
 
         Raise `NotTheJobs` if it is not, and `TryAgain` if that cannot be seen.
@@ -118,7 +118,7 @@ def _open(adapter: Adapter, record: Record, rank: int) -> Stream:
     return shells.open_watcher(adapter, record, rank, _SCRIPT)
 
 
-def _node(way: Way) -> str:
+def _node(way: JobPort) -> str:
     return way.record.nodes[way.rank] if way.rank < len(way.record.nodes) else way.host
 
 

@@ -1,6 +1,6 @@
-"""Secrets that open something for a while: made here, shown once, and kept as digests in memory alone.
+"""Secrets that open something for a limited time: made here, shown once, and kept as digests in memory only.
 
-A restart of the gateway ends them all; whoever has one asks for another session.
+A restart of the gateway invalidates them all; the user opens another session then.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 class SecretStore(Generic[T]):
-    """Secrets of one kind, each of which stands for something; all of them for `seconds`.
+    """Secrets of one kind. Each has a meaning, and is valid for `seconds`.
 
-    Each counts for its owner as long as it stands for something. `replaces`: an owner who has as many as may be loses
-    the oldest for a new one, and is not refused.
+    Valid secrets count for their owner. `replaces`: if an owner has the most that are allowed, a new secret replaces
+    the oldest one, and is not refused.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class SecretStore(Generic[T]):
         self._clock = clock
         self._replaces = replaces
         self._known: dict[bytes, tuple[T, float, str]] = {}
-        """What each stands for, until when, and its owner; the oldest first."""
+        """The meaning of each, the time of its end, and its owner; the oldest first."""
 
     def __len__(self) -> int:
-        """How many stand for something."""
+        """Return the number of valid secrets."""
         self._forget()
         return len(self._known)
 
@@ -51,13 +51,13 @@ class SecretStore(Generic[T]):
         return secret
 
     def find(self, secret: str) -> T | None:
-        """What it stands for; None where it is none, or no longer."""
+        """Return the meaning of a secret; None if it is invalid."""
         self._forget()
         found = self._known.get(_digest(secret))
         return None if found is None else found[0]
 
     def redeem(self, secret: str) -> T | None:
-        """The same; and from now on it stands for nothing."""
+        """Return the meaning of a secret, and invalidate it."""
         self._forget()
         return self._drop(_digest(secret))
 

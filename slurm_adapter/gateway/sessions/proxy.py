@@ -1,7 +1,6 @@
-"""Hands requests and WebSockets on to one port of a compute node, and back what comes from there.
+"""Forwarding requests and WebSockets to a port of a compute node.
 
-Nothing is gathered: what one side sends, the other is given. An application may say anything at any time: what is no
-HTTP ends in a page that says so.
+Nothing is buffered. An application is not trusted: an answer that is not HTTP ends in an error page.
 """
 
 from __future__ import annotations
@@ -38,34 +37,33 @@ HEAD_LIMIT = 64 * 1024
 """Bytes of the head of an application's answer, and of the head of a chunk."""
 
 QUIET_SECONDS = 600.0
-"""How long a request may go on without a byte either way: an application may compute for a while, and not for ever."""
+"""Seconds for which a request may continue without a byte in either direction."""
 
 PINGS = 3
-"""A browser that has answered none of so many pings is gone."""
+"""Number of unanswered pings after which a browser is considered gone."""
 
 _INTERIM = 20
-"""The most interim answers (status 1xx) before an answer."""
+"""Most interim answers (status 1xx) before an answer."""
 
 _POLICY = 1008
-"""Why a socket is closed whose session is over (RFC 6455, section 7.4.1)."""
+"""Close code for a session that has ended (RFC 6455, section 7.4.1)."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """Where a port of a node is."""
+class JobPort:
+    """A port of a job on a node."""
 
     host: str
-    """The node's address."""
+    """Address of the node."""
     port: int
     record: Record
-    """The job whose port it is."""
     rank: int
 
 
 def page(status: HTTPStatus, text: str, *, again: int | None = None) -> HTMLResponse:
-    """Return a short page for a person; `again`: the browser is to try again after so many seconds."""
+    """Return a short page for a person. `again`: seconds after which the browser retries."""
     title = html.escape(f"{status.value} {status.phrase}")
     refresh = "" if again is None else f'<meta http-equiv="refresh" content="{again}">'
     content = (
@@ -94,7 +92,7 @@ async def forward(
     scheme: str,
     ping: float,
 ) -> None:
-    """Have a request or a WebSocket answered there, as long as it is permitted.
+    """Forward a request or a WebSocket, as long as it is permitted.
 
     `scheme` is that of the browser's address bar; `ping` the seconds between two pings of a browser.
     """
@@ -106,33 +104,33 @@ async def forward(
         await _Request(scope, receive, send, application).forward(headers, permission)
 
 
-def silent(way: Way) -> HTMLResponse:
-    """Return what is said if nothing listens."""
+def silent(way: JobPort) -> HTMLResponse:
+    """Return the page if nothing listens on the port."""
     text = (
-        f"The job's application does not listen on port {way.port} of its node yet, or no longer. "
-        "This page tries again every few seconds; the job's log may say more."
+        f"The job's application is not listening on port {way.port} of its node. "
+        "This page tries again every few seconds; see the log of the job."
     )
     return page(HTTPStatus.BAD_GATEWAY, text, again=3)
 
 
-class _NoHTTP(Exception):
-    """What an application sent is no HTTP, or ends too early; the message says how."""
+class _NotHTTP(Exception):
+    """An application's answer that is not HTTP, or that ends too early."""
 
 
 class _Application:
-    """HTTP spoken to an application, over a connection that serves one request."""
+    """An HTTP client of an application, over a connection that serves one request."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._wire = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
 
     async def send(self, event: h11.Event) -> None:
-        """Send a part of the request. Raises `OSError` and `h11.LocalProtocolError`."""
+        """Send a part of the request. Raise `OSError` and `h11.LocalProtocolError`."""
         if data := self._wire.send(event):
             await self.connection.write(data)
 
     async def answer(self) -> h11.Response | h11.InformationalResponse:
-        """Return the head of the answer; an informational one is 101. Raises `OSError` and `_NoHTTP`."""
+        """Return the head of the answer; an informational one is 101. Raise `OSError` and `_NotHTTP`."""
         for _ in range(_INTERIM):
             event = self._next()
             while event is h11.NEED_DATA:
@@ -140,19 +138,19 @@ class _Application:
                 event = self._next()
             if isinstance(event, h11.Response):
                 if not HTTPStatus.OK <= event.status_code < 600:
-                    raise _NoHTTP(f"it answered with the status {event.status_code}, which is none")
+                    raise _NotHTTP(f"it answered with the invalid status {event.status_code}")
                 return event
             if isinstance(event, h11.InformationalResponse) and event.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
                 return event
-        raise _NoHTTP("it sends interim answers without end")
+        raise _NotHTTP("it sends too many interim answers")
 
     async def body(self) -> AsyncIterator[bytes]:
-        """Give the answer's body as it comes. Raises as `answer` does."""
+        """Give the answer's body as it comes. Raise as `answer` does."""
         piece = bytearray()
         while not isinstance(event := self._next(), h11.EndOfMessage):
             if isinstance(event, h11.Data):
                 piece += event.data
-            # Of many small chunks that came together each would otherwise be a step of its own.
+            # Join many small chunks that came together; each would be a step of its own otherwise.
             if len(piece) >= PIECE or (piece and event is h11.NEED_DATA):
                 yield bytes(piece)
                 piece.clear()
@@ -163,7 +161,7 @@ class _Application:
 
     @property
     def switched(self) -> bytes:
-        """What came after an answer of 101."""
+        """Bytes after an answer with status 101."""
         return bytes(self._wire.trailing_data[0])
 
     async def _read(self) -> None:
@@ -173,14 +171,14 @@ class _Application:
         try:
             event = self._wire.next_event()
         except h11.RemoteProtocolError as error:
-            raise _NoHTTP(f"its answer is no HTTP: {error}") from error
+            raise _NotHTTP(f"its answer is not HTTP: {error}") from error
         if isinstance(event, h11.ConnectionClosed):
-            raise _NoHTTP("it closed the connection without an answer")
+            raise _NotHTTP("it closed the connection without an answer")
         return event
 
 
 class _Request:
-    """A request that is handed on."""
+    """A request that is forwarded."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, application: _Application) -> None:
         self._scope = scope
@@ -191,7 +189,7 @@ class _Request:
         self._limit = asyncio.timeout(QUIET_SECONDS)
 
     async def forward(self, headers: Pairs, permission: Permission) -> None:
-        """Have it answered."""
+        """Forward the request and its answer."""
         framing = [each for each in self._scope["headers"] if each[0] == b"transfer-encoding"]
         head = h11.Request(method=self._scope["method"], target=_target(self._scope), headers=headers + framing)
         try:
@@ -199,8 +197,8 @@ class _Request:
                 await self._application.send(head)
                 await until_one_ends(self._answer(), self._upload(), permission.watch())
         except AdapterError as error:
-            await self._end(page(HTTPStatus.UNAUTHORIZED, "This session is over."), error)
-        except (_NoHTTP, OSError, h11.LocalProtocolError) as error:
+            await self._end(page(HTTPStatus.UNAUTHORIZED, "This session has ended."), error)
+        except (_NotHTTP, OSError, h11.LocalProtocolError) as error:
             if self._limit.expired():
                 await self._end(page(HTTPStatus.GATEWAY_TIMEOUT, _late(QUIET_SECONDS)), error)
             else:
@@ -209,7 +207,7 @@ class _Request:
     async def _answer(self) -> None:
         head = await self._application.answer()
         if isinstance(head, h11.InformationalResponse):
-            raise _NoHTTP("it switches to another protocol, which nobody asked for")
+            raise _NotHTTP("it switches to another protocol without a request")
         headers = to_browser(head.headers)
         await self._give({"type": "http.response.start", "status": head.status_code, "headers": headers})
         async for piece in self._application.body():
@@ -223,7 +221,7 @@ class _Request:
         self._seen()
 
     async def _upload(self) -> None:
-        """Send the body, and wait until the client has gone. What the application does not take is for nobody."""
+        """Send the body, and wait until the client disconnects. Drop what the application does not take."""
         more = takes = True
         while (message := await self._receive())["type"] != "http.disconnect":
             if not more:
@@ -236,15 +234,15 @@ class _Request:
                 if takes and not more:
                     await self._application.send(h11.EndOfMessage())
             except (OSError, h11.LocalProtocolError):
-                takes = False  # it may have answered all the same
+                takes = False  # it may have answered nevertheless
             self._seen()
 
     def _seen(self) -> None:
         self._limit.reschedule(asyncio.get_running_loop().time() + QUIET_SECONDS)
 
     async def _end(self, answer: HTMLResponse, error: Exception) -> None:
-        """End it with a page; an answer that has begun is cut, which is how a browser learns that it is not whole."""
-        _log.info("an application's answer was not handed on: %s: %s", type(error).__name__, error)
+        """End with a page. An answer that has begun is cut, so that the browser sees that it is incomplete."""
+        _log.info("an application's answer was not forwarded: %s: %s", type(error).__name__, error)
         if not self._begun:
             await answer(self._scope, self._receive, self._send)
 
@@ -277,7 +275,7 @@ async def _forward_socket(
     except TimeoutError:
         await browser.send_denial_response(page(HTTPStatus.GATEWAY_TIMEOUT, _late(STALL_SECONDS)))
         return
-    except (_NoHTTP, OSError, h11.LocalProtocolError) as error:
+    except (_NotHTTP, OSError, h11.LocalProtocolError) as error:
         await browser.send_denial_response(page(HTTPStatus.BAD_GATEWAY, _broken(error)))
         return
     for answer in answers:
@@ -286,7 +284,7 @@ async def _forward_socket(
             await _Socket(streams, application, ping).carry(permission)
             return
         said = answer.status_code
-        text = f"The job's application takes no WebSocket there: it answered with the status {said}."
+        text = f"The job's application refused the WebSocket with the status {said}."
         known = said in {each.value for each in HTTPStatus} and said >= HTTPStatus.BAD_REQUEST
         await browser.send_denial_response(page(HTTPStatus(said) if known else HTTPStatus.BAD_GATEWAY, text))
 
@@ -300,16 +298,16 @@ class _Socket:
         self._application = application
         self._frames = Boundaries()
         self._unanswered = 0
-        """Pings after which nothing has come from the browser."""
+        """Pings since the last bytes of the browser."""
 
     async def carry(self, permission: Permission) -> None:
-        """Pass bytes both ways until one side ends, or it is not permitted any more."""
+        """Forward bytes in both directions until one side ends, or the permission is withdrawn."""
         try:
             await until_one_ends(self._up(), self._down(), self._keep(), permission.watch())
         except AdapterError:
-            self._say(close_frame(_POLICY, "this session is over"))
+            self._say(close_frame(_POLICY, "this session has ended"))
         except OSError as error:
-            _log.info("a WebSocket broke off: %s", error)
+            _log.info("a WebSocket to an application broke: %s", error)
         self._writer.close()
 
     async def _up(self) -> None:
@@ -326,10 +324,10 @@ class _Socket:
             await self._writer.drain()
 
     async def _keep(self) -> None:
-        """Ping the browser, so that nothing on the way takes a silent socket for a dead one; end a dead one."""
+        """Ping the browser, so that no proxy closes a silent WebSocket; close a dead one."""
         while self._unanswered < PINGS:
             await asyncio.sleep(self._ping)
-            # A large frame takes a slow line minutes, in which there is nothing that the browser could answer.
+            # A large frame takes minutes on a slow line, in which the browser cannot answer a ping.
             if self._frames.between or self._frames.closing:
                 self._unanswered += 1
                 self._say(ping_frame())
@@ -340,22 +338,19 @@ class _Socket:
 
 
 async def forward_bytes(browser: WebSocket, connection: Connection, permission: Permission) -> None:
-    """Have a WebSocket's bytes read by what listens there, and its bytes sent back, without any protocol between.
-
-    As long as it is permitted.
-    """
-    # Clients that say which subprotocols they speak, as VNC clients in browsers do, need one of them.
+    """Forward the bytes of a WebSocket, without a protocol in between, as long as it is permitted."""
+    # Clients that name subprotocols, as VNC clients in browsers do, require one of them.
     await browser.accept("binary" if "binary" in browser.scope["subprotocols"] else None)
     await until_one_ends(_write(browser, connection), _read(connection, browser), _until_over(browser, permission))
 
 
 async def _until_over(browser: WebSocket, permission: Permission) -> None:
-    """Close the socket once its session is over."""
+    """Close the WebSocket once its session has ended."""
     try:
         await permission.watch()
     except AdapterError:
         with suppress(RuntimeError):
-            await browser.close(_POLICY, "this session is over")
+            await browser.close(_POLICY, "this session has ended")
 
 
 async def _write(browser: WebSocket, connection: Connection) -> None:
@@ -365,7 +360,7 @@ async def _write(browser: WebSocket, connection: Connection) -> None:
 
 
 async def _read(connection: Connection, browser: WebSocket) -> None:
-    with suppress(OSError, RuntimeError):  # the latter, says the server, if the browser has gone
+    with suppress(OSError, RuntimeError):  # the server raises the latter if the browser has disconnected
         while data := await connection.read():
             await browser.send_bytes(data)
         await browser.close()
@@ -376,8 +371,8 @@ def _late(seconds: float) -> str:
 
 
 def _broken(error: Exception) -> str:
-    said = str(error) if isinstance(error, _NoHTTP) else "it closed the connection"
-    return f"The job's application broke off: {said}."
+    said = str(error) if isinstance(error, _NotHTTP) else "it closed the connection"
+    return f"The job's application failed: {said}."
 
 
 def _target(scope: Scope) -> bytes:

@@ -1,6 +1,6 @@
-"""Sessions: what somebody may open once, soon, by an identifier that nobody can guess.
+"""Sessions that wait to be opened by an identifier that cannot be guessed.
 
-The identifier is all that a browser shows, so it is worth little for long: it is good for one use within a minute.
+The identifier is all that a browser sends to open one. So it is valid for one use within a minute.
 """
 
 from __future__ import annotations
@@ -23,66 +23,66 @@ if TYPE_CHECKING:
     from slurm_adapter.translation.drives import DrivePath
 
 MOST, MOST_OF_ONE = 10_000, 100
-"""How many may wait for their use at once, and how many of one user."""
+"""Sessions that wait to be opened at once, of all users and of one user."""
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """What a session opens: a shell on the login node."""
+class FolderShell:
+    """A shell on the login node, in a folder."""
 
     account: str
     path: DrivePath
     grant: str | None = None
-    """As `Target.grant`."""
+    """As `JobShell.grant`."""
 
     @property
     def owner(self) -> str:
-        """For whom it counts."""
+        """The owner of the share that it uses."""
         return self.account
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What a session opens: a shell of a job."""
+class JobShell:
+    """A shell of a job."""
 
     job_id: str
     run: str
-    """It opens nothing in another run of the job: see `Record.run`."""
+    """The run of the job: see `Record.run`. The session is invalid in another run."""
     rank: int
     grant: str | AccessGrant | None = None
-    """What it lasts as long as; see `authentication.check_grant`."""
+    """The permission of the session; see `authentication.check_grant`."""
     user: str = ""
-    """Whose it is."""
+    """The user of the session."""
 
     @property
     def owner(self) -> str:
-        """For whom it counts."""
+        """The owner of the share that it uses."""
         return self.user
 
 
 class Sessions:
-    """All that wait for their use."""
+    """All sessions that wait to be opened."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         shares = Shares(MOST, MOST_OF_ONE, "sessions that wait to be opened")
-        self._waiting: SecretStore[Target | Folder] = SecretStore(limits.session_start, shares, clock)
+        self._waiting: SecretStore[JobShell | FolderShell] = SecretStore(limits.session_start, shares, clock)
 
     def add(self, record: Record, rank: int, grant: str | AccessGrant | None = None, user: str | None = None) -> str:
-        """Return the identifier of a new session with a job; without a `user` it is its job's owner's.
+        """Return the identifier of a new session with a job; without a `user`, for the job's owner.
 
-        Raises `TooMany` if too many of this user wait.
+        Raise `TooMany` if too many sessions of this user wait.
         """
         user = user or record.owner
-        return self._waiting.issue(Target(record.id, record.run, rank, grant, user), user)
+        return self._waiting.issue(JobShell(record.id, record.run, rank, grant, user), user)
 
-    def add_folder(self, folder: Folder) -> str:
-        """The same for a folder."""
+    def add_folder(self, folder: FolderShell) -> str:
+        """Return the identifier of a new session in a folder. Raise `TooMany`."""
         return self._waiting.issue(folder, folder.account)
 
-    def use(self, identifier: str, shells: Shares) -> tuple[Target | Folder, ExitStack]:
-        """Return what it opens, this once, and a share of `shells`, to be closed.
+    def use(self, identifier: str, shells: Shares) -> tuple[JobShell | FolderShell, ExitStack]:
+        """Return what an identifier opens, and a share of `shells` that the caller closes. Invalidate the identifier.
 
-        Raise `NotAuthenticated`, whatever is wrong with it. Raise `TooMany` if no share is left: it is good later then.
+        Raise `NotAuthenticated` if it is invalid. Raise `TooMany` if no share is left: it stays valid then.
         """
         found = self._waiting.find(identifier)
         if found is None:

@@ -1,6 +1,6 @@
-"""Sessions with jobs and in folders, which both doors give, and the WebSocket by which a browser sits before a shell.
+"""Sessions with jobs and in folders, for both APIs, and the WebSocket of a browser with a shell.
 
-The browser shows nothing but the session's identifier (contract 3.7). A shell lives as long as its socket.
+The browser authenticates by the session's identifier alone. A shell ends with its WebSocket.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from slurm_adapter.gateway.http.incoming import CALLER
 from slurm_adapter.gateway.sessions import folder_shell
 from slurm_adapter.gateway.sessions.access_grants import read_username
 from slurm_adapter.gateway.sessions.entitled import check_sessions
-from slurm_adapter.gateway.sessions.sessions import Folder
+from slurm_adapter.gateway.sessions.sessions import FolderShell
 from slurm_adapter.gateway.streams.streams import Conversation, refuse
-from slurm_adapter.jobs import shells as terminals
+from slurm_adapter.jobs import shells as job_shells
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
@@ -51,13 +51,13 @@ if TYPE_CHECKING:
     from slurm_adapter.core.records import Record
     from slurm_adapter.gateway.gateway import Gateway
     from slurm_adapter.gateway.sessions.access_grants import AccessGrant
-    from slurm_adapter.gateway.sessions.sessions import Target
+    from slurm_adapter.gateway.sessions.sessions import JobShell
     from slurm_adapter.gateway.streams.frames import Frame
 
 T = TypeVar("T")
 
 FRAME = 256 * 1024
-"""Characters of the longest frame that a browser may send: what somebody pastes comes in one."""
+"""Characters of the longest frame of a browser: pasted text comes in one frame."""
 WAITING = 1024 * 1024
 """Bytes of input that may wait for a shell that does not read."""
 
@@ -70,7 +70,7 @@ for_browsers = APIRouter()
 
 
 class _Call(Wire):
-    """What a browser says to a shell."""
+    """A message of a browser to a shell."""
 
     type: Literal["initialize", "input", "resize"]
     session_identifier: Text = ""
@@ -83,19 +83,19 @@ class _Call(Wire):
 async def open_for_ucloud(
     gateway: Shared, request: BulkRequest[JobSessionRequest], username: Username = None
 ) -> Bulk[Session]:
-    """Open sessions with jobs: shells, and what their applications show."""
+    """Open sessions with jobs: shells, and web and VNC interfaces of applications."""
     records = await gateway.pools.database.run(provider.get_all, [item.job for item in request.items])
     await gateway.pools.questions.run(check_sessions, records, read_username(username))
-    visits = [gateway.access_grants.begin(record.id, username) for record in records]
-    owners = [visit.user or record.owner for visit, record in zip(visits, records, strict=True)]
-    return Bulk(responses=tuple(map(partial(_session, gateway), records, request.items, visits, owners)))
+    grants = [gateway.access_grants.add(record.id, username) for record in records]
+    owners = [grant.user or record.owner for grant, record in zip(grants, records, strict=True)]
+    return Bulk(responses=tuple(map(partial(_session, gateway), records, request.items, grants, owners)))
 
 
 @for_ucloud.post("/jobs/openTerminalInFolder")
 async def open_folder_for_ucloud(
     gateway: Shared, request: BulkRequest[FolderTerminal], username: Username = None
 ) -> Bulk[Session]:
-    """Open sessions with shells in folders, for the user who is named in a header (contract 3.2)."""
+    """Open sessions with shells in folders, for the user in a header."""
     named = [item.folder for item in request.items]
     folders = await _in_time(gateway, gateway.pools.questions.run(folder_shell.find_for_ucloud, named, username))
     return Bulk(responses=_folder_sessions(gateway, folders))
@@ -103,9 +103,9 @@ async def open_folder_for_ucloud(
 
 @for_users.post("/interactiveSession")
 async def open_for_users(
-    gateway: Shared, owner: users.Caller, grant: users.Grant, request: BulkRequest[SessionRequest]
+    gateway: Shared, owner: users.Requester, grant: users.Grant, request: BulkRequest[SessionRequest]
 ) -> Bulk[UserSession]:
-    """Open sessions with jobs: shells, and what their applications show."""
+    """Open sessions with jobs: shells, and web and VNC interfaces of applications."""
     records = await gateway.pools.database.run(users.find_owned, owner, [item.id for item in request.items])
     user = owner.created_by
     await gateway.pools.questions.run(check_sessions, records, user)
@@ -115,7 +115,7 @@ async def open_for_users(
 
 @for_users.post("/openTerminalInFolder")
 async def open_folder_for_users(
-    gateway: Shared, owner: users.Caller, grant: users.Grant, request: BulkRequest[FolderTerminal]
+    gateway: Shared, owner: users.Requester, grant: users.Grant, request: BulkRequest[FolderTerminal]
 ) -> Bulk[UserSession]:
     """Open sessions with shells on the login node, in folders of this workspace's drives."""
     named = [item.folder for item in request.items]
@@ -126,10 +126,10 @@ async def open_folder_for_users(
 
 @for_browsers.websocket("/ucloud/{name}/websocket")
 async def talk(websocket: WebSocket, name: str) -> None:
-    """A browser's socket: nobody is known before he has named a session."""
+    """Serve a browser's WebSocket. Its first message names a session, which authenticates it."""
     gateway: Gateway = websocket.app.state.gateway
     if name != gateway.config.provider or gateway.config.gateway.url is None:
-        await refuse(websocket, NotFound(f"there are no shells of a provider {for_message(name)} here"))
+        await refuse(websocket, NotFound(f"this gateway has no shells of a provider {for_message(name)} here"))
         return
     shells: dict[str, _Shell] = {}
 
@@ -137,7 +137,7 @@ async def talk(websocket: WebSocket, name: str) -> None:
         call = _read(frame, f"jobs.compute.{name}.shell.open")
         if call.type == "initialize":
             if shells:
-                raise InvalidInput("this socket has a shell already; each needs a socket of its own")
+                raise InvalidInput("this WebSocket has a shell already; open another WebSocket")
             identifier = call.session_identifier or websocket.query_params.get("session", "")
             target, share = gateway.sessions.use(identifier, gateway.shells)
             setattr(websocket.state, CALLER, identifier)
@@ -147,7 +147,7 @@ async def talk(websocket: WebSocket, name: str) -> None:
             conversation.start(frame.stream_id, frame.stream_id, shell.messages(), check)
             return
         if not shells:
-            raise NotAuthenticated("no shell was opened on this socket: its first call must be an initialize")
+            raise NotAuthenticated("no shell was opened on this WebSocket: its first call must be an initialize")
         if call.type == "input":
             shells[""].write(call.data)
         else:
@@ -162,9 +162,9 @@ async def talk(websocket: WebSocket, name: str) -> None:
 
 
 class _Shell:
-    """A shell and the threads that wait for it: one reads, one writes, and the event loop waits for neither."""
+    """A shell, a thread that reads its output, and one that writes its input."""
 
-    def __init__(self, gateway: Gateway, target: Target | Folder, terminal: Terminal, share: ExitStack) -> None:
+    def __init__(self, gateway: Gateway, target: JobShell | FolderShell, terminal: Terminal, share: ExitStack) -> None:
         self._gateway = gateway
         self._target = target
         self._terminal = terminal
@@ -177,30 +177,30 @@ class _Shell:
         self._ended = False
 
     def write(self, text: str) -> None:
-        """Give it input. Raises `Refused` where it has ended, or too much waits already."""
+        """Send input. Raise `Refused` if the shell has ended, or if too much input waits."""
         self._put(data := text.encode(errors="replace"), len(data))
 
     def resize(self, columns: int, rows: int) -> None:
-        """Change its size, after the input so far. Raises `Refused` as `write` does."""
+        """Change the size of the terminal, after the input so far. Raise `Refused` as `write` does."""
         self._put(Terminal(columns, rows), 1024)
 
     def _put(self, piece: bytes | Terminal, size: int) -> None:
-        # Whoever waited here would not notice that the browser goes away.
+        # Waiting here would delay the notice that the browser disconnected.
         if self._ended:
             raise Refused("this shell has ended")
         if self._waiting + size > WAITING:
-            raise Refused(f"this shell does not read its input, of which {self._waiting} bytes wait; this was dropped")
+            raise Refused(f"the input was dropped: the shell does not read, and {self._waiting} bytes wait")
         self._waiting += size
         self._input.put_nowait(piece)
 
     async def messages(self) -> AsyncGenerator[ShellMessage, None]:
-        """What it writes, until it ends. Whoever stops listening ends it."""
+        """Give the output of the shell until it ends. The shell ends if the caller stops."""
         writing: asyncio.Task[None] | None = None
         try:
             stream = await self._gateway.pools.questions.run(self._bring_up)
             writing = asyncio.create_task(self._write_on(stream))
             yield ShellMessage(type="initialize")
-            # A character may be cut between two pieces: the rest of it comes with the next one.
+            # A piece may end within a character; the rest comes with the next piece.
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
             while piece := await self._in_thread(stream.read):
                 if text := decoder.decode(piece):
@@ -232,9 +232,9 @@ class _Shell:
         return asyncio.get_running_loop().run_in_executor(self._gateway.shell_threads, work)
 
     def _bring_up(self, adapter: Adapter) -> Stream:
-        """The shell; one that has come up after the browser went away is ended here, where no loop need run any more.
+        """Return the shell. If the browser has disconnected meanwhile, end it here: no event loop may run any more.
 
-        Raises as `terminals` does, and `Refused`.
+        Raise as `jobs.shells` does, and `Refused`.
         """
         stream = _open(adapter, self._target, self._terminal)
         with self._taking:
@@ -245,18 +245,18 @@ class _Shell:
         raise Refused("this shell has ended")
 
 
-def _open(adapter: Adapter, target: Target | Folder, terminal: Terminal) -> Stream:
+def _open(adapter: Adapter, target: JobShell | FolderShell, terminal: Terminal) -> Stream:
     _check_grant(adapter, target.grant)
-    if isinstance(target, Folder):
-        return terminals.open_in_folder(adapter, target.account, target.path, terminal)
+    if isinstance(target, FolderShell):
+        return job_shells.open_in_folder(adapter, target.account, target.path, terminal)
     record = adapter.store.get(target.job_id)
     if record.run != target.run:
-        raise Refused(f"job {record.id} was started again since this session was given; ask for a new one")
-    return terminals.open_shell(adapter, record, target.rank, terminal)
+        raise Refused(f"job {record.id} was requeued after this session was created; open a new one")
+    return job_shells.open_shell(adapter, record, target.rank, terminal)
 
 
-async def _check(gateway: Gateway, target: Target | Folder, until: float) -> None:
-    """Raise where a shell may not stay open."""
+async def _check(gateway: Gateway, target: JobShell | FolderShell, until: float) -> None:
+    """Raise an error if a shell may not stay open."""
     if time.monotonic() >= until:
         hours = gateway.limits.session / 3600
         raise NotAuthenticated(f"a shell stays open for {hours:.0f} hours at most; open another one")
@@ -267,16 +267,16 @@ def _check_grant(adapter: Adapter, grant: str | AccessGrant | None) -> None:
     check_grant(adapter.store, grant, adapter.clock())
 
 
-async def _in_time(gateway: Gateway, looking: Coroutine[Any, Any, list[Folder]]) -> list[Folder]:
-    """The folders, once they are found; a cluster or a UCloud that hangs is not waited for. Raises `TryAgain` then."""
+async def _in_time(gateway: Gateway, looking: Coroutine[Any, Any, list[FolderShell]]) -> list[FolderShell]:
+    """Return the folders. Raise `TryAgain` if the cluster or UCloud takes too long."""
     try:
         return await gateway.background.in_time(looking, gateway.limits.answer, "looking for folders")
     except StillRunning:
-        raise TryAgain("UCloud or the cluster takes too long to tell of these folders; try again") from None
+        raise TryAgain("UCloud or the cluster takes too long to find these folders; try again") from None
 
 
-def _folder_sessions(gateway: Gateway, folders: Sequence[Folder]) -> tuple[Session, ...]:
-    """Sessions with them; in place of a job each names its folder, as UCloud's own provider does."""
+def _folder_sessions(gateway: Gateway, folders: Sequence[FolderShell]) -> tuple[Session, ...]:
+    """Return sessions in folders. In place of a job each names its folder, as UCloud's own provider does."""
     return tuple(
         Session(type="shell", job_id=each.path.ucloud, rank=0, session_identifier=gateway.sessions.add_folder(each))
         for each in folders
@@ -297,14 +297,14 @@ def _session(
         return gateway.web.open(record, item.rank, item.session_type, item.target, grant, user)
     if gateway.config.gateway.url is None:
         raise NotOffered("Terminal access is not supported by this provider: gateway.url is not set")
-    terminals.check(record, item.rank)
+    job_shells.check(record, item.rank)
     identifier = gateway.sessions.add(record, item.rank, grant, user)
     return Session(type="shell", job_id=record.id, rank=item.rank, session_identifier=identifier)
 
 
 def _read(frame: Frame, call: str) -> _Call:
     if frame.call != call:
-        raise NotFound(f"there is no call {for_message(frame.call)} here; there is {call}")
+        raise NotFound(f"the call {for_message(frame.call)} is unknown; this WebSocket supports {call}")
     try:
         return _Call.model_validate(frame.payload)
     except ValidationError as error:

@@ -1,6 +1,6 @@
-"""Connections to ports of nodes that this machine does not reach itself: by commands on the cluster.
+"""Tunnels to ports of nodes that this machine cannot reach directly.
 
-Behind each is a command on the login node that speaks TCP to the node.
+Each tunnel is a command on the login node with a TCP connection to the node.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST = 128
 """Tunnels at once. Each has two threads, and ten share an SSH connection."""
 
 CONNECT_SECONDS = 15
-"""How long the command may take to reach the node."""
+"""Seconds until the command must have reached the node."""
 
 _CONNECTED = b"+"
 
@@ -37,7 +37,7 @@ cat <&3 & down=$!
 wait -n
 kill "$up" "$down"
 """
-"""With an address and a port. Whichever side ends first, ends it."""
+"""Command with an address and a port as arguments. It ends when either side ends."""
 
 
 class Tunnels:
@@ -45,13 +45,13 @@ class Tunnels:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(3 * MOST, thread_name_prefix="tunnel")
-        """Each tunnel has one that reads, one that writes, and one to close it."""
+        """Each tunnel has one thread that reads, one that writes, and one to close it."""
 
     @asynccontextmanager
     async def open(self, transport: Transport, address: str, port: int) -> AsyncIterator[Connection]:
         """Connect to a port of a node, within the block.
 
-        Raises `NotListening` if nothing answers there, and `AdapterError` if the cluster is not reached.
+        Raise `NotListening` if nothing answers, and `AdapterError` if the cluster cannot be reached.
         """
         stream, first = await self._connect(transport, address, port)
         try:
@@ -60,7 +60,7 @@ class Tunnels:
             await asyncio.get_running_loop().run_in_executor(self._threads, stream.close)
 
     async def _connect(self, transport: Transport, address: str, port: int) -> tuple[Stream, bytes]:
-        """Return the command once it has reached the node, and what came from there already."""
+        """Return the command once it has reached the node, and the first bytes."""
         loop = asyncio.get_running_loop()
         command = Command(("bash", "-c", _SCRIPT, "bash", address, str(port)), timeout=CONNECT_SECONDS)
         opening = loop.run_in_executor(self._threads, transport.open, command)
@@ -74,7 +74,7 @@ class Tunnels:
                 first = await loop.run_in_executor(self._threads, stream.read)
         except TimeoutError as error:
             await loop.run_in_executor(self._threads, stream.close)
-            raise NotListening(f"no answer came from {address}, port {port}") from error
+            raise NotListening(f"{address}, port {port} did not answer") from error
         except BaseException:
             await loop.run_in_executor(self._threads, stream.close)
             raise
@@ -84,7 +84,7 @@ class Tunnels:
         return stream, first[1:]
 
     def close(self) -> None:
-        """Give everything back; tunnels have ended by now."""
+        """Close everything; tunnels have ended by now."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -113,6 +113,6 @@ class _Tunnel:
 
 
 def _close(opening: asyncio.Future[Stream]) -> None:
-    """Close what was opened for somebody who has gone meanwhile."""
+    """Close a stream if its client has disconnected meanwhile."""
     if not opening.cancelled() and opening.exception() is None:
         threading.Thread(target=opening.result().close, name="close tunnel").start()

@@ -1,8 +1,7 @@
-"""Web and VNC sessions: a job's own interfaces, for whoever may use the job (contract 1.15, 3.7).
+"""Web and VNC sessions: the interfaces of a job's application.
 
-Each interface of a rank of a job is seen on a domain of its own, so that one application's pages are strangers to
-another's. A session begins with a token in the address, which is good once; from then on a cookie of that domain opens
-it.
+Each interface of a rank of a job has a domain of its own, so that browsers separate the pages of applications. A
+session begins with a token in the address, which is valid once. After that a cookie of the domain opens it.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from slurm_adapter.gateway.sessions.headers import (
 )
 from slurm_adapter.gateway.sessions.listeners import Listeners, NotTheJobs
 from slurm_adapter.gateway.sessions.one_time_secrets import SecretStore
-from slurm_adapter.gateway.sessions.proxy import Way, forward, forward_bytes, page, refuse, silent
+from slurm_adapter.gateway.sessions.proxy import JobPort, forward, forward_bytes, page, refuse, silent
 from slurm_adapter.gateway.sessions.revocation import Permission
 from slurm_adapter.gateway.sessions.tunnels import MOST as MOST_TUNNELS
 from slurm_adapter.gateway.sessions.tunnels import Tunnels
@@ -61,20 +60,20 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.thread_pools import ThreadPools
 
 MOST, MOST_OF_ONE = 10_000, 100
-"""Links that wait for their use, and sessions of browsers, at once; and the same of one user."""
+"""Unused links, and sessions of browsers, at once: of all users, and of one user."""
 
 CONNECTIONS = 1000
-"""Connections to applications at once, if this machine reaches the nodes itself."""
+"""Connections to applications at once, if this machine reaches the nodes directly."""
 CONNECTIONS_OF_ONE = 64
-"""The same of one user. A browser keeps six for each interface, and each WebSocket is one more."""
+"""Connections of one user. A browser keeps six for each interface, and each WebSocket is one more."""
 
 REQUESTS_PER_SECOND, REQUESTS_IN_A_ROW = 30, 100
-"""How fast requests of one user to applications are begun, and how many before that counts: a page has dozens."""
+"""Requests of one user to applications that begin each second, and how many may begin at once: a page has dozens."""
 
 log = logging.getLogger(__name__)
 
 _METHODS_REFUSED = {"CONNECT", "TRACE"}
-"""They are for proxies that somebody has chosen, and to show what a page may not see (RFC 9110, section 9.3.8)."""
+"""Methods for configured proxies, and to show what a page may not see (RFC 9110, section 9.3.8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +82,21 @@ class Place:
 
     job: str
     rank: int
-    target: int = 0
-    """Which of the job's further interfaces, counted from 1; 0: the one that its application always has."""
+    interface: int = 0
+    """Number of the job's further interface, from 1; 0 for the interface that its application always has."""
     grant: str | AccessGrant | None = None
-    """What its session lasts as long as (`authentication.check_grant`); None where there is no session."""
+    """Permission of the session (`authentication.check_grant`); None if there is no session."""
 
     user: str = ""
-    """Whose session it is."""
+    """User of the session."""
 
     def same(self, other: Place | None) -> bool:
-        """Whether it is the same interface."""
+        """Return whether it is the same interface."""
         return other is not None and self == replace(other, grant=self.grant, user=self.user)
 
 
 class Domains:
-    """Where each interface of each rank is seen."""
+    """The domain of each interface of each rank."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -107,11 +106,11 @@ class Domains:
         self._host = re.compile(rf"{before}{numbers}{after}\.?(?::[0-9]+)?", re.ASCII | re.IGNORECASE)
 
     def domain(self, place: Place) -> str:
-        """The interface's, with the port where the site's pattern has one."""
+        """Return the domain of an interface, with the port if the site's pattern has one."""
         return self._pattern.replace("{job}", place.job).replace("{rank}", _number(place))
 
     def find(self, host: str) -> Place | None:
-        """Whose domain this is (a request's Host); None where it is no job's."""
+        """Return the interface of this domain (a request's Host); None if it is not a job's."""
         match = self._host.fullmatch(host)
         return None if match is None else Place(match[1], int(match[2]), int(match[3] or 0))
 
@@ -138,7 +137,7 @@ class Web:
 
     @property
     def scheme(self) -> str:
-        """Of the addresses that browsers see."""
+        """The scheme of addresses in browsers."""
         return urlsplit(self.config.gateway.url or "").scheme
 
     def open(
@@ -150,18 +149,19 @@ class Web:
         grant: str | AccessGrant | None = None,
         user: str | None = None,
     ) -> Session:
-        """A session with an interface of a rank, for a caller who was found to be allowed to use the job.
+        """Open a session with an interface of a rank, for a caller who was checked to have access to the job.
 
-        `target` names one of those that the application declares besides. `grant`: what the session lasts as long as;
-        see `authentication.check_grant`. `user`: whose it is; without one, its job's. Raises `NotOffered` if the site
-        or the application has none, `Refused` if the job does not run, `InvalidInput` for a rank or a target that it
-        does not have, and `TooMany` if too many links of this user wait.
+        `target` names a further interface of the application. `grant` is the permission of the session; see
+        `authentication.check_grant`. `user` is the user of the session; without one, the owner of the job.
+
+        Raise `NotOffered` if the site or the application has none. Raise `Refused` if the job is not running,
+        `InvalidInput` for an unknown rank or target, and `TooMany` if the user has too many unused links.
         """
         if self.domains is None or (why := lacks(self.config)) is not None:
             missing = "gateway.web_domain is not set" if self.domains is None else why
             raise NotOffered(f"{_NAMES[kind]} access is not supported by this provider: {missing}")
         place = Place(
-            record.id, rank, _find_target(record, rank, kind, target) if target else 0, grant, user or record.owner
+            record.id, rank, _find_interface(record, rank, kind, target) if target else 0, grant, user or record.owner
         )
         if not port_of(record, place, kind):
             raise NotOffered(f"{_NAMES[kind]} access: {record.application} declares no port for it")
@@ -176,10 +176,10 @@ class Web:
         return Session(type="vnc", job_id=record.id, rank=rank, url=address, password=record.vnc_password)
 
     @asynccontextmanager
-    async def reach(self, way: Way, owner: str) -> AsyncIterator[Connection]:
-        """Connect to a port of a node for a user, within the block; over the cluster if this machine does not reach it.
+    async def reach(self, way: JobPort, owner: str) -> AsyncIterator[Connection]:
+        """Connect to a port of a node for a user, within the block; through the cluster if there is no direct way.
 
-        Raises `TooMany`, `NotListening`, `NotTheJobs` and, if the cluster is not reached, `AdapterError`.
+        Raise `TooMany`, `NotListening`, `NotTheJobs` and, if the cluster cannot be reached, `AdapterError`.
         """
         with self.turns.counted(owner):
             self.connections.acquire(owner)
@@ -196,12 +196,12 @@ class Web:
             yield connection
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close everything."""
         self._tunnels.close()
         self.listeners.close()
 
     async def find(self, place: Place) -> Record | None:
-        """The job, where it is still remembered. Raises `NotAuthenticated` where the session's token is no more."""
+        """Return the job; None if it is forgotten. Raise `NotAuthenticated` if the session's token is revoked."""
         return await self.pools.database.run(_find, place)
 
     def permission(self, place: Place, run: str, secret: str | None, until: float) -> Permission:
@@ -209,16 +209,16 @@ class Web:
         return Permission(partial(self.check, place, run, secret, until), self.limits.permission_check)
 
     async def check(self, place: Place, run: str, secret: str | None, until: float) -> None:
-        """Raise where a connection may not stay open: its job, the cookie `secret` or its token has ended."""
+        """Raise an error if a connection may not stay open: its job, the cookie `secret` or its token has ended."""
         if time.monotonic() >= until or (secret is not None and self.cookies.find(secret) is None):
-            raise NotAuthenticated("the session is over")
+            raise NotAuthenticated("the session has ended")
         record = await self.find(place)
         if record is None or record.state.final or record.run != run:
-            raise Refused(f"job {place.job} does not run any more")
+            raise Refused(f"job {place.job} is not running any more")
 
 
 def lacks(config: Config) -> str | None:
-    """What a site has not set that web and VNC sessions need; None where they work."""
+    """Return which key web and VNC sessions need that is not set; None if they work."""
     for key, value in (("web_domain", config.gateway.web_domain), ("url", config.gateway.url)):
         if value is None:
             return f"gateway.{key} is not set"
@@ -226,9 +226,9 @@ def lacks(config: Config) -> str | None:
 
 
 def check(record: Record, rank: int) -> None:
-    """Raise `NotOffered` for an array, `Refused` where the job does not run, and `InvalidInput` for a wrong rank."""
+    """Raise `NotOffered` for an array, `Refused` if the job is not running, and `InvalidInput` for an unknown rank."""
     if record.array:
-        raise NotOffered(f"job {record.id} has no such sessions: it is an array, whose tasks have no one address")
+        raise NotOffered(f"job {record.id} has no such sessions: the tasks of an array have no common address")
     ranks = record.replicas
     if not 0 <= rank < ranks:
         raise InvalidInput(f"rank: {rank}: job {record.id} has the ranks 0 to {ranks - 1}")
@@ -237,17 +237,17 @@ def check(record: Record, rank: int) -> None:
 
 
 def port_of(record: Record, place: Place, kind: Kind) -> int | None:
-    """The port of this interface; None where the job has none of this kind there."""
-    if not place.target:
+    """Return the port of this interface; None if the job has no such interface."""
+    if not place.interface:
         return record.web_port if kind == "WEB" else record.vnc_port
-    if place.target > len(record.interfaces):
+    if place.interface > len(record.interfaces):
         return None
-    found = record.interfaces[place.target - 1]
+    found = record.interfaces[place.interface - 1]
     return found.port if (found.rank, found.kind) == (place.rank, kind) else None
 
 
-def _find_target(record: Record, rank: int, kind: Kind, name: str) -> int:
-    """The number of a further interface; see `Place`."""
+def _find_interface(record: Record, rank: int, kind: Kind, name: str) -> int:
+    """Return the number of a further interface; see `Place`."""
     there = [each.name for each in record.interfaces if (each.rank, each.kind) == (rank, kind)]
     if name not in there:
         has = ", ".join(map(for_message, there)) or "none"
@@ -258,7 +258,7 @@ def _find_target(record: Record, rank: int, kind: Kind, name: str) -> int:
 
 
 def _number(place: Place) -> str:
-    return f"{place.rank}-{place.target}" if place.target else str(place.rank)
+    return f"{place.rank}-{place.interface}" if place.interface else str(place.rank)
 
 
 _NAMES = {"WEB": "Web", "VNC": "Vnc"}
@@ -273,14 +273,14 @@ def _transport(adapter: Adapter) -> Transport:
     return adapter.transport
 
 
-def _way(record: Record, rank: int, port: int) -> Way | None:
-    """How its port is reached; None where its node's address is not known yet."""
+def _way(record: Record, rank: int, port: int) -> JobPort | None:
+    """Return how its port is reached; None if its node's address is not known yet."""
     addresses = record.addresses[rank] if rank < len(record.addresses) else ()
-    return Way(addresses[0], port, record, rank) if addresses else None
+    return JobPort(addresses[0], port, record, rank) if addresses else None
 
 
 class Applications:
-    """Answers what is asked of a job's domain; everything else is the application's inside."""
+    """Serves the domains of jobs; everything else goes to the ASGI application inside."""
 
     def __init__(self, app: ASGIApp, web: Web) -> None:
         self._app = app
@@ -319,12 +319,12 @@ class Applications:
 
     def _authorize(self, place: Place, scope: Scope) -> HTMLResponse | RedirectResponse:
         if scope["method"] != "GET" or not opens_a_page(scope):
-            # Neither a look at what is there (HEAD) nor another page's image or frame uses the link up.
+            # Neither HEAD nor an image or frame of another page uses up the link.
             return page(HTTPStatus.METHOD_NOT_ALLOWED, "Open this link in a window of its own.")
         [token] = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[-1:]
         meant, kind = self._web.tokens.redeem(token) or (None, None)
         if kind != "WEB" or meant is None or not meant.same(place):
-            text = "This link is good once, and for a minute only. Open the application's interface from the job again."
+            text = "This link is valid once, for one minute. Open the application's interface from the job again."
             return page(HTTPStatus.UNAUTHORIZED, text)
         try:
             cookie = self._web.cookies.issue(meant, meant.user)
@@ -349,8 +349,8 @@ class Applications:
         prefix = HOST_PREFIX if self._web.scheme == "https" else ""
         return f"{prefix}{COOKIE}{place.job}-{_number(place)}-{self._web.config.provider}"
 
-    async def _answer(self, place: Place, scope: Scope) -> HTMLResponse | tuple[Way, Permission, str]:
-        """Return where it is answered, what tells whether that may go on, and for whom; or a page that says why not."""
+    async def _answer(self, place: Place, scope: Scope) -> HTMLResponse | tuple[JobPort, Permission, str]:
+        """Return the way to the application, the permission and the user; or a page with the reason why not."""
         if (why := _malformed(scope)) is not None:
             return why
         secrets = cookie_values(scope, self._cookie(place))
@@ -358,21 +358,21 @@ class Applications:
         if not known:
             return _no_session()
         if not from_its_own_page(scope, self._web.scheme):
-            return page(HTTPStatus.FORBIDDEN, "A page of another site may not do this here.")
+            return page(HTTPStatus.FORBIDDEN, "Pages of other sites may not send this request.")
         secret, place = next(iter(known.items()))
         await self._web.turns.wait(place.user, scope["state"])
         record = await self._web.find(place)
         if record is None or record.state.final:
             for each in secrets:
                 self._web.cookies.redeem(each)
-            return page(HTTPStatus.GONE, "The job has ended, and its application with it.")
+            return page(HTTPStatus.GONE, "The job has ended.")
         port = port_of(record, place, "WEB")
         if record.state is not JobState.RUNNING or not port:
-            text = f"The job does not run at present: it is {record.state}."
+            text = f"The job is not running at present: it is {record.state}."
             return page(HTTPStatus.SERVICE_UNAVAILABLE, text, again=10)
         way = _way(record, place.rank, port)
         if way is None:
-            return page(HTTPStatus.BAD_GATEWAY, "It is not known yet on which node the job runs.", again=3)
+            return page(HTTPStatus.BAD_GATEWAY, "The node of the job is not known yet.", again=3)
         return way, self._web.permission(place, record.run, secret, math.inf), place.user
 
 
@@ -381,11 +381,11 @@ sockets = APIRouter()
 
 @sockets.websocket("/vnc")
 async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None:
-    """A desktop: what a browser's VNC client and a VNC server say to each other (RFC 6143), as messages of bytes."""
+    """Forward messages between a browser's VNC client and a VNC server (RFC 6143) as bytes."""
     web: Web = websocket.app.state.gateway.web
     found = web.tokens.redeem(token)
     if found is None or found[1] != "VNC":
-        await websocket.send_denial_response(page(HTTPStatus.UNAUTHORIZED, "This session is open no longer."))
+        await websocket.send_denial_response(page(HTTPStatus.UNAUTHORIZED, "This session has ended."))
         return
     place, until = found[0], time.monotonic() + web.limits.session
     setattr(websocket.state, CALLER, place.user)
@@ -396,11 +396,11 @@ async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None
         return
     port = None if record is None else port_of(record, place, "VNC")
     if record is None or record.state is not JobState.RUNNING or not port:
-        await websocket.send_denial_response(page(HTTPStatus.GONE, "The job does not run any more."))
+        await websocket.send_denial_response(page(HTTPStatus.GONE, "The job is not running any more."))
         return
     way = _way(record, place.rank, port)
     if way is None:
-        text = "It is not known yet on which node the job runs."
+        text = "The node of the job is not known yet."
         await websocket.send_denial_response(page(HTTPStatus.BAD_GATEWAY, text))
         return
     try:
@@ -413,18 +413,18 @@ async def vnc(websocket: WebSocket, token: Annotated[str, Query()] = "") -> None
 
 
 def _no_session() -> HTMLResponse:
-    text = "There is no session for this application here. Open its interface from the job, in UCloud."
+    text = "This browser has no session with this application. Open its interface from the job, in UCloud."
     return page(HTTPStatus.UNAUTHORIZED, text)
 
 
 def _unreached(error: AdapterError) -> HTMLResponse:
     if isinstance(error, NotTheJobs):
-        log.warning("nothing was sent to an application: %s", error)
-        return page(HTTPStatus.BAD_GATEWAY, f"Nothing was sent: {error}.", again=10)
+        log.warning("a request to an application was refused: %s", error)
+        return page(HTTPStatus.BAD_GATEWAY, f"The request was not sent: {error}.", again=10)
     if isinstance(error, TooMany):
         return _too_many(error)
-    log.warning("a node was not reached: %s", error)
-    return page(HTTPStatus.SERVICE_UNAVAILABLE, "The cluster is out of reach just now.", again=10)
+    log.warning("the connection to a node failed: %s", error)
+    return page(HTTPStatus.SERVICE_UNAVAILABLE, "The cluster cannot be reached at the moment.", again=10)
 
 
 def _too_many(error: TooMany) -> HTMLResponse:
@@ -434,11 +434,11 @@ def _too_many(error: TooMany) -> HTMLResponse:
 
 
 def _malformed(scope: Scope) -> HTMLResponse | None:
-    """Return what a request gets that no application should have to understand; None for others."""
+    """Return the answer to a malformed request, which no application gets; None for others."""
     if has_two_lengths(scope):
         return page(HTTPStatus.BAD_REQUEST, "The request has both Content-Length and Transfer-Encoding.")
     if scope["type"] == "http" and scope["method"] in _METHODS_REFUSED:
-        return page(HTTPStatus.METHOD_NOT_ALLOWED, f"{scope['method']} is not for applications.")
+        return page(HTTPStatus.METHOD_NOT_ALLOWED, f"Applications do not get {scope['method']}.")
     if not scope["raw_path"].startswith(b"/"):
         return page(HTTPStatus.BAD_REQUEST, "The request's target is not a path.")
     return None

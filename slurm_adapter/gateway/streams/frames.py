@@ -1,7 +1,7 @@
-"""The frames of UCloud's WebSockets: what clients call, and what they are sent (contract 3.7).
+"""Frames of UCloud's WebSocket protocol: calls of clients, and their answers.
 
-A client's frame names a call and a stream of the client's own choice. The answer is any number of messages on that
-stream, and one response, after which nothing comes on it.
+A client's frame names a call, and a stream that the client chooses. The answer is any number of messages on that stream
+and one response, which ends the stream.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 PING = '{"ping":"pong"}'
-"""Sent so that nothing on the way takes a silent stream for a dead one; UCloud takes it for an empty message."""
+"""Sent so that no proxy closes a silent stream. UCloud reads it as an empty message."""
 
 
 class Frame(Wire):
-    """What a client sends."""
+    """A frame of a client."""
 
     call: Annotated[Line, Field(max_length=256)]
     stream_id: Annotated[Line, Field(max_length=256)] = ""
     payload: dict[str, Any] = Field(default_factory=dict)
     bearer: Text = ""
-    """A token, from those that cannot set a header: browsers."""
+    """Access token of browsers, which cannot set a header."""
     project: Text | None = None
 
 
 def read_frame(text: str | None, limit: int) -> Frame:
-    """A client's frame; None for one that is binary. Raises `InvalidInput`; `limit` is in characters."""
+    """Return a client's frame; `text` is None if it is binary. Raise `InvalidInput`. `limit` is in characters."""
     if text is None:
         raise InvalidInput("the frame is binary; frames are text")
     if len(text) > limit:
-        raise InvalidInput(f"the frame has {len(text)} characters, and at most {limit} are taken here")
+        raise InvalidInput(f"the frame has {len(text)} characters; the limit is {limit}")
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidInput("the frame is no text: it holds half of a surrogate pair") from error
+        raise InvalidInput("the frame is not text: it contains half of a surrogate pair") from error
     try:
         return Frame.model_validate(decode_json(data))
     except ValidationError as error:
@@ -50,12 +50,12 @@ def read_frame(text: str | None, limit: int) -> Frame:
 
 
 def message(stream_id: str, payload: BaseModel) -> str:
-    """One message of a stream."""
+    """Return a message of a stream."""
     return _frame("message", stream_id, payload.model_dump_json(by_alias=True))
 
 
 def response(stream_id: str, payload: BaseModel, status: int = 200) -> str:
-    """The end of a stream, with the status that HTTP would have."""
+    """Return the end of a stream, with the status that HTTP would have."""
     return _frame("response", stream_id, payload.model_dump_json(by_alias=True), f',"status":{status}')
 
 

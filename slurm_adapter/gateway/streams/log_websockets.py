@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 W = TypeVar("W", bound=Wire)
 
 USER_FRAME = 64 * 1024
-"""Characters of the longest frame that is read of whoever has not said yet who he is."""
+"""Characters of the longest frame of a client that may not be authenticated yet."""
 
 _ALL = Flags(include_product=True, include_support=True)
-"""What UCloud tells of a job besides when somebody begins to follow it."""
+"""Optional parts of a job in the first message to a follower, as UCloud sends them."""
 
 provider = APIRouter()
 users = APIRouter()
@@ -47,12 +47,12 @@ users = APIRouter()
 
 @provider.websocket("/ucloud/jobs.provider.{name}/websocket")
 async def follow_for_ucloud(websocket: WebSocket, name: str) -> None:
-    """UCloud's door (contract 3.7): the token is in the header, and the call holds the whole job."""
+    """Serve logs to UCloud. The token is in the header, and the call contains the whole job."""
     gateway: Gateway = websocket.app.state.gateway
     try:
         key = gateway.key
         if key is None or name != gateway.config.provider:
-            raise NotFound(f"there is no provider {for_message(name)} here")
+            raise NotFound(f"this gateway serves no provider {for_message(name)}")
         authorization, began = websocket.headers.get("authorization"), time.time()
         key.verify(authorization, began)
     except AdapterError as error:
@@ -61,7 +61,7 @@ async def follow_for_ucloud(websocket: WebSocket, name: str) -> None:
     setattr(websocket.state, CALLER, "UCloud")
 
     async def check() -> None:
-        # UCloud's tokens last ten minutes, and it follows for hours by one (contract 3.5): what counts is the key.
+        # A token of UCloud expires after ten minutes, and it follows for hours by one. So only the key is checked.
         key.verify(authorization, began)
 
     async def answer(conversation: Conversation, frame: Frame) -> None:
@@ -70,7 +70,7 @@ async def follow_for_ucloud(websocket: WebSocket, name: str) -> None:
             await conversation.stop(request.stream_id or frame.stream_id, frame.stream_id)
             return
         if request.job is None:
-            raise InvalidInput("payload.job: is missing; it is required")
+            raise InvalidInput("payload.job: is required")
         record = await gateway.pools.database.run(get_own, request.job)
         stream = secrets.token_hex(8)
         conversation.start(frame.stream_id, stream, _for_ucloud(gateway, record, stream), check)
@@ -80,7 +80,7 @@ async def follow_for_ucloud(websocket: WebSocket, name: str) -> None:
 
 @users.websocket("/api/jobs")
 async def follow_for_users(websocket: WebSocket) -> None:
-    """Users' door (contract 2): the token is in the header or, where that cannot be, in each call."""
+    """Serve logs to users. The access token is in the header or, for browsers, in each call."""
     gateway: Gateway = websocket.app.state.gateway
     authorization, project = websocket.headers.get("authorization"), websocket.headers.get("project")
     try:
@@ -115,7 +115,7 @@ async def _for_user(
     gateway: Gateway, record: Record, job: JobView, updates: Sequence[Update]
 ) -> AsyncGenerator[Followed, None]:
     yield Followed(initial_job=job)
-    told = updates[-1].number if updates else 0
+    last = updates[-1].number if updates else 0
     status = job_json.job(record).status
     resolved = {name: getattr(job.status, name) for name in ("resolved_product", "resolved_support")}
     with gateway.turns.counted(record.owner), gateway.following.follow(record) as follower:
@@ -123,8 +123,8 @@ async def _for_user(
             if isinstance(event, Output):
                 yield Followed(log=(LogView(rank=event.rank, **_text(event)),))
                 continue
-            news = [update for update in await gateway.pools.database.run(_updates, record.id) if update.number > told]
-            told = news[-1].number if news else told
+            news = [update for update in await gateway.pools.database.run(_updates, record.id) if update.number > last]
+            last = news[-1].number if news else last
             now = job_json.job(event, news)
             new_status = now.status.model_copy(update=resolved) if now.status != status else None
             if news or new_status is not None:
@@ -158,9 +158,9 @@ def _updates(adapter: Adapter, id_: str) -> list[Update]:
 
 
 def _read(model: type[W], frame: Frame, call: str) -> W:
-    """What is called for. Raises `NotFound` for another call than this one."""
+    """Return the payload of a call. Raise `NotFound` for another call than this one."""
     if frame.call != call:
-        raise NotFound(f"there is no call {for_message(frame.call)} here; there is {call}")
+        raise NotFound(f"the call {for_message(frame.call)} is unknown; this WebSocket supports {call}")
     try:
         return model.model_validate(frame.payload)
     except ValidationError as error:

@@ -1,7 +1,7 @@
-"""Conversations over a WebSocket: frames that come in, and streams of messages that answer them.
+"""Conversations over a WebSocket: calls of a client, and streams of messages that answer them.
 
-Nothing that a client sends or leaves out ends in more than a response with a reason, or in the socket's end. Each
-stream is a task of its own, and none outlives the socket; a client that does not read is not written for.
+An invalid frame ends in a response with a reason, or closes the WebSocket. Each stream is a task, and ends with its
+WebSocket. Nothing is buffered for a client that does not read.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.streams.frames import Frame
 
 STREAMS = 16
-"""Of one socket at once."""
+"""Streams of one WebSocket at once."""
 
 _NORMAL, _LOST, _POLICY = 1000, 1006, 1008
-"""Why a socket ends (RFC 6455, section 7.4.1); the last one: the client does not speak this protocol."""
+"""Close codes (RFC 6455, section 7.4.1). The last one is for clients that do not use this protocol."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Stream:
     id: str
-    """The client's name for it."""
+    """Name that the client chose."""
     name: str
-    """Ours."""
+    """Name that the gateway chose."""
     task: asyncio.Task[None]
 
 
 async def refuse(websocket: WebSocket, error: AdapterError) -> None:
-    """Answer the request for a socket as HTTP would."""
+    """Refuse a WebSocket with an HTTP response."""
     status = status_of(error, websocket.url.path)
     answer = JSONResponse(body_of(error).model_dump(by_alias=True), status, headers_of(error))
     await websocket.send_denial_response(answer)
@@ -68,10 +68,10 @@ class Conversation:
         self._streams: set[_Stream] = set()
         self._idle_since = 0.0
         self._lost = asyncio.Event()
-        """The client does not read."""
+        """Set if the client does not read."""
 
     async def hold(self, answer: Callable[[Conversation, Frame], Awaitable[None]]) -> None:
-        """Take frames until the socket ends, each by `answer`, which may raise `AdapterError`."""
+        """Read frames until the WebSocket ends, and pass each to `answer`, which may raise `AdapterError`."""
         await self._websocket.accept()
         self._idle_since = asyncio.get_running_loop().time()
         listening = asyncio.create_task(self._listen(answer))
@@ -93,26 +93,26 @@ class Conversation:
         messages: AsyncGenerator[BaseModel, None],
         check: Callable[[], Awaitable[object]],
     ) -> None:
-        """Answer with a stream of messages, as long as `check` raises nothing.
+        """Answer with a stream of messages, until `check` raises an error.
 
-        Raises `InvalidInput` where there may be no such stream.
+        Raise `InvalidInput` if there are too many streams, or one with this identifier.
         """
         if len(self._streams) >= STREAMS:
-            raise InvalidInput(f"this socket has {STREAMS} streams already, and may have no more at once")
+            raise InvalidInput(f"this WebSocket has {STREAMS} streams already, which is the limit")
         if any(stream.id == stream_id for stream in self._streams):
-            raise InvalidInput(f"this socket has a stream {stream_id!r} already; each needs a streamId of its own")
+            raise InvalidInput(f"this WebSocket has a stream {stream_id!r} already; use another streamId")
         task = asyncio.create_task(self._run(stream_id, messages, check))
         stream = _Stream(stream_id, name, task)
         self._streams.add(stream)
         task.add_done_callback(lambda _: self._ended(stream))
 
     async def acknowledge(self, stream_id: str, payload: BaseModel) -> None:
-        """Answer a call that wants no more than that: in the end of its stream, or on a stream that goes on."""
+        """Acknowledge a call: with the end of its stream, or with a message if the stream continues."""
         running = any(stream.id == stream_id for stream in self._streams)
         await self._send((frames.message if running else frames.response)(stream_id, payload))
 
     async def stop(self, name: str, stream_id: str) -> None:
-        """End a stream, by its name or the client's, as the call on this other stream wants it."""
+        """End a stream, by either of its names; `stream_id` is the stream of the call that asks for it."""
         stopped = [each for each in self._streams if name in {each.name, each.id}]
         for stream in stopped:
             stream.task.cancel()
@@ -142,11 +142,11 @@ class Conversation:
                 except AdapterError as error:
                     await self._send(frames.response(frame.stream_id, body_of(error), self._status(error)))
 
-    async def _pass_on(self, stream_id: str, messages: AsyncGenerator[BaseModel, None]) -> None:
+    async def _forward(self, stream_id: str, messages: AsyncGenerator[BaseModel, None]) -> None:
         async with aclosing(messages):
             async for message in messages:
                 await self._send(frames.message(stream_id, message))
-                await asyncio.sleep(0)  # where the client takes all at once, others get their turn
+                await asyncio.sleep(0)  # let other tasks run, even if the client reads everything at once
 
     async def _run(
         self, stream_id: str, messages: AsyncGenerator[BaseModel, None], check: Callable[[], Awaitable[object]]
@@ -156,18 +156,18 @@ class Conversation:
         with suppress(WebSocketDisconnect):
             try:
                 permission = Permission(check, self._limits.permission_check)
-                await until_one_ends(self._pass_on(stream_id, messages), permission.watch())
+                await until_one_ends(self._forward(stream_id, messages), permission.watch())
             except AdapterError as error:
                 body, status = body_of(error), self._status(error)
             except WebSocketDisconnect:
                 return
-            except Exception:  # noqa: BLE001  # logged, and told as HTTP tells it
-                _log.exception("a stream broke off")
+            except Exception:  # noqa: BLE001  # logged, and answered as in HTTP
+                _log.exception("a stream failed")
                 body, status = Error(why="Internal server error"), HTTPStatus.INTERNAL_SERVER_ERROR
             await self._send(frames.response(stream_id, body, status))
 
     async def _keep(self) -> None:
-        """Say that the socket lives, and end one that is of no use."""
+        """Send pings, and close a WebSocket without streams."""
         with suppress(WebSocketDisconnect):
             while True:
                 await asyncio.sleep(self._limits.stream_ping)
@@ -179,14 +179,14 @@ class Conversation:
                     await self._send(frames.PING)
 
     async def _send(self, text: str) -> None:
-        """Send a frame, once the client has read most of those before. Raises `WebSocketDisconnect`."""
+        """Send a frame, once the client has read most of those before. Raise `WebSocketDisconnect`."""
         try:
             async with asyncio.timeout(self._limits.stream_send), self._sending:
                 await self._websocket.send_text(text)
         except TimeoutError as error:
             self._lost.set()
             raise WebSocketDisconnect(_LOST) from error
-        except RuntimeError as error:  # so says the server where the socket is closed already
+        except RuntimeError as error:  # the server raises it if the WebSocket is closed already
             raise WebSocketDisconnect(_LOST) from error
 
     async def _close(self, code: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from slurm_adapter.core.errors import TryAgain
 from slurm_adapter.gateway.sessions import listeners
 from slurm_adapter.gateway.sessions.listeners import Listeners, NotTheJobs, Socket, judge, read_row
-from slurm_adapter.gateway.sessions.proxy import Way
+from slurm_adapter.gateway.sessions.proxy import JobPort
 from slurm_adapter.gateway.thread_pools import ThreadPools
 from tests.offline import Offline, Tripping
 
@@ -132,11 +132,11 @@ def test_a_step_looks_at_the_real_table(here: tuple[Offline, Record, int]) -> No
     site, record, port = here
 
     async def look(listeners: Listeners) -> None:
-        way = Way("127.0.0.1", port, record, 0)
+        way = JobPort("127.0.0.1", port, record, 0)
         await asyncio.gather(*(listeners.check(way) for _ in range(20)))
         await listeners.check(way)
         with pytest.raises(NotTheJobs):
-            await listeners.check(Way("127.0.0.1", 1, record, 0))
+            await listeners.check(JobPort("127.0.0.1", 1, record, 0))
 
     assert ask(site, look) == 1
 
@@ -151,9 +151,9 @@ def test_a_step_sees_another_accounts_socket(here: tuple[Offline, Record, int]) 
         os.seteuid(0)
 
     async def look(listeners: Listeners) -> None:
-        await listeners.check(Way("127.0.0.1", port, record, 0))
+        await listeners.check(JobPort("127.0.0.1", port, record, 0))
         with pytest.raises(NotTheJobs, match="another account"):
-            await listeners.check(Way("127.0.0.1", other.getsockname()[1], record, 0))
+            await listeners.check(JobPort("127.0.0.1", other.getsockname()[1], record, 0))
 
     with other:
         ask(site, look)
@@ -166,7 +166,7 @@ def test_without_a_step_nothing_is_sent(here: tuple[Offline, Record, int]) -> No
     async def look(listeners: Listeners) -> None:
         for _ in range(2):
             with pytest.raises(TryAgain, match="SrunPortRange"):
-                await listeners.check(Way("127.0.0.1", port, record, 0))
+                await listeners.check(JobPort("127.0.0.1", port, record, 0))
 
     ask(site, look)
 
@@ -179,7 +179,7 @@ def test_a_step_that_says_too_much_is_given_up(here: tuple[Offline, Record, int]
 
     async def look(listeners: Listeners) -> None:
         with pytest.raises(TryAgain, match="says more than"):
-            await listeners.check(Way("127.0.0.1", port, record, 0))
+            await listeners.check(JobPort("127.0.0.1", port, record, 0))
 
     ask(site, look)
 
@@ -203,6 +203,6 @@ def test_the_steps_of_one_user_are_not_another_ones(
 
     async def look(steps: Listeners) -> None:
         for record in (first, *mine, first):
-            await steps.check(Way("127.0.0.1", port, record, 0))
+            await steps.check(JobPort("127.0.0.1", port, record, 0))
 
     assert ask(site, look) == 1 + len(mine)
