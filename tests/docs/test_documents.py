@@ -13,7 +13,7 @@ from starlette.routing import WebSocketRoute
 
 from slurm_adapter.cli.main import cli
 from slurm_adapter.gateway.http.metrics import Metrics
-from slurm_adapter.gateway.sessions import shell, web
+from slurm_adapter.gateway.sessions import applications, shell
 from slurm_adapter.gateway.streams import log_websockets
 from slurm_adapter.local.configuration_file import load_config
 from tests.docs.configuration_page import render
@@ -122,7 +122,7 @@ def test_the_requests_are_those_that_are_served(tmp_path: Path) -> None:
         (log_websockets.provider, ""),
         (log_websockets.users, ""),
         (shell.for_browsers, ""),
-        (web.sockets, "/ucloud/example"),
+        (applications.sockets, "/ucloud/example"),
     ):
         served |= {f"WS {prefix}{route.path}" for route in router.routes if isinstance(route, WebSocketRoute)}
     served = {

@@ -32,7 +32,7 @@ from slurm_adapter.gateway.http.docs_auth import DocsAuthMiddleware
 from slurm_adapter.gateway.http.error_responses import body_of, headers_of, status_of
 from slurm_adapter.gateway.http.logging import RequestLog
 from slurm_adapter.gateway.http.strict_route import error_text
-from slurm_adapter.gateway.sessions import shell, web
+from slurm_adapter.gateway.sessions import applications, shell
 from slurm_adapter.gateway.streams import log_websockets
 from slurm_adapter.gateway.streams.streams import refuse
 
@@ -105,8 +105,9 @@ def make_app(adapter: Adapter, limits: Limits | None = None) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, limit=adapter.config.gateway.body_limit * MEBIBYTE)
     app.add_middleware(RequestLog)
     if gateway.web.domains is not None:
-        app.include_router(web.sockets, prefix=f"/ucloud/{adapter.config.provider}")
-        app.add_middleware(web.Applications, web=gateway.web)  # outermost: requests to applications pass nothing else
+        app.include_router(applications.sockets, prefix=f"/ucloud/{adapter.config.provider}")
+        # Outermost: requests to applications pass nothing else.
+        app.add_middleware(applications.Applications, web=gateway.web)
     app.add_api_websocket_route("/{path:path}", _find_nothing)
     _answer_errors(app)
     _document_no_422(app)

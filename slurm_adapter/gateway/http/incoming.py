@@ -1,12 +1,12 @@
-"""Connections from outside: how long each may take, and how many there may be.
+"""Time limits of incoming connections, and limits of their number.
 
-The server itself waits without end for the rest of a request and for a client that does not read. Here each
-connection is looked at every few seconds, and ended if it keeps nobody's request waiting but its own.
+The server itself waits forever for the rest of a request, and for a client that does not read. Here each connection is
+checked every few seconds, and closed if it takes too long.
 
-Behind a reverse proxy all connections have one address, and without one an attacker may have many. So nobody is refused
-by address: if too many connections wait for a request, the oldest one of the address with most of them is ended. An
-honest request comes within moments, and is not waiting any more. So those of the last moments are left alone: many that
-come at once would end each other, and honest ones among them.
+Behind a reverse proxy all connections have one address, and without one an attacker may have many. So no address is
+refused: if too many connections wait for a request, the oldest one of the address with most of them is closed. An
+honest request arrives within moments, and is not waiting any more. So recent connections are spared: many that arrive
+at once would close each other, and honest ones among them.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ if TYPE_CHECKING:
     from slurm_adapter.gateway.limits import Limits
 
 LEAST_RATE = 240
-"""Bytes of a body each second, over three looks. (Kestrel, the server of ASP.NET, has this default.)"""
+"""Least bytes of a body each second, over three checks. (Kestrel, the server of ASP.NET, has this default.)"""
 
 WAITING = 128
-"""Connections without a request of a known caller. More end the oldest ones."""
+"""Connections without a request of a known caller. If there are more, the oldest ones are closed."""
 
 NEW = 32
-"""Connections that are made between two looks at all of them, if less than `ROOM_SECONDS` passes meanwhile."""
+"""New connections between two checks of all of them, if `ROOM_SECONDS` do not pass before."""
 
 ROOM_SECONDS = 0.1
-"""The longest time between these looks, if connections are made."""
+"""Most seconds between these checks, if there are new connections."""
 
 CONNECTIONS = 1000
-"""Connections in all, if this process may have four times as many files open."""
+"""Connections in all, if this process may open four times as many files."""
 
 HEAD_SIZE = 64 * 1024
-"""Bytes of the head of a request: a list of thousands of ids, or an application's cookies."""
+"""Bytes of the head of a request: it may contain a list of thousands of ids, or an application's cookies."""
 
 READ_SIZE = 8 * 1024
-"""Bytes that are read at once. All that was read is parsed at once: 8 KiB are 1300 messages of a WebSocket."""
+"""Bytes to read at once. They are parsed at once, too: 8 KiB are 1300 messages of a WebSocket."""
 
 MESSAGE_SIZE = 512 * 1024
-"""Bytes of a message that this program itself reads from a WebSocket. UCloud's have a whole job, of some KiB."""
+"""Bytes of a WebSocket message that this program reads itself. UCloud's contain a whole job, of some KiB."""
 
 CALLER = "caller"
-"""The key of a scope's state that says who is asking, once that is known."""
+"""Key of a scope's state with the caller, once the caller is known."""
 
 DELAYED = "delayed"
-"""The key of a scope's state while the request waits because its caller sends too many: a `Delay`; see `turns`."""
+"""Key of a scope's state with a `Delay`, while the request waits because its caller sends too many; see `turns`."""
 
 
 class Delay(NamedTuple):
@@ -70,11 +70,11 @@ class Delay(NamedTuple):
     owner: str
     """The caller."""
     end: Callable[[], object]
-    """Ends it, as nobody waits for its answer any more."""
+    """Function that ends the request, because nobody waits for its answer any more."""
 
 
 def most_connections() -> int:
-    """Return how many connections there may be at once: a quarter of the files that this process may open.
+    """Return the limit of connections: a quarter of the files that this process may open.
 
     Each may need another one, to an application. The rest is for the database, shells and commands.
     """
@@ -82,12 +82,12 @@ def most_connections() -> int:
 
 
 def _most_in_all() -> int:
-    """Return how many connections there may be at once with those that came a moment ago."""
+    """Return the limit of connections including recent ones."""
     return most_connections() * 5 // 4
 
 
 class _Watched:
-    """What both kinds of connections have in common; a mixin of uvicorn's protocols."""
+    """The common part of both kinds of connections; a mixin of uvicorn's protocols."""
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
@@ -98,29 +98,29 @@ class _Watched:
 
     _look: asyncio.TimerHandle | None = None
     _since = 0.0
-    """When it came into its present stage."""
+    """Time at which its present stage began."""
     _stage: object = None
     _stalled: float | None = None
-    """Since when too little is read; None if enough is."""
+    """Time since which the client reads too little; None if it reads enough."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to watch it, and make room for it."""
+        """Start the checks, and make room for it."""
         super().connection_made(transport)  # type: ignore[misc]
-        # asyncio's transports read 256 KiB at once otherwise; a test looks that this has an effect.
+        # asyncio's transports read 256 KiB at once otherwise; a test checks that this has an effect.
         self.transport.max_size = READ_SIZE  # type: ignore[attr-defined]
         self._since = self.loop.time()
-        self._look = self.loop.call_later(self.settings.limits.connection_check, self._look_at)
+        self._look = self.loop.call_later(self.settings.limits.connection_check, self._check)
         self.settings.room.make(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Watch it no longer."""
+        """Stop the checks."""
         self.unwatch()
         if self.delayed is not None:
             self.delayed.end()
         super().connection_lost(exc)  # type: ignore[misc]
 
     def unwatch(self) -> None:
-        """Leave it to another protocol."""
+        """Stop the checks, because another protocol takes over the connection."""
         if self._look is not None:
             self._look.cancel()
 
@@ -141,55 +141,55 @@ class _Watched:
 
     @property
     def known(self) -> bool:
-        """Whether a caller is known whose request is under way."""
+        """True while a request of a known caller is under way."""
         return self.scope is not None and CALLER in self.scope.get("state", {})
 
     @property
     def delayed(self) -> Delay | None:
-        """Why the request waits, if it does because its caller sends too many."""
+        """The delay of the request, if its caller sends too many; None otherwise."""
         return None if self.scope is None else self.scope.get("state", {}).get(DELAYED)
 
     @property
     def waits(self) -> bool:
-        """Whether it keeps nobody waiting but itself, so that it may be ended for others."""
+        """True if no request is under way, so that the connection may be closed for others."""
         raise NotImplementedError
 
     @property
     def since(self) -> float:
-        """When it came into its present stage, about."""
+        """Approximate time at which its present stage began."""
         return self._since
 
     def overdue(self, now: float) -> bool:
-        """Return whether the client has taken too long. Called at each look."""
+        """Return whether the client has taken too long. Called at each check."""
         if self._stalled is not None and now - self._stalled > self.settings.limits.response_stall:
             return True
         return self.transport.is_closing() and self.stays("closing", now) > self.settings.limits.closing
 
     def stays(self, stage: object, now: float) -> float:
-        """Return for how long it has been in this stage."""
+        """Return the seconds for which it has been in this stage."""
         if stage != self._stage:
             self._stage, self._since = stage, now
         return now - self._since
 
-    def _look_at(self) -> None:
+    def _check(self) -> None:
         if self.overdue(self.loop.time()):
             self.transport.abort()
         else:
-            self._look = self.loop.call_later(self.settings.limits.connection_check, self._look_at)
+            self._look = self.loop.call_later(self.settings.limits.connection_check, self._check)
 
 
 class IncomingRequests(_Watched, H11Protocol):
     """A connection with requests."""
 
     _received = 0
-    """Bytes since the last look."""
+    """Bytes since the last check."""
     _slow = 0
-    """Looks at which a body was too slow, one after the other."""
+    """Number of checks in a row at which a body was too slow."""
     _refused = False
-    """It was no HTTP, or is answered. What still comes is thrown away: the kernel drops an answer if it is not read."""
+    """The input was not HTTP, or is answered. The rest is read and dropped, else the kernel drops the answer."""
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes."""
+        """Count received bytes."""
         self._received += len(data)
         if not self._refused:
             super().data_received(data)
@@ -204,14 +204,14 @@ class IncomingRequests(_Watched, H11Protocol):
         self._since = self.loop.time()
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
-            self._end()  # to read the rest would take longer than to answer the next request on another connection
+            self._end()  # reading the rest costs more than a new connection
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, as every error is answered."""
+        """Answer input that is not HTTP with an error response."""
         del msg
-        error = sys.exception()  # this is called where it is handled
+        error = sys.exception()  # it is being handled
         if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # it can neither be read on nor answered as a whole
+            self.cycle.disconnected = True  # its body cannot be read to the end
             self.cycle.message_event.set()
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             status = HTTPStatus(getattr(error, "error_status_hint", HTTPStatus.BAD_REQUEST))
@@ -221,7 +221,7 @@ class IncomingRequests(_Watched, H11Protocol):
             self.transport.close()
 
     def _end(self) -> None:
-        """Take no more from a client that may still be sending."""
+        """End the answer, and drop everything that the client still sends."""
         self.transport.write_eof()
         self._refused = True
 
@@ -248,14 +248,14 @@ class IncomingRequests(_Watched, H11Protocol):
         waited_for = not self.flow.read_paused and not self.conn.they_are_waiting_for_100_continue
         least = LEAST_RATE * self.settings.limits.connection_check
         self._slow = self._slow + 1 if waited_for and received < least else 0
-        return self._slow > 2  # the first look comes at any time
+        return self._slow > 2  # the first check comes at any time
 
 
 class IncomingSocket(_Watched, BrowserSocket):
     """A WebSocket."""
 
     def data_received(self, data: bytes) -> None:
-        """Take what comes."""
+        """Receive bytes."""
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             self.transport.write(_answer(HTTPStatus.BAD_REQUEST, "the request for a WebSocket is not valid HTTP"))
@@ -264,7 +264,7 @@ class IncomingSocket(_Watched, BrowserSocket):
     @property
     def waits(self) -> bool:
         """See `_Watched.waits`."""
-        # An application's is taken over for a session only. One that waits for its turn would come back.
+        # A WebSocket of an application has a session. A client that waits for its turn would reconnect.
         return not self.known and self.delayed is None and self._taken is None
 
     def overdue(self, now: float) -> bool:
@@ -275,22 +275,22 @@ class IncomingSocket(_Watched, BrowserSocket):
 
 
 class Room:
-    """Ends connections for new ones, at one server.
+    """Closes connections to make room for new ones, at one server.
 
-    To look at all connections takes as long as to answer a request. So it is done once for a few new ones.
+    A check of all connections takes as long as the answer to a request. So it is done once for several new ones.
     """
 
     def __init__(self) -> None:
-        self._looked = -math.inf
+        self._checked = -math.inf
         self._new = 0
-        """Connections since the last look at all of them."""
+        """New connections since the last check of all of them."""
         self._next: deque[_Watched] = deque()
-        """Those that are ended next if there are too many in all."""
+        """Connections to close next if there are too many in all."""
 
     def make(self, new: _Watched) -> None:
-        """End the oldest of the connections that wait if there are too many, and the new one if none waits.
+        """Close the oldest waiting connection if there are too many, or the new one if none waits.
 
-        Honest clients may be among those that came a moment ago, so there may be a quarter more of those.
+        Recent connections may be honest, so there may be a quarter more of them.
         """
         everything = cast("set[_Watched]", new.connections)
         most = most_connections()
@@ -299,9 +299,9 @@ class Room:
         now = new.loop.time()
         self._new += 1
         due = self._new >= NEW and (len(everything) <= most or not self._next)
-        if due or now - self._looked >= ROOM_SECONDS:
-            self._looked, self._new = now, 0
-            self.look(new, now)
+        if due or now - self._checked >= ROOM_SECONDS:
+            self._checked, self._new = now, 0
+            self.check(new, now)
         if len(everything) <= most:
             return
         while self._next:
@@ -310,14 +310,15 @@ class Room:
                 oldest.transport.abort()
                 return
         if len(everything) <= _most_in_all():
-            return  # soon those that just came are known, wait for their turn, or have gone
-        new.transport.write(_answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{most} connections are open: try again soon"))
+            return  # soon the recent ones have a caller, wait for their turn, or are closed
+        why = f"the limit of {most} connections is reached: try again in 5 s"
+        new.transport.write(_answer(HTTPStatus.SERVICE_UNAVAILABLE, why))
         new.transport.close()
 
-    def look(self, new: _Watched, now: float) -> None:
-        """End those that wait for too long already, and note who is next.
+    def check(self, new: _Watched, now: float) -> None:
+        """Close connections that wait too long, and choose which ones are closed next.
 
-        A delayed request is ended only if there is no other room: its client would come back at once.
+        A delayed request is closed only if there is no other room: its client would reconnect at once.
         """
         others = [each for each in cast("set[_Watched]", new.connections) if each is not new and _may_end(each)]
         waiting = [each for each in others if each.waits]
@@ -331,7 +332,7 @@ class Room:
 
 
 class ServerConfig(uvicorn.Config):
-    """Settings of a server, and what its connections share."""
+    """Settings of a server, and objects that its connections share."""
 
     def __init__(self, app: ASGIApp, limits: Limits, **settings: Any) -> None:
         super().__init__(app, **settings)
@@ -344,7 +345,7 @@ def _may_end(connection: _Watched) -> bool:
 
 
 def _in_order(some: Iterable[_Watched]) -> list[_Watched]:
-    """Return them as they are ended: the oldest of the address, or of the delayed user, that has most of the rest."""
+    """Sort connections in closing order: the oldest of the address, or of the delayed user, with most of the rest."""
     newer: Counter[str] = Counter()
     ranks: list[tuple[int, float, _Watched]] = []
     for each in sorted(some, key=lambda each: -each.since):
@@ -359,7 +360,7 @@ def _address(connection: _Watched) -> str:
 
 
 def _answer(status: HTTPStatus, why: str) -> bytes:
-    """Return an answer that ends its connection."""
+    """Return an answer that closes its connection."""
     body = json.dumps({"why": why, "errorCode": None}).encode()
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", "Content-Type: application/json", "Connection: close"]
     lines += ["Retry-After: 5"] if status is HTTPStatus.SERVICE_UNAVAILABLE else []

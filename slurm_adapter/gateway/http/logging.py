@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _request: ContextVar[str | None] = ContextVar("request", default=None)
 
 _PROCESS, _numbers = f"{secrets.token_hex(6)}-", itertools.count(1)
-"""What ids of requests are made of: nothing that the event loop would wait for."""
+"""The parts of request ids. They are made without a random number for each, which the event loop would wait for."""
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

@@ -1,7 +1,7 @@
-"""The pace of each user's requests: some begin at once, and the others wait a moment for their turn.
+"""Rate limits of requests: some requests of a user begin at once, and the others wait for their turn.
 
-One event loop takes everybody in turn. Without this, a user with hundreds of clients that repeat what is refused has
-hundreds of turns for one of each other user.
+All users share one event loop. Without a rate limit, a user with hundreds of clients that repeat refused requests would
+take hundreds of turns for one turn of another user.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 MOST_SECONDS = 10.0
-"""The longest that a request waits for its turn."""
+"""Most seconds that a request waits for its turn."""
 
 REFUSED_SECONDS = 1.0
-"""What a refusal costs: so much of a user's time for requests."""
+"""Seconds of a user's request time that a refusal costs."""
 
 ACTIVE_SECONDS = 5.0
-"""How long a user counts as one of those who share the processor, after the last request."""
+"""Seconds after the last request for which a user counts as sharing the processor."""
 
 MOST_OTHERS = 10
-"""Of these others so many count: a tenth of one processor is left to each user who asks for more all the time."""
+"""Most other users that count. So each user who always asks for more gets at least a tenth of a processor."""
 
 AT_ONCE = 4
-"""Connections to applications that are made for one user at once. Those that stand do not count."""
+"""Connections to applications that are opened for one user at once. Open ones do not count."""
 
 
 class Turns:
@@ -59,14 +59,14 @@ class Turns:
         self._waiting: Counter[str] = Counter()
 
     def waiting(self, owner: str) -> int:
-        """Return how many requests of a user wait."""
+        """Return the number of waiting requests of a user."""
         return self._waiting[owner]
 
     async def wait(self, owner: str, state: MutableMapping[str, Any]) -> None:
-        """Wait for a user's turn. `state` is the scope's: meanwhile the connection may be ended for others.
+        """Wait for a user's turn. `state` is that of the scope. Meanwhile the connection may be closed for others.
 
-        Raise `TooMany`, as late as the longest wait ends, if too many of this user's requests wait already, and if the
-        connection is ended.
+        Raise `TooMany`, after the longest wait, if too many requests of this user wait already. Raise it also if the
+        connection is closed.
         """
         waiting = self.waiting(owner)
         if waiting >= self._most:
@@ -94,7 +94,7 @@ class Turns:
 
     @contextmanager
     def counted(self, owner: str) -> Iterator[None]:
-        """Have a refusal within the block cost more than a request: the next ones wait for it."""
+        """Let a refusal within the block cost more than a request, so that the next ones wait longer."""
         try:
             yield
         except TooMany:
@@ -102,7 +102,7 @@ class Turns:
             raise
 
     def spend(self, owner: str, seconds: float) -> None:
-        """Have the next requests of a user wait for what the last one took of the processor from others."""
+        """Let the next requests of a user wait for the processor time that the last one took from others."""
         now = self._clock()
         self._full = {user: full for user, full in self._full.items() if full > now - ACTIVE_SECONDS}
         others = len(self._full.keys() - {owner})
@@ -115,12 +115,12 @@ class Turns:
 
 
 class Lanes:
-    """Lets a user do a few things at once, and the others wait in line."""
+    """Limits how many things of a user run at once. Others wait."""
 
     def __init__(self, at_once: int = AT_ONCE) -> None:
         self._at_once = at_once
         self._lanes: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def of(self, owner: str) -> asyncio.Semaphore:
-        """Return the user's, to be held meanwhile."""
+        """Return the semaphore of a user."""
         return self._lanes.setdefault(owner, asyncio.Semaphore(self._at_once))

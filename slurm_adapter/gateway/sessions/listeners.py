@@ -1,12 +1,12 @@
-"""Check on the node to whom a port belongs, before the first byte goes there.
+"""Check on the node which account and job own a port, before the first byte is sent to it.
 
-Another user of the node may listen on the port that a job did not open, or no longer holds. So for each rank with open
-sessions a small step of the job looks into the node's tables of sockets (proc(5), /proc/net/tcp), as the job's account.
+Another user of the node may listen on a port that a job did not open, or closed. So for each rank with open sessions a
+small step of the job reads the node's tables of sockets (proc(5), /proc/net/tcp), as the job's account.
 
-It is asked once the connection stands, and nothing is sent before the answer. From then on the other end is either a
-socket that somebody has accepted, with that account's uid, or it waits in the queue of a listening socket and ends with
-that. So if every socket on the port has the job's uid, the connection is the job's account's, whatever came and went
-before. Whether it is this job's and not another one of the account, the control group of its processes tells.
+It is asked once the connection is open, and nothing is sent before the answer. From then on the other end is either an
+accepted socket with that account's uid, or it waits in the queue of a listening socket and ends with that. So if every
+socket on the port has the job's uid, the connection belongs to the job's account. The control group of the processes
+shows whether it is this job or another one of the account.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST, MOST_OF_ONE = 256, 32
-"""Ranks that are watched at once, and those of one job owner's; the one not asked for longest makes room."""
+"""Watched ranks at once, of all owners of jobs and of one owner. The one that was not asked for longest ends."""
 IDLE_SECONDS = 120.0
-"""How long a step waits for the next question before it is ended."""
+"""Seconds that a step waits for the next question before it ends."""
 START_SECONDS = 30.0
 ANSWER_SECONDS = 10.0
 ANSWER_BYTES = 1024 * 1024
-"""The most of one answer: some 7000 sockets on the port. Processes of the job's account can write there, too."""
+"""Bytes of the longest answer: about 7000 sockets on the port. Processes of the job's account can write there, too."""
 
 _LISTEN = "0A"
 """The state of a listening socket (include/net/tcp_states.h)."""
 
 
 class NotTheJobs(AdapterError):
-    """The port is not the job's."""
+    """A port that does not belong to the job."""
 
 
 class Socket(NamedTuple):
@@ -59,18 +59,18 @@ class Socket(NamedTuple):
 
 
 class Listeners:
-    """The steps that look at nodes, for one gateway."""
+    """The steps that read tables of nodes, for one gateway."""
 
     def __init__(self, pools: ThreadPools) -> None:
         self._pools = pools
         self._threads = ThreadPoolExecutor(2 * MOST, thread_name_prefix="listeners")
         self._watchers: dict[tuple[str, str, str, int], _Watcher] = {}
-        """By owner, job, run and rank; the last one was asked last."""
+        """The watchers by owner, job, run and rank; the last one was asked last."""
 
     async def check(self, way: JobPort) -> None:
-        """Return if the port of a connection that stands is its job's.
+        """Return if the port of an open connection belongs to its job.
 
-        Raise `NotTheJobs` if it is not, and `TryAgain` if that cannot be seen.
+        Raise `NotTheJobs` if it does not, and `TryAgain` if that cannot be checked.
         """
         watcher = self._watcher(way.record, way.rank)
         where = f"port {way.port} on {_node(way)}"
@@ -84,13 +84,13 @@ class Listeners:
         except (OSError, TimeoutError) as error:
             watcher.end()
             raise TryAgain(
-                f"it cannot be seen to whom the {where} belongs: no step of job {way.record.id} answers there: "
+                f"the owner of {where} cannot be checked: no step of job {way.record.id} answers there: "
                 f"{str(error) or 'not in time'}; the nodes must reach srun's ports on the login node (SrunPortRange)"
             ) from error
         watcher.end_later()
 
     def _watcher(self, record: Record, rank: int) -> _Watcher:
-        """Return the rank's. If it is one too many, one of its owner's ends, or one of those who have most."""
+        """Return the watcher of a rank. If there are too many, end one of the same owner, or of the owner with most."""
         key = (record.owner, record.id, record.run, rank)
         watcher = self._watchers.pop(key, None)
         if watcher is None or watcher.ended:
@@ -123,25 +123,26 @@ def _node(way: JobPort) -> str:
 
 
 def judge(rows: Sequence[Socket], host: str, uid: int, where: str) -> list[int]:
-    """Return the inodes of the listening sockets that the connection may have come to. Raise `NotTheJobs`."""
+    """Return the inodes of the listening sockets that may have the connection. Raise `NotTheJobs`."""
     address = ipaddress.ip_address(host)
     meant = [row for row in rows if row.address == address or row.address.is_unspecified]
     if not any(row.address == address for row in rows):  # behind NAT the node has another address
         meant = [row for row in rows if not row.address.is_loopback]
     if any(row.listens and not row.six for row in meant) and address.version == 4:
-        meant = [row for row in meant if not (row.six and row.listens)]  # the kernel prefers a socket of the family
+        # The kernel prefers a socket of the same family.
+        meant = [row for row in meant if not (row.six and row.listens)]
     if not meant:
         raise NotTheJobs(
-            f"the {where} is open, but no process of the node's own network holds it; an application in a container "
+            f"{where} is open, but no process of the node's own network holds it; an application in a container "
             "must use the network of its node"
         )
     if any(row.uid != uid for row in meant):
-        raise NotTheJobs(f"the {where} is held by another account than the job's")
+        raise NotTheJobs(f"{where} is held by another account than the job's")
     return [row.inode for row in meant if row.listens]
 
 
 def read_row(line: str) -> Socket | None:
-    """Return a socket from a line `FILE: ROW`; None for one that nobody holds (any more, or yet)."""
+    """Return a socket from a line `FILE: ROW`; None for one without a process (any more, or yet)."""
     file, _, row = line.partition(":")
     try:
         _, local, _, state, _, _, _, uid, _, inode = row.split()[:10]
@@ -158,9 +159,9 @@ def read_row(line: str) -> Socket | None:
     return Socket(file.endswith("6"), address, state == _LISTEN, int(uid), int(inode))
 
 
-# Lines that begin neither with `watch` nor with the table's name are of others: prologs of tasks may write to the same
+# Lines that begin neither with `watch` nor with the table's name are not ours: prologs of tasks may write to the same
 # place. An answer takes one process, and is one write: a second one might wait for an acknowledgement of the first
-# (RFC 896). 06 are sockets that nobody holds any more (TIME_WAIT). $1 is Slurm's id of the job.
+# (RFC 896). 06 are sockets without a process (TIME_WAIT). $1 is Slurm's id of the job.
 _SCRIPT = r"""
 printf 'watch uid %s %s\n' "$(id -u)" "$(grep -c "job_$1\(/\|\$\)" /proc/self/cgroup)"
 while read -r what value; do
@@ -183,18 +184,18 @@ done
 """
 
 USER_SCRIPTS = {"watch_node": _SCRIPT}
-"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+"""Scripts that run as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
 
 
 class _Watcher:
-    """A step on one node."""
+    """A step on one node that reads its tables."""
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
         self._threads = threads
         self._turn = asyncio.Lock()
         self._next: dict[int, asyncio.Task[list[Socket]]] = {}
         self._known: set[int] = set()
-        """Listening sockets that were found to be the job's."""
+        """Listening sockets that belong to the job."""
         self._stream: Stream | None = None
         self._unread = b""
         self._lines: deque[str] = deque()
@@ -207,11 +208,11 @@ class _Watcher:
 
     @property
     def started(self) -> bool:
-        """Whether it answers."""
+        """True if it answers."""
         return self.uid >= 0
 
     async def start(self, opening: Callable[[], Awaitable[Stream]]) -> None:
-        """Start the step, unless somebody has. Raise `OSError` or `TimeoutError` if it does not come up."""
+        """Start the step, unless it runs. Raise `OSError` or `TimeoutError` if it does not start."""
         async with self._turn, asyncio.timeout(START_SECONDS):
             if self.started:
                 return
@@ -223,9 +224,9 @@ class _Watcher:
             self.uid = int(uid)
 
     async def rows(self, port: int) -> list[Socket]:
-        """Return the sockets with this port, as they are after now."""
+        """Return the sockets with this port, read after this call."""
         asking = self._next.get(port)
-        if asking is None:  # those who wait for the same question to be put share the answer
+        if asking is None:  # callers that wait for the same question share the answer
             asking = self._next[port] = asyncio.create_task(self._rows(port))
         return await asyncio.shield(asking)
 
@@ -236,13 +237,13 @@ class _Watcher:
         return [row for line in lines if (row := read_row(line)) is not None]
 
     async def check_inode(self, inode: int, record: Record, where: str) -> None:
-        """Raise `NotTheJobs` if the socket is another job's, by the control groups of those that hold it."""
+        """Raise `NotTheJobs` if the socket belongs to another job, by the control groups of its processes."""
         if inode in self._known or not self._grouped:
             return
         async with self._turn:
             found = {line[4:] for line in await self._ask(f"inode {inode}") if line.startswith("job ")}
         if found and f"job_{record.slurm_id}" not in found:
-            raise NotTheJobs(f"the {where} is held by another job of the account {record.account}")
+            raise NotTheJobs(f"{where} is held by another job of the account {record.account}")
         self._known.add(inode)
 
     async def _ask(self, question: str) -> list[str]:
@@ -262,7 +263,7 @@ class _Watcher:
                 raise ConnectionError("it has ended")
             self._said += len(data)
             if self._said > ANSWER_BYTES:
-                raise ConnectionError(f"it says more than {ANSWER_BYTES} bytes")
+                raise ConnectionError(f"its answer has more than {ANSWER_BYTES} bytes")
             *lines, self._unread = (self._unread + data).split(b"\n")
             self._lines += [
                 line.removeprefix(b"watch ").decode(errors="replace").strip()
@@ -275,7 +276,7 @@ class _Watcher:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def end_later(self) -> None:
-        """End it unless something is asked for a while."""
+        """End it after a while without questions."""
         if self._idle is not None:
             self._idle.cancel()
         self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.end)

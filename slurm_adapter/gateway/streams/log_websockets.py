@@ -20,7 +20,7 @@ from slurm_adapter.gateway.api.provider import get_own
 from slurm_adapter.gateway.api.schemas import FindById, Followed, FollowRequest, LogView, StreamedLog
 from slurm_adapter.gateway.api.users import Flags, find_owned, view
 from slurm_adapter.gateway.http.incoming import CALLER
-from slurm_adapter.gateway.streams.log_follow import Output
+from slurm_adapter.gateway.streams.follower import LogText
 from slurm_adapter.gateway.streams.streams import Conversation, refuse
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ async def follow_for_users(websocket: WebSocket) -> None:
 async def _for_ucloud(gateway: Gateway, record: Record, stream: str) -> AsyncGenerator[StreamedLog, None]:
     with gateway.following.follow(record) as follower:
         async for event in follower:
-            if isinstance(event, Output):
+            if isinstance(event, LogText):
                 yield StreamedLog(stream_id=stream, rank=event.rank, **_text(event))
 
 
@@ -120,7 +120,7 @@ async def _for_user(
     resolved = {name: getattr(job.status, name) for name in ("resolved_product", "resolved_support")}
     with gateway.turns.counted(record.owner), gateway.following.follow(record) as follower:
         async for event in follower:
-            if isinstance(event, Output):
+            if isinstance(event, LogText):
                 yield Followed(log=(LogView(rank=event.rank, **_text(event)),))
                 continue
             news = [update for update in await gateway.pools.database.run(_updates, record.id) if update.number > last]
@@ -132,7 +132,7 @@ async def _for_user(
             status = now.status
 
 
-def _text(output: Output) -> dict[str, str]:
+def _text(output: LogText) -> dict[str, str]:
     return {"stderr" if output.is_error else "stdout": output.text}
 
 

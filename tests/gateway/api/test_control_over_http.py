@@ -163,7 +163,7 @@ def test_a_change_that_is_slow_is_answered_in_time_and_goes_on(
         body = {"job": job, "resource": {"type": "peer", "hostname": "other", "jobId": "1"}}
     try:
         answer = doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud())
-        assert (answer.status_code, "not known yet" in answer.json()["why"]) == (400, True), answer.text
+        assert (answer.status_code, "Slurm has not confirmed" in answer.json()["why"]) == (400, True), answer.text
         assert begun.wait(60)
     finally:
         go_on.set()

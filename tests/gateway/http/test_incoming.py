@@ -172,13 +172,13 @@ def test_what_is_answered_before_its_end_is_not_read_to_its_end(doors: Doors) ->
 def test_all_connections_are_looked_at_only_now_and_then(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look takes as long as to answer a request."""
     looks: list[float] = []
-    look = incoming.Room.look
+    look = incoming.Room.check
 
     def noted(self: incoming.Room, new: Any, now: float) -> None:
         looks.append(now)
         look(self, new, now)
 
-    monkeypatch.setattr(incoming.Room, "look", noted)
+    monkeypatch.setattr(incoming.Room, "check", noted)
     monkeypatch.setattr(incoming, "ROOM_SECONDS", 60.0)
     with ExitStack() as held:
         for _ in range(incoming.WAITING + 70):

@@ -217,7 +217,7 @@ def test_head_is_answered_as_get_without_a_body(doors: Doors) -> None:
 def test_another_method_is_told_the_right_one(doors: Doors) -> None:
     answer = doors.ask("PUT", "/api/jobs", **doors.token())
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-    assert answer.json() == {"why": "there is nothing at PUT /api/jobs, but at POST", "errorCode": None}
+    assert answer.json() == {"why": "/api/jobs does not support PUT, only POST", "errorCode": None}
 
 
 def test_a_compressed_body_is_told_that_it_may_not_be(doors: Doors) -> None:

@@ -135,7 +135,7 @@ def test_what_is_open_is_closed(doors: Doors) -> None:
         one.call(type="initialize", sessionIdentifier=shells[0])
         one.until("ready")
         delete(doors, {"type": "user", "username": "bob", **USER})
-        with pytest.raises(ConnectionClosed, match="this session is over"):
+        with pytest.raises(ConnectionClosed, match="this session has ended"):
             talk.recv(timeout=30)
         assert one.response()["status"] == 401
         other.call(type="initialize", sessionIdentifier=shells[1])

@@ -178,7 +178,7 @@ def test_a_step_that_says_too_much_is_given_up(here: tuple[Offline, Record, int]
     (site.folder / "bin" / "srun").write_text(f"#!/bin/sh\necho watch uid 7701 1\nread -r _\nexec {flood}\n")
 
     async def look(listeners: Listeners) -> None:
-        with pytest.raises(TryAgain, match="says more than"):
+        with pytest.raises(TryAgain, match="has more than"):
             await listeners.check(JobPort("127.0.0.1", port, record, 0))
 
     ask(site, look)

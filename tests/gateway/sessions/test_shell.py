@@ -214,7 +214,7 @@ def test_a_session_expires(doors: Doors) -> None:
     now = 60.0
     with pytest.raises(NotAuthenticated):
         mine.use(old, shells)
-    assert mine.use(young, shells)[0] == sessions.Target(record.id, record.run, 0, user="alice")
+    assert mine.use(young, shells)[0] == sessions.JobShell(record.id, record.run, 0, user="alice")
     for _ in range(sessions.MOST_OF_ONE):
         mine.add(record, 0)
     with pytest.raises(TooMany, match="alice has 100 sessions that wait to be opened, the most"):

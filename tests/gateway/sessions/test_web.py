@@ -365,7 +365,7 @@ def test_an_application_that_does_not_listen_yet_says_so(either: Ground) -> None
     port = free_port()
     either.keep(either.record, web_port=port)
     answer = either.ask("GET", "/", headers=either.cookie())
-    assert (answer.status_code, f"not listen on port {port}" in answer.text) == (502, True)
+    assert (answer.status_code, f"not listening on port {port}" in answer.text) == (502, True)
     with pytest.raises(InvalidStatus) as refused, either.socket("/talk", either.cookie()):
         pass
     assert refused.value.response.status_code == 502
@@ -425,7 +425,7 @@ def test_a_socket_is_closed_once_its_session_is_over(ground: Ground, how: str) -
             ground.web.cookies.redeem(cookie["Cookie"].partition("=")[2])
         else:
             ground.keep(ground.record, **({"state": JobState.SUCCESS} if how == "job" else {"restarts": 1}))
-        with pytest.raises(ConnectionClosed, match="this session is over"):
+        with pytest.raises(ConnectionClosed, match="this session has ended"):
             client.recv(timeout=30)
 
 
@@ -456,7 +456,7 @@ def test_an_answer_that_has_not_begun_says_that_its_session_is_over(ground: Grou
         application, _ = server.accept()
         with application:
             ground.web.cookies.redeem(cookie["Cookie"].partition("=")[2])
-            assert (answer.result(60).status_code, "session is over" in answer.result().text) == (401, True)
+            assert (answer.result(60).status_code, "session has ended" in answer.result().text) == (401, True)
 
 
 @within(permission_check=0.1)
@@ -468,7 +468,7 @@ def test_a_desktop_is_closed_once_its_session_is_over(ground: Ground) -> None:
             desktop, _ = server.accept()
             with desktop:
                 ground.keep(record, state=JobState.SUCCESS)
-                with pytest.raises(ConnectionClosed, match="this session is over"):
+                with pytest.raises(ConnectionClosed, match="this session has ended"):
                     client.recv(timeout=30)
 
 
@@ -484,7 +484,7 @@ def test_a_session_is_over_with_the_token_that_asked_for_it(ground: Ground) -> N
     with ground.socket("/talk", cookie) as client:
         client.recv(timeout=30)
         site.store.revoke_token("mine")
-        with pytest.raises(ConnectionClosed, match="this session is over"):
+        with pytest.raises(ConnectionClosed, match="this session has ended"):
             client.recv(timeout=30)
     assert ground.ask("GET", "/", headers=cookie).status_code == 401
 

@@ -15,7 +15,8 @@ from slurm_adapter.cluster.transports.interface import MEBIBYTE, ConnectionLost
 from slurm_adapter.core.errors import TryAgain, Unknown
 from slurm_adapter.core.records import Record
 from slurm_adapter.core.states import JobState
-from slurm_adapter.gateway.streams.log_follow import ROUND, STEP, Follower, Following, Output
+from slurm_adapter.gateway.streams.follower import ROUND, STEP, Follower, LogText
+from slurm_adapter.gateway.streams.log_follow import Following
 from slurm_adapter.jobs import logs
 from slurm_adapter.jobs.logs import Piece
 
@@ -103,7 +104,7 @@ async def follow(follow: Following, record: Record = JOB, *, pause: float = 0.0)
     found: dict[tuple[int, bool], list[str]] = {}
     with follow.follow(record) as follower:
         async for event in follower:
-            if isinstance(event, Output):
+            if isinstance(event, LogText):
                 assert len(event.text) <= STEP
                 found.setdefault((event.rank, event.is_error), []).append(event.text)
                 await asyncio.sleep(pause)
@@ -144,7 +145,7 @@ def test_wherever_pieces_begin_and_end_the_text_is_that_of_the_file(
         follower.finish()
         found: dict[tuple[int, bool], str] = {}
         async for event in follower:
-            if isinstance(event, Output):
+            if isinstance(event, LogText):
                 key = (event.rank, event.is_error)
                 found[key] = found.get(key, "") + event.text
         keys = {"stdout.txt": (0, False), "stderr.txt": (0, True), "stdout-3.txt": (3, False)}
@@ -209,7 +210,7 @@ def test_one_who_takes_nothing_is_given_little_and_holds_nobody_up() -> None:
             assert len((await quick)[0, False]) == 20 * MEBIBYTE
             held = stuck.offsets["stdout.txt"]
             assert held <= 2 * ROUND
-            texts = [event.text async for event in stuck if isinstance(event, Output)]
+            texts = [event.text async for event in stuck if isinstance(event, LogText)]
             assert len("".join(texts)) == 20 * MEBIBYTE
 
     run(both())
@@ -244,11 +245,11 @@ def test_what_is_written_last_is_read_after_the_job_has_ended(state: JobState) -
         with follows.follow(JOB) as follower:
             events = aiter(follower)
             assert await anext(events) == JOB
-            assert await anext(events) == Output(0, is_error=False, text="one\n")
+            assert await anext(events) == LogText(0, is_error=False, text="one\n")
             cluster.turn(state)
             cluster.write("stdout.txt", b"last \xf0\x9f")
             rest = [event async for event in events]
-        texts = [event.text for event in rest if isinstance(event, Output)]
+        texts = [event.text for event in rest if isinstance(event, LogText)]
         assert "".join(texts) == "last \N{REPLACEMENT CHARACTER}"
         assert cluster.records["1"] in rest
 
@@ -264,7 +265,7 @@ def test_a_file_that_became_shorter_is_given_from_its_beginning() -> None:
             cluster.files["stdout.txt"] = b"after"
             await until(lambda: follower.offsets == {"stdout.txt": 5})
             cluster.turn(JobState.SUCCESS)
-            texts = [event.text async for event in follower if isinstance(event, Output)]
+            texts = [event.text async for event in follower if isinstance(event, LogText)]
         assert "".join(texts) == "before \N{REPLACEMENT CHARACTER}after"
 
     run(both())
@@ -306,7 +307,7 @@ def test_a_reader_ends_with_its_last_follower() -> None:
         async def come_and_go(number: int) -> None:
             with follows.follow(JOB._replace(id=str(number % 7))) as follower:
                 async for event in follower:
-                    if isinstance(event, Output) or number % 2:
+                    if isinstance(event, LogText) or number % 2:
                         return
 
         cluster.records = {str(number): JOB._replace(id=str(number)) for number in range(7)}
@@ -326,7 +327,7 @@ def test_something_unforeseen_leaves_nobody_waiting(caplog: pytest.LogCaptureFix
     async def both() -> None:
         cluster = Cluster(failures=[ZeroDivisionError("a mistake of ours")])
         follows = following(cluster)
-        with pytest.raises(Unknown, match="job 1 broke off"):
+        with pytest.raises(Unknown, match="following job 1 failed"):
             await follow(follows)
         await until(lambda: follows.readers == 0)
 
@@ -341,7 +342,7 @@ def test_at_its_end_the_gateway_sends_everybody_away() -> None:
         await until(lambda: follows.followers == 3)
         await follows.close()
         for each in followed:
-            with pytest.raises(TryAgain, match="being stopped"):
+            with pytest.raises(TryAgain, match="is stopping"):
                 await each
         with pytest.raises(TryAgain):
             await follow(follows)

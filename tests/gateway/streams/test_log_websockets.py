@@ -374,10 +374,10 @@ def test_what_is_no_frame_ends_the_socket_with_a_reason(doors: Served, frame: st
 @pytest.mark.parametrize(
     ("frame", "status", "why"),
     [
-        (call({}, name="jobs.control.update"), 404, "there is jobs.provider.example.follow"),
+        (call({}, name="jobs.control.update"), 404, "supports jobs.provider.example.follow"),
         (call({}, name=FOLLOW), 400, "payload.type: is missing"),
         (call({"type": "explode"}, name=FOLLOW), 400, "payload.type"),
-        (call({"type": "init"}, name=FOLLOW), 400, "payload.job: is missing"),
+        (call({"type": "init"}, name=FOLLOW), 400, "payload.job: is required"),
         (call({"type": "init", "job": {"id": 1}}, name=FOLLOW), 400, "payload.job.id"),
         (call({"type": "cancel", "streamId": "unheard of"}, name=FOLLOW), 200, ""),
     ],
