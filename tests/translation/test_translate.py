@@ -135,7 +135,7 @@ def test_an_application_may_write_another_script(case: Case) -> None:
 
 def test_nothing_to_load_loads_nothing(case: Case) -> None:
     script = case.with_template("{- applicationLoad -}{- applicationUnload -}run").translate().script
-    assert script.endswith("the application.\nrun\n")
+    assert script.endswith("names resolve.\nrun\n")
 
 
 def test_directives_of_an_application(case: Case) -> None:
