@@ -13,7 +13,7 @@ from slurm_adapter.core.arrays import read_tasks
 from slurm_adapter.core.evidence import ACCOUNTING_SECONDS, CANCELLED, CLOSED, slurm_id
 from slurm_adapter.core.observation import DISPATCH_SECONDS
 from slurm_adapter.core.records import RecordChange, Stage
-from slurm_adapter.core.states import FENCED, NO_FOLDER, NOT_OPENED_TEXT, JobState, Verdict, translate
+from slurm_adapter.core.states import FENCED, NO_FOLDER, NOT_OPENED_TEXT, JobState, Verdict, interpret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -150,7 +150,7 @@ def _own_history(record: Record, inside: FolderContents, evidence: Evidence) -> 
 def _final_history(record: Record, inside: FolderContents, evidence: Evidence) -> tuple[Observation, ...]:
     """Return what accounting says of a job that the queue has forgotten; nothing while accounting lags behind."""
     rows = _own_history(record, inside, evidence)
-    verdicts = [translate(row, evidence.states).state for row in rows]
+    verdicts = [interpret(row, evidence.states).state for row in rows]
     return rows if rows and all(state is not None and state.final for state in verdicts) else ()
 
 
@@ -166,7 +166,7 @@ def _end_by_slurm(
         if evidence.history is None:
             problems[record.id] = "accounting could not be asked who cancelled it"
         return {}
-    verdicts = [translate(row, evidence.states, we_cancelled=record.cancel_sent is not None) for row in seen]
+    verdicts = [interpret(row, evidence.states, we_cancelled=record.cancel_sent is not None) for row in seen]
     worst = min(verdicts, key=lambda verdict: _WORST.index(verdict.state) if verdict.state in _WORST else 0)
     if worst.state is not None and not worst.state.final:  # the site's table of states says that it goes on
         change: RecordChange = {"state": worst.state, "status": worst.text, "missing_since": None}

@@ -16,7 +16,7 @@ from slurm_adapter.core.states import (
     JobState,
     cannot_log_in,
     canonical,
-    translate,
+    interpret,
 )
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def lives_on(job: ActiveJob, rows: tuple[Observation, ...]) -> bool:
 
 def is_as_remembered(job: ActiveJob, row: Observation, states: Mapping[str, JobState]) -> bool:
     """Return whether Slurm's row of a job that stays alive says the same as its record."""
-    verdict = translate(row, states)
+    verdict = interpret(row, states)
     if (verdict.state, row.restarts) != (job.state, job.restarts):
         return False
     if verdict.state is JobState.IN_QUEUE:

@@ -24,7 +24,7 @@ from slurm_adapter.core.endings import Decision, end, end_by_fence, judge_over, 
 from slurm_adapter.core.evidence import CANCELLED, CLOSED, Evidence, FolderContents, live_row, own_slurm_id
 from slurm_adapter.core.observation import DISPATCH_SECONDS
 from slurm_adapter.core.records import Record, RecordChange, Stage
-from slurm_adapter.core.states import JobState, cannot_log_in, translate
+from slurm_adapter.core.states import JobState, cannot_log_in, interpret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -314,7 +314,7 @@ def _judge_submitted(record: Record, evidence: Evidence, problems: dict[str, str
     own = tuple(row for row in rows if row.slurm_id == kept)
     if any(live_row(row) for row in own):
         return Decision(change | _alive(record, own, evidence, problems))
-    if any(translate(row, evidence.states).state is None for row in own):
+    if any(interpret(row, evidence.states).state is None for row in own):
         words = ", ".join(sorted({row.state for row in own}))
         problems[record.id] = f"Slurm reports the unknown state {words} of job {kept}; nothing was changed"
         return Decision(change)
@@ -340,7 +340,7 @@ def _alive(
     """Return what changes of a job that waits or runs. An array runs while any of its tasks does."""
     if any(cannot_log_in(row) for row in rows):
         return end(evidence.now, JobState.FAILURE, NO_LOGIN_TEXT)
-    verdicts = [(row, translate(row, evidence.states)) for row in rows if live_row(row)]
+    verdicts = [(row, interpret(row, evidence.states)) for row in rows if live_row(row)]
     order = [JobState.RUNNING, JobState.SUSPENDED, JobState.IN_QUEUE]
     row, verdict = min(verdicts, key=lambda pair: order.index(pair[1].state) if pair[1].state in order else 9)
     if verdict.state is None or verdict.state.final:  # a site's table may call a state final that is not

@@ -172,7 +172,7 @@ def _canonical_word(text: str) -> str | None:
     return candidates[0] if len(candidates) == 1 else None
 
 
-def translate(
+def interpret(
     observation: Observation,
     overrides: Mapping[str, JobState] = MappingProxyType({}),
     *,
@@ -186,14 +186,14 @@ def translate(
     word = canonical(observation.state)
     if word is None:
         return Verdict(None, f"Slurm reports the unknown state {observation.state!r} for your job")
-    verdict = _translate(word, observation, we_cancelled=we_cancelled)
+    verdict = _interpret(word, observation, we_cancelled=we_cancelled)
     for key, state in overrides.items():
         if canonical(key) == word:
             return replace(verdict, state=state)
     return verdict
 
 
-def _translate(word: str, seen: Observation, *, we_cancelled: bool) -> Verdict:
+def _interpret(word: str, seen: Observation, *, we_cancelled: bool) -> Verdict:
     if word in _PLAIN:
         return _PLAIN[word]
     if word in WAITING:

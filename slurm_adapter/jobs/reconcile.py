@@ -30,7 +30,7 @@ from slurm_adapter.core.evidence import (
 )
 from slurm_adapter.core.plan import Plan, make_plan
 from slurm_adapter.core.records import Record, Stage, by_account
-from slurm_adapter.core.states import JobState, translate
+from slurm_adapter.core.states import JobState, interpret
 from slurm_adapter.jobs.accounts import Accounts, AccountTrouble, FolderTrouble, Trouble
 from slurm_adapter.jobs.close_folders import close
 from slurm_adapter.jobs.publish_hosts import HOSTS_SEEN, publish_hosts
@@ -424,7 +424,7 @@ def _strays(
 
 def _new_nodes(record: ActiveJob | Record, row: Observation) -> tuple[str, ...]:
     """Nodes whose addresses are not remembered for this job."""
-    if translate(row).state is JobState.IN_QUEUE or (row.nodes == record.nodes and record.addresses):
+    if interpret(row).state is JobState.IN_QUEUE or (row.nodes == record.nodes and record.addresses):
         return ()
     return row.nodes
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_adapter.core.observation import Observation
-from slurm_adapter.core.states import BASE_STATES, FLAGS, LIVE, JobState, canonical, translate
+from slurm_adapter.core.states import BASE_STATES, FLAGS, LIVE, JobState, canonical, interpret
 
 WORDS = {**BASE_STATES, **FLAGS}
 
@@ -105,7 +105,7 @@ def test_cut_off_and_combined_words(text: str, word: str) -> None:
 )
 def test_what_is_no_word_of_slurm(text: str) -> None:
     assert canonical(text) is None
-    verdict = translate(seen(text))
+    verdict = interpret(seen(text))
     assert verdict.state is None
     assert repr(text) in verdict.text
 
@@ -113,16 +113,16 @@ def test_what_is_no_word_of_slurm(text: str) -> None:
 @given(st.text() | st.text('[]",RUNNINGbycd +0?', max_size=30))
 def test_no_text_is_an_error(text: str) -> None:
     assert canonical(text) is None or canonical(text) in WORDS
-    translate(seen(text))
+    interpret(seen(text))
 
 
 def test_the_whole_vocabulary_has_a_meaning() -> None:
-    assert {word: translate(seen(word)).state for word in WORDS} == MEANING
+    assert {word: interpret(seen(word)).state for word in WORDS} == MEANING
 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_a_live_job_is_one_that_has_neither_ended_nor_been_given_away(word: str) -> None:
-    state = translate(seen(word)).state
+    state = interpret(seen(word)).state
     assert (word in LIVE) == (state is not None and not state.final)
 
 
@@ -167,31 +167,31 @@ def test_final_states(state: JobState) -> None:
 @pytest.mark.scenario(55, 56)
 @pytest.mark.edge_case(2, 14)
 def test_verdicts(state: str, values: dict[str, object], expected: JobState | None, text: str) -> None:
-    verdict = translate(seen(state, **values))
+    verdict = interpret(seen(state, **values))
     assert verdict.state is expected
     assert text in verdict.text
 
 
 def test_our_own_cancel_is_no_failure_whoever_slurm_names() -> None:
-    verdict = translate(seen("CANCELLED", cancelled_by="7700"), we_cancelled=True)
+    verdict = interpret(seen("CANCELLED", cancelled_by="7700"), we_cancelled=True)
     assert verdict.state is JobState.SUCCESS
     assert verdict.text == "Your job was cancelled"
 
 
 def test_our_wish_to_cancel_does_not_hide_another_end() -> None:
-    assert translate(seen("FAILED", exit_code=3), we_cancelled=True).state is JobState.FAILURE
-    assert translate(seen("TIMEOUT"), we_cancelled=True).state is JobState.EXPIRED
+    assert interpret(seen("FAILED", exit_code=3), we_cancelled=True).state is JobState.FAILURE
+    assert interpret(seen("TIMEOUT"), we_cancelled=True).state is JobState.EXPIRED
 
 
 def test_the_sites_own_table_comes_first() -> None:
     table = {"cancelled": JobState.FAILURE, "PR": JobState.IN_QUEUE}
-    assert translate(seen("CANCELLED"), table).state is JobState.FAILURE
-    assert translate(seen("PREEMPTED"), table).state is JobState.IN_QUEUE
-    assert translate(seen("COMPLETED"), table).state is JobState.SUCCESS
+    assert interpret(seen("CANCELLED"), table).state is JobState.FAILURE
+    assert interpret(seen("PREEMPTED"), table).state is JobState.IN_QUEUE
+    assert interpret(seen("COMPLETED"), table).state is JobState.SUCCESS
 
 
 @given(st.sampled_from(sorted(WORDS)), st.none() | st.integers(0, 255), st.none() | st.integers(1, 127))
 def test_success_needs_exit_code_zero_or_a_cancel(word: str, exit_code: int | None, signal: int | None) -> None:
-    verdict = translate(seen(word, exit_code=exit_code, signal=signal))
+    verdict = interpret(seen(word, exit_code=exit_code, signal=signal))
     if verdict.state is JobState.SUCCESS:
         assert word == "CANCELLED" or (word == "COMPLETED" and exit_code == 0 and signal is None)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from slurm_adapter.cluster.schedulers import listings
 from slurm_adapter.cluster.schedulers.listings import NAME_BYTES, sacct_argv, sacct_names_argv, squeue_argv
 from slurm_adapter.core.errors import Unknown
-from slurm_adapter.core.states import JobState, translate
+from slurm_adapter.core.states import JobState, interpret
 from slurm_adapter.state.unique_names import unique_part
 
 if TYPE_CHECKING:
@@ -446,7 +446,7 @@ def test_exit_codes_of_accounting(text: str, exit_code: int | None, signal: int 
     for state in ("FAILED", "OUT_OF_MEMORY"):
         (seen,) = parse_history([history_row(state=state, exit=text)])
         assert (seen.exit_code, seen.signal) == (exit_code, signal)
-        assert translate(seen).state is JobState.FAILURE
+        assert interpret(seen).state is JobState.FAILURE
 
 
 def test_the_last_run_counts_and_the_earlier_ones_are_restarts() -> None:

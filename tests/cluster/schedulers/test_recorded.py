@@ -24,7 +24,7 @@ from slurm_adapter.cluster.schedulers.versions import TRIED, read_client, read_c
 from slurm_adapter.cluster.transports.fake import FakeTransport
 from slurm_adapter.cluster.transports.interface import Result
 from slurm_adapter.core.errors import AdapterError, Refused, TryAgain, Unknown
-from slurm_adapter.core.states import ENDED, JobState, translate
+from slurm_adapter.core.states import ENDED, JobState, interpret
 from tests.cluster.schedulers.extract_states import RECORDED
 from tests.cluster.schedulers.record import HOSTILE, UNKNOWN_ID
 
@@ -122,7 +122,7 @@ def test_queue_of_jobs_in_every_state(recorded: Release) -> None:
     observations = parse_queue(recorded.read("squeue"), NAMES)
     found = recorded.by_name(observations)
     states = {name: state for name, state in STATES.items() if name in recorded.ids}
-    assert {name: (seen.state, translate(seen).state) for name, seen in found.items()} == states
+    assert {name: (seen.state, interpret(seen).state) for name, seen in found.items()} == states
     assert {seen.user for seen in observations} == {"alice"}
     assert {name: found[name].name for name in HOSTILE if name in found} == {
         name: raw[:NAME_BYTES].decode(errors="replace").strip(" ") for name, raw in HOSTILE.items() if name in found
@@ -180,7 +180,7 @@ def test_accounting_of_jobs_in_every_state(recorded: Release) -> None:
     known = states | {
         "special-exit": ("PENDING", JobState.IN_QUEUE), "cancelled-by-root": ("CANCELLED", JobState.FAILURE)
     }  # fmt: skip
-    assert {name: (seen.state, translate(seen).state) for name, seen in found.items()} == known
+    assert {name: (seen.state, interpret(seen).state) for name, seen in found.items()} == known
     assert {seen.user for seen in observations} == {"alice"}
     assert {name for name, seen in found.items() if seen.restarts} == RESTARTED
     by = {name: seen.cancelled_by for name, seen in found.items() if seen.state == "CANCELLED"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slurm_adapter.core.observation import Observation
-from slurm_adapter.core.states import BASE_STATES, ENDED, FLAGS, WAITING, JobState, canonical, translate
+from slurm_adapter.core.states import BASE_STATES, ENDED, FLAGS, WAITING, JobState, canonical, interpret
 from tests.cluster.schedulers.extract_states import RECORDED, RELEASES, extract, newest_tags
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ LISTS = [(version, form) for version, told in VERSIONS.items() for form in told[
 
 def meaning(text: str, **values: Any) -> JobState | None:
     fields: dict[str, Any] = {"slurm_id": 1, "task": None, "name": "t", "user": "alice", "exit_code": 0}
-    return translate(Observation(state=text, **(fields | values))).state
+    return interpret(Observation(state=text, **(fields | values))).state
 
 
 def written(words: tuple[str, ...], form: str) -> str:
