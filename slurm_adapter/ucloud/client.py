@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from slurm_adapter import __version__
+from slurm_adapter.core.durations import back_off
 from slurm_adapter.core.errors import InvalidConfig, Refused, TryAgain, Unknown
 
 if TYPE_CHECKING:
@@ -161,14 +162,16 @@ class Client:
         refresh = read_refresh_token(self._file)
         digest = hashlib.sha256(refresh.encode()).digest()
         now, before = self._clock(), self._rejection
-        if before is not None and before.digest == digest and before.since <= now < before.since + before.wait:
+        if before is not None and before.digest != digest:
+            before = None
+        if before is not None and before.since <= now < before.since + before.wait:
             raise TryAgain(
                 f"UCloud at {self.url} refused the refresh token in {self._file}; next attempt in "
                 f"{before.since + before.wait - now:.0f} s"
             )
         answer = self._call("POST", _REFRESH, {"items": [{"refreshToken": refresh}]}, {}, secret=refresh)
         if answer.status in {400, 401, 403, 404}:
-            wait = min(before.wait * 2, BACK_OFF[1]) if before is not None and before.digest == digest else BACK_OFF[0]
+            wait = back_off(0 if before is None else 2 * before.wait, *BACK_OFF)
             self._rejection = _Rejection(digest, now, wait)
             raise Refused(
                 f"UCloud at {self.url} refused the refresh token in {self._file} ({answer.status}); write the token "
