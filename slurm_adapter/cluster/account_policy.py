@@ -2,6 +2,7 @@
 
 A name proves little: `toor` may be root, and with a pattern such as "{user}" any account name may be a user's. So the
 adapter asks the cluster for the uid before it uses an account, and again after `FRESH_SECONDS`.
+See docs/design.md#identity.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `#SBATCH` lines are not shell. White space separates, double quotes group, `#` begins a comment, and a backslash escapes
 even inside quotes, so that the shell's quoting would corrupt a value with a backslash. Newlines and NUL cannot be
-written.
+written. See docs/design.md#directives-are-data.
 
 An application of the site may set any directive of `sbatch` by its long name, except these, which are refused with the
 reason. `slurm_adapter.core.allowance` has the directives of other text.

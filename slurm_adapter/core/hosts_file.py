@@ -1,8 +1,8 @@
 """Check the hostnames that jobs declare, and write the hosts files that resolve them.
 
 A hostname belongs to the job that declares it: `database` may be job 4101 for one job and 4999 for another. So every
-job has its own hosts view. The shared hosts file, which administrators read and a site's DNS may serve, has the same
-mappings under scoped names:
+job has its own hosts view (docs/design.md#hosts-view). The shared hosts file, which administrators read and a site's
+DNS may serve, has the same mappings under scoped names:
 
     # consumer 4150 peer 4101 run 17.0 exit /home/alice/ucloud-jobs/4101/exit.json
     10.0.0.11 database.4150.peers

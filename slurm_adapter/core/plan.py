@@ -1,6 +1,6 @@
 """The decisions of a sync: records and evidence in, changes out. Nothing here asks, waits or writes.
 
-The rules, each of which another program has paid for:
+The rules (docs/design.md#evidence), each of which another program has paid for:
 
 * Absent is not finished, and an error is not an answer: without evidence nothing changes.
 * Evidence, best first: Slurm's queue, its accounting, the exit record of the job's own script for this very run.

@@ -1,8 +1,8 @@
 """The database of the adapter: one SQLite file on a local disk.
 
 Every change is one transaction, flushed to the disk before the call returns (`synchronous=FULL`), because a claim that
-is lost is a job that runs twice. A network file system is refused: SQLite's locks are not kept there
-(https://www.sqlite.org/faq.html, question 5), and WAL needs shared memory.
+is lost is a job that runs twice (docs/design.md#database). A network file system is refused: SQLite's locks are not
+kept there (https://www.sqlite.org/faq.html, question 5), and WAL needs shared memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Make the files of a job: the script for sbatch, and the files that the job needs on its nodes.
 
-The script has two entries. Slurm runs it without arguments: it passes the fence and becomes `node/batch.sh`. That
-prepares the job's names, and runs the script again as `job.sbatch payload`: the application.
+The script has two entries. Slurm runs it without arguments: it passes the fence (docs/design.md#fence) and becomes
+`node/batch.sh`. That prepares the job's names, and runs the script again as `job.sbatch payload`: the application.
 
 The template is `job.sbatch.j2`, of the site if it has one. The same inputs give the same bytes.
 """

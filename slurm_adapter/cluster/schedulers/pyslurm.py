@@ -1,8 +1,8 @@
 """Slurm through libslurm and pyslurm, without a command for each job. `Scheduler` explains the methods.
 
 Each request is a process (`pyslurm_worker`) that the transport runs as the account of the jobs, because libslurm acts
-as the account of its process. So all jobs need the same account. Slurm's commands do the rest: accounting, name
-resolution, and jobs with directives that are not in `_FIELDS`.
+as the account of its process. So all jobs need the same account (docs/design.md#pyslurm). Slurm's commands do the
+rest: accounting, name resolution, and jobs with directives that are not in `_FIELDS`.
 """
 
 from __future__ import annotations

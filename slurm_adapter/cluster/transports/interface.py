@@ -2,7 +2,7 @@
 
 A transport runs commands with standard input, and does not copy files, because most files belong to a job's user. They
 are written through `sudo -n -u USER`, which SFTP cannot do. The transport determines the machine on which a command
-runs; the account is part of the command.
+runs; the account is part of the command. See docs/design.md#transports.
 """
 
 from __future__ import annotations
