@@ -1,6 +1,6 @@
 """UCloud's core over HTTP: delivers updates of jobs, and asks which jobs exist.
 
-An update with a state carries `expectedDifferentState`, not `expectedState`. With the latter a job could stay for ever
+An update with a state carries `expectedDifferentState`, not `expectedState`. With the latter a job could remain forever
 in a state that UCloud had lost or mistaken, because UCloud answers 200 to an update that it does not apply. No update
 is applied twice: one that was sent before without an answer is looked for among the updates that UCloud has of the job.
 """

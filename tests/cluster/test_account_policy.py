@@ -126,7 +126,7 @@ def test_an_account_that_changes_is_noticed(tmp_path: Path) -> None:
     cluster.run_as("alice")
 
 
-def test_an_account_that_nobody_knows_runs_nothing_and_is_asked_for_again(tmp_path: Path) -> None:
+def test_an_unknown_account_runs_nothing_and_is_asked_for_again(tmp_path: Path) -> None:
     cluster = site_with(tmp_path, pattern="{user}")
     del cluster.uids["alice"]
     with pytest.raises(NotConnected, match="no account alice"):
@@ -135,7 +135,7 @@ def test_an_account_that_nobody_knows_runs_nothing_and_is_asked_for_again(tmp_pa
     cluster.run_as("alice")
 
 
-def test_while_slurm_is_away_what_it_said_of_its_accounts_counts(tmp_path: Path) -> None:
+def test_while_slurm_is_down_its_last_answer_about_its_accounts_is_used(tmp_path: Path) -> None:
     cluster = site_with(tmp_path, pattern="{user}")
     cluster.site.slurm.down = True
     with pytest.raises(TryAgain, match="its own"):
@@ -150,7 +150,7 @@ def test_while_slurm_is_away_what_it_said_of_its_accounts_counts(tmp_path: Path)
     assert "SlurmUser" in (later.refusal("controller", cluster.transport) or "")
 
 
-def test_slurm_that_is_away_is_not_asked_for_each_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_slurm_is_down_it_is_not_asked_for_each_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = site_with(tmp_path, pattern="{user}")
     cluster.run_as("alice")
     cluster.now = SLURM_SECONDS

@@ -68,7 +68,9 @@ def test_a_folder_is_made_whole_and_is_its_users_alone(local: LocalTransport, tm
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
 
 
-def test_one_that_cannot_be_made_is_told_and_the_others_are_made(local: LocalTransport, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported_and_the_others_are_made(
+    local: LocalTransport, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")
@@ -95,7 +97,7 @@ def test_another_jobs_folder_is_refused_and_ones_own_is_made_again(local: LocalT
     assert (folder / "owner").readlink() == Path("17")
 
 
-def test_an_attempt_that_was_cut_short_anywhere_is_no_obstacle(local: LocalTransport, tmp_path: Path) -> None:
+def test_an_attempt_interrupted_at_any_point_is_completed(local: LocalTransport, tmp_path: Path) -> None:
     # Everything that the attempt does to the folder, cut off after each step.
     steps = ("mkdir -m 700 1", "ln -s i-local-1 1/.token", "mkdir 1/node", "echo x >1/node/peers", "echo >1/job.sbatch")
     for count in range(len(steps) + 1):
@@ -114,7 +116,7 @@ def test_nothing_is_left_in_the_temporary_folder(local: LocalTransport, tmp_path
     assert set(Path("/tmp").glob("ucloud.*")) <= before
 
 
-def test_a_full_disk_is_told_and_passes(local: LocalTransport, tiny: Path) -> None:
+def test_after_a_full_disk_the_folder_can_be_made(local: LocalTransport, tiny: Path) -> None:
     (tiny / "ballast").write_bytes(b"x" * 200_000)
     big = NewFolder(str(tiny / "1"), "t", {"job.sbatch": File(b"x" * 150_000, 0o700)})
     [answer] = job_folders.make(local, "alice", [big])
@@ -185,7 +187,7 @@ def test_what_a_look_reads_is_bounded_whatever_a_folder_holds(local: LocalTransp
     assert sizes[0] < 101 * 1100
 
 
-def test_all_of_a_look_is_bounded(local: LocalTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_total_of_a_look_is_bounded(local: LocalTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_folders, "MOST_EXITS", 3)
     for name in ("1", "2", "3"):
         (tmp_path / name).mkdir()
@@ -275,7 +277,7 @@ def test_which_owners_are_slurm_ids(owner: str | None, expected: int | None) -> 
     assert slurm_id(owner) == expected
 
 
-def test_half_an_answer_is_none() -> None:
+def test_an_incomplete_answer_raises_unknown() -> None:
     for stdout in (b"", b"0 folder\n", b"0 folder\nen", b"0 folder\nend"):
         transport = FakeTransport(lambda _, stdout=stdout: Result(0, stdout, b""))  # type: ignore[misc]  # bound for this round
         with pytest.raises(Unknown, match="could not look into 1 job folders as alice: the answer breaks off"):
@@ -309,7 +311,7 @@ _answers = st.binary(max_size=80) | st.lists(_words | st.binary(max_size=8), max
 
 
 @given(_answers)
-def test_no_answer_of_a_look_is_an_error_of_another_kind(answer: bytes) -> None:
+def test_any_answer_of_a_look_gives_contents_or_unknown(answer: bytes) -> None:
     for stdout in (answer, answer + b"end\n"):
         try:
             found = job_folders.look(_say(stdout), "alice", ["/1", "/2"])
@@ -319,7 +321,7 @@ def test_no_answer_of_a_look_is_an_error_of_another_kind(answer: bytes) -> None:
 
 
 @given(_answers)
-def test_no_answer_of_a_fence_or_of_making_folders_is_an_error_of_another_kind(answer: bytes) -> None:
+def test_any_answer_of_a_fence_or_of_make_gives_a_result_or_unknown(answer: bytes) -> None:
     try:
         assert len(job_folders.fence(_say(answer), "alice", {"/1": "17", "/2": "18"})) == 2
     except Unknown:
@@ -328,7 +330,7 @@ def test_no_answer_of_a_fence_or_of_making_folders_is_an_error_of_another_kind(a
     assert job_folders.write_views(_say(answer), "alice", {"/1": "x"}) <= {"/1"}
 
 
-def test_a_line_about_a_folder_that_was_not_asked_for_is_no_answer() -> None:
+def test_a_line_about_another_folder_raises_unknown() -> None:
     for line in (b"2 folder\n", b"-1 folder\n", b"x folder\n", b"0\n", b"\n", b"0 owner\n", b"0 folder\n"):
         with pytest.raises(Unknown):
             job_folders.look(_say(b"0 folder\n" + line + b"end\n"), "alice", ["/1", "/2"])
@@ -368,7 +370,7 @@ def test_what_has_not_begun_is_looked_into_and_closed_without_many_programs(
     assert started.read_text().split() == ["find"] * 3
 
 
-def test_a_folder_in_the_place_of_the_fence_is_no_fence(local: LocalTransport, tmp_path: Path) -> None:
+def test_a_folder_named_like_the_fence_is_not_a_fence(local: LocalTransport, tmp_path: Path) -> None:
     (tmp_path / "1" / "owner").mkdir(parents=True)
     assert job_folders.fence(local, "alice", {str(tmp_path / "1"): "17"}) == [""]
     assert list((tmp_path / "1" / "owner").iterdir()) == []
@@ -406,7 +408,9 @@ def test_close_replaces_what_the_fence_named(local: LocalTransport, tmp_path: Pa
         assert [path.name for path in (tmp_path / name).iterdir()] == ["owner"]
 
 
-def test_one_that_cannot_be_closed_is_told_and_the_others_are(local: LocalTransport, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_closed_is_reported_and_the_others_are_closed(
+    local: LocalTransport, tmp_path: Path
+) -> None:
     for name in ("1", "2"):
         (tmp_path / name).mkdir()
     (tmp_path / "1" / "owner").mkdir()
@@ -462,7 +466,7 @@ def test_exit_records(change: dict[str, object], expected: ExitRecord | None) ->
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{}", "3", '"x"', "{", "[" * 5000, "1" * 5000])
-def test_what_is_no_exit_record(text: str) -> None:
+def test_files_that_are_not_exit_records(text: str) -> None:
     assert read_exit(text) is None
 
 

@@ -68,7 +68,7 @@ def completed(folder: Folder, node: str) -> None:
 
 
 @pytest.mark.sandbox
-def test_an_account_whose_shell_is_nologin(make: Callable[..., Folder], nologin: str) -> None:
+def test_an_account_with_the_shell_nologin(make: Callable[..., Folder], nologin: str) -> None:
     completed(make(SHOW).submit(f"--nodelist={nologin}"), nologin)
 
 
@@ -128,7 +128,7 @@ def test_an_account_that_the_node_does_not_know(tmp_path: Path) -> None:
     assert "`getent passwd 54321` shows no home folder there" in record
 
 
-def test_a_node_that_lacks_programs_says_which(tmp_path: Path) -> None:
+def test_a_node_that_lacks_programs_lists_them(tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     present = "cat date getent grep head id mkdir mkfifo mktemp mv rm rmdir sed sh tr"

@@ -131,7 +131,7 @@ def test_the_environment_and_the_standard_streams_are_the_applications(make: Cal
     assert (folder.exit()["exit_code"], folder.exit()["signal"]) == (137, 9)
 
 
-def test_a_peer_whose_record_tells_its_end_has_no_name(make: Callable[..., Folder]) -> None:
+def test_a_peer_with_an_exit_record_has_no_name(make: Callable[..., Folder]) -> None:
     payload = """
         echo ready
         while getent hosts database >/dev/null; do sleep 0.2; done; echo gone
@@ -301,7 +301,7 @@ def test_one_node_that_cannot_hold_the_names_is_the_reason_at_once(make: Callabl
     assert folder.exit()["reason"] == "the step that holds this job's names ended on a node: node002 lacks programs"
 
 
-def test_where_the_site_allows_it_the_view_is_told_by_the_environment(make: Callable[..., Folder]) -> None:
+def test_if_the_site_allows_it_a_variable_names_the_view(make: Callable[..., Folder]) -> None:
     payload = "srun -N 1 -n 1 sh -c 'cat \"$UCLOUD_HOSTS_FILE\"; getent hosts database || echo unknown'"
     folder = make(payload, methods="wishing", allow_env="yes", peers="4101 database\n")
     folder.view()
@@ -312,7 +312,7 @@ def test_where_the_site_allows_it_the_view_is_told_by_the_environment(make: Call
     assert "they are in $UCLOUD_HOSTS_FILE only" in folder.read("log.txt")
 
 
-def test_it_is_no_danger_to_others_where_nothing_works(make: Callable[..., Folder]) -> None:
+def test_if_no_method_works_other_jobs_are_not_affected(make: Callable[..., Folder]) -> None:
     # The last method starts and is found wanting: its library is there, and names do not resolve through it.
     other = make("echo ready; sleep 300", names="no").submit("--nodelist=node003")
     other.said("ready")

@@ -101,7 +101,7 @@ def test_a_signal_reaches_the_script_once_and_its_children_as_under_plain_sbatch
 
 @pytest.mark.parametrize("name", ["INT", "QUIT", "TERM"])
 @pytest.mark.parametrize("how", ["--batch", "--full"])
-def test_a_program_that_handles_no_signal_ends_by_it(make: Callable[..., Folder], name: str, how: str) -> None:
+def test_a_signal_ends_a_program_without_a_handler(make: Callable[..., Folder], name: str, how: str) -> None:
     folder = make("echo ready; exec sleep 300", names="no").submit()
     folder.said("ready")
     folder.cluster.ask("scancel", how, f"--signal={name}", folder.job)

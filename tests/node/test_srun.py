@@ -98,7 +98,7 @@ def test_the_join_stands_before_the_command(shell: str, folder: Path, options: l
         (["-n1", "hostname", ":", "-n1", "date"], "several components"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_run_unchanged_and_said(
+def test_an_unreadable_command_line_is_run_unchanged_with_a_message(
     shell: str, folder: Path, words: list[str], why: str
 ) -> None:
     seen, log = run(shell, folder, *words)
@@ -108,7 +108,7 @@ def test_a_line_that_cannot_be_read_is_run_unchanged_and_said(
     assert log.count("\n") == 1
 
 
-def test_each_reason_is_said_once_in_a_job(shell: str, folder: Path) -> None:
+def test_each_reason_is_reported_once_in_a_job(shell: str, folder: Path) -> None:
     logs = [run(shell, folder, *words)[1] for words in (["-y", "a"], ["-y", "b"], ["-n1", "a", ":", "b"], ["-y", "c"])]
     assert [log.count("\n") for log in logs] == [1, 0, 1, 0]
 
@@ -138,7 +138,7 @@ def test_questions_to_srun_itself_are_passed_on(shell: str, folder: Path, word: 
     assert run(shell, folder, word) == ([word], "")
 
 
-def test_without_a_real_srun_it_says_so(shell: str, folder: Path) -> None:
+def test_a_missing_srun_is_reported(shell: str, folder: Path) -> None:
     tools = folder.parent / "tools"
     tools.mkdir()
     for name in ("dirname", "sh"):

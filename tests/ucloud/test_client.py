@@ -158,7 +158,7 @@ def test_no_file(tmp_path: Path) -> None:
         read_refresh_token(tmp_path / "none")
 
 
-def test_what_is_sent_of_an_update(ucloud: Ucloud, receiver: UcloudReceiver) -> None:
+def test_the_fields_of_an_update(ucloud: Ucloud, receiver: UcloudReceiver) -> None:
     ucloud.know("1")
     more: dict[str, Any] = {"newTimeAllocation": 5_400_000, "outputFolder": "/4101"}
     receiver.deliver([runs(1, **more), says(2, "1", "a note")])
@@ -172,7 +172,7 @@ def test_what_is_sent_of_an_update(ucloud: Ucloud, receiver: UcloudReceiver) -> 
     assert ucloud.job("1")["output"] == {"outputFolder": "/4101"}
 
 
-def test_a_state_that_ucloud_has_lost_is_told_all_the_same(ucloud: Ucloud, receiver: UcloudReceiver) -> None:
+def test_a_state_that_ucloud_has_lost_is_delivered(ucloud: Ucloud, receiver: UcloudReceiver) -> None:
     """It was restored from a backup, say, and thinks that the job still waits."""
     ucloud.know("1", state="IN_QUEUE")
     done = Message(2, "1", 0.0, JobState.SUCCESS, "done", JobState.RUNNING, fresh=True)
@@ -190,7 +190,7 @@ def test_many_unknown_jobs_cost_few_requests(ucloud: Ucloud, receiver: UcloudRec
     assert [call.path for call in ucloud.calls] == [REFRESH, UPDATE, EXISTS, UPDATE]
 
 
-def test_a_ucloud_that_cannot_tell_which_jobs_it_has(ucloud: Ucloud, receiver: UcloudReceiver) -> None:
+def test_a_ucloud_that_does_not_list_its_jobs(ucloud: Ucloud, receiver: UcloudReceiver) -> None:
     """An older one, for example: each unknown id costs a request."""
     ucloud.know("1", "2", "3", "4")
     ucloud.forget("2", "3")
@@ -200,7 +200,7 @@ def test_a_ucloud_that_cannot_tell_which_jobs_it_has(ucloud: Ucloud, receiver: U
 
 
 @pytest.mark.parametrize("refusal", [403, 404])
-def test_a_message_of_unknown_fate_whose_job_is_gone_holds_back_no_other(
+def test_a_lost_message_of_a_deleted_job_does_not_hold_back_others(
     ucloud: Ucloud, receiver: UcloudReceiver, refusal: int
 ) -> None:
     """UCloud's older core answers the question for such a job with 404, the newer with 403."""
@@ -247,7 +247,7 @@ def test_a_busy_ucloud(ucloud: Ucloud, receiver: UcloudReceiver, status: int) ->
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
-def test_an_answer_that_says_nothing_of_what_was_done(ucloud: Ucloud, receiver: UcloudReceiver, status: int) -> None:
+def test_an_answer_without_results(ucloud: Ucloud, receiver: UcloudReceiver, status: int) -> None:
     """A proxy answers so as well where UCloud has taken it all."""
     ucloud.know("1")
     ucloud.fail(status, path=UPDATE)
@@ -270,7 +270,7 @@ def test_thousands_of_jobs_are_asked_for_in_thousands(ucloud: Ucloud, receiver: 
     assert [len(call.body["items"]) for call in ucloud.calls_to(EXISTS)] == [1000, 1000, 1]
 
 
-def test_a_site_without_what_it_needs_says_so(
+def test_a_missing_package_is_reported(
     ucloud: Ucloud, token_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = {"url": ucloud.url, "key": str(tmp_path / "key"), "refresh_token": str(token_file)}

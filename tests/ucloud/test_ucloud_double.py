@@ -58,7 +58,7 @@ def test_what_its_decoder_takes(ucloud: Ucloud, fields: dict[str, Any]) -> None:
     assert ucloud.state("1") == "RUNNING"
 
 
-def test_a_number_is_no_id(ucloud: Ucloud) -> None:
+def test_a_number_is_not_an_id(ucloud: Ucloud) -> None:
     ucloud.know("1")
     assert post(ucloud, PATH, {"items": [{"id": 1, "update": {"state": "RUNNING"}}]})[0] == 400
 
@@ -154,7 +154,7 @@ def test_a_provider_that_is_busy_is_asked_again(ucloud: Ucloud, provider: type[_
     assert ucloud.knows("54112")
 
 
-def test_drives_are_told_to_their_provider(ucloud: Ucloud) -> None:
+def test_only_the_provider_gets_its_drives(ucloud: Ucloud) -> None:
     path = "/api/files/collections/control"
     ucloud.have_drive("77", "alice", "p1", folder="/work/p1")
     ucloud.have_drive("78", "alice", folder="/work/alice", provider="another")

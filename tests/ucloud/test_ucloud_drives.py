@@ -30,7 +30,7 @@ def drives(ucloud: Ucloud, clock: Clock, tmp_path: Path) -> Iterator[UcloudDrive
     made.close()
 
 
-def test_what_was_told_is_kept_for_a_while(ucloud: Ucloud, clock: Clock, drives: UcloudDrives) -> None:
+def test_answers_are_cached_for_a_while(ucloud: Ucloud, clock: Clock, drives: UcloudDrives) -> None:
     ucloud.have_drive("77", "alice", folder="/work/old")
     first = drives.find("77")
     assert first is not None

@@ -273,7 +273,7 @@ def test_an_account_that_the_cluster_does_not_know_proves_nothing_of_its_own_job
         ),
     ],
 )
-def test_an_odd_answer_is_no_answer(values: dict[str, object], error: type[Exception]) -> None:
+def test_an_unreadable_answer_raises_unknown(values: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error):
         queue(**values)
 
@@ -299,7 +299,7 @@ def test_words_with_which_slurm_gives_up_are_a_failure_whatever_the_exit_code(st
 WARNING = "error: NodeNames=node001 Sockets=2 CoresPerSocket=3 CPUs=64: CPUs do not match. Resetting CPUs."
 
 
-def test_a_site_whose_slurm_conf_makes_commands_warn(caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_of_commands_about_slurm_conf(caplog: pytest.LogCaptureFixture) -> None:
     """Warnings on stderr beside exit code 0 and a complete answer."""
 
     def answer(command: Command) -> Result:
@@ -326,7 +326,7 @@ def test_a_site_whose_slurm_conf_makes_commands_warn(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_a_job_that_is_not_cancelled_is_told_whatever_the_exit_code(status: int) -> None:
+def test_a_job_that_is_not_cancelled_is_reported_for_any_exit_code(status: int) -> None:
     said = f"scancel: {WARNING}\nscancel: error: Kill job error on job id 1: Access/permission denied"
     scheduler = CommandLineScheduler(FakeTransport(lambda _: Result(status, b"", said.encode())))
     with pytest.raises(Unknown, match="denied"):
@@ -342,7 +342,7 @@ def test_a_job_that_is_not_cancelled_is_told_whatever_the_exit_code(status: int)
         "sudo: unable to resolve host login: Name or service not known",
     ],
 )
-def test_noise_is_no_error(stderr: str) -> None:
+def test_harmless_messages_are_not_errors(stderr: str) -> None:
     assert queue(stderr=stderr) == (1, True)
 
 
@@ -472,7 +472,7 @@ def test_many_ids_fit_in_an_argument() -> None:
 
 
 @pytest.mark.parametrize("version", ["24.11.5", "25.11.7"])
-def test_accounting_is_asked_for_sluids_though_nobody_has_asked_for_the_queue_before(version: str) -> None:
+def test_history_asks_for_sluids_without_a_former_call_of_queue(version: str) -> None:
     """Jobs that pyslurm lists are looked up by sacct."""
     config = f"slurm {version}\nSLURM_VERSION           = {version}\n"
 
@@ -510,7 +510,7 @@ def test_cancel_of_what_is_gone(words: str) -> None:
     assert [command.user for command in transport.commands] == ["alice"], "asked once, and taken for done"
 
 
-def test_cancel_while_the_controller_is_away() -> None:
+def test_cancel_while_the_controller_is_down() -> None:
     said = f"scancel: error: Kill job error on job id 1: {DOWN}".encode()
     with pytest.raises(TryAgain):
         CommandLineScheduler(FakeTransport(lambda _: Result(8, b"", said))).cancel({1: "alice"})
@@ -540,7 +540,7 @@ OLD_RULE = "Sorry, user a is not allowed to execute '/usr/bin/scontrol suspend 1
         (127, "", "env: 'scontrol': No such file or directory\n", {1: Refused, 2: Refused, 3: Refused}),
     ],
 )
-def test_what_became_of_each_job_of_a_list(
+def test_the_result_of_each_job_in_a_list(
     status: int, stdout: str, stderr: str, failed: dict[int, type[Exception]]
 ) -> None:
     transport = FakeTransport(lambda _: Result(status, stdout.encode(), stderr.encode()))
@@ -567,7 +567,7 @@ SLURMS_OWN = "SlurmUser               = slurm(64030)\nSlurmdUser              = 
 
 
 @pytest.mark.parametrize("release", ["22.05.8", "24.11.5", "25.11.7", "26.05.5"])
-def test_slurms_own_accounts_are_told_by_each_release(release: str) -> None:
+def test_each_release_shows_slurms_own_accounts(release: str) -> None:
     config = (Path(__file__).parent / "recorded" / release / "config").read_text()
     assert CommandLineScheduler(FakeTransport(lambda _: Result(0, config.encode(), b""))).own_uids() == {
         "SlurmUser": 64030,
@@ -575,7 +575,7 @@ def test_slurms_own_accounts_are_told_by_each_release(release: str) -> None:
     }
 
 
-def test_slurms_own_accounts_are_told_although_the_ping_behind_them_failed() -> None:
+def test_slurms_own_accounts_are_read_although_the_ping_after_them_failed() -> None:
     ping = "Slurmctld(primary) at login is DOWN\n"
     scheduler = CommandLineScheduler(FakeTransport(lambda _: Result(1, (SLURMS_OWN + ping).encode(), b"")))
     assert scheduler.own_uids() == {"SlurmUser": 64030, "SlurmdUser": 0}

@@ -321,7 +321,7 @@ def test_a_time_limit_in_whole_minutes(bench: Bench) -> None:
     assert [type(failures[each]) for each in (slurm_id, 66_000_000)] == [Refused, Refused]
 
 
-def test_of_a_list_of_jobs_each_is_told_for_itself(bench: Bench) -> None:
+def test_each_job_in_a_list_has_its_own_result(bench: Bench) -> None:
     """Whatever comes of those before it and after it, and with several limits."""
     made = bench.scheduler.submit([bench.make("sleep 300", "#SBATCH --time=0-01:00:00 --mem=10M") for _ in range(4)])
     first, ended, second, third = map(accept, made)

@@ -122,7 +122,7 @@ def test_nothing_but_unknown_is_ever_raised(text: str) -> None:
 @pytest.mark.edge_case(17)
 @pytest.mark.skipif(shutil.which("scontrol") is None, reason="scontrol is not installed; `sandbox install` brings it")
 @pytest.mark.parametrize("text", ["n[3-1]", "n[a]", "n[]", "n[1-99999999]"])
-def test_where_scontrol_fails_with_exit_code_zero_it_is_no_answer(tmp_path: Path, text: str) -> None:
+def test_a_failure_of_scontrol_with_exit_code_zero_raises_unknown(tmp_path: Path, text: str) -> None:
     done = ask_scontrol(tmp_path, text)
     assert (done.returncode, done.stdout) == (0, "")
     assert "Invalid hostlist" in done.stderr

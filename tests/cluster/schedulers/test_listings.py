@@ -142,7 +142,7 @@ def test_ids(text: str, task: str | None) -> None:
 
 @pytest.mark.edge_case(15)
 @pytest.mark.parametrize("text", ["17_4.batch", "17.extern", "17.0", "17.0+", "17.batch", "17_", "_4", "17+", "17_x"])
-def test_a_step_is_no_job_and_is_never_dropped(text: str) -> None:
+def test_a_step_raises_unknown_and_is_not_dropped(text: str) -> None:
     assert "-X" in sacct_argv([17])  # steps are not asked for
     with pytest.raises(Unknown, match="is not a job's id"):
         parse_queue(squeue_row() + squeue_row(id=text))
@@ -200,7 +200,7 @@ def test_a_hostile_name_or_reason_between_two_others(name: str) -> None:
 
 
 @pytest.mark.edge_case(4)
-def test_a_header_of_a_cluster_before_the_rows_is_a_banner_and_alone_it_is_no_answer() -> None:
+def test_a_cluster_header_is_skipped_before_rows_and_is_not_an_answer_alone() -> None:
     assert [seen.slurm_id for seen in parse_history([history_row()], before="CLUSTER: A\n")] == [17]
     assert [seen.slurm_id for seen in parse_queue(squeue_row(), before="CLUSTER: A\n")] == [17]
     for text in (b"CLUSTER: B\n", b"CLUSTER: B\n" + squeue_row(id="18"), b"CLUSTER: A"):
@@ -281,7 +281,7 @@ def test_time_limits(text: str, seconds: int | None) -> None:
 
 
 @pytest.mark.parametrize("text", [":", "1:2:3:4", "1-", "-2", "1--2", "1-2-3", "1:", "x", "\u0661:00", "1.5"])
-def test_what_is_no_time_limit(text: str) -> None:
+def test_texts_that_are_not_time_limits(text: str) -> None:
     with pytest.raises(Unknown, match="is not a time limit"):
         read_one(limit=text)
 
@@ -391,7 +391,7 @@ def test_a_row_that_cannot_be_read_is_never_dropped(data: bytes) -> None:
         parse_queue(data)
 
 
-def test_a_run_whose_name_is_not_told_is_no_answer() -> None:
+def test_a_run_without_a_name_raises_unknown() -> None:
     row = history_row().row.replace(b"INDEX", b"1")
     for told in (b"", NAMES_HEADER, NAMES_HEADER + b"%-160b %-20b \n" % (b"tok-1", b"2"), NAMES_HEADER + b"tok-1"):
         with pytest.raises(Unknown):
@@ -462,7 +462,7 @@ def test_the_last_run_counts_and_the_earlier_ones_are_restarts() -> None:
 
 @pytest.mark.edge_case(10)
 @pytest.mark.scenario(63)
-def test_an_id_that_was_used_before_is_no_restart() -> None:
+def test_an_id_that_was_used_before_is_not_a_restart() -> None:
     rows = [history_row(), history_row(name="other", submitted="50"), history_row(uid="7702", submitted="60")]
     jobs = [(seen.name, seen.user, seen.restarts) for seen in parse_history(rows)]
     assert jobs == [("other", "alice", 0), ("tok-1", "bob", 0), ("tok-1", "alice", 0)]

@@ -33,7 +33,7 @@ def test_recorded_nodes() -> None:
     assert parse_load(nodes, b"", ["main", "scavenge"]) == Load(192, 192000 * MEBIBYTE, 15, 3840 * MEBIBYTE, 0, 0)
 
 
-def test_a_node_counts_where_it_is_in_a_partition() -> None:
+def test_a_node_counts_in_each_of_its_partitions() -> None:
     nodes = node("IDLE", "a") + node("IDLE", "a,b") + node("IDLE", "ab") + node("IDLE", "")
     assert parse_load(nodes, b"", ["a"]).cpus == 8
     assert parse_load(nodes, b"", ["a", "b"]).cpus == 8
@@ -60,13 +60,13 @@ def test_a_node_counts_where_it_is_in_a_partition() -> None:
         ("UNKNOWN*", False),
     ],
 )
-def test_a_node_that_takes_no_jobs_has_what_it_has_given_away(state: str, takes_jobs: bool) -> None:  # noqa: FBT001  # a row of the table
+def test_a_node_that_accepts_no_jobs_has_only_its_used_resources(state: str, takes_jobs: bool) -> None:  # noqa: FBT001  # a row of the table
     found = parse_load(node(state), b"", ["main"])
     assert (found.used_cpus, found.used_memory) == (1, 100 * MEBIBYTE)
     assert (found.cpus, found.memory) == ((4, 1000 * MEBIBYTE) if takes_jobs else (1, 100 * MEBIBYTE))
 
 
-def test_processors_that_are_kept_for_the_system_are_not_told() -> None:
+def test_processors_reserved_for_the_system_do_not_count() -> None:
     assert parse_load(node("IDLE", efctv="CPUEfctv=3 "), b"", ["main"]).cpus == 3
 
 

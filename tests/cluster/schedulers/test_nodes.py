@@ -37,7 +37,7 @@ def test_a_node_that_is_not_there_has_a_name_but_no_address(state: str) -> None:
     assert nodes.parse_nodes(shown.replace(b"Addr=c1", b"Addr=10.0.0.7"), PARTITION)["c1"] == "10.0.0.7"
 
 
-def test_a_node_of_another_hostname_has_both_names() -> None:
+def test_a_node_with_another_hostname_has_both_names() -> None:
     shown = b"NodeName=n1 NodeAddr=10.0.0.1 NodeHostName=host1 State=IDLE\n"
     assert nodes.parse_nodes(shown, PARTITION) == {"n1": "10.0.0.1", "host1": "10.0.0.1"}
 
@@ -47,7 +47,7 @@ def test_recorded_nodes() -> None:
     assert found == {"node001": "10.213.77.11", "node002": "10.213.77.12", "node003": "10.213.77.13"}
 
 
-def test_free_text_is_no_address() -> None:
+def test_free_text_is_not_an_address() -> None:
     line = "NodeName=n1 Arch=x86_64 NodeAddr=10.0.0.1 NodeHostName=n1 Comment=see NodeAddr=6.6.6.6 Reason=NodeName=n2\n"
     odd = "NodeName=future1 State=FUTURE Comment=a\n NodeName=n9 NodeAddr=6.6.6.6\nwords NodeName=n8 NodeAddr=6.6.6.6\n"
     assert parse_nodes((line + odd).encode()) == {"n1": "10.0.0.1"}

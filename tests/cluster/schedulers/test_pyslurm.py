@@ -104,11 +104,11 @@ def test_a_usual_job() -> None:
         ("array", None),
     ],
 )
-def test_what_pyslurm_cannot_be_told_goes_to_sbatch(directive: tuple[str, str | None]) -> None:
+def test_jobs_that_pyslurm_cannot_express_go_to_sbatch(directive: tuple[str, str | None]) -> None:
     assert describe(job(*USUAL, directive)) is None
 
 
-def test_outcomes_keep_their_order_whoever_hands_them_in() -> None:
+def test_outcomes_keep_their_order_through_pyslurm_and_sbatch() -> None:
     def answer(command: Command) -> Result:
         if any("xargs" in word for word in command.argv):
             return Result(0, b"job 0 begun\njob 0 0 MTcK\n", b"")
@@ -204,7 +204,7 @@ def test_rows() -> None:
         ({"unknown": ["alice"]}, ["jobs", "alice"], False),
     ],
 )
-def test_whether_silence_says_anything(more: dict[str, Any], users: list[str], proven: bool) -> None:  # noqa: FBT001
+def test_when_absence_from_the_queue_is_proof(more: dict[str, Any], users: list[str], proven: bool) -> None:  # noqa: FBT001
     assert scheduler(listing(**more)).queue(users).sees_others == proven
 
 
@@ -217,7 +217,7 @@ def test_a_row_that_cannot_be_read_is_unknown(row: list[Any]) -> None:
     assert len(row) == 14
 
 
-def test_a_worker_without_pyslurm_says_so_in_one_sentence() -> None:
+def test_a_worker_without_pyslurm_reports_it_in_one_line() -> None:
     """The real worker, under a Python that has none."""
     local = LocalTransport(environment={"PATH": "/usr/bin:/bin"})
 
@@ -332,7 +332,7 @@ def hand_in(*jobs: str) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 41])
-def test_each_of_many_is_handed_in_once_side_by_side(count: int) -> None:
+def test_many_jobs_are_dispatched_once_each_in_parallel(count: int) -> None:
     assert hand_in(*(f"taken {number + 17}" for number in range(count))) == [
         Accepted(number + 17) for number in range(count)
     ]
@@ -345,7 +345,7 @@ def test_one_that_ends_libslurms_process_leaves_the_others_alone() -> None:
     assert sum(isinstance(outcome, Accepted) for outcome in outcomes) == 10
 
 
-def test_of_long_words_the_last_are_told() -> None:
+def test_the_end_of_a_long_message_is_reported() -> None:
     [outcome, taken] = hand_in(f"refused {'é' * 9000} Invalid partition name specified", "taken 17")
     assert isinstance(outcome, Rejected)
     assert not outcome.certain  # what it began with is not there, and it proves nothing without

@@ -300,7 +300,7 @@ def test_operators_commands(recorded: Release, key: str) -> None:
     assert told == FAILURES[key]
 
 
-def test_a_controller_that_is_away(recorded: Release) -> None:
+def test_a_controller_that_is_down(recorded: Release) -> None:
     for key in ("squeue", "scontrol"):
         with pytest.raises(TryAgain):
             recorded.scheduler(f"{key} without controller").longest([17])

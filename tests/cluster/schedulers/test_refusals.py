@@ -51,7 +51,7 @@ def test_no_error_of_the_table_is_unknown_to_every_version() -> None:
     assert set(refusals.PASSING) - known == {os.strerror(EAGAIN)}
 
 
-def test_an_error_of_communication_is_no_refusal(version: Path) -> None:
+def test_an_error_of_communication_is_not_a_refusal(version: Path) -> None:
     for words, number in read(version).items():
         outcome = judge_answer(1, f"sbatch: error: slurm: a word before it\n{FAILED}{words}")
         if number in NO_ANSWERS and not words.startswith(("I/O stream", "Invalid MPI", "MPI plugin", "Plugin", "Data")):

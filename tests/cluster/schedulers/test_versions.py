@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         ("22.05.8", "21.08.8-2", Level.PROBLEM, "Slurm's controller: Slurm 21.08.8-2 is too old"),
     ],
 )
-def test_check_tells_the_version(client: str, controller: str, level: Level, words: str) -> None:
+def test_check_shows_the_version(client: str, controller: str, level: Level, words: str) -> None:
     site = SimpleNamespace(scheduler=SimpleNamespace(versions=lambda: Versions(client, controller)))
     [finding] = check_versions(cast("Adapter", site))
     assert finding.level is level

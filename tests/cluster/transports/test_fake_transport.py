@@ -29,7 +29,7 @@ def test_it_is_a_transport() -> None:
     assert transport.run(Command(("true",))).status == 0
 
 
-def test_the_handlers_failures_pass() -> None:
+def test_the_handlers_errors_are_raised() -> None:
     def lose(command: Command) -> Result:
         raise ConnectionLost(str(command))
 
@@ -47,6 +47,6 @@ def test_a_refusal_of_sudo_is_recognised() -> None:
         FakeTransport(lambda _: Result(1, b"", b"sudo: a password is required\n")).run(Command(("x",), user="alice"))
 
 
-def test_an_argument_with_a_nul_byte_is_no_command() -> None:
+def test_an_argument_with_a_nul_byte_is_refused() -> None:
     with pytest.raises(ValueError, match="NUL"):
         Command(("echo", "a\0b"))

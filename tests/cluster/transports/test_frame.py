@@ -67,12 +67,12 @@ def test_text_around_the_answer_is_dropped(noisy: Callable[[Command], Result]) -
     assert noisy(Command(("true",))) == Result(0, b"", b"")
 
 
-def test_a_missing_program_is_told_on_a_noisy_way(noisy: Callable[[Command], Result]) -> None:
+def test_a_missing_program_is_reported_despite_other_output(noisy: Callable[[Command], Result]) -> None:
     with pytest.raises(NotConnected, match="no-such-program"):
         noisy(Command(("no-such-program",)))
 
 
-def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path) -> None:
+def test_an_answer_that_breaks_off_raises_connection_lost(tmp_path: Path) -> None:
     wrapper = tmp_path / "wrapper"
     wrapper.write_text('#!/bin/sh\n"$@" | head -c 30\n')
     wrapper.chmod(0o755)
@@ -91,7 +91,7 @@ def test_outputs_that_come_as_one_are_not_read(tmp_path: Path) -> None:
             transport.run(Command(("sh", "-c", script)))
 
 
-def test_what_ends_the_shell_of_the_frame_is_told_without_its_mark() -> None:
+def test_a_killed_shell_of_the_frame_is_reported_without_its_mark() -> None:
     script = "echo out of memory >&2; kill -s KILL $PPID"
     with pytest.raises(ConnectionLost, match=r"broke off: exit code 137: out of memory$"):
         LocalTransport().run(Command(("sh", "-c", script)))
@@ -110,7 +110,7 @@ def test_a_start_up_file_that_reads_keeps_a_command_from_running_without_its_inp
 
 
 @pytest.mark.parametrize("script", ["echo This account is not available.; exit 1", "exec true", "kill -9 $$"])
-def test_a_login_shell_that_runs_nothing_is_told_with_its_words(tmp_path: Path, script: str) -> None:
+def test_a_login_shell_that_runs_nothing_is_reported_with_its_message(tmp_path: Path, script: str) -> None:
     wrapper = tmp_path / "wrapper"
     wrapper.write_text(f"#!/bin/sh\n{script}\n")
     wrapper.chmod(0o755)

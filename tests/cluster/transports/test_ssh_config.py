@@ -99,7 +99,7 @@ def test_jumps_in_their_order() -> None:
     assert {hop.key_files for hop in target.jumps} == {(Path("/k"),)}
 
 
-def test_none_switches_a_proxy_off() -> None:
+def test_the_word_none_disables_a_proxy() -> None:
     config("Host login\n  ProxyJump none\n  ProxyCommand none\nHost *\n  ProxyJump bastion\n  ProxyCommand relay\n")
     target = resolve(SshSettings("login"))
     assert (target.jumps, target.proxy_command) == ((), None)
@@ -269,7 +269,7 @@ def test_a_match_by_command_is_refused_with_its_line(
         assert resolve(SshSettings("login")).user == "x"
 
 
-def test_a_client_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_client_that_hangs_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ssh_config, "_ANSWER_SECONDS", 0.1)
     pretend_ssh(monkeypatch, tmp_path, "exec sleep 5")
     with pytest.raises(InvalidConfig, match="does a `Match exec` in it hang"):
@@ -329,7 +329,7 @@ def test_a_user_cannot_bring_options_in() -> None:
         resolve(SshSettings("login", user="x\nProxyCommand evil"))
 
 
-def test_ignored_options_are_told_as_the_file_spells_them() -> None:
+def test_ignored_options_are_listed_with_the_files_spelling() -> None:
     config(
         "Host login\n  ForwardAgent yes\n  hostname x\n  StrictHostKeyChecking no\n  IdentityFile ~/a\n"
         "Host other\n  Compression yes\n"

@@ -62,13 +62,13 @@ def test_threads_that_start_together_share_one_connection(ssh: SshTransport, ssh
     assert len(sshd.connections()) == 1
 
 
-def test_a_connection_that_broke_between_commands_is_made_anew(ssh: SshTransport, sshd: Sshd) -> None:
+def test_a_connection_that_broke_between_commands_is_replaced(ssh: SshTransport, sshd: Sshd) -> None:
     for _ in range(5):
         assert ssh.run(ECHO).text == "here\n"
         sshd.kill_connections()
 
 
-def test_a_connection_that_died_unnoticed_is_made_anew(sshd: Sshd) -> None:
+def test_a_connection_that_died_unnoticed_is_replaced(sshd: Sshd) -> None:
     ssh = SshTransport(replace(sshd.settings, connect_timeout=1.0))
     ssh.run(ECHO)
     sshd.kill_connections(SIGSTOP)
@@ -198,7 +198,7 @@ def test_a_server_that_allows_one_session_serves_many_threads(start_sshd: StartS
     ssh.close()
 
 
-def test_a_server_without_sessions_is_told(start_sshd: StartSshd) -> None:
+def test_a_server_without_sessions_is_reported(start_sshd: StartSshd) -> None:
     ssh = SshTransport(replace(start_sshd("MaxSessions 0").settings, connect_timeout=5))
     with pytest.raises(NotConnected, match="MaxSessions"):
         ssh.run(ECHO)
@@ -252,7 +252,7 @@ def test_no_listener(sshd: Sshd) -> None:
         ),
     ],
 )
-def test_a_server_without_a_common_algorithm_is_told_with_both_sides(
+def test_a_server_without_a_common_algorithm_is_reported_with_both_lists(
     start_sshd: StartSshd, line: str, words: list[str]
 ) -> None:
     """Sites whose servers offer only post-quantum key exchange, or only chacha20-poly1305."""
@@ -318,7 +318,7 @@ def test_a_server_that_is_silent_or_something_else(sshd: Sshd, words: bytes) -> 
         accepted[0].close()
 
 
-def test_the_limit_of_a_command_holds_for_connecting_too(sshd: Sshd) -> None:
+def test_a_commands_timeout_includes_the_connection(sshd: Sshd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         settings = replace(sshd.settings, port=listener.getsockname()[1], connect_timeout=600)
         with pytest.raises(NotConnected):

@@ -90,7 +90,7 @@ def test_an_unknown_host_key_is_refused_with_the_files_and_the_mend(sshd: Sshd, 
         assert word in message
 
 
-def test_the_mend_of_an_unknown_host_key_works(sshd: Sshd, tmp_path: Path) -> None:
+def test_the_suggested_fix_of_an_unknown_host_key_works(sshd: Sshd, tmp_path: Path) -> None:
     file = tmp_path / "new"
     with pytest.raises(NotConnected, match="does not exist") as caught:
         run(replace(sshd.settings, known_hosts=file))
@@ -160,7 +160,7 @@ def test_all_of_it_from_the_configuration_file(sshd: Sshd) -> None:
     assert run(SshSettings(host="login")).text == "here\n"
 
 
-def test_a_refused_key_is_told(sshd: Sshd, tmp_path: Path) -> None:
+def test_a_refused_key_is_reported(sshd: Sshd, tmp_path: Path) -> None:
     key = make_key(tmp_path / "other")
     with pytest.raises(NotConnected, match=r"(?s)accepted none of our keys:\n  .*other: refused\n.*authorized_keys"):
         run(replace(sshd.settings, key_files=(key,)))
@@ -190,14 +190,14 @@ def test_the_next_key_is_tried_after_a_refused_one(sshd: Sshd, tmp_path: Path) -
     assert run(replace(sshd.settings, key_files=(key, *sshd.settings.key_files))).text == "here\n"
 
 
-def test_too_many_keys_for_the_server_are_told(start_sshd: StartSshd, tmp_path: Path) -> None:
+def test_too_many_keys_for_the_server_are_reported(start_sshd: StartSshd, tmp_path: Path) -> None:
     server = start_sshd("MaxAuthTries 2")
     keys = tuple(make_key(tmp_path / f"key{number}") for number in range(4))
     with pytest.raises(NotConnected, match="key0: refused"):
         run(replace(server.settings, key_files=keys))
 
 
-def test_an_encrypted_key_without_agent_is_told_with_the_mend(sshd: Sshd, tmp_path: Path) -> None:
+def test_an_encrypted_key_without_agent_is_reported_with_the_fix(sshd: Sshd, tmp_path: Path) -> None:
     key = make_key(tmp_path / "locked", passphrase="secret")
     with pytest.raises(NotConnected, match=f"locked: encrypted, and no agent has it; `ssh-add {key}`"):
         run(replace(sshd.settings, key_files=(key,)))
@@ -277,7 +277,7 @@ def trusting(start_sshd: StartSshd, authority: Path) -> Sshd:
     return start_sshd(f"TrustedUserCAKeys {authority}.pub", "AuthorizedKeysFile none")
 
 
-def test_an_expired_certificate_beside_a_valid_key(start_sshd: StartSshd, authority: Path) -> None:
+def test_an_expired_certificate_next_to_a_valid_key(start_sshd: StartSshd, authority: Path) -> None:
     """A site with an expired OpenSSH certificate beside a valid key."""
     server = start_sshd(f"TrustedUserCAKeys {authority}.pub")
     [key] = server.settings.key_files
@@ -293,7 +293,7 @@ def test_an_expired_certificate_beside_a_valid_key(start_sshd: StartSshd, author
         ("always:forever", "somebody,else", "a certificate for somebody, else, valid for ever"),
     ],
 )
-def test_a_certificate_that_is_refused_is_told_with_what_it_says(
+def test_a_refused_certificate_is_reported_with_its_content(
     trusting: Sshd, authority: Path, valid: str, whom: str, words: str
 ) -> None:
     [key] = trusting.settings.key_files
@@ -308,7 +308,7 @@ def test_a_certificate_that_is_refused_is_told_with_what_it_says(
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "rsa"])
-def test_a_certificate_beside_its_key(trusting: Sshd, authority: Path, tmp_path: Path, kind: str) -> None:
+def test_a_certificate_next_to_its_key(trusting: Sshd, authority: Path, tmp_path: Path, kind: str) -> None:
     key = make_rsa_key(tmp_path / "key") if kind == "rsa" else make_key(tmp_path / "key")
     certify(key, authority)
     assert run(replace(trusting.settings, key_files=(key,))).text == "here\n"
@@ -360,7 +360,7 @@ def test_a_named_certificate(trusting: Sshd, authority: Path, tmp_path: Path) ->
 @pytest.mark.usefixtures("agent")
 @pytest.mark.parametrize("kind", ["ed25519", "rsa"])
 @pytest.mark.parametrize("where", ["agent", "file"])
-def test_a_certificate_whose_key_the_agent_holds(
+def test_a_certificate_for_a_key_in_the_agent(
     trusting: Sshd, authority: Path, tmp_path: Path, kind: str, where: str
 ) -> None:
     key = make_rsa_key(tmp_path / "key") if kind == "rsa" else make_key(tmp_path / "key")
@@ -374,7 +374,7 @@ def test_a_certificate_whose_key_the_agent_holds(
 
 
 @pytest.mark.usefixtures("agent")
-def test_a_certificate_of_the_agent_that_is_refused_is_told(trusting: Sshd, authority: Path, tmp_path: Path) -> None:
+def test_a_refused_certificate_of_the_agent_is_reported(trusting: Sshd, authority: Path, tmp_path: Path) -> None:
     key = make_key(tmp_path / "key")
     certify(key, authority, valid="20990101Z:20990201Z")
     subprocess.run(["ssh-add", "-q", key], check=True, timeout=10)
@@ -418,7 +418,7 @@ def test_an_agent_that_will_not_sign_keeps_no_other_key_from_being_tried(
         run(replace(sshd.settings, key_files=()))
 
 
-def test_a_security_keys_file_is_told(sshd: Sshd, tmp_path: Path) -> None:
+def test_a_security_keys_file_is_reported(sshd: Sshd, tmp_path: Path) -> None:
     """The file of an ed25519-sk key, which is a handle only."""
     kind = b"sk-ssh-ed25519@openssh.com"
     blob = b"".join(len(part).to_bytes(4, "big") + part for part in (kind, bytes(32), b"ssh:"))
@@ -440,7 +440,7 @@ def test_an_rsa_key_with_a_server_that_refuses_sha1(start_sshd: StartSshd, accep
     assert run(server.settings).text == "here\n"
 
 
-def test_an_rsa_key_with_a_server_that_takes_none_keeps_no_other_key_from_being_tried(
+def test_after_an_rsa_key_that_the_server_does_not_support_other_keys_are_tried(
     start_sshd: StartSshd, tmp_path: Path
 ) -> None:
     server = start_sshd("PubkeyAcceptedAlgorithms ssh-ed25519")
@@ -509,7 +509,7 @@ def test_the_host_key_of_a_hop_is_checked(start_sshd: StartSshd) -> None:
         run(settings)
 
 
-def test_the_host_key_behind_a_hop_is_checked(start_sshd: StartSshd) -> None:
+def test_the_host_key_of_a_server_after_a_hop_is_checked(start_sshd: StartSshd) -> None:
     hop, last = start_sshd(), start_sshd()
     settings = _several(hop)
     _last(last, "ProxyJump host0")

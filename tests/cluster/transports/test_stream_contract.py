@@ -74,7 +74,7 @@ def test_what_is_written_is_read_while_the_command_runs(transport: Transport, te
             read_until(stream, b"<" + word + b">")
 
 
-def test_a_megabyte_of_any_bytes_passes_both_ways_at_once(transport: Transport) -> None:
+def test_a_megabyte_of_any_bytes_flows_in_both_directions_at_once(transport: Transport) -> None:
     with opened(transport, "cat") as stream, ThreadPoolExecutor(1) as threads:
         writing = threads.submit(stream.write, MEGABYTE)
         said = b""
@@ -132,7 +132,7 @@ def test_a_command_without_a_terminal_has_no_size(transport: Transport) -> None:
 
 
 @pytest.mark.parametrize("terminal", [None, Terminal()])
-def test_closing_ends_the_command_and_whoever_reads(transport: Transport, terminal: Terminal | None) -> None:
+def test_closing_ends_the_command_and_a_waiting_reader(transport: Transport, terminal: Terminal | None) -> None:
     stream = transport.open(Command(("sh", "-c", "echo $$.; cat; exit")), terminal)
     pid = int(read_until(stream, b".").split(b".")[0])
     with ThreadPoolExecutor(1) as threads:
@@ -152,7 +152,7 @@ def test_closing_hangs_up_on_a_command_that_does_not_read(transport: Transport) 
     wait_for(lambda: not runs(pid))
 
 
-def test_closing_ends_a_write_that_nobody_reads(transport: Transport) -> None:
+def test_closing_ends_a_blocked_write(transport: Transport) -> None:
     with opened(transport, "sh", "-c", "echo ready; exec sleep 600", terminal=Terminal()) as stream:
         read_until(stream, b"ready")
         writer = threading.Thread(target=stream.write, args=(b"\n".join([bytes(60)] * 200_000),))

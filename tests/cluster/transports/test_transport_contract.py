@@ -69,11 +69,11 @@ def test_twenty_megabytes_on_stderr_before_stdin_is_read(transport: Transport) -
     assert result.stderr == bytes(20_971_520)
 
 
-def test_input_that_nobody_reads_is_no_error(transport: Transport) -> None:
+def test_unread_input_is_not_an_error(transport: Transport) -> None:
     assert transport.run(Command(("true",), stdin=bytes(10_000_000))) == Result(0, b"", b"")
 
 
-def test_outputs_are_separate_and_the_status_is_told(transport: Transport) -> None:
+def test_outputs_are_separate_and_the_exit_code_is_returned(transport: Transport) -> None:
     result = transport.run(Command(("sh", "-c", "echo out; echo error >&2; exit 7")))
     assert result == Result(7, b"out\n", b"error\n")
 
@@ -137,7 +137,7 @@ def test_a_command_has_the_home_and_names_of_its_account(
         assert transport.run(command).text.splitlines() == expected
 
 
-def test_an_account_that_nobody_knows_has_all_of_them(transport: Transport, bin_folder: Path) -> None:
+def test_an_unknown_account_has_all_variables(transport: Transport, bin_folder: Path) -> None:
     write_sudo(bin_folder, 'shift 4; unset HOME USER LOGNAME SHELL; exec "$@"')
     command = Command(("bash", "-uc", OWN), user="no-such", environment=())
     assert transport.run(command).text.splitlines() == ["/", "no-such", "no-such", "/bin/sh"]
