@@ -1,4 +1,4 @@
-"""What text that the site did not write may ask Slurm for: users' workflows, and applications from UCloud."""
+"""Directives that untrusted text may set: workflows of users, and applications from UCloud."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def case(case: Case) -> Case:
-    """The same, which renders without the child: it takes longer than all else."""
+    """Return the same case, rendered without a child process, which is slow."""
     return replace(case, render_confined=render)
 
 
@@ -54,7 +54,7 @@ def refused(case: Case, text: str, **fields: Any) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(FREE - ALLOWED.keys()))
-def test_a_directive_that_is_the_sites_to_set(case: Case, name: str) -> None:
+def test_directives_that_only_the_site_sets(case: Case, name: str) -> None:
     said = refused(case, f"{{{{ sbatch('{name}', '0-9') }}}}run")
     assert said.startswith(f"the job's text sets the directive '{name}'; text that the site did not write may set ")
     assert "cpus-per-task, distribution, " in said
@@ -77,7 +77,7 @@ def test_a_directive_that_is_the_sites_to_set(case: Case, name: str) -> None:
         "",
     ],
 )
-def test_a_directive_that_is_nobodys_to_set(case: Case, name: str) -> None:
+def test_directives_that_nobody_sets(case: Case, name: str) -> None:
     assert "the application sets the directive" in refused(case, f"{{{{ sbatch({name!r}, '1') }}}}run")
 
 
@@ -160,7 +160,7 @@ def test_within_the_product(case: Case, calls: dict[str, Any], fields: dict[str,
     assert with_workflow(case, text, fields=fields) == by_ucloud(case, text, **fields)
 
 
-def test_the_map_of_an_application_from_ucloud_is_no_way_around(case: Case) -> None:
+def test_the_map_of_an_application_from_ucloud_is_limited_too(case: Case) -> None:
     for part in (Word("8"), Template("{{ 4 * 2 }}")):
         job = case.with_template("run", trusted=False, sbatch=(("cpus-per-task", part),))
         with pytest.raises(InvalidInput, match=r"requests 8 processors a node with .*: this product has 1"):
@@ -171,7 +171,7 @@ def test_the_map_of_an_application_from_ucloud_is_no_way_around(case: Case) -> N
 
 
 def test_the_sites_own_text_sets_what_it_wants(case: Case) -> None:
-    """In an invocation, in a map, and in a workflow that the application brings along."""
+    """In an invocation, in a map, and in a workflow of the application."""
     flow = Parameter("flow", "workflow", optional=True, default=Workflow(Template(SITES)))
     jobs = [case.with_template(SITES), case.with_template("true", parameters=(flow,))]
     for job in jobs:
@@ -212,7 +212,7 @@ def test_interfaces_of_both_texts_are_one_jobs(case: Case) -> None:
 
 
 @pytest.mark.parametrize("port", [1, 22, 80, 1023])
-def test_no_interface_on_a_port_of_the_nodes_own(case: Case, port: int) -> None:
+def test_no_interface_on_a_port_below_1024(case: Case, port: int) -> None:
     with pytest.raises(InvalidInput, match="must be an integer from 1024 to 65535"):
         with_workflow(case, f"{{{{ dynamicInterface(0, 'WEB', 'pages', {port}) }}}}run")
     found = case.with_application(web_port=port, vnc_port=port).translate()

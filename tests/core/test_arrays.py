@@ -1,4 +1,4 @@
-"""Which tasks of an array a text names."""
+"""Lists of tasks of an array."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_tasks(text: str, tasks: set[int]) -> None:
         *(str(MOST_INDEX), "0-999999,0-999999", f"0-{MOST_TASKS}"),
     ],
 )
-def test_what_names_no_tasks(text: str) -> None:
+def test_texts_that_are_not_lists_of_tasks(text: str) -> None:
     with pytest.raises(ValueError, match="tasks"):
         read_tasks(text)
 

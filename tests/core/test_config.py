@@ -1,4 +1,4 @@
-"""The configuration: every key is shown, read and checked, and an error says where it is."""
+"""The configuration: the example shows every key, every key is checked, and an error names its line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load(tmp_path: Path, text: str) -> Config:
 
 
 def models(kind: Any) -> Iterator[type[BaseModel]]:
-    """The tables inside a type."""
+    """Yield the tables inside a type."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         yield kind
     for inner in get_args(kind):
@@ -49,7 +49,7 @@ def models(kind: Any) -> Iterator[type[BaseModel]]:
 
 
 def keys(model: type[BaseModel]) -> Iterator[str]:
-    """Every key of a table and the tables in it."""
+    """Yield every key of a table and of the tables in it."""
     for name, field in model.model_fields.items():
         yield name
         for inner in models(field.annotation):
@@ -66,7 +66,7 @@ def test_the_example_is_a_configuration_and_shows_every_key() -> None:
 
 def test_what_the_example_shows_as_a_default_is_the_default() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
-    # Every line that is commented out and is a whole `key = value`, back in its place.
+    # Lines that are commented out and consist of `key = value` are put back.
     whole = re.sub(r"^# (\[clusters\.main\.ssh\]\n|(\w+) = )", r"\1", text, flags=re.MULTILINE)
     shown, config = tomllib.loads(whole), load_config(EXAMPLE)
     without = {
@@ -101,7 +101,7 @@ def test_none_of_its_lines_may_be_missing(tmp_path: Path, line: str) -> None:
 
 
 SSH = '[clusters.a]\ntransport = "ssh"\n'
-# What is added, the line and key that are named, words of the message.
+# Added text, line and key in the message, words of the message.
 WRONG = [
     ("nonsense = 1", "1: nonsense", "not a key of the configuration; allowed here are provider, state_dir,"),
     ('provider = "a b"', "1: provider", "allowed is 1 to 64 letters, digits, - and _"),
@@ -271,7 +271,7 @@ def test_durations(text: str, seconds: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "90", "1:2:3", "00:60:00", "00:00:60", "-1:00:00", "1-2", "1:00", "\u0660\u0661:00:00"]
 )
-def test_what_is_no_duration(text: str) -> None:
+def test_texts_that_are_not_durations(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 
@@ -280,7 +280,7 @@ def test_the_sites_own_states(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL + '[states]\nPREEMPTED = "IN_QUEUE"\n').states == {"PREEMPTED": JobState.IN_QUEUE}
 
 
-def test_where_the_configuration_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_of_the_configuration_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     home = tmp_path / "home"
     environment = {"HOME": str(home)}
@@ -294,8 +294,8 @@ def test_where_the_configuration_is_looked_for(tmp_path: Path, monkeypatch: pyte
     assert find_config(None, environment) == Path("config.toml")
 
 
-def test_where_a_key_stands(tmp_path: Path) -> None:
-    """In its own table, whatever others are called; a text that begins with no key stays as it is."""
+def test_a_message_gets_the_line_of_its_key(tmp_path: Path) -> None:
+    """It is found in its own table. A text that does not begin with a key is not changed."""
     path = tmp_path / "config.toml"
     path.write_text(
         '[clusters.main.ssh]\nkey = "a"\n\n[ucloud]\nurl = "u"\nkey = "b"\n\n[machines.a-b."c"]\ncpus = 1\n'

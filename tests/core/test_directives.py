@@ -1,4 +1,4 @@
-"""Directives: Slurm's own quoting, what an application may set, and what a script must look like."""
+"""Directives: Slurm's quoting, what an application may set, and checks of scripts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def machine(config: Config) -> Machine:
 
 
 def scan(line: str) -> list[str]:
-    """The words that sbatch finds in what follows `#SBATCH`: its own grammar, not a shell's."""
+    """Return the words after `#SBATCH` by sbatch's grammar, which is not a shell's."""
     words: list[str] = []
     word: str | None = None
     quoted = ""
@@ -110,7 +110,7 @@ def test_a_machine_with_everything(machine: Machine) -> None:
 def test_a_folder_with_a_backslash_or_a_percent_sign_is_the_same_to_slurm(
     machine: Machine, folder: str, logs: str
 ) -> None:
-    """Account names with a backslash: sbatch takes one away in names of logs, and then replaces no %."""
+    """Account names may have a backslash: sbatch removes one in names of logs, and then replaces no %."""
     told = {
         each.name: each.value
         for each in build_directives(machine, slurm_name="t", folder=folder, replicas=1, seconds=60)
@@ -163,7 +163,7 @@ def test_replicas_that_are_refused(machine: Machine, replicas: int, *, multi_nod
 
 
 @pytest.mark.parametrize("multi_node", [None, True])
-def test_replicas_that_are_taken(machine: Machine, *, multi_node: bool | None) -> None:
+def test_replicas_that_are_accepted(machine: Machine, *, multi_node: bool | None) -> None:
     check_replicas(2, machine, multi_node=multi_node)
 
 
@@ -222,7 +222,7 @@ def test_what_a_template_sets(name: str, value: Any, expected: str | None) -> No
 def test_a_job_that_is_named_hetjob_is_a_plain_job(machine: Machine) -> None:
     directives = build_directives(machine, slurm_name="hetjob", folder="/f", replicas=1, seconds=60)
     text = "".join(f"#SBATCH {directive}\n" for directive in directives)
-    assert "#SBATCH --job-name=hetjob\n" in text  # `-J hetjob` would be a component's border to sbatch
+    assert "#SBATCH --job-name=hetjob\n" in text  # sbatch reads `-J hetjob` as the border of a component
     lint_script(f"#!/bin/bash\n{text}run\n")
 
 

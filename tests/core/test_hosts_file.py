@@ -1,4 +1,4 @@
-"""Names and hosts files, as pure text."""
+"""Hostnames and hosts files."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_rank_that_is_not_there_takes_no_name() -> None:
 
 
 @pytest.mark.parametrize(("name", "replicas", "of_rank"), [("cn", 3, "cn-2"), ("job", 1, "job-0")])
-def test_the_name_of_a_rank_is_nobody_elses(name: str, replicas: int, of_rank: str) -> None:
+def test_the_name_of_a_rank_must_not_be_taken(name: str, replicas: int, of_rank: str) -> None:
     with pytest.raises(InvalidInput, match=f"the name of its rank {of_rank[-1]} is '{of_rank}'"):
         check(name, replicas=replicas)
 
@@ -118,7 +118,7 @@ _groups = st.builds(
 
 @given(st.lists(_groups), st.sampled_from(["2", "22", "3", "9"]))
 def test_a_view_is_the_projection_of_the_shared_text(groups: list[Group], consumer: str) -> None:
-    # Both are given by the same order of groups: what is left of the shared text is the view, byte for byte.
+    # Both have the same order of groups, so the projection equals the view byte for byte.
     assert project(shared_block(groups), consumer) == view(each for each in groups if each.consumer == consumer)
 
 
@@ -203,7 +203,7 @@ def test_addresses_that_other_nodes_can_use() -> None:
 
 
 @pytest.mark.edge_case(18)
-def test_a_job_whose_id_begins_like_anothers_has_names_of_its_own() -> None:
+def test_jobs_with_ids_that_begin_alike_have_different_names() -> None:
     groups = [group("db", consumer=consumer, peer=peer) for consumer, peer in (("1", "2"), ("11", "3"), ("10", "1"))]
     shared = shared_block([group(None, consumer="1", peer="1"), group(None, consumer="11", peer="11"), *groups])
     for each in groups:

@@ -1,4 +1,4 @@
-"""What is refused of JSON before it is parsed, and that nothing else is."""
+"""Limits on JSON that are checked before parsing: they refuse nothing else."""
 
 from __future__ import annotations
 

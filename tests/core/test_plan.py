@@ -1,4 +1,4 @@
-"""The rules of a pass, one row each: records and evidence in, decisions out."""
+"""Rules of a sync, one row each: records and evidence in, decisions out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ADDRESSES = {"n1": ("10.0.0.1",), "n2": ("10.0.0.2",), "n3": ()}
 
 
 def job(id_: str = "1", **values: Any) -> Record:
-    """A job that Slurm has as 17."""
+    """Return a job with the Slurm id 17."""
     plain = Record(
         id=id_, origin="local", key=None, slurm_name=f"i-local-{id_}", owner="alice", project=None, account="alice",
         folder=f"/home/alice/{id_}", application="a 1", specification="{}", labels="{}", replicas=1, time_limit=600,
@@ -49,7 +49,7 @@ CLAIM: dict[str, Any] = {"stage": Stage.CLAIMED, "slurm_id": None, "sbatch_start
 
 
 def row(state: str, slurm_id: int = 17, **values: Any) -> Observation:
-    """What Slurm says."""
+    """Return a row of Slurm."""
     plain = Observation(slurm_id=slurm_id, task=None, name=TOKEN, user="alice", state=state)
     return plain._replace(ended=9990 if state in ENDED else None, **values)
 
@@ -58,12 +58,12 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 
 
 def exited(code: int = 0, **values: Any) -> ExitRecord:
-    """What the job's script says."""
+    """Return an exit record."""
     return replace(ExitRecord(slurm_id=17, restarts=0, task=None, exit_code=code, ended=9990.0, reason=None), **values)
 
 
 def evidence(*records: Record, rows: tuple[Observation, ...] | None = (), **values: Any) -> Evidence:
-    """A healthy controller, accounting that was not asked, folders that were looked into."""
+    """Return evidence: a healthy controller, accounting that was not asked, folders that were read."""
     plain = Evidence(
         now=NOW,
         records=records,
@@ -87,7 +87,7 @@ def decide(record: Record, rows: tuple[Observation, ...] | None = (), **values: 
 
 
 def groups_after(learned: Evidence, plan: Plan) -> tuple[Group, ...]:
-    """The mappings of all live jobs, once the plan's changes are made."""
+    """Return the mappings of all live jobs after the plan's changes."""
     known = {**learned.peers, **{record.id: record for record in learned.records}}
     return make_groups(known | {job.id: known[job.id]._replace(**values) for job, values in plan.changes})
 
@@ -143,13 +143,13 @@ BY_QUEUE = [
      ""),
     (job(**RUNNING), (row("COMPLETED", task="+0", exit_code=0), row("FAILED", task="+1", exit_code=4)), {}, FAILURE,
      "exit code 4"),
-    # Words that nobody knows, and words that tell nothing.
+    # Unknown words, and words without a meaning.
     (job(**RUNNING), (row("BAKING"),), {}, RUNS, ""),
     (job(**RUNNING), (row("REVOKED"),), {}, RUNS, ""),
     (job(**RUNNING), (row("COMPLETED"),), {}, RUNS, ""),
 ]  # fmt: skip
 
-# A cancel: by us, by the job's account, by the site; as accounting tells it.
+# A cancel by the adapter, by the job's account, by the site; as accounting reports it.
 CANCELLED = (row("CANCELLED"),)
 BY_WHOM = [
     (job(cancel_sent=9980.0), CANCELLED, {}, SUCCESS, "was cancelled"),
@@ -160,7 +160,7 @@ BY_WHOM = [
      "by the site"),
     (job(), CANCELLED, {"accounting": True, "history": {17: (row("CANCELLED", name="other", cancelled_by="root"),)},
      "now": NOW + 60}, SUCCESS, "not known who did it"),  # another's, who got the id again
-    (job(), CANCELLED, {"accounting": True, "history": {}}, IN_QUEUE, ""),  # it lags behind; soon it will tell
+    (job(), CANCELLED, {"accounting": True, "history": {}}, IN_QUEUE, ""),  # it lags behind, but will know soon
     (job(), CANCELLED, {"accounting": True, "history": {}, "now": NOW + 60}, SUCCESS, "not known who did it"),
     (job(), CANCELLED, {"accounting": True, "history": None, "now": NOW + 9999}, IN_QUEUE, ""),
 ]  # fmt: skip
@@ -210,7 +210,7 @@ SILENT = [
 
 # Several Slurm jobs for one of ours: `owner` decides.
 DOUBLED = [
-    # A run after an end that was decided: its own code tells nothing of the job.
+    # A run after the decided end: its exit code says nothing about the job.
     (job(), (row("FAILED", exit_code=FENCED),), {"owner": "cancelled"}, SUCCESS, "was cancelled"),
     (job(), (row("FAILED", exit_code=FENCED),), {"owner": "closed", "exits": (exited(0),)}, SUCCESS, "exit code 0"),
     (job(), (row("FAILED", exit_code=FENCED),), {"owner": "closed", "exits": (exited(3),)}, FAILURE, "exit code 3"),
@@ -248,7 +248,7 @@ ARRAYS = [
      row("RUNNING", task="1"))}}, RUNS, ""),
 ]  # fmt: skip
 
-# Where the number of tasks is known, an array is final only once something tells of each.
+# If the number of tasks is known, an array is final only with evidence of each task.
 TEN: dict[str, Any] = {**ARRAY, "tasks": 10}
 GOOD = row("COMPLETED", task="0-8", exit_code=0)
 TASKS = [
@@ -278,7 +278,7 @@ TASKS = [
 @pytest.mark.parametrize(
     ("record", "rows", "other", "state", "words"), [*BY_QUEUE, *BY_WHOM, *SILENT, *DOUBLED, *ARRAYS, *TASKS]
 )
-def test_what_becomes_of_a_job_that_slurm_has(
+def test_jobs_that_slurm_has(
     record: Record, rows: tuple[Observation, ...] | None, other: dict[str, Any], state: JobState, words: str
 ) -> None:
     other = dict(other)
@@ -318,7 +318,7 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("known", "rows", "other", "stage", "slurm_id"), ANSWERS)
-def test_what_becomes_of_a_lost_answer(
+def test_jobs_with_a_lost_answer(
     known: dict[str, Any],
     rows: tuple[Observation, ...] | None,
     other: dict[str, Any],
@@ -334,7 +334,7 @@ def test_what_becomes_of_a_lost_answer(
 
 @pytest.mark.parametrize("other", [{"rows": None}, {"silence_counts": False}, {"inside": {}}])
 @pytest.mark.parametrize("known", [{}, LOST_ANSWER])
-def test_silence_that_was_not_healthy_begins_anew(other: dict[str, Any], known: dict[str, Any]) -> None:
+def test_silence_of_an_unhealthy_controller_does_not_count(other: dict[str, Any], known: dict[str, Any]) -> None:
     values = {"inside": {"1": FolderContents(True)}} | other
     new, _ = decide(job(missing_since=1.0, **known), values.pop("rows", ()), **values)
     assert new.missing_since is None
@@ -343,13 +343,13 @@ def test_silence_that_was_not_healthy_begins_anew(other: dict[str, Any], known: 
 @pytest.mark.parametrize(
     ("rows", "tasks"), [((row("CANCELLED"),), 0), ((row("CANCELLED"),), 2), ((), 2), ((row("BAKING"),), 0)]
 )
-def test_a_word_of_slurm_and_accounting_out_of_reach_end_a_silence(rows: tuple[Observation, ...], tasks: int) -> None:
+def test_a_row_of_slurm_and_missing_accounting_end_a_silence(rows: tuple[Observation, ...], tasks: int) -> None:
     known = job(missing_since=1.0, array=tasks > 0, tasks=tasks)
     new, _ = decide(known, rows, accounting=True, history=None, inside={"1": FolderContents(True)})
     assert new == known._replace(missing_since=None)
 
 
-def test_silence_is_counted_from_the_first_pass_that_heard_it() -> None:
+def test_silence_is_counted_from_the_first_sync_with_it() -> None:
     new, _ = decide(job(), inside={"1": FolderContents(True)})
     assert new.missing_since == NOW
     again, _ = decide(new, inside={"1": FolderContents(True)}, now=NOW + 50)
@@ -357,15 +357,15 @@ def test_silence_is_counted_from_the_first_pass_that_heard_it() -> None:
 
 
 @pytest.mark.parametrize("state", ["BAKING", "REVOKED"])
-def test_what_tells_nothing_is_a_problem_of_the_job(state: str) -> None:
+def test_missing_evidence_is_a_problem_of_the_job(state: str) -> None:
     new, plan = decide(job(**RUNNING), (row(state),))
     assert new == job(**RUNNING)
     assert state in plan.job_problems["1"]
     assert plan.problems == ()
 
 
-def test_an_account_that_is_gone_holds_up_its_own_jobs_alone() -> None:
-    """One account that was deleted from the directory kept everybody's jobs in doubt."""
+def test_a_deleted_account_delays_only_its_own_jobs() -> None:
+    """Once, a deleted account left the jobs of all users in doubt."""
     hers, his = job(missing_since=0.0), job(missing_since=0.0)._replace(account="bob")
     new, plan = decide(hers, (), unnamed=frozenset({"bob"}))
     assert (new.state, plan.job_problems) == (JobState.FAILURE, {})
@@ -387,7 +387,7 @@ RENAMED: dict[str, Any] = {"renamed": frozenset({"1"}), "accounting": True}
 
 
 def told(*rows: Observation, sluid: str = "sB", exits: tuple[ExitRecord, ...] = (), **values: Any) -> Record:
-    """What becomes of a job that the queue has forgotten, whose script left a SLUID in its folder."""
+    """Judge a job that the queue has forgotten. Its script left a SLUID in its folder."""
     inside = {"1": FolderContents(True, "17", exits, sluid=sluid)}
     new, _ = decide(job(**RUNNING), (), inside=inside, history={17: rows}, **{"accounting": True} | values)
     return new
@@ -402,14 +402,14 @@ def test_a_job_that_was_renamed_is_known_by_its_sluid() -> None:
     assert told(ended._replace(state="PENDING")).state is RUNS
 
 
-def test_an_id_that_came_round_again_is_not_taken_for_the_old_job() -> None:
+def test_a_reused_slurm_id_is_not_taken_for_the_old_job() -> None:
     """Another job of the account has its Slurm id, and even its name."""
     other = row("FAILED", exit_code=1, sluids=("sC",), submitted=90)
     assert told(other).state is RUNS
     ended = row("COMPLETED", exit_code=0, sluids=("sB",), submitted=50)
     for rows in ((ended, other), (other._replace(submitted=10), ended)):
         assert told(*rows).state is SUCCESS
-    assert told(other, exits=(exited(0, sluid="sB"),)).state is SUCCESS, "its own script tells"
+    assert told(other, exits=(exited(0, sluid="sB"),)).state is SUCCESS, "its own script decides"
     assert told(exits=(exited(0, sluid="sC"),)).state is RUNS, "a record of another run"
 
 
@@ -471,7 +471,7 @@ def test_a_claim_sees_what_becomes_of_its_peer_in_the_same_pass() -> None:
     assert plan.submit == ()
 
 
-def test_a_claim_that_slurm_has_all_the_same_is_not_handed_over_again() -> None:
+def test_a_claim_that_slurm_has_is_not_dispatched_again() -> None:
     back = job(**CLAIM | {"sbatch_started": 1.0})
     new, plan = decide(back, (row("PENDING"),), inside={})
     assert (new.stage, new.slurm_id, plan.submit) == (Stage.SUBMITTED, 17, ())
@@ -480,7 +480,7 @@ def test_a_claim_that_slurm_has_all_the_same_is_not_handed_over_again() -> None:
 @pytest.mark.parametrize("state", ["PENDING", "REQUEUE_HOLD"])
 @pytest.mark.parametrize("said", ["user env retrieval failed requeued held", "user_env_retrieval_failed_requeued_held"])
 def test_a_job_that_slurm_holds_because_its_account_cannot_log_in_fails(state: str, said: str) -> None:
-    """A login environment that fails: Slurm 25.11 and later hold the job for ever."""
+    """If the login environment fails, Slurm 25.11 and later hold the job for ever."""
     held = row(state, reason=said, restarts=1)
     new, plan = decide(job(**RUNNING), (held,))
     assert (new.stage, new.state) == (Stage.ENDED, JobState.FAILURE)
@@ -492,7 +492,7 @@ def test_a_job_that_slurm_holds_because_its_account_cannot_log_in_fails(state: s
 
 
 @pytest.mark.parametrize(("since", "again"), [(119, ()), (120, (17,))])
-def test_a_cancel_that_came_to_nothing_is_repeated(since: int, again: tuple[int, ...]) -> None:
+def test_a_cancel_without_effect_is_repeated(since: int, again: tuple[int, ...]) -> None:
     record = job(cancel_sent=NOW - since, **RUNNING)
     _, plan = decide(record, (row("RUNNING", nodes=("n1",)),))
     assert tuple(slurm_id for _, slurm_id in plan.cancel_again) == again
@@ -538,7 +538,7 @@ def test_a_heterogeneous_job_is_on_the_nodes_of_all_its_components() -> None:
 
 
 @pytest.mark.parametrize(("record", "seen", "nodes", "addresses"), PLACES)
-def test_where_a_job_is(
+def test_nodes_and_addresses_of_a_job(
     record: Record, seen: Observation, nodes: tuple[str, ...], addresses: tuple[tuple[str, ...], ...]
 ) -> None:
     new, plan = decide(record, (seen,))
@@ -548,7 +548,7 @@ def test_where_a_job_is(
     assert bool([group for group in groups if group.peer == "1"]) == bool(addresses)
 
 
-def test_a_run_that_no_pass_saw_has_no_addresses_of_another() -> None:
+def test_a_run_that_no_sync_saw_has_no_addresses_of_another() -> None:
     new, _ = decide(job(**RUNNING), (row("COMPLETED", exit_code=0, nodes=("n2", "n3"), started=9600, restarts=1),))
     assert (new.state, new.nodes, new.addresses) == (SUCCESS, ("n2", "n3"), ())
     new, _ = decide(job(), (row("COMPLETED", exit_code=0, nodes=("n1",), started=9600),))
@@ -604,7 +604,7 @@ def test_groups_are_of_live_jobs_only() -> None:
         (job(**LOST_ANSWER), (row("PENDING"), row("PENDING", 18)), True, False),
     ],
 )
-def test_what_has_to_be_asked(
+def test_which_evidence_is_needed(
     record: Record, rows: tuple[Observation, ...] | None, look: object, history: object
 ) -> None:
     assert (needs_look(record, rows), needs_history(record, rows, record.slurm_id)) == (look, history)
@@ -615,17 +615,17 @@ def test_the_same_evidence_gives_the_same_plan() -> None:
     assert make_plan(whole) == make_plan(whole)
 
 
-# Endings of which Slurm says nothing, many at once
+# Many ends at once that Slurm does not confirm
 
 
 def silent_jobs(count: int, **values: Any) -> tuple[Record, ...]:
-    """Jobs that nobody knows anything of, for long enough to be lost."""
+    """Return jobs without evidence, for long enough to be lost."""
     lost: dict[str, Any] = {"missing_since": NOW - 9999, **RUNNING, **values}
     return tuple(job(str(number), slurm_id=100 + number, **lost) for number in range(count))
 
 
 def alive(count: int) -> tuple[tuple[Record, ...], dict[str, tuple[Observation, ...]]]:
-    """Jobs that run, and what Slurm says of them."""
+    """Return running jobs, and their rows of Slurm."""
     records = tuple(job(str(number), slurm_id=100 + number, **RUNNING) for number in range(500, 500 + count))
     return records, {
         r.slurm_name: (row("RUNNING", r.slurm_id or 0, name=r.slurm_name, nodes=("n1",)),) for r in records
@@ -643,7 +643,7 @@ def alive(count: int) -> tuple[tuple[Record, ...], dict[str, tuple[Observation, 
         (11, 0, True, 11),
     ],
 )
-def test_many_endings_without_a_word_of_slurms_are_held_back(
+def test_many_ends_that_slurm_does_not_confirm_are_held_back(
     lost: int,
     others: int,
     allow_mass_end: bool,  # noqa: FBT001  # a row of the table
@@ -677,7 +677,7 @@ def test_many_endings_without_a_word_of_slurms_are_held_back(
         ({"mallory": 12}, {"bob": 100}, set(), False),
     ],
 )
-def test_many_unproven_endings_of_one_account_hold_back_no_other(
+def test_many_unproven_ends_of_one_account_hold_back_no_other(
     silent: dict[str, int],
     living: dict[str, int],
     held: set[str],
@@ -698,7 +698,7 @@ def test_many_unproven_endings_of_one_account_hold_back_no_other(
     assert {id_.rstrip("0123456789") for id_ in plan.job_problems} == (set() if of_site else held)
 
 
-def test_what_slurm_says_itself_is_never_held_back_nor_what_was_never_handed_over() -> None:
+def test_ends_that_slurm_confirms_and_jobs_never_dispatched_are_not_held_back() -> None:
     told = silent_jobs(50, missing_since=None)
     rows = {r.slurm_name: (row("COMPLETED", r.slurm_id or 0, name=r.slurm_name, exit_code=0),) for r in told}
     inside = {record.id: FolderContents(True, str(record.slurm_id)) for record in told}
@@ -708,14 +708,14 @@ def test_what_slurm_says_itself_is_never_held_back_nor_what_was_never_handed_ove
     assert plan.problems == ()
 
 
-def test_an_ending_by_the_scripts_word_alone_counts_among_the_many() -> None:
+def test_ends_by_exit_records_alone_count_as_unproven() -> None:
     silent = silent_jobs(11, missing_since=None)
     inside = {r.id: FolderContents(True, str(r.slurm_id), (exited(slurm_id=r.slurm_id or 0),)) for r in silent}
     assert make_plan(evidence(*silent, inside=inside)).changes == ()
     assert len(make_plan(evidence(*silent, inside=inside, allow_mass_end=True)).changes) == 11
 
 
-def test_a_claim_does_not_end_with_a_peer_whose_ending_is_held_back() -> None:
+def test_a_claim_does_not_end_with_a_peer_that_is_held_back() -> None:
     silent = silent_jobs(11)
     claim = job("900", peers=(Peer("db", "3"),), **CLAIM)
     inside = {record.id: FolderContents(True, str(record.slurm_id)) for record in silent}
@@ -739,7 +739,7 @@ def as_remembered(record: Record, *rows: Observation, states: dict[str, JobState
         row("COMPLETING", started=9500),
     ],
 )
-def test_what_a_pass_has_seen_is_as_remembered_in_the_next(seen: Observation) -> None:
+def test_the_next_sync_changes_nothing_without_news(seen: Observation) -> None:
     new, _ = decide(job(), (seen,))
     assert not as_remembered(job(), seen)
     assert as_remembered(new, seen)

@@ -1,4 +1,4 @@
-"""Whatever a pass has learned: no state without evidence, and no name of a job that does not run."""
+"""For any evidence of a sync: no state without evidence, and no names of jobs that do not run."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_no_state_without_evidence(evidence: Evidence) -> None:
 
 
 def _after(evidence: Evidence) -> Record:
-    """The job as the pass leaves it."""
+    """Return the job after the sync."""
     [record] = evidence.records
     return record._replace(**_changes(make_plan(evidence)))
 
@@ -162,7 +162,7 @@ def _standing(record: Record) -> ActiveJob:
 
 @settings(max_examples=500)
 @given(_evidence())
-def test_of_a_job_that_is_as_remembered_nothing_comes(evidence: Evidence) -> None:
+def test_a_job_that_equals_its_record_changes_nothing(evidence: Evidence) -> None:
     record = _after(evidence)
     rows = (evidence.rows or {}).get("i-local-1", ())
     if lives_on(_standing(record), rows) and is_as_remembered(_standing(record), rows[0], MappingProxyType({})):
@@ -172,7 +172,7 @@ def test_of_a_job_that_is_as_remembered_nothing_comes(evidence: Evidence) -> Non
 
 @settings(max_examples=500)
 @given(_evidence())
-def test_of_a_job_that_lives_on_the_little_that_is_read_tells_as_much_as_all(evidence: Evidence) -> None:
+def test_the_row_of_a_live_job_decides_as_all_evidence_does(evidence: Evidence) -> None:
     [record] = evidence.records
     if not lives_on(_standing(record), (evidence.rows or {}).get("i-local-1", ())):
         return

@@ -1,4 +1,4 @@
-"""What is read from users and from UCloud, and what is said of input that is wrong."""
+"""Input of users and UCloud, and messages about invalid input."""
 
 from __future__ import annotations
 

@@ -172,13 +172,13 @@ def test_verdicts(state: str, values: dict[str, object], expected: JobState | No
     assert text in verdict.text
 
 
-def test_our_own_cancel_is_no_failure_whoever_slurm_names() -> None:
+def test_a_cancel_by_the_adapter_is_not_a_failure() -> None:
     verdict = interpret(seen("CANCELLED", cancelled_by="7700"), we_cancelled=True)
     assert verdict.state is JobState.SUCCESS
     assert verdict.text == "Your job was cancelled"
 
 
-def test_our_wish_to_cancel_does_not_hide_another_end() -> None:
+def test_a_cancel_by_the_adapter_does_not_hide_another_end() -> None:
     assert interpret(seen("FAILED", exit_code=3), we_cancelled=True).state is JobState.FAILURE
     assert interpret(seen("TIMEOUT"), we_cancelled=True).state is JobState.EXPIRED
 

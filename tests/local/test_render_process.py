@@ -1,4 +1,4 @@
-"""The renderer of templates that the site did not write: what a template that gets out of Jinja's sandbox reaches."""
+"""The confined renderer: what a template reaches that escapes from Jinja's sandbox."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from slurm_adapter.local import render_process
 C = ctypes.CDLL(None, use_errno=True)
 
 def refused(call):
-    "Call the C library; raise where Linux refuses."
+    "Call the C library. Raise an error if Linux refuses."
     if call < 0:
         raise OSError(ctypes.get_errno(), "refused")
     return call
@@ -96,7 +96,7 @@ NO_SECCOMP = "from slurm_adapter.local import confinement\nconfinement._LIBSECCO
 
 
 def attack(wall: str) -> str:
-    """Return a child that attacks with this wall in its way."""
+    """Return a child that attacks, confined by this restriction only."""
     return ATTACK if wall == SECCOMP else NO_SECCOMP + ATTACK
 
 
@@ -117,7 +117,7 @@ def task(text: str = "x", **variables: Any) -> Task:
 
 @pytest.fixture
 def prey(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """What an attacker would like to have: a file, sockets, and this process."""
+    """Targets of an attacker: a file, sockets, and this process."""
     file = tmp_path / "config.toml"
     file.write_text(SECRET)
     with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as path, socket.socket(socket.AF_UNIX) as name:
@@ -140,7 +140,7 @@ def prey(tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("wall", [SECCOMP, LANDLOCK])
 def test_python_itself_reaches_nothing(monkeypatch: pytest.MonkeyPatch, prey: dict[str, Any], wall: str) -> None:
-    """A payload that has all of Python: each wall holds by itself what it is there for."""
+    """The attack has all of Python. Each restriction alone forbids what it is for."""
     monkeypatch.setattr(render_process, "_start", lambda: child_of(attack(wall)))
     with ConfinedRenderer(allow_unconfined=True) as renderer:
         stand, _ = renderer.restrictions()
@@ -149,8 +149,8 @@ def test_python_itself_reaches_nothing(monkeypatch: pytest.MonkeyPatch, prey: di
         assert renderer.render(task(**prey, whole=wall == SECCOMP)).body == ""
 
 
-def test_without_walls_the_attack_succeeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The attack is a real one: what it says of a confined child means something."""
+def test_without_restrictions_the_attack_succeeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The attack works without restrictions, so its failure in a confined child proves something."""
     code = attack(SECCOMP).replace(
         "render_process.main()", "render_process.confine = lambda: ({}, {})\nrender_process.main()"
     )
@@ -232,7 +232,7 @@ WRONG: tuple[dict[str, Any], ...] = (
     ],
     ids=lambda text: text[:30],
 )
-def test_the_answer_of_a_child_that_was_taken_over_is_not_trusted(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+def test_the_answer_of_a_malicious_child_is_not_trusted(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     code = f'print(\'[{{"seccomp": "x"}}, {{}}]\', flush=True); input(); print({said!a})'
     monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
     with ConfinedRenderer() as renderer, pytest.raises(InvalidInput) as error:
@@ -251,7 +251,7 @@ def test_the_answer_of_a_child_that_was_taken_over_is_not_trusted(monkeypatch: p
         "sys.exit(1)",
     ],
 )
-def test_a_child_that_was_taken_over_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
+def test_a_malicious_child_delays_nobody(monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
     code = f'print(\'[{{"seccomp": "x"}}, {{}}]\', flush=True); input()\n{rest}'
     monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
     monkeypatch.setattr(render_process, "WALL_SECONDS", 0.5)
@@ -259,7 +259,7 @@ def test_a_child_that_was_taken_over_holds_nobody_up(monkeypatch: pytest.MonkeyP
         renderer.render(task())
 
 
-def test_a_child_that_reads_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_does_not_read_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     code = 'import time; print(\'[{"seccomp": "x"}, {}]\', flush=True); time.sleep(600)'
     monkeypatch.setattr(render_process, "_start", lambda: child_of(code))
     monkeypatch.setattr(render_process, "WALL_SECONDS", 0.5)
@@ -282,7 +282,7 @@ def test_a_child_that_reads_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPa
     ],
     ids=lambda text: text[:30],
 )
-def test_what_cannot_be_passed_on_is_refused(text: str, said: str) -> None:
+def test_templates_that_cannot_be_sent_to_a_child(text: str, said: str) -> None:
     for run in (render, render_process.render_confined):
         with pytest.raises(InvalidInput) as error:
             run(task(text))

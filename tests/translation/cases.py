@@ -1,4 +1,4 @@
-"""A site, a user, and short ways to translate a job for them."""
+"""A site, a user, and short ways to translate a job."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def catalogue(config: Config) -> Catalogue:
 
 @dataclass(frozen=True)
 class Case:
-    """A job for this site, changed key by key."""
+    """Job for this site, changed key by key."""
 
     config: Config
     application: Application
@@ -71,7 +71,7 @@ class Case:
     render_confined: Callable[[Task], Rendered] = render_confined
 
     def translate(self, **fields: Any) -> Translation:
-        """Translate a specification that has these fields besides the necessary ones."""
+        """Translate a specification with these fields in addition to the required ones."""
         context = JobContext(
             config=self.config,
             owner=Owner(created_by="alice", project="p1"),
@@ -90,7 +90,7 @@ class Case:
         )
 
     def specification(self, **fields: Any) -> bytes:
-        """The same, as JSON."""
+        """Return the specification as JSON."""
         whole = {
             "application": {"name": self.application.name, "version": self.application.version},
             "product": {"id": "example-compute", "category": "example-compute", "provider": "example"},
@@ -99,15 +99,15 @@ class Case:
         return json.dumps(whole).encode()
 
     def with_application(self, **fields: Any) -> Case:
-        """The same site and another application."""
+        """Return the same case with another application."""
         return replace(self, application=replace(self.application, **fields))
 
     def with_template(self, text: str, **fields: Any) -> Case:
-        """The same site and an application of this Jinja text."""
+        """Return the same case with an application of this Jinja text."""
         return self.with_application(invocation=(Template(text),), **fields)
 
     def with_file(self, text: str) -> Case:
-        """The same site and an application from this file."""
+        """Return the same case with an application from this file."""
         return replace(self, application=read_application_file(text, "app.yaml"))
 
 
@@ -159,7 +159,7 @@ WEIRD = (
     "\x01\x1b[31m", "'\"'\"'", "\\n",
     "é" * 2000, "x" * 100_000,
 )  # fmt: skip
-"""Texts that must arrive as they are."""
+"""Texts that must arrive unchanged."""
 
 
 @pytest.fixture(params=WEIRD, ids=lambda text: ascii(text[:20]))
@@ -170,5 +170,5 @@ def weird(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def weird_texts() -> tuple[str, ...]:
-    """All of them."""
+    """Return all of them."""
     return WEIRD

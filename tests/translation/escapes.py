@@ -1,4 +1,4 @@
-"""Templates that try to get out of Jinja's sandbox, or to learn what is not theirs: the known ways, and their kin."""
+"""Templates that try to escape from Jinja's sandbox, or to read secrets: the known ways and variants."""
 
 from __future__ import annotations
 
@@ -96,4 +96,4 @@ ESCAPES = (
     "{% trans %}x{% endtrans %}{{ gettext.__globals__ }}",
     "{{ script('/bin/sh', '-c', 'id') }}",
 )
-"""None of them may print anything of Python's own."""
+"""No output may contain these words of Python."""

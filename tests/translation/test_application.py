@@ -1,4 +1,4 @@
-"""Applications: UCloud's files with their lines, the form inside a job, and the folder of a site."""
+"""Applications: UCloud's files, applications inside jobs, and a site's folder."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_nothing_to_run_is_an_error_unless_a_workflow_may_bring_it() -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", "x", "? [a]\n: b", "a: &x [*x]", "!!python/object:os.system {}", "\0", "[" * 5000]
 )
-def test_what_is_no_application_file(text: str) -> None:
+def test_texts_that_are_not_application_files(text: str) -> None:
     assert errors(text)
 
 

@@ -1,4 +1,4 @@
-"""UCloud's paths: where drives are, and symbolic links on the cluster."""
+"""UCloud's paths: folders of drives, and symbolic links on the cluster."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def resolve(path: str, *, user: str = "bob", project: str | None = None) -> Driv
         ("/all/etc", "/etc", "etc"),
     ],
 )
-def test_where_a_path_is(path: str, cluster: str, name: str) -> None:
+def test_paths_on_the_cluster(path: str, cluster: str, name: str) -> None:
     found = resolve(path)
     assert (found.cluster, found.name) == (cluster, name)
 
@@ -98,7 +98,7 @@ def test_no_text_leaves_its_drive(path: str) -> None:
 
 @pytest.fixture
 def drive(tmp_path: Path) -> Drive:
-    """A drive with a bit of everything, itself reached through a symbolic link."""
+    """A drive with all kinds of files, which is itself behind a symbolic link."""
     (tmp_path / "real/folder").mkdir(parents=True)
     (tmp_path / "real-2").mkdir()
     (tmp_path / "real/file").touch()
@@ -113,7 +113,7 @@ def drive(tmp_path: Path) -> Drive:
 
 
 def look(drive: Drive, *paths: str, kind: str = "any") -> int:
-    """Look at paths on the file system; how many were looked at, their drive's own among them."""
+    """Check paths on the file system. Return how many were checked, including the folder of the drive."""
     found = [
         resolve_path(path, [drive], user="u", project=None, field=f"f{n}", kind=kind)  # type: ignore[arg-type]  # drawn from the table below
         for n, path in enumerate(paths)
@@ -151,7 +151,7 @@ def test_what_is_seen_on_the_cluster(drive: Drive, path: str, kind: str, said: s
     assert said in str(error.value)
 
 
-def test_a_drive_whose_folder_is_gone(tmp_path: Path) -> None:
+def test_a_drive_without_a_folder(tmp_path: Path) -> None:
     (tmp_path / "another").mkdir()
     with pytest.raises(InvalidInput, match=r"its drive's folder .* does not exist"):
         look(Drive(id="d", path=str(tmp_path / "gone")), "/d/x")
@@ -168,7 +168,7 @@ def test_a_mount_point_without_its_file_system_is_no_mistake_of_the_job(tmp_path
 def test_a_file_system_that_fails_is_no_mistake_of_the_job(
     drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, error: type[Exception] | None
 ) -> None:
-    """A server of files that is gone, and what an application names there."""
+    """A file server is down, and an application uses a file there."""
     (tmp_path / "bin").mkdir()
     stub = tmp_path / "bin/stat"
     stub.write_text("#!/bin/sh\necho \"stat: cannot statx '$3': Stale file handle\" >&2\nexit 1\n")
@@ -187,7 +187,7 @@ def test_a_thousand_paths_are_one_command_that_looks_at_each_once(drive: Drive, 
 
 
 @pytest.mark.parametrize("answer", [b"", b"d/x", b"d/x\0", b"d/x\0d/x\0d/x\0", b"Permission denied\n"])
-def test_an_answer_that_is_none_says_nothing(drive: Drive, answer: bytes) -> None:
+def test_answers_that_are_not_checks_of_paths(drive: Drive, answer: bytes) -> None:
     path = resolve_path("/d/file", [drive], user="u", project=None, field="f")
     with pytest.raises(Unknown):
         read_path_check([path], answer)
@@ -303,7 +303,7 @@ def test_the_folder_in_what_a_provider_named_its_drive(name: str | None, folder:
         ({"createdBy": "alice", "project": "p1"}, None, False),
     ],
 )
-def test_whose_a_drive_of_ucloud_is(owner: dict[str, str | None], project: str | None, *, belongs: bool) -> None:
+def test_workspaces_of_ucloud_drives(owner: dict[str, str | None], project: str | None, *, belongs: bool) -> None:
     assert ucloud_drive(owner=owner).belongs_to(Owner(created_by="alice", project=project)) == belongs
 
 
@@ -315,7 +315,7 @@ def test_whose_a_drive_of_ucloud_is(owner: dict[str, str | None], project: str |
         ({"id": 77, "owner": {"createdBy": "alice"}, "specification": {}}, "id, specification.product"),
     ],
 )
-def test_what_is_no_drive_of_ucloud_says_nothing(answer: object, wrong: str) -> None:
+def test_answers_that_are_not_drives_of_ucloud(answer: object, wrong: str) -> None:
     with pytest.raises(Unknown, match=wrong):
         read_ucloud_drive(answer)
 

@@ -1,4 +1,4 @@
-"""Values and parameters: what is taken, what is refused, and the command that comes of it."""
+"""Values and parameters: which are accepted or refused, and the resulting command."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def command(case: Case, **parameters: Any) -> str:
 
 
 def run(script: str, *words: str) -> list[str]:
-    """What a program is given when bash runs a text."""
+    """Return the arguments of a program if bash runs a text."""
     whole = f"acme-batch() {{ printf '%s\\0' \"$@\"; }}\n{script}\n".encode()
     done = subprocess.run(["bash", "-s", *words], input=whole, capture_output=True, check=True, env={})
     return done.stdout.decode().split("\0")[:-1]
@@ -143,7 +143,7 @@ def test_values_that_are_refused(case: Case, parameters: dict[str, Any], said: s
         ("private_network", {"type": "private_network", "id": "5"}),
     ],
 )
-def test_what_a_slurm_cluster_has_not(case: Case, kind: Any, value: dict[str, Any]) -> None:
+def test_values_that_a_slurm_cluster_does_not_support(case: Case, kind: Any, value: dict[str, Any]) -> None:
     optional = case.with_application(parameters=(Parameter("p", kind, optional=True),))
     assert command(optional) == "acme-batch"
     with pytest.raises(InvalidInput, match=f"parameters.p: a value of type {value['type']}: this site has no"):

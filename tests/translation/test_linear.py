@@ -1,4 +1,4 @@
-"""What users write is read in time and memory that grow as it does: no input of a megabyte holds anything up."""
+"""Time and memory for users' input grow linearly: no input of a megabyte delays other work."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
 COUNT = 400_000
-"""What is quadratic takes minutes for so many; what is linear takes a fraction of a second."""
+"""Size of the input. Quadratic time would be minutes, linear time is a fraction of a second."""
 
 SECONDS = 60
-"""Of processor time: a guard, so that a failure ends. A busy machine makes no difference."""
+"""Limit of processor time, so that a failing test ends, even on a busy machine."""
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What sbatch and bash of a real cluster make of a translated job."""
+"""A translated job in sbatch and bash of a real cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.sandbox
 
 @pytest.mark.scenario(31)
 def test_every_text_arrives_byte_for_byte(case: Case, cluster: Cluster, weird_texts: tuple[str, ...]) -> None:
-    """One job with every odd text, in a folder with an odd name, run as an ordinary account."""
+    """One job has all special texts and a folder with a special name, and runs as an ordinary account."""
     texts = list(weird_texts)
     names = [f"p{number}" for number in range(len(texts))]
     home = f"{cluster.shared}/home/alice"

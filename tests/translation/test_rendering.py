@@ -1,4 +1,4 @@
-"""Jinja in its sandbox: the vocabulary, quoting, and what is kept from a template."""
+"""Jinja in its sandbox: its functions, quoting, and what templates cannot use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def task(text: str, **variables: Any) -> Task:
 
 
 def words(shell: str) -> list[str]:
-    """What bash makes of a line of arguments."""
+    """Return the words that bash reads from a line of arguments."""
     script = f"printf '%s\\0' {shell}\n".encode()
     done = subprocess.run(["bash"], input=script, capture_output=True, check=True, env={})
     return done.stdout.decode().split("\0")[:-1]
@@ -164,7 +164,7 @@ def test_an_error_names_the_template_and_the_line(run: Any, text: str, said: str
         "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
     ],
 )
-def test_a_child_that_takes_too_much_is_ended(text: str) -> None:
+def test_a_child_that_exceeds_the_limits_is_killed(text: str) -> None:
     with pytest.raises(InvalidInput) as error:
         render_confined(task(text))
     assert f"takes more than {CPU_SECONDS} seconds" in str(error.value) or "MemoryError" in str(error.value)

@@ -1,4 +1,4 @@
-"""The script as a whole: compared with what was looked at, and run by a real bash that has Slurm's variables only."""
+"""Whole scripts: compared with golden files, and run by a real bash with Slurm's variables only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PEER = {"type": "peer", "hostname": "Database", "jobId": "4101"}
 
 
 def everything(case: Case) -> dict[str, Any]:
-    """All that a job can ask for at once."""
+    """Return a job that uses every field."""
     del case
     return {
         "product": {"id": "gpu", "category": "example-compute", "provider": "example"},
@@ -204,7 +204,7 @@ def test_templates_are_beside_the_package_or_inside_it() -> None:
 
 @pytest.fixture
 def here(case: Case, tmp_path: Path) -> Case:
-    """A job's folder on this machine, and an application that tells what it was given."""
+    """A job's folder on this machine, and an application that prints its arguments."""
     folder = tmp_path / 'it\'s a "folder" $x'
     (folder / "node").mkdir(parents=True)
     (folder / "node/batch.sh").write_text('exec /bin/bash "$1/job.sbatch" payload\n')
@@ -213,7 +213,7 @@ def here(case: Case, tmp_path: Path) -> Case:
 
 
 def start(case: Case, slurm_id: str = "17", *, environment: dict[str, str] | None = None, **fields: Any) -> Any:
-    """Run the script as slurmd would."""
+    """Run the script as slurmd does."""
     path = Path(case.folder, "job.sbatch")
     if not path.exists():
         path.write_bytes(case.translate(**fields).script.encode())

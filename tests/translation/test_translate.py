@@ -1,4 +1,4 @@
-"""Every field of a specification is honoured or refused with the reason."""
+"""Every field of a specification is used, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_fields_that_are_refused(case: Case, fields: dict[str, Any], said: str) 
         {"resources": [{"type": "file", "path": "/archive/x", "readOnly": True}]},
     ],
 )  # fmt: skip
-def test_fields_that_are_taken(case: Case, fields: dict[str, Any]) -> None:
+def test_fields_that_are_accepted(case: Case, fields: dict[str, Any]) -> None:
     assert "acme-batch" in case.translate(**fields).script
 
 
