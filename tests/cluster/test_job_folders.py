@@ -138,7 +138,7 @@ def test_look(local: LocalTransport, tmp_path: Path) -> None:
         (paths[3] / f"exit-{task}.json").write_text(json.dumps(RECORD | {"task": int(task)}))
     (paths[4] / "exit.json").write_bytes(b"\xff{")
     (paths[4] / "exit-1.json").mkdir()
-    os.mkfifo(paths[4] / "exit-2.json")  # whoever opens it waits for ever
+    os.mkfifo(paths[4] / "exit-2.json")  # a process that opens it waits forever
     (paths[4] / "exit-3.json").symlink_to(paths[0] / "exit.json")
     os.mkfifo(paths[2] / "exit.json")
     (paths[4] / "owner").write_text("17")  # no link
@@ -400,7 +400,7 @@ def test_close_replaces_what_the_fence_named(local: LocalTransport, tmp_path: Pa
     for name in ("1", "2", "3"):
         (tmp_path / name).mkdir()
     (tmp_path / "1" / "owner").symlink_to("17")
-    (tmp_path / "1" / ".closed").symlink_to("left by a pass that was killed")
+    (tmp_path / "1" / ".closed").symlink_to("left by a sync that was killed")
     (tmp_path / "2" / ".closed").mkdir()
     job_folders.close(local, "alice", [str(tmp_path / name) for name in ("1", "none", "2", "3")])
     for name in ("1", "2", "3"):
@@ -437,7 +437,7 @@ def test_views_are_renamed_into_their_folders(local: LocalTransport, tmp_path: P
         written = job_folders.write_views(
             local, "alice", {str(tmp_path / n): f"{text}{n}" for n in ("1", "none", "3", "2")}
         )
-        assert written == {str(tmp_path / "1"), str(tmp_path / "2")}, "those where it now stands"
+        assert written == {str(tmp_path / "1"), str(tmp_path / "2")}, "the folders that have it now"
         for name in ("1", "2"):
             path = tmp_path / name / "hosts"
             assert path.read_text() == f"{text}{name}"

@@ -33,7 +33,7 @@ LOCAL = LocalTransport()
 
 
 def write(folder: Path, views: dict[str, str], block: str) -> PeerFilesChange:
-    """What a pass does."""
+    """Do what a sync does."""
     seen = peer_files.read(LOCAL, str(folder))
     change = plan_change(seen, views, block)
     peer_files.write(LOCAL, str(folder), seen, change)

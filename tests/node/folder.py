@@ -67,7 +67,7 @@ class Folder:
         return replace(self, job=self.cluster.ask(*command, f"{self.there}/job.sbatch"))
 
     def read(self, name: str) -> str:
-        """What is in a file, or nothing."""
+        """Return the content of a file, or nothing."""
         path = self.here / name
         return path.read_text() if path.exists() else ""
 

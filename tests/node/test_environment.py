@@ -1,4 +1,4 @@
-"""Accounts whose login environment fails on the node: a shell like nologin, start-up files that end it or take long.
+"""Accounts with a login environment that fails on the node: a shell like nologin, start-up files that fail or are slow.
 
 Slurm then starts the job with no environment: HOME is not set, and bash's own PATH may hold the working directory.
 """
@@ -59,7 +59,7 @@ def completed(folder: Folder, node: str) -> None:
     # Slurm waits a minute or more for start-up files.
     if folder.cluster.wait_for(look, timeout=240) == "held":
         folder.cluster.ask("scancel", folder.job)
-        pytest.skip("this Slurm holds such a job itself, and tells the reason")
+        pytest.skip("this Slurm holds such a job itself, and shows the reason")
     assert folder.end().splitlines() == [HOME, "alice", "alice", f"{folder.there}/node:{PATH}", "1", HOME]
     said = f"slurm-adapter: Slurm could not read the login environment of alice on {node}: "
     [line] = [line for line in folder.read("log.txt").splitlines() if line.startswith(said)]

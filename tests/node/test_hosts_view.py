@@ -1,4 +1,4 @@
-"""What runs on the nodes, against a job's folder made by hand: names, their life, and ends."""
+"""The programs on the nodes, with a job folder made by hand: the names, their updates, and their end."""
 
 from __future__ import annotations
 

@@ -36,14 +36,14 @@ for one in /proc/$$/fd/*; do
 done
 echo end
 """
-"""What a process has inherited."""
+"""Return the signals that a process has inherited."""
 QUOTED = shlex.quote(LOOK)
 PROBE = f"export SLURM_EXPORT_ENV=ALL\nbash -c {QUOTED}\nsrun -N1 -n1 --overlap bash -c {QUOTED}\n"
 
 
 @pytest.fixture(scope="module")
 def plain(cluster: Cluster) -> str:
-    """What the same script sees under plain sbatch."""
+    """Return what the same script sees under plain sbatch."""
     job = cluster.submit(PROBE, "--export=NONE", "--nodelist=node001")
     cluster.wait_end(job)
     seen = cluster.output(job)

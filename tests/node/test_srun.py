@@ -24,7 +24,7 @@ def shell(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A job's folder with an odd name, and a real srun that tells its words."""
+    """A job's folder with an odd name, and a real srun that prints its words."""
     folder = tmp_path / 'it\'s a "job" $x'
     (folder / "node").mkdir(parents=True)
     shutil.copy(packaged_templates() / "node" / "srun", folder / "node" / "srun")
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(shell: str, folder: Path, *words: str, **environment: str) -> tuple[list[str], str]:
-    """What the real srun was given, and what the log says."""
+    """Return the arguments of the real srun, and the log."""
     path = f"{folder}/node:{folder.parent}/bin:{os.environ['PATH']}"
     done = subprocess.run(
         [shell, f"{folder}/node/srun", *words],

@@ -63,7 +63,7 @@ def plain(word: str) -> str:
 
 
 def problems(words: list[str], known: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Tell what in a command line is not in the list; `known` are functions of the same text."""
+    """Return the parts of a command line that are not in the list; `known` are functions of the same text."""
     while words and (words[0] in KEYWORDS or re.match(r"\w+=", words[0])):
         words = words[1:]
     if not words:
@@ -88,7 +88,7 @@ def problems(words: list[str], known: frozenset[str] = frozenset()) -> Iterator[
 
 
 def read_options(name: str, words: list[str]) -> tuple[list[str], list[str]]:
-    """Tell which options of a listed program are not listed or are too new, and return the words after the options."""
+    """Report options of a listed program that are not listed or too new, and return the words after the options."""
     tool = TOOLS[name]
     listed = {option.rstrip(":"): option.count(":") for option in tool.options.split()}
     found = []

@@ -248,7 +248,7 @@ def test_a_busy_ucloud(ucloud: Ucloud, receiver: UcloudReceiver, status: int) ->
 
 @pytest.mark.parametrize("status", [500, 502, 504])
 def test_an_answer_without_results(ucloud: Ucloud, receiver: UcloudReceiver, status: int) -> None:
-    """A proxy answers so as well where UCloud has taken it all."""
+    """A proxy may answer so although UCloud has taken all updates."""
     ucloud.know("1")
     ucloud.fail(status, path=UPDATE)
     with pytest.raises(Unknown, match=str(status)):

@@ -1,4 +1,4 @@
-"""What everyone promises who is told what becomes of jobs: the one in memory, and UCloud over HTTP."""
+"""The contract of all receivers of updates: the one in memory, and UCloud over HTTP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LIFE = (
 )
 
 AGAIN = tuple(replace(each, fresh=False) for each in LIFE)
-"""As they are told when they may have arrived before."""
+"""The same messages, which may have arrived before."""
 
 ALL = frozenset({1, 2, 3, 4})
 
@@ -97,7 +97,7 @@ def world(request: pytest.FixtureRequest, ucloud: Ucloud, tmp_path: Path) -> Ite
 
 
 def life(job_id: str, first: int = len(LIFE)) -> list[tuple[JobState | None, str]]:
-    """What a job was told when so many of the messages have arrived."""
+    """Return the updates of a job after so many of the messages have arrived."""
     return [(each.state, each.status) for each in LIFE[:first] if each.job_id == job_id]
 
 
@@ -151,7 +151,7 @@ def test_which_jobs_it_has(world: World) -> None:
 
 
 def test_a_job_that_runs_twice(world: World) -> None:
-    """The same state and text a second time is another update; what was lost of them is told, and no more."""
+    """The same state and text a second time is another update; only lost updates are delivered again."""
     runs = message(1, state=JobState.RUNNING)
     waits = message(2, state=JobState.IN_QUEUE, before=JobState.RUNNING)
     runs_again = replace(runs, number=3, copies=1)

@@ -92,7 +92,7 @@ def test_who_may_call_it(ucloud: Ucloud) -> None:
 
 
 class _Provider(BaseHTTPRequestHandler):
-    """Answers what it is told to, in order, and keeps what it was asked."""
+    """Gives the configured answers in order, and keeps the requests."""
 
     answers: list[tuple[int, bytes]]
     asked: list[tuple[str, dict[str, str]]]

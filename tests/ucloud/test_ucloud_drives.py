@@ -1,4 +1,4 @@
-"""UCloud's drives over HTTP: what was told is kept for a while, and a question takes no longer than a job can wait."""
+"""UCloud's drives over HTTP: answers are cached for a while, and a request takes no longer than a job can wait."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_only_so_many_are_kept(ucloud: Ucloud, drives: UcloudDrives, monkeypatch
 
 
 class Stuck:
-    """A client whose question is not answered before it is told so."""
+    """A client that does not answer a request until the test allows it."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()

@@ -5,7 +5,7 @@
 REPOSITORY is a git directory, bare or not, with Slurm's release tags. For each release since 20.11 its newest tag is
 read, and the words are written beside this file, as `recorded/<version>/states.json`:
 
-- `base` and `flags`: what squeue, sacct and scontrol print, and the compact code of each where it has one. Flags are
+- `base` and `flags`: what squeue, sacct and scontrol print, and the compact code of each if it has one. Flags are
   in the order in which Slurm looks at them: of several that are set, the first is shown, and the base state is not.
 - `lists`: the words of each form that names the base state and all flags together: JSON by the version of its
   parser, and the list that Slurm's own code joins with commas.
@@ -110,7 +110,7 @@ def _read_function(code: str, name: str) -> dict[str, str]:
 
 
 def _read_parser(code: str) -> dict[str, str]:
-    """The words of JSON's lists; none where a parser has no list yet."""
+    """The words of JSON's lists; none if a parser has no list yet."""
     table = re.search(r"PARSER_FLAG_ARRAY\(JOB_STATE\)\[\] = \{(.*?)^\};", code, re.DOTALL | re.MULTILINE)
     rows = re.findall(r'^\s*add_flag\w*\((JOB_\w+),[^"]*"([^"]+)"', table[1], re.MULTILINE) if table else []
     if table is not None and len(rows) != table[1].count("add_flag"):

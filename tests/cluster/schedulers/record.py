@@ -6,7 +6,7 @@
 Takes some minutes, and writes into `recorded/<version>/`:
 
 - `squeue`, `squeue-short-arrays`, `sacct`, `sacct-names`: rows of jobs. Each job is named after what becomes of it, so
-  that a test can tell whether its row was read rightly; those in `HOSTILE` have names that would break a careless
+  that a test can check whether its row was read correctly; those in `HOSTILE` have names that would break a careless
   parser;
 - `config`, `nodes`, `partitions`, `states-of-partition`, `partitions-of-jobs`: what else is parsed, as it was written;
 - `answers.json`: exit status, stdout and stderr of commands that change something, or that fail.

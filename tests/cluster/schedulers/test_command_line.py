@@ -1,4 +1,4 @@
-"""What the scheduler makes of answers that fail, lie, or come from a site that hides jobs."""
+"""The scheduler with failed and forged answers, and with sites that hide jobs."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ SACCT_NAMES = b"%-160b %-20b \n" % (b"-" * 160, b"-" * 20) + b"%-160b %-20b \n" 
     ],
 )
 def test_an_entry_of_a_directory_says_nothing_of_another_account(comment: str, known: dict[str, str]) -> None:
-    """Where users may edit their own entry, its comment may hold lines. What is not proven is asked one by one."""
+    """If users may edit their own entry, a comment may contain lines. Unproven accounts are asked for one by one."""
     names = ["alice", "bob", "nobody", "carol"]
     passwd = {name: f"{name}:x:770{number}:7700:,,,:/:/bin/sh\n" for number, name in enumerate(names, start=1)}
     passwd |= {"alice": f"alice:x:7701:7701:{comment}:/:/bin/sh\n", "nobody": "", "root": ROOT}
@@ -418,7 +418,7 @@ def test_every_command_has_a_whole_environment_of_its_own() -> None:
             ask()
     for command in transport.commands:
         assert {"PATH=/opt/bin", "LC_ALL=C.UTF-8", "SLURM_CONF=/etc/s.conf"} <= set(command.environment or ())
-    for command in transport.commands[:2]:  # those that are told times
+    for command in transport.commands[:2]:  # the commands that print times
         assert {"TZ=UTC", "SLURM_TIME_FORMAT=%s"} <= set(command.environment or ())
     assert "1970-01-01" in transport.commands[1].argv  # else sacct begins at midnight
 
@@ -454,7 +454,7 @@ def test_five_thousand_ids_reach_a_real_command(tmp_path: Path, program: str) ->
 
 
 class AsMyself(LocalTransport):
-    """Runs everything as whoever runs the tests."""
+    """Runs all commands as the account that runs the tests."""
 
     def run(self, command: Command) -> Result:
         """Run it without sudo."""

@@ -1,4 +1,4 @@
-"""What every scheduler promises: the one in memory, and Slurm's commands on a real cluster."""
+"""The contract of all schedulers: the one in memory, and Slurm's commands on a real cluster."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Bench(Protocol):
 
     @property
     def scheduler(self) -> Scheduler:
-        """What is tested."""
+        """The scheduler in the test."""
 
     def make(self, script: str, *directives: str, user: str = "alice") -> Submission:
-        """A job that can be handed in; `script` is `sleep 300` or `exit N`."""
+        """A job that can be dispatched; `script` is `sleep 300` or `exit N`."""
 
     def refuse(self) -> Submission:
         """A job that will be refused."""
@@ -52,13 +52,13 @@ class Bench(Protocol):
         """Let a job run."""
 
     def finish(self, slurm_id: int, exit_code: int) -> None:
-        """Let a job, whose script is `exit N`, run to its end."""
+        """Let a job with the script `exit N` run to its end."""
 
     def requeue(self, slurm_id: int) -> None:
         """Put a running job back into the queue."""
 
     def empty(self) -> None:
-        """End all jobs, whoever left them."""
+        """End all jobs that other tests left."""
 
     def away(self) -> Scheduler:
         """The same while the controller is out of reach."""
@@ -160,7 +160,7 @@ class RealBench:
         return CommandLineScheduler(self._transport, slurm_conf=self.away_conf())
 
     def away_conf(self) -> str:
-        """A configuration that names a port where nobody listens; the cluster stays as it is."""
+        """A configuration that names a port without a listener; the cluster is not changed."""
         path = f"/tmp/away-{uuid.uuid4().hex[:8]}.conf"
         script = (
             '{ grep -v -i -e "^SlurmctldPort" -e "^MessageTimeout" /etc/slurm/slurm.conf; '
@@ -288,7 +288,7 @@ def test_cancelling_twice_and_what_was_never_there(bench: Bench) -> None:
     bench.scheduler.cancel({slurm_id: "alice", 66_000_000: "bob"})
     seen = wait(bench, slurm_id, lambda seen: seen.state in ENDED)
     assert seen.state == "CANCELLED"
-    assert seen.cancelled_by is None  # only accounting tells
+    assert seen.cancelled_by is None  # only accounting shows it
     bench.scheduler.cancel({slurm_id: "alice"})
 
 

@@ -1,4 +1,4 @@
-"""What squeue and sacct said on a real cluster, hostile names included, and what they might say."""
+"""Answers of squeue and sacct of a real cluster, with hostile names, and other possible answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def raw(text: str) -> bytes:
 
 
 def parse_queue(data: bytes, before: str = "") -> tuple[Observation, ...]:
-    """Read rows of squeue, whose header is not among them."""
+    """Read rows of squeue without the header."""
     return listings.parse_queue(before.encode() + HEADER + data, NAMES)
 
 
@@ -106,7 +106,7 @@ def history_row(**fields: str) -> Run:
         ("7701", "7701", "alice"),
         ("7701", "0", "0"),
         ("7701", "64030", "64030"),
-        # What slurmdbd says of a job whose end it has heard of before all of its start.
+        # The answer of slurmdbd if it has received a job's end before all of its start.
         ("0", "7701", None),
         ("0", "64030", None),
         ("0", "0", "0"),

@@ -1,4 +1,4 @@
-"""What pyslurm is told of a job, and how its worker's answers are read; no pyslurm is needed here."""
+"""Jobs as pyslurm's attributes, and the answers of its worker; these tests do not need pyslurm."""
 
 from __future__ import annotations
 

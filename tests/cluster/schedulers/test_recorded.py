@@ -1,4 +1,4 @@
-"""What Slurm's commands said on real clusters, one for each release: `record.py` recorded it."""
+"""Answers of Slurm's commands on real clusters, one per release, as `record.py` recorded them."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_versions(recorded: Release) -> None:
 
 
 def test_submissions(recorded: Release) -> None:
-    """What sbatch says of jobs that it takes, and of jobs that it refuses for good."""
+    """The words of sbatch about jobs that it accepts, and about jobs that it refuses permanently."""
     outcomes = {
         key: parse_submission(recorded.answer(f"sbatch {key}").stdout, 1)[0]
         for key in ("accepted", "no-such-partition", "no-such-option", "no-such-gpu")
@@ -282,7 +282,7 @@ FAILURES: dict[str, dict[str, type[AdapterError]]] = {
 
 @pytest.mark.parametrize("key", FAILURES)
 def test_operators_commands(recorded: Release, key: str) -> None:
-    """Exactly the jobs that a command did not change are told, each with its own kind of failure."""
+    """Exactly the jobs that a command did not change have an error, each of its own kind."""
     ids = recorded.ids | {"unknown": int(UNKNOWN_ID)}
     asked = {
         "running": ["x=y"],

@@ -1,4 +1,4 @@
-"""Refusals that pass and refusals that stay: this program's table against the errors of every version of Slurm."""
+"""Temporary and permanent refusals: this program's table against the errors of every version of Slurm."""
 
 from __future__ import annotations
 

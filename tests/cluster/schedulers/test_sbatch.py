@@ -1,4 +1,4 @@
-"""What sbatch's words mean, and the command that runs it many times: for real, with a stand-in for sbatch."""
+"""The meaning of sbatch's words, and the command that runs sbatch many times, with a real shell and a fake sbatch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ esac
 
 
 class _Here:
-    """Runs everything on this machine as whoever runs the tests."""
+    """Runs all commands on this machine as the account that runs the tests."""
 
     def __init__(self) -> None:
         self._local = LocalTransport(environment={"PATH": "/usr/bin:/bin", "SBATCH_PARTITION": "x", "SECRET": "x"})
@@ -180,7 +180,7 @@ def test_at_a_site_that_limits_requests_half_of_them_are_left_for_questions(
 def test_answers_that_come_after_others_found_no_controller_count(
     tmp_path: Path, scheduler: CommandLineScheduler
 ) -> None:
-    """Two shells tell xargs to start no more; xargs then ends before the others that it has started."""
+    """Two shells stop xargs; it then ends before the other shells that it has started."""
     names = ("slow", "down", "down", "slow")
     slow, down, also_down, also_slow = scheduler.submit(
         [make(tmp_path, name, number=number) for number, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""What is said of Slurm's versions: too old, not tried, tried."""
+"""The findings about Slurm's versions: too old, not tested, tested."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class StartSshd(Protocol):
 
 
 def _children(pid: int) -> list[int]:
-    """The child processes; none where the process has just ended."""
+    """Return the child processes; none if the process has just ended."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
     return []

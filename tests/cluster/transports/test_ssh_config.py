@@ -1,4 +1,4 @@
-"""What of `~/.ssh/config` is honoured, what is told to be ignored, and what is refused.
+"""The options of `~/.ssh/config` that have an effect, that are reported as ignored, and that are refused.
 
 The home folder here is not the account's own, so that nobody's own configuration has a part in this.
 """
@@ -180,7 +180,7 @@ MACHINE = socket.gethostname()
     ],
 )
 def test_the_files_mean_what_they_mean_to_openssh(text: str, user: str | None, port: int | None) -> None:
-    """Sites whose ssh_config uses criteria, comments, Include, quotes; None: this OpenSSH refuses it, or may."""
+    """Sites with an ssh_config that uses criteria, comments, Include, quotes; None: this OpenSSH refuses it, or may."""
     places = {
         "whole": included("whole", "Host login\n  User smith\n  Port 9\n"),
         "port": included("port", "Port 9\n"),
@@ -205,7 +205,7 @@ def test_the_files_mean_what_they_mean_to_openssh(text: str, user: str | None, p
 
 
 def test_every_token_in_the_name_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A site whose IdentityFile holds tokens and `${HOME}`."""
+    """A site with an IdentityFile that contains tokens and `${HOME}`."""
     monkeypatch.setenv("KEYS", "/keys/of mine")
     config(
         "Host login\n  HostName %h.example.org\n  User smith\n  Port 9\n"

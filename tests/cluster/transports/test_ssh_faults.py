@@ -1,4 +1,4 @@
-"""What happens to commands when the connection, the server or the network fails: on real processes."""
+"""Commands during failures of the connection, the server or the network, with real processes."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _hang(ssh: SshTransport, folder: Path, user: str | None, count: int) -> tupl
 def test_one_accounts_hanging_commands_leave_the_others_theirs(
     ssh: SshTransport, bin_folder: Path, tmp_path: Path
 ) -> None:
-    """Five commands at once were allowed, whoever's they were."""
+    """Five commands at once were allowed, of any account."""
     write_sudo(bin_folder, 'shift 4; exec "$@"')
     threads, go_on = _hang(ssh, tmp_path, "alice", OF_ACCOUNT)
     try:
@@ -255,7 +255,7 @@ def test_no_listener(sshd: Sshd) -> None:
 def test_a_server_without_a_common_algorithm_is_reported_with_both_lists(
     start_sshd: StartSshd, line: str, words: list[str]
 ) -> None:
-    """Sites whose servers offer only post-quantum key exchange, or only chacha20-poly1305."""
+    """Sites with servers that offer only post-quantum key exchange, or only chacha20-poly1305."""
     server = start_sshd(line)
     with pytest.raises(NotConnected) as caught:
         SshTransport(server.settings).run(ECHO)

@@ -273,7 +273,7 @@ def authority(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trusting(start_sshd: StartSshd, authority: Path) -> Sshd:
-    """A server that lets in whom the authority vouches for, and no plain keys."""
+    """A server that accepts the authority's certificates, and no plain keys."""
     return start_sshd(f"TrustedUserCAKeys {authority}.pub", "AuthorizedKeysFile none")
 
 
@@ -342,7 +342,7 @@ def test_a_bad_certificate_does_not_spoil_its_key(
 
 
 def test_a_named_certificate(trusting: Sshd, authority: Path, tmp_path: Path) -> None:
-    """A site with `CertificateFile`: another one is not looked for, and one without its key is told."""
+    """A site with `CertificateFile`: no other certificate is used, and one without its key is reported."""
     key, other = make_key(tmp_path / "key"), make_key(tmp_path / "other")
     certificate = certify(key, authority).replace(tmp_path / "of-mine")
     settings = replace(trusting.settings, key_files=())

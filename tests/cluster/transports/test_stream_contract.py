@@ -1,4 +1,4 @@
-"""What every transport promises of commands that are talked to, held against a real process here and behind sshd."""
+"""The contract of all transports for interactive commands, with real processes on this machine and through sshd."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def wait_for(condition: Callable[[], object]) -> None:
         if condition():
             return
         pause.wait(0.1)
-    pytest.fail("waited 30 s in vain")
+    pytest.fail("waited 30 s without success")
 
 
 def runs(pid: int) -> bool:
-    """Whether there is such a process that has not ended."""
+    """Return whether such a process is still running."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     return False

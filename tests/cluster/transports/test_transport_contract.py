@@ -1,4 +1,4 @@
-"""What every transport promises, held against a real process here and behind a real sshd."""
+"""The contract of all transports, with real processes on this machine and through a real sshd."""
 
 from __future__ import annotations
 
