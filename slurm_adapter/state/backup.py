@@ -185,11 +185,12 @@ def _tokens(connection: sqlite3.Connection) -> set[str]:
 
 
 def _put_in_doubt(copy: sqlite3.Connection, now: float) -> None:
+    known = {row[1] for row in copy.execute("PRAGMA table_info(jobs)")}
+    started = "sbatch_started" if "sbatch_started" in known else "handed_over"  # its name in an older program's backup
     copy.execute(
-        "UPDATE jobs SET stage = 'submitting', sbatch_started = ?, status = ? WHERE stage IN ('claimed', 'submitting')",
+        f"UPDATE jobs SET stage = 'submitting', {started} = ?, status = ? WHERE stage IN ('claimed', 'submitting')",  # noqa: S608  # nosec B608 # see above
         (now, IN_DOUBT),
     )
-    known = {row[1] for row in copy.execute("PRAGMA table_info(jobs)")}
     for column in ("missing_since", "unknown_since"):
         if column in known:
             copy.execute(f"UPDATE jobs SET {column} = NULL WHERE stage <> 'ended'")  # noqa: S608  # nosec B608 # see above

@@ -21,6 +21,7 @@ from slurm_adapter.core.records import Stage
 from slurm_adapter.core.specification import Owner
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import submit
+from slurm_adapter.state import backup
 from slurm_adapter.state.store import Store
 from tests.offline import Offline, peer
 from tests.ucloud_double import Ucloud, ucloud
@@ -84,6 +85,17 @@ def _revive(site: Offline, records: list[Record]) -> None:
 
 def test_every_step_of_the_migrations_that_was_released_is_recorded() -> None:
     assert [path.stem for path in sorted(RECORDED.glob("*.sql"))] == ["1", "3"]
+
+
+@pytest.mark.parametrize("recorded", sorted(RECORDED.glob("*.sql")), ids=lambda path: path.stem)
+def test_backup_of_older_program_is_restored(recorded: Path, tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "backup")
+    connection.executescript(recorded.read_text(encoding="utf-8"))
+    connection.close()
+    backup.restore(tmp_path / "state", tmp_path / "backup", 5e9)
+    with Store(tmp_path / "state") as store:
+        assert [(store.get(id_).stage, store.get(id_).sbatch_started) for id_ in "45"] == [(Stage.SUBMITTING, 5e9)] * 2
+        assert store.get("2").stage is Stage.SUBMITTED
 
 
 def test_jobs_go_on_where_an_older_program_left_them(upgraded: Offline) -> None:
