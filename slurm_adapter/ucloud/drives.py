@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 QUESTION_SECONDS = 1.5
 """Timeout of a request, and of the wait for another thread's request."""
 
-AWAY_SECONDS = 3.0
+FAILURE_SECONDS = 3.0
 """Seconds after a failed request in which no further request is made."""
 
 KEPT_SECONDS = 60
@@ -41,23 +41,23 @@ class UcloudDrives:
     def __init__(self, client: Client, clock: Callable[[], float]) -> None:
         self._client = client
         self._clock = clock
-        self._alone = threading.Lock()
+        self._requesting = threading.Lock()
         self._kept: dict[str, tuple[UcloudDrive, float]] = {}
         """Drives with the times of the answers, the oldest first."""
-        self._away = "", -math.inf
+        self._failure = "", -math.inf
         """The last failure, and its time by `time.monotonic`."""
 
     def find(self, id_: str) -> UcloudDrive | None:
         """Return a drive; None if UCloud has no such drive of this provider. Raise `TryAgain` if there is no answer."""
         if (kept := self._cached(id_)) is not None:
             return kept
-        if not self._alone.acquire(timeout=QUESTION_SECONDS):
+        if not self._requesting.acquire(timeout=QUESTION_SECONDS):
             raise TryAgain(f"UCloud could not be asked for drive {id_}: it answers other requests slowly; try again")
         try:
             if (kept := self._cached(id_)) is not None:
                 return kept
-            why, when = self._away
-            if time.monotonic() - when < AWAY_SECONDS:
+            why, when = self._failure
+            if time.monotonic() - when < FAILURE_SECONDS:
                 raise TryAgain(f"UCloud could not be asked for drive {id_}: {why}")
             drive = self._ask(id_)
             if drive is not None:
@@ -67,7 +67,7 @@ class UcloudDrives:
                     self._kept.pop(next(iter(self._kept)))
             return drive
         finally:
-            self._alone.release()
+            self._requesting.release()
 
     def _cached(self, id_: str) -> UcloudDrive | None:
         drive, since = self._kept.get(id_, (None, 0.0))
@@ -82,13 +82,13 @@ class UcloudDrives:
                 raise Unknown(f"{answer.status}: {answer.why}")
             drive = read_ucloud_drive(answer.body)
         except AdapterError as error:
-            self._away = str(error), time.monotonic()
+            self._failure = str(error), time.monotonic()
             raise TryAgain(f"UCloud could not be asked for drive {id_}: {error}") from error
         return drive if drive.id == id_ else None
 
     def some(self) -> tuple[list[UcloudDrive], bool]:
         """Return drives of this provider, and whether there are more. Raises as `Receiver.deliver` does."""
-        with self._alone:
+        with self._requesting:
             answer = self._client.get(_BROWSE, {"itemsPerPage": "250"})
         items = answer.body.get("items")
         if answer.status >= 300 or not isinstance(items, list | None):

@@ -41,11 +41,11 @@ class UcloudReceiver:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self._alone = threading.Lock()
+        self._requesting = threading.Lock()
 
     def deliver(self, messages: Sequence[Message]) -> Delivery:
         """See `Receiver.deliver`."""
-        with self._alone:
+        with self._requesting:
             return self._deliver(messages)
 
     def _deliver(self, messages: Sequence[Message]) -> Delivery:
@@ -63,13 +63,13 @@ class UcloudReceiver:
         """See `Receiver.exists`."""
         found: set[str] = set()
         for start in range(0, len(ids), AT_ONCE):
-            with self._alone:
+            with self._requesting:
                 found |= _existing(self.client, ids[start : start + AT_ONCE])
         return frozenset(found)
 
     def check(self) -> str:
         """See `Receiver.check`."""
-        with self._alone:
+        with self._requesting:
             return self.client.refresh()
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class _Bulk:
         self.taken: set[int] = set()
         self.unknown: set[str] = set()
         self.problems: list[str] = []
-        self._held: set[str] = set()
+        self._refused: set[str] = set()
         """Ids of jobs with a state that UCloud refuses."""
 
     def find_arrived(self, messages: Iterable[Message]) -> None:
@@ -99,7 +99,7 @@ class _Bulk:
 
     def send(self, messages: Sequence[Message]) -> None:
         """Send messages as one bulk. Take out those that UCloud refuses, and send the rest again."""
-        while wanted := [m for m in messages if m.job_id not in self.unknown and m.job_id not in self._held]:
+        while wanted := [m for m in messages if m.job_id not in self.unknown and m.job_id not in self._refused]:
             answer = self._client.post(_UPDATE, {"items": [_item(message) for message in wanted]})
             if answer.status < 300:
                 self.taken |= {message.number for message in wanted}
@@ -138,7 +138,7 @@ class _Bulk:
             self.taken.add(message.number)
             self.problems.append(f"{what}; the state {message.state} was delivered without it")
         else:
-            self._held.add(message.job_id)
+            self._refused.add(message.job_id)
             self.problems.append(f"{what}, even the state {message.state} alone; it is tried again")
 
 

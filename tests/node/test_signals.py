@@ -36,7 +36,7 @@ for one in /proc/$$/fd/*; do
 done
 echo end
 """
-"""Return the signals that a process has inherited."""
+"""A script that prints the signals that a process has inherited."""
 QUOTED = shlex.quote(LOOK)
 PROBE = f"export SLURM_EXPORT_ENV=ALL\nbash -c {QUOTED}\nsrun -N1 -n1 --overlap bash -c {QUOTED}\n"
 

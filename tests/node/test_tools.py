@@ -63,7 +63,7 @@ def plain(word: str) -> str:
 
 
 def problems(words: list[str], known: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Return the parts of a command line that are not in the list; `known` are functions of the same text."""
+    """Yield the parts of a command line that are not in the list; `known` are functions of the same text."""
     while words and (words[0] in KEYWORDS or re.match(r"\w+=", words[0])):
         words = words[1:]
     if not words:

@@ -84,7 +84,7 @@ class CommandLineScheduler:
         self._uids: dict[str, str] = {}
         """Uids of all accounts of former calls of `queue`: another thread may ask for others before `history`."""
         self._reading_config = threading.Lock()
-        self._turn = threading.Lock()
+        self._rate_limit = threading.Lock()
         """Held by the running command at a site that limits requests."""
         self._config = ("", 0.0)
         """The version of sacct with Slurm's configuration, and the time when they were read."""
@@ -353,7 +353,7 @@ class CommandLineScheduler:
         """
         # TZ only for commands that print times: `--begin=16:00` of a job means the site's own zone.
         form = ("TZ=UTC", "SLURM_TIME_FORMAT=%s", "SLURM_BITSTR_LEN=0") if listing else ()
-        with self._turn if self._limited and not at_once else nullcontext():
+        with self._rate_limit if self._limited and not at_once else nullcontext():
             return self._transport.run(Command(argv, stdin, user, (*self._environment, *form), timeout))
 
     @property

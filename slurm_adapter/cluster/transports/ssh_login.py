@@ -165,15 +165,15 @@ def _agent() -> Iterator[tuple[list[str], dict[bytes, paramiko.AgentKey]]]:
         return
     with contextlib.closing(agent):
         held = {key.blob: key for key in agent.get_keys()}
-        yield [] if held else [f"the agent {place}: it does not answer, or holds no keys"], held
+        yield [] if held else [f"the agent {place}: it does not answer, or has no keys"], held
 
 
 class _Keys:
     """Keys and certificates to offer to a server. Unusable ones are listed in `attempts`."""
 
-    def __init__(self, hop: Target, held: dict[bytes, paramiko.AgentKey], attempts: list[str]) -> None:
+    def __init__(self, hop: Target, agent_keys: dict[bytes, paramiko.AgentKey], attempts: list[str]) -> None:
         self._hop = hop
-        self._held = held
+        self._agent_keys = agent_keys
         self._attempts = attempts
         self._signers: dict[bytes, tuple[str, paramiko.PKey]] = {}
         """Name and key, by the public part."""
@@ -183,7 +183,7 @@ class _Keys:
         of_files = [(file, public) for file in self._hop.key_files if (public := self._load(file)) is not None]
         if not of_files and not self._hop.key_files:
             self._attempts.append("there is no key: no usual file in ~/.ssh")
-        others = [key for blob, key in self._held.items() if blob not in self._signers]
+        others = [key for blob, key in self._agent_keys.items() if blob not in self._signers]
         if not self._hop.only_key_files:
             self._signers |= {key.blob: (_name_of(key), key) for key in others}
         yield from self._certificates()
@@ -198,8 +198,8 @@ class _Keys:
     def _load(self, file: Path) -> bytes | None:
         """Find the key of a file, in the agent or in the file itself, and return its public part."""
         public = _public_key(file)
-        if public is not None and public in self._held:
-            self._signers[public] = f"{file} (by the agent)", self._held[public]
+        if public is not None and public in self._agent_keys:
+            self._signers[public] = f"{file} (by the agent)", self._agent_keys[public]
             return public
         key = _private_key(file, public, self._attempts)
         if key is None:
@@ -218,14 +218,14 @@ class _Keys:
 
     def _next_to(self, file: Path, public: bytes) -> Iterator[_Offer]:
         """Yield the certificate next to a key file."""
-        beside = file.with_name(f"{file.name.removesuffix('.pub')}-cert.pub")
-        if self._hop.certificate_files is not None or not beside.exists():
+        of_key = file.with_name(f"{file.name.removesuffix('.pub')}-cert.pub")
+        if self._hop.certificate_files is not None or not of_key.exists():
             return
-        certificate = _certificate(beside, self._attempts)
+        certificate = _certificate(of_key, self._attempts)
         if certificate is not None and certificate.public == public:
-            yield _Offer(f"{beside} ({certificate.words})", self._signers[public][1], certificate)
+            yield _Offer(f"{of_key} ({certificate.words})", self._signers[public][1], certificate)
         elif certificate is not None:
-            self._attempts.append(f"{beside} ({certificate.words}): it is for another key than {file}")
+            self._attempts.append(f"{of_key} ({certificate.words}): it is for another key than {file}")
 
 
 def _name_of(key: paramiko.AgentKey) -> str:
