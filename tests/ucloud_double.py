@@ -133,12 +133,6 @@ class Ucloud:
         """Every request, in order."""
         self.slow = 0.0
         """Seconds that it takes over an answer."""
-        self.registered: list[dict[str, Any]] = []
-        """What came to control/register."""
-        self.reported: list[dict[str, Any]] = []
-        """What came to reportUsage."""
-        self.over_quota: set[str] = set()
-        """User names and projects whose reports of usage are answered with false."""
         self.drives: dict[str, dict[str, Any]] = {}
         """Its drives (files/collections), by id; see `have_drive`."""
         self.issued: list[str] = []
@@ -399,7 +393,7 @@ class Ucloud:
             data = gzip.decompress(data)
         return Answer(response.status, told, data.decode(), seconds)
 
-    # Its own doors
+    # Its own endpoints
 
     def answer(self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: Any) -> Any:
         """One request; raises `_Refusal`."""
@@ -412,11 +406,11 @@ class Ucloud:
                 if any(item.get("refreshToken") != self.refresh_token for item in _items(body)):
                     raise _Refusal(401, "Unauthorized")
                 return {"responses": [{"accessToken": self.access_token(), "csrfToken": "none"} for _ in _items(body)]}
-            door = _DOORS.get((method, path))
-            if door is None:
+            endpoint = _ENDPOINTS.get((method, path))
+            if endpoint is None:
                 raise _Refusal(404, "Not found")
             self._authenticate(headers.get("authorization", ""))
-            return door(self, body if method == "POST" else query)
+            return endpoint(self, body if method == "POST" else query)
 
     def lost(self, path: str) -> bool:
         """Whether this answer is to be lost."""
@@ -484,27 +478,6 @@ class Ucloud:
             raise _missing()
         return {**job.json, "updates": job.updates if query.get("includeUpdates") == "true" else None}
 
-    def _browse(self, query: Any) -> Any:
-        jobs = [job for job in self._jobs.values() if job.confirmed]
-        if wanted := query.get("filterState"):
-            jobs = [job for job in jobs if job.json["status"]["state"] == wanted]
-        size = min(max(int(query.get("itemsPerPage", 50)), 1), 1000)
-        start = int(query.get("next") or 0)
-        more = str(start + size) if start + size < len(jobs) else None
-        return {"itemsPerPage": size, "items": [job.json for job in jobs[start : start + size]], "next": more}
-
-    def _register(self, body: Any) -> Any:
-        known = {each["providerGeneratedId"] for each in self.registered}
-        for item in _items(body):
-            if item["spec"]["product"]["provider"] != self.provider_id:
-                raise _Refusal(403, "Forbidden")
-            if item["providerGeneratedId"] in known:
-                raise _Refusal(409, "Duplicate provider ID supplied")
-        made = [str(900000 + len(self.registered) + number) for number in range(len(_items(body)))]
-        self.registered += _items(body)
-        self.know(*made)
-        return {"responses": [{"id": id_} for id_ in made]}
-
     def _check_existence(self, body: Any) -> Any:
         if len(_items(body)) > 1000:
             raise _Refusal(400, "Too many items")
@@ -528,25 +501,13 @@ class Ucloud:
     def _own_drive(self, drive: Mapping[str, Any]) -> bool:
         return bool(drive["specification"]["product"]["provider"] == self.provider_id)
 
-    def _report_usage(self, body: Any) -> Any:
-        for item in _items(body):
-            _integer(item, "usage")
-            if not item["isDeltaCharge"] and item["usage"] < 0:
-                raise _Refusal(400, "Usage cannot be negative")
-        self.reported += _items(body)
-        owners = [item["owner"].get("username") or item["owner"].get("projectId") for item in _items(body)]
-        return {"responses": [owner not in self.over_quota for owner in owners]}
 
-
-_DOORS: dict[tuple[str, str], Callable[[Ucloud, Any], Any]] = {
+_ENDPOINTS: dict[tuple[str, str], Callable[[Ucloud, Any], Any]] = {
     ("POST", "/api/jobs/control/update"): Ucloud._update,  # noqa: SLF001  # its own
     ("GET", "/api/jobs/control/retrieve"): Ucloud._retrieve,  # noqa: SLF001
-    ("GET", "/api/jobs/control/browse"): Ucloud._browse,  # noqa: SLF001
-    ("POST", "/api/jobs/control/register"): Ucloud._register,  # noqa: SLF001
     ("POST", "/api/providers/resources/checkExistence"): Ucloud._check_existence,  # noqa: SLF001
     ("GET", "/api/files/collections/control/retrieve"): Ucloud._drive,  # noqa: SLF001
     ("GET", "/api/files/collections/control/browse"): Ucloud._drive_page,  # noqa: SLF001
-    ("POST", "/api/accounting/v2/reportUsage"): Ucloud._report_usage,  # noqa: SLF001
 }
 
 

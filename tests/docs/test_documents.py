@@ -18,7 +18,7 @@ from slurm_adapter.gateway.streams import log_websockets
 from slurm_adapter.local.configuration_file import load_config
 from tests.docs.configuration_page import render
 from tests.docs.test_references import DOCS, ROOT, assert_exists
-from tests.gateway.doors import opened
+from tests.gateway.api_site import opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,8 +115,8 @@ NOT_IN_OPENAPI = {
 
 
 def test_the_requests_are_those_that_are_served(tmp_path: Path) -> None:
-    with opened(tmp_path) as doors:
-        document = doors.ask("GET", "/openapi.json", **doors.token()).json()
+    with opened(tmp_path) as api:
+        document = api.ask("GET", "/openapi.json", **api.token()).json()
     served = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
     for router, prefix in (
         (log_websockets.provider, ""),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from slurm_adapter.adapter import Adapter
 from slurm_adapter.gateway.http.server import serve
 from slurm_adapter.jobs import user_tokens
-from tests.gateway.doors import SlowScheduler
+from tests.gateway.api_site import SlowScheduler
 from tests.offline import Offline
 
 if TYPE_CHECKING:

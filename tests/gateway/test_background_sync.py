@@ -1,4 +1,4 @@
-"""UCloud hands in jobs at the gateway's door, and the gateway's own passes tell it what becomes of them."""
+"""UCloud submits jobs by the provider API, and the gateway's own syncs deliver their updates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slurm_adapter.jobs import deliver
 from slurm_adapter.jobs.deleted_in_ucloud import ASK_SECONDS, UNKNOWN_SECONDS
 from slurm_adapter.jobs.report import UNTOLD
 from slurm_adapter.ucloud.receiver import UcloudReceiver
-from tests.gateway.doors import Doors, opened, wait_until
+from tests.gateway.api_site import ApiSite, opened, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[Doors]:
+def api(tmp_path: Path) -> Iterator[ApiSite]:
     with opened(tmp_path, limits=Limits(sync_interval=0.2)) as made:
         yield made
 
 
-def test_ucloud_is_told_of_a_job_from_its_queue_to_its_end(doors: Doors) -> None:
-    assert doors.ucloud.create(doors.job("4101")).status == 200
-    record = doors.offline.site.store.get("4101")
-    doors.slurm.start(doors.offline.slurm_id(record))
-    wait_until(lambda: doors.ucloud.state("4101") == "RUNNING", "UCloud was not told that it runs")
-    doors.slurm.finish(doors.offline.slurm_id(record))
-    wait_until(lambda: doors.ucloud.state("4101") == "SUCCESS", "UCloud was not told that it ended")
-    told = [(update["state"], update["status"]) for update in doors.ucloud.updates("4101")]
-    assert told == [(update.state, update.status) for update in doors.offline.site.store.updates("4101")]
+def test_ucloud_is_told_of_a_job_from_its_queue_to_its_end(api: ApiSite) -> None:
+    assert api.ucloud.create(api.job("4101")).status == 200
+    record = api.offline.site.store.get("4101")
+    api.slurm.start(api.offline.slurm_id(record))
+    wait_until(lambda: api.ucloud.state("4101") == "RUNNING", "UCloud was not told that it runs")
+    api.slurm.finish(api.offline.slurm_id(record))
+    wait_until(lambda: api.ucloud.state("4101") == "SUCCESS", "UCloud was not told that it ended")
+    told = [(update["state"], update["status"]) for update in api.ucloud.updates("4101")]
+    assert told == [(update.state, update.status) for update in api.offline.site.store.updates("4101")]
 
 
-def test_a_job_that_ucloud_deleted_is_ended(doors: Doors) -> None:
+def test_a_job_that_ucloud_deleted_is_ended(api: ApiSite) -> None:
     """As it does with one whose `create` was answered too late."""
-    assert doors.ucloud.create(doors.job("4101")).status == 200
-    record = doors.offline.site.store.get("4101")
-    doors.slurm.start(doors.offline.slurm_id(record))
-    doors.ucloud.forget("4101")
-    doors.slurm.now += ASK_SECONDS
-    wait_until(lambda: doors.offline.now(record).unknown_since is not None, "it was not asked for")
-    doors.slurm.now += UNKNOWN_SECONDS
-    wait_until(lambda: doors.offline.now(record).stage == "ended", "it goes on")
-    assert doors.offline.now(record).cancel_sent is not None
-    assert doors.offline.site.store.due(after=0, limit=9) == []
+    assert api.ucloud.create(api.job("4101")).status == 200
+    record = api.offline.site.store.get("4101")
+    api.slurm.start(api.offline.slurm_id(record))
+    api.ucloud.forget("4101")
+    api.slurm.now += ASK_SECONDS
+    wait_until(lambda: api.offline.now(record).unknown_since is not None, "it was not asked for")
+    api.slurm.now += UNKNOWN_SECONDS
+    wait_until(lambda: api.offline.now(record).stage == "ended", "it goes on")
+    assert api.offline.now(record).cancel_sent is not None
+    assert api.offline.site.store.due(after=0, limit=9) == []
 
 
 @pytest.mark.scenario(65)
-def test_a_ucloud_that_hangs_holds_up_no_pass(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doors.ucloud.create(doors.job("4101")).status == 200
-    record = doors.offline.site.store.get("4101")
+def test_a_ucloud_that_hangs_holds_up_no_pass(api: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert api.ucloud.create(api.job("4101")).status == 200
+    record = api.offline.site.store.get("4101")
     inner, begun, go_on = UcloudReceiver.deliver, threading.Event(), threading.Event()
 
     def hang(self: UcloudReceiver, messages: Sequence[Message]) -> Delivery:
@@ -67,15 +67,15 @@ def test_a_ucloud_that_hangs_holds_up_no_pass(doors: Doors, monkeypatch: pytest.
         return inner(self, messages)
 
     monkeypatch.setattr(UcloudReceiver, "deliver", hang)
-    doors.slurm.start(doors.offline.slurm_id(record))
+    api.slurm.start(api.offline.slurm_id(record))
     try:
         assert begun.wait(60)
-        wait_until(lambda: doors.offline.now(record).state == "RUNNING", "it was not seen to run")
-        doors.slurm.finish(doors.offline.slurm_id(record))
-        wait_until(lambda: doors.offline.now(record).state == "SUCCESS", "it was not seen to end")
+        wait_until(lambda: api.offline.now(record).state == "RUNNING", "it was not seen to run")
+        api.slurm.finish(api.offline.slurm_id(record))
+        wait_until(lambda: api.offline.now(record).state == "SUCCESS", "it was not seen to end")
     finally:
         go_on.set()
-    wait_until(lambda: doors.ucloud.state("4101") == "SUCCESS", "UCloud was not told that it ended")
+    wait_until(lambda: api.ucloud.state("4101") == "SUCCESS", "UCloud was not told that it ended")
 
 
 def test_a_gateway_that_ends_leaves_the_rest_to_the_next_one(
@@ -97,28 +97,28 @@ def test_a_gateway_that_ends_leaves_the_rest_to_the_next_one(
     monkeypatch.setattr(UcloudReceiver, "deliver", hang)
     monkeypatch.setattr(Following, "close", close)
     ids = [str(number) for number in range(4101, 4106)]
-    with opened(tmp_path, limits=Limits(sync_interval=0.2)) as doors:
-        doors.ucloud.know(*ids)
-        body = {"items": [doors.job(id_) for id_ in ids]}
-        assert doors.ask("POST", "/ucloud/example/jobs", body, **doors.as_ucloud()).is_success
+    with opened(tmp_path, limits=Limits(sync_interval=0.2)) as api:
+        api.ucloud.know(*ids)
+        body = {"items": [api.job(id_) for id_ in ids]}
+        assert api.ask("POST", "/ucloud/example/jobs", body, **api.as_ucloud()).is_success
         assert begun.wait(60)
-        doors.offline.site.store.set_fact(UNTOLD, "[]")
-    assert sum(len(doors.ucloud.updates(id_)) for id_ in ids) == 1
-    assert len(doors.offline.site.store.due(after=0, limit=99)) >= len(ids) - 1
+        api.offline.site.store.set_fact(UNTOLD, "[]")
+    assert sum(len(api.ucloud.updates(id_)) for id_ in ids) == 1
+    assert len(api.offline.site.store.due(after=0, limit=99)) >= len(ids) - 1
     assert "UCloud is told all again" not in caplog.text
-    assert doors.offline.site.store.fact(UNTOLD) is not None
+    assert api.offline.site.store.fact(UNTOLD) is not None
 
 
 @pytest.mark.scenario(65)
-def test_the_gateway_is_ready_while_only_ucloud_is_away_and_says_so(doors: Doors) -> None:
-    doors.ucloud.down()
-    assert doors.ask("POST", "/ucloud/example/jobs", {"items": [doors.job("1")]}, **doors.as_ucloud()).is_success
-    wait_until(lambda: "UCloud" in str(doors.ask("GET", "/healthz").json()["why"]), "it is not said")
-    wait_until(lambda: doors.ask("GET", "/healthz/ready").is_success, "it is not ready")
-    doors.ucloud.know("1")
-    doors.ucloud.up()
-    wait_until(lambda: doors.ask("GET", "/healthz").json()["why"] is None, "it is said still")
-    assert doors.ucloud.updates("1") != []
+def test_the_gateway_is_ready_while_only_ucloud_is_away_and_says_so(api: ApiSite) -> None:
+    api.ucloud.down()
+    assert api.ask("POST", "/ucloud/example/jobs", {"items": [api.job("1")]}, **api.as_ucloud()).is_success
+    wait_until(lambda: "UCloud" in str(api.ask("GET", "/healthz").json()["why"]), "it is not said")
+    wait_until(lambda: api.ask("GET", "/healthz/ready").is_success, "it is not ready")
+    api.ucloud.know("1")
+    api.ucloud.up()
+    wait_until(lambda: api.ask("GET", "/healthz").json()["why"] is None, "it is said still")
+    assert api.ucloud.updates("1") != []
 
 
 def test_a_ucloud_that_is_away_is_tried_less_and_less_often() -> None:
@@ -126,27 +126,27 @@ def test_a_ucloud_that_is_away_is_tried_less_and_less_often() -> None:
 
 
 @pytest.mark.scenario(69)
-def test_a_job_that_is_not_known_here_is_told_to_be_gone(doors: Doors) -> None:
+def test_a_job_that_is_not_known_here_is_told_to_be_gone(api: ApiSite) -> None:
     verify = "/ucloud/example/jobs/verify"
-    assert doors.ucloud.create(doors.job("4101")).status == 200
-    wait_until(lambda: bool(doors.ucloud.updates("4101")), "UCloud was not told that it was submitted")
-    doors.ucloud.know("4102", "4103")
-    doors.ucloud.know("4104", state="SUCCESS")
-    told = doors.ucloud.updates("4101")[:]
-    forged = doors.job("4101") | {"providerGeneratedId": "another"}
-    ended = doors.job("4104") | {"status": {"state": "SUCCESS"}}
-    body = {"items": [forged, doors.job("4102"), doors.job("4103"), doors.job("4102"), doors.job("9"), ended]}
+    assert api.ucloud.create(api.job("4101")).status == 200
+    wait_until(lambda: bool(api.ucloud.updates("4101")), "UCloud was not told that it was submitted")
+    api.ucloud.know("4102", "4103")
+    api.ucloud.know("4104", state="SUCCESS")
+    told = api.ucloud.updates("4101")[:]
+    forged = api.job("4101") | {"providerGeneratedId": "another"}
+    ended = api.job("4104") | {"status": {"state": "SUCCESS"}}
+    body = {"items": [forged, api.job("4102"), api.job("4103"), api.job("4102"), api.job("9"), ended]}
     for _ in range(2):
-        answer = doors.ucloud.call(verify, body, user="alice")
+        answer = api.ucloud.call(verify, body, user="alice")
         assert (answer.status, answer.json) == (200, {})
     for id_ in ("4102", "4103"):
-        updates = [(update["state"], update["status"]) for update in doors.ucloud.updates(id_)]
+        updates = [(update["state"], update["status"]) for update in api.ucloud.updates(id_)]
         assert updates == [("FAILURE", "Your job is no longer available")]
-    assert doors.ucloud.updates("4101") == told
-    assert doors.ucloud.updates("4104") == []
-    doors.ucloud.know("4105")
-    doors.ucloud.down()
-    assert doors.ask("POST", verify, {"items": [doors.job("4105")]}, **doors.as_ucloud()).status_code == 502
-    doors.ucloud.up()
-    assert doors.ask("POST", verify, {"items": [doors.job("4105")]}, **doors.as_ucloud()).json() == {}
-    assert doors.ucloud.state("4105") == "FAILURE"
+    assert api.ucloud.updates("4101") == told
+    assert api.ucloud.updates("4104") == []
+    api.ucloud.know("4105")
+    api.ucloud.down()
+    assert api.ask("POST", verify, {"items": [api.job("4105")]}, **api.as_ucloud()).status_code == 502
+    api.ucloud.up()
+    assert api.ask("POST", verify, {"items": [api.job("4105")]}, **api.as_ucloud()).json() == {}
+    assert api.ucloud.state("4105") == "FAILURE"

@@ -20,7 +20,7 @@ from slurm_adapter.gateway import background_sync, thread_pools
 from slurm_adapter.gateway.api import users
 from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.gateway.sessions import folder_shell
-from tests.gateway.doors import opened
+from tests.gateway.api_site import opened
 from tests.gateway.sessions.test_folder_shell import PATH, site
 from tests.offline import configuration
 
@@ -40,9 +40,9 @@ OFTEN = Limits(sync_interval=0.1, sync_share=1)
 def test_submissions_that_are_slow_do_not_keep_others_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pools, "DATABASE", 2)
     monkeypatch.setattr(thread_pools, "CHANGING", 2)
-    with opened(tmp_path) as doors, ThreadPoolExecutor(4) as threads:
-        alice, bob, inner = doors.token(), doors.token("bob"), doors.slurm.submit
-        made = doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **alice).json()
+    with opened(tmp_path) as api, ThreadPoolExecutor(4) as threads:
+        alice, bob, inner = api.token(), api.token("bob"), api.slurm.submit
+        made = api.ask("POST", "/api/jobs", {"items": [api.item()]}, **alice).json()
         begun, go_on = threading.Semaphore(0), threading.Event()
 
         def slow(submissions: Sequence[Submission]) -> list[Outcome]:
@@ -51,17 +51,17 @@ def test_submissions_that_are_slow_do_not_keep_others_waiting(tmp_path: Path, mo
             return inner(submissions)
 
         def submit(caller: dict[str, str]) -> httpx.Response:
-            return doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **caller)
+            return api.ask("POST", "/api/jobs", {"items": [api.item()]}, **caller)
 
-        monkeypatch.setattr(doors.slurm, "submit", slow)
+        monkeypatch.setattr(api.slurm, "submit", slow)
         try:
             answers = threads.map(submit, [alice, alice])
             assert begun.acquire(timeout=60)
             others = threads.map(submit, [bob])
             assert begun.acquire(timeout=60)  # one user has not taken both threads
             [job] = made["responses"]
-            assert doors.ask("GET", f"/api/jobs/retrieve?id={job['id']}", **alice).status_code == 200
-            assert doors.ask("GET", "/healthz").status_code == 200
+            assert api.ask("GET", f"/api/jobs/retrieve?id={job['id']}", **alice).status_code == 200
+            assert api.ask("GET", "/healthz").status_code == 200
         finally:
             go_on.set()
         refused = [answer for answer in answers if answer.status_code != 200]
@@ -76,8 +76,8 @@ def test_questions_that_hang_do_not_keep_others_waiting(
 ) -> None:
     for pool in ("DATABASE", "ASKING"):
         monkeypatch.setattr(thread_pools, pool, 1)
-    with opened(tmp_path, site(tmp_path), limits=OFTEN) as doors, ThreadPoolExecutor(2) as threads:
-        alice = doors.token()
+    with opened(tmp_path, site(tmp_path), limits=OFTEN) as api, ThreadPoolExecutor(2) as threads:
+        alice = api.token()
         begun, go_on, passed = threading.Event(), threading.Event(), threading.Event()
 
         def hang(*_: object) -> Load:
@@ -91,15 +91,15 @@ def test_questions_that_hang_do_not_keep_others_waiting(
 
         def ask(_: int) -> httpx.Response:
             if asks == "how full it is":
-                return doors.ask("GET", "/api/jobs/retrieveUtilization?category=example-compute", **alice)
-            return doors.ask("POST", f"/api/{PATH}", {"items": [{"folder": "/123/x"}]}, **alice)
+                return api.ask("GET", "/api/jobs/retrieveUtilization?category=example-compute", **alice)
+            return api.ask("POST", f"/api/{PATH}", {"items": [{"folder": "/123/x"}]}, **alice)
 
-        monkeypatch.setattr(doors.slurm, "load", hang)
+        monkeypatch.setattr(api.slurm, "load", hang)
         monkeypatch.setattr(folder_shell, "read_path_check", hang)
         answers = threads.map(ask, range(2))
         try:
             assert begun.wait(60)
-            assert doors.ask("GET", "/api/jobs/browse", **alice).status_code == 200
+            assert api.ask("GET", "/api/jobs/browse", **alice).status_code == 200
             monkeypatch.setattr(background_sync, "sync_once", note)
             assert passed.wait(60), "no pass was made"
         finally:
@@ -112,8 +112,8 @@ def test_requests_that_hang_hold_up_neither_passes_nor_the_teller(
 ) -> None:
     for pool in ("DATABASE", "ASKING", "CHANGING"):
         monkeypatch.setattr(thread_pools, pool, 1)
-    with opened(tmp_path, limits=OFTEN) as doors, ThreadPoolExecutor(3) as threads:
-        alice = doors.token()
+    with opened(tmp_path, limits=OFTEN) as api, ThreadPoolExecutor(3) as threads:
+        alice = api.token()
         go_on, passed, told = threading.Event(), threading.Event(), threading.Event()
         begun = threading.Semaphore(0)
 
@@ -126,7 +126,7 @@ def test_requests_that_hang_hold_up_neither_passes_nor_the_teller(
             passed.set()
             return (), (), frozenset()
 
-        for where, name in ((users, "_browse"), (users, "_suspend"), (doors.slurm, "load")):
+        for where, name in ((users, "_browse"), (users, "_suspend"), (api.slurm, "load")):
             monkeypatch.setattr(where, name, hang)
         known = {"items": [{"id": "1"}]}
         for method, path, body in (
@@ -134,7 +134,7 @@ def test_requests_that_hang_hold_up_neither_passes_nor_the_teller(
             ("POST", "suspend", known),
             ("GET", "browse", None),  # the last one, for each asks first who is asking
         ):
-            threads.submit(doors.ask, method, f"/api/jobs/{path}", body, **alice)
+            threads.submit(api.ask, method, f"/api/jobs/{path}", body, **alice)
             assert begun.acquire(timeout=60), path
         try:
             monkeypatch.setattr(background_sync, "sync_once", note_pass)

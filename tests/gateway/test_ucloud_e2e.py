@@ -1,4 +1,4 @@
-"""UCloud, a served gateway, and a real cluster: jobs come in at UCloud's door, run, and UCloud is told of them."""
+"""UCloud, a served gateway, and a real cluster: UCloud submits jobs by the provider API and gets their updates."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_ucloud_extends_a_job_of_the_size_that_it_sells_and_lets_it_rest(site: S
 
 
 @pytest.mark.scenario(11, 39, 70)
-def test_a_job_finds_its_peer_by_name_and_is_ended_at_the_door(site: Served) -> None:
+def test_a_job_finds_its_peer_by_name_and_is_cancelled_by_ucloud(site: Served) -> None:
     database = site.create(site.job("4101", "4101", f"{UNTIL_TOLD}"))
     site.until_state("4101", "RUNNING")  # before that UCloud refuses a job that names it
     products = site.ucloud.call("/ucloud/example/jobs/retrieveProducts", method="GET").json["responses"]
@@ -239,7 +239,7 @@ def test_a_job_finds_its_peer_by_name_and_is_ended_at_the_door(site: Served) -> 
 
 
 @pytest.mark.scenario(70)
-def test_three_jobs_that_wait_are_ended_at_the_door(site: Served) -> None:
+def test_three_jobs_that_wait_are_cancelled_by_ucloud(site: Served) -> None:
     for id_ in ("1", "2", "3"):
         job = site.job("4101", id_, "true")
         job["specification"]["parameters"]["begin"] = {"type": "text", "value": "now+1hour"}

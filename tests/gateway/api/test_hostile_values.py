@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.gateway.doors import Doors, opened
+from tests.gateway.api_site import ApiSite, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,9 +30,9 @@ VALUES += ["{}", "null", "true", '"' + "9" * 5000 + '"', "[" * 70 + "]" * 70, '{
 
 
 @pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
-    with opened(tmp_path_factory.mktemp("site")) as doors:
-        yield doors
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiSite]:
+    with opened(tmp_path_factory.mktemp("site")) as api:
+        yield api
 
 
 def places(value: Any) -> Iterator[Any]:
@@ -64,13 +64,13 @@ def job() -> dict[str, Any]:
     }  # fmt: skip
 
 
-AT_UCLOUDS_DOOR = {
+OF_UCLOUD = {
     "": job(), "/terminate": job(), "/verify": job(), "/extend": {"job": job(), "requestedTime": TIME},
     "/suspend": {"job": job()}, "/onUpdatedLabels": job(),
     "/updateAcl": {"resource": job(), "added": [], "deleted": []},
     "/interactiveSession": {"job": job(), "rank": 0, "sessionType": "WEB", "target": ""},
 }  # fmt: skip
-AT_USERS_DOOR = {
+OF_USERS = {
     "": job()["specification"], "/terminate": {"id": "1"}, "/extend": {"jobId": "1", "requestedTime": TIME},
     "/suspend": {"id": "1"}, "/interactiveSession": {"id": "1", "rank": 0, "sessionType": "SHELL", "target": ""},
     "/openTerminalInFolder": {"folder": "/1"},
@@ -78,23 +78,23 @@ AT_USERS_DOOR = {
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: value[:20])
-def test_no_value_is_the_gateways_mistake(doors: Doors, value: str, caplog: pytest.LogCaptureFixture) -> None:
-    doors_ = (("/ucloud/example/jobs", AT_UCLOUDS_DOOR, doors.as_ucloud()), ("/api/jobs", AT_USERS_DOOR, doors.token()))
-    for prefix, requests, known in doors_:
+def test_no_value_is_the_gateways_mistake(api: ApiSite, value: str, caplog: pytest.LogCaptureFixture) -> None:
+    apis = (("/ucloud/example/jobs", OF_UCLOUD, api.as_ucloud()), ("/api/jobs", OF_USERS, api.token()))
+    for prefix, requests, known in apis:
         for path, item in requests.items():
             marked = list(places(item))
             # Each value in some of the places: all of them take minutes.
             for place in marked[VALUES.index(value) :: 17]:
                 body = json.dumps({"items": [place]}).replace(f'"{MARK}"', value)
-                answer = doors.ask("POST", f"{prefix}{path}", body.encode(), **known)
+                answer = api.ask("POST", f"{prefix}{path}", body.encode(), **known)
                 assert answer.status_code in {200, 400, 404, 429, 503}, (path, body, answer.text)
                 assert answer.json() is not None
     assert "Traceback" not in caplog.text
 
 
-def test_a_time_beyond_all_numbers_is_refused(doors: Doors) -> None:
+def test_a_time_beyond_all_numbers_is_refused(api: ApiSite) -> None:
     """The database would not take it, nor a float hold it."""
     body = json.dumps({"items": [job() | {"createdAt": 1}]}).replace('"createdAt": 1', f'"createdAt": 1{"0" * 400}')
-    answer = doors.ask("POST", "/ucloud/example/jobs/verify", body.encode(), **doors.as_ucloud())
+    answer = api.ask("POST", "/ucloud/example/jobs/verify", body.encode(), **api.as_ucloud())
     assert answer.status_code == 400
     assert "64 bits" in answer.json()["why"]

@@ -18,7 +18,7 @@ from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway.api.provider import find_own
 from slurm_adapter.jobs import cancel, deleted_in_ucloud, deliver, submit
 from slurm_adapter.jobs.item import Item
-from tests.gateway.doors import Doors, opened, wait_until
+from tests.gateway.api_site import ApiSite, opened, wait_until
 from tests.offline import Offline, peer, site
 from tests.ucloud_double import Ucloud, ucloud
 
@@ -37,9 +37,9 @@ FIRST, SECOND, THIRD = 1633329776235, 1633329976235, 1633329976236
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[Doors]:
-    with opened(tmp_path) as doors:
-        yield doors
+def api(tmp_path: Path) -> Iterator[ApiSite]:
+    with opened(tmp_path) as api:
+        yield api
 
 
 def create(site: Offline, created_at: int | None, id_: str = "4101", owner: Owner = ALICE, **fields: Any) -> Record:
@@ -276,21 +276,21 @@ def test_the_old_job_is_about_to_be_given_to_slurm_when_the_new_one_comes(
     assert (ended.state, ended.stage) == (JobState.SUCCESS, Stage.ENDED)
 
 
-def test_calls_for_the_id_mean_the_newest(doors: Doors) -> None:
-    old_job, new_job = (doors.job("4101") | {"createdAt": each} for each in (FIRST, SECOND))
+def test_calls_for_the_id_mean_the_newest(api: ApiSite) -> None:
+    old_job, new_job = (api.job("4101") | {"createdAt": each} for each in (FIRST, SECOND))
     ids = [
-        doors.ask("POST", JOBS, {"items": [job]}, **doors.as_ucloud()).json()["responses"][0]["id"]
+        api.ask("POST", JOBS, {"items": [job]}, **api.as_ucloud()).json()["responses"][0]["id"]
         for job in (old_job, new_job, new_job)
     ]
     assert ids[0] != ids[1] == ids[2]
-    offline = doors.offline
+    offline = api.offline
     new = offline.site.store.get("4101")
     assert new.slurm_name == ids[1]
     # After a restart of UCloud's server every job has another createdAt.
     asked = new_job | {"createdAt": THIRD, "providerGeneratedId": new.slurm_name}
     [found] = find_own(offline.site, [Job.model_validate(asked)])
     assert found.slurm_name == new.slurm_name
-    answer = doors.ask("POST", f"{JOBS}/terminate", {"items": [asked]}, **doors.as_ucloud())
+    answer = api.ask("POST", f"{JOBS}/terminate", {"items": [asked]}, **api.as_ucloud())
     assert answer.status_code == 200
 
     def all_cancelled() -> bool:
@@ -301,12 +301,12 @@ def test_calls_for_the_id_mean_the_newest(doors: Doors) -> None:
     assert offline.site.store.get("4101").slurm_name == new.slurm_name
 
 
-def test_a_bulk_of_which_one_id_is_known(doors: Doors) -> None:
-    first = doors.job("4101") | {"createdAt": FIRST}
-    second = [doors.job(id_) | {"createdAt": SECOND} for id_ in ("4101", "4102")]
+def test_a_bulk_of_which_one_id_is_known(api: ApiSite) -> None:
+    first = api.job("4101") | {"createdAt": FIRST}
+    second = [api.job(id_) | {"createdAt": SECOND} for id_ in ("4101", "4102")]
     for items in ([first], second, second):
-        assert doors.ask("POST", JOBS, {"items": items}, **doors.as_ucloud()).status_code == 200
-    store, slurm = doors.offline.site.store, doors.offline.slurm
+        assert api.ask("POST", JOBS, {"items": items}, **api.as_ucloud()).status_code == 200
+    store, slurm = api.offline.site.store, api.offline.slurm
     new = {record.slurm_name for record in store.find(["4101", "4102"]).values()}
     wait_until(lambda: new <= {each.slurm_name for each in slurm.submissions}, "Slurm never gets the new jobs")
     assert len(store.all(9)) == 3

@@ -1,4 +1,4 @@
-"""UCloud's door: what its core sends is taken, what it must not do is refused, and nothing is left of a refusal."""
+"""The provider API: valid requests of UCloud are accepted, others are refused, and a refusal leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slurm_adapter.core.records import Stage
 from slurm_adapter.core.specification import BULK_LIMIT
 from slurm_adapter.gateway.http import strict_route
 from slurm_adapter.jobs import cancel
-from tests.gateway.doors import WIRE, Doors, opened, wait_until, within
+from tests.gateway.api_site import WIRE, ApiSite, opened, wait_until, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,15 +33,15 @@ DOCUMENTS_JOB = Path(__file__).with_name("create-54112.json")
 
 
 @pytest.fixture
-def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
-    with opened(tmp_path, limits=limits) as doors:
-        yield doors
+def api(tmp_path: Path, limits: Limits) -> Iterator[ApiSite]:
+    with opened(tmp_path, limits=limits) as api:
+        yield api
 
 
-def names_in_slurm(doors: Doors) -> list[str]:
+def names_in_slurm(api: ApiSite) -> list[str]:
     """The names of all jobs that Slurm has, whatever became of them."""
-    doors.until_dispatched()
-    return [row.name for row in doors.offline.slurm.queue(["alice", "bob"]).observations]
+    api.until_dispatched()
+    return [row.name for row in api.offline.slurm.queue(["alice", "bob"]).observations]
 
 
 def script(record: Record) -> str:
@@ -57,64 +57,64 @@ def why(answer: httpx.Response) -> str:
 
 
 @pytest.mark.scenario(1)
-def test_ucloud_is_let_in(doors: Doors) -> None:
-    assert doors.ask("GET", f"{JOBS}/retrieveProducts", **doors.as_ucloud()).status_code == 200
+def test_ucloud_is_let_in(api: ApiSite) -> None:
+    assert api.ask("GET", f"{JOBS}/retrieveProducts", **api.as_ucloud()).status_code == 200
 
 
 @pytest.mark.scenario(2, 3, 4, 5, 6)
-def test_nobody_else_is(doors: Doors) -> None:
-    nobody = doors.ask("GET", f"{JOBS}/retrieveProducts")
+def test_nobody_else_is(api: ApiSite) -> None:
+    nobody = api.ask("GET", f"{JOBS}/retrieveProducts")
     assert (nobody.status_code, bool(why(nobody))) == (401, True)
     unsigned = {"no algorithm", "the public key as a secret", "another key"}
-    for wrong, token in doors.ucloud.bad_tokens().items():
-        answer = doors.ask("GET", f"{JOBS}/retrieveProducts", Authorization=f"Bearer {token}")
+    for wrong, token in api.ucloud.bad_tokens().items():
+        answer = api.ask("GET", f"{JOBS}/retrieveProducts", Authorization=f"Bearer {token}")
         assert answer.status_code in ({401} if wrong in unsigned else {401, 403}), wrong
         assert why(answer)
         unsigned.discard(wrong)
     assert not unsigned, "a token that nobody has tried"
-    own = doors.ask("GET", f"{JOBS}/retrieveProducts", Authorization=f"Bearer {doors.ucloud.access_token()}")
+    own = api.ask("GET", f"{JOBS}/retrieveProducts", Authorization=f"Bearer {api.ucloud.access_token()}")
     assert own.status_code == 403
-    user = doors.ask("GET", f"{JOBS}/retrieveProducts", **doors.token())
+    user = api.ask("GET", f"{JOBS}/retrieveProducts", **api.token())
     assert user.status_code == 401
-    skewed = doors.ucloud.token(iat=doors.ucloud._now + 20)  # noqa: SLF001  # the double's own clock
-    answer = doors.ask("GET", f"{JOBS}/retrieveProducts", Authorization=f"Bearer {skewed}")
+    skewed = api.ucloud.token(iat=api.ucloud._now + 20)  # noqa: SLF001  # the double's own clock
+    answer = api.ask("GET", f"{JOBS}/retrieveProducts", Authorization=f"Bearer {skewed}")
     assert answer.status_code == 200
 
 
 @pytest.mark.scenario(7)
-def test_another_provider_is_not_here(doors: Doors) -> None:
-    answer = doors.ask("POST", "/ucloud/other/jobs", {"items": [doors.job("1")]}, **doors.as_ucloud())
+def test_another_provider_is_not_here(api: ApiSite) -> None:
+    answer = api.ask("POST", "/ucloud/other/jobs", {"items": [api.job("1")]}, **api.as_ucloud())
     assert answer.status_code == 404
     assert why(answer)
 
 
 @pytest.mark.scenario(9)
 @pytest.mark.parametrize("kind", [None, "content-type: application/json; charset=utf-8", "text/plain"])
-def test_every_content_type_is_json(doors: Doors, kind: str | None) -> None:
+def test_every_content_type_is_json(api: ApiSite, kind: str | None) -> None:
     headers = {} if kind is None else {"Content-Type": kind}
-    answer = doors.ask("POST", JOBS, {"items": [doors.job("54112")]}, **headers, **doors.as_ucloud())
+    answer = api.ask("POST", JOBS, {"items": [api.job("54112")]}, **headers, **api.as_ucloud())
     assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.scenario(10)
-def test_what_is_no_request_is_refused(doors: Doors) -> None:
-    known = doors.as_ucloud()
+def test_what_is_no_request_is_refused(api: ApiSite) -> None:
+    known = api.as_ucloud()
     for wrong in (b"no json", b"", b'{"items": [], "items": []}', b'["items"]', b"\xff"):
-        answer = doors.ask("POST", JOBS, wrong, **known)
+        answer = api.ask("POST", JOBS, wrong, **known)
         assert (answer.status_code, bool(why(answer))) == (400, True), wrong
     for method, path, status in (("POST", f"{JOBS}/nothing", 404), ("GET", JOBS, 405), ("GET", f"{JOBS}/extend", 405)):
-        answer = doors.ask(method, path, {} if method == "POST" else None, **known)
+        answer = api.ask(method, path, {} if method == "POST" else None, **known)
         assert (answer.status_code, bool(why(answer))) == (status, True), path
     large = b" " * (33 * 1024 * 1024)
     for content in (large, iter([large])):  # with a Content-Length, and in chunks
-        answer = httpx.post(f"{doors.url}{JOBS}", content=content, headers=known, timeout=30)
+        answer = httpx.post(f"{api.url}{JOBS}", content=content, headers=known, timeout=30)
         assert (answer.status_code, "body_limit" in why(answer)) == (413, True)
-    assert doors.ask("GET", f"{JOBS}/retrieveProducts", **known).status_code == 200
+    assert api.ask("GET", f"{JOBS}/retrieveProducts", **known).status_code == 200
 
 
 @pytest.mark.scenario(11)
-def test_products_and_what_they_can_do(doors: Doors) -> None:
-    [support] = doors.ask("GET", f"{JOBS}/retrieveProducts", **doors.as_ucloud()).json()["responses"]
+def test_products_and_what_they_can_do(api: ApiSite) -> None:
+    [support] = api.ask("GET", f"{JOBS}/retrieveProducts", **api.as_ucloud()).json()["responses"]
     assert support["product"] == {"id": "example-compute", "category": "example-compute", "provider": "example"}
     assert support["native"]["enabled"]
     assert support["native"]["logs"]
@@ -124,17 +124,17 @@ def test_products_and_what_they_can_do(doors: Doors) -> None:
 
 
 @pytest.mark.scenario(12)
-def test_what_core_asks_for_by_itself_is_answered(doors: Doors) -> None:
-    known = doors.as_ucloud()
-    ready = doors.ask("POST", "/ucloud/example/integration/init", {"username": "alice"}, **known)
+def test_what_core_asks_for_by_itself_is_answered(api: ApiSite) -> None:
+    known = api.as_ucloud()
+    ready = api.ask("POST", "/ucloud/example/integration/init", {"username": "alice"}, **known)
     assert (ready.status_code, ready.json()) == (200, {})
-    manifest = doors.ask("GET", "/ucloud/example/integration/retrieveManifest", **known)
+    manifest = api.ask("GET", "/ucloud/example/integration/retrieveManifest", **known)
     assert (manifest.status_code, manifest.json()) == (200, {"enabled": False, "expireAfterMs": None})
-    assert doors.ask("GET", "/ucloud/example/provider/branding/retrieveInfo", **known).json() == {}
+    assert api.ask("GET", "/ucloud/example/provider/branding/retrieveInfo", **known).json() == {}
     for kind in ("files/collections", "ingresses", "networkips", "licenses", "private-networks"):
-        answer = doors.ask("GET", f"/ucloud/example/{kind}/retrieveProducts", **known)
+        answer = api.ask("GET", f"/ucloud/example/{kind}/retrieveProducts", **known)
         assert answer.json() == {"responses": []}
-    parameters = doors.ask("POST", f"{JOBS}/requestDynamicParameters", {"owner": None, "application": {}}, **known)
+    parameters = api.ask("POST", f"{JOBS}/requestDynamicParameters", {"owner": None, "application": {}}, **known)
     assert parameters.json() == {"parameters": []}
 
 
@@ -204,12 +204,12 @@ def test_all_that_ucloud_may_ask_is_served_or_not_offered(tmp_path: Path) -> Non
     (tmp_path / "drive" / "acme-database").mkdir(parents=True)
     more = {"drives": [{"id": "123", "path": f"{tmp_path}/drive"}], "identity": {"users": {"user": "alice"}}}
     job, asked = wire_job("create-4101"), {}
-    with opened(tmp_path, more) as doors:
+    with opened(tmp_path, more) as api:
         for name, body in requests(job).items():
             path = f"/ucloud/example/{name.partition(' ')[0]}"
-            asked[name] = doors.ask("GET" if body is None else "POST", path, body, **doors.as_ucloud())
+            asked[name] = api.ask("GET" if body is None else "POST", path, body, **api.as_ucloud())
             if name == "jobs":
-                job["providerGeneratedId"] = doors.offline.run(doors.offline.site.store.get("4101")).slurm_name
+                job["providerGeneratedId"] = api.offline.run(api.offline.site.store.get("4101")).slurm_name
     for name in NOT_OFFERED:
         answer = asked.pop(name)
         assert (answer.status_code, bool(why(answer))) == (400, True), name
@@ -227,12 +227,12 @@ def test_all_that_ucloud_may_ask_is_served_or_not_offered(tmp_path: Path) -> Non
 def test_what_cores_own_code_sends_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "drive" / "acme-database").mkdir(parents=True)
     more = {"drives": [{"id": "123", "path": f"{tmp_path}/drive"}], "identity": {"users": {"user": "alice"}}}
-    with opened(tmp_path, more) as doors:
+    with opened(tmp_path, more) as api:
         for name in ("create-4101", "create-4150"):
-            answer = doors.ask("POST", JOBS, (WIRE / f"{name}.json").read_bytes(), **doors.as_ucloud())
+            answer = api.ask("POST", JOBS, (WIRE / f"{name}.json").read_bytes(), **api.as_ucloud())
             assert answer.status_code == 200, answer.text
-        records = doors.offline.site.store.find(["4101", "4150"])
-        assert names_in_slurm(doors) == [records["4101"].slurm_name, records["4150"].slurm_name]
+        records = api.offline.site.store.find(["4101", "4150"])
+        assert names_in_slurm(api) == [records["4101"].slurm_name, records["4150"].slurm_name]
         assert f"acme-database {tmp_path}/drive/acme-database" in script(records["4101"])
         assert [(peer.hostname, peer.job_id) for peer in records["4150"].peers] == [("database", "4101")]
 
@@ -247,22 +247,22 @@ def documents_job(**description: str) -> dict[str, Any]:
 
 
 @pytest.mark.scenario(20)
-def test_what_the_kotlin_core_sent_is_taken(doors: Doors) -> None:
+def test_what_the_kotlin_core_sent_is_taken(api: ApiSite) -> None:
     """Every key is there, with nulls, its product has a price of the first kind, and `output` is null."""
-    answer = doors.ask("POST", JOBS, {"items": [documents_job(backend="NATIVE")]}, **doors.as_ucloud())
+    answer = api.ask("POST", JOBS, {"items": [documents_job(backend="NATIVE")]}, **api.as_ucloud())
     assert answer.status_code == 200, answer.text
-    record = doors.offline.site.store.get("54112")
-    assert names_in_slurm(doors) == [record.slurm_name]
+    record = api.offline.site.store.get("54112")
+    assert names_in_slurm(api) == [record.slurm_name]
     assert "acme-batch --debug true 'Hello, World!'" in script(record)
 
 
 @pytest.mark.scenario(28)
 @pytest.mark.parametrize("backend", ["DOCKER", "VIRTUAL_MACHINE"])
-def test_containers_and_machines_are_refused(doors: Doors, backend: str) -> None:
-    answer = doors.ask("POST", JOBS, {"items": [documents_job(backend=backend)]}, **doors.as_ucloud())
+def test_containers_and_machines_are_refused(api: ApiSite, backend: str) -> None:
+    answer = api.ask("POST", JOBS, {"items": [documents_job(backend=backend)]}, **api.as_ucloud())
     assert (answer.status_code, backend in why(answer)) == (400, True)
-    assert names_in_slurm(doors) == []
-    assert doors.offline.site.store.find(["54112"]) == {}
+    assert names_in_slurm(api) == []
+    assert api.offline.site.store.find(["54112"]) == {}
 
 
 @pytest.mark.scenario(16, 17, 28)
@@ -278,254 +278,254 @@ def test_containers_and_machines_are_refused(doors: Doors, backend: str) -> None
         ({"parameters": {"what": {"type": "text", "value": "is this"}}}, "what"),
     ],
 )
-def test_a_refusal_leaves_nothing(doors: Doors, fields: dict[str, Any], says: str) -> None:
-    answer = doors.ask("POST", JOBS, {"items": [doors.job("5", **fields)]}, **doors.as_ucloud())
+def test_a_refusal_leaves_nothing(api: ApiSite, fields: dict[str, Any], says: str) -> None:
+    answer = api.ask("POST", JOBS, {"items": [api.job("5", **fields)]}, **api.as_ucloud())
     assert answer.status_code == 400
     assert says in why(answer)
-    assert doors.offline.site.store.find(["5"]) == {}
-    assert names_in_slurm(doors) == []
+    assert api.offline.site.store.find(["5"]) == {}
+    assert names_in_slurm(api) == []
 
 
 @pytest.mark.scenario(29)
-def test_a_user_without_an_account_here_is_refused(doors: Doors) -> None:
-    answer = doors.ask("POST", JOBS, {"items": [doors.job("6", user="mallory")]}, **doors.as_ucloud())
+def test_a_user_without_an_account_here_is_refused(api: ApiSite) -> None:
+    answer = api.ask("POST", JOBS, {"items": [api.job("6", user="mallory")]}, **api.as_ucloud())
     assert (answer.status_code, "account" in why(answer), "mallory" in why(answer)) == (400, True, True)
-    assert doors.offline.site.store.find(["6"]) == {}
-    assert doors.offline.slurm.submissions == []
+    assert api.offline.site.store.find(["6"]) == {}
+    assert api.offline.slurm.submissions == []
 
 
 @pytest.mark.scenario(22)
-def test_a_bulk_with_one_wrong_job_is_refused_whole(doors: Doors) -> None:
-    items = [doors.job("1"), doors.job("2", replicas=0), doors.job("3")]
-    answer = doors.ask("POST", JOBS, {"items": items}, **doors.as_ucloud())
+def test_a_bulk_with_one_wrong_job_is_refused_whole(api: ApiSite) -> None:
+    items = [api.job("1"), api.job("2", replicas=0), api.job("3")]
+    answer = api.ask("POST", JOBS, {"items": items}, **api.as_ucloud())
     assert answer.status_code == 400
     assert "items[1]" in why(answer)
-    assert doors.offline.site.store.find(["1", "2", "3"]) == {}
-    assert doors.offline.slurm.submissions == []
+    assert api.offline.site.store.find(["1", "2", "3"]) == {}
+    assert api.offline.slurm.submissions == []
 
 
 @pytest.mark.scenario(30)
 def test_the_same_job_twice_where_the_site_refuses_it(tmp_path: Path) -> None:
     """One that comes again under its own id is no second one; a parameter that UCloud puts in makes no difference."""
 
-    def create(doors: Doors, id_: str, rate: str = "0ms", **fields: Any) -> int:
-        job = doors.job(id_, **fields)
+    def create(api: ApiSite, id_: str, rate: str = "0ms", **fields: Any) -> int:
+        job = api.job(id_, **fields)
         job["specification"]["parameters"] = {"ucMetricSampleRate": {"type": "text", "value": rate}}
-        answer = doors.ask("POST", JOBS, {"items": [job]}, **doors.as_ucloud())
+        answer = api.ask("POST", JOBS, {"items": [job]}, **api.as_ucloud())
         if answer.status_code == 409:
             assert why(answer).startswith("Duplicate job is already running")
         return answer.status_code
 
-    def create_in_project(doors: Doors, id_: str) -> int:
-        job = doors.job(id_)
+    def create_in_project(api: ApiSite, id_: str) -> int:
+        job = api.job(id_)
         job["owner"]["project"] = "p"
-        return doors.ask("POST", JOBS, {"items": [job]}, **doors.as_ucloud()).status_code
+        return api.ask("POST", JOBS, {"items": [job]}, **api.as_ucloud()).status_code
 
-    with opened(tmp_path, {"gateway": {"refuse_duplicates": True}}) as doors:
-        assert [create(doors, "1"), create(doors, "1"), create(doors, "2", "250ms")] == [200, 200, 409]
-        assert doors.offline.site.store.find(["2"]) == {}
-        assert [create(doors, "3", user="bob"), create_in_project(doors, "4")] == [200, 200]
-        assert create(doors, "5", allowDuplicateJob=True) == 200
-        bulk = {"items": [doors.job("1"), doors.job("5")]}
-        assert doors.ask("POST", f"{JOBS}/terminate", bulk, **doors.as_ucloud()).status_code == 200
-        doors.offline.sync()
-        assert create(doors, "6") == 200
+    with opened(tmp_path, {"gateway": {"refuse_duplicates": True}}) as api:
+        assert [create(api, "1"), create(api, "1"), create(api, "2", "250ms")] == [200, 200, 409]
+        assert api.offline.site.store.find(["2"]) == {}
+        assert [create(api, "3", user="bob"), create_in_project(api, "4")] == [200, 200]
+        assert create(api, "5", allowDuplicateJob=True) == 200
+        bulk = {"items": [api.job("1"), api.job("5")]}
+        assert api.ask("POST", f"{JOBS}/terminate", bulk, **api.as_ucloud()).status_code == 200
+        api.offline.sync()
+        assert create(api, "6") == 200
     (tmp_path / "off").mkdir()
-    with opened(tmp_path / "off") as doors:
-        assert [create(doors, "1"), create(doors, "2")] == [200, 200]
+    with opened(tmp_path / "off") as api:
+        assert [create(api, "1"), create(api, "2")] == [200, 200]
 
 
 @pytest.mark.scenario(23)
-def test_a_bulk_has_one_to_a_thousand_jobs(doors: Doors) -> None:
-    known = doors.as_ucloud()
+def test_a_bulk_has_one_to_a_thousand_jobs(api: ApiSite) -> None:
+    known = api.as_ucloud()
     for empty in (b"{}", b'{"items": null}', b'{"items": []}'):
-        assert "Request must not be empty" in why(doors.ask("POST", JOBS, empty, **known))
-    many = [doors.job(str(number)) for number in range(BULK_LIMIT + 1)]
-    answer = doors.ask("POST", JOBS, {"items": many}, **known)
+        assert "Request must not be empty" in why(api.ask("POST", JOBS, empty, **known))
+    many = [api.job(str(number)) for number in range(BULK_LIMIT + 1)]
+    answer = api.ask("POST", JOBS, {"items": many}, **known)
     assert answer.status_code == 400
     assert "Request cannot exceed 1000 items" in why(answer)
-    taken = doors.ask("POST", JOBS, {"items": many[:BULK_LIMIT]}, **known)
+    taken = api.ask("POST", JOBS, {"items": many[:BULK_LIMIT]}, **known)
     assert taken.status_code == 200, taken.text
     tokens = [each["id"] for each in taken.json()["responses"]]
-    records = doors.offline.site.store.find(str(number) for number in range(BULK_LIMIT))
+    records = api.offline.site.store.find(str(number) for number in range(BULK_LIMIT))
     assert tokens == [records[str(number)].slurm_name for number in range(BULK_LIMIT)]
 
 
 @pytest.mark.scenario(24)
-def test_the_same_create_again_is_the_same_job(doors: Doors) -> None:
-    known = doors.as_ucloud()
-    body = {"items": [doors.job("54112")]}
+def test_the_same_create_again_is_the_same_job(api: ApiSite) -> None:
+    known = api.as_ucloud()
+    body = {"items": [api.job("54112")]}
     with ThreadPoolExecutor(10) as threads:
-        answers = list(threads.map(lambda _: doors.ask("POST", JOBS, body, **known), range(10)))
-    answers.append(doors.ask("POST", JOBS, body, **known))
+        answers = list(threads.map(lambda _: api.ask("POST", JOBS, body, **known), range(10)))
+    answers.append(api.ask("POST", JOBS, body, **known))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.text for answer in answers}) == 1
-    [name] = names_in_slurm(doors)
+    [name] = names_in_slurm(api)
     assert answers[0].json() == {"responses": [{"id": name}]}
 
 
-def test_an_id_that_is_no_number_is_refused(doors: Doors) -> None:
+def test_an_id_that_is_no_number_is_refused(api: ApiSite) -> None:
     for id_ in ("../x", "a", "1 2", "٣"):
-        answer = doors.ask("POST", JOBS, {"items": [doors.job(id_)]}, **doors.as_ucloud())
+        answer = api.ask("POST", JOBS, {"items": [api.job(id_)]}, **api.as_ucloud())
         assert answer.status_code == 400
         assert "id" in why(answer)
 
 
-def test_an_id_that_is_taken_is_told_as_one(doors: Doors) -> None:
-    own = doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **doors.token()).json()["responses"][0]["id"]
-    doors.ask("POST", "/ucloud/example/jobs", {"items": [doors.job("77")]}, **doors.as_ucloud())
+def test_an_id_that_is_taken_is_told_as_one(api: ApiSite) -> None:
+    own = api.ask("POST", "/api/jobs", {"items": [api.item()]}, **api.token()).json()["responses"][0]["id"]
+    api.ask("POST", "/ucloud/example/jobs", {"items": [api.job("77")]}, **api.as_ucloud())
     for job, said in (
-        (doors.job(own), f"id: {own}: a job of this site's own"),
-        (doors.job("77", name="another"), "the id '77' belongs to job 77"),
+        (api.job(own), f"id: {own}: a job of this site's own"),
+        (api.job("77", name="another"), "the id '77' belongs to job 77"),
     ):
-        answer = doors.ask("POST", "/ucloud/example/jobs", {"items": [job]}, **doors.as_ucloud())
+        answer = api.ask("POST", "/ucloud/example/jobs", {"items": [job]}, **api.as_ucloud())
         assert (answer.status_code, said in answer.json()["why"]) == (400, True), answer.text
 
 
-def test_a_job_of_another_is_not_created_again(doors: Doors) -> None:
-    known = doors.as_ucloud()
-    assert doors.ask("POST", JOBS, {"items": [doors.job("7")]}, **known).status_code == 200
-    assert doors.ask("POST", JOBS, {"items": [doors.job("7", user="bob")]}, **known).status_code == 400
-    other = doors.ask("POST", JOBS, {"items": [doors.job("7", replicas=2)]}, **known)
+def test_a_job_of_another_is_not_created_again(api: ApiSite) -> None:
+    known = api.as_ucloud()
+    assert api.ask("POST", JOBS, {"items": [api.job("7")]}, **known).status_code == 200
+    assert api.ask("POST", JOBS, {"items": [api.job("7", user="bob")]}, **known).status_code == 400
+    other = api.ask("POST", JOBS, {"items": [api.job("7", replicas=2)]}, **known)
     assert (other.status_code, "another one" in why(other)) == (400, True)
 
 
 @pytest.mark.scenario(27)
-def test_slurm_known_to_be_away_is_502_and_leaves_nothing(doors: Doors) -> None:
+def test_slurm_known_to_be_away_is_502_and_leaves_nothing(api: ApiSite) -> None:
     """Row e: UCloud takes 503 for a user who is not connected, and repeats it for 30 seconds."""
-    tell_health(doors, ready=True)
-    doors.offline.slurm.down = True
-    tell_health(doors, ready=False)
-    answer = doors.ask("POST", JOBS, {"items": [doors.job("8")]}, **doors.as_ucloud())
+    tell_health(api, ready=True)
+    api.offline.slurm.down = True
+    tell_health(api, ready=False)
+    answer = api.ask("POST", JOBS, {"items": [api.job("8")]}, **api.as_ucloud())
     assert answer.status_code == 502
     assert "Slurm" in why(answer)
-    assert doors.offline.site.store.find(["8"]) == {}
-    doors.offline.slurm.down = False
-    tell_health(doors, ready=True)
-    assert doors.ask("POST", JOBS, {"items": [doors.job("8")]}, **doors.as_ucloud()).status_code == 200
-    assert len(names_in_slurm(doors)) == 1
+    assert api.offline.site.store.find(["8"]) == {}
+    api.offline.slurm.down = False
+    tell_health(api, ready=True)
+    assert api.ask("POST", JOBS, {"items": [api.job("8")]}, **api.as_ucloud()).status_code == 200
+    assert len(names_in_slurm(api)) == 1
 
 
-def test_while_slurm_is_away_no_request_of_ucloud_is_answered_with_503(doors: Doors) -> None:
+def test_while_slurm_is_away_no_request_of_ucloud_is_answered_with_503(api: ApiSite) -> None:
     """Row e: what needs Slurm gets 502; the end of a job is noted, and comes once Slurm is back."""
-    known = doors.as_ucloud()
-    assert doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **known).status_code == 200
-    assert len(names_in_slurm(doors)) == 1
-    doors.slurm.down = True
-    tell_health(doors, ready=False)
+    known = api.as_ucloud()
+    assert api.ask("POST", JOBS, {"items": [api.job("1")]}, **known).status_code == 200
+    assert len(names_in_slurm(api)) == 1
+    api.slurm.down = True
+    tell_health(api, ready=False)
     asked = {}
-    for name, body in requests(doors.job("1")).items():
+    for name, body in requests(api.job("1")).items():
         path = f"/ucloud/example/{name.partition(' ')[0]}"
-        asked[name] = doors.ask("GET" if body is None else "POST", path, body, **known)
+        asked[name] = api.ask("GET" if body is None else "POST", path, body, **known)
     needs = {f"jobs/{name}" for name in ("extend", "suspend", "unsuspend", "attachResource", "detachResource")}
     needs |= {"jobs", "jobs/attachResource file", "jobs/detachResource file"}
     needs |= {"jobs/retrieveUtilization?categoryId=example-compute"}
     assert {name for name, answer in asked.items() if answer.status_code == 502} == needs
     assert {answer.status_code for answer in asked.values()} == {200, 400, 502}
     assert all("Slurm" in why(asked[name]) for name in needs)
-    assert doors.offline.site.store.get("1").cancel_requested is not None
-    doors.slurm.down = False
-    doors.slurm.now += cancel.CANCEL_AGAIN_SECONDS
-    wait_until(lambda: doors.offline.now_stage("1") is Stage.ENDED, "it goes on")
+    assert api.offline.site.store.get("1").cancel_requested is not None
+    api.slurm.down = False
+    api.slurm.now += cancel.CANCEL_AGAIN_SECONDS
+    wait_until(lambda: api.offline.now_stage("1") is Stage.ENDED, "it goes on")
 
 
-def tell_health(doors: Doors, *, ready: bool) -> None:
+def tell_health(api: ApiSite, *, ready: bool) -> None:
     """Wait until the gateway says so, and not only because of a pass that failed."""
 
     def told() -> bool:
-        answer = doors.ask("GET", "/healthz/ready")
+        answer = api.ask("GET", "/healthz/ready")
         return answer.status_code == 200 if ready else "Slurm does not answer" in (answer.json()["why"] or "")
 
     wait_until(told, f"ready is not {ready}")
 
 
-def test_what_is_claimed_while_slurm_goes_away_goes_on_once_it_is_back(doors: Doors) -> None:
+def test_what_is_claimed_while_slurm_goes_away_goes_on_once_it_is_back(api: ApiSite) -> None:
     """Row e: before it is known that the controller is away, jobs are taken, and none is lost."""
-    tell_health(doors, ready=True)
-    doors.slurm.down = True
-    answers = [doors.ask("POST", JOBS, {"items": [doors.job(id_)]}, **doors.as_ucloud()) for id_ in ("1", "2")]
+    tell_health(api, ready=True)
+    api.slurm.down = True
+    answers = [api.ask("POST", JOBS, {"items": [api.job(id_)]}, **api.as_ucloud()) for id_ in ("1", "2")]
     taken = [id_ for id_, answer in zip(("1", "2"), answers, strict=True) if answer.status_code == 200]
     assert {answer.status_code for answer in answers} <= {200, 502}
-    assert set(doors.offline.site.store.find(["1", "2"])) == set(taken)
-    doors.slurm.down = False
-    assert len(names_in_slurm(doors)) == len(taken)
+    assert set(api.offline.site.store.find(["1", "2"])) == set(taken)
+    api.slurm.down = False
+    assert len(names_in_slurm(api)) == len(taken)
 
 
 @pytest.mark.scenario(70, 72)
-def test_terminate_ends_what_is_known_under_its_own_name(doors: Doors) -> None:
-    known = doors.as_ucloud()
+def test_terminate_ends_what_is_known_under_its_own_name(api: ApiSite) -> None:
+    known = api.as_ucloud()
     for id_ in ("1", "2"):
-        assert doors.ask("POST", JOBS, {"items": [doors.job(id_)]}, **known).status_code == 200
-    forged = [doors.job("2") | {"providerGeneratedId": bad} for bad in ("acc/1/17", "'; rm -rf /", "a/b")]
-    wanted = [doors.job("1"), *forged, doors.job("99")]
-    answer = doors.ask("POST", f"{JOBS}/terminate", {"items": wanted}, **known)
+        assert api.ask("POST", JOBS, {"items": [api.job(id_)]}, **known).status_code == 200
+    forged = [api.job("2") | {"providerGeneratedId": bad} for bad in ("acc/1/17", "'; rm -rf /", "a/b")]
+    wanted = [api.job("1"), *forged, api.job("99")]
+    answer = api.ask("POST", f"{JOBS}/terminate", {"items": wanted}, **known)
     assert answer.json() == {"responses": [{}] * len(wanted)}
-    doors.offline.sync()
-    records = doors.offline.site.store.find(["1", "2"])
+    api.offline.sync()
+    records = api.offline.site.store.find(["1", "2"])
     assert (records["1"].stage, records["1"].state) == (Stage.ENDED, "SUCCESS")
     assert records["2"].stage is Stage.SUBMITTED
-    again = doors.ask("POST", f"{JOBS}/terminate", {"items": [doors.job("1")]}, **known)
+    again = api.ask("POST", f"{JOBS}/terminate", {"items": [api.job("1")]}, **known)
     assert again.json() == {"responses": [{}]}
 
 
 @pytest.mark.scenario(80, 81)
-def test_acls_and_labels_are_taken_note_of(doors: Doors) -> None:
-    known = doors.as_ucloud()
-    doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **known)
-    acl = {"items": [{"resource": doors.job("1"), "added": [], "deleted": [{"type": "user", "username": "bob"}]}]}
-    assert doors.ask("POST", f"{JOBS}/updateAcl", acl, **known).json() == {"responses": [{}]}
-    labelled = {"items": [doors.job("1", labels={"colour": "red"})]}
-    assert doors.ask("POST", f"{JOBS}/onUpdatedLabels", labelled, **known).json() == {}
-    assert json.loads(doors.offline.site.store.get("1").labels) == {"colour": "red"}
+def test_acls_and_labels_are_taken_note_of(api: ApiSite) -> None:
+    known = api.as_ucloud()
+    api.ask("POST", JOBS, {"items": [api.job("1")]}, **known)
+    acl = {"items": [{"resource": api.job("1"), "added": [], "deleted": [{"type": "user", "username": "bob"}]}]}
+    assert api.ask("POST", f"{JOBS}/updateAcl", acl, **known).json() == {"responses": [{}]}
+    labelled = {"items": [api.job("1", labels={"colour": "red"})]}
+    assert api.ask("POST", f"{JOBS}/onUpdatedLabels", labelled, **known).json() == {}
+    assert json.loads(api.offline.site.store.get("1").labels) == {"colour": "red"}
 
 
 def test_the_folder_is_told_as_ucloud_names_it(tmp_path: Path) -> None:
     drives = [{"id": "77", "path": f"{tmp_path}/home/alice"}]
-    with opened(tmp_path, {"drives": drives}) as doors:
-        assert doors.ask("POST", JOBS, {"items": [doors.job("1")]}, **doors.as_ucloud()).status_code == 200
-        doors.until_dispatched()
-        told = [each.more.get("outputFolder") for each in doors.offline.site.store.updates("1")]
-        name = Path(doors.offline.site.store.get("1").folder).name
+    with opened(tmp_path, {"drives": drives}) as api:
+        assert api.ask("POST", JOBS, {"items": [api.job("1")]}, **api.as_ucloud()).status_code == 200
+        api.until_dispatched()
+        told = [each.more.get("outputFolder") for each in api.offline.site.store.updates("1")]
+        name = Path(api.offline.site.store.get("1").folder).name
         assert re.fullmatch(r"1-[a-z][a-z2-7]{7}", name)
         assert [each for each in told if each] == [f"/77/{name}"]
 
 
 @pytest.mark.scenario(26)
-def test_an_sbatch_that_hangs_is_answered_in_time_and_its_job_is_kept(doors: Doors) -> None:
+def test_an_sbatch_that_hangs_is_answered_in_time_and_its_job_is_kept(api: ApiSite) -> None:
     """UCloud waits five seconds. The double deletes a job whose create came to nothing; this one it keeps."""
-    doors.slurm.submitting = 6.0
-    answer = doors.ucloud.create(doors.job("9"))
+    api.slurm.submitting = 6.0
+    answer = api.ucloud.create(api.job("9"))
     assert answer.status == 200, answer
-    assert doors.ucloud.knows("9")
-    record = doors.offline.site.store.get("9")
+    assert api.ucloud.knows("9")
+    record = api.offline.site.store.get("9")
     assert record.slurm_name == answer.json["responses"][0]["id"]
-    assert len(names_in_slurm(doors)) <= 1
+    assert len(names_in_slurm(api)) <= 1
 
 
 @within(facts_age=0.0, facts_answer=0.5)
 def test_a_cluster_that_hangs_before_the_claim_is_502_and_leaves_nothing(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    api: ApiSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell_health(doors, ready=True)
-    go_on, inner = threading.Event(), doors.slurm.partitions
+    tell_health(api, ready=True)
+    go_on, inner = threading.Event(), api.slurm.partitions
 
     def partitions() -> Mapping[str, Partition]:
         assert go_on.wait(60)
         return inner()
 
-    monkeypatch.setattr(doors.slurm, "partitions", partitions)
-    answer = doors.ask("POST", JOBS, {"items": [doors.job("10")]}, **doors.as_ucloud())
+    monkeypatch.setattr(api.slurm, "partitions", partitions)
+    answer = api.ask("POST", JOBS, {"items": [api.job("10")]}, **api.as_ucloud())
     assert answer.status_code == 502
     go_on.set()
-    create = partial(doors.ask, "POST", JOBS, {"items": [doors.job("11")]}, **doors.as_ucloud())
+    create = partial(api.ask, "POST", JOBS, {"items": [api.job("11")]}, **api.as_ucloud())
     wait_until(lambda: create().status_code == 200, "the cluster still hangs")
-    assert doors.offline.site.store.find(["10"]) == {}
-    assert len(names_in_slurm(doors)) == 1
+    assert api.offline.site.store.find(["10"]) == {}
+    assert len(names_in_slurm(api)) == 1
 
 
 @within(claimed_answer=60.0, claim_answer=120.0, facts_age=0.0, facts_answer=60.0)
 def test_the_time_that_it_took_to_read_a_request_is_not_waited_for_again(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    api: ApiSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strict_route, "monotonic", lambda: time.monotonic() - 120)  # so long ago it came
     go_on = threading.Event()
@@ -534,9 +534,9 @@ def test_the_time_that_it_took_to_read_a_request_is_not_waited_for_again(
         assert go_on.wait(60)
         return {}
 
-    monkeypatch.setattr(doors.slurm, "partitions", partitions)
+    monkeypatch.setattr(api.slurm, "partitions", partitions)
     try:
-        answer = doors.ask("POST", JOBS, {"items": [doors.job("12")]}, **doors.as_ucloud())  # waits for 30 s at most
+        answer = api.ask("POST", JOBS, {"items": [api.job("12")]}, **api.as_ucloud())  # waits for 30 s at most
     finally:
         go_on.set()
     assert answer.status_code == 502
@@ -560,8 +560,8 @@ def test_the_time_that_it_took_to_read_a_request_is_not_waited_for_again(
         ("POST", "", "this"),
     ],
 )
-def test_what_is_not_offered_is_told_without_a_path(doors: Doors, method: str, path: str, offered: str) -> None:
-    answer = doors.ask(method, f"/ucloud/example/{path}", {"items": []}, **doors.as_ucloud())
+def test_what_is_not_offered_is_told_without_a_path(api: ApiSite, method: str, path: str, offered: str) -> None:
+    answer = api.ask(method, f"/ucloud/example/{path}", {"items": []}, **api.as_ucloud())
     assert answer.status_code in {404, 405}
     assert why(answer) == f"this provider does not offer {offered}: it runs jobs"
     assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"

@@ -14,7 +14,7 @@ from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
 from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.jobs import cancel
-from tests.gateway.doors import Doors, opened, wait_until, within
+from tests.gateway.api_site import ApiSite, opened, wait_until, within
 from tests.offline import Offline, offline, peer
 
 if TYPE_CHECKING:
@@ -32,50 +32,50 @@ def limits() -> Limits:
 
 
 @pytest.fixture
-def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
+def api(tmp_path: Path, limits: Limits) -> Iterator[ApiSite]:
     with opened(tmp_path, limits=limits) as made:
         yield made
 
 
-def start(doors: Doors, *ids: str) -> None:
+def start(api: ApiSite, *ids: str) -> None:
     """Jobs of UCloud's that run."""
-    answer = doors.ask("POST", JOBS, {"items": [doors.job(id_) for id_ in ids]}, **doors.as_ucloud())
+    answer = api.ask("POST", JOBS, {"items": [api.job(id_) for id_ in ids]}, **api.as_ucloud())
     assert answer.status_code == 200, answer.text
-    doors.ucloud.know(*ids)
+    api.ucloud.know(*ids)
     for id_ in ids:
-        doors.slurm.start(doors.offline.slurm_id(doors.offline.site.store.get(id_)))
+        api.slurm.start(api.offline.slurm_id(api.offline.site.store.get(id_)))
 
 
 @pytest.mark.scenario(70)
 @within(sync_interval=0.2, cancel_answer=0.2)
-def test_the_answer_does_not_wait_for_a_slurm_that_is_slow(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    start(doors, "1", "2")
-    inner, go_on, begun = doors.slurm.cancel, threading.Event(), threading.Event()
+def test_the_answer_does_not_wait_for_a_slurm_that_is_slow(api: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(api, "1", "2")
+    inner, go_on, begun = api.slurm.cancel, threading.Event(), threading.Event()
 
     def slow(named: Mapping[int, str]) -> None:
         begun.set()
         assert go_on.wait(60)
         inner(named)
 
-    monkeypatch.setattr(doors.slurm, "cancel", slow)
-    body = {"items": [doors.job("1"), doors.job("2")]}
-    answer = doors.ask("POST", f"{JOBS}/terminate", body, **doors.as_ucloud())
+    monkeypatch.setattr(api.slurm, "cancel", slow)
+    body = {"items": [api.job("1"), api.job("2")]}
+    answer = api.ask("POST", f"{JOBS}/terminate", body, **api.as_ucloud())
     assert answer.json() == {"responses": [{}, {}]}
     assert begun.wait(60)
     go_on.set()
-    wait_until(lambda: doors.offline.now_stage("2") is Stage.ENDED, "it goes on")
-    assert {record.state for record in doors.offline.site.store.find(["1", "2"]).values()} == {JobState.SUCCESS}
+    wait_until(lambda: api.offline.now_stage("2") is Stage.ENDED, "it goes on")
+    assert {record.state for record in api.offline.site.store.find(["1", "2"]).values()} == {JobState.SUCCESS}
 
 
-def test_what_cannot_be_ended_during_an_outage_is_ended_after_it(doors: Doors) -> None:
-    start(doors, "1")
-    doors.slurm.down = True
-    answer = doors.ask("POST", f"{JOBS}/terminate", {"items": [doors.job("1")]}, **doors.as_ucloud())
+def test_what_cannot_be_ended_during_an_outage_is_ended_after_it(api: ApiSite) -> None:
+    start(api, "1")
+    api.slurm.down = True
+    answer = api.ask("POST", f"{JOBS}/terminate", {"items": [api.job("1")]}, **api.as_ucloud())
     assert answer.json() == {"responses": [{}]}
-    doors.slurm.now += cancel.CANCEL_AGAIN_SECONDS
-    doors.slurm.down = False
-    wait_until(lambda: doors.offline.now_stage("1") is Stage.ENDED, "it goes on")
-    assert doors.offline.site.store.get("1").cancel_sent is not None
+    api.slurm.now += cancel.CANCEL_AGAIN_SECONDS
+    api.slurm.down = False
+    wait_until(lambda: api.offline.now_stage("1") is Stage.ENDED, "it goes on")
+    assert api.offline.site.store.get("1").cancel_sent is not None
 
 
 @pytest.mark.scenario(70)
@@ -115,12 +115,12 @@ def test_one_that_its_user_renamed_is_refused_once(offline: Offline) -> None:
 
 @pytest.mark.parametrize("path", ["terminate", "onUpdatedLabels"])
 @within(sync_interval=0.2, answer=0.2)
-def test_a_database_that_is_held_is_502_and_the_work_is_done_later(doors: Doors, path: str) -> None:
-    start(doors, "1")
-    body = {"items": [doors.job("1", labels={"a": "b"})]}
-    with closing(sqlite3.connect(doors.offline.config.state_dir / "jobs.sqlite", isolation_level=None)) as other:
+def test_a_database_that_is_held_is_502_and_the_work_is_done_later(api: ApiSite, path: str) -> None:
+    start(api, "1")
+    body = {"items": [api.job("1", labels={"a": "b"})]}
+    with closing(sqlite3.connect(api.offline.config.state_dir / "jobs.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        answer = doors.ask("POST", f"{JOBS}/{path}", body, **doors.as_ucloud())
+        answer = api.ask("POST", f"{JOBS}/{path}", body, **api.as_ucloud())
         assert (answer.status_code, "database is busy" in answer.json()["why"]) == (502, True), answer.text
-    again = partial(doors.ask, "POST", f"{JOBS}/{path}", body, **doors.as_ucloud())
+    again = partial(api.ask, "POST", f"{JOBS}/{path}", body, **api.as_ucloud())
     wait_until(lambda: again().status_code == 200, "the database is still busy")

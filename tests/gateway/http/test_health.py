@@ -27,7 +27,7 @@ from slurm_adapter.gateway.http.server import serve
 from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.jobs import user_tokens
 from slurm_adapter.state.store import Store
-from tests.gateway.doors import Doors, opened, wait_until, within
+from tests.gateway.api_site import ApiSite, opened, wait_until, within
 from tests.gateway.process import free_port, serving
 from tests.offline import Offline, configuration
 
@@ -37,41 +37,41 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
-    with opened(tmp_path, ucloud=False, limits=limits) as doors:
-        yield doors
+def api(tmp_path: Path, limits: Limits) -> Iterator[ApiSite]:
+    with opened(tmp_path, ucloud=False, limits=limits) as api:
+        yield api
 
 
-def until_ready(doors: Doors, *, ready: bool) -> dict[str, object]:
+def until_ready(api: ApiSite, *, ready: bool) -> dict[str, object]:
     """Wait until the gateway says so."""
     for _ in range(300):
-        told: dict[str, object] = doors.ask("GET", "/healthz").json()
+        told: dict[str, object] = api.ask("GET", "/healthz").json()
         if told["ready"] is ready:
             return told
         time.sleep(0.1)
     raise AssertionError(told)
 
 
-def test_live_is_told_from_ready(doors: Doors) -> None:
-    assert until_ready(doors, ready=True) == {"live": True, "ready": True, "why": None}
-    assert doors.ask("GET", "/healthz/ready").status_code == 200
-    alice = doors.token()
-    assert doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **alice).status_code == 200
-    doors.slurm.down = True
-    told = until_ready(doors, ready=False)
+def test_live_is_told_from_ready(api: ApiSite) -> None:
+    assert until_ready(api, ready=True) == {"live": True, "ready": True, "why": None}
+    assert api.ask("GET", "/healthz/ready").status_code == 200
+    alice = api.token()
+    assert api.ask("POST", "/api/jobs", {"items": [api.item()]}, **alice).status_code == 200
+    api.slurm.down = True
+    told = until_ready(api, ready=False)
     assert told["live"] is True
-    wait_until(lambda: "Slurm does not answer" in doors.ask("GET", "/healthz").json()["why"], "it is not said")
-    assert doors.ask("GET", "/healthz/ready").status_code == 503
+    wait_until(lambda: "Slurm does not answer" in api.ask("GET", "/healthz").json()["why"], "it is not said")
+    assert api.ask("GET", "/healthz/ready").status_code == 503
 
 
 def test_why_it_is_not_ready_names_nothing_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     why = "job 17 of alice: /srv/home/alice/ucloud-jobs/17 is gone"
     monkeypatch.setattr(background_sync, "sync_once", lambda _: ((why,), (), frozenset()))
-    with opened(tmp_path, ucloud=False) as doors:
-        wait_until(lambda: "sync" in doors.ask("GET", "/healthz").json()["why"], "it is not said")
+    with opened(tmp_path, ucloud=False) as api:
+        wait_until(lambda: "sync" in api.ask("GET", "/healthz").json()["why"], "it is not said")
         for path in ("/healthz", "/healthz/ready"):
-            for token in ({}, doors.token("bob"), doors.token()):
-                told = doors.ask("GET", path, **token)
+            for token in ({}, api.token("bob"), api.token()):
+                told = api.ask("GET", path, **token)
                 assert (
                     told.json()["why"]
                     == "the last sync was incomplete; the log of slurm-adapter serve names the reason"
@@ -82,14 +82,14 @@ def test_why_it_is_not_ready_names_nothing_of_a_user(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("path", ["/api/jobs/browse", "/openapi.json", "/metrics"])
 def test_no_file_of_the_gateway_is_named(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
+    api: ApiSite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     def fail(*_: object) -> None:
         raise TryAgain("/var/lib/slurm-adapter/jobs.sqlite: the disk is full")
 
-    known = doors.token()
+    known = api.token()
     monkeypatch.setattr(Store, "token_of", fail)
-    answer = doors.ask("GET", path, **known)
+    answer = api.ask("GET", path, **known)
     assert answer.status_code == 503
     assert answer.json()["why"] == "(a path; see the log): the disk is full"
     assert "jobs.sqlite" in caplog.text
@@ -106,17 +106,17 @@ def test_passes_go_on_where_it_cannot_be_seen_whether_names_work(
         raise TryAgain("the cluster has no account alice")
 
     monkeypatch.setattr(background_sync, "methods_that_work", fail)
-    with opened(tmp_path, ucloud=False, limits=Limits(sync_interval=0.1)) as doors:
-        assert until_ready(doors, ready=True)["why"] is None
+    with opened(tmp_path, ucloud=False, limits=Limits(sync_interval=0.1)) as api:
+        assert until_ready(api, ready=True)["why"] is None
         wait_until(lambda: len(tried) > 3, "it is not tried again")
     assert caplog.text.count("the cluster has no account alice") == 1
 
 
 @within(sync_interval=0.1)
 def test_a_reason_is_logged_once(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    api: ApiSite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    until_ready(doors, ready=True)
+    until_ready(api, ready=True)
     made = []
 
     def fail(_: Adapter) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
@@ -130,7 +130,7 @@ def test_a_reason_is_logged_once(
 
 @within(sync_interval=0.1)
 def test_new_trouble_of_accounts_is_logged_once_and_in_few_lines(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    api: ApiSite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = []
 
@@ -139,17 +139,17 @@ def test_new_trouble_of_accounts_is_logged_once_and_in_few_lines(
         return (), tuple(f"job {number}: renamed" for number in range(100, 120)), frozenset()
 
     monkeypatch.setattr(background_sync, "sync_once", one)
-    doors.gateway.changed.set()
+    api.gateway.changed.set()
     wait_until(lambda: len(made) > 3, "no passes are made")
     assert caplog.text.count(": renamed") == background_sync.ACCOUNT_LINES
 
 
-def test_numbers(doors: Doors) -> None:
-    alice = doors.token()
-    doors.ask("POST", "/api/jobs", {"items": [doors.item()] * 3}, **alice)
-    doors.slurm.down = True
-    assert doors.ask("POST", "/api/jobs", {"items": [doors.item()]}, **alice).status_code == 503
-    text = doors.ask("GET", "/metrics", **alice).text
+def test_numbers(api: ApiSite) -> None:
+    alice = api.token()
+    api.ask("POST", "/api/jobs", {"items": [api.item()] * 3}, **alice)
+    api.slurm.down = True
+    assert api.ask("POST", "/api/jobs", {"items": [api.item()]}, **alice).status_code == 503
+    text = api.ask("GET", "/metrics", **alice).text
     assert 'slurm_adapter_jobs{state="IN_QUEUE"} 3.0' in text
     assert 'slurm_adapter_slurm_failures_total{question="' in text
     assert "slurm_adapter_outbox 0.0" in text
@@ -157,17 +157,17 @@ def test_numbers(doors: Doors) -> None:
     assert "slurm_adapter_syncs_total" in text
 
 
-def test_documents_are_for_those_with_a_token(doors: Doors) -> None:
-    alice = doors.token()
+def test_documents_are_for_those_with_a_token(api: ApiSite) -> None:
+    alice = api.token()
     for path in ("/docs", "/openapi.json", "/metrics", "/static-offline-docs/swagger-ui.css"):
-        refused = doors.ask("GET", path)
+        refused = api.ask("GET", path)
         assert refused.status_code == 401, path
         assert refused.headers["www-authenticate"].startswith("Basic")
-        assert doors.ask("GET", path, **alice).status_code == 200, path
+        assert api.ask("GET", path, **alice).status_code == 200, path
 
 
-def test_the_documents_page_loads_nothing_from_elsewhere(doors: Doors) -> None:
-    page = doors.ask("GET", "/docs", **doors.token()).text
+def test_the_documents_page_loads_nothing_from_elsewhere(api: ApiSite) -> None:
+    page = api.ask("GET", "/docs", **api.token()).text
     assert "/static-offline-docs/swagger-ui-bundle.js" in page
     assert "https://" not in page
 

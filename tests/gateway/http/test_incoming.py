@@ -17,7 +17,7 @@ import pytest
 from slurm_adapter.gateway.http import incoming
 from slurm_adapter.gateway.http.turns import Turns
 from slurm_adapter.jobs import user_tokens
-from tests.gateway.doors import Doors, opened, wait_until, within
+from tests.gateway.api_site import ApiSite, opened, wait_until, within
 from tests.gateway.http.test_health import toml
 from tests.gateway.process import free_port, serving
 from tests.offline import Offline
@@ -32,17 +32,17 @@ UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 1
 
 
 @pytest.fixture
-def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
-    with opened(tmp_path, {"gateway": {"url": "http://localhost"}}, limits=limits) as doors:
-        yield doors
+def api(tmp_path: Path, limits: Limits) -> Iterator[ApiSite]:
+    with opened(tmp_path, {"gateway": {"url": "http://localhost"}}, limits=limits) as api:
+        yield api
 
 
 hurried = within(connection_check=0.05, request_head=0.2, closing=0.2, response_stall=0.2)
 
 
-def connect(doors: Doors, data: bytes = b"", address: str = "127.0.0.1") -> socket.socket:
+def connect(api: ApiSite, data: bytes = b"", address: str = "127.0.0.1") -> socket.socket:
     """Connect from an address of this machine, and send this."""
-    port = int(doors.url.rpartition(":")[2])
+    port = int(api.url.rpartition(":")[2])
     connection = socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(address, 0))
     connection.sendall(data)
     return connection
@@ -91,85 +91,85 @@ def post(token: str = "", length: int = 1000) -> bytes:
 
 @pytest.mark.parametrize("data", [b"", b"GET", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ", post() + b"{"])
 @hurried
-def test_half_a_request_is_not_waited_for(doors: Doors, data: bytes) -> None:
-    with connect(doors, data) as connection:
+def test_half_a_request_is_not_waited_for(api: ApiSite, data: bytes) -> None:
+    with connect(api, data) as connection:
         until_ended(connection)
 
 
 @hurried
-def test_half_a_body_is_not_waited_for_with_a_token_either(doors: Doors) -> None:
-    with connect(doors, post(doors.token()["Authorization"]) + b"{") as connection:
+def test_half_a_body_is_not_waited_for_with_a_token_either(api: ApiSite) -> None:
+    with connect(api, post(api.token()["Authorization"]) + b"{") as connection:
         assert until_ended(connection) == b""
 
 
 @hurried
-def test_an_answered_request_does_not_go_on_for_long(doors: Doors) -> None:
-    with connect(doors, post()) as connection:
+def test_an_answered_request_does_not_go_on_for_long(api: ApiSite) -> None:
+    with connect(api, post()) as connection:
         send_until_ended(connection, b"a" * 65536)
 
 
 @hurried
-def test_who_does_not_read_is_not_written_for(doors: Doors) -> None:
-    known = doors.token()["Authorization"]
+def test_who_does_not_read_is_not_written_for(api: ApiSite) -> None:
+    known = api.token()["Authorization"]
     asked = f"GET /openapi.json HTTP/1.1\r\nHost: x\r\nAuthorization: {known}\r\n\r\n".encode()
-    with connect(doors) as connection:
+    with connect(api) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         send_until_ended(connection, asked * 100)
 
 
 @within(recent=60.0)
-def test_many_that_come_at_once_do_not_end_each_other(doors: Doors) -> None:
+def test_many_that_come_at_once_do_not_end_each_other(api: ApiSite) -> None:
     """Behind a reverse proxy all have one address, and an honest one is as old as the others."""
     half = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
     with ExitStack() as held:
-        honest = held.enter_context(connect(doors, half))
+        honest = held.enter_context(connect(api, half))
         for _ in range(incoming.WAITING + 70):
-            held.enter_context(connect(doors))
-        assert doors.ask("GET", "/healthz").status_code == 200
+            held.enter_context(connect(api))
+        assert api.ask("GET", "/healthz").status_code == 200
         honest.sendall(b"Connection: close\r\n\r\n")
         assert until_ended(honest).startswith(b"HTTP/1.1 200 ")
 
 
 @within(recent=0.0)
-def test_those_who_wait_are_bounded_and_others_are_answered(doors: Doors) -> None:
+def test_those_who_wait_are_bounded_and_others_are_answered(api: ApiSite) -> None:
     half = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
     with ExitStack() as held:
-        honest = held.enter_context(connect(doors, half))
-        hostile = [held.enter_context(connect(doors, half, "127.0.0.2")) for _ in range(incoming.WAITING + 70)]
-        assert doors.ask("GET", "/healthz").status_code == 200
+        honest = held.enter_context(connect(api, half))
+        hostile = [held.enter_context(connect(api, half, "127.0.0.2")) for _ in range(incoming.WAITING + 70)]
+        assert api.ask("GET", "/healthz").status_code == 200
         honest.sendall(b"Connection: close\r\n\r\n")
         assert until_ended(honest).startswith(b"HTTP/1.1 200 ")
         assert sum(map(is_open, hostile)) <= incoming.WAITING
 
 
-def test_sockets_without_a_session_are_bounded(doors: Doors) -> None:
+def test_sockets_without_a_session_are_bounded(api: ApiSite) -> None:
     with ExitStack() as held:
-        sockets = [held.enter_context(connect(doors, upgrade())) for _ in range(incoming.WAITING + 70)]
-        assert doors.ask("GET", "/healthz").status_code == 200
+        sockets = [held.enter_context(connect(api, upgrade())) for _ in range(incoming.WAITING + 70)]
+        assert api.ask("GET", "/healthz").status_code == 200
         assert sum(is_open(each) and is_open(each) for each in sockets) <= incoming.WAITING  # the first finds the 101
 
 
-def test_a_request_that_waits_for_its_turn_makes_room(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_waits_for_its_turn_makes_room(api: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the user who has most of them, and nothing of it goes on."""
     monkeypatch.setattr(incoming, "CONNECTIONS", 8)
-    doors.gateway.turns = Turns(0.1, 1)
-    known = doors.token()["Authorization"]
+    api.gateway.turns = Turns(0.1, 1)
+    known = api.token()["Authorization"]
     ask = f"GET /api/jobs/browse HTTP/1.1\r\nHost: x\r\nAuthorization: {known}\r\n\r\n".encode()
     with ExitStack() as held:
-        delayed = [held.enter_context(connect(doors, ask)) for _ in range(8)]
-        wait_until(lambda: doors.gateway.turns.waiting("alice") > 0, "nothing waits")
+        delayed = [held.enter_context(connect(api, ask)) for _ in range(8)]
+        wait_until(lambda: api.gateway.turns.waiting("alice") > 0, "nothing waits")
         for _ in range(10):
-            assert doors.ask("GET", "/healthz").status_code == 200
+            assert api.ask("GET", "/healthz").status_code == 200
         assert sum(map(is_open, delayed)) < 8
-        wait_until(lambda: doors.gateway.turns.waiting("alice") <= 1, "the ended ones wait on")
+        wait_until(lambda: api.gateway.turns.waiting("alice") <= 1, "the ended ones wait on")
 
 
-def test_what_is_answered_before_its_end_is_not_read_to_its_end(doors: Doors) -> None:
-    with connect(doors, post(length=MEBIBYTE)) as connection:
+def test_what_is_answered_before_its_end_is_not_read_to_its_end(api: ApiSite) -> None:
+    with connect(api, post(length=MEBIBYTE)) as connection:
         assert until_ended(connection).startswith(b"HTTP/1.1 401 ")
 
 
-def test_all_connections_are_looked_at_only_now_and_then(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_connections_are_looked_at_only_now_and_then(api: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look takes as long as to answer a request."""
     looks: list[float] = []
     look = incoming.Room.check
@@ -182,31 +182,31 @@ def test_all_connections_are_looked_at_only_now_and_then(doors: Doors, monkeypat
     monkeypatch.setattr(incoming, "ROOM_SECONDS", 60.0)
     with ExitStack() as held:
         for _ in range(incoming.WAITING + 70):
-            held.enter_context(connect(doors))
-        assert doors.ask("GET", "/healthz").status_code == 200
+            held.enter_context(connect(api))
+        assert api.ask("GET", "/healthz").status_code == 200
     assert 0 < len(looks) <= (70 + incoming.NEW) // incoming.NEW + 1
 
 
-def test_a_socket_that_waits_for_its_turn_is_left_alone(doors: Doors) -> None:
+def test_a_socket_that_waits_for_its_turn_is_left_alone(api: ApiSite) -> None:
     """If it was ended, its client would come back at once."""
-    doors.gateway.turns = Turns(0.01, 1)
-    follow = upgrade("/api/jobs", f"Authorization: {doors.token()['Authorization']}\r\n")
+    api.gateway.turns = Turns(0.01, 1)
+    follow = upgrade("/api/jobs", f"Authorization: {api.token()['Authorization']}\r\n")
     with ExitStack() as held:
-        assert held.enter_context(connect(doors, follow)).recv(100)[:12] == b"HTTP/1.1 101"
-        second = held.enter_context(connect(doors, follow))
-        wait_until(lambda: doors.gateway.turns.waiting("alice") == 1, "the second does not wait")
+        assert held.enter_context(connect(api, follow)).recv(100)[:12] == b"HTTP/1.1 101"
+        second = held.enter_context(connect(api, follow))
+        wait_until(lambda: api.gateway.turns.waiting("alice") == 1, "the second does not wait")
         for _ in range(incoming.WAITING + 70):
-            held.enter_context(connect(doors, upgrade()))
-        assert doors.ask("GET", "/healthz").status_code == 200
+            held.enter_context(connect(api, upgrade()))
+        assert api.ask("GET", "/healthz").status_code == 200
         assert is_open(second)
 
 
-def test_if_nobody_waits_a_new_connection_is_refused(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_nobody_waits_a_new_connection_is_refused(api: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming, "CONNECTIONS", 2)
-    follow = upgrade("/api/jobs", f"Authorization: {doors.token()['Authorization']}\r\n")
-    with connect(doors, follow) as one, connect(doors, follow) as other:
+    follow = upgrade("/api/jobs", f"Authorization: {api.token()['Authorization']}\r\n")
+    with connect(api, follow) as one, connect(api, follow) as other:
         assert [each.recv(100)[:12] for each in (one, other)] == [b"HTTP/1.1 101"] * 2
-        with connect(doors) as third:
+        with connect(api) as third:
             answer = until_ended(third)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"Retry-After: 5" in answer
@@ -229,8 +229,8 @@ NO_HTTP = {
 
 
 @pytest.mark.parametrize(("data", "status"), NO_HTTP.values(), ids=NO_HTTP)
-def test_what_is_no_http_is_told_so(doors: Doors, data: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
-    with connect(doors, data) as connection:
+def test_what_is_no_http_is_told_so(api: ApiSite, data: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    with connect(api, data) as connection:
         answer = http.client.HTTPResponse(connection)
         answer.begin()
         body = answer.read()
@@ -240,16 +240,16 @@ def test_what_is_no_http_is_told_so(doors: Doors, data: bytes, status: int, capl
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_a_body_that_is_no_http_ends_its_request(doors: Doors, caplog: pytest.LogCaptureFixture) -> None:
-    head = post(doors.token()["Authorization"]).replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked")
-    with connect(doors, head + b"5\r\n{\r\n\r\n") as connection:
+def test_a_body_that_is_no_http_ends_its_request(api: ApiSite, caplog: pytest.LogCaptureFixture) -> None:
+    head = post(api.token()["Authorization"]).replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked")
+    with connect(api, head + b"5\r\n{\r\n\r\n") as connection:
         connection.sendall(b"nonsense\r\n" * 3)
         assert until_ended(connection).startswith(b"HTTP/1.1 400 ")
-    assert doors.ask("GET", "/healthz").status_code == 200
+    assert api.ask("GET", "/healthz").status_code == 200
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_little_is_read_at_once(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_is_read_at_once(api: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """An attribute of asyncio's transports does it, which is not documented."""
     sizes = []
     take = incoming.IncomingRequests.data_received
@@ -259,7 +259,7 @@ def test_little_is_read_at_once(doors: Doors, monkeypatch: pytest.MonkeyPatch) -
         take(self, data)
 
     monkeypatch.setattr(incoming.IncomingRequests, "data_received", noted)
-    assert doors.ask("POST", "/api/jobs", b"a" * MEBIBYTE, **doors.token()).status_code == 400
+    assert api.ask("POST", "/api/jobs", b"a" * MEBIBYTE, **api.token()).status_code == 400
     assert max(sizes) <= incoming.READ_SIZE
 
 
@@ -293,7 +293,7 @@ def test_a_served_process_keeps_its_memory(tmp_path: Path) -> None:
     with serving(config, port) as url, ExitStack() as held:
         pid = _child()
         before = memory(pid)
-        here = Doors(offline, offline.slurm, None, url, None)  # type: ignore[arg-type]
+        here = ApiSite(offline, offline.slurm, None, url, None)  # type: ignore[arg-type]
         for body in bodies:
             answer = here.ask("POST", "/api/jobs", body, Authorization=f"Bearer {token}")
             assert answer.status_code in {400, 413}

@@ -12,7 +12,7 @@ import pytest
 from slurm_adapter.gateway.http.incoming import DELAYED
 from slurm_adapter.gateway.http.turns import MOST_SECONDS, REFUSED_SECONDS, Lanes, Turns
 from slurm_adapter.gateway.shares import TooMany
-from tests.gateway.doors import opened, wait_until
+from tests.gateway.api_site import opened, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -203,15 +203,15 @@ class Held:
 
 
 def test_a_user_who_asks_too_fast_waits_and_others_are_answered_meanwhile(tmp_path: Path) -> None:
-    with opened(tmp_path, ucloud=False) as doors, ThreadPoolExecutor(1) as pool:
+    with opened(tmp_path, ucloud=False) as api, ThreadPoolExecutor(1) as pool:
         held = Held()
-        doors.gateway.turns = Turns(1e-6, 1, sleep=held.sleep)
-        alice, bob = doors.token(), doors.token("bob")
-        assert doors.ask("GET", "/api/jobs/browse", **alice).status_code == 200
+        api.gateway.turns = Turns(1e-6, 1, sleep=held.sleep)
+        alice, bob = api.token(), api.token("bob")
+        assert api.ask("GET", "/api/jobs/browse", **alice).status_code == 200
         try:
-            later = pool.submit(doors.ask, "GET", "/api/jobs/browse", **alice)
+            later = pool.submit(api.ask, "GET", "/api/jobs/browse", **alice)
             wait_until(lambda: held.begun == 1, "the second request is not delayed")
-            assert doors.ask("GET", "/api/jobs/browse", **bob).status_code == 200
+            assert api.ask("GET", "/api/jobs/browse", **bob).status_code == 200
             assert not later.done()
         finally:
             held.over.set()
@@ -219,11 +219,11 @@ def test_a_user_who_asks_too_fast_waits_and_others_are_answered_meanwhile(tmp_pa
 
 
 def test_ucloud_never_waits(tmp_path: Path) -> None:
-    with opened(tmp_path) as doors:
+    with opened(tmp_path) as api:
         held = Held()
-        doors.gateway.turns = Turns(1e-6, 1, sleep=held.sleep)
+        api.gateway.turns = Turns(1e-6, 1, sleep=held.sleep)
         for number in range(20):
-            body = {"items": [doors.job(str(4000 + number))]}
-            answer = doors.ask("POST", "/ucloud/example/jobs", body, **doors.as_ucloud())
+            body = {"items": [api.job(str(4000 + number))]}
+            answer = api.ask("POST", "/ucloud/example/jobs", body, **api.as_ucloud())
             assert answer.status_code == 200, answer.text
         assert held.begun == 0

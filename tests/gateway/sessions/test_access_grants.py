@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from slurm_adapter.gateway.limits import Limits
-from tests.gateway.doors import Doors, opened
+from tests.gateway.api_site import ApiSite, opened
 from tests.gateway.sessions.test_shell import SRUN, browser
 from tests.gateway.sessions.test_web import SETTINGS, application, never_sync
 
@@ -27,8 +27,8 @@ JOBS = "/ucloud/example/jobs"
 
 
 @pytest.fixture
-def doors(tmp_path: Path, application: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
-    """Both doors, and alice's jobs 1 and 2, which run and show something."""
+def api(tmp_path: Path, application: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiSite]:
+    """Both APIs, and alice's jobs 1 and 2, which run and show something."""
     monkeypatch.setattr("slurm_adapter.gateway.http.app.sync_forever", never_sync)
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "srun").write_text(SRUN)
@@ -47,10 +47,10 @@ def doors(tmp_path: Path, application: int, monkeypatch: pytest.MonkeyPatch) -> 
         yield both
 
 
-def open_session(doors: Doors, user: str | None, id_: str = "1", kind: str = "WEB") -> dict[str, Any]:
+def open_session(api: ApiSite, user: str | None, id_: str = "1", kind: str = "WEB") -> dict[str, Any]:
     """UCloud asks for a session, for this user."""
-    body = {"items": [{"job": doors.job(id_), "rank": 0, "sessionType": kind}]}
-    answer = doors.ask("POST", f"{JOBS}/interactiveSession", body, **doors.as_ucloud(user))
+    body = {"items": [{"job": api.job(id_), "rank": 0, "sessionType": kind}]}
+    answer = api.ask("POST", f"{JOBS}/interactiveSession", body, **api.as_ucloud(user))
     assert answer.status_code == 200, answer.text
     [session] = answer.json()["responses"]
     return dict(session)
@@ -59,9 +59,9 @@ def open_session(doors: Doors, user: str | None, id_: str = "1", kind: str = "WE
 class Visitor:
     """A browser with a session of its own."""
 
-    def __init__(self, doors: Doors, user: str | None, id_: str = "1") -> None:
-        self.doors = doors
-        self.link = urlsplit(open_session(doors, user, id_)["redirectClientTo"])
+    def __init__(self, api: ApiSite, user: str | None, id_: str = "1") -> None:
+        self.api = api
+        self.link = urlsplit(open_session(api, user, id_)["redirectClientTo"])
         self.cookie: dict[str, str] = {}
 
     def enter(self) -> None:
@@ -75,13 +75,13 @@ class Visitor:
 
     def _get(self, path: str) -> httpx.Response:
         headers = {"Host": self.link.netloc, **self.cookie}
-        return httpx.get(f"{self.doors.url}{path}", headers=headers, timeout=30)
+        return httpx.get(f"{self.api.url}{path}", headers=headers, timeout=30)
 
 
-def delete(doors: Doors, *entities: dict[str, Any], id_: str = "1") -> None:
+def delete(api: ApiSite, *entities: dict[str, Any], id_: str = "1") -> None:
     """UCloud tells that these may no longer use a job."""
-    items = [{"resource": doors.job(id_), "added": None, "deleted": [each]} for each in entities]
-    answer = doors.ask("POST", f"{JOBS}/updateAcl", {"items": items}, **doors.as_ucloud())
+    items = [{"resource": api.job(id_), "added": None, "deleted": [each]} for each in entities]
+    answer = api.ask("POST", f"{JOBS}/updateAcl", {"items": items}, **api.as_ucloud())
     assert (answer.status_code, answer.json()) == (200, {"responses": [{}] * len(items)})
 
 
@@ -89,52 +89,52 @@ USER = {"projectId": None, "group": None}
 
 
 @pytest.mark.scenario(80)
-def test_the_sessions_of_a_user_who_was_deleted_are_over(doors: Doors) -> None:
+def test_the_sessions_of_a_user_who_was_deleted_are_over(api: ApiSite) -> None:
     owner, bob, late, carol, elsewhere = (
-        Visitor(doors, *who) for who in (("alice",), ("bob",), ("bob",), ("carol",), ("bob", "2"))
+        Visitor(api, *who) for who in (("alice",), ("bob",), ("bob",), ("carol",), ("bob", "2"))
     )
     for each in (owner, bob, carol, elsewhere):
         each.enter()
         assert each.look() == 207
-    delete(doors, {"type": "user", "username": "dave", **USER}, {"type": "user", "username": "bob", **USER})
+    delete(api, {"type": "user", "username": "dave", **USER}, {"type": "user", "username": "bob", **USER})
     late.enter()  # his link was made before
     assert [each.look() for each in (bob, late, owner, carol, elsewhere)] == [401, 401, 207, 207, 207]
-    again = Visitor(doors, "bob")  # UCloud would not ask for it, unless he may
+    again = Visitor(api, "bob")  # UCloud would not ask for it, unless he may
     again.enter()
     assert again.look() == 207
-    delete(doors, {"type": "user", "username": "alice", **USER})
+    delete(api, {"type": "user", "username": "alice", **USER})
     assert owner.look() == 207, "it is her job"
 
 
 @pytest.mark.scenario(80)
-def test_of_a_group_all_but_the_owners_are_over_and_have_others_opened(doors: Doors) -> None:
+def test_of_a_group_all_but_the_owners_are_over_and_have_others_opened(api: ApiSite) -> None:
     owner, carol, nameless, elsewhere = (
-        Visitor(doors, *who) for who in (("alice",), ("carol",), (None,), ("carol", "2"))
+        Visitor(api, *who) for who in (("alice",), ("carol",), (None,), ("carol", "2"))
     )
     for each in (owner, carol, nameless, elsewhere):
         each.enter()
-    delete(doors, {"type": "project_group", "projectId": "p", "group": "g", "username": None})
+    delete(api, {"type": "project_group", "projectId": "p", "group": "g", "username": None})
     assert [each.look() for each in (owner, carol, nameless, elsewhere)] == [207, 401, 401, 207]
 
 
 @pytest.mark.scenario(80)
-def test_what_is_open_is_closed(doors: Doors) -> None:
+def test_what_is_open_is_closed(api: ApiSite) -> None:
     """A WebSocket of the application, and a shell; a shell that was not opened yet is not."""
-    bob = Visitor(doors, "bob")
+    bob = Visitor(api, "bob")
     bob.enter()
-    host, _, port = doors.url.removeprefix("http://").partition(":")
-    shells = [open_session(doors, "bob", kind="SHELL")["sessionIdentifier"] for _ in range(2)]
+    host, _, port = api.url.removeprefix("http://").partition(":")
+    shells = [open_session(api, "bob", kind="SHELL")["sessionIdentifier"] for _ in range(2)]
     with (
         connect(
             f"ws://{bob.link.netloc}/talk", address=(host, int(port)), additional_headers=bob.cookie, proxy=None
         ) as talk,
-        browser(doors) as one,
-        browser(doors) as other,
+        browser(api) as one,
+        browser(api) as other,
     ):
         talk.recv(timeout=30)
         one.call(type="initialize", sessionIdentifier=shells[0])
         one.until("ready")
-        delete(doors, {"type": "user", "username": "bob", **USER})
+        delete(api, {"type": "user", "username": "bob", **USER})
         with pytest.raises(ConnectionClosed, match="this session has ended"):
             talk.recv(timeout=30)
         assert one.response()["status"] == 401

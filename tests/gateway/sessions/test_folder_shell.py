@@ -12,7 +12,7 @@ import pytest
 from slurm_adapter.gateway.sessions import folder_shell
 from slurm_adapter.gateway.thread_pools import ThreadPools
 from slurm_adapter.jobs import shells
-from tests.gateway.doors import WIRE, Doors, opened, wait_until, within
+from tests.gateway.api_site import WIRE, ApiSite, opened, wait_until, within
 from tests.gateway.sessions.test_shell import browser
 
 if TYPE_CHECKING:
@@ -45,25 +45,25 @@ def site(folder: Path, **gateway: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
-    """Both doors, of a site with shells in folders."""
+def api(tmp_path: Path, limits: Limits) -> Iterator[ApiSite]:
+    """Both APIs, of a site with shells in folders."""
     with opened(tmp_path, site(tmp_path), limits=limits) as both:
         yield both
 
 
-def ask(doors: Doors, *folders: str, user: str = "alice", project: str | None = None) -> httpx.Response:
+def ask(api: ApiSite, *folders: str, user: str = "alice", project: str | None = None) -> httpx.Response:
     """A user asks for sessions."""
     body = {"items": [{"folder": folder} for folder in folders]}
     named = {} if project is None else {"Project": project}
-    known = doors.token(user, *([] if project is None else [project]))
-    return doors.ask("POST", f"/api/{PATH}", body, **known, **named)
+    known = api.token(user, *([] if project is None else [project]))
+    return api.ask("POST", f"/api/{PATH}", body, **known, **named)
 
 
-def ask_as_ucloud(doors: Doors, *folders: str, user: str | None = "alice") -> httpx.Response:
+def ask_as_ucloud(api: ApiSite, *folders: str, user: str | None = "alice") -> httpx.Response:
     """UCloud does, for a user."""
     body = {"items": [{"folder": folder} for folder in folders]}
     named = {} if user is None else {"ucloud-username": b64encode(user.encode()).decode()}
-    return doors.ask("POST", f"/ucloud/example/{PATH}", body, **doors.as_ucloud(), **named)
+    return api.ask("POST", f"/ucloud/example/{PATH}", body, **api.as_ucloud(), **named)
 
 
 def identifier(answer: httpx.Response) -> str:
@@ -74,45 +74,45 @@ def identifier(answer: httpx.Response) -> str:
     return found
 
 
-def where(doors: Doors, session: str) -> str:
+def where(api: ApiSite, session: str) -> str:
     """The folder in which a session's shell says that it is."""
-    with browser(doors, f"?session={session}") as one:
+    with browser(api, f"?session={session}") as one:
         one.call(type="initialize")
         one.call("2", type="input", data="echo \"<$(pwd -P)>\"'<end>'; exit\n")
         one.until("<end>\r\n")
         return one.text.rpartition("<end>\r\n")[0].rpartition("<")[2].rstrip(">")
 
 
-def test_both_doors_give_shells_in_folders(doors: Doors, tmp_path: Path) -> None:
-    mine = ask(doors, "/123/x", "/123")
+def test_both_apis_give_shells_in_folders(api: ApiSite, tmp_path: Path) -> None:
+    mine = ask(api, "/123/x", "/123")
     assert [each["session"]["jobId"] for each in mine.json()["responses"]] == ["/123/x", "/123"]
     assert mine.json()["responses"][0]["providerDomain"] == "https://gateway.example.org"
-    assert where(doors, identifier(mine)) == f"{tmp_path}/drives/123/x"
+    assert where(api, identifier(mine)) == f"{tmp_path}/drives/123/x"
     request = json.loads((WIRE / "openTerminalInFolder.json").read_bytes())
     named = {"Ucloud-Username": b64encode(b"alice").decode()}
-    theirs = doors.ask("POST", f"/ucloud/example/{PATH}", request, **doors.as_ucloud(), **named)
+    theirs = api.ask("POST", f"/ucloud/example/{PATH}", request, **api.as_ucloud(), **named)
     session = identifier(theirs)
     [told] = theirs.json()["responses"]
     assert {key: told[key] for key in ("type", "jobId", "rank", "domainOverride", "sessionIdentifier")} == {
         "type": "shell", "jobId": "/123/x", "rank": 0, "domainOverride": None, "sessionIdentifier": session,
     }  # fmt: skip
-    assert where(doors, session) == f"{tmp_path}/drives/123/x"
-    with browser(doors, f"?session={session}") as thief:
+    assert where(api, session) == f"{tmp_path}/drives/123/x"
+    with browser(api, f"?session={session}") as thief:
         thief.call(type="initialize")
         assert thief.response()["status"] == 401
 
 
-def test_a_link_inside_the_drive_and_a_drive_by_pattern(doors: Doors, tmp_path: Path) -> None:
-    assert where(doors, identifier(ask(doors, "/123/in"))) == f"{tmp_path}/drives/123/x"
-    for answer in (ask(doors, "/7/x"), ask_as_ucloud(doors, "/7/x")):
-        assert where(doors, identifier(answer)) == f"{tmp_path}/drives/own/alice/alice-7/x"
+def test_a_link_inside_the_drive_and_a_drive_by_pattern(api: ApiSite, tmp_path: Path) -> None:
+    assert where(api, identifier(ask(api, "/123/in"))) == f"{tmp_path}/drives/123/x"
+    for answer in (ask(api, "/7/x"), ask_as_ucloud(api, "/7/x")):
+        assert where(api, identifier(answer)) == f"{tmp_path}/drives/own/alice/alice-7/x"
 
 
-def test_ucloud_answers_for_the_project_that_it_does_not_name(doors: Doors) -> None:
-    assert ask_as_ucloud(doors, "/shared/x", "/123").status_code == 200
-    assert ask_as_ucloud(doors, "/bobs/x", user="bob").status_code == 200
-    assert ask(doors, "/shared/x").status_code == 400
-    assert ask(doors, "/shared/x", project="p1").status_code == 200
+def test_ucloud_answers_for_the_project_that_it_does_not_name(api: ApiSite) -> None:
+    assert ask_as_ucloud(api, "/shared/x", "/123").status_code == 200
+    assert ask_as_ucloud(api, "/bobs/x", user="bob").status_code == 200
+    assert ask(api, "/shared/x").status_code == 400
+    assert ask(api, "/shared/x", project="p1").status_code == 200
 
 
 def test_drives_that_only_ucloud_knows(tmp_path: Path) -> None:
@@ -120,24 +120,24 @@ def test_drives_that_only_ucloud_knows(tmp_path: Path) -> None:
     more["drive_pattern"] = {"project": f"{tmp_path}/drives/own/{{project}}/{{drive}}"}
     for drive in ("alice", "bob", "p2", "own/p1/79"):
         (tmp_path / "drives" / drive / "y").mkdir(parents=True)
-    with opened(tmp_path, more, asks_for_drives=True) as doors:
-        doors.ucloud.have_drive("77", "alice", folder=f"{tmp_path}/drives/alice")
-        doors.ucloud.have_drive("78", "bob", folder=f"{tmp_path}/drives/bob")
-        doors.ucloud.have_drive("79", "alice", "p1", name="a name that says nothing")
-        doors.ucloud.have_drive("80", "alice", name="a name that says nothing")
+    with opened(tmp_path, more, asks_for_drives=True) as api:
+        api.ucloud.have_drive("77", "alice", folder=f"{tmp_path}/drives/alice")
+        api.ucloud.have_drive("78", "bob", folder=f"{tmp_path}/drives/bob")
+        api.ucloud.have_drive("79", "alice", "p1", name="a name that says nothing")
+        api.ucloud.have_drive("80", "alice", name="a name that says nothing")
         for path, folder in (("/77/y", "alice/y"), ("/79/y", "own/p1/79/y")):
-            assert where(doors, identifier(ask_as_ucloud(doors, path))) == f"{tmp_path}/drives/{folder}"
+            assert where(api, identifier(ask_as_ucloud(api, path))) == f"{tmp_path}/drives/{folder}"
         for path, says in (
             ("/78/y", "not open"), ("/80/y", "has no folder"), ("/404/y", "not known"), ("/x/y", "not known"),
         ):  # fmt: skip
-            answer = ask_as_ucloud(doors, "/123/x", path)
+            answer = ask_as_ucloud(api, "/123/x", path)
             assert (answer.status_code, says in answer.json()["why"]) == (400, True), path
             assert "items[1].folder" in answer.json()["why"]
         retrieve = "/api/files/collections/control/retrieve"
-        assert [call.query["id"] for call in doors.ucloud.calls_to(retrieve)] == ["77", "79", "78", "80", "404"]
-        doors.ucloud.have_drive("81", "alice", folder=f"{tmp_path}/drives/alice")
-        doors.ucloud.fail(500, 99, retrieve)
-        assert ask_as_ucloud(doors, "/81/y").status_code == 502
+        assert [call.query["id"] for call in api.ucloud.calls_to(retrieve)] == ["77", "79", "78", "80", "404"]
+        api.ucloud.have_drive("81", "alice", folder=f"{tmp_path}/drives/alice")
+        api.ucloud.fail(500, 99, retrieve)
+        assert ask_as_ucloud(api, "/81/y").status_code == 502
 
 
 @pytest.mark.parametrize(
@@ -155,30 +155,30 @@ def test_drives_that_only_ucloud_knows(tmp_path: Path) -> None:
         ("123/x", "must be"),
     ],
 )
-def test_a_folder_that_may_not_be_entered_has_no_session(doors: Doors, folder: str, says: str) -> None:
-    for answer in (ask(doors, "/123/x", folder), ask_as_ucloud(doors, "/123/x", folder)):
+def test_a_folder_that_may_not_be_entered_has_no_session(api: ApiSite, folder: str, says: str) -> None:
+    for answer in (ask(api, "/123/x", folder), ask_as_ucloud(api, "/123/x", folder)):
         assert (answer.status_code, set(answer.json())) == (400, {"why", "errorCode"})
         assert says in answer.json()["why"]
         assert "items[1]" in answer.json()["why"]
 
 
 @pytest.mark.parametrize("user", [None, "", "mallory", "a\nb", "\0"])
-def test_a_user_who_is_not_named_or_has_no_account_has_no_session(doors: Doors, user: str | None) -> None:
-    answer = ask_as_ucloud(doors, "/123/x", user=user)
+def test_a_user_who_is_not_named_or_has_no_account_has_no_session(api: ApiSite, user: str | None) -> None:
+    answer = ask_as_ucloud(api, "/123/x", user=user)
     assert (answer.status_code, set(answer.json())) == (400, {"why", "errorCode"})
-    bad = {**doors.as_ucloud(), "ucloud-username": "no base64"}
+    bad = {**api.as_ucloud(), "ucloud-username": "no base64"}
     body = {"items": [{"folder": "/123/x"}]}
-    assert "base64" in doors.ask("POST", f"/ucloud/example/{PATH}", body, **bad).json()["why"]
+    assert "base64" in api.ask("POST", f"/ucloud/example/{PATH}", body, **bad).json()["why"]
 
 
 @pytest.mark.parametrize(("becomes", "says"), [("bobs", "leaves its drive"), (None, "not there any more")])
-def test_what_became_of_the_folder_meanwhile(doors: Doors, tmp_path: Path, becomes: str | None, says: str) -> None:
+def test_what_became_of_the_folder_meanwhile(api: ApiSite, tmp_path: Path, becomes: str | None, says: str) -> None:
     folder = tmp_path / "drives" / "123" / "x"
-    session = identifier(ask(doors, "/123/x"))
+    session = identifier(ask(api, "/123/x"))
     folder.rmdir()
     if becomes:
         folder.symlink_to(tmp_path / "drives" / becomes)
-    with browser(doors, f"?session={session}") as one:
+    with browser(api, f"?session={session}") as one:
         one.call(type="initialize")
         assert one.response()["status"] == 200
         assert says in one.text
@@ -205,7 +205,7 @@ def test_a_shell_that_comes_up_while_the_gateway_ends_is_closed(
 
     monkeypatch.setattr(shells, "open_in_folder", late)
     monkeypatch.setattr(ThreadPools, "close", close)
-    with opened(tmp_path, site(tmp_path)) as doors, browser(doors, f"?session={identifier(ask(doors, '/123'))}") as one:
+    with opened(tmp_path, site(tmp_path)) as api, browser(api, f"?session={identifier(ask(api, '/123'))}") as one:
         one.call(type="initialize")
         assert begun.wait(60)
     assert closed.is_set()
@@ -213,8 +213,8 @@ def test_a_shell_that_comes_up_while_the_gateway_ends_is_closed(
 
 @pytest.mark.parametrize("missing", [{"folder_shells": False}, {"url": None}])
 def test_a_site_that_has_not_turned_them_on_has_none(tmp_path: Path, missing: dict[str, Any]) -> None:
-    with opened(tmp_path, site(tmp_path, **missing)) as doors:
-        for answer in (ask(doors, "/123/x"), ask_as_ucloud(doors, "/123/x"), ask_as_ucloud(doors, "/", user=None)):
+    with opened(tmp_path, site(tmp_path, **missing)) as api:
+        for answer in (ask(api, "/123/x"), ask_as_ucloud(api, "/123/x"), ask_as_ucloud(api, "/", user=None)):
             assert (answer.status_code, answer.json()["errorCode"]) == (400, "FEATURE_NOT_SUPPORTED_BY_PROVIDER")
             assert f"gateway.{next(iter(missing))}" in answer.json()["why"]
 
@@ -222,7 +222,7 @@ def test_a_site_that_has_not_turned_them_on_has_none(tmp_path: Path, missing: di
 @within(answer=0.5)
 @pytest.mark.parametrize(("named", "asked"), [("find_for_ucloud", ask_as_ucloud), ("find", ask)])
 def test_a_cluster_or_ucloud_that_is_slow_is_503_or_502(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch, named: str, asked: Callable[[Doors, str], httpx.Response]
+    api: ApiSite, monkeypatch: pytest.MonkeyPatch, named: str, asked: Callable[[ApiSite, str], httpx.Response]
 ) -> None:
     inner, go_on = getattr(folder_shell, named), threading.Event()
 
@@ -232,9 +232,9 @@ def test_a_cluster_or_ucloud_that_is_slow_is_503_or_502(
 
     monkeypatch.setattr(folder_shell, named, slow)
     try:
-        answer = asked(doors, "/123/x")
+        answer = asked(api, "/123/x")
         expected = 502 if asked is ask_as_ucloud else 503
         assert (answer.status_code, "too long" in answer.json()["why"]) == (expected, True)
     finally:
         go_on.set()
-    wait_until(lambda: asked(doors, "/123/x").status_code == 200, "the cluster is still slow")
+    wait_until(lambda: asked(api, "/123/x").status_code == 200, "the cluster is still slow")

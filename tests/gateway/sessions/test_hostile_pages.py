@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.gateway.doors import wait_until
+from tests.gateway.api_site import wait_until
 from tests.gateway.sessions.web_site import application, web_site
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.gateway.sessions import sessions
 from slurm_adapter.gateway.sessions.sessions import Sessions
 from slurm_adapter.gateway.shares import Shares, TooMany
-from tests.gateway.doors import Doors, opened, wait_until
+from tests.gateway.api_site import ApiSite, opened, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +36,8 @@ CALL = "jobs.compute.example.shell.open"
 
 
 @pytest.fixture
-def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
-    """Both doors, of a site that browsers reach."""
+def api(tmp_path: Path, limits: Limits) -> Iterator[ApiSite]:
+    """Both APIs, of a site that browsers reach."""
     more = {
         "gateway": {"url": "https://gateway.example.org"},
         "clusters": {"main": {"path": f"{tmp_path}/slurm:/usr/bin:/bin"}},
@@ -49,22 +49,22 @@ def doors(tmp_path: Path, limits: Limits) -> Iterator[Doors]:
         yield both
 
 
-def running(doors: Doors) -> Record:
+def running(api: ApiSite) -> Record:
     """A job of alice that runs."""
-    record = doors.offline.job()
-    doors.offline.sync()
-    return doors.offline.run(record)
+    record = api.offline.job()
+    api.offline.sync()
+    return api.offline.run(record)
 
 
-def ask(doors: Doors, record: Record, rank: int = 0, kind: str = "SHELL", user: str = "alice") -> httpx.Response:
+def ask(api: ApiSite, record: Record, rank: int = 0, kind: str = "SHELL", user: str = "alice") -> httpx.Response:
     """A user asks for a session."""
     body = {"items": [{"id": record.id, "rank": rank, "sessionType": kind}]}
-    return doors.ask("POST", "/api/jobs/interactiveSession", body, **doors.token(user))
+    return api.ask("POST", "/api/jobs/interactiveSession", body, **api.token(user))
 
 
-def session_of(doors: Doors, record: Record, user: str = "alice") -> str:
+def session_of(api: ApiSite, record: Record, user: str = "alice") -> str:
     """The identifier of a new session."""
-    answer = ask(doors, record, user=user)
+    answer = ask(api, record, user=user)
     assert answer.status_code == 200, answer.text
     identifier: str = answer.json()["responses"][0]["session"]["sessionIdentifier"]
     return identifier
@@ -101,18 +101,18 @@ class Browser:
 
 
 @contextmanager
-def browser(doors: Doors, query: str = "") -> Iterator[Browser]:
+def browser(api: ApiSite, query: str = "") -> Iterator[Browser]:
     """A browser's socket, within the block."""
-    url = f"{doors.url.replace('http', 'ws', 1)}/ucloud/example/websocket{query}"
+    url = f"{api.url.replace('http', 'ws', 1)}/ucloud/example/websocket{query}"
     with connect(url, compression=None) as client:
         yield Browser(client)
 
 
 @contextmanager
-def shell(doors: Doors, record: Record, user: str = "alice") -> Iterator[Browser]:
+def shell(api: ApiSite, record: Record, user: str = "alice") -> Iterator[Browser]:
     """A browser with a shell, within the block."""
-    with browser(doors) as one:
-        one.call(type="initialize", sessionIdentifier=session_of(doors, record, user), cols=101, rows=31)
+    with browser(api) as one:
+        one.call(type="initialize", sessionIdentifier=session_of(api, record, user), cols=101, rows=31)
         assert one.receive() == {
             "type": "message", "streamId": "1", "payload": {"type": "initialize", "data": None},
         }  # fmt: skip
@@ -128,54 +128,54 @@ def runs(pid: int) -> bool:
 
 
 @pytest.mark.scenario(79)
-def test_both_doors_give_sessions(doors: Doors) -> None:
-    record = running(doors)
-    [mine] = ask(doors, record).json()["responses"]
+def test_both_apis_give_sessions(api: ApiSite) -> None:
+    record = running(api)
+    [mine] = ask(api, record).json()["responses"]
     assert mine["providerDomain"] == "https://gateway.example.org"
     assert mine["providerId"] == "example"
     assert {key: mine["session"][key] for key in ("type", "jobId", "rank", "domainOverride")} == {
         "type": "shell", "jobId": record.id, "rank": 0, "domainOverride": None,
     }  # fmt: skip
     assert len(mine["session"]["sessionIdentifier"]) == 43
-    job = doors.job("4150")
-    doors.ask("POST", "/ucloud/example/jobs", {"items": [job]}, **doors.as_ucloud())
-    doors.offline.sync()
-    theirs = doors.offline.run(doors.offline.site.store.get("4150"))
+    job = api.job("4150")
+    api.ask("POST", "/ucloud/example/jobs", {"items": [job]}, **api.as_ucloud())
+    api.offline.sync()
+    theirs = api.offline.run(api.offline.site.store.get("4150"))
     items = [{"job": job | {"providerGeneratedId": theirs.slurm_name}, "rank": 0, "sessionType": "SHELL"}]
     path = "/ucloud/example/jobs/interactiveSession"
-    answer = doors.ask("POST", path, {"items": items}, **doors.as_ucloud("alice"))
+    answer = api.ask("POST", path, {"items": items}, **api.as_ucloud("alice"))
     assert answer.status_code == 200, answer.text
     assert answer.json()["responses"][0]["jobId"] == "4150"
     for rank in (1, -1, 10**9):
-        refused = doors.ask("POST", path, {"items": [items[0] | {"rank": rank}]}, **doors.as_ucloud("alice"))
+        refused = api.ask("POST", path, {"items": [items[0] | {"rank": rank}]}, **api.as_ucloud("alice"))
         assert (refused.status_code, "rank" in refused.json()["why"]) == (400, True)
 
 
 @pytest.mark.scenario(79)
-def test_what_has_no_session(doors: Doors) -> None:
-    waiting = doors.offline.job()
-    assert "IN_QUEUE" in ask(doors, waiting).json()["why"]
-    record = running(doors)
-    assert ask(doors, record, 1).status_code == 400
-    assert ask(doors, record, user="bob").status_code == 404
+def test_what_has_no_session(api: ApiSite) -> None:
+    waiting = api.offline.job()
+    assert "IN_QUEUE" in ask(api, waiting).json()["why"]
+    record = running(api)
+    assert ask(api, record, 1).status_code == 400
+    assert ask(api, record, user="bob").status_code == 404
     for kind in ("WEB", "VNC"):
-        answer = ask(doors, record, kind=kind)
+        answer = ask(api, record, kind=kind)
         assert (answer.status_code, answer.json()["errorCode"]) == (400, "FEATURE_NOT_SUPPORTED_BY_PROVIDER")
     folder = {"items": [{"folder": "/1/x"}]}
-    answer = doors.ask("POST", "/api/jobs/openTerminalInFolder", folder, **doors.token())
+    answer = api.ask("POST", "/api/jobs/openTerminalInFolder", folder, **api.token())
     assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"
 
 
 def test_without_an_address_for_browsers_there_are_no_shells(tmp_path: Path) -> None:
-    with opened(tmp_path) as doors:
-        answer = ask(doors, running(doors))
+    with opened(tmp_path) as api:
+        answer = ask(api, running(api))
         assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"
-        with pytest.raises(InvalidStatus, match="404"), browser(doors):
+        with pytest.raises(InvalidStatus, match="404"), browser(api):
             pass
 
 
-def test_input_is_acknowledged_and_the_size_is_told(doors: Doors) -> None:
-    with shell(doors, running(doors)) as one:
+def test_input_is_acknowledged_and_the_size_is_told(api: ApiSite) -> None:
+    with shell(api, running(api)) as one:
         one.call("2", type="input", data="stty size\n")
         assert one.response("2") == {
             "type": "response", "streamId": "2", "payload": {"type": "ack", "data": None}, "status": 200,
@@ -187,25 +187,25 @@ def test_input_is_acknowledged_and_the_size_is_told(doors: Doors) -> None:
 
 
 @pytest.mark.scenario(79)
-def test_a_session_is_good_for_one_use_and_one_run(doors: Doors) -> None:
-    record = running(doors)
-    identifier = session_of(doors, record)
+def test_a_session_is_good_for_one_use_and_one_run(api: ApiSite) -> None:
+    record = running(api)
+    identifier = session_of(api, record)
     for status in (200, 401):
-        with browser(doors, f"?session={identifier}") as one:
+        with browser(api, f"?session={identifier}") as one:
             one.call(type="initialize")
             if status == 200:
                 one.until("ready")
                 one.call("2", type="input", data="exit\n")
             assert one.response()["status"] == status
-    identifier = session_of(doors, record)
-    with browser(doors) as one:
+    identifier = session_of(api, record)
+    with browser(api) as one:
         one.call(type="initialize", sessionIdentifier="x" * 43)
         assert one.response()["status"] == 401
 
 
 @pytest.mark.scenario(79)
-def test_a_session_expires(doors: Doors) -> None:
-    record = running(doors)
+def test_a_session_expires(api: ApiSite) -> None:
+    record = running(api)
     now = 0.0
     mine, shells = Sessions(Limits(), lambda: now), Shares(2, 2, "shells")
     old, young = mine.add(record, 0), ""
@@ -224,8 +224,8 @@ def test_a_session_expires(doors: Doors) -> None:
     assert mine.add(record, 0) not in str(vars(mine))
 
 
-def test_characters_are_never_cut(doors: Doors) -> None:
-    with shell(doors, running(doors)) as one:
+def test_characters_are_never_cut(api: ApiSite) -> None:
+    with shell(api, running(api)) as one:
         one.call("2", type="input", data="i=0; while [ $i -lt 20000 ]; do printf '🦆æ'; i=$((i+1)); done; echo end\n")
         one.until("end")
         assert one.text.count("🦆æ") == 20000
@@ -234,8 +234,8 @@ def test_characters_are_never_cut(doors: Doors) -> None:
         one.until("🦆.\ufffd<")
 
 
-def test_closing_the_socket_ends_the_shell(doors: Doors) -> None:
-    with shell(doors, running(doors)) as one:
+def test_closing_the_socket_ends_the_shell(api: ApiSite) -> None:
+    with shell(api, running(api)) as one:
         one.call("2", type="input", data="echo $$.\n")
         one.until(".")
         pid = int(one.text.rpartition(".")[0].split()[-1])
@@ -250,40 +250,40 @@ def test_closing_the_socket_ends_the_shell(doors: Doors) -> None:
     [(Limits(permission_check=0.1), "revoked"), (Limits(permission_check=0.1, session=0), "too long")],
     ids=["revoked", "too long"],
 )
-def test_a_shell_ends_with_the_right_to_it(doors: Doors, how: str) -> None:
-    with browser(doors) as one:
-        one.call(type="initialize", sessionIdentifier=session_of(doors, running(doors)))
+def test_a_shell_ends_with_the_right_to_it(api: ApiSite, how: str) -> None:
+    with browser(api) as one:
+        one.call(type="initialize", sessionIdentifier=session_of(api, running(api)))
         if how == "revoked":
             one.until("ready")
-            for token in doors.offline.site.store.tokens():
-                doors.offline.site.store.revoke_token(token.name)
+            for token in api.offline.site.store.tokens():
+                api.offline.site.store.revoke_token(token.name)
         assert one.response()["status"] == 401
 
 
-def test_one_users_shells_are_one_users(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors.gateway.shells, "per_owner", 1)
-    mine = running(doors)
-    theirs = doors.offline.job(user="bob")
-    doors.offline.sync()
-    theirs = doors.offline.run(theirs)
-    session = session_of(doors, mine)
-    with shell(doors, mine):
-        with browser(doors) as refused:
+def test_one_users_shells_are_one_users(api: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.gateway.shells, "per_owner", 1)
+    mine = running(api)
+    theirs = api.offline.job(user="bob")
+    api.offline.sync()
+    theirs = api.offline.run(theirs)
+    session = session_of(api, mine)
+    with shell(api, mine):
+        with browser(api) as refused:
             refused.call(type="initialize", sessionIdentifier=session)
             answer = refused.response()
             assert (answer["status"], "alice has 1 shells, the most" in answer["payload"]["why"]) == (503, True)
-        with shell(doors, theirs, "bob"):
+        with shell(api, theirs, "bob"):
             pass
-    wait_until(lambda: not doors.gateway.shells.used, "the share is not given back")
-    with browser(doors) as again:  # the refusal did not use the session up
+    wait_until(lambda: not api.gateway.shells.used, "the share is not given back")
+    with browser(api) as again:  # the refusal did not use the session up
         again.call(type="initialize", sessionIdentifier=session)
         again.until("ready")
-    wait_until(lambda: not doors.gateway.shells.used, "the share is not given back")
+    wait_until(lambda: not api.gateway.shells.used, "the share is not given back")
 
 
-def test_a_shell_that_does_not_read_holds_up_nobody(doors: Doors) -> None:
-    record = running(doors)
-    with shell(doors, record) as stuck, shell(doors, record) as other:
+def test_a_shell_that_does_not_read_holds_up_nobody(api: ApiSite) -> None:
+    record = running(api)
+    with shell(api, record) as stuck, shell(api, record) as other:
         stuck.call("2", type="input", data="stty raw -echo; printf be%s gun; sleep 600\n")
         stuck.until("begun")  # else bash reads what follows, or the terminal drops it
         for number in range(3, 20):
@@ -293,8 +293,8 @@ def test_a_shell_that_does_not_read_holds_up_nobody(doors: Doors) -> None:
         other.until("fine")
 
 
-def test_bad_frames_end_in_reasons(doors: Doors) -> None:
-    with browser(doors) as one:
+def test_bad_frames_end_in_reasons(api: ApiSite) -> None:
+    with browser(api) as one:
         one.call(type="input", data="x")
         assert one.response()["status"] == 401
         for payload in ({"type": "explode"}, {"type": "initialize", "cols": 0}, {"type": "resize", "rows": "x"}, {}):

@@ -33,8 +33,8 @@ from slurm_adapter.gateway.sessions.web import Domains, Place, Web
 from slurm_adapter.gateway.shares import Shares, TooMany
 from slurm_adapter.gateway.thread_pools import ThreadPools
 from slurm_adapter.jobs import user_tokens
-from tests.gateway import doors
-from tests.gateway.doors import within
+from tests.gateway import api_site
+from tests.gateway.api_site import within
 from tests.gateway.process import free_port
 from tests.gateway.serving import served
 from tests.offline import Offline
@@ -647,8 +647,8 @@ def test_a_further_interface_that_is_not_there(ground: Ground, rank: int, kind: 
 
 
 @pytest.mark.scenario(79)
-def test_both_doors_open_sessions(tmp_path: Path, application: int) -> None:
-    with doors.opened(tmp_path, {"gateway": SETTINGS}) as both:
+def test_both_apis_open_sessions(tmp_path: Path, application: int) -> None:
+    with api_site.opened(tmp_path, {"gateway": SETTINGS}) as both:
         answer = both.ask("POST", "/api/jobs", {"items": [both.item()]}, **both.token())
         taken = both.ask("POST", "/ucloud/example/jobs", {"items": [both.job("54112")]}, **both.as_ucloud())
         assert (answer.status_code, taken.status_code) == (200, 200)

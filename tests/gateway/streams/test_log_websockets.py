@@ -1,4 +1,4 @@
-"""Following over real WebSockets, through both doors: the frames, who may, and what clients can do wrong."""
+"""Following over real WebSockets, through both APIs: the frames, who may, and what clients can do wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.gateway.streams import frames, log_websockets, streams
 from slurm_adapter.jobs import submit, user_tokens
 from slurm_adapter.jobs.item import Item
-from tests.gateway.doors import within
+from tests.gateway.api_site import within
 from tests.gateway.serving import served
 from tests.offline import Offline
 
@@ -64,13 +64,13 @@ class Served(Offline):
     def connect(
         self, path: str = "/api/jobs", token: str | None = None, **headers: str
     ) -> AbstractContextManager[ClientConnection]:
-        """A client at a door."""
+        """Connect a client."""
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return connect(f"ws://{self.address}{path}", additional_headers=headers, open_timeout=20, close_timeout=5)
 
     def as_ucloud(self) -> AbstractContextManager[ClientConnection]:
-        """UCloud at its door."""
+        """Connect UCloud."""
         return self.connect(PROVIDER, ucloud_token())
 
     def token(self, user: str = "alice", *projects: str) -> str:
@@ -80,7 +80,7 @@ class Served(Offline):
 
 @contextmanager
 def open_site(folder: Path, limits: Limits | None = None) -> Iterator[Served]:
-    """A site whose gateway is served, with both doors."""
+    """A site whose gateway is served, with both APIs."""
     (folder / "key.pem").write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     (folder / "refresh").write_text("secret")
     ucloud = {"url": "http://127.0.0.1:1", "key": str(folder / "key.pem"), "refresh_token": str(folder / "refresh")}
@@ -99,9 +99,9 @@ def site(tmp_path: Path, limits: Limits) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A site for those who do no more than knock."""
-    with open_site(tmp_path_factory.mktemp("doors")) as made:
+    with open_site(tmp_path_factory.mktemp("apis")) as made:
         yield made
 
 
@@ -339,10 +339,10 @@ def test_ucloud_is_answered_502_for_503_over_a_socket_too(site: Served, monkeypa
     ],
     ids=["nobody", "no token", "a provider", "another provider's path", "no user's token", "ucloud as a user"],
 )
-def test_who_may_not_gets_no_socket(doors: Served, path: str, token: str | dict[str, str] | None, status: int) -> None:
+def test_who_may_not_gets_no_socket(api: Served, path: str, token: str | dict[str, str] | None, status: int) -> None:
     if isinstance(token, dict):  # made now: one that was made with the tests' list may have expired by now
         token = ucloud_token(**token)
-    with pytest.raises(InvalidStatus) as refused, doors.connect(path, token):
+    with pytest.raises(InvalidStatus) as refused, api.connect(path, token):
         pass
     response = refused.value.response
     assert response.status_code == status
@@ -359,8 +359,8 @@ def test_who_may_not_gets_no_socket(doors: Served, path: str, token: str | dict[
         '{"call":"a","streamId":"' + "x" * 300 + '"}', '{"call":"a","payload":{"x":"' + "x" * 70_000 + '"}}',
     ],
 )  # fmt: skip
-def test_what_is_no_frame_ends_the_socket_with_a_reason(doors: Served, frame: str | bytes) -> None:
-    with doors.connect() as client:
+def test_what_is_no_frame_ends_the_socket_with_a_reason(api: Served, frame: str | bytes) -> None:
+    with api.connect() as client:
         client.send(frame)
         (response,) = rest(client)
         assert (response["type"], response["streamId"], response["status"]) == ("response", "", 400)
@@ -383,9 +383,9 @@ def test_what_is_no_frame_ends_the_socket_with_a_reason(doors: Served, frame: st
     ],
 )
 def test_a_call_that_cannot_be_answered_says_why_and_the_socket_stays(
-    doors: Served, frame: str, status: int, why: str
+    api: Served, frame: str, status: int, why: str
 ) -> None:
-    with doors.as_ucloud() as client:
+    with api.as_ucloud() as client:
         for _ in range(2):
             client.send(frame)
             (response,) = rest(client)

@@ -41,8 +41,8 @@ TOLD = 'until [ -e "$UCLOUD_DIR/../../told" ]; do sleep 0.1; done'
 LINES = 900_000
 
 
-class Door:
-    """UCloud's door and the users', of a site that is served."""
+class LoggedSite:
+    """A served site, with ways to follow jobs by both APIs."""
 
     def __init__(self, adapter: LiveSite, address: str, key: rsa.RSAPrivateKey, tripping: Tripping) -> None:
         self.adapter = adapter
@@ -94,7 +94,7 @@ class Door:
 
 
 @pytest.fixture(params=["local", "ssh"])
-def door(request: pytest.FixtureRequest, make_adapter: LiveSiteMaker, tmp_path: Path) -> Iterator[Door]:
+def served_site(request: pytest.FixtureRequest, make_adapter: LiveSiteMaker, tmp_path: Path) -> Iterator[LoggedSite]:
     """A site whose gateway is served, over each transport."""
     key = rsa.generate_private_key(65537, 2048)
     (tmp_path / "key.pem").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -107,7 +107,7 @@ def door(request: pytest.FixtureRequest, make_adapter: LiveSiteMaker, tmp_path: 
     tripping = Tripping(inner)
     site.transport = tripping
     with served(make_app(site, Limits(sync_interval=0.5, sync_share=1))) as address:
-        yield Door(adapter, address, key, tripping)
+        yield LoggedSite(adapter, address, key, tripping)
     inner.close()
 
 
@@ -149,43 +149,43 @@ class Heard:
 
 
 @pytest.mark.scenario(76, 78)
-def test_every_rank_is_heard_from_the_queue_to_its_last_byte(door: Door) -> None:
-    job = door.create(
+def test_every_rank_is_heard_from_the_queue_to_its_last_byte(served_site: LoggedSite) -> None:
+    job = served_site.create(
         f'rank=$SLURM_PROCID; echo "out $rank"; echo "err $rank" >&2; {TOLD}; printf "last %s" "$rank"', replicas=2
     )
-    with door.follow(job) as client:
+    with served_site.follow(job) as client:
         heard = Heard(client)
         heard.until(lambda: {(0, "stdout"), (1, "stdout"), (1, "stderr")} <= set(heard.texts))
         assert heard.response is None
-        door.tell(job)
+        served_site.tell(job)
         heard.to_the_end()
     assert (heard.texts[0, "stdout"], heard.texts[1, "stdout"]) == ("out 0\nlast 0", "out 1\nlast 1")
     assert heard.texts[1, "stderr"] == "err 1\n"
     assert "err 0\n" in heard.texts[0, "stderr"]  # beside the adapter's own lines
-    with door.follow(job) as client:
+    with served_site.follow(job) as client:
         again = Heard(client)
         again.to_the_end()
     assert again.texts == heard.texts
 
 
 @pytest.mark.scenario(77)
-def test_ten_megabytes_at_once_arrive_whole_whatever_else_comes(door: Door) -> None:
+def test_ten_megabytes_at_once_arrive_whole_whatever_else_comes(served_site: LoggedSite) -> None:
     folder = '"$UCLOUD_DIR/../.."'
-    job = door.create(
+    job = served_site.create(
         f'echo begin; {TOLD}; seq -f "%.0f 🦄" {LINES}; head -c 300000 /dev/urandom >&2; printf "\\xf0\\x9f" >&2; '
         f"sleep 1; echo late >{folder}/stdout-7.txt; echo end"
     )
     with ExitStack() as stack:
-        heard = [Heard(stack.enter_context(door.follow(job))) for _ in range(2)]
+        heard = [Heard(stack.enter_context(served_site.follow(job))) for _ in range(2)]
         heard[0].until(lambda: heard[0].texts)
-        door.tell(job)
+        served_site.tell(job)
         heard[0].until(lambda: len(heard[0].texts.get((0, "stdout"), "")) > 1_000_000)
-        heard.append(Heard(stack.enter_context(door.follow(job))))
+        heard.append(Heard(stack.enter_context(served_site.follow(job))))
         for each in heard:
             each.to_the_end()
-    record = door.adapter.site.store.get(job["id"])
+    record = served_site.adapter.site.store.get(job["id"])
     wanted = "begin\n" + "".join(f"{number} 🦄\n" for number in range(1, LINES + 1)) + "end\n"
-    errors = door.adapter.file(record, "stderr.txt").read_bytes().decode(errors="replace")
+    errors = served_site.adapter.file(record, "stderr.txt").read_bytes().decode(errors="replace")
     assert len(wanted.encode()) > 10_000_000
     for each in heard:
         assert each.texts[0, "stdout"] == wanted
@@ -194,14 +194,14 @@ def test_ten_megabytes_at_once_arrive_whole_whatever_else_comes(door: Door) -> N
 
 
 @pytest.mark.scenario(77)
-@pytest.mark.parametrize("door", ["ssh"], indirect=True)
-def test_fifty_followers_cost_the_cluster_what_one_does(door: Door) -> None:
-    token = {"Authorization": f"Bearer {user_tokens.create(door.adapter.site, 'laptop', 'alice')}"}
+@pytest.mark.parametrize("served_site", ["ssh"], indirect=True)
+def test_fifty_followers_cost_the_cluster_what_one_does(served_site: LoggedSite) -> None:
+    token = {"Authorization": f"Bearer {user_tokens.create(served_site.adapter.site, 'laptop', 'alice')}"}
 
     def user() -> AbstractContextManager[ClientConnection]:
-        return connect(f"ws://{door.address}/api/jobs", additional_headers=token)
+        return connect(f"ws://{served_site.address}/api/jobs", additional_headers=token)
 
-    [record] = door.adapter.submit(door.adapter.shell(f"echo one; {TOLD}; echo last"))
+    [record] = served_site.adapter.submit(served_site.adapter.shell(f"echo one; {TOLD}; echo last"))
     began = time.monotonic()
     with ExitStack() as stack:
         clients = [stack.enter_context(user()) for _ in range(50)]
@@ -212,11 +212,11 @@ def test_fifty_followers_cost_the_cluster_what_one_does(door: Door) -> None:
         for number, client in enumerate(clients):
             while "one\n" not in heard[number]:
                 heard[number] += "".join(log["stdout"] or "" for log in receive(client)["payload"]["log"])
-        door.adapter.tell(record)
+        served_site.adapter.tell(record)
         for number, client in enumerate(clients):
             while (frame := receive(client))["type"] != "response":
                 heard[number] += "".join(log["stdout"] or "" for log in frame["payload"]["log"])
             status[number] = frame["status"]
     assert heard == ["one\nlast\n"] * 50
     assert status == [200] * 50
-    assert door.rounds <= (time.monotonic() - began) / log_follow.INTERVAL + 10
+    assert served_site.rounds <= (time.monotonic() - began) / log_follow.INTERVAL + 10

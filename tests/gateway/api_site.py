@@ -1,4 +1,4 @@
-"""An offline site behind a served gateway, with a UCloud beside it, and short ways to ask it things."""
+"""An offline site behind a served gateway, with a UCloud, and short ways to send requests."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ WIRE = Path(__file__).parent.parent / "translation" / "wire"
 
 
 class SlowScheduler(FakeScheduler):
-    """One whose controller takes its time."""
+    """A scheduler with a slow controller."""
 
     submitting = 0.0
-    """Seconds that it takes to take jobs."""
+    """Seconds that sbatch takes."""
     answering = 0.0
-    """Seconds that it takes to tell its nodes, which is asked before any job is claimed."""
+    """Seconds that a list of nodes takes, which is needed before a job is claimed."""
 
     def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """See `Scheduler.submit`."""
@@ -50,8 +50,8 @@ class SlowScheduler(FakeScheduler):
 
 
 @dataclass
-class Doors:
-    """A site, its gateway, and who asks there."""
+class ApiSite:
+    """A site, its gateway, and short ways to send requests."""
 
     offline: Offline
     slurm: SlowScheduler
@@ -65,7 +65,7 @@ class Doors:
         return httpx.request(method, f"{self.url}{path}", content=content, headers=headers, timeout=30)
 
     def token(self, user: str = "alice", *projects: str) -> dict[str, str]:
-        """The header of a user with a token of his own."""
+        """Return the header of a user with a new access token."""
         name = f"{user}-{len(self.offline.site.store.tokens())}"
         return {"Authorization": f"Bearer {user_tokens.create(self.offline.site, name, user, projects)}"}
 
@@ -75,12 +75,12 @@ class Doors:
         return {"Authorization": f"Bearer {self.ucloud.token()}", **named}
 
     def until_dispatched(self) -> None:
-        """Wait until Slurm has all jobs that were taken: those of UCloud's door it gets behind the answers."""
+        """Wait until Slurm has all jobs that were taken: those of UCloud are dispatched in the background."""
         active = self.offline.site.store.active
         wait_until(lambda: not any(record.slurm_id is None for record in active()), "Slurm does not get a job")
 
     def item(self, **fields: Any) -> dict[str, Any]:
-        """A JobSpecification, as JSON."""
+        """Return a JobSpecification, as JSON."""
         return {
             "application": {"name": "sleeper", "version": "1"},
             "product": {"provider": "example", "category": "example-compute", "id": "example-compute"},
@@ -88,7 +88,7 @@ class Doors:
         }
 
     def job(self, id_: str, user: str = "alice", **fields: Any) -> dict[str, Any]:
-        """A Job as UCloud sends it; its application is looked up here."""
+        """Return a Job as UCloud sends it; its application is one of the site."""
         return {
             "id": id_,
             "owner": {"createdBy": user, "project": None},
@@ -103,7 +103,7 @@ def within(**seconds: float) -> pytest.MarkDecorator:
 
 
 def wait_until(happened: Callable[[], bool], what: str) -> None:
-    """Wait for what must come within a minute; `what` says what is amiss where it does not."""
+    """Wait up to a minute for something; `what` is the error if it does not happen."""
     limit = time.monotonic() + 60
     while not happened():
         assert time.monotonic() < limit, what
@@ -118,8 +118,8 @@ def opened(
     ucloud: bool = True,
     asks_for_drives: bool = False,
     limits: Limits | None = None,
-) -> Iterator[Doors]:
-    """Both doors, or the users' alone, over an offline site."""
+) -> Iterator[ApiSite]:
+    """Both APIs, or the users' alone, over an offline site."""
     with Ucloud() as double:
         own = double.settings(folder, ask_for_drives=asks_for_drives) if ucloud else {}
         offline = Offline(folder, {**own, **(more or {})})
@@ -128,4 +128,4 @@ def opened(
         app = make_app(offline.open(), limits)
         with served(app, limits=limits) as address:
             double.provider = f"http://{address}"
-            yield Doors(offline, slurm, double, f"http://{address}", app.state.gateway)
+            yield ApiSite(offline, slurm, double, f"http://{address}", app.state.gateway)
