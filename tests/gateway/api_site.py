@@ -22,26 +22,18 @@ from tests.offline import Offline
 from tests.ucloud_double import Ucloud
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
-    from slurm_adapter.cluster.schedulers.interface import Outcome, Submission
     from slurm_adapter.gateway.gateway import Gateway
 
 WIRE = Path(__file__).parent.parent / "translation" / "wire"
 
 
 class SlowScheduler(FakeScheduler):
-    """A scheduler with a slow controller."""
+    """A scheduler with a slow slurmctld."""
 
-    submitting = 0.0
-    """Seconds that sbatch takes."""
     answering = 0.0
     """Seconds that a list of nodes takes, which is needed before a job is claimed."""
-
-    def submit(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        """See `Scheduler.submit`."""
-        time.sleep(self.submitting)
-        return super().submit(submissions)
 
     def nodes(self) -> Mapping[str, str]:
         """See `Scheduler.nodes`."""

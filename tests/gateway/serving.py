@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -17,6 +18,24 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
+class _Server(Server):
+    """The same server, which stops at once if it has no connections."""
+
+    async def main_loop(self) -> None:
+        counter = 0
+        while not await self.on_tick(counter):
+            counter = (counter + 1) % 100
+            await asyncio.sleep(0.01)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
+            return
+        for each in (*self.servers, *(sockets or ())):
+            each.close()
+        await self.lifespan.shutdown()
+
+
 @contextmanager
 def served(app: ASGIApp, port: int = 0, limits: Limits | None = None) -> Iterator[str]:
     """Serve within the block, on a free port unless told otherwise; gives host and port.
@@ -25,7 +44,7 @@ def served(app: ASGIApp, port: int = 0, limits: Limits | None = None) -> Iterato
     """
     config = server_config(app, limits or Limits())
     config.timeout_graceful_shutdown, config.lifespan = 5, "on"
-    server = Server(config)
+    server = _Server(config)
     listening = socket.create_server(("127.0.0.1", port))
     thread = threading.Thread(target=server.run, args=([listening],), name="gateway")
     thread.start()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[ApiSite]:
-    with opened(tmp_path, limits=Limits(sync_interval=0.2)) as made:
+    with opened(tmp_path, limits=Limits(sync_interval=0.2, sync_share=1)) as made:
         yield made
 
 
@@ -97,7 +97,7 @@ def test_a_gateway_that_ends_leaves_the_rest_to_the_next_one(
     monkeypatch.setattr(UcloudReceiver, "deliver", hang)
     monkeypatch.setattr(Following, "close", close)
     ids = [str(number) for number in range(4101, 4106)]
-    with opened(tmp_path, limits=Limits(sync_interval=0.2)) as api:
+    with opened(tmp_path, limits=Limits(sync_interval=0.2, sync_share=1)) as api:
         api.ucloud.know(*ids)
         body = {"items": [api.job(id_) for id_ in ids]}
         assert api.ask("POST", "/ucloud/example/jobs", body, **api.as_ucloud()).is_success

@@ -21,9 +21,9 @@ from slurm_adapter.jobs import cancel
 from tests.gateway.api_site import WIRE, ApiSite, opened, wait_until, within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from slurm_adapter.cluster.schedulers.interface import Partition
+    from slurm_adapter.cluster.schedulers.interface import Outcome, Partition, Submission
     from slurm_adapter.core.records import Record
     from slurm_adapter.gateway.limits import Limits
 
@@ -35,6 +35,13 @@ DOCUMENTS_JOB = Path(__file__).with_name("create-54112.json")
 @pytest.fixture
 def api(tmp_path: Path, limits: Limits) -> Iterator[ApiSite]:
     with opened(tmp_path, limits=limits) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiSite]:
+    """Both APIs, for tests that change nothing there."""
+    with opened(tmp_path_factory.mktemp("shared")) as api:
         yield api
 
 
@@ -491,10 +498,21 @@ def test_the_folder_is_told_as_ucloud_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.scenario(26)
-def test_an_sbatch_that_hangs_is_answered_in_time_and_its_job_is_kept(api: ApiSite) -> None:
-    """UCloud waits five seconds. The double deletes a job whose create came to nothing; this one it keeps."""
-    api.slurm.submitting = 6.0
-    answer = api.ucloud.create(api.job("9"))
+def test_an_sbatch_that_hangs_is_answered_in_time_and_its_job_is_kept(
+    api: ApiSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """UCloud waits five seconds. The double deletes a job if its create failed; this one it keeps."""
+    inner, go_on = api.slurm.submit, threading.Event()
+
+    def hang(submissions: Sequence[Submission]) -> list[Outcome]:
+        assert go_on.wait(60)
+        return inner(submissions)
+
+    monkeypatch.setattr(api.slurm, "submit", hang)
+    try:
+        answer = api.ucloud.create(api.job("9"))
+    finally:
+        go_on.set()
     assert answer.status == 200, answer
     assert api.ucloud.knows("9")
     record = api.offline.site.store.get("9")
@@ -560,8 +578,8 @@ def test_the_time_that_it_took_to_read_a_request_is_not_waited_for_again(
         ("POST", "", "this"),
     ],
 )
-def test_what_is_not_offered_is_told_without_a_path(api: ApiSite, method: str, path: str, offered: str) -> None:
-    answer = api.ask(method, f"/ucloud/example/{path}", {"items": []}, **api.as_ucloud())
+def test_what_is_not_offered_is_told_without_a_path(shared: ApiSite, method: str, path: str, offered: str) -> None:
+    answer = shared.ask(method, f"/ucloud/example/{path}", {"items": []}, **shared.as_ucloud())
     assert answer.status_code in {404, 405}
     assert why(answer) == f"this provider does not offer {offered}: it runs jobs"
     assert answer.json()["errorCode"] == "FEATURE_NOT_SUPPORTED_BY_PROVIDER"

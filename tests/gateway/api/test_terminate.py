@@ -28,7 +28,7 @@ JOBS = "/ucloud/example/jobs"
 
 @pytest.fixture
 def limits() -> Limits:
-    return Limits(sync_interval=0.2)
+    return Limits(sync_interval=0.2, sync_share=1)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def start(api: ApiSite, *ids: str) -> None:
 
 
 @pytest.mark.scenario(70)
-@within(sync_interval=0.2, cancel_answer=0.2)
+@within(sync_interval=0.2, sync_share=1, cancel_answer=0.2)
 def test_the_answer_does_not_wait_for_a_slurm_that_is_slow(api: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
     start(api, "1", "2")
     inner, go_on, begun = api.slurm.cancel, threading.Event(), threading.Event()
@@ -114,7 +114,7 @@ def test_one_that_its_user_renamed_is_refused_once(offline: Offline) -> None:
 
 
 @pytest.mark.parametrize("path", ["terminate", "onUpdatedLabels"])
-@within(sync_interval=0.2, answer=0.2)
+@within(sync_interval=0.2, sync_share=1, answer=0.2)
 def test_a_database_that_is_held_is_502_and_the_work_is_done_later(api: ApiSite, path: str) -> None:
     start(api, "1")
     body = {"items": [api.job("1", labels={"a": "b"})]}

@@ -43,6 +43,15 @@ def api(tmp_path: Path) -> Iterator[ApiSite]:
         yield api
 
 
+@pytest.fixture(scope="module")
+def three_jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiSite]:
+    """The user API with jobs 1 to 3 of alice, of which 2 has a label. No test changes them."""
+    with opened(tmp_path_factory.mktemp("shared"), ucloud=False) as api:
+        labelled = api.item(labels={"example.org/colour": "red"})
+        api.ask("POST", "/api/jobs", {"items": [api.item(), labelled, api.item()]}, **api.token())
+        yield api
+
+
 def create(api: ApiSite, who: dict[str, str], **fields: Any) -> str:
     """Submit one job; its id."""
     answer = api.ask("POST", "/api/jobs", {"items": [api.item(**fields)]}, **who)
@@ -148,14 +157,10 @@ def test_pages_follow_each_other(api: ApiSite) -> None:
         ("itemsPerPage=0", ["1", "2", "3"]),
     ],
 )
-def test_filters(tmp_path: Path, query: str, expected: list[str]) -> None:
-    with opened(tmp_path, ucloud=False) as api:
-        alice = api.token()
-        labelled = api.item(labels={"example.org/colour": "red"})
-        api.ask("POST", "/api/jobs", {"items": [api.item(), labelled, api.item()]}, **alice)
-        answer = api.ask("GET", f"/api/jobs/browse?{query}", **alice)
-        assert answer.status_code == 200, answer.text
-        assert sorted(job["id"] for job in answer.json()["items"]) == expected
+def test_filters(three_jobs: ApiSite, query: str, expected: list[str]) -> None:
+    answer = three_jobs.ask("GET", f"/api/jobs/browse?{query}", **three_jobs.token())
+    assert answer.status_code == 200, answer.text
+    assert sorted(job["id"] for job in answer.json()["items"]) == expected
 
 
 def test_a_search_is_for_name_application_and_id(api: ApiSite) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -106,13 +107,13 @@ def test_passes_go_on_where_it_cannot_be_seen_whether_names_work(
         raise TryAgain("the cluster has no account alice")
 
     monkeypatch.setattr(background_sync, "methods_that_work", fail)
-    with opened(tmp_path, ucloud=False, limits=Limits(sync_interval=0.1)) as api:
+    with opened(tmp_path, ucloud=False, limits=Limits(sync_interval=0.1, sync_share=1)) as api:
         assert until_ready(api, ready=True)["why"] is None
         wait_until(lambda: len(tried) > 3, "it is not tried again")
     assert caplog.text.count("the cluster has no account alice") == 1
 
 
-@within(sync_interval=0.1)
+@within(sync_interval=0.1, sync_share=1)
 def test_a_reason_is_logged_once(
     api: ApiSite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,7 +129,7 @@ def test_a_reason_is_logged_once(
     assert caplog.text.count("the sync failed: the database is held") == 1
 
 
-@within(sync_interval=0.1)
+@within(sync_interval=0.1, sync_share=1)
 def test_new_trouble_of_accounts_is_logged_once_and_in_few_lines(
     api: ApiSite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,11 +208,15 @@ def test_what_cannot_be_served_is_told_at_the_start(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(toml(offline.config).replace(str(offline.config.state_dir), "/nowhere/state"))
     assert_refused(config, "state_dir = /nowhere/state: No such file or directory")
-    config.write_text(toml(offline.config))
-    with socket.create_server(("127.0.0.1", port)):
-        assert_refused(config, f"gateway.listen = '127.0.0.1', gateway.port = {port}: Address already in use")
-    config.write_text(toml(offline.config).replace("[gateway]", '[gateway]\nlisten = "192.0.2.1"'))
-    assert_refused(config, f"gateway.listen = '192.0.2.1', gateway.port = {port}: Cannot assign requested address")
+    for listen, why in (("127.0.0.1", "Address already in use"), ("192.0.2.1", "Cannot assign requested address")):
+        other = Config.model_validate(configuration(tmp_path, {"gateway": {"port": port, "listen": listen}}))
+        expected = re.escape(f"gateway.listen = '{listen}', gateway.port = {port}: {why}")
+        with (
+            socket.create_server(("127.0.0.1", port)),
+            closing(Adapter(other)) as adapter,
+            pytest.raises(InvalidConfig, match=expected),
+        ):
+            serve(adapter)
 
 
 def test_a_pyslurm_that_is_missing_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

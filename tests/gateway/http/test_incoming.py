@@ -37,6 +37,13 @@ def api(tmp_path: Path, limits: Limits) -> Iterator[ApiSite]:
         yield api
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiSite]:
+    """Both APIs, for tests that change nothing there."""
+    with opened(tmp_path_factory.mktemp("shared"), {"gateway": {"url": "http://localhost"}}) as api:
+        yield api
+
+
 hurried = within(connection_check=0.05, request_head=0.2, closing=0.2, response_stall=0.2)
 
 
@@ -164,8 +171,8 @@ def test_a_request_that_waits_for_its_turn_makes_room(api: ApiSite, monkeypatch:
         wait_until(lambda: api.gateway.turns.waiting("alice") <= 1, "the ended ones wait on")
 
 
-def test_what_is_answered_before_its_end_is_not_read_to_its_end(api: ApiSite) -> None:
-    with connect(api, post(length=MEBIBYTE)) as connection:
+def test_what_is_answered_before_its_end_is_not_read_to_its_end(shared: ApiSite) -> None:
+    with connect(shared, post(length=MEBIBYTE)) as connection:
         assert until_ended(connection).startswith(b"HTTP/1.1 401 ")
 
 
@@ -229,8 +236,10 @@ NO_HTTP = {
 
 
 @pytest.mark.parametrize(("data", "status"), NO_HTTP.values(), ids=NO_HTTP)
-def test_what_is_no_http_is_told_so(api: ApiSite, data: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
-    with connect(api, data) as connection:
+def test_what_is_no_http_is_told_so(
+    shared: ApiSite, data: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(shared, data) as connection:
         answer = http.client.HTTPResponse(connection)
         answer.begin()
         body = answer.read()
@@ -240,12 +249,12 @@ def test_what_is_no_http_is_told_so(api: ApiSite, data: bytes, status: int, capl
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_a_body_that_is_no_http_ends_its_request(api: ApiSite, caplog: pytest.LogCaptureFixture) -> None:
-    head = post(api.token()["Authorization"]).replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked")
-    with connect(api, head + b"5\r\n{\r\n\r\n") as connection:
+def test_a_body_that_is_no_http_ends_its_request(shared: ApiSite, caplog: pytest.LogCaptureFixture) -> None:
+    head = post(shared.token()["Authorization"]).replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked")
+    with connect(shared, head + b"5\r\n{\r\n\r\n") as connection:
         connection.sendall(b"nonsense\r\n" * 3)
         assert until_ended(connection).startswith(b"HTTP/1.1 400 ")
-    assert api.ask("GET", "/healthz").status_code == 200
+    assert shared.ask("GET", "/healthz").status_code == 200
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 

@@ -44,6 +44,14 @@ def site(folder: Path, **gateway: Any) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiSite]:
+    """Both APIs, for tests that change nothing there."""
+    folder = tmp_path_factory.mktemp("shared")
+    with opened(folder, site(folder)) as api:
+        yield api
+
+
 @pytest.fixture
 def api(tmp_path: Path, limits: Limits) -> Iterator[ApiSite]:
     """Both APIs, of a site with shells in folders."""
@@ -155,20 +163,20 @@ def test_drives_that_only_ucloud_knows(tmp_path: Path) -> None:
         ("123/x", "must be"),
     ],
 )
-def test_a_folder_that_may_not_be_entered_has_no_session(api: ApiSite, folder: str, says: str) -> None:
-    for answer in (ask(api, "/123/x", folder), ask_as_ucloud(api, "/123/x", folder)):
+def test_a_folder_that_may_not_be_entered_has_no_session(shared: ApiSite, folder: str, says: str) -> None:
+    for answer in (ask(shared, "/123/x", folder), ask_as_ucloud(shared, "/123/x", folder)):
         assert (answer.status_code, set(answer.json())) == (400, {"why", "errorCode"})
         assert says in answer.json()["why"]
         assert "items[1]" in answer.json()["why"]
 
 
 @pytest.mark.parametrize("user", [None, "", "mallory", "a\nb", "\0"])
-def test_a_user_who_is_not_named_or_has_no_account_has_no_session(api: ApiSite, user: str | None) -> None:
-    answer = ask_as_ucloud(api, "/123/x", user=user)
+def test_a_user_who_is_not_named_or_has_no_account_has_no_session(shared: ApiSite, user: str | None) -> None:
+    answer = ask_as_ucloud(shared, "/123/x", user=user)
     assert (answer.status_code, set(answer.json())) == (400, {"why", "errorCode"})
-    bad = {**api.as_ucloud(), "ucloud-username": "no base64"}
+    bad = {**shared.as_ucloud(), "ucloud-username": "no base64"}
     body = {"items": [{"folder": "/123/x"}]}
-    assert "base64" in api.ask("POST", f"/ucloud/example/{PATH}", body, **bad).json()["why"]
+    assert "base64" in shared.ask("POST", f"/ucloud/example/{PATH}", body, **bad).json()["why"]
 
 
 @pytest.mark.parametrize(("becomes", "says"), [("bobs", "leaves its drive"), (None, "not there any more")])
