@@ -382,7 +382,7 @@ def test_an_id_that_is_taken_is_told_as_one(api: ApiSite) -> None:
     own = api.ask("POST", "/api/jobs", {"items": [api.item()]}, **api.token()).json()["responses"][0]["id"]
     api.ask("POST", "/ucloud/example/jobs", {"items": [api.job("77")]}, **api.as_ucloud())
     for job, said in (
-        (api.job(own), f"id: {own}: a job of this site's own"),
+        (api.job(own), f"id: {own}: a job that did not come from UCloud"),
         (api.job("77", name="another"), "the id '77' belongs to job 77"),
     ):
         answer = api.ask("POST", "/ucloud/example/jobs", {"items": [job]}, **api.as_ucloud())
@@ -394,7 +394,7 @@ def test_a_job_of_another_is_not_created_again(api: ApiSite) -> None:
     assert api.ask("POST", JOBS, {"items": [api.job("7")]}, **known).status_code == 200
     assert api.ask("POST", JOBS, {"items": [api.job("7", user="bob")]}, **known).status_code == 400
     other = api.ask("POST", JOBS, {"items": [api.job("7", replicas=2)]}, **known)
-    assert (other.status_code, "another one" in why(other)) == (400, True)
+    assert (other.status_code, "another specification" in why(other)) == (400, True)
 
 
 @pytest.mark.scenario(27)
