@@ -1,9 +1,9 @@
-"""Act as many accounts of the cluster at the same time, so that the trouble of one holds up no other.
+"""Act as many accounts of the cluster at the same time, so that the trouble of one does not delay the others.
 
 Each sync runs commands as the accounts that own its jobs. Each account has a lane of its own, and a limited time. If it
-fails, a question decides whose trouble that is: whether the file system with the job folders is there for the adapter's
-own account. An account in trouble, or one that is slow, is left alone for a multiple of the time that it took. So it
-takes a small, bounded share of the time of all syncs, whatever its processes do.
+fails, a check decides between trouble of the account and of the site: whether the adapter's own account sees the file
+system with the job folders. An account that is in trouble, or slow, is not used for a multiple of the time that it took
+(back-off). So it takes a small, bounded share of the time of all syncs, whatever its processes do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from slurm_adapter.cluster.lanes import WAIT_SECONDS, T
 from slurm_adapter.cluster.transports.interface import Busy, Command, CommandTimeout, ConnectionLost
+from slurm_adapter.core.durations import back_off
 from slurm_adapter.core.errors import AdapterError, TryAgain, Unknown
 
 if TYPE_CHECKING:
@@ -28,16 +29,16 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 
 SHORTEST, LONGEST = 60.0, 3600.0
-"""Seconds for which an account in trouble is left alone: as long as the trouble has lasted, within these limits."""
+"""Shortest and longest back-off of an account in trouble, in seconds."""
 
 SHARE = 20
-"""And at least so many times as long as it took: it gets one part in so many of the time."""
+"""The back-off is at least this multiple of the time that the account took."""
 
 SLOW_SECONDS = 5.0
-"""An account that takes longer is left alone for a while, too, though all went well."""
+"""An account that takes longer gets a back-off, too, even if all went well."""
 
 PATIENCE, LONGEST_PATIENCE = 10.0, 60.0
-"""Seconds that an account gets at first; twice as many each time that they were too few."""
+"""Seconds that an account gets at first, and at most: twice as many after each timeout."""
 
 
 _FACT = "accounts in trouble"
@@ -47,13 +48,13 @@ _ANSWER_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What stands in the way of one account alone."""
+    """Trouble of one account alone."""
 
     why: str
     slow: bool = False
     """The account may well answer later: nothing is known to be wrong with it."""
     tried: bool = True
-    """It was tried just now, not only remembered from an earlier sync."""
+    """It was tried just now; otherwise the trouble is from an earlier sync."""
 
 
 class FolderTrouble(TryAgain):
@@ -65,11 +66,11 @@ class AccountTrouble(FolderTrouble):
 
 
 class _Known(NamedTuple):
-    """What is remembered of an account in trouble."""
+    """Stored trouble of an account."""
 
     since: float
     until: float
-    """It is left alone so long."""
+    """End of the back-off."""
     why: str
     patience: float = PATIENCE
     slow: bool = False
@@ -91,7 +92,7 @@ class Accounts:
     def each(
         self, groups: Mapping[str, Sequence[K]], what: str, act: Callable[[str, Sequence[K], float], T]
     ) -> Iterator[tuple[str, Sequence[K], T | Trouble | AdapterError]]:
-        """Act as each of these accounts; yield what came of it, an account's own trouble, or what is the site's.
+        """Act as each of these accounts. Yield the result, the account's own trouble, or an error of the site.
 
         `act` gets the account, what it is to act on, and how many seconds it may take. It runs in a thread: it uses the
         transport alone.
@@ -119,9 +120,9 @@ class Accounts:
     def behind(
         self, groups: Mapping[str, Sequence[K]], what: str, act: Callable[[str, Sequence[K]], T]
     ) -> Iterator[tuple[str, Sequence[K], T | Trouble | AdapterError]]:
-        """Act likewise, by commands that may take minutes: they go on behind the sync.
+        """Act in the same way, by commands that may take minutes: they go on in the background.
 
-        Without `what` nothing that fails is taken for an account's trouble: the caller judges it.
+        Without `what`, failures are not judged here: the caller judges them.
         """
         remembered, now = self._remembered(), self._adapter.clock()
         begun: dict[str, Future[tuple[T | AdapterError, float]]] = {}
@@ -162,7 +163,7 @@ class Accounts:
 
     @property
     def site_is_well(self) -> bool:
-        """Whether the adapter's own account sees something in the folder that holds the accounts' folders.
+        """Return whether the adapter's own account sees something in the folder that holds the accounts' folders.
 
         A mount point without its file system is empty. With one account for all jobs there are no others to see.
         """
@@ -181,7 +182,7 @@ class Accounts:
         return result.status == 0 and bool(result.stdout.strip())
 
     def _wait(self, user: str, work: Future[T], seconds: float | None) -> T | None:
-        """Return what came of some work; None if that takes too long, or if no lane was free."""
+        """Return the result of some work; None if it takes too long, or if no lane was free."""
         try:
             return work.result(seconds)
         except (TimeoutError, CancelledError):
@@ -206,7 +207,7 @@ class Accounts:
             return answer
         why = f"could not {what}: {answer}" if what else str(answer)
         since = min(known.since, now) if known is not None and not known.slow else now - took
-        pause = max(min(max(now - since, SHORTEST), LONGEST), SHARE * took)
+        pause = max(back_off(now - since, SHORTEST, LONGEST), SHARE * took)
         patience = min(2 * seconds, LONGEST_PATIENCE) if isinstance(answer, CommandTimeout) else seconds
         self._note(user, _Known(since, now + pause, why, patience))
         return Trouble(why)

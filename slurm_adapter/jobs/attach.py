@@ -1,8 +1,8 @@
-"""Peers that a job gets or loses while it waits in Slurm or runs (UCloud's attachResource and detachResource).
+"""Attach and detach peers of a job that waits in Slurm or runs (UCloud's attachResource and detachResource).
 
-It takes a job that was started with names of its own (`Record.names`): another one has no hosts file on its nodes that
-could be changed. A peer that is attached is not waited for; its name resolves from the time when both run. What the
-job was handed in with is kept, so that the same submission is recognised when it comes again.
+The job must have been started with a hosts file of its own (`Record.has_hosts_file`): others have none on their nodes
+that could be changed. A job does not wait for a peer that is attached; its name resolves when both run. The original
+specification is kept, so that the same submission is recognised when it comes again.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 def attach(adapter: Adapter, id_: str, value: AppParameterValue) -> Record:
-    """Give a job one more peer, under the rules of a submission; one that it has under this name is no error.
+    """Give a job one more peer, under the rules of a submission. A peer that it has under this name is ignored.
 
-    Raises `NotFound` for an unknown job, `NotOffered` for what is no peer or a job without names, `InvalidInput` for a
-    peer or a name that it may not have, and `Refused` for a job that has ended or that Slurm does not have yet.
+    Raises `NotFound` for an unknown job, `NotOffered` for other resources or a job without a hosts file, `InvalidInput`
+    for a peer or a name that it may not have, and `Refused` for a job that has ended or that Slurm does not have yet.
     """
     record, peer = _check(adapter, id_, value, "attached")
     if peer in record.peers:
@@ -107,16 +107,16 @@ def detach(adapter: Adapter, id_: str, value: AppParameterValue) -> Record:
 
 
 def _check(adapter: Adapter, id_: str, value: AppParameterValue, what: str) -> tuple[Record, Peer]:
-    """The job, and the peer that is meant, where something can be changed."""
+    """Return the job and the peer, if the job can be changed."""
     record = adapter.store.get(id_)
     if not isinstance(value, PeerValue):
-        raise NotOffered(f"resource.type: {value.type!r}: only peers can be {what} here once a job is handed in")
+        raise NotOffered(f"resource.type: {value.type!r}: only peers can be {what} here after a job was submitted")
     if record.stage is Stage.ENDED:
         raise Refused(f"no peer can be {what}: job {id_} has ended ({record.state})")
     if not record.has_hosts_file:
         raise NotOffered(
             f"no peer can be {what}: job {id_} was started without peers, so its processes see no names of its own; "
-            "name a peer when it is handed in"
+            "name a peer when you submit it"
         )
     if record.stage is not Stage.SUBMITTED:
         raise Refused(f"no peer can be {what}: Slurm does not have job {id_} yet; try again once it waits there")
@@ -125,7 +125,7 @@ def _check(adapter: Adapter, id_: str, value: AppParameterValue, what: str) -> t
 
 def _check_unchanged(before: Record, now: Record) -> None:
     if (now.slurm_name, now.peers, now.stage) != (before.slurm_name, before.peers, before.stage):
-        raise TryAgain(f"job {now.id} was changed at the same time; its peers are what they were")
+        raise TryAgain(f"job {now.id} was changed at the same time; its peers were not changed")
 
 
 def _amendment(record: Record, resources: Sequence[AppParameterValue], peers: tuple[Peer, ...], text: str) -> Amendment:
@@ -147,7 +147,7 @@ def _is(value: AppParameterValue, peer: Peer) -> bool:
 
 
 def _publish(adapter: Adapter, record: Record) -> Record:
-    """Write the hosts files at once. Where that cannot be done, the next pass does it."""
+    """Write the hosts files at once. If that fails, the next sync does it."""
     with suppress(AdapterError):
         publish_hosts(adapter)
     return record

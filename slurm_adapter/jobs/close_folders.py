@@ -1,6 +1,6 @@
 """Close the folders of jobs that have ended, so that a requeue by their owner runs nothing.
 
-A folder that cannot be closed is its user's trouble. It is noted on the job, and tried again later.
+A folder that cannot be closed is a trouble for its user to fix. It is noted on the job, and tried again later.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slurm_adapter.cluster import job_folders
+from slurm_adapter.core.durations import back_off
 from slurm_adapter.core.errors import AdapterError
 from slurm_adapter.core.records import by_account
 from slurm_adapter.jobs.accounts import Trouble
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from slurm_adapter.jobs.report import Problems
 
 SHORTEST, LONGEST = 60.0, 86400.0
-"""Seconds until closing is tried again: as many as have passed since the job's end, within these limits."""
+"""Shortest and longest back-off until closing is tried again, in seconds."""
 
 
 def close(adapter: Adapter, accounts: Accounts, ended: Iterable[Record], problems: Problems) -> None:
-    """Close these jobs' folders. What is the site's trouble is added to `problems`."""
+    """Close these jobs' folders. Problems of the site are added to `problems`."""
     now = adapter.clock()
 
     def act(user: str, owned: Sequence[Record], seconds: float) -> dict[str, str]:
@@ -46,4 +47,4 @@ def close(adapter: Adapter, accounts: Accounts, ended: Iterable[Record], problem
 
 
 def _next_try(record: Record, now: float) -> float:
-    return now + min(max(now - (record.ended or now), SHORTEST), LONGEST)
+    return now + back_off(now - (record.ended or now), SHORTEST, LONGEST)

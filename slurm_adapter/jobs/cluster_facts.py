@@ -1,4 +1,4 @@
-"""What is known of the cluster before a job comes, and which jobs it cannot run.
+"""Facts about the cluster that are known before a job comes, and jobs that it cannot run.
 
 The gateway keeps these facts, so that a job from UCloud is refused or taken without a question to Slurm. A job is
 refused only if Slurm would refuse it, too, or would let it wait without end. All else is left to sbatch.
@@ -32,12 +32,12 @@ _WORD = re.compile(r"[\w.-]+", re.ASCII)
 
 
 class CannotRun(InvalidInput):
-    """The cluster cannot run the job, as far as these facts tell: with newer ones it might."""
+    """The cluster cannot run the job, according to these facts; newer ones might allow it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    """Facts that were asked for at one time."""
+    """Facts of one moment."""
 
     nodes: Mapping[str, str]
     """As `Scheduler.nodes`."""

@@ -1,6 +1,6 @@
-"""What only an operator of Slurm may do to jobs: give them more time, suspend them, let them run on.
+"""Control of jobs that needs an operator of Slurm: more time, suspend, resume.
 
-It takes `clusters.NAME.operator`, a command prefix that is used for this alone. Slurm holds an operator to no limit of
+It needs `clusters.NAME.operator`, a command prefix that is used for this alone. Slurm holds an operator to no limit of
 partition or machine, so the limits are held here. Each function takes a bulk: all of it is validated before anything is
 done.
 """
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def extend(adapter: Adapter, wanted: Sequence[tuple[str, int]]) -> list[Record]:
-    """Add so many seconds to the time limits of these jobs, waiting or running; UCloud is told each new total.
+    """Add seconds to the time limits of these jobs, waiting or running; UCloud gets each new total.
 
-    Slurm counts in minutes: a total is rounded up. Two calls at the same time add up, for they take turns. Of an array
-    every task that has not ended gets the limit.
+    Slurm counts in minutes: a total is rounded up. Two calls at the same time add up, because they take turns. Of an
+    array every task that has not ended gets the limit.
 
-    Raises `NotOffered` without `clusters.NAME.operator`, `NotFound`, `InvalidInput` for what is no more time or goes
-    beyond the machine's or the partition's limit, and `Refused` for a job that has ended, that Slurm does not have
-    (yet), or that Slurm does not change; a limit is then what it was.
+    Raises `NotOffered` without `clusters.NAME.operator`, `NotFound`, `InvalidInput` if the time is not positive or the
+    total exceeds the machine's or the partition's limit, and `Refused` for a job that has ended, that Slurm does not
+    have (yet), or that Slurm does not change; its limit is unchanged then.
     """
     _check_offered(adapter, "extended")
     with adapter.limits_lock():
@@ -50,7 +50,7 @@ def extend(adapter: Adapter, wanted: Sequence[tuple[str, int]]) -> list[Record]:
         failures = {by_slurm_id[slurm_id]: error for slurm_id, error in failed.items()}
         seen = _limits_now(adapter, list(changed.values()), totals, failures)
         for id_, total in seen.items():
-            adapter.store.amend(id_, partial(_told_limit, total), adapter.clock())  # unless a pass has told it
+            adapter.store.amend(id_, partial(_amend_limit, total), adapter.clock())  # unless a sync did
     lost = [id_ for id_ in failures if id_ not in seen]
     if lost:
         done = f" (done: {', '.join(seen)})" if seen else ""
@@ -59,7 +59,7 @@ def extend(adapter: Adapter, wanted: Sequence[tuple[str, int]]) -> list[Record]:
 
 
 def _check_total(adapter: Adapter, record: Record, before: int, seconds: int, longest: int | None) -> int:
-    """The new limit in seconds, in whole minutes, once it is allowed."""
+    """Return the new limit in seconds, in whole minutes, if it is allowed."""
     if seconds <= 0:
         raise InvalidInput(f"requestedTime: {seconds} seconds: must be more than 0 seconds; time can only be added")
     total = -(-(before + seconds) // 60) * 60
@@ -81,7 +81,7 @@ def _check_total(adapter: Adapter, record: Record, before: int, seconds: int, lo
 def _limits_now(
     adapter: Adapter, records: Sequence[Record], totals: Mapping[str, int], failures: Mapping[str, AdapterError]
 ) -> dict[str, int]:
-    """The limits that Slurm has now, of those jobs whose limit it has changed. A lost answer may have been a yes."""
+    """Return the limits of the jobs that Slurm has changed: after a lost answer it may have changed one, too."""
     try:
         rows = _live_rows(adapter, records)
     except AdapterError:
@@ -95,17 +95,17 @@ def _limits_now(
 
 
 def take_limits(adapter: Adapter, limits: Sequence[tuple[Record, int]]) -> None:
-    """Remember and tell limits that a pass has found in Slurm, of jobs whose limit nobody has told since it looked."""
+    """Store limits that a sync has found in Slurm, and queue updates, if a limit was not changed here meanwhile."""
     for seen, total in limits:
-        adapter.store.amend(seen.id, partial(_found_limit, seen, total), adapter.clock())
+        adapter.store.amend(seen.id, partial(_amend_seen_limit, seen, total), adapter.clock())
 
 
-def _found_limit(seen: Record, total: int, record: Record) -> Amendment | None:
+def _amend_seen_limit(seen: Record, total: int, record: Record) -> Amendment | None:
     unchanged = (record.slurm_name, record.time_limit) == (seen.slurm_name, seen.time_limit)
-    return _told_limit(total, record) if unchanged else None
+    return _amend_limit(total, record) if unchanged else None
 
 
-def _told_limit(total: int, record: Record) -> Amendment | None:
+def _amend_limit(total: int, record: Record) -> Amendment | None:
     if record.time_limit == total:
         return None
     return Amendment(
@@ -123,7 +123,7 @@ def _limit_of(record: Record, rows: Mapping[str, Sequence[Observation]]) -> int:
 
 
 def suspend(adapter: Adapter, ids: Sequence[str]) -> list[Record]:
-    """Suspend jobs that run; one that is suspended already is no error. Passes tell the new states.
+    """Suspend running jobs. Jobs already suspended are ignored. Syncs report the new states.
 
     Of an array the tasks that run are suspended; those that wait are not held. Suspended jobs keep their memory on
     their nodes, and Slurm gives their processors to others.
@@ -134,7 +134,7 @@ def suspend(adapter: Adapter, ids: Sequence[str]) -> list[Record]:
 
 
 def resume(adapter: Adapter, ids: Sequence[str]) -> list[Record]:
-    """Let suspended jobs run on; one that runs is no error. Errors are those of `suspend`."""
+    """Resume suspended jobs. Running jobs are ignored. Raises as `suspend`."""
     return _move(adapter, ids, "resumed", "SUSPENDED", "RUNNING")
 
 
@@ -168,7 +168,7 @@ def _check_offered(adapter: Adapter, what: str) -> None:
 
 
 def _find(adapter: Adapter, ids: Sequence[str], what: str) -> list[Record]:
-    """These jobs, once Slurm has them all and none has ended."""
+    """Return these jobs, if Slurm has them all and none has ended."""
     records = [adapter.store.get(id_) for id_ in ids]
     for number, record in enumerate(records):
         with naming(number, ids):
@@ -182,22 +182,22 @@ def _find(adapter: Adapter, ids: Sequence[str], what: str) -> list[Record]:
 
 
 def _live_rows(adapter: Adapter, records: Sequence[Record]) -> dict[str, list[Observation]]:
-    """What Slurm says of these jobs and their tasks that have not ended, known by token and account."""
-    by_token = {record.slurm_name: record for record in records}
+    """Return Slurm's rows of these jobs and their tasks that have not ended, by Slurm name and account."""
+    by_name = {record.slurm_name: record for record in records}
     found: dict[str, list[Observation]] = {record.id: [] for record in records}
     try:
         listing = adapter.scheduler.queue([account for account, _ in by_account(records)])
     except Unknown as error:
-        raise TryAgain(f"Slurm does not tell how it stands with these jobs; nothing was done: {error}") from error
+        raise TryAgain(f"Slurm did not report these jobs, and nothing was done: {error}") from error
     for row in listing.observations:
-        record = by_token.get(row.name)
+        record = by_name.get(row.name)
         if record and (row.user, row.slurm_id) == (record.account, record.slurm_id) and live_row(row):
             found[record.id].append(row)
     return found
 
 
 def _rows_of(record: Record, rows: Mapping[str, Sequence[Observation]], what: str) -> Sequence[Observation]:
-    """What Slurm says of a job that is to be changed. Raises `Refused` where there is nothing to change."""
+    """Return Slurm's rows of a job. Raise `Refused` if there are none to change."""
     if not rows[record.id]:
         raise Refused(
             f"job {record.id} cannot be {what}: Slurm's queue has no job {record.slurm_id} of {record.account} with "

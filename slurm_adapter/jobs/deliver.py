@@ -1,7 +1,7 @@
-"""What UCloud is yet to be told, from the database to a receiver.
+"""Deliver queued updates from the database to UCloud.
 
-Each update is in the database with the change that it tells of, in one transaction, and stays due until a receiver has
-taken it. Per job the order is kept; a job that UCloud does not know does not hold back the others
+Each update is stored with the change that it reports, in one transaction, and stays due until UCloud has accepted it.
+Per job the order is kept; a job that UCloud does not know does not delay the others
 (`slurm_adapter.jobs.deleted_in_ucloud`).
 """
 
@@ -18,51 +18,52 @@ if TYPE_CHECKING:
     from slurm_adapter.ucloud.interface import Receiver
 
 AT_ONCE = 100
-"""How many updates go in one request: a job that UCloud does not know costs the others of its bulk two more."""
+"""Updates in one request: a job that UCloud does not know costs the others of its bulk two more requests."""
 
 
 def preview(store: Store, now: float) -> list[str]:
-    """What waits to be told, for somebody who looks; asks nobody."""
+    """Return what waits to be delivered. It does not ask UCloud."""
     length, oldest = store.outbox()
     if oldest is None:
         return []
     ids = list(dict.fromkeys(message.job_id for message in store.due(after=0, limit=AT_ONCE)))
     named = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 or length > AT_ONCE else "")
-    return [f"UCloud is yet to be told {length} updates, the oldest of {now - oldest:.0f} seconds ago (jobs {named})"]
+    return [f"{length} updates wait for delivery to UCloud, the oldest for {now - oldest:.0f} seconds (jobs {named})"]
 
 
 def deliver(store: Store, receiver: Receiver, now: float, stops: Callable[[], bool] = lambda: False) -> list[str]:
-    """Tell what is due; what UCloud refused. Raises what the receiver raises; what was not taken by then stays due.
+    """Deliver the updates that are due. Return what UCloud refused. Raises as the receiver does.
 
-    So does what is left once `stops` says so, which is asked before each request.
+    Updates that were not accepted by then stay due, and so do those that are left when `stops` returns True; it is
+    asked before each request.
     """
     last = 0
     problems: list[str] = []
-    passed_over: set[str] = set()
+    skipped: set[str] = set()
     while not stops() and (messages := store.due(after=last, limit=AT_ONCE)):
         last = messages[-1].number
-        # Once not taken, a job is passed over in this run: a later update must not overtake an earlier one.
-        wanted = [message for message in messages if message.job_id not in passed_over]
+        # Updates of a job with a refused update are skipped in this run: a later one must not overtake it.
+        wanted = [message for message in messages if message.job_id not in skipped]
         if not wanted:
             continue
-        # One whose job's id was given to a new job meanwhile is told nobody any more.
+        # Updates of a job with an id that was given to a new job meanwhile are not delivered.
         due = store.note_sent([message.number for message in wanted], sent=True)
         wanted = [message for message in wanted if message.number in due]
         numbers = [message.number for message in wanted]
         try:
-            told = receiver.deliver(wanted)
+            answer = receiver.deliver(wanted)
         except Unknown:
             raise  # they are looked for before they are sent again
         except AdapterError:
             store.note_sent([message.number for message in wanted if message.fresh], sent=False)
             raise
-        taken = {message.job_id for message in wanted if message.number in told.taken}
-        store.note_delivered([number for number in numbers if number in told.taken], now)
-        passed_over |= {message.job_id for message in wanted if message.number not in told.taken}
+        taken = {message.job_id for message in wanted if message.number in answer.taken}
+        store.note_delivered([number for number in numbers if number in answer.taken], now)
+        skipped |= {message.job_id for message in wanted if message.number not in answer.taken}
         # A bulk with an unknown job is refused before anything of it is done: there is nothing to look for.
-        refused = [m for m in wanted if m.job_id in told.unknown and m.number not in told.taken and m.fresh]
+        refused = [m for m in wanted if m.job_id in answer.unknown and m.number not in answer.taken and m.fresh]
         store.note_sent([message.number for message in refused], sent=False)
-        store.note_unknown(told.unknown, now)
-        store.note_unknown([id_ for id_, job in store.find(taken - told.unknown).items() if job.unknown_since], None)
-        problems += told.problems
+        store.note_unknown(answer.unknown, now)
+        store.note_unknown([id_ for id_, job in store.find(taken - answer.unknown).items() if job.unknown_since], None)
+        problems += answer.problems
     return problems

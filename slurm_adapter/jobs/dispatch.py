@@ -190,7 +190,7 @@ def _fence_refused(adapter: Adapter, records: Sequence[Record], outcomes: Sequen
     """Close the fences of jobs that were refused in words that prove nothing, and return the outcomes after that.
 
     A job behind a closed fence runs nothing, however late Slurm gets it: its refusal stands. One that has passed its
-    fence already runs, and one whose fence is out of reach stays in doubt.
+    fence already runs, and one with a fence that cannot be reached stays in doubt.
     """
     judged = dict(zip(records, outcomes, strict=True))
     doubtful = [record for record, outcome in judged.items() if isinstance(outcome, Rejected) and not outcome.certain]
@@ -325,8 +325,8 @@ def _settle_failures(
                 "lease": None,
             }
         changes.append((record, change))
-    # An earlier sbatch whose answer was lost may still come up: it must run nothing. Without one there is no folder of
-    # the job's own for certain.
+    # A job of an earlier sbatch with a lost answer may still come up: it must run nothing. Without one the folder may
+    # not be the job's own.
     ended = [
         record for record, change in changes if change["stage"] is Stage.ENDED and record.sbatch_started is not None
     ]

@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One job to hand in."""
+    """One job to submit."""
 
     specification: JobSpecification
     key: str | None = None
-    """By which it is recognised when it is handed in again; without one, twice is two jobs."""
+    """Idempotency key: it is recognised by it when it is submitted again. Without one, twice is two jobs."""
     id: str | None = None
     """UCloud's id of a job that comes from there, which is its key too."""
     created_at: int | None = None
     """UCloud's `createdAt` of such a job, in milliseconds; see `records.has_new_id`."""
     application: Application | None = None
-    """That it brings along; without one it is looked up in the site's catalogue."""
+    """The application in the request; without one it is looked up in the site's catalogue."""
     product: ResolvedProduct | None = None
-    """What UCloud sells by the product's name, where it says."""
+    """UCloud's resolved product, if the request has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a job and its things are called."""
+    """Names of a job, its folder and its files."""
 
     id: str
     slurm_name: str
@@ -46,23 +46,23 @@ class Names:
 
 
 def specification_of(record: Record) -> JobSpecification:
-    """What a job was handed in with, and with the peers that it has by now."""
+    """Return the specification of a job, with its present peers."""
     return JobSpecification.model_validate_json(record.specification)
 
 
 def original_of(record: Record) -> JobSpecification:
-    """What a job was handed in with."""
+    """Return the specification that a job was submitted with."""
     return JobSpecification.model_validate_json(record.original or record.specification)
 
 
 def as_stored(item: Item) -> str:
-    """A specification as the database keeps it, and compares it."""
+    """Return a specification as the database stores and compares it."""
     return item.specification.model_dump_json(by_alias=False)
 
 
 @contextmanager
 def naming(number: int, items: Sequence[object]) -> Iterator[None]:
-    """Say which item of a bulk an error is about."""
+    """Add the number of the item in a bulk to errors."""
     try:
         yield
     except InvalidInput as error:

@@ -1,6 +1,6 @@
 """A job's output, read through the transport under the job's account.
 
-The whole of it is read in rounds of about a megabyte, one command for all files, each from where the last round ended.
+The whole of it is read in rounds of about a megabyte, one command for all files, each from the end of the last round.
 A file that appears late is picked up, and one that the job has cut short is read from its beginning.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from slurm_adapter.core.records import Record
 
 READ_SECONDS = 20.0
-"""How long one round may take: others wait for the same readers."""
+"""Time limit of one round: others wait for the same readers."""
 
 _READ = r"""
 cd -P -- "$1" 2>/dev/null || exit 3
@@ -63,11 +63,11 @@ while [ $# -gt 0 ]; do
     shift 3
 done
 """
-"""Prints a line for each file that has grown: its name, where the piece begins, the file's size, the piece."""
+"""Prints a line for each file that has grown: its name, the begin of the piece, the file's size, the piece."""
 
 
 USER_SCRIPTS = {"logs": _READ}
-"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+"""Scripts that run as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
 
 
 _LINE = re.compile(
@@ -83,21 +83,21 @@ class Piece:
     data: bytes
     is_error: bool
     rank: int | None
-    """Of the replica that wrote it, where each writes files of its own."""
+    """Rank of the replica that wrote it, if each writes files of its own."""
     file: str = ""
     start: int = 0
-    """Where in the file it begins; 0 again for a file that has become shorter."""
+    """Its begin in the file; 0 again for a file that has become shorter."""
     more: bool = False
     """The file goes on after it."""
 
     @property
     def end(self) -> int:
-        """Where in the file it ends."""
+        """Return its end in the file."""
         return self.start + len(self.data)
 
 
 def read(adapter: Adapter, record: Record, *, follow: bool = False, interval: float = 1.0) -> Iterator[Piece]:
-    """A job's output so far; with `follow` also what comes, until the job has ended and all of it was read."""
+    """Yield a job's output so far; with `follow` also new output, until the job has ended and all of it was read."""
     offsets: dict[str, int] = {}
     while True:
         ended = adapter.store.get(record.id).state.final
@@ -112,10 +112,10 @@ def read(adapter: Adapter, record: Record, *, follow: bool = False, interval: fl
 
 
 def read_round(adapter: Adapter, record: Record, offsets: Mapping[str, int], limit: int = MEBIBYTE) -> list[Piece]:
-    """What comes after these offsets, by file: about `limit` bytes in all, shared evenly by the files that have news.
+    """Return the output after these offsets, by file: about `limit` bytes in all, shared evenly by files that grew.
 
-    One command, however many files. Nothing where the folder is not there yet, or no longer. Raises `Unknown` where
-    the answer is unreadable, and what the transport raises.
+    One command, however many files. Nothing if the folder does not exist yet, or no longer. Raises `Unknown` if the
+    answer is unreadable, and what the transport raises.
     """
     known = tuple(f"{name}:{offset}" for name, offset in offsets.items())
     argv = ("/bin/sh", "-c", _READ, "sh", record.folder, str(limit), *known)
@@ -139,7 +139,7 @@ def read_round(adapter: Adapter, record: Record, offsets: Mapping[str, int], lim
 
 
 def labelled(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The same, with `[RANK] ` before each line of a replica that writes files of its own."""
+    """Yield the pieces with `[RANK] ` before each line of a replica that writes files of its own."""
     inside: dict[tuple[int, bool], bool] = {}
     for piece in pieces:
         if piece.rank is None:

@@ -20,11 +20,11 @@ done
 
 
 USER_SCRIPTS = {"check_names": _METHODS}
-"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+"""Scripts that run as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
 
 
 def methods_that_work(adapter: Adapter, account: str | None = None) -> list[str]:
-    """The ways to give a job its names that work on this machine of the cluster, for an account or the site's first."""
+    """Return the methods that work on this machine of the cluster, for an account or the site's first."""
     user = account or next(iter(sorted(job_accounts(adapter))), None)
     result = adapter.transport.run(Command(("/bin/sh", "-c", _METHODS), user=user))
     return [method for method in result.text.split() if method in adapter.config.peers.methods]

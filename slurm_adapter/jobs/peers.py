@@ -1,4 +1,4 @@
-"""The peers that a job names, and who may name them."""
+"""The peers that a job names, and the users who may name them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def ask_for_nodes(adapter: Adapter) -> Mapping[str, str]:
-    """All nodes; the question shows, too, that the controller answers."""
+    """Return all nodes; this shows, too, that the controller answers."""
     try:
         return adapter.scheduler.nodes()
     except (TryAgain, Unknown) as error:
@@ -33,11 +33,11 @@ def find_peers(
     nodes: Mapping[str, str],
     system: Sequence[str] | None = None,
 ) -> list[list[tuple[Peer, Record]]]:
-    """Every job's peers with their records, once each may be named by this owner, under this name."""
+    """Return each job's peers with their records, if this owner may name each under its name."""
     declared = [list(declared_peers(item.specification)) for item in items]
     if not any(declared):
         return [[] for _ in items]
-    # An id of these jobs themselves may be known: it was another job's, and is no peer's any more.
+    # A known id of these jobs themselves was another job's, and does not name a peer any more.
     own = {item.id for item in items}
     records = adapter.store.find({value.job_id for each in declared for _, value in each} - own)
     system = system_names(adapter) if system is None else system
@@ -61,7 +61,7 @@ def find_peers(
 
 
 def declared_peers(specification: JobSpecification) -> Iterator[tuple[str, PeerValue]]:
-    """The peers that a job names, each with its place in the specification."""
+    """Yield the peers that a job names, each with its place in the specification."""
     for name, value in specification.parameters.items():
         if isinstance(value, PeerValue):
             yield f"parameters.{name}", value
@@ -71,7 +71,7 @@ def declared_peers(specification: JobSpecification) -> Iterator[tuple[str, PeerV
 
 
 def check_peer(record: Record | None, id_: str, owner: Owner, place: str) -> None:
-    """One may name jobs of one's own workspace that have not ended. What is not one's own is not told from unknown."""
+    """Check that a peer is a live job of the owner's workspace. Other workspaces' jobs look like unknown ones."""
     if record is None or not same_workspace(record, owner):
         raise InvalidInput(
             f"{place}.jobId: {id_!r}: there is no such job in this workspace; name one of your running jobs"
@@ -81,11 +81,11 @@ def check_peer(record: Record | None, id_: str, owner: Owner, place: str) -> Non
             f"{place}.jobId: {id_!r}: this job has ended ({record.state}); name a job that runs or waits"
         )
     if record.array:
-        raise InvalidInput(f"{place}.jobId: {id_!r}: this job is an array, whose tasks have no one address")
+        raise InvalidInput(f"{place}.jobId: {id_!r}: this job is an array: its tasks have no common address")
 
 
 def same_workspace(record: Record, owner: Owner) -> bool:
-    """Whether a job is in the workspace in which this owner acts: a project's, or his personal one."""
+    """Return whether a job is in the owner's workspace: a project, or the personal one."""
     if owner.project is not None:
         return record.project == owner.project
     return record.project is None and record.owner == owner.created_by

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def prepare(
     adapter: Adapter, owner: Owner, items: Sequence[Item], caller: Caller, facts: ClusterFacts | None, *, judged: bool
 ) -> tuple[list[tuple[Record, bytes]], dict[str, bytes], dict[str, list[str]]]:
-    """Everything that can be refused is refused here: the claims with their bundles, what these share, and notes."""
+    """Check everything that can be refused. Return claims with their bundles, the shared files, and notes."""
     account = adapter.usable_account_of(owner)
     nodes = ask_for_nodes(adapter) if facts is None else facts.nodes
     caller.check()
@@ -70,9 +70,9 @@ def prepare(
 
 
 def _reserve_ids(adapter: Adapter, account: str, count: int) -> list[str]:
-    """Reserve ids of jobs of this site's own whose folders are free.
+    """Reserve ids with free folders, for jobs that do not come from UCloud.
 
-    A database that was lost, or restored from a backup, has forgotten ids. Their jobs' folders are there still.
+    A database that was lost, or restored from a backup, has forgotten ids. Their jobs' folders still exist.
     """
     found: list[str] = []
     first = adapter.config.first_id
@@ -87,9 +87,9 @@ def _reserve_ids(adapter: Adapter, account: str, count: int) -> list[str]:
 
 
 def _name(adapter: Adapter, item: Item, account: str, id_: str) -> Names:
-    """Name a new job and its things so that no other job's are taken for them, though its id may come round again.
+    """Name a new job, its folder and files so that another job with the same id later has other names.
 
-    The user of a stand-alone job finds its folder by its id alone: `_reserve_ids` has seen that there is none yet.
+    The user of a stand-alone job finds its folder by its id alone: `_reserve_ids` has checked that there is none yet.
     """
     unique = f"{id_}-{unique_part()}"
     return Names(
@@ -149,9 +149,9 @@ def _application(adapter: Adapter, item: Item) -> Application:
 
 
 def _ask_for_drives(adapter: Adapter, owner: Owner, items: Sequence[Item], caller: Caller) -> list[Drive]:
-    """The drives that jobs from UCloud, or their applications, name, that only UCloud knows, and of this workspace.
+    """Ask UCloud for the drives of this workspace that jobs, or their applications, name and only UCloud knows.
 
-    Raises `TryAgain` where it cannot tell, and `InvalidInput` where such a drive has no folder here.
+    Raises `TryAgain` if UCloud does not answer, and `InvalidInput` if such a drive has no folder here.
     """
     if adapter.ucloud_drives is None:
         return []
@@ -165,8 +165,8 @@ def _ask_for_drives(adapter: Adapter, owner: Owner, items: Sequence[Item], calle
             for id_, place in to_ask_ucloud_for(item.specification, defaults, adapter.config, owner, account):
                 if id_ not in found:
                     caller.check()
-                    told = adapter.ucloud_drives.find(id_)
-                    found[id_] = None if told is None else as_found(told, owner, adapter.config.provider, place)
+                    drive = adapter.ucloud_drives.find(id_)
+                    found[id_] = None if drive is None else as_found(drive, owner, adapter.config.provider, place)
     return [drive for drive in found.values() if drive is not None]
 
 
@@ -199,6 +199,7 @@ def _new_record(
         tasks=count_tasks(translation.directives),
         array=any(directive.name == "array" for directive in translation.directives),
         created=adapter.clock(),
+        cluster=adapter.config.cluster_name,
         has_hosts_file=translation.names,
         output_folder=_output_folder(adapter, owner, names.folder, translation),
         web_port=translation.web_port,
@@ -210,16 +211,16 @@ def _new_record(
 
 
 def _output_folder(adapter: Adapter, owner: Owner, folder: str, translation: Translation) -> str | None:
-    """The job's folder as UCloud names it: in a drive of the table that is open to its owner, or one that it names.
+    """Return UCloud's path of the job's folder, in a listed drive that its owner may use, or in one that it names.
 
-    Of others it is not known that UCloud has them: neither a pattern nor a folder tells their ids.
+    It is not known whether UCloud has other drives: neither a pattern nor a folder contains their ids.
     """
     open_to = [drive for drive in adapter.config.drives if may_use(drive, owner.created_by, owner.project)]
     return ucloud_path(folder, [*open_to, *(path.drive for path in translation.paths)])
 
 
 def _left_out_notes(record: Record, replicas: Sequence[int]) -> Iterator[str]:
-    """What to say of names that are too long for a hosts file, and so are left out."""
+    """Yield notes on names that are too long for a hosts file, and so are left out."""
     for peer, count in zip(record.peers, replicas, strict=True):
         if names := hosts_file.left_out(peer.hostname, count, record.id):
             yield f"names of peer {peer.job_id} that are too long and left out: {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Hosts files, from what is remembered to the shared file system."""
+"""Publish hosts files: from the database to the shared file system."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from slurm_adapter.adapter import Adapter
 
 HOSTS_SEEN = "hosts seen"
-"""The fact that tells when the hosts files were last looked at, and were what they should be."""
+"""The fact with the time when the hosts files were last read, and were correct."""
 
 
 def publish_hosts(adapter: Adapter) -> frozenset[str]:
-    """Bring the hosts files on the shared file system up to what is remembered. Return the accounts that it failed for.
+    """Update the hosts files on the shared file system from the database. Return the accounts that this failed for.
 
-    One process at a time: two that read and write across each other would leave the older of two truths.
+    One process at a time: two that read and write at the same time could leave the older contents.
     """
     with adapter.hosts_lock():
         version = adapter.store.hosts_version()
@@ -42,9 +42,9 @@ def publish_hosts(adapter: Adapter) -> frozenset[str]:
 
 
 def _write_hosts(adapter: Adapter, live: Iterable[Record], groups: Sequence[hosts_file.Group]) -> frozenset[str]:
-    """Make the hosts files hold these mappings, and nothing of jobs that are not `live`; write only what changed."""
+    """Write these mappings, and nothing of jobs that are not `live`, into the hosts files; write only changes."""
     always = adapter.config.peers.always
-    # A view of one whose last peer was detached is empty, and not gone: nodes keep what they read last.
+    # After its last peer was detached, a job's view is empty, not removed: nodes keep what they read last.
     consumers = {record.id: record for record in live if record.peers or record.original is not None or always}
     named: dict[str, list[hosts_file.Group]] = defaultdict(list)
     for group in groups:

@@ -1,10 +1,10 @@
-"""What is kept of jobs that have ended, and for how long: their logs, their folders, and what is remembered of them.
+"""Retention of jobs that have ended: removal of their logs, their folders and their records.
 
-Only jobs that have ended are looked at, so that nothing is ever taken from one that lives. A folder goes under its own
-account, and only while the token in it is the job's.
+Only jobs that have ended are considered, so that nothing is removed of a live job. A folder is removed as its own
+account, and only if the Slurm name in it is the job's.
 
 What cannot be removed is tried again a day later, or after an hour if it is not known what became of the attempt. That
-is noted on the job. It is a problem of the pass only if it is the site's.
+is noted on the job. It is a problem of the sync only if it is the site's.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from slurm_adapter.state.cleanup import Removable
 
 AT_ONCE = 100
-"""How many of each kind one pass removes: it must not keep the jobs that live waiting."""
+"""Limit of each kind in one sync, so that live jobs do not wait."""
 
 _AGAIN_AFTER = 86400
 _UNANSWERED_FOR = 3600
 
 
 def find_due(adapter: Adapter) -> Due:
-    """What is due to go, at most `AT_ONCE` of each kind. Asks the database only."""
+    """Return what is due to be removed, at most `AT_ONCE` of each kind. It asks the database only."""
     now, keep = adapter.clock(), adapter.config.retention
     logs = adapter.store.ended_before(now - keep.logs, "logs_gone", now, AT_ONCE) if keep.logs is not None else []
     whole = (
@@ -50,7 +50,7 @@ def find_due(adapter: Adapter) -> Due:
 
 
 def remove(adapter: Adapter, due: Due, problems: Problems) -> None:
-    """Remove it. What fails is added to `problems`, and the rest is done all the same."""
+    """Remove what is due. Failures are added to `problems`, and the rest is done anyway."""
     if not (due.logs or due.folders or due.records or due.unclosed):
         return
     from slurm_adapter.cluster import job_folders
@@ -85,7 +85,7 @@ def _remove(
                 f"the {what} of {len(owned)} jobs that ended long ago were not removed as {user}: {answer}"
             )
         if isinstance(answer, Trouble | AdapterError):
-            # Some of them may be gone: large ones take their time, and the next answer tells.
+            # Some of them may be gone: large ones take their time, and the next answer shows it.
             adapter.store.put_off([record.slurm_name for record in owned], now + _UNANSWERED_FOR)
             why = answer.why if isinstance(answer, Trouble) else str(answer)
             adapter.store.note_trouble({record.slurm_name: why for record in owned})

@@ -1,6 +1,6 @@
 """Shells: inside running jobs, and in folders on the login node.
 
-One in a job is on the node of a rank, where the job's names resolve, as the account that runs the job. It is a step of
+A shell in a job runs on the node of a rank, as the job's account, and the job's names resolve in it. It is a step of
 the job, so its limits and its end are the job's. It asks for nothing of what the job has reserved, since a step that
 waits for processors or memory which the application has would wait for ever.
 """
@@ -57,11 +57,11 @@ esac
 
 
 def open_shell(adapter: Adapter, record: Record, rank: int, terminal: Terminal) -> Stream:
-    """A login shell on the node of a rank, in the job's folder.
+    """Open a login shell on the node of a rank, in the job's folder.
 
-    Raises `InvalidInput` for a rank that the job does not have, `Refused` where it does not run, `NotOffered` for an
-    array, `TryAgain` where its nodes are not known yet, and what `Transport.open` raises. What srun has to say comes
-    as the shell's output.
+    Raises `InvalidInput` for a rank that the job does not have, `Refused` if it does not run, `NotOffered` for an
+    array, `TryAgain` if its nodes are not known yet, and what `Transport.open` raises. Messages of srun come as the
+    shell's output.
     """
     check(record, rank)
     shell: tuple[str, ...] = ("/bin/bash", "--login", "-i")
@@ -84,11 +84,11 @@ shift 4
 
 
 USER_SCRIPTS = {"attach": _ATTACH, "enter": _ENTER, "watch": _WATCH}
-"""What runs as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
+"""Scripts that run as the account of a user, by name; see `slurm_adapter.cli.sudo_helper`."""
 
 
 def open_watcher(adapter: Adapter, record: Record, rank: int, script: str) -> Stream:
-    """A step of the job on the node of a rank that runs a shell script, with the job's Slurm id as its argument.
+    """Open a step of the job on the node of a rank that runs a shell script, with the job's Slurm id as argument.
 
     Raises as `open_shell` does.
     """
@@ -100,9 +100,9 @@ def open_watcher(adapter: Adapter, record: Record, rank: int, script: str) -> St
 
 
 def open_in_folder(adapter: Adapter, account: str, path: DrivePath, terminal: Terminal) -> Stream:
-    """A login shell of this account on the cluster's login node, in a folder of a drive.
+    """Open a login shell of this account on the cluster's login node, in a folder of a drive.
 
-    A folder that is not there, or is not inside its drive any more, is told as the shell's output. Raises what
+    If the folder does not exist, or is not inside its drive any more, the shell's output says so. Raises what
     `Transport.open` raises.
     """
     cluster = adapter.config.cluster
@@ -118,6 +118,6 @@ def check(record: Record, rank: int) -> None:
     if record.state is not JobState.RUNNING:
         raise Refused(f"job {record.id} has no shells: it is {record.state}, and only a job that is RUNNING has them")
     if record.array:
-        raise NotOffered(f"job {record.id} has no shells: it is an array, whose tasks are jobs of their own in Slurm")
+        raise NotOffered(f"job {record.id} has no shells: it is an array: its tasks are jobs of their own in Slurm")
     if record.slurm_id is None or rank >= len(record.nodes):
         raise TryAgain(f"job {record.id} has no shells yet: the nodes on which it runs are not known")

@@ -101,7 +101,7 @@ def claim(
 class _Claimed:
     records: list[Record]
     fresh: list[Record]
-    """Those of them that were not known before."""
+    """The new ones among them."""
     notes: dict[str, list[str]]
 
 

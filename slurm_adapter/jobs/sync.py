@@ -1,6 +1,6 @@
-"""One pass: jobs are reconciled with Slurm, what was kept for its time goes, and UCloud is told.
+"""A sync: reconcile jobs with Slurm, remove what was kept long enough, and deliver updates to UCloud.
 
-A pass with nothing to do asks nobody anything, and loads little: cron starts one every minute.
+A sync with nothing to do asks neither Slurm nor UCloud, and loads little: cron starts one every minute.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ COLLECT_AFTER = 70_000
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """What came of telling UCloud."""
+    """Result of delivering updates."""
 
     problems: tuple[str, ...] = ()
     away: bool = False
-    """It was not reached, or let nobody in: there is no use in asking again at once."""
+    """UCloud was not reached, or denied access: a retry must wait."""
 
 
 def sync(adapter: Adapter, *, dry_run: bool = False, allow_mass_end: bool = False, delivering: bool = True) -> Report:
@@ -52,18 +52,18 @@ def sync(adapter: Adapter, *, dry_run: bool = False, allow_mass_end: bool = Fals
     problems = Problems(list(report.problems), list(report.account_problems))
     retention.remove(adapter, report.due, problems)
     probes.remove_left(adapter, problems)
-    told = deliver_updates(adapter, allow_mass_end=allow_mass_end) if delivering and receiver is not None else None
-    problems.site.extend(told.problems if told is not None else ())
+    delivered = deliver_updates(adapter, allow_mass_end=allow_mass_end) if delivering and receiver is not None else None
+    problems.site.extend(delivered.problems if delivered is not None else ())
     return replace(report, problems=tuple(problems.site), account_problems=tuple(problems.accounts))
 
 
 def deliver_updates(
     adapter: Adapter, *, allow_mass_end: bool = False, stops: Callable[[], bool] = lambda: False
 ) -> DeliveryReport | None:
-    """Tell UCloud what is due, and see to jobs that only one of the two knows.
+    """Deliver the updates that are due, and settle jobs that only one side knows.
 
-    None where another process does that, or where `stops` says in between that the rest can wait. Not under the lock
-    of passes, so that a UCloud that hangs holds up none. Raises only what the database raises.
+    Return None if another process does that, or if `stops` returns True in between. It does not hold the lock of syncs,
+    so that syncs do not wait for a UCloud that hangs. Raises only what the database raises.
     """
     receiver = adapter.receiver
     if receiver is None:
@@ -81,7 +81,7 @@ def deliver_updates(
             problems += deleted_in_ucloud.end_orphans(adapter, receiver, allow_mass_end=allow_mass_end)
             problems += unknown_here.end_doubted(adapter, receiver, allow_mass_end=allow_mass_end)
         except AdapterError as error:
-            return DeliveryReport((*problems, f"could not tell UCloud what became of jobs: {error}"), away=True)
+            return DeliveryReport((*problems, f"could not deliver updates to UCloud: {error}"), away=True)
         return DeliveryReport(tuple(problems))
 
 
@@ -97,9 +97,9 @@ def _preview_delivery(adapter: Adapter) -> tuple[str, ...]:
 
 
 def _collect_rarely() -> None:
-    """Have Python look for garbage in cycles a hundred times more rarely, from now on and in the whole process.
+    """Let Python look for garbage in cycles a hundred times more rarely, from now on and in the whole process.
 
-    A pass makes some ten thousands of objects, none of which is such, and looking at them took a quarter of its time.
+    A sync makes some ten thousands of objects without cycles, and looking at them took a quarter of its time.
     """
     first, *others = gc.get_threshold()
     if 0 < first < COLLECT_AFTER:

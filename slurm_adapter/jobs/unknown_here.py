@@ -1,9 +1,9 @@
-"""Jobs that UCloud takes for ours, and that are not known here (contract 3.8).
+"""Jobs that UCloud takes for ours, and that are not known here.
 
-UCloud is told that such a job is no longer available, which ends it there for good. So it must not be this program that
-has forgotten it: a database that was lost, or restored from yesterday's backup, does not know what still runs. Nothing
-is told of a job that Slurm has, nor of one that a database of this provider has taken once, nor of many at once, before
-somebody has looked (`sync --allow-mass-end`).
+UCloud gets the update that such a job is no longer available, which ends it there. So this program must not be the one
+that has forgotten it: a database that was lost, or restored from a backup, does not know what still runs. No update is
+sent about a job that Slurm has, or that a database of this provider accepted once, or about many jobs at once, until an
+administrator has looked (`sync --allow-mass-end`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from slurm_adapter.ucloud.interface import Receiver
 
 NO_LONGER_AVAILABLE = "Your job is no longer available"
-"""What is told of a job that UCloud has and this adapter has not (contract 3.8)."""
+"""Status of a job that UCloud has and this adapter does not have."""
 
 NEW_SECONDS = 120
-"""A job that is younger may be about to be handed in."""
+"""A younger job may still be on its way here."""
 
 FINAL_STATES = frozenset(state.value for state in JobState if state.final)
 
@@ -40,12 +40,12 @@ _DOUBTED = "jobs in doubt"
 
 
 def verify(adapter: Adapter, wanted: Sequence[Job]) -> list[str]:
-    """Tell of those of these jobs that are gone, and hold back what may not be; what was held back, for the log.
+    """Report those of these jobs that are gone, and hold back doubtful ones. Return lines about those for the log.
 
-    Raises what Slurm's queue and the receiver raise. UCloud asks again then; what it was told meanwhile counts once.
+    Raises as Slurm's queue and the receiver do. UCloud asks again then; a repeated update counts once.
     """
     known = adapter.store.find(job.id for job in wanted)
-    # A job that is known here is never given up for lost, whatever name of ours comes with it.
+    # A job that is known here is never reported as lost, whatever name of ours comes with it.
     lost = {job.id: job for job in wanted if job.id not in known and job.status.state not in FINAL_STATES}
     lost = {id_: job for id_, job in lost.items() if adapter.clock() - job.created_at / 1000 >= NEW_SECONDS}
     if not lost or adapter.receiver is None:
@@ -57,7 +57,7 @@ def verify(adapter: Adapter, wanted: Sequence[Job]) -> list[str]:
     if len(gone) > max(MANY, MANY_OF_ALL * len({job.id for job in wanted})):
         gone = []
     taken_now = adapter.store.find(gone)  # one may have come in while Slurm was asked
-    _tell(adapter, adapter.receiver, [id_ for id_ in gone if id_ not in taken_now])
+    _report_lost(adapter, adapter.receiver, [id_ for id_ in gone if id_ not in taken_now])
     doubted = {id_: account for id_, account in accounts.items() if id_ not in gone}
     if not doubted:
         return []
@@ -66,7 +66,7 @@ def verify(adapter: Adapter, wanted: Sequence[Job]) -> list[str]:
 
 
 def end_doubted(adapter: Adapter, receiver: Receiver, *, allow_mass_end: bool = False) -> list[str]:
-    """Say which jobs are in doubt; with `allow_mass_end` tell UCloud that those are gone that Slurm does not have.
+    """Return which jobs are in doubt. With `allow_mass_end` report those to UCloud that Slurm does not have.
 
     Raises as `verify` does.
     """
@@ -75,7 +75,7 @@ def end_doubted(adapter: Adapter, receiver: Receiver, *, allow_mass_end: bool = 
     doubted = {id_: account for id_, account in noted.items() if id_ not in known}
     if allow_mass_end and doubted:
         gone = _dead(adapter, doubted)
-        _tell(adapter, receiver, [id_ for id_ in doubted if id_ in gone])
+        _report_lost(adapter, receiver, [id_ for id_ in doubted if id_ in gone])
         doubted = {id_: account for id_, account in doubted.items() if id_ not in gone}
     if settled := noted.keys() - doubted.keys():
         adapter.store.change_fact(_DOUBTED, partial(_without, settled))
@@ -83,7 +83,7 @@ def end_doubted(adapter: Adapter, receiver: Receiver, *, allow_mass_end: bool = 
 
 
 def doubts(adapter: Adapter) -> str | None:
-    """What there is to say of jobs in doubt, for somebody who looks; None where there are none."""
+    """Return a line about jobs in doubt; None if there are none."""
     doubted = _doubted(adapter)
     return _explain(doubted) if doubted else None
 
@@ -95,7 +95,7 @@ def _account(adapter: Adapter, job: Job) -> str | None:
 
 
 def _dead(adapter: Adapter, accounts: Mapping[str, str | None]) -> frozenset[str]:
-    """Those of these jobs that Slurm says it does not have, under a name that any database of this provider gave."""
+    """Return those of these jobs that Slurm does not have under a name from any database of this provider."""
     users = sorted({account for account in accounts.values() if account is not None})
     if not users:
         return frozenset()
@@ -109,14 +109,14 @@ def _dead(adapter: Adapter, accounts: Mapping[str, str | None]) -> frozenset[str
     return frozenset(id_ for id_, account in accounts.items() if account is not None and (id_, account) not in alive)
 
 
-def _tell(adapter: Adapter, receiver: Receiver, ids: Iterable[str]) -> None:
+def _report_lost(adapter: Adapter, receiver: Receiver, ids: Iterable[str]) -> None:
     messages = [
         Message(number, id_, adapter.clock(), JobState.FAILURE, NO_LONGER_AVAILABLE, JobState.IN_QUEUE, fresh=True)
         for number, id_ in enumerate(ids)
     ]
-    told = receiver.deliver(messages) if messages else None
-    if told is not None and told.problems:
-        raise Unknown("\n".join(told.problems))
+    answer = receiver.deliver(messages) if messages else None
+    if answer is not None and answer.problems:
+        raise Unknown("\n".join(answer.problems))
 
 
 def _doubted(adapter: Adapter) -> dict[str, str | None]:
@@ -129,7 +129,7 @@ def _read(noted: str | None) -> dict[str, str | None]:
 
 
 def _without(settled: Collection[str], noted: str | None) -> str | None:
-    """What is left of what was noted, which may have become more since these were settled."""
+    """Return the noted jobs without settled ones; more may have been noted meanwhile."""
     left = {id_: account for id_, account in _read(noted).items() if id_ not in settled}
     return json.dumps(left) if left else None
 
@@ -137,7 +137,7 @@ def _without(settled: Collection[str], noted: str | None) -> str | None:
 def _explain(doubted: Mapping[str, str | None]) -> str:
     named = ", ".join(list(doubted)[:5]) + (", ..." if len(doubted) > 5 else "")
     return (
-        f"UCloud takes {len(doubted)} jobs for ours that this database does not know ({named}), and was told nothing "
-        "of them: was the database lost, or restored from a backup? They may run on, unwatched; squeue shows it. Once "
-        "they have ended, `slurm-adapter sync --allow-mass-end` tells UCloud that they are gone"
+        f"UCloud has {len(doubted)} jobs of this provider that this database does not know ({named}); nothing was "
+        "reported to UCloud. Was the database lost, or restored from a backup? The jobs may still run: see squeue. "
+        "Once they have ended, `slurm-adapter sync --allow-mass-end` reports to UCloud that they are gone"
     )

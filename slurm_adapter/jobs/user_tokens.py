@@ -1,8 +1,8 @@
-"""Tokens by which users ask for themselves, at the door that is not UCloud's.
+"""Access tokens of users for the user API.
 
-A token is shown once, when it is made. What is kept is its SHA-256 alone, by which it is found again. It needs no slow
-hash and no salt, which are for passwords: its 256 random bits cannot be guessed, whoever has the database. And looking
-for a digest tells by its time nothing that would help to make a token with another one.
+A token is shown once, when it is made. Only its SHA-256 is stored, by which it is found again. It needs no slow hash
+and no salt, which are for passwords: its 256 random bits cannot be guessed, even with the database. The time of looking for
+a digest reveals nothing that would help to make a token with another one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from slurm_adapter.adapter import Adapter
 
 PREFIX = "sla_"
-"""What every token begins with, so that one that got into a repository or a log is found there."""
+"""Prefix of all tokens, so that one that got into a repository or a log is found there."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def create(adapter: Adapter, name: str, user: str, projects: Sequence[str] = (), lifetime: int | None = None) -> str:
-    """Make a token for a user of this site, and return it: nobody can show it again.
+    """Make a token for a user of this site, and return it: it cannot be shown again.
 
-    `projects`: where the user may work with it besides the personal workspace. `lifetime`: seconds; None: until it is
+    `projects`: in which it may be used, in addition to the personal workspace. `lifetime`: seconds; None: until it is
     revoked. Raises `InvalidInput`, also for a user without an account here and for a name that is taken.
     """
     if not _NAME.fullmatch(name):
@@ -53,7 +53,7 @@ def create(adapter: Adapter, name: str, user: str, projects: Sequence[str] = (),
 
 
 def digest(text: str) -> str:
-    """What is kept of a token."""
+    """Return the digest of a token."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 

@@ -184,7 +184,7 @@ class Jobs(Claims):
             )
 
     def select(self, selection: Selection) -> tuple[list[Record], str | None]:
-        """Return a page of jobs, and the place where the next page begins; None if there is none."""
+        """Return a page of jobs, and the start of the next page; None if there is none."""
         condition, values = selection.conditions()
         direction = "ASC" if selection.ascending else "DESC"
         query = (

@@ -284,12 +284,12 @@ def test_an_outage_is_reported_when_it_begins_and_when_it_ends(run: Callable[...
     offline.slurm.down = True
     first = run("sync")
     assert (first.exit_code, first.stdout) == (1, "")
-    assert "this pass is incomplete; no job was changed without evidence" in first.stderr
+    assert "this sync is incomplete; no job was changed without evidence" in first.stderr
     assert "Unable to contact slurm controller" in first.stderr
     for _ in range(3):
         assert (run("sync").exit_code, run("sync").output) == (1, "")
     offline.slurm.down = False
-    assert run("sync").stderr == "slurm-adapter: passes are complete again\n"
+    assert run("sync").stderr == "slurm-adapter: syncs are complete again\n"
     assert (run("sync").exit_code, run("sync").output) == (0, "")
 
 
@@ -303,13 +303,13 @@ def test_a_second_outage_during_the_first_is_reported_too(run: Callable[..., Res
     assert run("sync").output == ""
     offline.slurm.down = True
     second = run("sync")
-    assert "this pass has more problems" in second.stderr
+    assert "this sync has more problems" in second.stderr
     assert "Unable to contact slurm controller" in second.stderr
     assert "hosts files" not in second.stderr
     offline.slurm.down = False
     assert (run("sync").exit_code, run("sync").output) == (1, ""), "the first goes on"
     broken.unlink()
-    assert run("sync").stderr == "slurm-adapter: passes are complete again\n"
+    assert run("sync").stderr == "slurm-adapter: syncs are complete again\n"
 
 
 def test_a_thousand_problems_make_no_mail_of_a_thousand_lines(offline: Offline) -> None:

@@ -188,7 +188,7 @@ def test_while_slurmdbd_is_away_nothing_is_guessed(make_adapter: LiveSiteMaker, 
     for record, word in ((well, "COMPLETED"), (badly, "FAILED"), (by_root, "CANCELLED"), (by_user, "CANCELLED")):
         until_accounted(cluster, record, word)
     done = adapter.run("sync")
-    assert (done.returncode, done.stderr) == (0, "slurm-adapter: passes are complete again\n")
+    assert (done.returncode, done.stderr) == (0, "slurm-adapter: syncs are complete again\n")
     assert told(adapter, *records) == [
         (JobState.SUCCESS, "Your job ended with exit code 0"),
         (JobState.FAILURE, "Your job failed with exit code 3"),

@@ -12,7 +12,7 @@ from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.gateway.streams.log_follow import Following
 from slurm_adapter.jobs import deliver
 from slurm_adapter.jobs.deleted_in_ucloud import ASK_SECONDS, UNKNOWN_SECONDS
-from slurm_adapter.jobs.report import UNTOLD
+from slurm_adapter.jobs.report import UNDELIVERED
 from slurm_adapter.ucloud.receiver import UcloudReceiver
 from tests.gateway.api_site import ApiSite, opened, wait_until
 
@@ -102,11 +102,11 @@ def test_a_gateway_that_ends_leaves_the_rest_to_the_next_one(
         body = {"items": [api.job(id_) for id_ in ids]}
         assert api.ask("POST", "/ucloud/example/jobs", body, **api.as_ucloud()).is_success
         assert begun.wait(60)
-        api.offline.site.store.set_fact(UNTOLD, "[]")
+        api.offline.site.store.set_fact(UNDELIVERED, "[]")
     assert sum(len(api.ucloud.updates(id_)) for id_ in ids) == 1
     assert len(api.offline.site.store.due(after=0, limit=99)) >= len(ids) - 1
-    assert "UCloud is told all again" not in caplog.text
-    assert api.offline.site.store.fact(UNTOLD) is not None
+    assert "updates to UCloud are delivered again" not in caplog.text
+    assert api.offline.site.store.fact(UNDELIVERED) is not None
 
 
 @pytest.mark.scenario(65)

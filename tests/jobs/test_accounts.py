@@ -15,7 +15,7 @@ import pytest
 from slurm_adapter.cluster.transports.interface import Busy, CommandTimeout, ConnectionLost, NotConnected
 from slurm_adapter.core.records import Stage
 from slurm_adapter.core.states import JobState
-from slurm_adapter.jobs import accounts, reconcile
+from slurm_adapter.jobs import accounts, gather
 from slurm_adapter.jobs.accounts import LONGEST, PATIENCE, SHARE, SHORTEST
 from slurm_adapter.jobs.report import outage_lines
 from tests.offline import Offline, offline, peer
@@ -128,7 +128,7 @@ def test_an_account_gets_a_small_part_of_the_time(offline: Offline, monkeypatch:
 
 
 def test_one_look_covers_so_many_folders_of_an_account(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "LOOKS", 2)
+    monkeypatch.setattr(gather, "LOOKS", 2)
     records = offline.submit(*(offline.item() for _ in range(5)))
     his = offline.job(user="bob")
     for record in (*records, his):

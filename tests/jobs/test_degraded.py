@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["offline"]
 
 sandbox = pytest.mark.sandbox
-RECOVERED = "slurm-adapter: passes are complete again\n"
+RECOVERED = "slurm-adapter: syncs are complete again\n"
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def passes_in_an_outage(adapter: LiveSite, *words: str, count: int = 2) -> None:
     done = [adapter.run("sync") for _ in range(count)]
     assert [(each.returncode, each.stdout) for each in done] == [(1, "")] * count, done
     first = done[0].stderr
-    assert first.startswith("slurm-adapter: this pass is incomplete; no job was changed without evidence:\n"), first
+    assert first.startswith("slurm-adapter: this sync is incomplete; no job was changed without evidence:\n"), first
     for word in words:
         assert word in first, first
     assert [each.stderr for each in done[1:]] == [""] * (count - 1)

@@ -51,7 +51,7 @@ def test_an_outage_of_ten_minutes(site: Offline, ucloud: Ucloud) -> None:
     site.slurm.start(site.slurm_id(first))
     site.slurm.start(site.slurm_id(second))
     for minute in range(10):
-        assert "could not tell UCloud" in site.sync(60).problems[0]
+        assert "could not deliver updates to UCloud" in site.sync(60).problems[0]
         if minute == 5:
             site.slurm.finish(site.slurm_id(first))
     assert site.now(first).state is JobState.SUCCESS
@@ -240,7 +240,7 @@ def test_an_outage_of_ucloud_is_told_apart_from_one_of_slurm(site: Offline, uclo
     assert [len(delivery_lines(store, told.problems)) for _ in range(2)] == [2, 0]
     assert outage_lines(store, sync(site.site, delivering=False)) == []
     assert delivery_lines(store, told.problems) == []
-    assert delivery_lines(store, ()) == ["slurm-adapter: UCloud is told all again"]
+    assert delivery_lines(store, ()) == ["slurm-adapter: updates to UCloud are delivered again"]
 
 
 def test_a_dry_run_shows_what_waits_and_whom_ucloud_denies(site: Offline, ucloud: Ucloud) -> None:
@@ -249,7 +249,7 @@ def test_a_dry_run_shows_what_waits_and_whom_ucloud_denies(site: Offline, ucloud
     site.sync()
     site.slurm.now += 60
     [waits] = sync(site.site, dry_run=True).delivery
-    assert waits == "UCloud is yet to be told 4 updates, the oldest of 61 seconds ago (jobs 4101, 4102)"
+    assert waits == "4 updates wait for delivery to UCloud, the oldest for 61 seconds (jobs 4101, 4102)"
     ucloud.up()
     site.sync()
     assert sync(site.site, dry_run=True).delivery == ()
@@ -258,7 +258,7 @@ def test_a_dry_run_shows_what_waits_and_whom_ucloud_denies(site: Offline, ucloud
     calls = len(ucloud.calls)
     site.slurm.now += 20
     [denied] = sync(site.site, dry_run=True).delivery
-    assert denied.startswith("job 4101: UCloud did not know it; it is ended where UCloud, asked in 100 seconds,")
+    assert denied.startswith("job 4101: UCloud did not know it; it is cancelled if UCloud, asked in 100 seconds,")
     site.slurm.now += 100
     assert "asked now" in plan_lines(sync(site.site, dry_run=True))[0]
     assert len(ucloud.calls) == calls

@@ -226,7 +226,7 @@ def test_a_pass_tells_what_it_has_decided(offline: Offline, monkeypatch: pytest.
     job = offline.job()
     receiver.down = True
     offline.slurm.start(offline.slurm_id(job))
-    assert "could not tell UCloud" in offline.sync().problems[0]
+    assert "could not deliver updates to UCloud" in offline.sync().problems[0]
     assert offline.now(job).state is JobState.RUNNING, "what is true does not wait for who is told"
     offline.slurm.finish(offline.slurm_id(job))
     receiver.down = False

@@ -23,7 +23,7 @@ from slurm_adapter.core.specification import Owner
 from slurm_adapter.core.states import FENCED, JobState
 from slurm_adapter.jobs import cancel
 from slurm_adapter.jobs import submit as jobs
-from slurm_adapter.jobs.reconcile import find_addresses
+from slurm_adapter.jobs.gather import find_addresses
 from slurm_adapter.jobs.report import Report
 from slurm_adapter.jobs.sync import sync
 from slurm_adapter.state.claims import LEASE_SECONDS
@@ -957,7 +957,7 @@ def test_a_controller_that_gives_no_good_answer_is_spared(offline: Offline, monk
     begun = offline.slurm.now + 1
     for _ in range(300):
         [problem] = offline.sync().problems
-        assert "Socket timed out" in problem or "it is left in peace for" in problem
+        assert "Socket timed out" in problem or "times in a row; next attempt in" in problem
     assert [when - begun for when in asked] == [0, 1, 2, 42, 122, 242]
     assert offline.now(record).state is JobState.RUNNING
     monkeypatch.setattr(offline.slurm, "queue", inner)

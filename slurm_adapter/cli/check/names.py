@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from slurm_adapter.cli.check.findings import Finding, Level
 from slurm_adapter.cluster.transports.interface import Command
 from slurm_adapter.core.errors import AdapterError
+from slurm_adapter.jobs.gather import find_addresses
 from slurm_adapter.jobs.name_methods import methods_that_work
-from slurm_adapter.jobs.reconcile import find_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
