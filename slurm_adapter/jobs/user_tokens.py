@@ -1,8 +1,8 @@
 """Access tokens of users for the user API.
 
-A token is shown once, when it is made. Only its SHA-256 is stored, by which it is found again. It needs no slow hash
-and no salt, which are for passwords: its 256 random bits cannot be guessed, even with the database. The time of looking for
-a digest reveals nothing that would help to make a token with another one.
+A token is shown once, when it is made. Only its SHA-256 is stored, by which it is found again. That needs no slow hash
+and no salt, as passwords do: the 256 random bits of a token cannot be guessed, even with the database. The time of a
+lookup reveals nothing that would help to make a token with another digest.
 """
 
 from __future__ import annotations

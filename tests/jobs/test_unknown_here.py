@@ -144,7 +144,7 @@ def test_what_two_have_noted_at_once_is_kept_of_both(site: Offline) -> None:
         assert all(threads.map(ask, [site.site.for_thread() for _ in ids], ids))
     said = unknown_here.doubts(site.site)
     assert said is not None
-    assert f"takes {len(ids)} jobs" in said, "some were lost"
+    assert f"has {len(ids)} jobs" in said, "some were lost"
 
 
 def test_what_is_noted_while_others_are_settled_is_kept(
