@@ -129,7 +129,8 @@ def test_a_ucloud_that_is_away_is_tried_less_and_less_often() -> None:
 def test_a_job_that_is_not_known_here_is_told_to_be_gone(api: ApiSite) -> None:
     verify = "/ucloud/example/jobs/verify"
     assert api.ucloud.create(api.job("4101")).status == 200
-    wait_until(lambda: bool(api.ucloud.updates("4101")), "UCloud was not told that it was submitted")
+    waits = "Your job waits in the queue: Priority"
+    wait_until(lambda: waits in str(api.ucloud.updates("4101")), "UCloud does not get the reason why it waits")
     api.ucloud.know("4102", "4103")
     api.ucloud.know("4104", state="SUCCESS")
     told = api.ucloud.updates("4101")[:]
