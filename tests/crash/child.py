@@ -45,19 +45,12 @@ if TYPE_CHECKING:
 
 _PR_SET_CHILD_SUBREAPER = 36
 _ONLY_READ = {
-    "active",
-    "again",
-    "all",
-    "bundles",
-    "fact",
-    "find",
-    "find_keys",
-    "get",
-    "hosts_are_written",
-    "hosts_version",
-    "shared",
+    *("active", "active_jobs", "again", "all", "bundles", "cancel_requested", "close", "count_states", "due"),
+    *("ended_before", "expected", "fact", "find", "find_keys", "forgettable", "get", "hosts_are_written"),
+    *("hosts_version", "in_hosts", "last_updates", "of_application", "outbox", "owners_waiting_for_peers", "select"),
+    *("token_of", "tokens", "troubled", "unclosed", "unknown_since", "updates", "with_slurm_names"),
 }
-_ONLY_READ |= {"updates", "with_slurm_names", "close"}
+"""Methods of the store that change nothing; all exist."""
 _SCRIPTS = {
     value: name.strip("_").lower()
     for module in (job_folders, peer_files)
@@ -153,7 +146,10 @@ def work(config: str, ahead: float, point: str, action: str, arguments: Sequence
     with Adapter(load_config(Path(config)), clock=lambda: time.time() + ahead) as site:
         points.wrap(site.transport, ["run"])
         points.wrap(site.scheduler, methods(site.scheduler))
-        points.wrap(site.store, [name for name in methods(site.store) if name not in _ONLY_READ])
+        offered = methods(site.store)
+        if unknown := _ONLY_READ.difference(offered):
+            raise ValueError(f"the store has no {', '.join(sorted(unknown))}")
+        points.wrap(site.store, [name for name in offered if name not in _ONLY_READ])
         try:
             act(site, action, arguments)
         except AdapterError as error:

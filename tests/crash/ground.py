@@ -27,6 +27,7 @@ from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import cancel, item, submit
 from slurm_adapter.jobs.sync import sync
 from slurm_adapter.local.configuration_file import load_config
+from slurm_adapter.state.claims import LEASE_SECONDS
 from tests.adapter import LiveSite, on_node
 
 if TYPE_CHECKING:
@@ -133,14 +134,20 @@ class Ground(LiveSite):
         limit = time.monotonic() + timeout
         while True:
             active = self.site.store.active()
-            if any(record.stage is Stage.SUBMITTING for record in active):
-                self.clock.ahead += DISPATCH_SECONDS + 5
+            self._pass_time(active)
             report = sync(self.site)
             assert [each for each in report.problems if not problem or problem not in each] == []
             if {record.id for record in active} == {record.id for record in living} and not report.changed:
                 return
             assert time.monotonic() < limit, f"not quiet after {timeout} s: {active}"
             time.sleep(0.2)
+
+    def _pass_time(self, active: Sequence[Record]) -> None:
+        """Move the clock to the end of what lost answers and leases of killed processes have to wait for."""
+        if any(record.stage is Stage.SUBMITTING for record in active):
+            self.clock.ahead += DISPATCH_SECONDS + 5
+        elif any(record.lease is not None and record.lease > self.clock() for record in active):
+            self.clock.ahead += LEASE_SECONDS
 
     def check(self, *living: Record) -> None:
         """Count everything: rows, Slurm's jobs, updates, folders, hosts files. Only these jobs live."""
@@ -190,8 +197,7 @@ class Ground(LiveSite):
         with self.site:
             limit = time.monotonic() + 60
             while (active := self.site.store.active()) and time.monotonic() < limit:
-                if any(record.stage is Stage.SUBMITTING for record in active):
-                    self.clock.ahead += DISPATCH_SECONDS + 5
+                self._pass_time(active)
                 try:
                     cancel.cancel(self.site, [record.id for record in active if record.cancel_sent is None])
                     sync(self.site)

@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -25,7 +26,7 @@ from slurm_adapter.jobs import cancel
 from slurm_adapter.jobs import submit as jobs
 from slurm_adapter.jobs.gather import find_addresses
 from slurm_adapter.jobs.report import Report
-from slurm_adapter.jobs.sync import sync
+from slurm_adapter.jobs.sync import COLLECT_AFTER, sync
 from slurm_adapter.state.claims import LEASE_SECONDS
 from tests.offline import Offline, offline, peer
 
@@ -172,11 +173,18 @@ def test_what_is_recorded_while_slurm_is_asked_is_left_to_the_next_pass(
     assert (before.missing_since, after.status) == (None, "Your job waits in the queue: Priority")
 
 
-def test_a_pass_leaves_the_collection_of_garbage_as_it_was(offline: Offline) -> None:
+@pytest.mark.parametrize(
+    ("threshold", "after"), [(700, COLLECT_AFTER), (10 * COLLECT_AFTER, 10 * COLLECT_AFTER), (0, 0)]
+)
+def test_a_sync_lets_python_look_for_garbage_rarely(offline: Offline, threshold: int, after: int) -> None:
     before = gc.get_threshold()
-    offline.job()
-    offline.sync()
-    assert gc.get_threshold() == before
+    try:
+        gc.set_threshold(threshold, 20, 30)
+        offline.job()
+        offline.sync()
+        assert gc.get_threshold() == (after, 20, 30)
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.mark.scenario(49)
@@ -615,7 +623,19 @@ def test_a_pass_leaves_a_new_claim_to_whoever_makes_its_folder_just_now(
     assert len(offline.slurm_jobs(record)) == 1
 
 
-def test_a_pass_does_not_leave_a_new_claim_to_whoever_was_killed(
+def test_a_sync_dispatches_the_claim_of_a_killed_process_after_its_lease(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed cannot give its lease back."""
+    with monkeypatch.context() as killed:
+        killed.setattr(jobs, "dispatch", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            offline.job()
+    assert [offline.sync(seconds).submitted for seconds in (0, LEASE_SECONDS - 1, 1, 60)] == [(), (), ("1",), ()]
+    assert len(offline.slurm.submissions) == 1
+
+
+def test_a_sync_dispatches_the_claim_of_a_process_that_gave_up_at_once(
     offline: Offline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(command: Command) -> None:
