@@ -153,7 +153,7 @@ class Lives(RuleBasedStateMachine):
         name = getattr(inner, "__name__", "")
         if name == "submit":
             for each in given[0]:
-                truth = self._truth(each.token)
+                truth = self._truth(each.slurm_name)
                 assert truth is None or truth.robbed or not truth.passed, "handed in again after its application ran"
         if name == "queue" and "sight" in self.broken:
             inner(*given)
