@@ -213,7 +213,7 @@ SCONTROL = {
 }
 SACCT = {
     "answers half": ("printf '17|'", "breaks off"),
-    "answers something else": ("echo hello", "no list of jobs"),
+    "answers something else": ("echo hello", "not a list of jobs"),
     "complains with exit code 0": ("echo 'sacct: error: slurm_persist_conn_open: Connection refused' >&2", "refused"),
     "fails": ("exit 1", "sacct failed"),
     "is killed": ("kill -9 $$", "sacct failed"),
