@@ -94,7 +94,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "application": record.application,
         "specification": specification.model_dump(mode="json", by_alias=True),
         "folder": record.folder,
-        "slurm_name": record.slurm_name,
+        "slurmName": record.slurm_name,
         "timeLimit": record.time_limit,
         "created": record.created,
         "started": record.started,

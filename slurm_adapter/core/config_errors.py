@@ -43,7 +43,10 @@ _LIMITS = {
 _RENAMED = {
     "state": ("state_dir", "this key is now state_dir"),
     "shared": ("shared_dir", "this key is now shared_dir"),
-    "cluster": ("clusters", "this table is now [clusters.NAME]; choose a name, such as [clusters.main]"),
+    "cluster": (
+        "clusters",
+        "[cluster] and [cluster.ssh] are now [clusters.NAME] and [clusters.NAME.ssh]; choose a name, such as main",
+    ),
 }
 """Keys of the file that have new names: the new key, and the message."""
 

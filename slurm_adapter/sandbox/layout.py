@@ -24,7 +24,6 @@ MARK = "SLURM_ADAPTER_SANDBOX"
 """Environment variable of every daemon, with the sandbox's root. It identifies the sandbox's processes."""
 
 CLUSTER_NAME = "sandbox"
-CONTROL_GROUP = "slurm-adapter-sandbox"
 HOST_NUMBER = 1
 MOST_NODES = 64
 MOST_SANDBOXES = 100

@@ -265,7 +265,8 @@ def test_lists_and_pages(run: Callable[..., Result], offline: Offline) -> None:
     assert "db is job 1 (RUNNING)" in page
     assert "\x1b" not in run("show", database.id).stdout
     shown = json.loads(run("show", database.id, "--json").stdout)
-    assert (shown["slurmId"], shown["nodes"], shown["addresses"]) == (1, ["node002"], [["192.0.2.2"]])
+    assert (shown["slurmId"], shown["slurmName"]) == (1, offline.now(database).slurm_name)
+    assert (shown["nodes"], shown["addresses"]) == (["node002"], [["192.0.2.2"]])
     assert [update["state"] for update in shown["updates"]] == [None, "RUNNING"]
     assert run("hosts").stdout == offline.shared
     assert run("hosts", consumer.id).stdout == (offline.peers / consumer.peers_file).read_text()
@@ -337,6 +338,13 @@ def test_a_mass_end_needs_permission(run: Callable[..., Result], offline: Offlin
     assert not any(offline.now(record).state.final for record in records)
     assert run("sync", "--allow-mass-end").exit_code == 0
     assert all(offline.now(record).state.final for record in records)
+
+
+def test_the_old_name_of_the_permission_is_refused_with_the_new_one(run: Callable[..., Result]) -> None:
+    refused = run("sync", "--end-many")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--end-many is now --allow-mass-end" in refused.stderr
+    assert "--end-many" not in run("sync", "--help").stdout
 
 
 def test_a_dry_run_prints_what_would_be_done_and_reports_no_outage(

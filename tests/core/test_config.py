@@ -200,7 +200,10 @@ def test_an_error_names_the_file_the_line_and_the_key(tmp_path: Path, text: str,
     assert words in message
 
 
-NEW_TABLE = "4: cluster: this table is now [clusters.NAME]; choose a name, such as [clusters.main]"
+NEW_TABLE = (
+    "4: cluster: [cluster] and [cluster.ssh] are now [clusters.NAME] and [clusters.NAME.ssh]; "
+    "choose a name, such as main"
+)
 OLD = [
     ("state_dir", "state", "2: state: this key is now state_dir"),
     ("shared_dir", "shared", "3: shared: this key is now shared_dir"),

@@ -15,7 +15,6 @@ from slurm_adapter.local.application_folder import Catalogue, open_catalogue
 from slurm_adapter.local.render_process import render_confined
 from slurm_adapter.local.template_folder import open_templates
 from slurm_adapter.translation.application import Application, Option, Parameter, Template, Variable, Word
-from slurm_adapter.translation.application_file import read_application_file
 from slurm_adapter.translation.translate import JobContext, Translation, translate
 
 if TYPE_CHECKING:
@@ -105,10 +104,6 @@ class Case:
     def with_template(self, text: str, **fields: Any) -> Case:
         """Return the same case with an application of this Jinja text."""
         return self.with_application(invocation=(Template(text),), **fields)
-
-    def with_file(self, text: str) -> Case:
-        """Return the same case with an application from this file."""
-        return replace(self, application=read_application_file(text, "app.yaml"))
 
 
 PARAMETERS = (

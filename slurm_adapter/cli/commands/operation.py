@@ -13,8 +13,14 @@ from slurm_adapter.cli.context import FAILED, TRY_AGAIN, as_json_option, open_si
 from slurm_adapter.core.errors import InvalidConfig
 
 
+def _refuse_old_name(_: click.Context, option: click.Parameter, given: bool) -> None:
+    if given:
+        raise click.UsageError(f"{option.opts[0]} is now --allow-mass-end; use it for one sync, not in a timer")
+
+
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--end-many", is_flag=True, hidden=True, expose_value=False, callback=_refuse_old_name)
 @click.option(
     "--allow-mass-end",
     is_flag=True,
@@ -29,20 +35,20 @@ def sync(ctx: click.Context, dry_run: bool, allow_mass_end: bool) -> None:
     """
     from slurm_adapter.jobs import report as reporting
     from slurm_adapter.jobs.sync import deliver_updates
-    from slurm_adapter.jobs.sync import sync as run_pass
+    from slurm_adapter.jobs.sync import sync as run_sync
 
     adapter = open_site(ctx)
     with adapter.sync_lock() as ours:
         if not ours:
             sys.exit(TRY_AGAIN)
-        report = run_pass(adapter, dry_run=dry_run, allow_mass_end=allow_mass_end, delivering=False)
+        report = run_sync(adapter, dry_run=dry_run, allow_mass_end=allow_mass_end, delivering=False)
         lines = reporting.plan_lines(report) if dry_run else reporting.outage_lines(adapter.store, report)
-    told = None if dry_run else deliver_updates(adapter, allow_mass_end=allow_mass_end)
-    if told is not None:
-        lines += reporting.delivery_lines(adapter.store, told.problems)
+    delivered = None if dry_run else deliver_updates(adapter, allow_mass_end=allow_mass_end)
+    if delivered is not None:
+        lines += reporting.delivery_lines(adapter.store, delivered.problems)
     for line in lines:
         (click.echo if dry_run else talk)(line)
-    if report.problems or (told is not None and told.problems):
+    if report.problems or (delivered is not None and delivered.problems):
         sys.exit(FAILED)
 
 
