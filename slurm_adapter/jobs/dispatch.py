@@ -52,39 +52,54 @@ def dispatch(
     ready = _with_peers_in_slurm(adapter, records)
     if len(ready) < len(records):  # a sync waits for the peers
         names = {record.slurm_name for record in ready}
-        adapter.store.set_leases([each.slurm_name for each in records if each.slurm_name not in names], None)
+        adapter.store.end_leases([each for each in records if each.slurm_name not in names])
+    ready = _hold(adapter, ready)
     if not ready:
         return {}
+    current = {record.id: record for record in (*records, *ready)}
     try:
-        return _dispatch(adapter, records, ready, may_forget)
+        return _dispatch(adapter, ready, current, may_forget)
     except BaseException:
         with suppress(AdapterError):
-            adapter.store.set_leases([record.slurm_name for record in records], None)  # a sync need not wait
+            adapter.store.end_leases(list(current.values()))  # a sync need not wait
         raise
 
 
+def _hold(adapter: Adapter, claims: Sequence[Record]) -> list[Record]:
+    """Return those of these claims that no other process has leased or taken; until their leases end, none does.
+
+    Two processes must not make the folder of a job: sbatch would read a file that the other one is writing.
+    """
+    now = adapter.clock()
+    if all(each.lease is not None and now + LEASE_SECONDS / 2 < each.lease <= now + LEASE_SECONDS for each in claims):
+        return list(claims)
+    return adapter.store.lease(claims, now + LEASE_SECONDS)
+
+
 def _dispatch(
-    adapter: Adapter, records: Sequence[Record], ready: Sequence[Record], may_forget: Callable[[], bool] | None
+    adapter: Adapter, ready: Sequence[Record], current: dict[str, Record], may_forget: Callable[[], bool] | None
 ) -> dict[str, AdapterError]:
+    """Do as `dispatch`. `current` holds all its jobs, by id, and is kept up to date."""
     new = may_forget is not None
-    alone = new and len(records) == 1
+    alone = new and len(current) == 1
     packed, contents = adapter.store.bundles([record.slurm_name for record in ready])
     bundles = {slurm_name: pending_files.unpack(content, contents) for slurm_name, content in packed.items()}
     parts = _parts([record for record in ready if record.slurm_name in bundles])
-    current = {record.id: record for record in records}
     failures: dict[str, AdapterError] = {}
     waiting: dict[str, NotStarted] = {}
     with ThreadPoolExecutor(1, "folders") as pool:
         making = [pool.submit(_make_folders, adapter, part, bundles, new=new) for part in parts]
-        for number, (part, made) in enumerate(zip(parts, making, strict=True)):
-            if number and new:
-                left = [record.slurm_name for each in parts[number:] for record in each]
-                adapter.store.set_leases(left, adapter.clock() + LEASE_SECONDS)
+        for number, made in enumerate(making):
+            if number:
+                left = {each.id: each for each in _hold(adapter, [each for part in parts[number:] for each in part])}
+                current |= left
+                parts[number:] = [[left[each.id] for each in part if each.id in left] for part in parts[number:]]
+            part = parts[number]
             put_off = {
                 record.id: _not_started(record, waiting[record.account]) for record in part if record.account in waiting
             }
             failed = {} if len(put_off) == len(part) and made.cancel() else made.result()
-            failures |= failed | put_off
+            failures |= {record.id: failed[record.id] for record in part if record.id in failed} | put_off
             with_folder = [record for record in part if record.id not in failures]
             if with_folder:
                 waiting |= _submit(adapter, with_folder, bundles, current, failures, alone=alone)

@@ -8,7 +8,8 @@
 
 A claim has a lease: until then the process that made it is expected to take it. If that process was killed, the next
 sync after the lease dispatches the claim. It does so at once for a claim that has no lease, such as one that Slurm
-refused temporarily. The lease only saves double work: exactly one process can take a claim.
+refused temporarily. A process renews the lease before it makes the folder, unless another one was faster: sbatch must
+not read a file that a second process writes. Exactly one process can take a claim, whatever its lease.
 
 A sync that finds a job at a later stage goes on from there. Between 4 and 5 only `core.plan` decides about a second
 sbatch. If a job comes up twice anyway, the fence in its script lets one of them run.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LEASE_SECONDS = 60
 """Time for which a claim is left to the process that made it; then a sync may dispatch it, too.
 
-It is usually dispatched within a second. If two processes dispatch a claim at the same time, only one runs sbatch.
+It is usually dispatched within a second. See `slurm_adapter.jobs.submit`.
 """
 
 
@@ -132,12 +132,22 @@ class Claims(Outbox):
             for record in taken
         ]
 
-    def set_leases(self, slurm_names: Iterable[str], until: float | None) -> None:
-        """Set the leases of claims, given by Slurm name; None ends them, so that a sync may dispatch the claims."""
+    def lease(self, claims: Iterable[Record], until: float) -> list[Record]:
+        """Lease claims until this time. Return them, without those that were taken or leased since they were read."""
+        ours = "UPDATE jobs SET lease = ? WHERE slurm_name = ? AND stage = 'claimed' AND lease IS ?"
+        with self._transaction() as connection:
+            return [
+                each._replace(lease=until)
+                for each in claims
+                if connection.execute(ours, (until, each.slurm_name, each.lease)).rowcount
+            ]
+
+    def end_leases(self, claims: Iterable[Record]) -> None:
+        """End the leases of claims, unless another process has leased them, so that a sync may dispatch the claims."""
         with self._transaction() as connection:
             connection.executemany(
-                "UPDATE jobs SET lease = ? WHERE slurm_name = ? AND stage = 'claimed'",
-                [(until, slurm_name) for slurm_name in slurm_names],
+                "UPDATE jobs SET lease = NULL WHERE slurm_name = ? AND stage = 'claimed' AND lease = ?",
+                [(each.slurm_name, each.lease) for each in claims],
             )
 
     def find_keys(self, origin: str, owner: str, project: str | None, keys: Iterable[str]) -> dict[str, Record]:

@@ -24,7 +24,9 @@ from slurm_adapter.core.specification import Owner
 from slurm_adapter.core.states import JobState
 from slurm_adapter.jobs import cancel
 from slurm_adapter.jobs import submit as jobs
-from slurm_adapter.jobs.dispatch import MANY
+from slurm_adapter.jobs.caller import Caller
+from slurm_adapter.jobs.cluster_facts import learn
+from slurm_adapter.jobs.dispatch import MANY, dispatch
 from slurm_adapter.state.claims import LEASE_SECONDS
 from tests.offline import Offline, Tripping, offline, peer, tiny
 
@@ -768,6 +770,29 @@ def test_a_crash_at_any_step_of_a_submission_leads_to_one_job_or_none(
             break
         step += 1
     assert step > 8
+
+
+def test_claim_that_waited_longer_than_its_lease_is_left_to_the_sync_that_leased_it(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway gathers claims while sbatch runs for others of the account. A sync may be faster."""
+    facts = learn(offline.site)
+    _, [record] = jobs.claim(offline.site, Owner(created_by="alice"), [offline.item()], facts, Caller())
+    late = offline.open()
+    submit_plainly = offline.slurm.submit
+    commands: list[str] = []
+
+    def submit(given: Sequence[Submission]) -> list[Outcome]:
+        if not commands:
+            commands.append("sbatch of the sync")
+            monkeypatch.setattr(late.transport, "before", lambda command: commands.append(str(command.argv)))
+            assert dispatch(late, [record]) == {}
+        return submit_plainly(given)
+
+    monkeypatch.setattr(offline.slurm, "submit", submit)
+    assert offline.sync(after=LEASE_SECONDS).submitted == (record.id,)
+    assert commands == ["sbatch of the sync"]
+    assert len(offline.slurm_jobs(record)) == 1
 
 
 def test_a_pass_that_overtakes_a_submission_makes_no_second_job(
