@@ -124,3 +124,20 @@ def test_a_database_that_is_held_is_502_and_the_work_is_done_later(api: ApiSite,
         assert (answer.status_code, "database is busy" in answer.json()["why"]) == (502, True), answer.text
     again = partial(api.ask, "POST", f"{JOBS}/{path}", body, **api.as_ucloud())
     wait_until(lambda: again().status_code == 200, "the database is still busy")
+
+
+@pytest.mark.scenario(70, 72)
+def test_terminate_ends_what_is_known_under_its_own_name(api: ApiSite) -> None:
+    known = api.as_ucloud()
+    for id_ in ("1", "2"):
+        assert api.ask("POST", JOBS, {"items": [api.job(id_)]}, **known).status_code == 200
+    forged = [api.job("2") | {"providerGeneratedId": bad} for bad in ("acc/1/17", "'; rm -rf /", "a/b")]
+    wanted = [api.job("1"), *forged, api.job("99")]
+    answer = api.ask("POST", f"{JOBS}/terminate", {"items": wanted}, **known)
+    assert answer.json() == {"responses": [{}] * len(wanted)}
+    api.offline.sync()
+    records = api.offline.site.store.find(["1", "2"])
+    assert (records["1"].stage, records["1"].state) == (Stage.ENDED, "SUCCESS")
+    assert records["2"].stage is Stage.SUBMITTED
+    again = api.ask("POST", f"{JOBS}/terminate", {"items": [api.job("1")]}, **known)
+    assert again.json() == {"responses": [{}]}

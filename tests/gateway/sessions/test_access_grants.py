@@ -13,7 +13,7 @@ from websockets.sync.client import connect
 from slurm_adapter.gateway.limits import Limits
 from tests.gateway.api_site import ApiSite, opened
 from tests.gateway.sessions.test_shell import SRUN, browser
-from tests.gateway.sessions.test_web import SETTINGS, application, never_sync
+from tests.gateway.sessions.web_ground import SETTINGS, application, never_sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.gateway.api_site import ApiSite, opened
-from tests.gateway.sessions.test_web import SETTINGS, never_sync
+from tests.gateway.sessions.web_ground import SETTINGS, never_sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
