@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,9 @@ from slurm_adapter.core.errors import InvalidInput
 from slurm_adapter.core.interfaces import Interface
 from slurm_adapter.local.render_process import CPU_SECONDS, ConfinedRenderer, render_confined
 from slurm_adapter.translation.rendering import Source, Task, render
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def task(text: str, **variables: Any) -> Task:
@@ -96,6 +99,12 @@ def test_a_child_renders_the_same() -> None:
     assert render_confined(whole) == render(whole)
 
 
+@pytest.fixture(scope="module")
+def child() -> Iterator[ConfinedRenderer]:
+    with ConfinedRenderer() as renderer:
+        yield renderer
+
+
 @pytest.mark.scenario(35)
 @pytest.mark.parametrize(
     ("text", "said"),
@@ -147,36 +156,36 @@ def test_a_child_renders_the_same() -> None:
         ("{{ none is match('5') }}", "app, line 10: "),
     ],
 )
-@pytest.mark.parametrize("run", [render, render_confined])
-def test_an_error_names_the_template_and_the_line(run: Any, text: str, said: str) -> None:
-    with pytest.raises(InvalidInput) as error:
-        run(task(text))
-    assert said in str(error.value)
-    assert str(error.value).isprintable()
+def test_an_error_names_the_template_and_the_line(child: ConfinedRenderer, text: str, said: str) -> None:
+    for run in (render, child.render):
+        with pytest.raises(InvalidInput) as error:
+            run(task(text))
+        assert said in str(error.value)
+        assert str(error.value).isprintable()
 
 
 @pytest.mark.scenario(35)
 @pytest.mark.parametrize(
     "text",
     [
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 'a' | center(10 ** 10) }}",
         "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
     ],
 )
-def test_a_child_that_exceeds_the_limits_is_killed(text: str) -> None:
+def test_a_child_that_needs_too_much_memory_is_ended(text: str) -> None:
     with pytest.raises(InvalidInput) as error:
         render_confined(task(text))
-    assert f"takes more than {CPU_SECONDS} seconds" in str(error.value) or "MemoryError" in str(error.value)
+    assert "or too much memory" in str(error.value) or "MemoryError" in str(error.value)
 
 
+@pytest.mark.scenario(35)
 def test_one_child_serves_many_jobs_each_with_the_whole_of_the_limits() -> None:
     burns = "{% for i in range(99999) %}{% for j in range(2) %}{% endfor %}{% endfor %}{{ n }}"
     with ConfinedRenderer() as renderer:
         assert [renderer.render(task(burns, n=number)).body for number in range(15)] == [str(n) for n in range(15)]
         with pytest.raises(InvalidInput, match="'nope' is undefined"):
             renderer.render(task("{{ nope }}"))
-        with pytest.raises(InvalidInput, match="takes more than"):
+        with pytest.raises(InvalidInput, match=f"takes more than {CPU_SECONDS} seconds"):
             renderer.render(task("{{ ('a' * 40) is match('(a+)+b') }}"))
         assert renderer.render(task("{% set x = 1 %}{{ x }}")).body == "1"
         with pytest.raises(InvalidInput, match="'x' is undefined"):
