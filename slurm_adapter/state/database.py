@@ -131,6 +131,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE jobs RENAME COLUMN tidy_after TO cleanup_retry;
         ALTER TABLE jobs ADD COLUMN cluster TEXT NOT NULL DEFAULT '';
         ALTER TABLE jobs ADD COLUMN lease REAL;
+        UPDATE facts SET name = 'failures of slurmctld' WHERE name = 'asked in vain';
         """,
     ),
 )
@@ -257,7 +258,9 @@ def translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without the extended part
+        unreadable = sqlite3.SQLITE_CORRUPT if isinstance(error, sqlite3.OperationalError) else sqlite3.SQLITE_ERROR
+        # Python's own error for a text that is not UTF-8 has no code. Of SQLite's codes the extended part is left out.
+        code = getattr(error, "sqlite_errorcode", unreadable) & 0xFF
         if code in _BUSY:
             raise TryAgain(f"{path}: another process holds the database; try again") from error
         if code in _OF_DISK:

@@ -406,6 +406,15 @@ def test_a_damaged_page(tmp_path: Path) -> None:
         store.all(100)
 
 
+def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
+    with Store(tmp_path / "state") as store:
+        store.claim([(record(), b"")])
+    path = tmp_path / "state" / "jobs.sqlite"
+    path.write_bytes(path.read_bytes().replace(b"claimed", b"cla\xffmed"))
+    with pytest.raises(StoreError, match=r"Could not decode .*; restore a backup"), Store(tmp_path / "state") as store:
+        store.all(100)
+
+
 def test_a_lock_that_does_not_go(store: Store, tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "state" / "jobs.sqlite", isolation_level=None)
     try:
