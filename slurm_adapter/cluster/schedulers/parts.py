@@ -70,4 +70,5 @@ def name(command: tuple[str, ...]) -> str:
     """Return the name of a command for a message."""
     if command == CONFIG:
         return "scontrol show config"
-    return " ".join(command[-3:] if "show" in command else command[:1])
+    # Without options: `scontrol show partition`.
+    return " ".join([command[0], *command[command.index("show") :]] if "show" in command else command[:1])

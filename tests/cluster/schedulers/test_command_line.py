@@ -424,6 +424,16 @@ def test_every_command_has_a_whole_environment_of_its_own() -> None:
 
 
 @pytest.mark.usefixtures("configured")
+def test_the_error_of_a_command_names_it_without_its_options() -> None:
+    def fail(command: Command) -> Result:
+        mark = command.stdin.decode().strip()
+        return Result(0, f"{mark} begin\n\n{mark} end 1\n".encode(), b"scontrol: error: no")
+
+    with pytest.raises(Unknown, match=r"^scontrol show partition failed: scontrol: error: no$"):
+        CommandLineScheduler(FakeTransport(fail)).partitions()
+
+
+@pytest.mark.usefixtures("configured")
 def test_history() -> None:
     def tell(status: int, stdout: str, stderr: str) -> CommandLineScheduler:
         return CommandLineScheduler(FakeTransport(lambda _: Result(status, stdout.encode(), stderr.encode())))
