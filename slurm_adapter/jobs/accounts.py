@@ -117,7 +117,7 @@ class Accounts:
             else:
                 yield user, groups[user], self._judge(user, what, *done, seconds, remembered.get(user))
 
-    def behind(
+    def in_background(
         self, groups: Mapping[str, Sequence[K]], what: str, act: Callable[[str, Sequence[K]], T]
     ) -> Iterator[tuple[str, Sequence[K], T | Trouble | AdapterError]]:
         """Act in the same way, by commands that may take minutes: they go on in the background.
@@ -155,7 +155,7 @@ class Accounts:
         def cancel(user: str, ids: Sequence[int]) -> None:
             self._adapter.scheduler.cancel(dict.fromkeys(ids, user))
 
-        return {user: answer for user, _, answer in self.behind(groups, "", cancel) if answer is not None}
+        return {user: answer for user, _, answer in self.in_background(groups, "", cancel) if answer is not None}
 
     def blame(self, user: str, why: str) -> None:
         """Note that something failed because of an account."""

@@ -124,7 +124,7 @@ def _submit(adapter: Adapter, claimed: Sequence[Record], accounts: Accounts, pro
 
     submitted: list[str] = []
     failures: list[tuple[str, AdapterError]] = []
-    for user, owned, answer in accounts.behind(dict(by_account(claimed)), "", act):
+    for user, owned, answer in accounts.in_background(dict(by_account(claimed)), "", act):
         if isinstance(answer, AdapterError):
             problems.accounts.append(f"could not submit jobs as {user}: {answer}")
         elif not isinstance(answer, Trouble):

@@ -79,7 +79,7 @@ def _remove(
     def act(user: str, owned: Sequence[Record]) -> frozenset[str]:
         return remove(adapter.transport, user, {record.folder: record.slurm_name for record in owned})
 
-    for user, owned, answer in accounts.behind(dict(by_account(records)), f"remove the {what} of its jobs", act):
+    for user, owned, answer in accounts.in_background(dict(by_account(records)), f"remove the {what} of its jobs", act):
         if isinstance(answer, AdapterError):
             problems.site.append(
                 f"the {what} of {len(owned)} jobs that ended long ago were not removed as {user}: {answer}"

@@ -376,7 +376,7 @@ def test_an_account_that_nobody_waited_for_is_not_late(offline: Offline) -> None
     lanes._late["alice"] = then = time.monotonic() - 1  # noqa: SLF001  # it was late a second ago
     found = accounts.Accounts(offline.site)
     try:
-        [(_, _, told)] = found.behind({"alice": [1]}, "do it", lambda *_: go_on.wait(60))
+        [(_, _, told)] = found.in_background({"alice": [1]}, "do it", lambda *_: go_on.wait(60))
         assert isinstance(told, accounts.Trouble)
         assert lanes._late["alice"] == then  # noqa: SLF001
     finally:
