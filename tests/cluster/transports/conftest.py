@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +23,7 @@ from slurm_adapter.cluster.transports.ssh import SshTransport
 from slurm_adapter.cluster.transports.ssh_config import SshSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from slurm_adapter.cluster.transports.interface import Transport
 
@@ -111,8 +112,22 @@ def bin_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Return the folder with the keys of the first, second, ... server of a test. They are made once for all tests."""
+
+    @cache
+    def made(number: int) -> Path:
+        folder = tmp_path_factory.mktemp(f"keys{number}")
+        make_key(folder / "host_key")
+        make_key(folder / "user_key")
+        return folder
+
+    return made
+
+
 @pytest.fixture
-def start_sshd(tmp_path: Path, bin_folder: Path) -> Iterator[StartSshd]:
+def start_sshd(tmp_path: Path, bin_folder: Path, keys: Callable[[int], Path]) -> Iterator[StartSshd]:
     """Start servers, each in a folder of its own; they are stopped afterwards."""
     if SSHD is None:
         pytest.skip("sshd is not installed (Debian: openssh-server)")
@@ -122,9 +137,8 @@ def start_sshd(tmp_path: Path, bin_folder: Path) -> Iterator[StartSshd]:
 
     def start(*extra: str) -> Sshd:
         folder = tmp_path / f"sshd{len(running)}"
-        folder.mkdir()
-        host_key = make_key(folder / "host_key")
-        user_key = make_key(folder / "user_key")
+        shutil.copytree(keys(len(running)), folder)
+        host_key, user_key = folder / "host_key", folder / "user_key"
         port = free_port()
         lines = [
             *extra,

@@ -277,7 +277,7 @@ def test_the_account_of_a_session_is_the_configured_one(transport: Transport) ->
 def test_a_killed_command_takes_its_children_with_it_here(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     with pytest.raises(CommandTimeout):
-        LocalTransport().run(Command(("sh", "-c", f"sleep 60 & echo $! > {pid_file}; wait"), timeout=5))
+        LocalTransport().run(Command(("sh", "-c", f"sleep 60 & echo $! > {pid_file}; wait"), timeout=2))
     pid = pid_file.read_text(encoding="ascii").strip()
     state = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True, check=False, timeout=10)
     assert state.stdout.strip()[:1] in {"", "Z"}
