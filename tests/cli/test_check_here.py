@@ -24,6 +24,15 @@ def found(tmp_path: Path, more: dict[str, Any]) -> dict[str, Level]:
     return {each.text: each.level for each in findings if "runs as root" not in each.text}
 
 
+def test_a_problem_of_the_database_is_about_the_key_of_its_folder(tmp_path: Path) -> None:
+    site = Offline(tmp_path)
+    site.config.state_dir.write_text("no folder", encoding="utf-8")
+    with site.site:
+        [problem] = [each for each in check_here(site.site) if each.key == ("state_dir",)]
+    assert problem.level is Level.PROBLEM
+    assert problem.text.startswith(f"state_dir = {site.config.state_dir}: ")
+
+
 # Files that are there, what the configuration says, and what is found. {p} is the folder of the test.
 WRONG: list[tuple[list[str], dict[str, Any], Level, str]] = [
     ([], {"templates": "{p}/tempaltes"}, Level.PROBLEM, 'templates = "{p}/tempaltes": No such file or directory; '),

@@ -34,7 +34,7 @@ def check_here(adapter: Adapter) -> Iterator[Finding]:
             Level.GOOD, f"the state in {adapter.config.state_dir} can be used" + ("" if known else "; no jobs yet")
         )
     except AdapterError as error:
-        yield Finding(Level.PROBLEM, str(error), ("state",))
+        yield Finding(Level.PROBLEM, str(error), ("state_dir",))
     if os.geteuid() == 0:
         yield Finding(Level.WARNING, "this program runs as root, but does not need it; run it as the adapter's account")
     if adapter.config.jobs.lost_after < _SHORTEST_LOST_AFTER:
