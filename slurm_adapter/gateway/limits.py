@@ -72,6 +72,8 @@ class Limits:
 
     connection_check: float = 5.0
     """Seconds between two checks of each incoming connection."""
+    room_check: float = 0.1
+    """Seconds between two checks of the number of incoming connections, while new ones arrive."""
     request_head: float = 10.0
     """Seconds for the head of a request, from the connection or from the answer before."""
     recent: float = 3.0

@@ -40,10 +40,7 @@ WAITING = 128
 """Connections without a request of a known caller. If there are more, the oldest ones are closed."""
 
 NEW = 32
-"""New connections between two checks of all of them, if `ROOM_SECONDS` do not pass before."""
-
-ROOM_SECONDS = 0.1
-"""Most seconds between these checks, if there are new connections."""
+"""New connections between two checks of all of them, unless `Limits.room_check` seconds pass before."""
 
 CONNECTIONS = 1000
 """Connections in all, if this process may open four times as many files."""
@@ -299,7 +296,7 @@ class Room:
         now = new.loop.time()
         self._new += 1
         due = self._new >= NEW and (len(everything) <= most or not self._next)
-        if due or now - self._checked >= ROOM_SECONDS:
+        if due or now - self._checked >= new.settings.limits.room_check:
             self._checked, self._new = now, 0
             self.check(new, now)
         if len(everything) <= most:

@@ -176,6 +176,7 @@ def test_what_is_answered_before_its_end_is_not_read_to_its_end(shared: ApiSite)
         assert until_ended(connection).startswith(b"HTTP/1.1 401 ")
 
 
+@within(room_check=60.0)
 def test_all_connections_are_looked_at_only_now_and_then(api: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look takes as long as to answer a request."""
     looks: list[float] = []
@@ -186,7 +187,6 @@ def test_all_connections_are_looked_at_only_now_and_then(api: ApiSite, monkeypat
         look(self, new, now)
 
     monkeypatch.setattr(incoming.Room, "check", noted)
-    monkeypatch.setattr(incoming, "ROOM_SECONDS", 60.0)
     with ExitStack() as held:
         for _ in range(incoming.WAITING + 70):
             held.enter_context(connect(api))
