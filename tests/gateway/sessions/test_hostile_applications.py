@@ -84,7 +84,7 @@ def seen(site: WebSite, head: str = "GET / HTTP/1.1", *headers: str, cookie: str
 def test_what_is_no_answer_is_told_as_such(site: WebSite, answer: bytes) -> None:
     said = answered(site, answer)
     assert said.startswith(b"HTTP/1.1 502 "), said[:200]
-    assert b"The job's application broke off" in said.replace(b"&#x27;", b"'")
+    assert b"The job's application failed" in said.replace(b"&#x27;", b"'")
     upgraded = answered(site, answer, "GET / HTTP/1.1", *WEBSOCKET)
     assert upgraded[:13] in {b"HTTP/1.1 502 ", b"HTTP/1.1 101 "}, upgraded[:200]
 
