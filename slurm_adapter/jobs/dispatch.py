@@ -350,15 +350,14 @@ def _settle_failures(
 
 
 def _forget(adapter: Adapter, records: Sequence[Record], failures: Mapping[str, AdapterError]) -> None:
-    """Remove all traces of these jobs. One that a sync has taken meanwhile stays: Slurm has it by now.
+    """Remove all traces of these jobs. One that a sync has leased or taken meanwhile stays: Slurm gets it.
 
     They end first: without its folder, nothing would show that a job in doubt has not run. The folders are removed
     before the records: nothing would look for folders that a crash between the two leaves.
     """
     ours = [record for record in records if record.stage is Stage.SUBMITTING]
-    ours += adapter.store.take(
-        [record.slurm_name for record in records if record.stage is Stage.CLAIMED], adapter.clock()
-    )
+    claims = _hold(adapter, [record for record in records if record.stage is Stage.CLAIMED])
+    ours += adapter.store.take([record.slurm_name for record in claims], adapter.clock())
     now = adapter.clock()
     ours = adapter.store.change([(record, _failed(failures[record.id], now)) for record in ours], now)
     with suppress(AdapterError):  # the cluster may be what is out of reach

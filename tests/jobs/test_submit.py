@@ -795,6 +795,23 @@ def test_claim_that_waited_longer_than_its_lease_is_left_to_the_sync_that_leased
     assert len(offline.slurm_jobs(record)) == 1
 
 
+def test_claim_that_a_sync_has_leased_is_not_removed(offline: Offline) -> None:
+    """The sync makes its folder just now, which nothing would remove without the claim."""
+    with offline.open() as other:
+
+        def fail(command: Command) -> None:
+            if ".ucloud-new." in "".join(command.argv):
+                offline.slurm.now += LEASE_SECONDS
+                assert other.store.lease(other.store.active(), offline.slurm.now + LEASE_SECONDS)
+                raise ConnectionLost("too late")
+
+        offline.transport.before = fail
+        record = offline.job()
+    offline.transport.before = lambda _: None
+    assert record.stage is Stage.CLAIMED
+    assert offline.sync(after=LEASE_SECONDS).submitted == (record.id,)
+
+
 def test_a_pass_that_overtakes_a_submission_makes_no_second_job(
     offline: Offline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
