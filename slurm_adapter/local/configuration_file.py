@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from slurm_adapter.core.toml_lines import Key, key_lines, line_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_OF_SITE = Path("/etc/slurm-adapter/config.toml")
+
 
 def find_config(explicit: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the configuration file: `--config`, `$SLURM_ADAPTER_CONFIG`, or the first usual place with a file.
@@ -29,8 +32,14 @@ def find_config(explicit: Path | None, environment: Mapping[str, str] = os.envir
     if named := environment.get("SLURM_ADAPTER_CONFIG"):
         return Path(named)
     home = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config")
-    places = (Path("config.toml"), home / "slurm-adapter/config.toml", Path("/etc/slurm-adapter/config.toml"))
-    return next((place for place in places if place.is_file()), None)
+    for candidate in (Path("config.toml"), home / "slurm-adapter/config.toml"):
+        with suppress(PermissionError):  # after `sudo -u` the folder may still be root's
+            if candidate.is_file():
+                return candidate
+    try:
+        return _OF_SITE if _OF_SITE.is_file() else None
+    except PermissionError:
+        return _OF_SITE  # so that the error names it
 
 
 def load_config(path: Path) -> Config:

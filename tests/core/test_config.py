@@ -297,6 +297,14 @@ def test_places_of_the_configuration_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert find_config(None, environment) == Path("config.toml")
 
 
+def test_a_closed_folder_has_no_configuration_unless_it_is_the_sites(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert find_config(None, {"HOME": "/root"}) == Path("/etc/slurm-adapter/config.toml")
+
+
 def test_a_message_gets_the_line_of_its_key(tmp_path: Path) -> None:
     """It is found in its own table. A text that does not begin with a key is not changed."""
     path = tmp_path / "config.toml"
