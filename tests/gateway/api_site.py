@@ -18,6 +18,7 @@ from slurm_adapter.gateway.http.app import make_app
 from slurm_adapter.gateway.limits import Limits
 from slurm_adapter.jobs import user_tokens
 from tests.gateway.serving import served
+from tests.gateway.tls import TLS
 from tests.offline import Offline
 from tests.ucloud_double import Ucloud
 
@@ -54,7 +55,7 @@ class ApiSite:
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
         """Ask the gateway; a body that is no bytes is sent as JSON, without a Content-Type."""
         content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        return httpx.request(method, f"{self.url}{path}", content=content, headers=headers, timeout=30)
+        return httpx.request(method, f"{self.url}{path}", content=content, headers=headers, timeout=30, verify=TLS)
 
     def token(self, user: str = "alice", *projects: str) -> dict[str, str]:
         """Return the header of a user with a new access token."""

@@ -27,6 +27,7 @@ import httpx
 
 from tests.gateway.hostile_clients import KINDS, SLEEPER, Attacker
 from tests.gateway.process import free_port
+from tests.gateway.tls import TLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -146,7 +147,7 @@ def _await(site: subprocess.Popen[bytes], port: int) -> None:
     while True:
         assert site.poll() is None, "serve ended"
         with suppress(httpx.ConnectError):
-            httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=10)
+            httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=10, verify=TLS)
             return
         assert time.monotonic() < limit, "serve does not listen"
         time.sleep(0.05)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from tests.gateway.tls import TLS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -40,7 +42,7 @@ def serving(config: Path, port: int, *, killed: bool = False) -> Iterator[str]:
             for _ in range(600):
                 assert process.poll() is None, log.read_text()
                 try:
-                    httpx.get(f"{url}/healthz", timeout=10)
+                    httpx.get(f"{url}/healthz", timeout=10, verify=TLS)
                     break
                 except httpx.ConnectError:
                     time.sleep(0.05)

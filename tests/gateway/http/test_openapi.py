@@ -26,6 +26,7 @@ from websockets.sync.client import connect
 
 from slurm_adapter.core.specification import decode_json
 from tests.gateway.api_site import ApiSite, opened
+from tests.gateway.tls import TLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +125,7 @@ def test_every_answer_is_as_the_document_says(api: ApiSite, mode: GenerationMode
 def test_what_needs_a_token_says_so_and_does(api: ApiSite) -> None:
     free = set()
     for operation in operations(api):
-        answer = httpx.request(operation.method, f"{api.url}{operation.path}", timeout=30)
+        answer = httpx.request(operation.method, f"{api.url}{operation.path}", timeout=30, verify=TLS)
         said = operation.definition.raw
         if "security" in said:
             assert answer.status_code == 401, operation.label
@@ -173,7 +174,7 @@ def test_a_body_that_is_odd_is_refused(api: ApiSite, body: str) -> None:
 @pytest.mark.parametrize("header", [b"\xff", b"Basic \xff", b"Basic //79/w==", b"Bearer \xed\xa0\x80", b"Bearer ..."])
 def test_a_token_that_is_odd_is_none(api: ApiSite, header: bytes) -> None:
     for path in ("/api/jobs/browse", "/ucloud/example/jobs/retrieveProducts", "/openapi.json"):
-        answer = httpx.get(f"{api.url}{path}", headers={b"Authorization": header}, timeout=30)
+        answer = httpx.get(f"{api.url}{path}", headers={b"Authorization": header}, timeout=30, verify=TLS)
         assert answer.status_code == 401
 
 

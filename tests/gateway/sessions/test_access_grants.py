@@ -14,6 +14,7 @@ from slurm_adapter.gateway.limits import Limits
 from tests.gateway.api_site import ApiSite, opened
 from tests.gateway.sessions.test_shell import SRUN, browser
 from tests.gateway.sessions.web_ground import SETTINGS, application, never_sync
+from tests.gateway.tls import TLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +76,7 @@ class Visitor:
 
     def _get(self, path: str) -> httpx.Response:
         headers = {"Host": self.link.netloc, **self.cookie}
-        return httpx.get(f"{self.api.url}{path}", headers=headers, timeout=30)
+        return httpx.get(f"{self.api.url}{path}", headers=headers, timeout=30, verify=TLS)
 
 
 def delete(api: ApiSite, *entities: dict[str, Any], id_: str = "1") -> None:

@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 from slurm_adapter.gateway.http.app import make_app
 from tests.gateway.serving import served
+from tests.gateway.tls import TLS
 from tests.offline import Offline
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Ground:
     def ask(self, method: str, path: str, *, host: str | None = None, **more: Any) -> httpx.Response:
         """Ask the gateway by the name of a domain."""
         headers = [("Host", host or self.host()), *more.pop("headers", {}).items()]
-        return httpx.request(method, f"http://{self.address}{path}", headers=headers, timeout=30, **more)
+        return httpx.request(method, f"http://{self.address}{path}", headers=headers, timeout=30, verify=TLS, **more)
 
     def authorize(self, record: Record | None = None, rank: int = 0) -> httpx.Response:
         """Follow the link of a new session."""

@@ -19,6 +19,7 @@ import pytest
 
 from slurm_adapter.jobs import user_tokens
 from tests.gateway.process import free_port, serving
+from tests.gateway.tls import TLS
 from tests.offline import Offline, configuration
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class WebSite:
     def ask_for_session(self, record: Record, kind: str = "WEB", items: int = 1, user: str = "alice") -> httpx.Response:
         """Ask for sessions with a job."""
         body = {"items": [{"id": record.id, "rank": 0, "sessionType": kind}] * items}
-        return httpx.post(f"{self.url}/api/jobs/interactiveSession", json=body, headers=self.token(user), timeout=60)
+        return httpx.post(
+            f"{self.url}/api/jobs/interactiveSession", json=body, headers=self.token(user), timeout=60, verify=TLS
+        )
 
     def link(self, record: Record, user: str = "alice") -> str:
         """Return the address by which a browser begins a session."""
@@ -80,7 +83,7 @@ class WebSite:
     def cookie(self, record: Record, user: str = "alice") -> str:
         """Return the cookie of a new session."""
         link = urlsplit(self.link(record, user))
-        answer = httpx.get(f"{self.url}{link.path}?{link.query}", headers={"Host": link.netloc}, timeout=30)
+        answer = httpx.get(f"{self.url}{link.path}?{link.query}", headers={"Host": link.netloc}, timeout=30, verify=TLS)
         return answer.headers["Set-Cookie"].partition(";")[0]
 
     def raw(self, data: bytes, timeout: float = 60) -> socket.socket:
