@@ -75,7 +75,10 @@ class Controller:
         ping: asyncio.Task[None] | None = None
         while True:
             # One at a time: a ping that hangs in the transport may hang for long.
-            ping = asyncio.create_task(self._pools.repeated.run(_ping)) if ping is None else ping
+            if ping is None:
+                ping = asyncio.create_task(self._pools.repeated.run(_ping))
+                # If the gateway ends first, nobody looks at the failure, and asyncio would log it as lost.
+                ping.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.wait({ping}, timeout=PING_SECONDS)
             self._note(_failure(ping))
             ping = None if ping.done() else ping
