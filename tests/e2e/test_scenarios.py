@@ -422,6 +422,6 @@ def test_the_same_key_is_the_same_job(adapter: LiveSite) -> None:
     assert len({answer.stdout for answer in answers}) == 1
     assert len(adapter.traces[2]) == 1
     other = adapter.invoke("submit", "-", "--key", "k", stdin=adapter.shell("sleep 61"))
-    assert (other.exit_code, "another one" in other.output) == (65, True)
+    assert (other.exit_code, "another specification" in other.output) == (65, True)
     # A variable that was not set in somebody's script: neither a key that all share nor none.
     assert adapter.invoke("submit", "-", "--key", "", stdin=specification).exit_code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,12 +41,21 @@ def old_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def older(configuration: str) -> str:
+    """Return a configuration with the former names of its keys."""
+    for name, former in (("state_dir", "state"), ("shared_dir", "shared")):
+        configuration = re.sub(rf"^{name} =", f"{former} =", configuration, flags=re.MULTILINE)
+    return re.sub(r"^\[clusters\.\w+", "[cluster", configuration, flags=re.MULTILINE)
+
+
 def test_jobs_of_the_older_program_run_on(adapter: LiveSite, old_program: Path) -> None:
     """A database, a configuration and job folders, with jobs that ended, run, wait, and have peers."""
+    old_config = adapter.config_file.with_name("old.toml")
+    old_config.write_text(older(adapter.config_file.read_text()))
 
     def old(*arguments: str, stdin: Any = None) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "slurm_adapter", "--config", str(adapter.config_file), *arguments],
+            [sys.executable, "-m", "slurm_adapter", "--config", str(old_config), *arguments],
             input=json.dumps(stdin),
             capture_output=True,
             timeout=120,
