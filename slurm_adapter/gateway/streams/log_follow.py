@@ -2,7 +2,8 @@
 
 A followed job has one reader. Its rounds are commands of `slurm_adapter.jobs.logs`, one at a time. The result of a
 round goes to every follower that it fits. Followers that have caught up are at the same place in every file, and cost
-one command an interval together. A follower that comes late, or is slow, gets rounds of its own until it has caught up.
+one command an interval together. A follower that comes late, or is slow, gets rounds of its own until it has caught up;
+those that come late in the same interval share theirs.
 
     Following ── one query of the database an interval, for all followed jobs
         └ _Reader, one for each job ── one round at a time, for the follower that has waited longest
@@ -69,6 +70,8 @@ class _Reader:
         self.wakes = asyncio.Event()
         self.not_before = 0.0
         """Time from which the next round may begin after a failure."""
+        self.next_start = 0.0
+        """Time of the next round from the start of the log. New followers of one interval share it."""
 
     def refresh(self, record: Record | None, last_update: int) -> None:
         """Give the job's present record to its followers; None if it was deleted."""
@@ -159,7 +162,7 @@ class Following:
             if not self._watching:
                 self._watching = True
                 self._start(self._watch(), "watch followed jobs")
-        follower = Follower(reader.record, reader.wakes, asyncio.get_running_loop().time())
+        follower = Follower(reader.record, reader.wakes, max(asyncio.get_running_loop().time(), reader.next_start))
         reader.followers.add(follower)
         reader.wakes.set()
         try:
@@ -215,6 +218,8 @@ class Following:
             await asyncio.sleep(account.not_before - clock())
             async with self._turns:
                 record, asked, began = reader.record, dict(first.offsets), clock()
+                if not asked:
+                    reader.next_start = began + self._interval
                 try:
                     pieces = await self._pools.questions.run(logs.read_round, record, asked, ROUND)
                 finally:

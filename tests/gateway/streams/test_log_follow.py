@@ -180,6 +180,25 @@ def test_whenever_followers_come_each_gets_everything(comers: list[tuple[int, in
     run(all_of_them())
 
 
+def test_followers_that_come_one_after_another_share_rounds() -> None:
+    async def all_of_them() -> None:
+        cluster = Cluster({"stdout.txt": b"there\n"})
+        follows = following(cluster, interval=60.0)
+        first = asyncio.create_task(follow(follows))
+        await until(lambda: cluster.rounds == 1)
+        others = []
+        for _ in range(20):
+            others.append(asyncio.create_task(follow(follows)))
+            await asyncio.sleep(0.002)
+        assert cluster.rounds == 1, "they wait for the end of the interval"
+        await follows.close()
+        for one in (first, *others):
+            with pytest.raises(TryAgain):
+                await one
+
+    run(all_of_them())
+
+
 @pytest.mark.scenario(77)
 def test_fifty_followers_cost_what_one_does() -> None:
     async def both() -> None:
