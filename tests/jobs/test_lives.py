@@ -221,6 +221,11 @@ class Lives(RuleBasedStateMachine):
 
     # What a pass could learn
 
+    def _is_unread(self, truth: Truth) -> bool:
+        """Return whether a sync does not read the job's folder: it cannot, or its account is in back-off."""
+        known = json.loads(self.site.site.store.fact("accounts in trouble") or "{}")
+        return "folders" in self.broken or known.get(truth.record.account, (0, 0))[1] > self.slurm.now
+
     def _shown(self, truth: Truth) -> dict[Key, Observation]:
         if {"controller", "sight"} & self.broken:
             return {}
@@ -229,7 +234,7 @@ class Lives(RuleBasedStateMachine):
     def _own_ids(self, truth: Truth) -> set[int]:
         """The Slurm jobs that may be the job's own: the one that its fence names, else any."""
         owner = self._owner(truth)
-        if owner.isdigit() and "folders" not in self.broken:
+        if owner.isdigit() and not self._is_unread(truth):
             return {int(owner)}
         known = self.site.site.store.get(truth.record.id).slurm_id
         return {slurm_id for slurm_id, _ in self._shown(truth)} | ({known} if known is not None else set())
@@ -253,7 +258,7 @@ class Lives(RuleBasedStateMachine):
             for row in (*hidden.values(), *(self.purged.values() if asked else ()))
             if row.slurm_id == slurm_id and row.name == record.slurm_name
         )
-        exits = {} if "folders" in self.broken else self._exits(truth, slurm_id)
+        exits = {} if self._is_unread(truth) else self._exits(truth, slurm_id)
         verdicts = []
         silent = False
         for task in truth.tasks:
@@ -305,9 +310,8 @@ class Lives(RuleBasedStateMachine):
                 continue  # refused, and forgotten
             record = known[truth.record.id]
             learned = [self._learn(truth, slurm_id) for slurm_id in sorted(self._own_ids(truth))]
-            healthy = not ({"controller", "sight", "folders"} | ({"accounting"} if self.accounting else set())) & (
-                self.broken
-            )
+            # A folder that cannot be read counts as one that is gone: what Slurm does not know is lost then, too.
+            healthy = not ({"controller", "sight"} | ({"accounting"} if self.accounting else set())) & self.broken
             if healthy and any(silent for _, silent in learned):
                 truth.quiet = self.slurm.now if truth.quiet is None else truth.quiet
             else:
