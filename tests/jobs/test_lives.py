@@ -795,7 +795,8 @@ class LongLives(Lives):
 _ALL = settings(suppress_health_check=list(HealthCheck))
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(_ALL, max_examples=30, stateful_step_count=25)
+# The same lives every time, so that no change is blamed for what it did not do. `-m long` looks for new ones.
+TestLives.settings = settings(_ALL, max_examples=30, stateful_step_count=25, derandomize=True)
 
 TestLongLives = pytest.mark.long(LongLives.TestCase)
-TestLongLives.settings = settings(_ALL, max_examples=1000, stateful_step_count=60)
+TestLongLives.settings = settings(_ALL, max_examples=1000, stateful_step_count=60, derandomize=False)
