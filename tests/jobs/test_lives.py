@@ -217,14 +217,28 @@ class Lives(RuleBasedStateMachine):
 
     def _exits(self, truth: Truth, slurm_id: int) -> dict[str | None, dict[str, Any]]:
         read = [json.loads(path.read_text()) for path in Path(truth.record.folder).glob("exit*.json")]
-        return {each["task"]: each for each in read if each["slurm_id"] == slurm_id}
+        known = self.site.site.store.get(truth.record.id)
+        own = [each for each in read if each["slurm_id"] == slurm_id]
+        # The record of an earlier run proves nothing about one that was requeued since.
+        return {each["task"]: each for each in own if known.array or each["restart"] >= known.restarts}
 
     # What a pass could learn
 
+    def _in_back_off(self, truth: Truth) -> bool:
+        """Return whether a sync leaves the job's account alone, so that it tries nothing in the job's folder."""
+        known = json.loads(self.site.site.store.fact("accounts in trouble") or "{}")
+        return bool(known.get(truth.record.account, (0, 0))[1] > self.slurm.now)
+
     def _is_unread(self, truth: Truth) -> bool:
         """Return whether a sync does not read the job's folder: it cannot, or its account is in back-off."""
-        known = json.loads(self.site.site.store.fact("accounts in trouble") or "{}")
-        return "folders" in self.broken or known.get(truth.record.account, (0, 0))[1] > self.slurm.now
+        return "folders" in self.broken or self._in_back_off(truth)
+
+    def _may_be_fenced(self, truth: Truth) -> bool:
+        """Return whether only the job's folder can tell which Slurm job is its own, and no sync reads it now."""
+        ids = {id_ for id_, _ in self._shown(truth)}
+        lost_at_fence = any(row.exit_code == FENCED for row in self._shown(truth).values())
+        doubtful = lost_at_fence or len(ids) > 1 or self.site.site.store.get(truth.record.id).attempts > 0
+        return doubtful and self._is_unread(truth)
 
     def _shown(self, truth: Truth) -> dict[Key, Observation]:
         if {"controller", "sight"} & self.broken:
@@ -317,7 +331,8 @@ class Lives(RuleBasedStateMachine):
             else:
                 truth.quiet = None
             lost: set[JobState] = set()
-            if truth.quiet is not None and self.slurm.now - truth.quiet >= self.site.config.jobs.lost_after:
+            silence = 0 if truth.quiet is None else self.slurm.now - truth.quiet
+            if silence >= self.site.config.jobs.lost_after and not self._in_back_off(truth):
                 lost = {BAD if record.cancel_sent is None else GOOD}
             ends = set().union(*(states for states, _ in learned))
             found[record.id] = (ends, lost, self._live_states(truth))
@@ -372,20 +387,23 @@ class Lives(RuleBasedStateMachine):
         before = self._records()
         rows = self._rows()
         must = self._learnable()
+        delayed = {
+            each.record.id for each in self.truths.values() if each.record.id in before and self._may_be_fenced(each)
+        }
         done: Report | Exception = self._act(partial(sync, self.site.site, allow_mass_end=allow_mass_end))
         if not whole or isinstance(done, Exception | Killed):
             return
         if "controller" in self.broken:
             self._check_outage(before)
         if "hosts" not in self.broken:
-            self._check_hosts(rows)
+            self._check_hosts(rows, delayed)
         if self.broken or any("would end in this sync" in problem for problem in done.problems):
             return
         for id_, record in self._records().items():
             truth = self._truth(record.slurm_name)
             if id_ in before and truth is not None and before[id_].stage is Stage.SUBMITTED and not truth.robbed:
                 ends, _, live = must[id_]
-                assert record.stage is Stage.ENDED or not ends or live, (record, ends)
+                assert record.stage is Stage.ENDED or not ends or live or id_ in delayed, (record, ends)
                 if record.stage is not Stage.ENDED and live:
                     order = (RUNNING, SUSPENDED, QUEUED)
                     assert record.state is min(live, key=order.index), (record, live)
@@ -397,8 +415,11 @@ class Lives(RuleBasedStateMachine):
             if old.stage is not Stage.CLAIMED:
                 assert (now[id_].state, now[id_].stage, now[id_].slurm_id) == (old.state, old.stage, old.slurm_id)
 
-    def _check_hosts(self, rows: dict[Key, Observation]) -> None:
-        """Names of live jobs only, in their workspace; after a healthy pass those of all present runs."""
+    def _check_hosts(self, rows: dict[Key, Observation], delayed: set[str]) -> None:
+        """Names of live jobs only, in their workspace; after a healthy sync those of all present runs.
+
+        Jobs with a delayed decision keep their names until it is made.
+        """
         if not self.site.shared or not self.site.site.store.hosts_are_written():
             return
         records = self._records()
@@ -437,7 +458,8 @@ class Lives(RuleBasedStateMachine):
         listed = {row.name for row in rows.values()}
         known = {
             each.record.id for each in self.truths.values() if not each.robbed and each.record.slurm_name in listed
-        }
+        } - delayed
+        wanted = {id_: each for id_, each in wanted.items() if id_ in known}
         assert {id_: each for id_, each in found.items() if id_ in known} == wanted, (found, wanted)
         living = [record for record in records.values() if record.stage is not Stage.ENDED]
         wished = {(each.id, one.job_id) for each in living for one in each.peers if one.job_id in wanted}
@@ -493,7 +515,9 @@ class Lives(RuleBasedStateMachine):
         if link.readlink() != Path(str(slurm_id)):
             self.slurm.finish(slurm_id, FENCED, of=key[1])
             return
-        assert truth.record.id not in self.final, "a job that is final runs nothing again"
+        final = self.final.get(truth.record.id)
+        unclosed = final is not None and self.site.site.store.get(final.id).close_after is not None
+        assert final is None or unclosed, "a job that is final runs nothing again, once its folder is closed"
         truth.passed.add(slurm_id)
         assert truth.robbed or len(truth.passed) == 1, "it ran under two Slurm ids"
         (folder / _exit_name(key[1])).unlink(missing_ok=True)
